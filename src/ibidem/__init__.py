@@ -1,0 +1,3 @@
+"""Own a small code assistant outright."""
+
+__version__ = "0.1.0"

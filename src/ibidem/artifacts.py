@@ -1,0 +1,353 @@
+"""Artifact folders: written atomically, sealed by a manifest, traceable to what they were made from.
+
+An artifact is a folder with `manifest.json`, written last: the work happens in a hidden folder beside the final one,
+every file is flushed to disk and hashed, the manifest names them all, and one rename makes the folder appear. A folder
+without a valid manifest does not exist for the next stage.
+
+The digest covers the kind, the program's version, the digests of the inputs, the settings, the counts and the files.
+It does not cover `volatile`: when, where and how long. Same inputs and settings, same digest.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ibidem import __version__, log
+from ibidem.config import POSITIONAL, configuration
+from ibidem.errors import ArtifactError, DigestMismatch
+
+MANIFEST = "manifest.json"
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that an artifact was made from: another artifact, or a source outside."""
+
+    role: str
+    """What it was to the stage: `tokenizer`, `dataset`, `source`."""
+    digest: str
+    name: str
+    """The artifact's path seen from the folder that was made, or the source's own name."""
+    is_artifact: bool = True
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact."""
+
+    sha256: str
+    bytes: int
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed folder, as its manifest describes it."""
+
+    path: Path
+    kind: str
+    version: str
+    digest: str
+    inputs: tuple[Input, ...]
+    config: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    files: Mapping[str, File]
+    volatile: Mapping[str, Any]
+
+    def as_input(self, role: str, *, of: Path) -> Input:
+        """Name this artifact as an input of the artifact that will stand at `of`."""
+        return Input(role=role, digest=self.digest, name=os.path.relpath(self.path.resolve(), of.resolve()))
+
+
+@dataclass
+class Draft:
+    """An artifact in the making: write files below `path`, and note what they hold."""
+
+    path: Path
+    counts: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input] = ()) -> Iterator[Draft]:
+    """Make the artifact at `path` out of what the block writes, or leave everything as it was.
+
+    An older artifact of the same kind at `path` is replaced. A kill at any moment leaves the old one, the new one, or
+    a hidden remainder that the next `create` in that folder clears away.
+
+    Raises:
+        ArtifactError: `path` holds something that is not an artifact of this kind: it is never overwritten.
+    """
+    check_replaceable(path, kind)
+    started = time.monotonic()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    draft = Draft(_hidden(path, "partial"))
+    shutil.rmtree(draft.path, ignore_errors=True)
+    draft.path.mkdir()
+    try:
+        yield draft
+        _seal(draft, kind=kind, config=config, inputs=inputs, seconds=time.monotonic() - started)
+        _publish(draft.path, path)
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+
+
+def load(path: Path, *, kind: str | None = None) -> Artifact:
+    """Read the manifest at `path`; the files themselves are checked by `verify`.
+
+    Raises:
+        ArtifactError: there is no manifest, it cannot be read, or it is of another kind.
+        DigestMismatch: the manifest was edited.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no artifact here ({MANIFEST} is missing){_expected(kind)}") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path / MANIFEST}: cannot be read: {error}") from None
+    try:
+        artifact = Artifact(
+            path=path,
+            kind=manifest["kind"],
+            version=manifest["version"],
+            digest=manifest["digest"],
+            inputs=tuple(Input(**item) for item in manifest["inputs"]),
+            config=manifest["config"],
+            counts=manifest["counts"],
+            files={name: File(**item) for name, item in manifest["files"].items()},
+            volatile=manifest["volatile"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path / MANIFEST}: not a manifest: {error!r}") from None
+    if artifact.digest != _digest(artifact):
+        raise DigestMismatch(f"{path / MANIFEST}: the manifest does not match its own digest; it was edited")
+    if kind is not None and artifact.kind != kind:
+        raise ArtifactError(f"{path}: this is a {artifact.kind}{_expected(kind)}")
+    return artifact
+
+
+def verify(path: Path, *, kind: str | None = None) -> Artifact:
+    """Load the artifact and hash every file of it again.
+
+    Raises:
+        DigestMismatch: a file is missing, damaged, or not named by the manifest.
+    """
+    artifact = load(path, kind=kind)
+    present = set(_file_names(path))
+    for name, file in artifact.files.items():
+        if name not in present:
+            raise DigestMismatch(f"{path / name}: missing, though the manifest names it")
+        if (path / name).stat().st_size != file.bytes or sha256_of(path / name) != file.sha256:
+            raise DigestMismatch(f"{path / name}: damaged, its sha256 is not the manifest's")
+    if strangers := sorted(present - set(artifact.files)):
+        raise DigestMismatch(f"{path / strangers[0]}: not named by the manifest")
+    return artifact
+
+
+def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
+    """Find the artifact at `path` if it was made from just these inputs and settings, by this version."""
+    try:
+        found = load(path, kind=kind)
+    except ArtifactError:
+        return None
+    same_inputs = [(i.role, i.digest) for i in found.inputs] == [(i.role, i.digest) for i in inputs]
+    same_files = all(
+        (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in found.files.items()
+    )
+    if same_inputs and same_files and found.config == _as_json(config) and found.version == __version__:
+        log.event("artifact.found", kind=kind, path=str(path), digest=found.digest)
+        return found
+    return None
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """Refuse to write over anything but an artifact of the same kind that holds only its own files."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        artifact = load(path, kind=kind)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} exists and is not a {kind} to replace ({error}); choose another path") from None
+    if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
+        raise ArtifactError(f"{path} holds {strangers[0]}, which is not part of it; move it away first")
+
+
+def sweep(folder: Path) -> None:
+    """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
+    for hidden in folder.glob(".*.by-*"):
+        name, state, owner = hidden.name[1:].rsplit(".", 2)
+        host, _, pid = owner.removeprefix("by-").rpartition("-")
+        if host != platform.node() or _is_alive(int(pid)):
+            continue
+        if state == "replaced" and not (folder / name).exists():
+            hidden.rename(folder / name)
+        else:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lineage(path: Path) -> list[tuple[int, str, Input | Artifact]]:
+    """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
+
+    State is `ok`, `source` (outside the program), `missing` or `changed` (what stands there now has another digest).
+    """
+    artifact = load(path)
+    rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
+    for item in artifact.inputs:
+        rows += [(depth + 1, state, node) for depth, state, node in _ancestry(item, seen_from=path)]
+    return rows
+
+
+@configuration
+class ArtifactPath:
+    """Name an artifact."""
+
+    path: Annotated[Path, POSITIONAL]
+    """The artifact's folder."""
+
+
+def verify_command(config: ArtifactPath) -> str:
+    """Hash every file of an artifact again, and of all the artifacts it was made from."""
+    lines = []
+    for _, state, node in lineage(config.path):
+        if isinstance(node, Artifact):
+            verify(node.path)
+            lines.append(f"ok       {node.kind:<12} {node.digest[:23]}  {node.path}")
+        elif state == "changed":
+            raise DigestMismatch(f"{node.name}: it is no longer the {node.role} that {config.path} was made from")
+        else:
+            lines.append(f"{state:<8} {node.role:<12} {node.digest[:23]}  {node.name}")
+    return "\n".join(lines)
+
+
+def trace_command(config: ArtifactPath) -> str:
+    """Show what an artifact was made from, back to the sources."""
+    return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(config.path))
+
+
+def _describe(state: str, node: Input | Artifact) -> str:
+    if isinstance(node, Input):
+        return f"{node.role} {node.name}  {node.digest[:23]}  ({state})"
+    size = sum(file.bytes for file in node.files.values())
+    return f"{node.kind} {node.path}  {node.digest[:23]}  {len(node.files)} files, {size:,} bytes"
+
+
+def _ancestry(item: Input, *, seen_from: Path) -> list[tuple[int, str, Input | Artifact]]:
+    if not item.is_artifact:
+        return [(0, "source", item)]
+    path = Path(os.path.normpath(seen_from.resolve() / item.name))
+    try:
+        if load(path).digest != item.digest:
+            return [(0, "changed", item)]
+    except ArtifactError:
+        return [(0, "missing", item)]
+    return lineage(path)
+
+
+def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
+    files = {}
+    for name in sorted(_file_names(draft.path)):
+        _flush(draft.path / name)
+        size = (draft.path / name).stat().st_size
+        files[name] = File(sha256=sha256_of(draft.path / name), bytes=size, rows=draft.rows.get(name))
+    volatile = {"created": time.time(), "host": platform.node(), "seconds": round(seconds, 3)}
+    artifact = Artifact(
+        draft.path,
+        kind,
+        __version__,
+        "",
+        tuple(inputs),
+        _as_json(config),
+        _as_json(draft.counts),
+        files,
+        volatile,
+    )
+    manifest = {
+        "kind": kind,
+        "digest": _digest(artifact),
+        "version": __version__,
+        "inputs": [asdict(item) for item in inputs],
+        "counts": artifact.counts,
+        "config": artifact.config,
+        "files": {name: asdict(file) for name, file in files.items()},
+        "volatile": volatile,
+    }
+    text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False)
+    (draft.path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    _flush(draft.path / MANIFEST)
+    for folder in [*(p for p in draft.path.rglob("*") if p.is_dir()), draft.path]:
+        _flush(folder)
+
+
+def _publish(folder: Path, path: Path) -> None:
+    replaced = _hidden(path, "replaced")
+    if path.exists():
+        path.rename(replaced)
+    folder.rename(path)
+    _flush(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _digest(artifact: Artifact) -> str:
+    covered = {
+        "kind": artifact.kind,
+        "version": artifact.version,
+        "inputs": [(item.role, item.digest) for item in artifact.inputs],
+        "config": artifact.config,
+        "counts": artifact.counts,
+        "files": {name: asdict(file) for name, file in artifact.files.items()},
+    }
+    text = json.dumps(covered, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(value, allow_nan=False)))
+
+
+def _file_names(path: Path) -> Iterator[str]:
+    for file in path.rglob("*"):
+        if not file.is_dir() and file != path / MANIFEST:
+            yield file.relative_to(path).as_posix()
+
+
+def _hidden(path: Path, state: str) -> Path:
+    return path.parent / f".{path.name}.{state}.by-{platform.node()}-{os.getpid()}"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _expected(kind: str | None) -> str:
+    return f"; expected a {kind}" if kind else ""

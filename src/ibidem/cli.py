@@ -1,0 +1,134 @@
+"""The command line: one table from a command's name to its configuration and its function.
+
+Nothing heavy is imported before the flags are understood: `--help` and a spelling mistake cost no second.
+Exit codes: 0 done, 1 a gate said no, 2 something the user can mend, said in one line.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ibidem import __version__, config, log
+from ibidem.errors import ConfigError, IbidemError
+
+
+class Command(NamedTuple):
+    """Where a command lives, as `module:name`."""
+
+    config: str
+    run: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command(
+        "ibidem.demo:DemoConfig", "ibidem.demo:demo", "the whole journey, small and real, on this computer"
+    ),
+    "doctor": Command(
+        "ibidem.doctor:DoctorConfig", "ibidem.doctor:doctor", "what this machine has, and what is wrong with it"
+    ),
+    "plan": Command(
+        "ibidem.training.plan:PlanConfig",
+        "ibidem.training.plan:plan",
+        "parameters, memory, FLOP, days and cost, before anything is spent",
+    ),
+    "preprocess": Command(
+        "ibidem.data.preprocess:PreprocessConfig",
+        "ibidem.data.preprocess:preprocess",
+        "public data to clean, licensed Parquet shards",
+    ),
+    "train-tokenizer": Command(
+        "ibidem.tokenization.train_tokenizer:TrainTokenizerConfig",
+        "ibidem.tokenization.train_tokenizer:train_tokenizer",
+        "a tokenizer that gives every byte back",
+    ),
+    "train": Command("ibidem.training.config:TrainConfig", "ibidem.training.train:train", "pretrain a decoder"),
+    "generate": Command(
+        "ibidem.serving.config:GenerateConfig", "ibidem.serving.generate:generate", "complete prompts with a checkpoint"
+    ),
+    "evaluate perplexity": Command(
+        "ibidem.evaluation.config:PerplexityConfig",
+        "ibidem.evaluation.perplexity:perplexity",
+        "perplexity and bits per byte of a checkpoint on text",
+    ),
+    "report": Command(
+        "ibidem.serving.config:ReportConfig",
+        "ibidem.serving.report:report",
+        "one HTML page about data, training, model",
+    ),
+    "verify": Command(
+        "ibidem.artifacts:ArtifactPath", "ibidem.artifacts:verify_command", "hash an artifact and its ancestors again"
+    ),
+    "trace": Command(
+        "ibidem.artifacts:ArtifactPath", "ibidem.artifacts:trace_command", "show what an artifact was made from"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"ibidem {__version__}")
+        return 0
+    if not words or words[0] in {"--help", "-h", "help"}:
+        print(_overview())
+        return 0
+    try:
+        name, command = _find(words)
+        rest = words[len(name.split()) :]
+        if "--help" in rest or "-h" in rest:
+            print(_help(name, command))
+            return 0
+        return _run(command, rest)
+    except IbidemError as error:
+        print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ibidem: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(command: Command, words: Sequence[str]) -> int:
+    chosen = config.parse(_load(command.config), words)
+    if os.environ.get("RANK", "0") != "0":  # the other processes of a distributed run keep silent
+        _load(command.run)(chosen)
+        return 0
+    with log.console():
+        result = _load(command.run)(chosen)
+    if result:
+        print(result)
+    return 0
+
+
+def _find(words: Sequence[str]) -> tuple[str, Command]:
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name, COMMANDS[name]
+    raise ConfigError(f"unknown command {words[0]!r}{config.suggest(words[0], COMMANDS)}; see ibidem --help")
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: ibidem COMMAND [--config FILE.yaml] [--flag VALUE ...]", "", *lines, "", "ibidem COMMAND --help"]
+    )
+
+
+def _help(name: str, command: Command) -> str:
+    config_type = _load(command.config)
+    rows = [*config.describe(config_type), ("--config", "path", "A YAML file with the same keys; flags win over it.")]
+    flags = "\n".join(f"  {flag}  ({kind})\n      {' '.join(meaning.split())}" for flag, kind, meaning in rows)
+    return f"usage: ibidem {name} [flags]\n\n{config_type.__doc__}\n\n{flags}"

@@ -1,0 +1,241 @@
+"""One way to configure: frozen dataclasses, one YAML file, and flags that spell the same keys.
+
+    optim:
+      warmup_steps: 100           is           --optim.warmup-steps 100
+
+Flags win over the file, the file over the defaults. Keys and types are checked by pydantic; every scalar of the file
+is read as text, as a flag is, so that `1e-3` is a number where a number is asked for and `no` stays a word elsewhere.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from ibidem.errors import ConfigError
+
+C = TypeVar("C")
+Tree = dict[str, Any]
+
+POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
+
+
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
+def configuration(cls: type[C]) -> type[C]:
+    """Turn a class into a frozen, keyword-only dataclass whose keys and types are checked."""
+    strict = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    return typing.cast("type[C]", pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls))
+
+
+def parse(config_type: type[C], argv: Sequence[str]) -> C:
+    """Build a configuration from flags and, if `--config FILE` is among them, a YAML file.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value does not fit; one line for all of them.
+    """
+    flags = _read_flags(config_type, argv)
+    file = flags.pop("config", None) if "config" not in _fields(config_type) else None
+    tree = _merge(read_yaml(Path(file)), flags) if file else flags
+    return build(config_type, tree, origin=f"{file}: " if file else "")
+
+
+def build(config_type: type[C], tree: Mapping[str, Any], *, origin: str = "") -> C:
+    """Check a tree of values against a configuration type."""
+    try:
+        return TypeAdapter(config_type).validate_python(tree)
+    except ValidationError as error:
+        problems = "; ".join(_explain(config_type, problem) for problem in error.errors())
+        raise ConfigError(f"{origin}{problems}") from None
+
+
+def read_yaml(path: Path) -> Tree:
+    """Read a YAML mapping with every scalar as text; `null` and nothing are None."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - text only
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give --config an existing YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the file must hold keys and values")
+    return typing.cast("Tree", _nulls(tree))
+
+
+def resolved(config: Any) -> Tree:
+    """Give every value of a configuration, defaults included, as JSON values."""
+    return typing.cast("Tree", TypeAdapter(type(config)).dump_python(config, mode="json"))
+
+
+def settings(config: Any) -> Tree:
+    """Give the values that decide a result: all but the paths, which say where and never what."""
+    kept: Tree = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            kept[field.name] = settings(value)
+        elif not _mentions(field.type, Path):
+            kept[field.name] = resolved(config)[field.name]
+    return kept
+
+
+def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str, str]]:
+    """List the flags of a configuration as (flag, type and default, meaning)."""
+    rows = []
+    for name, field in _fields(config_type).items():
+        flag = prefix + name.replace("_", "-")
+        if nested := _nested(field.annotation):
+            rows += describe(nested, prefix=f"{flag}.")
+            continue
+        default = (
+            "required" if field.is_required() else f"default {_show(field.get_default(call_default_factory=True))}"
+        )
+        shown = name.upper() if POSITIONAL in field.metadata else f"--{flag}"
+        rows.append((shown, f"{_type_name(field.annotation)}, {default}", field.description or ""))
+    return rows
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Say which known word was probably meant.
+
+    >>> suggest("lrr", ["lr", "seed"])
+    '; did you mean lr?'
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _fields(config_type: type[Any]) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", getattr(config_type, "__pydantic_fields__", {}))
+
+
+def _nested(annotation: Any) -> type[Any] | None:
+    """Find the configuration inside an annotation such as `OptimConfig` or `OptimConfig | None`."""
+    options = [annotation, *typing.get_args(annotation)]
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+
+
+def _mentions(annotation: Any, wanted: type) -> bool:
+    return annotation is wanted or any(_mentions(part, wanted) for part in typing.get_args(annotation))
+
+
+def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
+    """Read `--a.b VALUE`, `--a.b=VALUE`, a bare `--switch`, repeated flags and positional words into a tree."""
+    tree: Tree = {}
+    positionals = [name for name, field in _fields(config_type).items() if POSITIONAL in field.metadata]
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            if not positionals:
+                raise ConfigError(f"unexpected argument {word!r}; flags start with --")
+            _put(tree, [positionals.pop(0)], word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        keys = name.replace("-", "_").split(".")
+        annotation = _annotation(config_type, keys)
+        if _mentions_list(annotation):
+            values = [value] if equals else _take_values(words)
+            _put(tree, keys, [*_get(tree, keys, []), *values])
+        elif equals:
+            _put(tree, keys, _null(value))
+        elif words and not words[0].startswith("--"):
+            _put(tree, keys, _null(words.pop(0)))
+        elif annotation is bool:
+            _put(tree, keys, "true")
+        else:
+            raise ConfigError(f"--{name} needs a value{_meant(config_type, '.'.join(keys))}")
+    return tree
+
+
+def _take_values(words: list[str]) -> list[str]:
+    count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    values, words[:] = words[:count], words[count:]
+    return values
+
+
+def _annotation(config_type: type[Any], keys: Sequence[str]) -> Any:
+    field = _fields(config_type).get(keys[0])
+    if field is None:
+        return None
+    nested = _nested(field.annotation)
+    return _annotation(nested, keys[1:]) if nested and len(keys) > 1 else field.annotation
+
+
+def _mentions_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (tuple, list)
+
+
+def _put(tree: Tree, keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--{key} is given both as a value and as a group")
+        tree = branch
+    tree[keys[-1]] = value
+
+
+def _get(tree: Tree, keys: Sequence[str], default: Any) -> Any:
+    for key in keys:
+        if key not in tree:
+            return default
+        tree = tree[key]
+    return tree
+
+
+def _merge(base: Tree, over: Tree) -> Tree:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nulls(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nulls(item) for item in value]
+    return None if value == "" else _null(value)
+
+
+def _null(value: str) -> str | None:
+    return None if value in {"null", "~", "None", "none"} else value
+
+
+def _explain(config_type: type[Any], problem: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"unknown key {key}{_meant(config_type, key)}"
+        case "missing" | "missing_keyword_only_argument" | "missing_argument":
+            return f"{key} is required; give --{key.replace('_', '-')}"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            return f"{key or 'configuration'}: {message[0].lower()}{message[1:]} (got {_show(problem['input'])})"
+
+
+def _meant(config_type: type[Any], key: str) -> str:
+    known = [flag.lstrip("-").replace("-", "_") for flag, *_ in describe(config_type)]
+    return suggest(key, known) or f"; known keys: {', '.join(known)}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "none" if not value else " ".join(str(item) for item in value)
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(typing.get_args(annotation))
+    if arguments := [part for part in typing.get_args(annotation) if part is not Ellipsis]:
+        names = [_type_name(part) for part in arguments if part is not type(None)]
+        return f"{names[0]} ..." if _mentions_list(annotation) else " or ".join(names)
+    return str(getattr(annotation, "__name__", annotation)).lower()

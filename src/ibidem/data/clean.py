@@ -1,0 +1,82 @@
+"""Whitespace that is safe to change, and fenced code blocks.
+
+Code: only the line endings and the ends of the file change. Indentation, tabs, form feeds and trailing blanks inside
+the file stay, for they mean something in Makefiles, Markdown, patches and multi-line strings. Text outside fenced
+blocks also loses trailing blanks (two or more stay as Markdown's line break of two) and runs of blank lines become one.
+Either way a document that is not empty ends with exactly one newline.
+"""
+
+import re
+
+from ibidem.records import Category
+
+BYTE_ORDER_MARK = "\ufeff"
+
+_FENCE = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$", re.MULTILINE)
+_TRAILING_BLANKS = re.compile(r"(?<=\S)(?P<blanks>[ \t]+)$|^[ \t]+$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+CodeBlocks = tuple[tuple[int, int, str | None], ...]
+
+
+def whitespace(text: str, category: Category) -> str:
+    r"""Normalize the whitespace of a document.
+
+    >>> whitespace("\ufeffall:\r\n\techo  \r\n\r\n\r\n", "code")
+    'all:\n\techo  \n'
+    >>> whitespace("one \n\n\n\ntwo   \nthree", "text")
+    'one\n\ntwo  \nthree\n'
+    """
+    text = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n")
+    if "\r" in text and "\n" not in text:
+        text = text.replace("\r", "\n")
+    if category != "code":
+        text = _clean_prose(text)
+    text = text.lstrip("\n").rstrip()
+    return text + "\n" if text else ""
+
+
+def code_blocks(text: str) -> CodeBlocks:
+    r"""Find fenced code blocks as (start, end, language): the characters between the fences.
+
+    A fence is closed by one of the same character that is at least as long; an open fence runs to the end of the
+    document. Source: CommonMark 0.31, section 4.5.
+
+    >>> code_blocks("See:\n```python\nx = 1\n```\n")
+    ((15, 21, 'python'),)
+    """
+    if "```" not in text and "~~~" not in text:
+        return ()
+    blocks = []
+    opened: re.Match[str] | None = None
+    for mark in _FENCE.finditer(text):
+        if opened is None:
+            opened = mark
+        elif not mark["info"].strip() and mark["fence"].startswith(opened["fence"]):
+            blocks.append(_block(opened, mark.start()))
+            opened = None
+    if opened is not None:
+        blocks.append(_block(opened, len(text)))
+    return tuple(blocks)
+
+
+def _block(opened: re.Match[str], end: int) -> tuple[int, int, str | None]:
+    info = opened["info"].split()
+    return min(opened.end() + 1, end), end, info[0] if info else None
+
+
+def _clean_prose(text: str) -> str:
+    pieces, position = [], 0
+    for start, end, _ in code_blocks(text):
+        pieces += [_clean_lines(text[position:start]), text[start:end]]
+        position = end
+    return "".join([*pieces, _clean_lines(text[position:])])
+
+
+def _clean_lines(text: str) -> str:
+    text = _TRAILING_BLANKS.sub(_line_break, text)
+    return _BLANK_LINES.sub("\n\n", text)
+
+
+def _line_break(blanks: re.Match[str]) -> str:
+    return "  " if blanks["blanks"] and blanks["blanks"].startswith("  ") else ""

@@ -1,0 +1,123 @@
+"""Rows of public datasets, told apart by their columns.
+
+| dataset | what its columns say beside the text |
+|---|---|
+| The Stack v1 | `hexsha`, `lang`, `max_stars_repo_name`, `max_stars_repo_path`, `max_stars_repo_licenses` (a list) |
+| The Stack v2 | `blob_id`, `repo_name`, `path`, `language`, `detected_licenses` (a list) |
+| StarCoderData | `id`, `max_stars_repo_name`, `max_stars_repo_path`; no license |
+| The Pile, SlimPajama | `meta.pile_set_name`, `meta.redpajama_set_name`: which part is code; no license |
+| openwebtext | nothing |
+| one's own | `id`, `license`, `repo`, `path`, `language`, `revision`, or any of the names below |
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ibidem.data import language
+from ibidem.records import Category, Document
+
+# For each noun, the columns that may carry it; the first that a source has is taken.
+RECORD = ("hexsha", "id", "blob_id", "sha", "uuid")
+REPO = ("repo", "max_stars_repo_name", "repo_name", "repository_name", "package")
+PATH = ("path", "max_stars_repo_path", "file_path", "filename")
+LICENSE = ("license", "licenses", "max_stars_repo_licenses", "detected_licenses", "repo_license")
+LANGUAGE = ("language", "lang", "programming_language")
+REVISION = ("revision", "max_stars_repo_head_hexsha", "revision_id", "version")
+META = ("meta",)
+SET_NAME = ("pile_set_name", "redpajama_set_name")
+CODE_SETS = ("Github", "RedPajamaGithub")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a source carries which noun; None where none does."""
+
+    text: str
+    record: str | None
+    repo: str | None
+    path: str | None
+    license: str | None
+    language: str | None
+    revision: str | None
+    meta: str | None
+
+    @classmethod
+    def find(cls, present: Collection[str], *, text: str) -> "Columns":
+        """Match the columns that a source has.
+
+        >>> Columns.find({"content", "hexsha", "lang"}, text="content").record
+        'hexsha'
+        """
+        nouns = {
+            "record": RECORD,
+            "repo": REPO,
+            "path": PATH,
+            "license": LICENSE,
+            "language": LANGUAGE,
+            "revision": REVISION,
+            "meta": META,
+        }
+        found = {
+            noun: next((name for name in names if name in present and name != text), None)
+            for noun, names in nouns.items()
+        }
+        return cls(text=text, **found)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns worth reading."""
+        return [name for name in vars(self).values() if name is not None]
+
+    def document(self, row: Mapping[str, Any], *, source: str, revision: str | None, place: str) -> Document:
+        """Make a document of a row.
+
+        Raises:
+            ValueError: the text is missing, is not text, or is not valid Unicode.
+        """
+        text = row.get(self.text)
+        if not isinstance(text, str):
+            found = "missing" if text is None else type(text).__name__
+            raise ValueError(f"column {self.text!r} is {found}, not text")  # noqa: TRY004 - a fact about the data
+        path = _string(row, self.path)
+        name = _string(row, self.language) or (language.by_name(path) if path else None)
+        return Document(
+            text=text,
+            raw=text.encode(),
+            source=source,
+            revision=_string(row, self.revision) or revision,
+            record=_string(row, self.record) or place,
+            repo=_string(row, self.repo),
+            path=path,
+            category=self._category(row, name),
+            language=name,
+            license_raw=row.get(self.license) if self.license else None,
+            license_stated=self.license is not None,
+        )
+
+    def _category(self, row: Mapping[str, Any], name: str | None) -> Category:
+        meta = row.get(self.meta) if self.meta else None
+        if isinstance(meta, str):
+            meta = _parsed(meta)
+        if isinstance(meta, Mapping):
+            names = [meta[key] for key in SET_NAME if key in meta]
+            if names:
+                return "code" if names[0] in CODE_SETS else "text"
+        return language.category(name)
+
+
+def _string(row: Mapping[str, Any], column: str | None) -> str | None:
+    value = row.get(column) if column else None
+    if value is None or value == "" or value != value:  # noqa: PLR0124 - NaN
+        return None
+    text = value if isinstance(value, str) else str(value)
+    text.encode()
+    return text
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,593 @@
+"""Which license a document has, by its metadata and by the header in the file, and whether it may enter.
+
+Every raw form (SPDX, classifier, free text, full text, npm, DEP-5, a list) becomes one SPDX expression or None.
+Where a reading is open, the stricter one is taken: parts listed side by side all apply (AND).
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from email.message import Message
+from functools import cache, lru_cache
+from importlib.metadata import PackageMetadata
+from typing import Any, Literal, NamedTuple
+
+from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ibidem.errors import LicenseError
+
+GNU_FAMILIES = ("GPL", "AGPL", "LGPL")
+UNKNOWN = "LicenseRef-scancode-unknown-license-reference"
+HEAD_CHARS, HEAD_LINES = 8192, 100
+MAX_EXPRESSION_CHARS, MAX_TEXT_CHARS = 4000, 100_000
+MISSING_WORDS = {"", "nan", "none", "null", "<na>", "nat"}
+
+# Names that are not an SPDX id written loosely; word order, punctuation and "the ... license version" do not count.
+ALIASES = {
+    "0BSD": "zero clause bsd",
+    "AAL": "attribution assurance",
+    "AFL-3.0": "afl | academic free | academic free 3.0",
+    "APSL-2.0": "apple public source",
+    "Aladdin": "aladdin free public",
+    "Apache-1.1": "apache software 1.1",
+    "Apache-2.0": "apache | apache software | apache software 2.0 | asl 2.0 | asl | al 2.0 | apache-2.0 apache",
+    "Artistic-1.0": "artistic",
+    "Artistic-2.0": "artistic perl 2.0",
+    "BSD-2-Clause": "simplified bsd | freebsd | bsd 2-clause simplified | bsd-2-clause-netbsd | bsd-2-clause-freebsd"
+    " | two clause bsd | bsd 2",
+    "BSD-3-Clause": "bsd | new bsd | modified bsd | revised bsd | bsd 3-clause new or revised | bsd new or revised"
+    " | three clause bsd | bsd 3 | bsd 3 clause new | bsd 3 clause revised | bsd 3 clause modified",
+    "BSD-4-Clause": "original bsd | four clause bsd | bsd 4-clause original",
+    "BSL-1.0": "boost | boost software | boost software 1.0 | bsl",
+    "BlueOak-1.0.0": "blue oak model | blue oak model 1.0.0 | blueoak",
+    "CC0-1.0": "cc0 | cc0 1.0 universal | cc0 1.0 universal public domain dedication | creative commons zero",
+    "CDDL-1.0": "cddl | common development and distribution 1.0 | common development and distribution",
+    "CECILL-2.1": "cecill | cea cnrs inria logiciel libre 2.1",
+    "CECILL-B": "cecill-b free software agreement",
+    "CECILL-C": "cecill-c free software agreement",
+    "CNRI-Python": "python cnri",
+    "CPL-1.0": "common public | common public 1.0",
+    "ECL-2.0": "educational community | educational community 2.0",
+    "EFL-2.0": "eiffel forum | eiffel forum 2.0",
+    "EPL-1.0": "epl | eclipse public | eclipse public 1.0",
+    "EPL-2.0": "eclipse public 2.0",
+    "EUPL-1.0": "european union public | european union public 1.0",
+    "EUPL-1.1": "european union public 1.1",
+    "EUPL-1.2": "european union public 1.2",
+    "GFDL-1.1-or-later": "fdl | gfdl | gnu free documentation",
+    "GFDL-1.2-or-later": "gfdl 1.2 | gnu free documentation 1.2",
+    "GFDL-1.3-or-later": "gfdl 1.3 | gnu free documentation 1.3",
+    "HPND": "historical permission notice and disclaimer",
+    "IPL-1.0": "ibm public | ibm public 1.0",
+    "ISC": "iscl | internet systems consortium",
+    "Intel": "intel open source",
+    "LicenseRef-scancode-public-domain": "public domain | pd",
+    "LicenseRef-scancode-repoze": "repoze public",
+    "MIT": "expat | mit/x11 | mit expat | x11/mit",
+    "MIT-0": "mit no attribution",
+    "MPL-1.0": "mpl | mozilla public 1.0 | mozilla public",
+    "MPL-1.1": "mozilla public 1.1",
+    "MPL-2.0": "mozilla public 2.0",
+    "MulanPSL-2.0": "mulan permissive software 2.0 | mulan psl 2.0",
+    "NASA-1.3": "nasa open source agreement 1.3",
+    "NCSA": "university of illinois/ncsa open source | illinois/ncsa open source",
+    "NGPL": "nethack general public",
+    "NOSL": "netizen open source",
+    "NPL-1.1": "netscape public",
+    "Nokia": "nokia open source",
+    "OFL-1.1": "ofl | sil open font | sil open font 1.1 | open font",
+    "OGTSL": "open group test suite",
+    "OLDAP-2.8": "openldap | openldap public | openldap 2.8",
+    "OSL-3.0": "open software 3.0",
+    "OpenSSL": "openssl/ssleay",
+    "PHP-3.01": "php | php 3.01",
+    "PSF-2.0": "psf | psfl | python software foundation | python software foundation 2.0 | python",
+    "PostgreSQL": "postgres",
+    "QPL-1.0": "qpl | qt public",
+    "RSCPL": "ricoh source code public",
+    "SISSL": "sun industry standards source",
+    "SPL-1.0": "sun public",
+    "TCL": "tcl/tk",
+    "UPL-1.0": "upl | universal permissive | universal permissive 1.0",
+    "Unlicense": "unlicense public domain",
+    "VSL-1.0": "vovida software 1.0",
+    "W3C": "w3c software",
+    "WTFPL": "do what the fuck you want to public | do what the f*ck you want to public",
+    "X11": "x11 distribution",
+    "Xnet": "x.net",
+    "ZPL-2.1": "zpl | zope public | zope public 2.1",
+    "Zend-2.0": "zend-engine-2.00",
+    "Zlib": "zlib/libpng",
+}
+
+# Sentences found only in the text or the grant of one license, in lower case with single spaces.
+TEXTS = {
+    "MIT": re.compile(r"permission is hereby granted, free of charge, to any person obtaining a copy"),
+    "Apache-2.0": re.compile(
+        r"apache license,? version 2\.0, january 2004|licensed under the apache license, version 2"
+    ),
+    "ISC": re.compile(
+        r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose "
+        r"with or without fee is hereby granted, provided"
+    ),
+    "0BSD": re.compile(
+        r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose "
+        r"with or without fee is hereby granted\."
+    ),
+    "MPL-2.0": re.compile(r"mozilla public license,? v(?:ersion|\.) 2\.0"),
+    "MPL-1.1": re.compile(r"mozilla public license,? v(?:ersion|\.) 1\.1"),
+    "Unlicense": re.compile(r"this is free and unencumbered software released into the public domain"),
+    "Zlib": re.compile(r"altered source versions must be plainly marked as such"),
+    "BSL-1.0": re.compile(r"boost software license\W+version 1\.0"),
+    "PSF-2.0": re.compile(r"python software foundation license version 2"),
+    "WTFPL": re.compile(r"do what the fuck you want to public license"),
+    "CC0-1.0": re.compile(r"cc0 1\.0 universal"),
+}
+
+# The GNU name itself, wherever it is not a path, a file name or a remark on compatibility.
+_GNU = (
+    r"(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
+    r"(?:(?:affero|lesser|library)(?: or (?:lesser|library)| \(library\))? (?:gnu )?)?"
+    r"(?:general public licen[sc]es?|[al]?-?gpl(?=\b|_|v? ?\d|s\b))(?!\.[a-z]{2,4}\b)(?![\w.]*[ -](?:in)?compatib)"
+)
+_GNU_NAME = re.compile(_GNU, re.IGNORECASE)
+_VERSION = re.compile(r"(?:^[\s,(\x01-]*v?|\bversions? |\bv\.? ?|\bver\.? |>= ?)(\d(?:\.\d)?)(?!\.?\d)", re.IGNORECASE)
+_VERSION_BEFORE = re.compile(
+    r"version (\d(?:\.\d)?)(?P<later>[ ,(]+or [^.]{0,25}later\)?)?,? of (?:the )?$", re.IGNORECASE
+)
+_LATER = re.compile(
+    r"[ ,(]+(?:or|and),? \(?(?:\(?at your (?:option|choice)\W+)?(?:any )?"
+    r"(?:later|newer|above|greater|higher)(?: versions?)?\b\)?",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])|https?://")
+_GNU_TITLE = re.compile(
+    r"gnu (?:affero |lesser |library )?general public license version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d"
+)
+
+# Shapes of free text.
+_FIELD = re.compile(r"^\s*(?:(?:DEP-5 )?Licen[sc]e(?:-Expression)?: |Licen[sc]e ::(?:.*::)?)", re.IGNORECASE)
+_LIST_AND = re.compile(r",\s*(and|or)\s", re.IGNORECASE)
+_VERSION_COMMA = re.compile(r",\s*(?=v(?:ersion|er)?\.?\s*\d)|\+ *file licen[sc]e", re.IGNORECASE)
+_REMARK = re.compile(r"(?<=[\w.+\"'])(?<!\band)(?<!\bor)(?<!\bwith)\s*\(([^()]*)\)", re.IGNORECASE)
+_BRACKETED = re.compile(r"\([^()]*\)")
+_SPELLINGS = re.compile(
+    r"https?://(?:www\.)?(?:opensource|spdx|gnu)\.org/licen[sc]es?/(?:old-licenses/)?|(?<=\w)\.(?:html|txt|php)$"
+    r"|(?<=gnu)/|(?<=library) or lesser|(?:library|lesser) or (?=lesser|library)",
+    re.IGNORECASE,
+)
+_CLOSED_REMARK = re.compile("\x01[^\x02]*\x02")
+_OPERATOR = re.compile(r"((?<![\w.-])(?:and|or)(?![\w.-])|[()]|[,;]+|&+|\|+)", re.IGNORECASE)
+_OPERATORS = {"and": "AND", "&": "AND", "&&": "AND", "or": "OR", "|": "OR", "||": "OR"} | {
+    ",": ") AND (",
+    ";": ") AND (",
+    "(": "((",
+    ")": "))",
+}
+_NOT_A_LICENSE = re.compile(r"^LicenseRef-scancode-(?!.*gpl).*(?:proprietary|commercial|unknown|eula)")
+_STOP_WORDS = {"the", "a", "license", "licence", "licenses", "licences", "licensed", "under", "terms", "of", "version"}
+
+# Shapes of a header. A blank line between paragraphs counts as one space.
+_SPDX_TAG = re.compile(r"SPDX-License-Identifier:\s*([^\s*<>{}\"']+(?:[ ()]+[^\s*<>{}\"'()]+\)*)*)", re.IGNORECASE)
+_LICENSE_LINE = re.compile(r"\W*(?:\W*licen[sc]es?\W*|copying)(?:[:=]| is )[\W_]*(\w.{1,150})$", re.IGNORECASE)
+_GRANT = re.compile(
+    r"(?:\bfree software\b|\byou (?:can|may)\b|\bpermission is\b|\b(?:is|are|be|and|or)? ?(?:dual[ -])?(?:licen[sc]ed|released|"
+    r"distributed|distributable|available|provided|published|covered|protected|redistributed|governed))\b"
+    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|accordance with|terms of)\b[^.:]{0,60}?(?P<name>"
+    + _GNU
+    + ")",
+    re.IGNORECASE,
+)
+_RECEIVED = re.compile(r"should have received a copy of (?:the )?(?:\w+ )?(?P<name>" + _GNU + ")", re.IGNORECASE)
+_NOTICE_LINE = re.compile(r"(?:the )?(?P<name>" + _GNU + r")[ ,]+v.{0,30}(?:see |https?:)", re.IGNORECASE)
+_DUAL = re.compile(
+    r"\bdual(?:ly)?[ -](?:licen[sc]ed? )?(?:under |with )?(?:the )?([\w./ -]{3,60}?) licen[sc]e", re.IGNORECASE
+)
+_ALTERNATIVE = re.compile(
+    r"\balternatively\b|\bdual(?:ly)?[ -]|\beither (?:of )?the following|\bat your (?:option|choice), (?!any)"
+)
+
+_OPENERS = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''", "(*": "*)", "{-": "-}", "--[[": "]]", "{#": "#}"}
+_OPENER = re.compile(r"[rRuUbB]?(/\*|<!--|\"\"\"|'''|\(\*|\{-|--\[\[|\{#)")
+_LINE_COMMENT = re.compile(r"#|//|--|;|%|!|\*|\.\.|[.']\\\"|dnl\b|@c\b|rem\b|::|c\b", re.IGNORECASE)
+_PREAMBLE = re.compile(
+    r"<\?|<!doctype|package\b|module\b|import\b|from\b|use\b|using\b|require|[\"']use strict|\\input|"
+    r"__\w+__\s*=|[\W_]*$",
+    re.IGNORECASE,
+)
+_LEADER = re.compile(
+    r"^(?:[#*;%!|\"'/<{(-]+|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s*(?:\*+/|-->|\*\)|[#*|]+)$", re.IGNORECASE
+)
+
+
+class LicenseVerdict(NamedTuple):
+    """What the license of one document is, and whether the document stays (`reason` is None)."""
+
+    expression: str | None
+    raw: str | None
+    reason: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LicensePolicy:
+    """Which licenses may enter the corpus."""
+
+    denied: tuple[str, ...] = GNU_FAMILIES
+    """License families that are excluded, by metadata or by a header in the file."""
+    unstated: Literal["keep", "drop"] = "keep"
+    """What happens to a source that states no license at all (openwebtext, The Pile): its rows are kept, counted
+    as unstated, or dropped."""
+
+
+def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool) -> LicenseVerdict:
+    """Decide about one document: denied metadata first, then a denied header, then what is missing or unknown.
+
+    Args:
+        raw: the license as the source supplies it, in any form.
+        text: the whole file; only its head is read.
+        policy: what is denied.
+        stated: the source's schema carries a license column.
+    >>> judge("GPLv3", "", LicensePolicy(), stated=True).reason
+    'license.denied'
+    """
+    expression = normalize(raw) if stated else None
+    supplied = _serialize(raw)
+    if expression is not None and is_denied(expression, policy.denied):
+        return LicenseVerdict(expression, supplied, "license.denied", expression[:200])
+    header = header_license(text)
+    if header is not None and is_denied(header[0], policy.denied):
+        return LicenseVerdict(header[0], supplied, "license.header", header[1])
+    if not stated:
+        return LicenseVerdict(None, supplied, "license.unstated" if policy.unstated == "drop" else None, None)
+    if not _texts(raw):
+        return LicenseVerdict(None, supplied, "license.missing", None)
+    if expression is None or UNKNOWN in expression:
+        return LicenseVerdict(None, supplied, "license.unknown", (supplied or "")[:200])
+    return LicenseVerdict(expression, supplied, None, None)
+
+
+def is_denied(expression: str, denied: Collection[str]) -> bool:
+    """Tell whether every choice that an SPDX expression leaves open has a part in a denied family.
+
+    Raises:
+        LicenseError: not an SPDX expression.
+    >>> is_denied("MIT OR GPL-2.0-only", ["GPL"]), is_denied("MIT AND GPL-2.0-only", ["GPL"])
+    (False, True)
+    """
+    return _is_denied(expression, tuple(denied))
+
+
+def normalize(raw: object) -> str | None:
+    """Turn any raw license into an SPDX expression, or None when it cannot be resolved.
+
+    A part of the GPL family beside unknown parts stays visible, so that it is denied.
+
+    >>> normalize("BSD (3-clause), Apache License, Version 2.0")
+    'BSD-3-Clause AND Apache-2.0'
+    """
+    texts = _texts(raw)
+    return _resolve(texts) if texts else None
+
+
+def package_license(metadata: Message | PackageMetadata) -> str | None:
+    """Give the raw license of an installed distribution: its expression, else its classifiers, else its field."""
+    expressions = metadata.get_all("License-Expression") or []
+    classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
+    telling = [c for c in classifiers if c != "License :: OSI Approved"]
+    fields = [f for f in metadata.get_all("License") or [] if f.strip().upper() not in {"", "UNKNOWN", "NONE"}]
+    stated = expressions[:1] or telling or fields[:1] or classifiers
+    return " | ".join(map(str, stated)) or None
+
+
+def header_license(text: str) -> tuple[str, str] | None:
+    """Find the license that a file's leading comment states: (SPDX expression, the words that state it).
+
+    Tags are read first, then `License:` lines, then grants in prose.
+
+    >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
+    ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
+    """
+    head = text[:HEAD_CHARS]
+    lowered = head.lower()
+    if "licen" not in lowered and "gpl" not in lowered:
+        return None
+    lines = _leading_comment(head)
+    found = _spdx_tags(lines) or _gnu_header(lines) or _license_line(lines) or _other_header(lines)
+    return found and (found[0], found[1].strip()[:200])
+
+
+# Expressions
+
+
+@cache
+def _licensing() -> Any:
+    return get_spdx_licensing()
+
+
+def _parse(expression: str) -> Any:
+    try:
+        parsed = _licensing().parse(expression, validate=True, strict=True)
+    except (ExpressionError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        parsed, reason = None, error  # the parser meets unbalanced parentheses with any of these
+    else:
+        reason = None
+    if parsed is None:
+        raise LicenseError(f"not an SPDX expression: {expression[:200]!r}") from reason
+    return parsed
+
+
+@lru_cache(maxsize=8192)
+def _is_denied(expression: str, denied: tuple[str, ...]) -> bool:
+    return _has_no_way_out(_parse(expression), denied)
+
+
+def _has_no_way_out(node: Any, denied: tuple[str, ...]) -> bool:
+    if isinstance(node, LicenseWithExceptionSymbol):
+        node = node.license_symbol
+    if hasattr(node, "key"):
+        return any(_in_family(node.key, family) for family in denied)
+    branches = (_has_no_way_out(branch, denied) for branch in node.args)
+    return all(branches) if isinstance(node, _licensing().OR) else any(branches)
+
+
+def _in_family(key: str, family: str) -> bool:
+    key, family = key.lower(), family.lower()
+    if key.startswith("licenseref-scancode-") and family.upper() in GNU_FAMILIES:
+        return family in key
+    return f"-{key}-".startswith(f"-{family}-") or (family == "lgpl" and key in {"llgpl", "lgpllr"})
+
+
+def _render(expression: str) -> str | None:
+    """Parse, remove repeats and write; None when a part is unknown and no denied family decides anyway."""
+    parsed = _parse(expression)
+    flat = parsed.flatten() if hasattr(parsed, "flatten") else parsed
+    rendered: str = _licensing().dedup(flat).render()
+    return None if UNKNOWN in rendered and not is_denied(rendered, GNU_FAMILIES) else rendered
+
+
+def _gnu_id(text: str, name: re.Match[str]) -> str:
+    """Read kind and version of a GNU name found in `text`; the window ends with the sentence."""
+    found = name.group("name") if "name" in name.re.groupindex else name.group()
+    start, end = name.span("name") if "name" in name.re.groupindex else name.span()
+    kind = "AGPL" if re.search(r"affero|agpl|a-gpl", found, re.IGNORECASE) else "GPL"
+    kind = "LGPL" if re.search(r"lesser|library|l-?gpl", found, re.IGNORECASE) else kind
+    window = _SENTENCE_END.split(text[end : end + 180])[0]
+    version = _VERSION_BEFORE.search(text[max(0, start - 60) : start]) or _VERSION.search(window)
+    if version is None:
+        return _lowest(kind)
+    later = (
+        version.groupdict().get("later")
+        or window[version.end() :][:1] == "+"
+        or _LATER.search(window)
+        or ">=" in window
+    )
+    number = version[1] if "." in version[1] else f"{version[1]}.0"
+    identifier = f"{kind}-{number}-{'or-later' if later else 'only'}"
+    return identifier if identifier in _licensing().known_symbols else _lowest(kind)
+
+
+def _lowest(kind: str) -> str:
+    return {"GPL": "GPL-1.0-or-later", "AGPL": "AGPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later"}[kind]
+
+
+# Raw forms
+
+
+def _plain(raw: object) -> Any:
+    """Replace numpy, Arrow and byte values by plain Python; what is missing becomes None."""
+    for method in ("as_py", "tolist"):
+        if hasattr(raw, method):
+            return _plain(getattr(raw, method)())
+    if isinstance(raw, bytes):
+        return raw.decode("utf-8", "replace")
+    if isinstance(raw, Mapping):
+        return {str(key): _plain(value) for key, value in raw.items()}
+    if isinstance(raw, list | tuple | set | frozenset):
+        return [_plain(item) for item in (raw if isinstance(raw, list | tuple) else sorted(raw, key=str))]
+    return raw if isinstance(raw, str) else None if str(raw).lower() in MISSING_WORDS else str(raw)
+
+
+def _serialize(raw: object) -> str | None:
+    plain = _plain(raw)
+    return plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _texts(raw: object) -> tuple[str, ...]:
+    """List the license texts in a raw value; all of them apply."""
+    plain = raw if isinstance(raw, str) else _plain(raw)
+    if isinstance(plain, list):
+        return tuple(text for item in plain for text in _texts(item))
+    if isinstance(plain, dict):
+        named = next((plain[key] for key in ("type", "license", "name", "spdx", "text") if plain.get(key)), None)
+        return _texts(named) if named else (json.dumps(plain),)
+    text = (plain or "").strip()
+    if text[:1] in {"[", "{"} and len(text) <= MAX_EXPRESSION_CHARS:
+        try:
+            return _texts(json.loads(text))
+        except (ValueError, RecursionError):
+            return (text,)
+    return () if text.lower() in MISSING_WORDS else tuple(text.split(" | ") if "::" in text else (text,))
+
+
+@lru_cache(maxsize=8192)
+def _resolve(texts: tuple[str, ...]) -> str | None:
+    parts = [_resolve_text(text) or UNKNOWN for text in texts]
+    return _render(" AND ".join(f"({part})" for part in parts))
+
+
+def _resolve_text(text: str) -> str | None:
+    flat = re.sub(r"\s+", " ", _FIELD.sub("", text[:MAX_TEXT_CHARS])).strip()
+    if len(flat) > 150 and (known := _known_texts(flat.lower())):
+        return " AND ".join(known)
+    if len(flat) > MAX_EXPRESSION_CHARS:
+        return None
+    if whole := _loose(flat) or (not _GNU_NAME.search(flat) and _loose(_BRACKETED.sub("", flat))):
+        return whole
+    try:
+        return _render(_expression(flat))
+    except LicenseError:
+        gnu = _GNU_NAME.search(flat)
+        return gnu and f"{_gnu_id(flat, gnu)} AND {UNKNOWN}"
+
+
+def _known_texts(flat: str) -> list[str]:
+    """List the licenses whose own sentences stand in a lower-case text with single spaces."""
+    found = [expression for expression, sentence in TEXTS.items() if sentence.search(flat)]
+    if "redistribution and use in source and binary forms" in flat:
+        found.append(_bsd_text(flat))
+    titles = [
+        _gnu_id(flat, name) for title in _GNU_TITLE.finditer(flat) if (name := _GNU_NAME.match(flat, title.start()))
+    ]
+    grants = [] if titles else [_gnu_id(flat, grant) for grant in _GRANT.finditer(flat)]
+    return list(dict.fromkeys(found + titles + grants))
+
+
+def _bsd_text(flat: str) -> str:
+    if "all advertising materials" in flat:
+        return "BSD-4-Clause"
+    cut_short = "this software is provided" not in flat
+    third = re.search(r"neither the name|names? of .{0,100}may not be used to endorse", flat)
+    return "BSD-3-Clause" if third or cut_short else "BSD-2-Clause"
+
+
+def _expression(flat: str) -> str:
+    """Rewrite free text as an expression; commas bind weakest, each leaf is an SPDX id or UNKNOWN.
+
+    >>> _expression("MIT or GPLv2, odd")
+    '((MIT OR GPL-2.0-only) AND (LicenseRef-scancode-unknown-license-reference))'
+    """
+    flat = re.sub(r"https?://(?:www\.)?apache\.org/licenses/license-", "Apache-", flat, flags=re.IGNORECASE)
+    flat = _SPELLINGS.sub(" ", flat)
+    flat = _LATER.sub("+", _VERSION_COMMA.sub(" ", _LIST_AND.sub(r" \1 ", flat)))
+    flat = _REMARK.sub(lambda remark: " \x01" + re.sub(r"[^\w.+>=-]+|\b(?:and|or)\b", " ", remark[1]) + "\x02", flat)
+    pieces = []
+    for piece in _OPERATOR.split(flat):
+        if piece and piece.strip():
+            operator = _OPERATORS.get(piece.strip().lower()[:3])
+            pieces.append(operator or _leaf(piece.strip()))
+    return f"(({' '.join(pieces)}))"
+
+
+def _leaf(text: str) -> str:
+    """Resolve one name; the name of a remark counts only where it is a GNU one."""
+    if base := re.match(r"(.+?) with (.+)$", text, re.IGNORECASE):
+        return _with_exception(_leaf(base[1]), base[2])
+    found = _symbol(text) or _loose(text)
+    if found:
+        return found
+    if "/" in text and "://" not in text:
+        return f"({' OR '.join(_leaf(side.strip()) for side in text.split('/'))})"
+    if gnu := _GNU_NAME.search(text):
+        return _gnu_id(text, gnu)
+    return _loose(_CLOSED_REMARK.sub("", text)) or UNKNOWN
+
+
+def _with_exception(base: str, exception: str) -> str:
+    name = re.sub(r"[ -]exception\b.*", "", exception.strip().lower()).replace(" ", "-")
+    known = _exceptions()
+    found = known.get(exception.strip().lower()) or known.get(name) or known.get(f"{name}-exception")
+    if found:
+        return f"{base} WITH {found}"
+    return base if base != UNKNOWN and is_denied(base, GNU_FAMILIES) else UNKNOWN
+
+
+@cache
+def _exceptions() -> dict[str, str]:
+    return {key.lower(): key for key, symbol in _licensing().known_symbols.items() if symbol.is_exception}
+
+
+@cache
+def _identifiers() -> dict[str, str]:
+    symbols = [symbol for symbol in _licensing().known_symbols.values() if not symbol.is_exception]
+    return {name.lower(): symbol.key for symbol in symbols for name in (*symbol.aliases, symbol.key)}
+
+
+def _symbol(text: str) -> str | None:
+    found = _identifiers().get(text.lower())
+    return UNKNOWN if found and _NOT_A_LICENSE.search(found) else found
+
+
+@cache
+def _names() -> dict[str, str]:
+    names: dict[str, str] = {}
+    for expression in _identifiers().values():
+        key = _key(expression)
+        if not expression.startswith("LicenseRef-"):
+            names[key] = expression if names.get(key, expression) == expression else UNKNOWN
+    aliases = {_key(name): spdx for spdx, listed in ALIASES.items() for name in listed.split(" | ")}
+    return {key: spdx for key, spdx in (names | aliases).items() if key and spdx != UNKNOWN}
+
+
+def _loose(text: str) -> str | None:
+    return _names().get(_key(text)) if len(text) <= 150 else None
+
+
+def _key(name: str) -> str:
+    """Reduce a name to its sorted words.
+
+    >>> _key("The Apache License, Version 2.0") == _key("apache v2")
+    True
+    """
+    name = re.sub(r"(?:version|ver\.?|(?<![a-z])v\.?|(?<=[a-z])v)\s*(?=\d)", " ", name.lower())
+    words = re.findall(r"[^\W\d_]+|\d+(?:\.\d+)*", name)
+    kept = {re.sub(r"(?:\.0)+$", "", word) for word in words} - _STOP_WORDS
+    return " ".join(sorted(kept))
+
+
+# Headers
+
+
+def _leading_comment(head: str) -> list[str]:
+    """List the lines of the leading comments and docstring, without their comment signs."""
+    lines: list[str] = []
+    closer = ""
+    for line in head.splitlines()[:HEAD_LINES]:
+        bare = line.strip()
+        if closer:
+            closer = "" if closer in bare else closer
+        elif opener := _OPENER.match(bare):
+            closer = _OPENERS[opener[1]]
+            closer = "" if closer in bare[opener.end() :] else closer
+        elif not _LINE_COMMENT.match(bare) and not _PREAMBLE.match(bare):
+            break
+        lines.append(_LEADER.sub("", bare))
+    return lines
+
+
+def _spdx_tags(lines: list[str]) -> tuple[str, str] | None:
+    tags = [tag for line in lines for tag in _SPDX_TAG.finditer(line)]
+    expression = normalize([tag[1] for tag in tags])
+    return (expression, tags[0][0]) if expression else None
+
+
+def _license_line(lines: list[str]) -> tuple[str, str] | None:
+    for line in lines:
+        found = _LICENSE_LINE.match(line)
+        if found and (expression := normalize(found[1])):
+            return expression, line
+    return None
+
+
+def _gnu_header(lines: list[str]) -> tuple[str, str] | None:
+    flat = re.sub(r"\s+", " ", " ".join(lines))
+    found = _GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, lines)), None)
+    if found is None:
+        return None
+    expression = _gnu_id(found.string, found)
+    if _ALTERNATIVE.search(flat):
+        expression = " OR ".join([expression, *_other_choices(flat)])
+    return expression, found[0]
+
+
+def _other_choices(flat: str) -> list[str]:
+    dual = _DUAL.search(flat)
+    named = dual and normalize(re.sub(r"\band\b", "or", dual[1]))
+    return [f"({named})"] if named else _known_texts(re.sub(_GNU, "", flat.lower()))
+
+
+def _other_header(lines: list[str]) -> tuple[str, str] | None:
+    known = _known_texts(" ".join(lines).lower())
+    return (" AND ".join(known), next(line for line in lines if line)) if known else None

@@ -1,0 +1,357 @@
+"""Where documents come from: `NAME[:VERSION]:SPLIT:COLUMN`.
+
+NAME is a file or a folder here, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
+of the hub dataset, otherwise a revision. SPLIT chooses among the splits of the hub dataset or of a folder whose files
+are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON-lines files; source and text files are
+one document each.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from ibidem import artifacts
+from ibidem.artifacts import Input
+from ibidem.data import language
+from ibidem.data.columns import Columns
+from ibidem.errors import ConfigError, DataError
+from ibidem.records import Document, Unreadable
+
+INSTALLED = "installed-packages"
+DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+Item = Document | Unreadable
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed dataset spec."""
+
+    name: str
+    version: str | None
+    split: str
+    column: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read `NAME[:VERSION]:SPLIT:COLUMN`.
+
+        >>> Spec.parse("bigcode/the-stack-dedup:v1:train:content")
+        Spec(name='bigcode/the-stack-dedup', version='v1', split='train', column='content')
+
+        Raises:
+            ConfigError: a part is missing or empty.
+        """
+        name, *rest = text.rsplit(":", 2)
+        if len(rest) != 2 or not all((name, *rest)):
+            raise ConfigError(f"dataset {text!r}: expected NAME[:VERSION]:SPLIT:COLUMN, as in openwebtext:train:text")
+        version = None
+        if ":" in name and not Path(name).exists():
+            name, _, version = name.rpartition(":")
+            if not name or not version:
+                raise ConfigError(f"dataset {text!r}: NAME or VERSION is empty in NAME[:VERSION]:SPLIT:COLUMN")
+        return cls(name, version, *rest)
+
+    @property
+    def folder(self) -> str:
+        """Name the folder of this dataset below the output."""
+        name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
+        return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
+
+
+class Source(Protocol):
+    """Something that documents are read from."""
+
+    spec: Spec
+    skipped: Counter[str]
+    """Files that were not read at all, by reason; filled while reading."""
+
+    def expected(self) -> int | None:
+        """Tell how many items `read` gives, where that is cheap to know."""
+
+    def as_input(self) -> Input:
+        """Name the source, with a digest of its content where that can be had."""
+
+    def read(self) -> Iterator[Item]:
+        """Give every document, and every piece that could not be read, in a fixed order."""
+
+
+def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
+    """Find what a spec means.
+
+    Raises:
+        ConfigError: there is nothing of that name here, and it cannot be the name of a hub dataset.
+    """
+    if spec.name == INSTALLED:
+        from ibidem.data.installed import InstalledPackages
+
+        return InstalledPackages(spec, cap_bytes=package_cap_bytes)
+    if Path(spec.name).exists():
+        return LocalFiles(spec)
+    if spec.name.startswith((".", "/", "~")) or spec.name.endswith(DATA_SUFFIXES) or spec.name.count("/") > 1:
+        raise ConfigError(f"dataset {spec.name!r}: no such file or folder")
+    return HubDataset(spec)
+
+
+def content_digest(files: Iterator[tuple[str, Path]]) -> str:
+    """Hash names and contents of files, in the order given; what cannot be read counts by its name."""
+    total = hashlib.sha256()
+    for name, path in files:
+        try:
+            content = artifacts.sha256_of(path)
+        except OSError as error:
+            content = str(error.strerror)
+        total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))
+    return "sha256:" + total.hexdigest()
+
+
+def read_source_file(path: Path, *, name: str, **nouns: Any) -> Item:
+    """Read a file as one document."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        return Unreadable(name, None, error.strerror or "cannot be read")
+    if b"\0" in raw:
+        return Unreadable(name, None, "binary: it holds a NUL byte")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return Unreadable(name, line, f"not UTF-8: {error.reason} at byte {error.start}")
+    kind = language.by_name(name)
+    return Document(
+        text=text,
+        raw=raw,
+        path=name,
+        language=kind,
+        category=language.category(kind),
+        **({"record": name} | nouns),
+    )
+
+
+@dataclass
+class LocalFiles:
+    """A file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
+
+    spec: Spec
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def expected(self) -> int | None:
+        files = list(self._files())
+        if all(not name.endswith(DATA_SUFFIXES) for name, _ in files):
+            return len(files)
+        if all(name.endswith(".parquet") for name, _ in files):
+            return sum(_num_rows(path) for _, path in files)
+        return None
+
+    def as_input(self) -> Input:
+        return Input("source", content_digest(self._files()), str(self.spec.name), is_artifact=False)
+
+    def read(self) -> Iterator[Item]:
+        self.skipped.clear()
+        for name, path in self._files(self.skipped):
+            reader = next((READERS[suffix] for suffix in READERS if name.endswith(suffix)), None)
+            if reader is None:
+                yield read_source_file(path, name=name, source=self.spec.name, revision=self.spec.version)
+            else:
+                yield from reader(path, name, self.spec)
+
+    def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
+        skipped = Counter() if skipped is None else skipped
+        root = Path(self.spec.name)
+        if root.is_file():
+            yield root.name, root
+            return
+        if not root.is_dir():
+            raise DataError(f"{root}: neither a file nor a folder")
+        files = _walk(root, skipped)
+        splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
+        if splits and self.spec.split not in splits:
+            raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")
+        for name in files:
+            if name.endswith(DATA_SUFFIXES) and _split_of(name) not in (None, self.spec.split):
+                skipped["another split"] += 1
+            else:
+                yield name, root / name
+
+
+@dataclass
+class HubDataset:
+    """A dataset of the Hugging Face hub, streamed."""
+
+    spec: Spec
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def expected(self) -> int | None:
+        return None
+
+    def as_input(self) -> Input:
+        name = ":".join(part for part in (self.spec.name, self.spec.version, self.spec.split) if part)
+        return Input("source", "unhashed:" + name, name, is_artifact=False)
+
+    def read(self) -> Iterator[Item]:
+        rows, version = self._open()
+        columns: Columns | None = None
+        for number, row in enumerate(rows, start=1):
+            if columns is None:
+                columns = _columns(row, self.spec.column, self.spec.name)
+            yield _document(columns, row, self.spec, version, f"{self.spec.split}:{number}", number)
+
+    def _open(self) -> tuple[Any, str | None]:
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        import datasets
+
+        name, version = self.spec.name, self.spec.version
+        try:
+            names = datasets.get_dataset_config_names(name) if version else []
+            chosen = {"name": version} if version in names else {"revision": version}
+            rows = datasets.load_dataset(name, split=self.spec.split, streaming=True, **chosen)
+        except Exception as error:  # noqa: BLE001 - the hub's libraries raise many kinds, none of them ours
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"dataset {name!r}: no such file or folder here, and the Hugging Face hub does not give it "
+                f"({type(error).__name__}: {reason}); give a local path, or check name and network"
+            ) from None
+        return rows, version
+
+
+def _columns(row: Any, text: str, where: str) -> Columns:
+    if text not in row:
+        raise DataError(f"{where}: no column {text!r} (columns: {', '.join(map(str, row))})")
+    return Columns.find(set(row), text=text)
+
+
+def _document(columns: Columns, row: Any, spec: Spec, version: str | None, place: str, number: int) -> Item:
+    try:
+        return columns.document(row, source=spec.name, revision=version, place=place)
+    except UnicodeEncodeError:
+        return Unreadable(place.rpartition(":")[0], number, "not valid Unicode: a lone surrogate")
+    except ValueError as error:
+        return Unreadable(place.rpartition(":")[0], number, str(error))
+
+
+def _read_parquet(path: Path, name: str, spec: Spec) -> Iterator[Item]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _columns(file.schema_arrow.names, spec.column, name)
+            for batch in file.iter_batches(batch_size=256, columns=columns.wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
+    except (pa.ArrowException, OSError, DataError, UnicodeDecodeError) as error:
+        yield _broken(name, number, error)
+
+
+def _read_arrow(path: Path, name: str, spec: Spec) -> Iterator[Item]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            table = pa.ipc.open_stream(file)
+            columns = _columns(table.schema.names, spec.column, name)
+            for batch in table:
+                for row in batch.select(columns.wanted).to_pylist():
+                    number += 1
+                    yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
+    except (pa.ArrowException, OSError, DataError, UnicodeDecodeError) as error:
+        yield _broken(name, number, error)
+
+
+def _read_json_lines(path: Path, name: str, spec: Spec) -> Iterator[Item]:
+    number = 0
+    seen: set[str] = set()  # once a file has stated a license, every later row must
+    try:
+        with _open_bytes(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                    yield _json_row(line, name, number, spec, seen)
+    except (EOFError, OSError, zstandard.ZstdError) as error:
+        yield _broken(name, number, error)
+
+
+def _json_row(line: bytes, name: str, number: int, spec: Spec, seen: set[str]) -> Item:
+    try:
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        return Unreadable(name, number, f"not UTF-8: {error.reason}")
+    except (ValueError, RecursionError) as error:
+        return Unreadable(name, number, f"not JSON: {error}")
+    if not isinstance(row, dict):
+        return Unreadable(name, number, f"a {type(row).__name__}, not an object")
+    if spec.column not in row:
+        return Unreadable(name, number, f"no column {spec.column!r} (columns: {', '.join(row)})"[:200])
+    seen.update(row)
+    columns = Columns.find(seen, text=spec.column)
+    return _document(columns, row, spec, spec.version, f"{name}:{number}", number)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} stands there twice")
+    return row
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return typing.cast("IO[bytes]", gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
+    return path.open("rb")
+
+
+READERS: dict[str, Callable[[Path, str, Spec], Iterator[Item]]] = {
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".jsonl": _read_json_lines,
+    ".jsonl.gz": _read_json_lines,
+    ".jsonl.zst": _read_json_lines,
+}
+
+
+def _broken(name: str, after: int, error: Exception) -> Unreadable:
+    reason = " ".join(str(error).split())[:200]
+    return Unreadable(name, after + 1 if after else None, f"cannot be read any further: {reason}" if after else reason)
+
+
+def _walk(root: Path, skipped: Counter[str]) -> list[str]:
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if not path.is_file():
+                skipped["not a regular file"] += 1
+            elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
+                found.append(relative)
+            else:
+                skipped[f"unknown kind {path.suffix or name}"] += 1
+    return sorted(found)
+
+
+def _split_of(name: str) -> str | None:
+    words = re.split(r"[/._-]", name)
+    return next((word for word in words if word in SPLITS), None)
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0

@@ -1,0 +1,94 @@
+"""Cross-entropy of a large vocabulary without its logits.
+
+At 8k context and 65,536 ids the logits of one sequence and their gradient are 4.3 GB in float32. Here the output
+matrix and the loss are one operation over chunks of tokens: a chunk's logits become, in place, its gradient, which is
+spent on the gradients of the hidden states and of the matrix before the next chunk is computed. Nothing is computed
+twice.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100
+"""A target that does not count."""
+
+CHUNK_LOGITS = 1 << 24
+"""Logits of one chunk: 64 MB in float32."""
+
+
+def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum the negative log-likelihoods of targets under softmax(hidden @ weight.T).
+
+    Args:
+        hidden_ND: last hidden states.
+        weight_VD: output matrix.
+        targets_N: ids, or IGNORE; int64.
+    Returns:
+        The sum over all targets that count, in nats; float32 scalar.
+    Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+        dtype = _matmul_dtype(hidden_ND)
+        weight = weight_VD.to(dtype)
+        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if needs_weight else None
+        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        size = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+        for start in range(0, hidden_ND.shape[0], size):
+            chunk = slice(start, start + size)
+            hidden_CD, targets_C = hidden_ND[chunk].to(dtype), targets_N[chunk]
+            nll, grad_logits_CV = _chunk(hidden_CD, weight, targets_C, needs_grad=needs_hidden or needs_weight)
+            total += nll
+            if grad_hidden_ND is not None:
+                grad_hidden_ND[chunk] = grad_logits_CV @ weight
+            if grad_weight_VD is not None:
+                _add_matmul(grad_weight_VD, grad_logits_CV.T, hidden_CD)
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden_ND, weight_VD = ctx.saved_tensors
+        return _scaled(hidden_ND, grad), _scaled(weight_VD, grad), None
+
+
+def _chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, *, needs_grad: bool) -> tuple[Tensor, Tensor]:
+    """Give the chunk's summed loss, and the gradient of its logits in the dtype of the matrices."""
+    logits_CV = (hidden_CD @ weight_VD.T).float()
+    counts_C = targets_C != IGNORE
+    index_C1 = targets_C.clamp(min=0)[:, None]
+    picked_C = logits_CV.gather(1, index_C1)[:, 0]
+    normalizer_C = logits_CV.logsumexp(dim=1)
+    nll = ((normalizer_C - picked_C) * counts_C).sum()
+    if needs_grad:
+        logits_CV.sub_(normalizer_C[:, None]).exp_()
+        logits_CV.scatter_add_(1, index_C1, torch.full_like(picked_C, -1.0)[:, None])
+        if not counts_C.all():
+            logits_CV.mul_(counts_C[:, None])
+    return nll, logits_CV.to(hidden_CD.dtype)
+
+
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _matmul_dtype(hidden_ND: Tensor) -> torch.dtype:
+    kind = hidden_ND.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
+
+
+def _scaled(tensor: Tensor | None, factor: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor.mul_(factor)

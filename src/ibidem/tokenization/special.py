@@ -1,0 +1,34 @@
+"""Special tokens: reserved from the start, so that every later stage finds its ids in the first tokenizer.
+
+They are control symbols: no text ever encodes to them, however it is written.
+"""
+
+UNKNOWN = "<unk>"
+DOCUMENT = "<|endoftext|>"
+"""Stands before every document, and so also after the one before it: start and end in one."""
+PAD = "<|pad|>"
+
+SYSTEM, USER, ASSISTANT, TOOL, TURN_END = "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"
+TOOL_CALL, TOOL_CALL_END = "<|tool_call|>", "<|/tool_call|>"
+FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"
+PASSAGE, PASSAGE_END, CITE, CITE_END = "<|passage|>", "<|/passage|>", "<|cite|>", "<|/cite|>"
+REPOSITORY, FILE = "<|repo|>", "<|file|>"
+
+CONTROL = (
+    *(SYSTEM, USER, ASSISTANT, TOOL, TURN_END),
+    *(TOOL_CALL, TOOL_CALL_END),
+    *(FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD),
+    *(PASSAGE, PASSAGE_END, CITE, CITE_END),
+    *(REPOSITORY, FILE),
+)
+NUM_BYTES = 256
+SMALLEST_VOCABULARY = 3 + len(CONTROL) + NUM_BYTES
+
+
+def reserved(number: int) -> str:
+    """Name an id that nothing was learned for.
+
+    >>> reserved(0)
+    '<|reserved_0|>'
+    """
+    return f"<|reserved_{number}|>"

@@ -1,0 +1,242 @@
+"""Train a sentencepiece unigram tokenizer that gives every byte of code back: the wiring of the stage."""
+
+import string
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import sentencepiece as spm
+from pydantic import Field
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+from ibidem import artifacts, log
+from ibidem.config import configuration, settings
+from ibidem.data import shards
+from ibidem.data.sources import LocalFiles, Spec
+from ibidem.errors import ConfigError, DataError
+from ibidem.records import Document
+from ibidem.tokenization import special
+from ibidem.tokenization.tokenizer import BLANK, KIND, MODEL_FILE, NEWLINE, Tokenizer, has_carrier, to_model
+
+CHUNK_CHARS = 2_000  # a line of the training corpus
+LONGEST_LINE_BYTES = 1 << 16  # longer ones are skipped by the trainer without a word: chunks stay far below
+TRAINER_THREADS = 16  # the sums depend on it, so it is the same on every machine
+REQUIRED_CHARS = NEWLINE + BLANK + "\t" + string.digits + string.ascii_letters + string.punctuation
+CONTROL_PIECE = 3  # SentencePiece.Type.CONTROL
+
+
+@configuration
+class TrainTokenizerConfig:
+    """Train a tokenizer on a preprocessed dataset, .txt or .jsonl files."""
+
+    input: Path
+    """A preprocessed dataset, a .parquet, .jsonl or .txt file, or a folder of them."""
+    output_dir: Path
+    """Folder of the tokenizer that is made."""
+    vocab_size: Annotated[int, Field(ge=special.SMALLEST_VOCABULARY, le=1 << 20)] = 65_536
+    """Number of ids, special tokens and byte pieces included; what the corpus cannot fill is reserved."""
+    column: str = "text"
+    """The column that holds the text."""
+    max_corpus_bytes: Annotated[int, Field(ge=1)] = 200_000_000
+    """Train on at most so much text, chosen by document hash."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the documents that is kept out of training and must come back byte for byte."""
+    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
+    """Share of the characters that get a piece of their own; the others are spelled in bytes."""
+    max_piece_chars: Annotated[int, Field(ge=1, le=64)] = 16
+    """Longest piece."""
+
+
+def train_tokenizer(config: TrainTokenizerConfig) -> str:
+    """Train, pad to the asked size, check the round trip of every held-out document; say how it went.
+
+    Raises:
+        ConfigError: the input does not exist, or the vocabulary is too small for the characters of the corpus.
+        DataError: there is no text to train on.
+    """
+    source = _corpus_input(config)
+    artifacts.check_replaceable(config.output_dir, KIND)
+    chosen = settings(config)
+    found = artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=[source])
+    if found is None:
+        with (
+            artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=[source]) as draft,
+            tempfile.TemporaryDirectory(prefix="ibidem-") as scratch,
+        ):
+            corpus, held_out = Path(scratch, "corpus.txt"), Path(scratch, "held-out")
+            held_out.mkdir()
+            draft.counts |= _write_corpus(config, corpus, held_out)
+            model = _train(config, corpus)
+            draft.counts |= _pad(model, config.vocab_size)
+            _save(model, draft.path)
+            draft.counts |= _check(model, sorted(held_out.iterdir()))
+        found = artifacts.load(config.output_dir, kind=KIND)
+        log.event("tokenizer.finished", path=str(config.output_dir), **found.counts)
+    return summary(found)
+
+
+def summary(tokenizer: artifacts.Artifact) -> str:
+    """Say in one line what a tokenizer is worth."""
+    counts = tokenizer.counts
+    return (
+        f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, {counts['reserved']:,} "
+        f"reserved), {counts['bytes_per_token']:.2f} bytes a token, {counts['byte_pieces_share']:.1%} byte pieces; "
+        f"round trip of held-out documents: {counts['round_trips']:,} of {counts['held_out']:,}"
+        + (f"; not: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
+    )
+
+
+def _corpus_input(config: TrainTokenizerConfig) -> artifacts.Input:
+    if not config.input.exists():
+        raise ConfigError(f"input {config.input}: no such file or folder; run ibidem preprocess first")
+    if (config.input / artifacts.MANIFEST).exists():
+        return shards.load_dataset(config.input).as_input("dataset", of=config.output_dir)
+    return LocalFiles(Spec(str(config.input), None, "train", config.column)).as_input()
+
+
+def _documents(config: TrainTokenizerConfig) -> Iterator[tuple[str, str]]:
+    """Give (sha256, text) of every document of the input."""
+    if (config.input / artifacts.MANIFEST).exists():
+        for path in shards.shard_paths(config.input):
+            for row in shards.read_rows(path, [config.column, "sha256"]):
+                yield row["sha256"], row[config.column]
+        return
+    reason = "it holds no document"
+    some = False
+    for item in LocalFiles(Spec(str(config.input), None, "train", config.column)).read():
+        if isinstance(item, Document):
+            some = True
+            yield item.sha256, item.text
+        else:
+            reason = f"{item.file}: {item.reason}"
+            log.event("tokenizer.unreadable", file=item.file, line=item.line, reason=item.reason)
+    if not some:
+        raise DataError(f"input {config.input}: nothing could be read: {reason}")
+
+
+def _write_corpus(config: TrainTokenizerConfig, corpus: Path, held_out: Path) -> dict[str, int]:
+    """Write the training text, a chunk a line; put the held-out documents aside."""
+    trained = trained_bytes = unused = 0
+    with corpus.open("w", encoding="utf-8") as file, log.progress("tokenizer.corpus", None, "documents") as bar:
+        for number, (sha256, text) in enumerate(_documents(config)):
+            bar.advance()
+            if shards.is_held_out(sha256, config.held_out_share):
+                (held_out / f"{number:09d}-{sha256}").write_text(text, encoding="utf-8", newline="")
+            elif has_carrier(text) or "\0" in text or trained_bytes >= config.max_corpus_bytes:
+                unused += 1
+            else:
+                trained += 1
+                trained_bytes += len(text.encode())
+                file.writelines(f"{to_model(chunk)}\n" for chunk in chunks(text, CHUNK_CHARS))
+    if trained_bytes == 0:
+        raise DataError(f"input {config.input}: no text to train on")
+    return {"trained": trained, "trained_bytes": trained_bytes, "not_trained": unused}
+
+
+def chunks(text: str, size: int) -> Iterator[str]:
+    r"""Cut a text into pieces of about `size` characters, after a newline where there is one.
+
+    >>> list(chunks("ab\ncd\nef", 4))
+    ['ab\n', 'cd\n', 'ef']
+    """
+    start = 0
+    while start < len(text):
+        end = start + size
+        newline = text.rfind("\n", start, end)
+        end = newline + 1 if newline > start and end < len(text) else min(end, len(text))
+        yield text[start:end]
+        start = end
+
+
+def _train(config: TrainTokenizerConfig, corpus: Path) -> Any:
+    """Run the trainer; give the model as a protocol buffer."""
+    with tempfile.TemporaryDirectory(prefix="ibidem-") as scratch, log.progress("tokenizer.train", 1, "model") as bar:
+        rules, back = _rules(Path(scratch))
+        try:
+            spm.SentencePieceTrainer.train(
+                input=str(corpus),
+                model_prefix=f"{scratch}/tokenizer",
+                model_type="unigram",
+                vocab_size=config.vocab_size,
+                hard_vocab_limit=False,
+                character_coverage=config.character_coverage,
+                required_chars=REQUIRED_CHARS,
+                max_sentencepiece_length=config.max_piece_chars,
+                max_sentence_length=LONGEST_LINE_BYTES,
+                normalization_rule_tsv=str(rules),
+                denormalization_rule_tsv=str(back),
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                split_digits=True,
+                byte_fallback=True,
+                control_symbols=list(special.CONTROL),
+                unk_id=0,
+                unk_piece=special.UNKNOWN,
+                bos_id=-1,
+                eos_id=1,
+                eos_piece=special.DOCUMENT,
+                pad_id=2,
+                pad_piece=special.PAD,
+                train_extremely_large_corpus=corpus.stat().st_size > 1 << 30,
+                num_threads=TRAINER_THREADS,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split()).rpartition("] ")[2] or str(error)
+            raise ConfigError(f"vocab_size {config.vocab_size}: the trainer refuses: {reason}") from None
+        bar.advance()
+        proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
+        proto.ParseFromString(Path(f"{scratch}/tokenizer.model").read_bytes())
+        return proto
+
+
+def _rules(folder: Path) -> tuple[Path, Path]:
+    """Write the two characters' rules, in and out, as hexadecimal code points."""
+    pairs = [("\n", NEWLINE), ("\u2581", BLANK)]
+    rules, back = folder / "rules.tsv", folder / "back.tsv"
+    rules.write_text("".join(f"{ord(outside):X}\t{ord(inside):X}\n" for outside, inside in pairs), encoding="ascii")
+    back.write_text("".join(f"{ord(inside):X}\t{ord(outside):X}\n" for outside, inside in pairs), encoding="ascii")
+    return rules, back
+
+
+def _pad(model: Any, vocab_size: int) -> dict[str, int]:
+    """Reserve the ids that the corpus could not fill, so that the model has just the size asked for."""
+    learned = len(model.pieces) - special.SMALLEST_VOCABULARY
+    missing = vocab_size - len(model.pieces)
+    for number in range(missing):
+        model.pieces.add(piece=special.reserved(number), score=0.0, type=CONTROL_PIECE)
+    if missing > 0:
+        log.event("tokenizer.padded", learned=learned, reserved=missing, vocab_size=vocab_size)
+    return {"vocab_size": len(model.pieces), "learned": learned, "reserved": max(missing, 0)}
+
+
+def _save(model: Any, folder: Path) -> None:
+    (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    vocabulary = "".join(f"{piece.piece}\t{piece.score:.6g}\n" for piece in model.pieces)
+    (folder / "tokenizer.vocab").write_text(vocabulary, encoding="utf-8")
+
+
+def _check(model: Any, paths: Sequence[Path]) -> dict[str, Any]:
+    """Encode and decode every held-out document; name the first that does not come back."""
+    tokenizer = Tokenizer(model.SerializeToString(), digest="")
+    broken, num_tokens, num_bytes, num_byte_pieces = [], 0, 0, 0
+    with log.progress("tokenizer.check", len(paths), "documents") as bar:
+        for path in paths:
+            text = path.read_bytes().decode()
+            ids = tokenizer.encode(text)
+            if tokenizer.decode(ids) != text:
+                broken.append(path.name.partition("-")[2])
+                log.event("tokenizer.broken", sha256=broken[-1])
+            num_tokens += len(ids)
+            num_bytes += len(text.encode())
+            num_byte_pieces += sum(tokenizer.is_byte(number) for number in ids)
+            bar.advance()
+    return {
+        "held_out": len(paths),
+        "round_trips": len(paths) - len(broken),
+        "broken": broken,
+        "bytes_per_token": round(num_bytes / max(num_tokens, 1), 4),
+        "byte_pieces_share": round(num_byte_pieces / max(num_tokens, 1), 6),
+    }

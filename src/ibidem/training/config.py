@@ -1,0 +1,131 @@
+"""How to pretrain. Imports no torch, so that flags are understood at once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ibidem.config import configuration
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@configuration
+class DataConfig:
+    """What to train on."""
+
+    dataset: Path
+    """A preprocessed dataset."""
+    tokenizer: Path
+    """A trained tokenizer."""
+    cache_dir: Path | None = None
+    """Where tokenized datasets are kept; OUTPUT_DIR/tokens if none."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of the documents that validation sees and training never."""
+    context: Positive | None = None
+    """Tokens in a window; the model's context if none."""
+    document_mask: bool = True
+    """Keep the documents of a window from seeing one another."""
+    fim_rate: Share = 0.0
+    """Share of the documents whose middle is moved to the end (fill in the middle)."""
+
+
+@configuration
+class OptimConfig:
+    """How weights move: AdamW."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """Highest learning rate."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """cosine: down to the floor over the whole run; wsd: stable, then a linear decay at the end."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which the learning rate rises from 0."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the steps in which wsd decays."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Last learning rate, as a share of the highest."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decay of matrices; norms have none."""
+    beta1: Share = 0.9
+    """Memory of the gradient."""
+    beta2: Share = 0.95
+    """Memory of its square."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+
+
+@configuration
+class LoopConfig:
+    """How long, how much at once, on what."""
+
+    steps: Positive
+    """Optimizer steps of the whole run."""
+    batch_sequences: Positive
+    """Windows in one step, over all processes."""
+    micro_batch_sequences: Positive = 1
+    """Windows that one process holds at once; the rest is accumulated."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Precision of matrix products on an accelerator; a CPU computes in float32 whatever is asked."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the blocks (on an accelerator)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides initial weights, order and dropout."""
+    resume_from: Path | None = None
+    """`latest`, or the folder of a checkpoint."""
+    stop_at_step: Positive | None = None
+    """End this run early, as the time limit of a job would; a later run goes on with resume_from."""
+    num_processes: Positive | None = None
+    """Fail unless so many processes run; launchers may start fewer than asked for without a word."""
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> "LoopConfig":
+        if self.batch_sequences % self.micro_batch_sequences:
+            raise ValueError(
+                f"micro_batch_sequences={self.micro_batch_sequences} does not divide "
+                f"batch_sequences={self.batch_sequences}"
+            )
+        return self
+
+
+@configuration
+class ValidationConfig:
+    """What to measure on the way."""
+
+    every: Positive = 250
+    """Steps between two measurements; the first is before step 0, the last after the end."""
+    windows: Positive = 64
+    """Held-out windows."""
+    prompts: tuple[str, ...] = ()
+    """Starts of documents to complete each time."""
+    sample_tokens: Positive = 48
+    """Length of these completions."""
+
+
+@configuration
+class CheckpointConfig:
+    """What to keep."""
+
+    every: Positive = 500
+    """Steps between two checkpoints; the last step always makes one."""
+    keep_last: Positive = 3
+    """Older ones are removed."""
+
+
+@configuration
+class TrainConfig:
+    """Pretrain a decoder on a preprocessed dataset."""
+
+    model: Path
+    """Shape of the model: a Python file that sets MODEL, as configs/model/base.py, or a JSON file."""
+    output_dir: Path
+    """The run's folder: checkpoints/step-XXXXXX, events.jsonl, tokens."""
+    data: DataConfig
+    training: LoopConfig
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where to send the figures beside events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""

@@ -1,0 +1,131 @@
+"""The loop that every training shares: accumulate, clip, step, measure, save.
+
+A training is a `Task`: it gives the loss of a micro batch of a step, and what to measure. The loop knows nothing of
+tokens, prompts or rewards. Every random number of a micro batch follows from (seed, step, micro batch, process), so a
+run that was stopped and resumed goes on to the bit as if it had not been.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ibidem import log
+from ibidem.training.optim import set_learning_rate
+
+
+class Task(Protocol):
+    """What one kind of training adds to the loop."""
+
+    def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
+        """Give this process's summed loss of a micro batch, and how many targets the step has over all processes."""
+
+    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Measure on held-out data, on all processes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often the loop does what."""
+
+    start: int
+    stop: int
+    total_steps: int
+    micro_batches: int
+    seed: int
+    clip: float
+    tokens_per_step: int
+    measure_every: int
+    save_every: int
+
+
+def run(
+    plan: Plan,
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    *,
+    learning_rate: Callable[[int], float],
+    save: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train from `plan.start` to `plan.stop`; a step is over when its checkpoint, if it has one, is safe."""
+    measured: dict[str, float] = {}
+    if plan.start == 0:
+        measured = _measure(task, model, accelerator, 0)
+    with log.progress("train", plan.stop, "steps") as bar:
+        bar.done = plan.start
+        for step in range(plan.start, plan.stop):
+            started = time.perf_counter()
+            figures = update(plan, task, model, optimizer, accelerator, step=step, lr=learning_rate(step))
+            done = step + 1
+            speed = plan.tokens_per_step / (time.perf_counter() - started)
+            log.event("train.step", step=done, tokens=done * plan.tokens_per_step, tokens_per_s=round(speed), **figures)
+            accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
+            bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
+            if done % plan.measure_every == 0 or done == plan.total_steps:
+                measured = _measure(task, model, accelerator, done)
+            if done % plan.save_every == 0 or done == plan.stop:
+                save(done, {"loss": figures["loss"], **measured})
+
+
+def update(
+    plan: Plan,
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    *,
+    step: int,
+    lr: float,
+) -> dict[str, float]:
+    """Take one optimizer step; give its loss a target (nats), gradient norm and learning rate.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the weights are still those of the step before.
+    """
+    model.train()
+    set_learning_rate(optimizer.param_groups, lr)
+    total = torch.zeros((), device=accelerator.device)
+    num_targets = 1
+    for micro in range(plan.micro_batches):
+        torch.manual_seed(micro_seed(plan.seed, step, micro, accelerator.process_index))
+        is_last = micro == plan.micro_batches - 1
+        with accelerator.autocast(), _synchronize(accelerator, model, when=is_last):
+            loss, num_targets = task.loss(model, step, micro)
+            accelerator.backward(loss * (accelerator.num_processes / num_targets))
+        total += loss.detach()
+    mean = float(accelerator.reduce(total, "sum")) / num_targets
+    if not np.isfinite(mean):
+        raise FloatingPointError(f"step {step}: the loss is {mean}; lower optim.lr or look at the data")
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), plan.clip))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": mean, "grad_norm": norm, "lr": lr}
+
+
+def micro_seed(seed: int, step: int, micro: int, process: int) -> int:
+    """Give a seed of its own to each micro batch.
+
+    >>> micro_seed(0, 1, 0, 0) != micro_seed(0, 0, 1, 0)
+    True
+    """
+    return int(np.random.SeedSequence((seed, step, micro, process)).generate_state(1, np.uint64)[0])
+
+
+def _synchronize(accelerator: Accelerator, model: nn.Module, *, when: bool) -> Any:
+    return torch.enable_grad() if when else accelerator.no_sync(model)
+
+
+def _measure(task: Task, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad(), accelerator.autocast():
+        measured = task.measure(model, step)
+    log.event("train.measured", step=step, **measured)
+    accelerator.log({f"held_out/{name}": value for name, value in measured.items()}, step=step)
+    return measured

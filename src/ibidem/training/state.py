@@ -1,0 +1,130 @@
+"""Checkpoints of a run: saved so that a kill at any moment loses none, resumed so that no damage goes unseen."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.errors import CheckpointError
+from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, verified
+
+PROGRESS = "progress.json"
+LATEST = Path("latest")
+_STEP = re.compile(r"step-(\d+)")
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Name the checkpoint of a step."""
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def steps_of(run: Path) -> list[int]:
+    """List the steps that have a checkpoint folder, newest first, whole or not."""
+    found = (_STEP.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def save(
+    accelerator: Accelerator,
+    folder: Path,
+    config: Mapping[str, Any],
+    inputs: Sequence[Input],
+    *,
+    tokenizer_dir: Path,
+    step: int,
+    figures: Mapping[str, float],
+) -> None:
+    """Save weights, optimizer, random states and the step, on all processes, as one artifact."""
+    if not accelerator.is_main_process:
+        accelerator.save_state(_agree(None))
+        accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
+        return
+    with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
+        accelerator.save_state(_agree(str(draft.path)))
+        accelerator.wait_for_everyone()
+        shutil.copytree(tokenizer_dir, draft.path / TOKENIZER_DIR)
+        (draft.path / PROGRESS).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+        if not (draft.path / WEIGHTS).exists():
+            raise CheckpointError(f"accelerate wrote no {WEIGHTS}; set fsdp_state_dict_type: FULL_STATE_DICT")
+        draft.counts |= {"step": step, **figures}
+    accelerator.wait_for_everyone()
+    log.event("checkpoint.saved", step=step, path=str(folder))
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for step in steps_of(run)[keep_last:]:
+        shutil.rmtree(folder_of(run, step))
+
+
+def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artifacts.Artifact | None:
+    """Choose the checkpoint to go on from, on the main process, for all; None to start from nothing.
+
+    Raises:
+        CheckpointError: the named checkpoint is damaged, all of them are, or a new run would bury old ones.
+    """
+    chosen: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            chosen = [_find(run, resume_from)]
+        except CheckpointError as error:
+            chosen = [error]
+    chosen = broadcast_object_list(chosen)
+    if isinstance(chosen[0], CheckpointError):
+        raise chosen[0]
+    return None if chosen[0] is None else artifacts.load(chosen[0], kind=KIND)
+
+
+def step_of(checkpoint: artifacts.Artifact) -> int:
+    """Tell how many steps a checkpoint has behind it."""
+    return int(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8"))["step"])
+
+
+def _find(run: Path, resume_from: Path | None) -> Path | None:
+    steps = steps_of(run)
+    if resume_from is None:
+        if steps:
+            raise CheckpointError(
+                f"{run} has checkpoints up to step {steps[0]}; go on with --training.resume-from latest, "
+                "or choose another --output-dir"
+            )
+        return None
+    if resume_from != LATEST:
+        return verified(resume_from).path
+    refused: list[CheckpointError] = []
+    for step in steps:
+        try:
+            checkpoint = verified(folder_of(run, step))
+        except CheckpointError as error:
+            refused.append(error)
+            log.event("checkpoint.refused", step=step, reason=str(error))
+            continue
+        _set_aside(run, [other for other in steps if other > step])
+        return checkpoint.path
+    if refused:
+        raise CheckpointError(f"no checkpoint in {run} is whole; {refused[0]}; move them away to start again")
+    return None
+
+
+def _set_aside(run: Path, steps: Sequence[int]) -> None:
+    """Rename damaged checkpoints, so that the steps can be saved again and nothing is lost."""
+    for step in steps:
+        folder = folder_of(run, step)
+        number = 0
+        while (target := folder.with_name(f"damaged-{number}-{folder.name}")).exists():
+            number += 1
+        folder.rename(target)
+        log.event("checkpoint.set_aside", path=str(target))
+
+
+def _agree(path: str | None) -> str:
+    """Give the main process's folder to all."""
+    return str(broadcast_object_list([path])[0])

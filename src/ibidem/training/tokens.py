@@ -1,0 +1,178 @@
+"""Token windows: the dataset tokenized once, memory-mapped, and read in an order that a step number decides.
+
+    <document> a a a a a <document> b b <document> c c c c ...        one long row of ids
+    [------- window 0 -------][------- window 1 -------]              T inputs each, and one more for the last target
+
+Every document is preceded by the document token: the model learns from it how documents start, and that they end.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ibidem import artifacts, log
+from ibidem.data import shards
+from ibidem.errors import ConfigError, DataError
+from ibidem.tokenization.tokenizer import Tokenizer
+
+KIND = "tokens"
+SPLITS = ("train", "validation")
+DOCUMENTS = "documents.parquet"
+ENCODE_AT_ONCE = 512
+
+Ids = NDArray[np.int64]
+
+
+class FimIds(NamedTuple):
+    """The special tokens of fill-in-the-middle."""
+
+    prefix: int
+    middle: int
+    suffix: int
+
+
+def tokenize(
+    dataset: Path, tokenizer_dir: Path, cache_dir: Path, *, held_out_share: float
+) -> tuple[artifacts.Artifact, Tokenizer]:
+    """Tokenize a dataset, or find it tokenized: the folder is named by the digests of dataset and tokenizer.
+
+    Files: `train.bin` and `validation.bin` (uint16 where the vocabulary fits, else uint32) and `documents.parquet`,
+    which says where each document stands.
+    """
+    data = shards.load_dataset(dataset)
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    key = hashlib.sha256(f"{data.digest} {tokenizer.digest} {held_out_share}".encode()).hexdigest()[:16]
+    folder = cache_dir / key
+    inputs = [
+        data.as_input("dataset", of=folder),
+        artifacts.load(tokenizer_dir).as_input("tokenizer", of=folder),
+    ]
+    config = {"held_out_share": held_out_share, "dtype": _dtype(tokenizer.vocab_size).name}
+    found = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
+    if found is None:
+        with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
+            draft.counts |= _write(draft.path, dataset, tokenizer, data.counts["kept"], held_out_share)
+        found = artifacts.load(folder, kind=KIND)
+        log.event("tokens.finished", path=str(folder), **found.counts)
+    return found, tokenizer
+
+
+class Windows:
+    """The windows of one split of a tokenized dataset."""
+
+    def __init__(self, tokens: artifacts.Artifact, split: str, context: int) -> None:
+        """Map the file.
+
+        Raises:
+            DataError: there is not one whole window.
+        """
+        self.context = context
+        self._ids = np.memmap(tokens.path / f"{split}.bin", dtype=tokens.config["dtype"], mode="r")
+        self.number = (len(self._ids) - 1) // context
+        if self.number < 1:
+            raise DataError(
+                f"{tokens.path}: {split} has {len(self._ids)} tokens, less than one window of {context} + 1; "
+                "give more data, a smaller --data.context or another --data.held-out-share"
+            )
+
+    def __getitem__(self, index: int) -> Ids:
+        """Give the context + 1 ids of a window."""
+        start = index * self.context
+        return self._ids[start : start + self.context + 1].astype(np.int64)
+
+    def spread(self, number: int) -> list[int]:
+        """Choose windows evenly over the split."""
+        number = min(number, self.number)
+        return [index * self.number // number for index in range(number)]
+
+
+def window_at(position: int, num_windows: int, seed: int) -> tuple[int, int]:
+    """Say which window stands at a position of the endless training order, as (epoch, window).
+
+    Each epoch is a permutation of its own, so the order is known for any step at once, without reading up to it.
+
+    >>> [window_at(position, 3, seed=0)[0] for position in range(4)]
+    [0, 0, 0, 1]
+    """
+    epoch, place = divmod(position, num_windows)
+    return epoch, int(_permutation(num_windows, seed, epoch)[place])
+
+
+def fill_in_middle(ids: Ids, document_id: int, fim: FimIds, *, rate: float, rng: np.random.Generator) -> Ids:
+    """Move the middle of some documents of a window to their ends: prefix, suffix, middle.
+
+    `<document> a b c d e` with the middle `b c` becomes `<document> <prefix> a <suffix> d e <middle> b c`. The window
+    keeps its length: three ids are lost at its end for each document that is changed.
+    Source: Bavarian et al. 2022, arXiv:2207.14255, sections 3 and 4 (PSM, context level).
+    """
+    edges = [0, *(np.flatnonzero(ids[1:] == document_id) + 1), len(ids)]
+    pieces: list[Ids] = []
+    for start, end in pairwise(edges):
+        document = ids[start:end]
+        body = document[1:] if document[0] == document_id else document
+        if len(body) < 3 or rng.random() >= rate:
+            pieces.append(document)
+            continue
+        low, high = sorted(rng.integers(0, len(body) + 1, size=2))
+        marks = np.array([fim.prefix, fim.suffix, fim.middle])
+        head = document[: len(document) - len(body)]
+        pieces += [head, marks[:1], body[:low], marks[1:2], body[high:], marks[2:], body[low:high]]
+    return np.concatenate(pieces)[: len(ids)]
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_windows: int, seed: int, epoch: int) -> Ids:
+    return np.random.default_rng((seed, epoch)).permutation(num_windows)
+
+
+def _dtype(vocab_size: int) -> "np.dtype[Any]":
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def _write(
+    folder: Path, dataset: Path, tokenizer: Tokenizer, num_documents: int, held_out_share: float
+) -> dict[str, Any]:
+    dtype = _dtype(tokenizer.vocab_size)
+    sizes = dict.fromkeys(SPLITS, 0)
+    num_bytes = dict.fromkeys(SPLITS, 0)
+    places: list[tuple[str, str, int, int]] = []
+    files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+    try:
+        with log.progress("tokens", num_documents, "documents") as bar:
+            for sha256, text, ids in _encoded(dataset, tokenizer):
+                split = SPLITS[shards.is_held_out(sha256, held_out_share)]
+                row = np.array([tokenizer.document_id, *ids], dtype=dtype)
+                row.tofile(files[split])
+                places.append((sha256, split, sizes[split], len(row)))
+                sizes[split] += len(row)
+                num_bytes[split] += len(text.encode())
+                bar.advance()
+        for file in files.values():  # the last document ends too
+            np.array([tokenizer.document_id], dtype=dtype).tofile(file)
+    finally:
+        for file in files.values():
+            file.close()
+    if min(sizes.values()) == 0:
+        empty = min(sizes, key=lambda split: sizes[split])
+        raise ConfigError(f"{dataset}: no document falls into {empty}; it is too small for this held_out_share")
+    names = ("sha256", "split", "start", "tokens")
+    pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS)
+    return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}
+
+
+def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, str, Sequence[int]]]:
+    rows = (row for path in shards.shard_paths(dataset) for row in shards.read_rows(path, ["text", "sha256"]))
+    while batch := list(islice(rows, ENCODE_AT_ONCE)):
+        texts = [row["text"] for row in batch]
+        encoded = tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
+        for row, ids in zip(batch, encoded, strict=True):
+            yield row["sha256"], row["text"], ids

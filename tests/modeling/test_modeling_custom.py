@@ -1,0 +1,205 @@
+import pytest
+import torch
+
+from ibidem.modeling.attention import Documents, _flex, causal_attention
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.modeling_custom import Decoder, KVCache
+
+
+def small(**changes: object) -> ModelConfig:
+    shape = {"vocab_size": 97, "width": 48, "layers": 3, "heads": 4, "kv_heads": 2, "ffn_hidden": 80, "context": 64}
+    return ModelConfig(**(shape | changes))
+
+
+def decoder(config: ModelConfig, seed: int = 0) -> Decoder:
+    model = Decoder(config)
+    model.init_weights(seed)
+    with torch.no_grad():  # norms that do something
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                parameter.mul_(3)
+    return model.eval()
+
+
+def huggingface_weights(model: Decoder) -> dict[str, torch.Tensor]:
+    config = model.config
+    rows = [config.width, *[config.num_kv_heads * config.head_width] * 2]
+    weights = {"model.embed_tokens.weight": model.embedding_VD, "model.norm.weight": model.norm.weight}
+    weights["lm_head.weight"] = model.head_VD
+    for number, block in enumerate(model.blocks):
+        layer = f"model.layers.{number}"
+        for name, part in zip("qkv", block.attention.qkv.weight.split(rows), strict=True):
+            weights[f"{layer}.self_attn.{name}_proj.weight"] = part
+        gate, up = block.ffn.gate_up.weight.chunk(2)
+        weights |= {
+            f"{layer}.self_attn.o_proj.weight": block.attention.out.weight,
+            f"{layer}.mlp.gate_proj.weight": gate,
+            f"{layer}.mlp.up_proj.weight": up,
+            f"{layer}.mlp.down_proj.weight": block.ffn.down.weight,
+            f"{layer}.input_layernorm.weight": block.attention_norm.weight,
+            f"{layer}.post_attention_layernorm.weight": block.ffn_norm.weight,
+        }
+        if config.qk_norm:
+            weights[f"{layer}.self_attn.q_norm.weight"] = block.attention.q_norm.weight
+            weights[f"{layer}.self_attn.k_norm.weight"] = block.attention.k_norm.weight
+    return weights
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_logits_equal_hugging_face(qk_norm: bool, tied: bool, kv_heads: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = decoder(small(qk_norm=qk_norm, tied=tied, kv_heads=kv_heads))
+    shape = {
+        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 12,
+        "num_key_value_heads": kv_heads, "intermediate_size": 80, "max_position_embeddings": 64,
+        "rms_norm_eps": model.config.norm_eps, "tie_word_embeddings": tied, "attention_bias": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.config.rope_theta},
+    }  # fmt: skip
+    kind = "Qwen3" if qk_norm else "Llama"
+    peer = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**shape)).eval()
+    missing, unexpected = peer.load_state_dict(huggingface_weights(model), strict=False)
+    assert not missing
+    assert not unexpected
+    ids = torch.randint(97, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(ids), peer(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_the_loss_and_its_gradients_equal_plain_cross_entropy() -> None:
+    model = decoder(small()).double()
+    ids = torch.randint(97, (2, 21), generator=torch.Generator().manual_seed(2))
+    targets = ids[:, 1:].clone()
+    targets[0, 3] = -100
+    loss = model(ids[:, :-1], targets)
+    loss.backward()
+    ours = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    plain = torch.nn.functional.cross_entropy(
+        model.logits(ids[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+    plain.backward()
+    assert float(loss.detach()) == pytest.approx(float(plain.detach()), rel=1e-6)
+    for mine, parameter in zip(ours, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_the_loss_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ibidem.modeling import loss
+
+    hidden = torch.randn(23, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(31, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(31, (23,), generator=torch.Generator().manual_seed(5))
+    results = []
+    for chunk in (31, 31 * 7, 31 * 1000):
+        monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk)
+        hidden.grad = weight.grad = None
+        (loss.linear_cross_entropy(hidden, weight, targets) * 0.5).backward()
+        results.append((hidden.grad, weight.grad))
+    for hidden_grad, weight_grad in results[1:]:
+        torch.testing.assert_close(hidden_grad, results[0][0])
+        torch.testing.assert_close(weight_grad, results[0][1])
+
+
+def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Documents]:
+    generator = torch.Generator().manual_seed(6)
+    q = torch.randn(2, 32, 4, 16, generator=generator, requires_grad=True)
+    k, v = (torch.randn(2, 32, 2, 16, generator=generator, requires_grad=True) for _ in "kv")
+    starts = torch.zeros(2, 32, dtype=torch.bool)
+    starts[0, [0, 5, 6, 20]] = True
+    starts[1, [11]] = True
+    return q, k, v, Documents(starts)
+
+
+def dense_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:
+    numbers = documents.numbers_BT
+    allowed = (numbers[:, :, None] == numbers[:, None, :]) & torch.ones(32, 32, dtype=torch.bool).tril()
+    k, v = (tensor.repeat_interleave(2, dim=2) for tensor in (k, v))
+    scores = torch.einsum("bqhk,bshk->bhqs", q, k) / 16**0.5
+    scores = scores.masked_fill(~allowed[:, None], float("-inf"))
+    return torch.einsum("bhqs,bshk->bqhk", scores.softmax(-1), v)
+
+
+def test_document_attention_equals_the_dense_mask_forward_and_backward() -> None:
+    q, k, v, documents = qkv()
+    mixed = causal_attention(q, k, v, documents)
+    expected = dense_reference(q, k, v, documents)
+    torch.testing.assert_close(mixed, expected)
+    weights = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(7))
+    mine = torch.autograd.grad((mixed * weights).sum(), (q, k, v))
+    theirs = torch.autograd.grad((expected * weights).sum(), (q, k, v))
+    for left, right in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_block_sparse_form_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from ibidem.modeling import attention
+
+    monkeypatch.setattr(attention, "_compiled_flex", lambda: flex_attention)
+    *tensors, documents = qkv()
+    q, k, v = (tensor.detach() for tensor in tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(_flex(q, k, v, documents.block_mask), dense_reference(q, k, v, documents))
+
+
+def test_a_window_of_documents_is_worth_the_documents_alone() -> None:
+    model = decoder(small())
+    generator = torch.Generator().manual_seed(8)
+    first, second = (torch.randint(97, (1, length), generator=generator) for length in (9, 14))
+    starts = torch.zeros(1, 23, dtype=torch.bool)
+    starts[0, 9] = True
+    with torch.no_grad():
+        together = model.logits(torch.cat([first, second], dim=1), Documents(starts))
+        torch.testing.assert_close(together[:, 9:], model.logits(second), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together[:, :9], model.logits(first), atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_gives_the_same_logits_as_the_whole_text() -> None:
+    model = decoder(small())
+    ids = torch.randint(97, (2, 30), generator=torch.Generator().manual_seed(9))
+    cache = KVCache(model.config, torch.zeros(2, dtype=torch.long), 30, torch.float32)
+    with torch.no_grad():
+        steps = [model.logits(part, cache=cache) for part in ids.split([11, 1, 1, 17], dim=1)]
+        torch.testing.assert_close(torch.cat(steps, dim=1), model.logits(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_generates_what_each_prompt_generates_alone() -> None:
+    model = decoder(small())
+    prompts = [[1, 5, 9, 22, 4], [3], [7, 7, 2]]
+    sampling = Sampling(max_tokens=12, temperature=0)
+    together = generate(model, prompts, sampling, end_id=96)
+    assert together == [generate(model, [prompt], sampling, end_id=96)[0] for prompt in prompts]
+
+
+def test_sampling_is_reproducible_and_follows_the_seed() -> None:
+    model = decoder(small())
+    draws = [generate(model, [[1, 2]], Sampling(20, 1.0, 1.0, seed), end_id=96) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = Decoder(small(), gradient_checkpointing=checkpointing).train()
+        model.init_weights(0)
+        ids = torch.randint(97, (1, 20), generator=torch.Generator().manual_seed(10))
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"heads": 7}, "heads=7"), ({"kv_heads": 3}, "kv_heads=3"), ({"width": 44}, "odd")]
+)
+def test_an_impossible_shape_is_refused(change: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        small(**change)
