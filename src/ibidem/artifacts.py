@@ -214,6 +214,15 @@ def lineage(path: Path) -> list[tuple[int, str, Input | Artifact]]:
     return rows
 
 
+def write_file(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _hidden(path, "partial")
+    beside.write_text(text, encoding="utf-8")
+    _flush(beside)
+    beside.replace(path)
+
+
 @configuration
 class ArtifactPath:
     """Name an artifact."""
@@ -224,15 +233,14 @@ class ArtifactPath:
 
 def verify_command(config: ArtifactPath) -> str:
     """Hash every file of an artifact again, and of all the artifacts it was made from."""
-    lines = []
+    lines: dict[str, None] = {}  # each node once, in order
     for _, state, node in lineage(config.path):
-        if isinstance(node, Artifact):
+        if state == "changed":
+            raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")
+        if isinstance(node, Artifact) and (line := _describe(state, node)) not in lines:
             verify(node.path)
-            lines.append(f"ok       {node.kind:<12} {node.digest[:23]}  {node.path}")
-        elif state == "changed":
-            raise DigestMismatch(f"{node.name}: it is no longer the {node.role} that {config.path} was made from")
-        else:
-            lines.append(f"{state:<8} {node.role:<12} {node.digest[:23]}  {node.name}")
+            lines[line] = None
+        lines.setdefault(_describe(state, node))
     return "\n".join(lines)
 
 
@@ -241,11 +249,15 @@ def trace_command(config: ArtifactPath) -> str:
     return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(config.path))
 
 
+def _name(node: Input | Artifact) -> str:
+    return node.name if isinstance(node, Input) else str(node.path)
+
+
 def _describe(state: str, node: Input | Artifact) -> str:
     if isinstance(node, Input):
-        return f"{node.role} {node.name}  {node.digest[:23]}  ({state})"
+        return f"{node.role} {node.name}  {node.digest[:23]}  {state}"
     size = sum(file.bytes for file in node.files.values())
-    return f"{node.kind} {node.path}  {node.digest[:23]}  {len(node.files)} files, {size:,} bytes"
+    return f"{node.kind} {node.path}  {node.digest[:23]}  {state}, {len(node.files)} files, {size:,} bytes"
 
 
 def _ancestry(item: Input, *, seen_from: Path) -> list[tuple[int, str, Input | Artifact]]:

@@ -21,7 +21,8 @@ from ibidem.errors import LicenseError
 GNU_FAMILIES = ("GPL", "AGPL", "LGPL")
 UNKNOWN = "LicenseRef-scancode-unknown-license-reference"
 HEAD_CHARS, HEAD_LINES = 8192, 100
-MAX_EXPRESSION_CHARS, MAX_TEXT_CHARS = 4000, 100_000
+MAX_EXPRESSION_CHARS, MAX_TEXT_CHARS = 4000, 20_000
+MAX_NESTING = 100
 MISSING_WORDS = {"", "nan", "none", "null", "<na>", "nat"}
 
 # Names that are not an SPDX id written loosely; word order, punctuation and "the ... license version" do not count.
@@ -36,9 +37,9 @@ ALIASES = {
     "Artistic-1.0": "artistic",
     "Artistic-2.0": "artistic perl 2.0",
     "BSD-2-Clause": "simplified bsd | freebsd | bsd 2-clause simplified | bsd-2-clause-netbsd | bsd-2-clause-freebsd"
-    " | two clause bsd | bsd 2",
+    " | two clause bsd",
     "BSD-3-Clause": "bsd | new bsd | modified bsd | revised bsd | bsd 3-clause new or revised | bsd new or revised"
-    " | three clause bsd | bsd 3 | bsd 3 clause new | bsd 3 clause revised | bsd 3 clause modified",
+    " | three clause bsd | bsd-3 | bsd 3 clause new | bsd 3 clause revised | bsd 3 clause modified",
     "BSD-4-Clause": "original bsd | four clause bsd | bsd 4-clause original",
     "BSL-1.0": "boost | boost software | boost software 1.0 | bsl",
     "BlueOak-1.0.0": "blue oak model | blue oak model 1.0.0 | blueoak",
@@ -64,7 +65,6 @@ ALIASES = {
     "ISC": "iscl | internet systems consortium",
     "Intel": "intel open source",
     "LicenseRef-scancode-public-domain": "public domain | pd",
-    "LicenseRef-scancode-repoze": "repoze public",
     "MIT": "expat | mit/x11 | mit expat | x11/mit",
     "MIT-0": "mit no attribution",
     "MPL-1.0": "mpl | mozilla public 1.0 | mozilla public",
@@ -103,102 +103,91 @@ ALIASES = {
 }
 
 # Sentences found only in the text or the grant of one license, in lower case with single spaces.
+_ISC = r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with or without fee is "
 TEXTS = {
-    "MIT": re.compile(r"permission is hereby granted, free of charge, to any person obtaining a copy"),
-    "Apache-2.0": re.compile(
-        r"apache license,? version 2\.0, january 2004|licensed under the apache license, version 2"
-    ),
-    "ISC": re.compile(
-        r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose "
-        r"with or without fee is hereby granted, provided"
-    ),
-    "0BSD": re.compile(
-        r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose "
-        r"with or without fee is hereby granted\."
-    ),
-    "MPL-2.0": re.compile(r"mozilla public license,? v(?:ersion|\.) 2\.0"),
-    "MPL-1.1": re.compile(r"mozilla public license,? v(?:ersion|\.) 1\.1"),
-    "Unlicense": re.compile(r"this is free and unencumbered software released into the public domain"),
-    "Zlib": re.compile(r"altered source versions must be plainly marked as such"),
-    "BSL-1.0": re.compile(r"boost software license\W+version 1\.0"),
-    "PSF-2.0": re.compile(r"python software foundation license version 2"),
-    "WTFPL": re.compile(r"do what the fuck you want to public license"),
-    "CC0-1.0": re.compile(r"cc0 1\.0 universal"),
+    "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy",
+    "Apache-2.0": r"apache license,? version 2\.0, january 2004|licensed under the apache license, version 2",
+    "ISC": _ISC + "hereby granted, provided",
+    "0BSD": _ISC + r"hereby granted\.",
+    "BSD-4-Clause": r"redistribution and use in source and binary forms(?=.*all advertising materials)",
+    "BSD-3-Clause": r"redistribution and use in source and binary forms(?!.*all advertising materials)"
+    r"(?=.*(?:neither the name|names? of .{0,100}may not be used to endorse)|(?!.*this software is provided))",
+    "BSD-2-Clause": r"redistribution and use in source and binary forms(?!.*all advertising materials)"
+    r"(?!.*(?:neither the name|names? of .{0,100}may not be used to endorse))(?=.*this software is provided)",
+    "MPL-2.0": r"mozilla public license,? v(?:ersion|\.) 2\.0",
+    "MPL-1.1": r"mozilla public license,? v(?:ersion|\.) 1\.1",
+    "Unlicense": r"this is free and unencumbered software released into the public domain",
+    "Zlib": r"altered source versions must be plainly marked as such",
+    "BSL-1.0": r"boost software license\W+version 1\.0",
+    "PSF-2.0": r"python software foundation license version 2",
+    "WTFPL": r"do what the fuck you want to public license",
+    "CC0-1.0": r"cc0 1\.0 universal",
 }
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.IGNORECASE)
+
 
 # The GNU name itself, wherever it is not a path, a file name or a remark on compatibility.
 _GNU = (
-    r"(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
+    r"(?P<name>(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
     r"(?:(?:affero|lesser|library)(?: or (?:lesser|library)| \(library\))? (?:gnu )?)?"
-    r"(?:general public licen[sc]es?|[al]?-?gpl(?=\b|_|v? ?\d|s\b))(?!\.[a-z]{2,4}\b)(?![\w.]*[ -](?:in)?compatib)"
+    r"(?:general public licen[sc]es?|[al]?-?gpl(?=\b|_|v? ?\d|s\b))(?!\.[a-z]{2,4}\b)(?![\w.]*[ -](?:in)?compatib))"
 )
-_GNU_NAME = re.compile(_GNU, re.IGNORECASE)
-_VERSION = re.compile(r"(?:^[\s,(\x01-]*v?|\bversions? |\bv\.? ?|\bver\.? |>= ?)(\d(?:\.\d)?)(?!\.?\d)", re.IGNORECASE)
-_VERSION_BEFORE = re.compile(
-    r"version (\d(?:\.\d)?)(?P<later>[ ,(]+or [^.]{0,25}later\)?)?,? of (?:the )?$", re.IGNORECASE
-)
-_LATER = re.compile(
+_GNU_NAME = _pattern(_GNU)
+_GNU_TITLE = _pattern(_GNU + r" version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d{4}")
+_VERSION = _pattern(r"(?:^[\s,(\x01-]*v?|\bversions? |\bv\.? ?|\bver\.? |>= ?)(\d(?:\.\d)?)(?!\.?\d)")
+_VERSION_BEFORE = _pattern(r"version (\d(?:\.\d)?)(?P<later>[ ,(]+or [^.]{0,25}later\)?)?,? of (?:the )?$")
+_LATER = _pattern(
     r"[ ,(]+(?:or|and),? \(?(?:\(?at your (?:option|choice)\W+)?(?:any )?"
-    r"(?:later|newer|above|greater|higher)(?: versions?)?\b\)?",
-    re.IGNORECASE,
+    r"(?:later|newer|above|greater|higher)(?: versions?)?\b\)?"
 )
 _SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])|https?://")
-_GNU_TITLE = re.compile(
-    r"gnu (?:affero |lesser |library )?general public license version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d"
-)
+_LOWEST = {"GPL": "GPL-1.0-or-later", "AGPL": "AGPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later"}
 
-# Shapes of free text.
-_FIELD = re.compile(r"^\s*(?:(?:DEP-5 )?Licen[sc]e(?:-Expression)?: |Licen[sc]e ::(?:.*::)?)", re.IGNORECASE)
-_LIST_AND = re.compile(r",\s*(and|or)\s", re.IGNORECASE)
-_VERSION_COMMA = re.compile(r",\s*(?=v(?:ersion|er)?\.?\s*\d)|\+ *file licen[sc]e", re.IGNORECASE)
-_REMARK = re.compile(r"(?<=[\w.+\"'])(?<!\band)(?<!\bor)(?<!\bwith)\s*\(([^()]*)\)", re.IGNORECASE)
-_BRACKETED = re.compile(r"\([^()]*\)")
-_SPELLINGS = re.compile(
-    r"https?://(?:www\.)?(?:opensource|spdx|gnu)\.org/licen[sc]es?/(?:old-licenses/)?|(?<=\w)\.(?:html|txt|php)$"
-    r"|(?<=gnu)/|(?<=library) or lesser|(?:library|lesser) or (?=lesser|library)",
-    re.IGNORECASE,
+# Shapes of free text, and how each is rewritten before it is cut at its operators.
+_FIELD = _pattern(r"^\s*(?:(?:DEP-5 )?licen[sc]e(?:-expression)?: |licen[sc]e ::(?:.*::)?)")
+_REWRITES = (
+    (_pattern(r"https?://(?:www\.)?apache\.org/licenses/license-"), "Apache-"),
+    (_pattern(r"https?://(?:www\.)?(?:opensource|spdx|gnu)\.org/licen[sc]es?/(?:old-licenses/)?"), " "),
+    (_pattern(r"(?<=\w)\.(?:html|txt|php)$|\+ *file licen[sc]e|(?<=gnu)/"), " "),
+    (_pattern(r"(?<=library) or lesser|(?:library|lesser) or (?=lesser|library)"), " "),
+    (_pattern(r",\s*(and|or)\s"), r" \1 "),
+    (_pattern(r",\s*(?=v(?:ersion|er)?\.?\s*\d)"), " "),
+    (_LATER, "+"),
 )
+_REMARK = _pattern(r"(?<=[\w.+\"'])(?<!\band)(?<!\bor)(?<!\bwith)\s*\(([^()]*)\)")
 _CLOSED_REMARK = re.compile("\x01[^\x02]*\x02")
-_OPERATOR = re.compile(r"((?<![\w.-])(?:and|or)(?![\w.-])|[()]|[,;]+|&+|\|+)", re.IGNORECASE)
-_OPERATORS = {"and": "AND", "&": "AND", "&&": "AND", "or": "OR", "|": "OR", "||": "OR"} | {
-    ",": ") AND (",
-    ";": ") AND (",
-    "(": "((",
-    ")": "))",
-}
+_OPERATOR = _pattern(r"((?<![\w.-])(?:and|or)(?![\w.-])|[()]|[,;]+|&+|\|+)")
+_OPERATORS = {"and": "AND", "&": "AND", "or": "OR", "|": "OR", "(": "((", ")": "))", ",": ") AND (", ";": ") AND ("}
 _NOT_A_LICENSE = re.compile(r"^LicenseRef-scancode-(?!.*gpl).*(?:proprietary|commercial|unknown|eula)")
 _STOP_WORDS = {"the", "a", "license", "licence", "licenses", "licences", "licensed", "under", "terms", "of", "version"}
 
-# Shapes of a header. A blank line between paragraphs counts as one space.
-_SPDX_TAG = re.compile(r"SPDX-License-Identifier:\s*([^\s*<>{}\"']+(?:[ ()]+[^\s*<>{}\"'()]+\)*)*)", re.IGNORECASE)
-_LICENSE_LINE = re.compile(r"\W*(?:\W*licen[sc]es?\W*|copying)(?:[:=]| is )[\W_]*(\w.{1,150})$", re.IGNORECASE)
-_GRANT = re.compile(
-    r"(?:\bfree software\b|\byou (?:can|may)\b|\bpermission is\b|\b(?:is|are|be|and|or)? ?(?:dual[ -])?(?:licen[sc]ed|released|"
-    r"distributed|distributable|available|provided|published|covered|protected|redistributed|governed))\b"
-    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|accordance with|terms of)\b[^.:]{0,60}?(?P<name>"
-    + _GNU
-    + ")",
-    re.IGNORECASE,
+# Shapes of a header.
+_SPDX_TAG = _pattern(r"[\s#*/;%!.@<{(|-]*(?:\\\" |dnl |rem |c )?\s*(SPDX-License-Identifier:\s*([\w.+() -]+))")
+_LICENSE_LINE = _pattern(
+    r"[@:.\s]{0,4}(?:(?<=@)licen[sc]e\s|(?:licen[sc]e|copying)[\s*_`'\"]{0,4}(?:[:=]| is ))[\W_]{0,4}(\w.{1,150})$"
 )
-_RECEIVED = re.compile(r"should have received a copy of (?:the )?(?:\w+ )?(?P<name>" + _GNU + ")", re.IGNORECASE)
-_NOTICE_LINE = re.compile(r"(?:the )?(?P<name>" + _GNU + r")[ ,]+v.{0,30}(?:see |https?:)", re.IGNORECASE)
-_DUAL = re.compile(
-    r"\bdual(?:ly)?[ -](?:licen[sc]ed? )?(?:under |with )?(?:the )?([\w./ -]{3,60}?) licen[sc]e", re.IGNORECASE
+_GRANT = _pattern(
+    r"\b(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
+    r"provided|published|covered|protected|governed)\b"
+    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?" + _GNU
 )
-_ALTERNATIVE = re.compile(
-    r"\balternatively\b|\bdual(?:ly)?[ -]|\beither (?:of )?the following|\bat your (?:option|choice), (?!any)"
+_RECEIVED = _pattern(r"should have received a copy of (?:the )?(?:\w+ )?" + _GNU)
+_NOTICE_LINE = _pattern(r"(?:the )?" + _GNU + r"[ ,]+v.{0,30}(?:see |https?:)")
+_DUAL = _pattern(r"\bdual(?:ly)?[ -](?:licen[sc]ed? )?(?:under |with )?(?:the )?([\w./ -]{3,60}?) licen[sc]e")
+_ALTERNATIVE = _pattern(
+    r"\balternatively\b|\bdual(?:ly)?[ -]|\beither of the following|\bat your (?:option|choice), (?!any)"
 )
-
-_OPENERS = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''", "(*": "*)", "{-": "-}", "--[[": "]]", "{#": "#}"}
-_OPENER = re.compile(r"[rRuUbB]?(/\*|<!--|\"\"\"|'''|\(\*|\{-|--\[\[|\{#)")
-_LINE_COMMENT = re.compile(r"#|//|--|;|%|!|\*|\.\.|[.']\\\"|dnl\b|@c\b|rem\b|::|c\b", re.IGNORECASE)
-_PREAMBLE = re.compile(
-    r"<\?|<!doctype|package\b|module\b|import\b|from\b|use\b|using\b|require|[\"']use strict|\\input|"
-    r"__\w+__\s*=|[\W_]*$",
-    re.IGNORECASE,
+_BLOCKS = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''", "(*": "*)", "{-": "-}", "--[[": "]]", "{#": "#}"}
+_OPENER = _pattern(r"(?:__license__ = )?[rub]?(" + "|".join(map(re.escape, _BLOCKS)) + ")")
+_COMMENT_OR_PREAMBLE = _pattern(
+    r"#|//|--|;|%|!|\*|@|\.\.|[.']\\\"|\"(?= )|(?:dnl|rem)\b|::|c(?= [^=])|<\?|<!doctype|"
+    r"(?:package|module|import|from|use|using)\b|require|[\"']use strict|\\input|__\w+__\s*=|[\W_]*$"
 )
-_LEADER = re.compile(
-    r"^(?:[#*;%!|\"'/<{(-]+|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s*(?:\*+/|-->|\*\)|[#*|]+)$", re.IGNORECASE
+_LEADER = _pattern(
+    r"^(?:[#*;%!|\"'/<{\s-]+|\(\*|@(?=\s)|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s{0,9}(?:\*{1,80}/|-->|\*\)|[#*|]{1,80})$"
 )
 
 
@@ -283,9 +272,9 @@ def package_license(metadata: Message | PackageMetadata) -> str | None:
 
 
 def header_license(text: str) -> tuple[str, str] | None:
-    """Find the license that a file's leading comment states: (SPDX expression, the words that state it).
+    """Find the license that the head of a file states: (SPDX expression, the words that state it).
 
-    Tags are read first, then `License:` lines, then grants in prose.
+    An SPDX tag wins, except that it cannot hide a grant of a GNU license that it does not name.
 
     >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
     ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
@@ -294,8 +283,13 @@ def header_license(text: str) -> tuple[str, str] | None:
     lowered = head.lower()
     if "licen" not in lowered and "gpl" not in lowered:
         return None
-    lines = _leading_comment(head)
-    found = _spdx_tags(lines) or _gnu_header(lines) or _license_line(lines) or _other_header(lines)
+    lines = head.splitlines()[:HEAD_LINES]
+    comment = _leading_comment(lines)
+    tagged = _spdx_tags(lines) if "spdx" in lowered else None
+    granted = _gnu_header(comment) if not tagged or "GPL" not in tagged[0] else None
+    if tagged and granted:
+        tagged = _render(f"({tagged[0]}) AND ({granted[0]})") or granted[0], granted[1]
+    found = tagged or granted or _license_line(comment) or _other_header(comment)
     return found and (found[0], found[1].strip()[:200])
 
 
@@ -309,14 +303,22 @@ def _licensing() -> Any:
 
 def _parse(expression: str) -> Any:
     try:
-        parsed = _licensing().parse(expression, validate=True, strict=True)
-    except (ExpressionError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        parsed, reason = None, error  # the parser meets unbalanced parentheses with any of these
-    else:
-        reason = None
-    if parsed is None:
-        raise LicenseError(f"not an SPDX expression: {expression[:200]!r}") from reason
-    return parsed
+        if _is_well_formed(expression):
+            return _licensing().parse(expression, validate=True, strict=True)
+    except (ExpressionError, RecursionError) as error:
+        raise LicenseError(f"not an SPDX expression: {expression[:200]!r}") from error
+    raise LicenseError(f"not an SPDX expression: {expression[:200]!r}")
+
+
+def _is_well_formed(expression: str) -> bool:
+    """Reduce operators and parentheses; the parser itself fails in many ways on what does not reduce to one leaf."""
+    tokens = re.findall(r"[()]|[^\s()]+", expression)
+    shape = "".join("&" if t.lower() in {"and", "or", "with"} else t if t in "()" else "x" for t in tokens)
+    for _ in range(MAX_NESTING):
+        shape, num_reduced = re.subn(r"\(x\)|x&x", "x", shape)
+        if not num_reduced:
+            break
+    return shape == "x"
 
 
 @lru_cache(maxsize=8192)
@@ -348,29 +350,32 @@ def _render(expression: str) -> str | None:
     return None if UNKNOWN in rendered and not is_denied(rendered, GNU_FAMILIES) else rendered
 
 
-def _gnu_id(text: str, name: re.Match[str]) -> str:
-    """Read kind and version of a GNU name found in `text`; the window ends with the sentence."""
-    found = name.group("name") if "name" in name.re.groupindex else name.group()
-    start, end = name.span("name") if "name" in name.re.groupindex else name.span()
-    kind = "AGPL" if re.search(r"affero|agpl|a-gpl", found, re.IGNORECASE) else "GPL"
-    kind = "LGPL" if re.search(r"lesser|library|l-?gpl", found, re.IGNORECASE) else kind
-    window = _SENTENCE_END.split(text[end : end + 180])[0]
-    version = _VERSION_BEFORE.search(text[max(0, start - 60) : start]) or _VERSION.search(window)
+# Names and texts
+
+
+def _gnu_id(found: re.Match[str]) -> str:
+    """Read kind and version of the GNU name in a match; the window for its version ends with the sentence."""
+    name, text = found["name"].lower(), found.string
+    before, after = text[max(0, found.start("name") - 60) : found.start("name")], text[found.end("name") :]
+    window = _SENTENCE_END.split(after[:180])[0]
+    kind = "AGPL" if "affero" in name or re.search("a-?gpl", name) else "GPL"
+    kind = "LGPL" if re.search("lesser|library|l-?gpl", name) else kind
+    version = _VERSION_BEFORE.search(before) or _VERSION.search(window)
     if version is None:
-        return _lowest(kind)
-    later = (
-        version.groupdict().get("later")
-        or window[version.end() :][:1] == "+"
-        or _LATER.search(window)
-        or ">=" in window
-    )
-    number = version[1] if "." in version[1] else f"{version[1]}.0"
-    identifier = f"{kind}-{number}-{'or-later' if later else 'only'}"
-    return identifier if identifier in _licensing().known_symbols else _lowest(kind)
+        return _LOWEST[kind]
+    open_ended = "+" in window[version.end() :][:1] or ">=" in window or _LATER.search(window)
+    later = version.groupdict().get("later") or (version.string is window and open_ended)
+    identifier = f"{kind}-{version[1]}{'' if '.' in version[1] else '.0'}-{'or-later' if later else 'only'}"
+    return identifier if identifier in _licensing().known_symbols else _LOWEST[kind]
 
 
-def _lowest(kind: str) -> str:
-    return {"GPL": "GPL-1.0-or-later", "AGPL": "AGPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later"}[kind]
+def _texts_of(flat: str) -> list[str]:
+    return [expression for expression, sentence in TEXTS.items() if re.search(sentence, flat)]
+
+
+def _gnu_texts_of(flat: str) -> list[str]:
+    found = list(_GNU_TITLE.finditer(flat)) or _GRANT.finditer(flat)
+    return list(dict.fromkeys(map(_gnu_id, found)))
 
 
 # Raw forms
@@ -420,55 +425,34 @@ def _resolve(texts: tuple[str, ...]) -> str | None:
 
 def _resolve_text(text: str) -> str | None:
     flat = re.sub(r"\s+", " ", _FIELD.sub("", text[:MAX_TEXT_CHARS])).strip()
-    if len(flat) > 150 and (known := _known_texts(flat.lower())):
+    if len(flat) > 150 and (known := _texts_of(flat.lower()) + _gnu_texts_of(flat)):
         return " AND ".join(known)
     if len(flat) > MAX_EXPRESSION_CHARS:
         return None
-    if whole := _loose(flat) or (not _GNU_NAME.search(flat) and _loose(_BRACKETED.sub("", flat))):
+    gnu = _GNU_NAME.search(flat)
+    if whole := _loose(flat) or (None if gnu else _loose(re.sub(r"\([^()]*\)", "", flat))):
         return whole
     try:
         return _render(_expression(flat))
     except LicenseError:
-        gnu = _GNU_NAME.search(flat)
-        return gnu and f"{_gnu_id(flat, gnu)} AND {UNKNOWN}"
-
-
-def _known_texts(flat: str) -> list[str]:
-    """List the licenses whose own sentences stand in a lower-case text with single spaces."""
-    found = [expression for expression, sentence in TEXTS.items() if sentence.search(flat)]
-    if "redistribution and use in source and binary forms" in flat:
-        found.append(_bsd_text(flat))
-    titles = [
-        _gnu_id(flat, name) for title in _GNU_TITLE.finditer(flat) if (name := _GNU_NAME.match(flat, title.start()))
-    ]
-    grants = [] if titles else [_gnu_id(flat, grant) for grant in _GRANT.finditer(flat)]
-    return list(dict.fromkeys(found + titles + grants))
-
-
-def _bsd_text(flat: str) -> str:
-    if "all advertising materials" in flat:
-        return "BSD-4-Clause"
-    cut_short = "this software is provided" not in flat
-    third = re.search(r"neither the name|names? of .{0,100}may not be used to endorse", flat)
-    return "BSD-3-Clause" if third or cut_short else "BSD-2-Clause"
+        return gnu and f"{_gnu_id(gnu)} AND {UNKNOWN}"
 
 
 def _expression(flat: str) -> str:
     """Rewrite free text as an expression; commas bind weakest, each leaf is an SPDX id or UNKNOWN.
 
     >>> _expression("MIT or GPLv2, odd")
-    '((MIT OR GPL-2.0-only) AND (LicenseRef-scancode-unknown-license-reference))'
+    '((MIT OR GPL-2.0-only ) AND ( LicenseRef-scancode-unknown-license-reference))'
     """
-    flat = re.sub(r"https?://(?:www\.)?apache\.org/licenses/license-", "Apache-", flat, flags=re.IGNORECASE)
-    flat = _SPELLINGS.sub(" ", flat)
-    flat = _LATER.sub("+", _VERSION_COMMA.sub(" ", _LIST_AND.sub(r" \1 ", flat)))
+    for pattern, replacement in _REWRITES:
+        flat = pattern.sub(replacement, flat)
     flat = _REMARK.sub(lambda remark: " \x01" + re.sub(r"[^\w.+>=-]+|\b(?:and|or)\b", " ", remark[1]) + "\x02", flat)
-    pieces = []
-    for piece in _OPERATOR.split(flat):
-        if piece and piece.strip():
-            operator = _OPERATORS.get(piece.strip().lower()[:3])
-            pieces.append(operator or _leaf(piece.strip()))
-    return f"(({' '.join(pieces)}))"
+    words = [piece.strip() for piece in _OPERATOR.split(flat) if piece.strip()]
+    return f"(({' '.join(_operator(word) or _leaf(word) for word in words)}))"
+
+
+def _operator(word: str) -> str | None:
+    return _OPERATORS.get(word.lower()) or _OPERATORS.get(word[0])
 
 
 def _leaf(text: str) -> str:
@@ -481,7 +465,7 @@ def _leaf(text: str) -> str:
     if "/" in text and "://" not in text:
         return f"({' OR '.join(_leaf(side.strip()) for side in text.split('/'))})"
     if gnu := _GNU_NAME.search(text):
-        return _gnu_id(text, gnu)
+        return _gnu_id(gnu)
     return _loose(_CLOSED_REMARK.sub("", text)) or UNKNOWN
 
 
@@ -540,54 +524,52 @@ def _key(name: str) -> str:
 # Headers
 
 
-def _leading_comment(head: str) -> list[str]:
+def _leading_comment(lines: list[str]) -> list[str]:
     """List the lines of the leading comments and docstring, without their comment signs."""
-    lines: list[str] = []
+    comment: list[str] = []
     closer = ""
-    for line in head.splitlines()[:HEAD_LINES]:
+    for line in lines:
         bare = line.strip()
         if closer:
             closer = "" if closer in bare else closer
         elif opener := _OPENER.match(bare):
-            closer = _OPENERS[opener[1]]
+            closer = _BLOCKS[opener[1]]
             closer = "" if closer in bare[opener.end() :] else closer
-        elif not _LINE_COMMENT.match(bare) and not _PREAMBLE.match(bare):
+        elif not _COMMENT_OR_PREAMBLE.match(bare):
             break
-        lines.append(_LEADER.sub("", bare))
-    return lines
+        comment.append(_LEADER.sub("", bare))
+    return comment
 
 
 def _spdx_tags(lines: list[str]) -> tuple[str, str] | None:
-    tags = [tag for line in lines for tag in _SPDX_TAG.finditer(line)]
-    expression = normalize([tag[1] for tag in tags])
-    return (expression, tags[0][0]) if expression else None
+    tags = [tag for tag in map(_SPDX_TAG.match, lines) if tag]
+    expression = normalize([tag[2].strip(" -") for tag in tags])
+    return (expression, tags[0][1].rstrip(" -")) if expression else None
 
 
-def _license_line(lines: list[str]) -> tuple[str, str] | None:
-    for line in lines:
+def _license_line(comment: list[str]) -> tuple[str, str] | None:
+    for line in comment:
         found = _LICENSE_LINE.match(line)
         if found and (expression := normalize(found[1])):
             return expression, line
     return None
 
 
-def _gnu_header(lines: list[str]) -> tuple[str, str] | None:
-    flat = re.sub(r"\s+", " ", " ".join(lines))
-    found = _GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, lines)), None)
+def _gnu_header(comment: list[str]) -> tuple[str, str] | None:
+    flat = re.sub(r"\s+", " ", " ".join(comment))
+    found = _GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
     if found is None:
         return None
-    expression = _gnu_id(found.string, found)
-    if _ALTERNATIVE.search(flat):
-        expression = " OR ".join([expression, *_other_choices(flat)])
-    return expression, found[0]
+    choices = _other_choices(flat) if _ALTERNATIVE.search(flat) else []
+    return _render(" OR ".join([_gnu_id(found), *choices])) or _gnu_id(found), found[0]
 
 
 def _other_choices(flat: str) -> list[str]:
     dual = _DUAL.search(flat)
     named = dual and normalize(re.sub(r"\band\b", "or", dual[1]))
-    return [f"({named})"] if named else _known_texts(re.sub(_GNU, "", flat.lower()))
+    return [f"({named})"] if named else _texts_of(flat.lower())
 
 
-def _other_header(lines: list[str]) -> tuple[str, str] | None:
-    known = _known_texts(" ".join(lines).lower())
-    return (" AND ".join(known), next(line for line in lines if line)) if known else None
+def _other_header(comment: list[str]) -> tuple[str, str] | None:
+    known = _texts_of(re.sub(r"\s+", " ", " ".join(comment)).lower())
+    return (" AND ".join(known), next(line for line in comment if line)) if known else None

@@ -11,38 +11,87 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
 
 IGNORE = -100
 """A target that does not count."""
 
-CHUNK_LOGITS = 1 << 24
-"""Logits of one chunk: 64 MB in float32."""
+CHUNK_LOGITS = {"cpu": 1 << 22}
+"""Logits of one chunk: 16 MB in float32 on a CPU;"""
+DEFAULT_CHUNK_LOGITS = 1 << 27
+"""512 MB on an accelerator, where the matrix is read once a chunk."""
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+class SharedGradient:
+    """The one gradient of a matrix that is used twice: by `embed` and by `linear_cross_entropy`.
+
+    Autograd would make a gradient of V x D for each use and add them. Here the loss, whose backward pass always runs
+    first, leaves its own with this object, and the embedding adds its few rows to it.
+    """
+
+    def __init__(self) -> None:
+        self.grad_VD: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """Give the gradient that the loss left, once."""
+        grad_VD, self.grad_VD = self.grad_VD, None
+        return grad_VD
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, shared: SharedGradient | None = None
+) -> Tensor:
     """Sum the negative log-likelihoods of targets under softmax(hidden @ weight.T).
 
     Args:
         hidden_ND: last hidden states.
         weight_VD: output matrix.
         targets_N: ids, or IGNORE; int64.
+        shared: given if `embed` read the same matrix with it in this forward pass.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
     Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2.
     """
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, shared)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def embed(ids_BT: Tensor, weight_VD: Tensor, shared: SharedGradient | None) -> Tensor:
+    """Look up rows of a matrix, (B, T, D); with `shared`, its gradient joins the one of the loss."""
+    if shared is None:
+        return embedding(ids_BT, weight_VD)
+    return _SharedEmbedding.apply(ids_BT, weight_VD, shared)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _SharedEmbedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids_BT: Tensor, weight_VD: Tensor, shared: SharedGradient) -> Tensor:
+        ctx.save_for_backward(ids_BT)
+        ctx.shared, ctx.shape = shared, weight_VD.shape
+        return embedding(ids_BT, weight_VD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[None, Tensor, None]:
+        (ids_BT,) = ctx.saved_tensors
+        grad_VD = ctx.shared.take()
+        if grad_VD is None:  # the loss was not part of this backward pass
+            grad_VD = grad_BTD.new_zeros(ctx.shape)
+        return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype)), None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, shared: SharedGradient | None
+    ) -> Tensor:
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+        ctx.shared = shared
         dtype = _matmul_dtype(hidden_ND)
         weight = weight_VD.to(dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=torch.float32)
-        size = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+        size = max(1, CHUNK_LOGITS.get(hidden_ND.device.type, DEFAULT_CHUNK_LOGITS) // weight_VD.shape[0])
         for start in range(0, hidden_ND.shape[0], size):
             chunk = slice(start, start + size)
             hidden_CD, targets_C = hidden_ND[chunk].to(dtype), targets_N[chunk]
@@ -57,9 +106,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_ND, weight_VD = ctx.saved_tensors
-        return _scaled(hidden_ND, grad), _scaled(weight_VD, grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_ND, weight_VD = (_scaled(tensor, grad) for tensor in ctx.saved_tensors)
+        if ctx.shared is None:
+            return hidden_ND, weight_VD, None, None
+        ctx.shared.grad_VD = weight_VD
+        return hidden_ND, None, None, None
 
 
 def _chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, *, needs_grad: bool) -> tuple[Tensor, Tensor]:

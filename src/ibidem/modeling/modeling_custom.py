@@ -10,12 +10,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
 from ibidem.modeling.attention import Documents, cached_attention, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.loss import linear_cross_entropy
+from ibidem.modeling.loss import SharedGradient, embed, linear_cross_entropy
 
 INIT_STD = 0.02
 
@@ -177,16 +177,23 @@ class Decoder(nn.Module):
                 std = residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD
                 nn.init.normal_(parameter, std=std, generator=generator)
 
-    def hidden(self, ids_BT: Tensor, documents: Documents | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        documents: Documents | None = None,
+        cache: KVCache | None = None,
+        shared: SharedGradient | None = None,
+    ) -> Tensor:
         """Give the normalized last hidden states, (B, T, D).
 
         Args:
             ids_BT: token ids; int64.
             documents: keeps the documents of a window apart.
             cache: continue after its tokens, and store these; excludes `documents`.
+            shared: given if the loss uses the embedding matrix too.
         """
         assert documents is None or cache is None
-        x_BTD = embedding(ids_BT, self.embedding_VD)
+        x_BTD = embed(ids_BT, self.embedding_VD, shared)
         for layer, block in enumerate(self.blocks):
             if self.gradient_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, self.rope, documents, cache, layer, use_reentrant=False)
@@ -202,5 +209,6 @@ class Decoder(nn.Module):
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, documents: Documents | None = None) -> Tensor:
         """Sum the negative log-likelihoods of the targets, in nats; `loss.IGNORE` does not count. float32 scalar."""
-        hidden_BTD = self.hidden(ids_BT, documents)
-        return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten())
+        shared = SharedGradient() if self.config.tied and torch.is_grad_enabled() else None
+        hidden_BTD = self.hidden(ids_BT, documents, shared=shared)
+        return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten(), shared)

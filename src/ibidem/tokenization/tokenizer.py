@@ -113,7 +113,7 @@ class Tokenizer:
 
 
 def to_model(text: str) -> str:
-    """Write newlines and literal U+2581 as the model carries them; what holds the carriers itself must not come here."""
+    """Write newlines and literal U+2581 as the model carries them, for a text that holds no carrier itself."""
     return text.replace("\u2581", BLANK).replace("\n", NEWLINE)
 
 

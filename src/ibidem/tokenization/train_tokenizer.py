@@ -13,9 +13,8 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from ibidem import artifacts, log
 from ibidem.config import configuration, settings
 from ibidem.data import shards
-from ibidem.data.sources import LocalFiles, Spec
+from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
-from ibidem.records import Document
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import BLANK, KIND, MODEL_FILE, NEWLINE, Tokenizer, has_carrier, to_model
 
@@ -55,7 +54,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
         ConfigError: the input does not exist, or the vocabulary is too small for the characters of the corpus.
         DataError: there is no text to train on.
     """
-    source = _corpus_input(config)
+    corpus = Corpus.open(config.input, config.column)
+    source = corpus.as_input("corpus", of=config.output_dir)
     artifacts.check_replaceable(config.output_dir, KIND)
     chosen = settings(config)
     found = artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=[source])
@@ -64,10 +64,10 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
             artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=[source]) as draft,
             tempfile.TemporaryDirectory(prefix="ibidem-") as scratch,
         ):
-            corpus, held_out = Path(scratch, "corpus.txt"), Path(scratch, "held-out")
+            lines, held_out = Path(scratch, "corpus.txt"), Path(scratch, "held-out")
             held_out.mkdir()
-            draft.counts |= _write_corpus(config, corpus, held_out)
-            model = _train(config, corpus)
+            draft.counts |= _write_lines(config, corpus, lines, held_out)
+            model = _train(config, lines)
             draft.counts |= _pad(model, config.vocab_size)
             _save(model, draft.path)
             draft.counts |= _check(model, sorted(held_out.iterdir()))
@@ -87,39 +87,11 @@ def summary(tokenizer: artifacts.Artifact) -> str:
     )
 
 
-def _corpus_input(config: TrainTokenizerConfig) -> artifacts.Input:
-    if not config.input.exists():
-        raise ConfigError(f"input {config.input}: no such file or folder; run ibidem preprocess first")
-    if (config.input / artifacts.MANIFEST).exists():
-        return shards.load_dataset(config.input).as_input("dataset", of=config.output_dir)
-    return LocalFiles(Spec(str(config.input), None, "train", config.column)).as_input()
-
-
-def _documents(config: TrainTokenizerConfig) -> Iterator[tuple[str, str]]:
-    """Give (sha256, text) of every document of the input."""
-    if (config.input / artifacts.MANIFEST).exists():
-        for path in shards.shard_paths(config.input):
-            for row in shards.read_rows(path, [config.column, "sha256"]):
-                yield row["sha256"], row[config.column]
-        return
-    reason = "it holds no document"
-    some = False
-    for item in LocalFiles(Spec(str(config.input), None, "train", config.column)).read():
-        if isinstance(item, Document):
-            some = True
-            yield item.sha256, item.text
-        else:
-            reason = f"{item.file}: {item.reason}"
-            log.event("tokenizer.unreadable", file=item.file, line=item.line, reason=item.reason)
-    if not some:
-        raise DataError(f"input {config.input}: nothing could be read: {reason}")
-
-
-def _write_corpus(config: TrainTokenizerConfig, corpus: Path, held_out: Path) -> dict[str, int]:
+def _write_lines(config: TrainTokenizerConfig, corpus: Corpus, lines: Path, held_out: Path) -> dict[str, int]:
     """Write the training text, a chunk a line; put the held-out documents aside."""
     trained = trained_bytes = unused = 0
-    with corpus.open("w", encoding="utf-8") as file, log.progress("tokenizer.corpus", None, "documents") as bar:
-        for number, (sha256, text) in enumerate(_documents(config)):
+    with lines.open("w", encoding="utf-8") as file, log.progress("tokenizer.corpus", None, "documents") as bar:
+        for number, (sha256, text) in enumerate(corpus.documents()):
             bar.advance()
             if shards.is_held_out(sha256, config.held_out_share):
                 (held_out / f"{number:09d}-{sha256}").write_text(text, encoding="utf-8", newline="")
@@ -149,13 +121,13 @@ def chunks(text: str, size: int) -> Iterator[str]:
         start = end
 
 
-def _train(config: TrainTokenizerConfig, corpus: Path) -> Any:
+def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
     """Run the trainer; give the model as a protocol buffer."""
     with tempfile.TemporaryDirectory(prefix="ibidem-") as scratch, log.progress("tokenizer.train", 1, "model") as bar:
         rules, back = _rules(Path(scratch))
         try:
             spm.SentencePieceTrainer.train(
-                input=str(corpus),
+                input=str(lines),
                 model_prefix=f"{scratch}/tokenizer",
                 model_type="unigram",
                 vocab_size=config.vocab_size,
@@ -179,7 +151,7 @@ def _train(config: TrainTokenizerConfig, corpus: Path) -> Any:
                 eos_piece=special.DOCUMENT,
                 pad_id=2,
                 pad_piece=special.PAD,
-                train_extremely_large_corpus=corpus.stat().st_size > 1 << 30,
+                train_extremely_large_corpus=lines.stat().st_size > 1 << 30,
                 num_threads=TRAINER_THREADS,
                 minloglevel=2,
             )

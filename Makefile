@@ -1,0 +1,35 @@
+# make demo: the whole journey on this computer, no network but the package index.   make test: the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check setup format clean
+
+demo: setup
+	$(BIN)/ibidem demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-all: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==26.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,huggingface,tensorboard]"
+	touch $@
+
+clean:
+	rm -rf .venv artifacts

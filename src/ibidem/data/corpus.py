@@ -1,0 +1,73 @@
+"""Text to read: a preprocessed dataset, or any file or folder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibidem import artifacts, log
+from ibidem.data import shards
+from ibidem.data.sources import LocalFiles, Spec
+from ibidem.errors import ConfigError, DataError
+from ibidem.records import Document
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents below `path`, as (sha256, text)."""
+
+    path: Path
+    column: str
+
+    @classmethod
+    def open(cls, path: Path, column: str) -> "Corpus":
+        """Find the text.
+
+        Raises:
+            ConfigError: nothing is there.
+        """
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder; ibidem preprocess makes a dataset")
+        return cls(path, column)
+
+    def as_input(self, role: str, *, of: Path) -> artifacts.Input:
+        """Name it as an input of the artifact at `of`."""
+        return shards.load_dataset(self.path).as_input(role, of=of) if self._is_dataset else self._files.as_input()
+
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Give every document; what cannot be read is told and passed over.
+
+        Raises:
+            DataError: there is none.
+        """
+        some = False
+        for sha256, text in self._shards() if self._is_dataset else self._read_files():
+            some = True
+            yield sha256, text
+        if not some:
+            raise DataError(f"{self.path}: it holds no document that could be read")
+
+    @property
+    def _is_dataset(self) -> bool:
+        return (self.path / artifacts.MANIFEST).exists()
+
+    @property
+    def _files(self) -> LocalFiles:
+        return LocalFiles(Spec(str(self.path), None, "train", self.column))
+
+    def _shards(self) -> Iterator[tuple[str, str]]:
+        for path in shards.shard_paths(self.path):
+            for row in shards.read_rows(path, [self.column, "sha256"]):
+                yield row["sha256"], row[self.column]
+
+    def _read_files(self) -> Iterator[tuple[str, str]]:
+        first = None
+        some = False
+        for item in self._files.read():
+            if isinstance(item, Document):
+                some = True
+                yield item.sha256, item.text
+            else:
+                first = first or item
+                log.event("corpus.unreadable", file=item.file, line=item.line, reason=item.reason)
+        if first is not None and not some:
+            raise DataError(f"{self.path}: nothing could be read: {first.file}: {first.reason}")

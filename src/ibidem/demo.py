@@ -1,0 +1,124 @@
+"""The whole journey, small and real, on this computer's own Python: `ibidem demo`.
+
+Each stage is called as a user would call it and leaves an artifact; a stage whose artifact stands there already, made
+from the same inputs by the same settings, is found and not run again.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ibidem import artifacts, log
+from ibidem.config import build, configuration
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.errors import ConfigError
+from ibidem.evaluation.config import PerplexityConfig
+from ibidem.serving.config import GenerateConfig, ReportConfig
+from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from ibidem.training.config import TrainConfig
+
+PROMPTS = ("import os\n", "def __init__(self, name", "class Error(Exception):\n", "The function returns")
+HELD_OUT_SHARE = 0.02
+WARM_UP_SHARE = 0.05
+
+
+@configuration
+class DemoConfig:
+    """Run every stage on the Python packages of this computer: data, tokenizer, training, completions, report."""
+
+    output_dir: Path = Path("artifacts/demo")
+    """Folder of everything that is made."""
+    model: Path = Path("configs/model/tiny.py")
+    """Shape of the model."""
+    package_cap_bytes: Annotated[int, Field(ge=1)] = 500_000
+    """Bytes taken of each package at most."""
+    steps: Annotated[int, Field(ge=1)] = 300
+    """Training steps of 16 windows of 256 tokens."""
+
+
+def demo(config: DemoConfig) -> str:
+    """Run the journey; give the completions and the report's path."""
+    if not config.model.exists():
+        raise ConfigError(f"model {config.model}: no such file; run the demo in the project's folder")
+    out = config.output_dir
+    data, tokenizer, run = out / "data", out / "tokenizer", out / "pretrain"
+
+    say(preprocess(_preprocess(config, data)))
+    say(train_tokenizer(_tokenizer(data, tokenizer)))
+    checkpoint = _train(config, data, tokenizer, run)
+    result = out / "perplexity.json"
+    _evaluate(checkpoint, data, result)
+    completions = _generate(checkpoint)
+    page = _report(run, result, out / "report.html")
+    return f"{completions}\n\n{page}"
+
+
+def say(line: str | None) -> None:
+    """Tell what a stage has to say."""
+    log.event("demo", said=line)
+
+
+def _preprocess(config: DemoConfig, data: Path) -> PreprocessConfig:
+    return PreprocessConfig(
+        dataset=("installed-packages:train:text",),
+        output_dir=data,
+        shard_size=1000,
+        package_cap_bytes=config.package_cap_bytes,
+    )
+
+
+def _tokenizer(data: Path, tokenizer: Path) -> TrainTokenizerConfig:
+    return TrainTokenizerConfig(
+        input=data, output_dir=tokenizer, vocab_size=8192, max_corpus_bytes=10_000_000, held_out_share=HELD_OUT_SHARE
+    )
+
+
+def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
+    from ibidem.training.state import folder_of
+    from ibidem.training.train import train
+
+    settings = {
+        "model": config.model,
+        "output_dir": run,
+        "data": {"dataset": data, "tokenizer": tokenizer, "held_out_share": HELD_OUT_SHARE, "context": 256},
+        "training": {
+            "steps": config.steps,
+            "batch_sequences": 16,
+            "micro_batch_sequences": 16,
+            "mixed_precision": "no",
+            "resume_from": "latest",
+        },
+        "optim": {"lr": 3e-3, "warmup_steps": round(config.steps * WARM_UP_SHARE)},
+        "validation": {"every": max(1, config.steps // 5), "windows": 64, "prompts": PROMPTS, "sample_tokens": 40},
+        "checkpoints": {"every": max(1, config.steps // 3), "keep_last": 2},
+    }
+    say(train(build(TrainConfig, settings)))
+    return folder_of(run, config.steps)
+
+
+def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
+    """Measure on held-out documents, unless the result stands there already for this very checkpoint."""
+    import json
+
+    from ibidem.evaluation.perplexity import perplexity
+
+    digest = artifacts.load(checkpoint).digest
+    if result.exists() and json.loads(result.read_text(encoding="utf-8")).get("checkpoint_digest") == digest:
+        return
+    config = PerplexityConfig(
+        checkpoint=checkpoint, data=data, held_out_share=HELD_OUT_SHARE, window=256, max_documents=20, output=result
+    )
+    say(perplexity(config))
+
+
+def _generate(checkpoint: Path) -> str:
+    from ibidem.serving.generate import generate
+
+    return generate(GenerateConfig(checkpoint=checkpoint, prompt=PROMPTS, max_tokens=48, temperature=0.6))
+
+
+def _report(run: Path, result: Path, page: Path) -> str:
+    from ibidem.serving.report import report
+
+    return report(ReportConfig(run=run, output=page, evaluation=(result,), title="ibidem demo"))

@@ -1,0 +1,114 @@
+"""`ibidem doctor`: what this machine has, what is wrong with it, and the remedy. Imports nothing heavy."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from ibidem.config import configuration
+
+MEMORY_GB, DISK_GB = 4, 5
+OLDEST_PYTHON = (3, 11)
+
+
+@configuration
+class DoctorConfig:
+    """Look at this machine."""
+
+    workdir: Path = Path()
+    """Where artifacts are to be written."""
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    value: str
+    remedy: str | None = None
+    """What to do; None if all is well."""
+
+
+def doctor(config: DoctorConfig) -> str:
+    """List what was found, the remedies after it."""
+    findings = [*_machine(config.workdir), *_packages(), *_accelerators()]
+    width = max(len(finding.name) for finding in findings)
+    lines = [f"{'ok ' if f.remedy is None else '!! '} {f.name:<{width}}  {f.value}" for f in findings]
+    remedies = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
+    return "\n".join([*lines, "", *(remedies or ["nothing is wrong"])])
+
+
+def _machine(workdir: Path) -> list[Finding]:
+    version = platform.python_version()
+    old = sys.version_info < OLDEST_PYTHON
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [
+        Finding("python", version, "install Python 3.11 or later" if old else None),
+        Finding("cores", str(cores)),
+        _threads(cores),
+        _memory(),
+        _disk(workdir),
+    ]
+
+
+def _threads(cores: int) -> Finding:
+    value = os.environ.get("OMP_NUM_THREADS")
+    too_many = value is not None and value.isdigit() and int(value) > cores
+    remedy = f"unset OMP_NUM_THREADS or set it to {cores}; more threads than cores are far slower" if too_many else None
+    return Finding("OMP_NUM_THREADS", value or "not set", remedy)
+
+
+def _memory() -> Finding:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError, AttributeError):
+        return Finding("memory", "unknown")
+    remedy = f"the demo wants {MEMORY_GB} GB; close other programs" if total < MEMORY_GB else None
+    return Finding("memory", f"{total:.1f} GB", remedy)
+
+
+def _disk(workdir: Path) -> Finding:
+    try:
+        free = shutil.disk_usage(workdir).free / 1e9
+    except OSError as error:
+        return Finding("disk", f"{workdir}: {error.strerror}", "give --workdir an existing folder")
+    if not os.access(workdir, os.W_OK):
+        return Finding("disk", f"{workdir.resolve()} cannot be written", "give --workdir a folder of your own")
+    remedy = f"free some space: {DISK_GB} GB are wanted" if free < DISK_GB else None
+    return Finding("disk", f"{free:.0f} GB free in {workdir.resolve()}", remedy)
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for line in metadata.requires("ibidem") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            findings.append(Finding(requirement.name, "missing", "pip install -c constraints.txt -e ."))
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        remedy = None if fits else f"needs {requirement.specifier}; pip install -c constraints.txt -e ."
+        findings.append(Finding(requirement.name, version, remedy))
+    return findings
+
+
+def _accelerators() -> list[Finding]:
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return [Finding("GPU", "none: training runs on the CPU, in float32")]
+    asked = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - fixed words
+    if answer.returncode != 0:
+        return [Finding("GPU", "nvidia-smi fails", "reinstall or restart the NVIDIA driver")]
+    names = "; ".join(answer.stdout.strip().splitlines())
+    on_cpu = "+cpu" in metadata.version("torch")
+    remedy = "this torch is a CPU build; install the CUDA build of the same version" if on_cpu else None
+    return [Finding("GPU", names or "none listed", remedy)]

@@ -1,0 +1,44 @@
+"""Configurations of the serving commands. Imports no torch, so that flags are understood at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ibidem.config import configuration
+
+
+@configuration
+class GenerateConfig:
+    """Complete prompts with a checkpoint."""
+
+    checkpoint: Path
+    """A checkpoint, such as artifacts/checkpoints/step-025000."""
+    prompt: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Start of a document; repeat the flag for a batch."""
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    """Tokens to generate at most."""
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    """0 takes the most likely token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Choose among the most likely tokens that together have this probability."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Same seed, same text."""
+    stop: tuple[str, ...] = ()
+    """End before the first of these strings."""
+    output: Path | None = None
+    """Write JSON lines to this file instead of showing the text."""
+
+
+@configuration
+class ReportConfig:
+    """Write one self-contained HTML page about a run: its data, tokenizer, training, samples and lineage."""
+
+    run: Path
+    """The run's folder, as `ibidem train` wrote it."""
+    output: Path
+    """The HTML file."""
+    evaluation: tuple[Path, ...] = ()
+    """JSON results of `ibidem evaluate`, to be shown too."""
+    title: str = "ibidem report"
+    """Heading of the page."""

@@ -1,0 +1,26 @@
+"""`ibidem generate`: complete prompts with a checkpoint."""
+
+import json
+
+from ibidem import artifacts
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
+from ibidem.modeling.generate import Sampling, complete
+from ibidem.serving.config import GenerateConfig
+from ibidem.tokenization.tokenizer import Tokenizer
+
+
+def generate(config: GenerateConfig) -> str:
+    """Complete every prompt; give the texts, or the file they were written to."""
+    model, checkpoint = load_model(config.checkpoint)
+    tokenizer = Tokenizer.load(config.checkpoint / TOKENIZER_DIR)
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+    completions = complete(model, tokenizer, config.prompt, sampling, config.stop)
+    if config.output is None:
+        separator = "\n" + "-" * 40 + "\n"
+        return separator.join(p + c.text for p, c in zip(config.prompt, completions, strict=True))
+    rows = [
+        {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
+        for prompt, done in zip(config.prompt, completions, strict=True)
+    ]
+    artifacts.write_file(config.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return f"{config.output}: {len(rows)} completions"

@@ -1,0 +1,107 @@
+"""What a training takes, before anything is spent: arithmetic on the configuration, no torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ibidem.config import configuration
+from ibidem.modeling.config import ModelConfig, read_model_config
+from ibidem.training.config import TrainConfig
+
+Positive = Annotated[float, Field(gt=0)]
+HOURS_PER_DAY = 24
+SECONDS_PER_HOUR = 3600
+CHINCHILLA_TOKENS_PER_PARAMETER = 20
+
+
+@configuration
+class PlanConfig(TrainConfig):
+    """Say what a training configuration takes: the same keys as `ibidem train`, and the machine."""
+
+    gpus: Annotated[int, Field(ge=1)] = 8
+    """Number of accelerators."""
+    gpu_tflops: Positive = 989.0
+    """Highest dense bf16 speed of one, in TFLOP/s (H100 and H200: 989)."""
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of it that the training reaches: model FLOP utilization."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0)] = 2.5
+    """Price of one for an hour, in the currency of your choice."""
+
+
+def plan(config: PlanConfig) -> str:
+    """Give the figures as a table."""
+    shape = read_model_config(config.model)
+    context = config.data.context or shape.context
+    rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def activation_bytes(shape: ModelConfig, tokens: int, *, checkpointing: bool, bytes_per_value: int = 2) -> int:
+    """Estimate what the forward pass keeps for the backward pass.
+
+    Values a token that one block keeps: its input, both norms' outputs, the attention's output before and after its
+    matrix and the sum in between (6 D); queries, keys and values before and after norm and rotation (2 (D + 2 G K));
+    the feed-forward's two halves, the activated one and their product (4 F). With checkpointing only each block's input
+    stays, and one block is computed again at a time. The logits are never kept.
+    """
+    kv = 2 * shape.num_kv_heads * shape.head_width
+    block = 6 * shape.width + 2 * (shape.width + kv) + 4 * shape.ffn_hidden
+    values = shape.layers * shape.width + block if checkpointing else shape.layers * block
+    return tokens * values * bytes_per_value
+
+
+def _model_rows(shape: ModelConfig) -> list[tuple[str, str]]:
+    return [
+        ("parameters", f"{shape.parameters:,}"),
+        ("  embeddings", f"{shape.vocab_size * shape.width * (1 if shape.tied else 2):,}"),
+        ("  a block", f"{shape.block_parameters:,} x {shape.layers}"),
+        ("KV cache at full context, 16 bit", _bytes(shape.kv_cache_bytes(shape.context))),
+    ]
+
+
+def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:
+    tokens = config.training.micro_batch_sequences * context
+    kept = activation_bytes(shape, tokens, checkpointing=False)
+    checkpointed = activation_bytes(shape, tokens, checkpointing=True)
+    states = 16 * shape.parameters
+    activations = checkpointed if config.training.gradient_checkpointing else kept
+    return [
+        ("weights, 16 bit / 32 bit", f"{_bytes(2 * shape.parameters)} / {_bytes(4 * shape.parameters)}"),
+        ("weights, gradients, AdamW, 32 bit", _bytes(states)),
+        (f"  a GPU of {config.gpus}, sharded", _bytes(states / config.gpus)),
+        (f"activations of {tokens:,} tokens", f"{_bytes(kept)}, with checkpointing {_bytes(checkpointed)} (estimate)"),
+        ("a GPU in all, unsharded / sharded", f"{_bytes(states + activations)} / {_bytes(states / config.gpus + activations)}"),
+    ]  # fmt: skip
+
+
+def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:
+    tokens_per_step = config.training.batch_sequences * context
+    tokens = tokens_per_step * config.training.steps
+    flops = shape.flops_per_token(context)
+    tokens_per_s = config.gpus * config.gpu_tflops * 1e12 * config.mfu / flops
+    hours = tokens / tokens_per_s / SECONDS_PER_HOUR
+    full = shape.flops_per_token(context, causal=False)
+    compute_optimal = CHINCHILLA_TOKENS_PER_PARAMETER * shape.parameters
+    return [
+        ("FLOP a token, forward and backward", f"{flops / 1e9:.2f} G ({full / 1e9:.2f} G with full attention counted)"),
+        ("tokens a step", f"{tokens_per_step:,}"),
+        ("tokens in all", f"{tokens:,} ({tokens / shape.parameters:.1f} a parameter; 20 would be {compute_optimal:,})"),
+        ("FLOP in all", f"{flops * tokens:.3g}"),
+        (f"speed on {config.gpus} GPUs at {config.mfu:.0%} MFU", f"{tokens_per_s:,.0f} tokens/s"),
+        ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
+        ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} a GPU-hour"),
+    ]
+
+
+def _bytes(number: float) -> str:
+    """Write a size.
+
+    >>> _bytes(2_667_896_832)
+    '2.67 GB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.2f} GB"

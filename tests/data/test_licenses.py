@@ -1,0 +1,347 @@
+import json
+import random
+from collections import Counter
+from email.message import Message
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from license_expression import get_spdx_licensing
+
+from ibidem.data import licenses
+from ibidem.data.licenses import (
+    GNU_FAMILIES,
+    LicensePolicy,
+    header_license,
+    is_denied,
+    judge,
+    normalize,
+    package_license,
+)
+from ibidem.errors import LicenseError
+
+CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
+POLICY = LicensePolicy()
+
+RAW_FORMS = {
+    "mit": "MIT",
+    "MIT OR GPL-2.0-only": "MIT OR GPL-2.0-only",
+    "GPL-2.0+": "GPL-2.0-or-later",
+    "LGPL-3.0": "LGPL-3.0-only",
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "License :: OSI Approved :: GNU Library or Lesser General Public License (LGPL)": "LGPL-2.0-or-later",
+    "License :: OSI Approved :: University of Illinois/NCSA Open Source License": "NCSA",
+    "License :: OSI Approved :: Common Development and Distribution License 1.0 (CDDL-1.0)": "CDDL-1.0",
+    "License :: OSI Approved :: BSD License | License :: OSI Approved :: MIT License": "BSD-3-Clause AND MIT",
+    "License :: Other/Proprietary License": None,
+    "BSD": "BSD-3-Clause",
+    "new BSD License": "BSD-3-Clause",
+    "3-clause BSD": "BSD-3-Clause",
+    'BSD 3-Clause "New" or "Revised" License': "BSD-3-Clause",
+    "Apache License, Version 2.0": "Apache-2.0",
+    "Apache 2": "Apache-2.0",
+    "http://www.apache.org/licenses/LICENSE-2.0": "Apache-2.0",
+    "MIT/X11": "MIT",
+    "PSF": "PSF-2.0",
+    "Public Domain": "LicenseRef-scancode-public-domain",
+    "LGPLv3+": "LGPL-3.0-or-later",
+    "GNU General Public License v2 or later (GPLv2+)": "GPL-2.0-or-later",
+    "GPL (>= 2)": "GPL-2.0-or-later",
+    "GNU AFFERO GPL 3.0": "AGPL-3.0-only",
+    "Dual License": None,
+    "ZPL 2.1": "ZPL-2.1",
+    "MPL 2.0": "MPL-2.0",
+    "The Unlicense (Unlicense)": "Unlicense",
+    "WTFPL": "WTFPL",
+    "BSD-3-Clause and Apache-2.0": "BSD-3-Clause AND Apache-2.0",
+    "MIT, Apache-2.0": "MIT AND Apache-2.0",
+    "MPL 1.1/GPL 2.0/LGPL 2.1": "MPL-1.1 OR GPL-2.0-only OR LGPL-2.1-only",
+    "(MIT OR Apache-2.0)": "MIT OR Apache-2.0",
+    "SEE LICENSE IN LICENSE.txt": None,
+    "UNLICENSED": None,
+    "GPL-2+": "GPL-2.0-or-later",
+    "Expat": "MIT",
+    "Artistic or GPL-1+": "Artistic-1.0 OR GPL-1.0-or-later",
+    "GPL-2 with Linux-syscall-note exception": "GPL-2.0-only WITH Linux-syscall-note",
+    "GPL-2+ with OpenSSL exception": "GPL-2.0-or-later",
+    "MIT with a twist": None,
+    "MIT and Android terms": None,
+    "MIT (GPL for plugins)": "GPL-1.0-or-later",
+    "BSD-like": None,
+    "GPL-compatible": None,
+    "not GPL": None,
+    "LicenseRef-scancode-proprietary-license": None,
+    "NOASSERTION": None,
+}
+
+LESSER_GRANT = """
+This library is free software; you can redistribute it and/or
+modify it under the terms of the GNU Lesser General Public
+License as published by the Free Software Foundation; either
+version 2.1 of the License, or (at your option) any later version.
+""".strip().splitlines()
+
+MERE_MENTIONS = [
+    "/* This file is provided under a dual BSD/GPLv2 license. */",
+    '"""Names of licenses.\n\nThe table knows MIT, GPL, LGPL, AGPL and Apache-2.0.\n"""\n',
+    "# The PSF license is GPL-compatible.\n",
+    "# Not GPL: this file is in the public domain.\n",
+    "# Supported licenses: MIT, GPL, BSD\n# GPL\n# LGPL\n",
+    "# GNU readline is an alternative; we avoid it because of the GPL.\n",
+    'KNOWN = {"gpl-3.0": "GNU General Public License v3.0 (see https://www.gnu.org/licenses/)"}\n',
+    'import re\n\n\ndef is_gpl(text):\n    # released under the GPL?\n    return "GPL" in text\n',
+    'TAG = "SPDX-License-Identifier: GPL-2.0-only"\n',
+    "def f():\n    return 1\n\n\n# This file is licensed under the GPL\n",
+    "// We are released to the general public under the terms of the MIT license.\n",
+]
+
+OTHER_CHOICES = {
+    "/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */": "MIT",
+    "/* Dual licensed under the MIT and GPL licenses. */": "MIT",
+}
+
+
+@pytest.mark.parametrize("raw", RAW_FORMS)
+def test_every_raw_form_becomes_one_expression_or_none(raw):
+    assert normalize(raw) == RAW_FORMS[raw]
+
+
+def test_prefixes_of_package_systems_do_not_count():
+    assert normalize("DEP-5 License: ISC ; BSD-2-clause or ISC ; Expat") == "ISC AND (BSD-2-Clause OR ISC) AND MIT"
+    assert normalize("License-Expression: PSF-2.0") == "PSF-2.0"
+    assert normalize("license: MIT") == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expression"),
+    [
+        (["MIT", "Apache-2.0"], "MIT AND Apache-2.0"),
+        (np.array(["MIT", "GPL-3.0"], dtype=object), "MIT AND GPL-3.0-only"),
+        ('["MIT", "MIT"]', "MIT"),
+        ({"type": "MIT", "url": "https://example.org"}, "MIT"),
+        ([{"type": "MIT"}, {"type": "GPL-2.0"}], "MIT AND GPL-2.0-only"),
+        (["MIT", None, ""], "MIT"),
+        (["MIT", "something odd"], None),
+    ],
+)
+def test_all_licenses_of_a_list_apply(raw, expression):
+    assert normalize(raw) == expression
+
+
+@pytest.mark.parametrize("raw", [None, "", "  ", float("nan"), np.float64("nan"), [], np.array([]), [None], "null"])
+def test_a_missing_license_is_missing_and_not_unknown(raw):
+    assert normalize(raw) is None
+    assert judge(raw, "", POLICY, stated=True).reason == "license.missing"
+
+
+def test_unknown_parts_cannot_hide_a_gnu_license():
+    expression = normalize("GPL and something-odd")
+    assert expression is not None
+    assert is_denied(expression, GNU_FAMILIES)
+    assert normalize("GPL or something-odd") is None
+    assert judge("GPL and odd", "", LicensePolicy(denied=()), stated=True).reason == "license.unknown"
+
+
+def test_full_texts_are_recognized():
+    bsd = "Redistribution and use in source and binary forms, with or without modification, are permitted " + "." * 90
+    assert (
+        normalize("Permission is hereby granted, free of charge, to any person\nobtaining a copy " + "x" * 99) == "MIT"
+    )
+    assert normalize(bsd + " Neither the name of the author ... THIS SOFTWARE IS PROVIDED") == "BSD-3-Clause"
+    assert normalize(bsd + " THIS SOFTWARE IS PROVIDED BY") == "BSD-2-Clause"
+    assert normalize("GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007\n" + "x" * 150) == "GPL-3.0-only"
+    assert normalize("Foo. " + " ".join(LESSER_GRANT)) == "LGPL-2.1-or-later"
+
+
+def test_every_alias_leads_to_its_own_spdx_id():
+    symbols = get_spdx_licensing().known_symbols
+    for expression, names in licenses.ALIASES.items():
+        assert expression in symbols
+        assert [normalize(name) for name in names.split(" | ")] == [expression] * len(names.split(" | "))
+
+
+def test_every_spdx_id_stays_itself():
+    for symbol in get_spdx_licensing().known_symbols.values():
+        if not symbol.is_exception and not symbol.key.startswith("LicenseRef"):
+            assert normalize(symbol.key.lower()) == symbol.key
+
+
+def test_denial_agrees_with_a_truth_table():
+    """An oracle: an expression is denied when no choice of OR branches is free of denied licenses."""
+    generator = random.Random(1)
+    leaves = {"MIT": [False], "ISC": [False], "GPL-2.0-only": [True], "LGPL-2.1-only": [True], "MPL-2.0": [False]}
+
+    def build(depth):
+        if depth == 0 or generator.random() < 0.2:
+            name = generator.choice(sorted(leaves))
+            return name, leaves[name]
+        (left, lefts), (right, rights) = build(depth - 1), build(depth - 1)
+        if generator.random() < 0.5:
+            return f"({left} OR {right})", lefts + rights
+        return f"({left} AND {right})", [a or b for a, b in product(lefts, rights)]
+
+    for _ in range(300):
+        expression, choices = build(3)
+        assert is_denied(expression, GNU_FAMILIES) == all(choices)
+
+
+def test_exceptions_and_scancode_references_follow_their_family():
+    assert is_denied("GPL-3.0-only WITH GCC-exception-3.1", GNU_FAMILIES)
+    assert is_denied("LicenseRef-scancode-dual-commercial-gpl", GNU_FAMILIES)
+    assert not is_denied("CNRI-Python-GPL-Compatible", GNU_FAMILIES)
+    assert not is_denied("GPL-2.0-only", ["MPL"])
+    with pytest.raises(LicenseError, match="not an SPDX expression"):
+        is_denied("MIT AND ((", GNU_FAMILIES)
+
+
+@pytest.mark.parametrize("leader", ["# ", "// ", ";; ", "-- ", ".. ", "dnl ", "% ", "@ ", "! ", '.\\" ', "; * ", "#\t"])
+def test_a_grant_is_found_behind_every_comment_sign(leader):
+    found = header_license("\n".join(leader + line for line in ["Copyright someone", *LESSER_GRANT]) + "\ncode\n")
+    assert found is not None
+    assert found[0] == "LGPL-2.1-or-later"
+    assert len(found[1]) <= 200
+
+
+@pytest.mark.parametrize(
+    ("opener", "middle", "closer"),
+    [("/*", " * ", " */"), ("<!--", "", "-->"), ('"""', "", '"""'), ("r'''", "", "'''"), ("(*", " ", "*)")],
+)
+def test_a_grant_is_found_in_every_comment_block(opener, middle, closer):
+    found = header_license("\n".join([opener, *(middle + line for line in LESSER_GRANT), closer, "code"]))
+    assert found is not None
+    assert found[0] == "LGPL-2.1-or-later"
+
+
+@pytest.mark.parametrize(
+    ("line", "expression"),
+    [
+        ("# SPDX-License-Identifier: LGPL-2.1+", "LGPL-2.1-or-later"),
+        ("<!-- SPDX-License-Identifier: GPL-3.0-or-later -->", "GPL-3.0-or-later"),
+        ("# License: LGPL", "LGPL-2.0-or-later"),
+        (" * @license GPLv3", None),
+        (
+            "# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)",
+            "GPL-3.0-or-later",
+        ),
+        ("# Licensed under the GNU LGPL v2.1 - https://www.gnu.org/licenses/lgpl-2.1.en.html", "LGPL-2.1-only"),
+        ("// released under GPL", "GPL-1.0-or-later"),
+        ("# This is licensed under version 2 or (at your option) any later version of the GNU AGPL.", None),
+        ("# You should have received a copy of the GNU Affero General Public License", "AGPL-1.0-or-later"),
+    ],
+)
+def test_one_line_headers_are_read(line, expression):
+    found = header_license("#!/bin/sh\n" + line + "\n")
+    assert found is not None
+    assert is_denied(found[0], GNU_FAMILIES)
+    assert expression is None or found[0] == expression
+
+
+@pytest.mark.parametrize("text", MERE_MENTIONS)
+def test_a_mere_mention_is_no_header(text):
+    found = header_license(text)
+    assert found is None or not is_denied(found[0], GNU_FAMILIES)
+
+
+@pytest.mark.parametrize("text", OTHER_CHOICES)
+def test_a_header_that_leaves_a_choice_is_not_denied(text):
+    found = header_license(text)
+    assert found is not None
+    assert OTHER_CHOICES[text] in found[0]
+    assert not is_denied(found[0], GNU_FAMILIES)
+
+
+def test_a_permissive_tag_cannot_hide_a_grant():
+    text = "# SPDX-License-Identifier: MIT\n" + "\n".join("# " + line for line in LESSER_GRANT)
+    found = header_license(text)
+    assert found is not None
+    assert found[0] == "MIT AND LGPL-2.1-or-later"
+
+
+def test_metadata_is_judged_before_the_header_and_the_header_before_all_else():
+    header = "# SPDX-License-Identifier: GPL-3.0-only\n"
+    assert judge("GPLv2", header, POLICY, stated=True)[::2] == ("GPL-2.0-only", "license.denied")
+    for raw, stated in [("MIT", True), (None, True), ("odd", True), (None, False)]:
+        verdict = judge(raw, header, POLICY, stated=stated)
+        assert verdict[::2] == ("GPL-3.0-only", "license.header")
+        assert verdict.detail == "SPDX-License-Identifier: GPL-3.0-only"
+    assert judge("MIT", header, LicensePolicy(denied=()), stated=True).reason is None
+
+
+def test_unstated_sources_follow_the_policy():
+    assert judge(None, "text", POLICY, stated=False) == (None, None, None, None)
+    assert judge(None, "text", LicensePolicy(unstated="drop"), stated=False).reason == "license.unstated"
+    assert judge(["MIT", "ISC"], "", POLICY, stated=True) == ("MIT AND ISC", json.dumps(["MIT", "ISC"]), None, None)
+    assert judge("odd", "", POLICY, stated=True).reason == "license.unknown"
+
+
+def test_package_license_prefers_the_expression_then_classifiers_then_the_field():
+    message = Message()
+    assert package_license(message) is None
+    message["License"] = "UNKNOWN"
+    message["Classifier"] = "License :: OSI Approved"
+    assert normalize(package_license(message)) is None
+    message["Classifier"] = "License :: OSI Approved :: MIT License"
+    message["Classifier"] = "License :: OSI Approved :: BSD License"
+    assert normalize(package_license(message)) == "MIT AND BSD-3-Clause"
+    message["License-Expression"] = "ISC"
+    assert package_license(message) == "ISC"
+
+
+def test_installed_gnu_code_is_found_by_metadata_and_by_header():
+    try:
+        chardet, setuptools = metadata.distribution("chardet"), metadata.distribution("setuptools")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the demo extra is not installed")
+    if not chardet.version.startswith("5."):
+        pytest.skip("chardet 5 is not installed")
+    assert judge(package_license(chardet.metadata), "", POLICY, stated=True).reason == "license.denied"
+    files = [f for f in setuptools.files or [] if "_vendor/autocommand/" in str(f) and f.suffix == ".py"]
+    assert files
+    for file in files:
+        verdict = judge(package_license(setuptools.metadata), file.read_text(), POLICY, stated=True)
+        assert verdict[::2] == ("LGPL-3.0-or-later", "license.header")
+
+
+def test_hostile_input_gets_a_verdict():
+    hostile = [
+        "(" * 5000,
+        "[" * 3000,
+        "MIT OR " * 500,
+        "\x00\ud800GPL",
+        "*" * 9000 + "license",
+        "licensed under " * 600,
+    ]
+    hostile += ["license" + " " * 9000 + ":", "SPDX-License-Identifier: " + ") (" * 3000, "AND", "GPL (" * 700]
+    for text in hostile:
+        assert judge(text, "# gpl license spdx\n" + text, POLICY, stated=True).reason is not None
+    assert judge(b"MIT", "", POLICY, stated=True).reason is None
+    assert judge(3.5, "", POLICY, stated=True).reason == "license.unknown"
+
+
+def test_noise_never_raises():
+    generator = random.Random(2)
+    words = ["MIT", "GPL-2+", "and", "or", "with", "(", ")", ",", "/", "|", "BSD", "odd", "v2", "\x01", "'", "License:"]
+    for _ in range(2000):
+        text = " ".join(generator.choices(words, k=generator.randint(1, 9)))
+        expression = normalize(text)
+        assert expression is None or isinstance(is_denied(expression, GNU_FAMILIES), bool)
+        header_license("# " + text)
+
+
+def test_the_real_corpus_hides_gnu_files_in_other_packages():
+    if not CORPUS.is_dir():
+        pytest.skip("the shared corpus is absent")
+    unresolved, reasons = set(), Counter()
+    for part in sorted(CORPUS.glob("*.parquet")):
+        table = pq.read_table(part, columns=["text", "license"])
+        for text, raw in zip(table["text"].to_pylist(), table["license"].to_pylist(), strict=True):
+            verdict = judge(raw, text, POLICY, stated=True)
+            reasons[verdict.reason] += 1
+            if verdict.reason == "license.unknown":
+                unresolved.add(raw)
+    assert reasons["license.denied"] > 0
+    assert reasons["license.header"] > 0
+    assert all("Custom-pg_dump" in raw for raw in unresolved)
