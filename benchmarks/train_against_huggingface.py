@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 VOCAB, WIDTH, LAYERS, HEADS, FFN = 65_536, 384, 8, 6, 1024
 BATCH, CONTEXT = 2, 512
@@ -63,7 +64,7 @@ def measure(system: str) -> dict[str, float]:
     }
 
 
-def batch(number: int) -> "torch.Tensor":  # noqa: F821
+def batch(number: int) -> Any:
     import numpy as np
     import torch
 
@@ -104,9 +105,7 @@ def peer_step() -> tuple[Callable[..., float], int]:
     return stepper(loss, optimizer, model)
 
 
-def stepper(
-    loss_of: Callable, optimizer: "torch.optim.Optimizer", model: "torch.nn.Module"
-) -> tuple[Callable[..., float], int]:  # noqa: F821, E501
+def stepper(loss_of: Callable, optimizer: Any, model: Any) -> tuple[Callable[..., float], int]:
     import torch
 
     def step(ids: torch.Tensor) -> float:

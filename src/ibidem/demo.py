@@ -31,7 +31,7 @@ class DemoConfig:
     """Folder of everything that is made."""
     model: Path = Path("configs/model/tiny.py")
     """Shape of the model."""
-    package_cap_bytes: Annotated[int, Field(ge=1)] = 500_000
+    package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Bytes taken of each package at most."""
     steps: Annotated[int, Field(ge=1)] = 300
     """Training steps of 16 windows of 256 tokens."""

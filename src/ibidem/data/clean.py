@@ -22,8 +22,8 @@ CodeBlocks = tuple[tuple[int, int, str | None], ...]
 def whitespace(text: str, category: Category) -> str:
     r"""Normalize the whitespace of a document.
 
-    >>> whitespace("\ufeffall:\r\n\techo  \r\n\r\n\r\n", "code")
-    'all:\n\techo  \n'
+    >>> whitespace("\ufeffall:  \r\n\techo\r\n\r\n\r\n", "code")
+    'all:  \n\techo\n'
     >>> whitespace("one \n\n\n\ntwo   \nthree", "text")
     'one\n\ntwo  \nthree\n'
     """

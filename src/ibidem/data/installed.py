@@ -100,4 +100,6 @@ def _package(found: metadata.Distribution) -> Package:
 
 
 def _sources(files: Iterator[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
-    return tuple((name, path) for name, path in files if language.by_name(name) and path.is_file())
+    return tuple(
+        (name, path) for name, path in files if language.by_name(name) and ".dist-info/" not in name and path.is_file()
+    )

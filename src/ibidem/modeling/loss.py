@@ -17,9 +17,9 @@ IGNORE = -100
 """A target that does not count."""
 
 CHUNK_LOGITS = {"cpu": 1 << 22}
-"""Logits of one chunk: 16 MB in float32 on a CPU;"""
+"""Logits of one chunk, by device: 16 MB in float32 on a CPU."""
 DEFAULT_CHUNK_LOGITS = 1 << 27
-"""512 MB on an accelerator, where the matrix is read once a chunk."""
+"""512 MB on an accelerator: the output matrix is read once a chunk, so chunks must be large."""
 
 
 class SharedGradient:

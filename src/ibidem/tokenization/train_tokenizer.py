@@ -161,6 +161,10 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
         bar.advance()
         proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.ParseFromString(Path(f"{scratch}/tokenizer.model").read_bytes())
+        del proto.trainer_spec.input[:]  # the paths of temporary files: same corpus, same bytes
+        proto.trainer_spec.ClearField("model_prefix")
+        proto.normalizer_spec.ClearField("normalization_rule_tsv")
+        proto.denormalizer_spec.ClearField("normalization_rule_tsv")
         return proto
 
 

@@ -55,9 +55,8 @@ def run(
     save: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Train from `plan.start` to `plan.stop`; a step is over when its checkpoint, if it has one, is safe."""
-    measured: dict[str, float] = {}
     if plan.start == 0:
-        measured = _measure(task, model, accelerator, 0)
+        _measure(task, model, accelerator, 0)
     with log.progress("train", plan.stop, "steps") as bar:
         bar.done = plan.start
         for step in range(plan.start, plan.stop):
@@ -68,8 +67,8 @@ def run(
             log.event("train.step", step=done, tokens=done * plan.tokens_per_step, tokens_per_s=round(speed), **figures)
             accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
             bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
-            if done % plan.measure_every == 0 or done == plan.total_steps:
-                measured = _measure(task, model, accelerator, done)
+            measures = done % plan.measure_every == 0 or done == plan.total_steps
+            measured = _measure(task, model, accelerator, done) if measures else {}
             if done % plan.save_every == 0 or done == plan.stop:
                 save(done, {"loss": figures["loss"], **measured})
 

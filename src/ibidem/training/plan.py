@@ -71,8 +71,9 @@ def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[t
         ("weights, gradients, AdamW, 32 bit", _bytes(states)),
         (f"  a GPU of {config.gpus}, sharded", _bytes(states / config.gpus)),
         (f"activations of {tokens:,} tokens", f"{_bytes(kept)}, with checkpointing {_bytes(checkpointed)} (estimate)"),
-        ("a GPU in all, unsharded / sharded", f"{_bytes(states + activations)} / {_bytes(states / config.gpus + activations)}"),
-    ]  # fmt: skip
+        ("a GPU in all, unsharded", _bytes(states + activations)),
+        ("a GPU in all, sharded", _bytes(states / config.gpus + activations)),
+    ]
 
 
 def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:

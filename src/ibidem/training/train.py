@@ -4,6 +4,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +218,15 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     if on_cpu and precision != "no":
         log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
         precision = "no"
+    if missing := [name for name in config.trackers if find_spec(name) is None]:
+        raise ConfigError(f"trackers: {missing[0]} is not installed; pip install -c constraints.txt {missing[0]}")
     if "wandb" in config.trackers:
         os.environ.setdefault("WANDB_MODE", "offline")
     return Accelerator(
-        cpu=on_cpu, mixed_precision=precision, log_with=list(config.trackers), project_dir=str(config.output_dir)
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with=list(config.trackers) or None,
+        project_dir=str(config.output_dir),
     )
 
 

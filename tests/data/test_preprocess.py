@@ -1,0 +1,326 @@
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from ibidem import artifacts
+from ibidem.data import clean, shards
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.sources import Spec
+from ibidem.errors import ConfigError, DataError
+from tests.conftest import SHARED_DATA
+
+GPL_HEADER = (
+    "# This program is free software; you can redistribute it and/or modify it\n"
+    "# under the terms of the GNU General Public License as published by the\n"
+    "# Free Software Foundation; either version 2 of the License, or any later version.\n"
+)
+
+
+def run(output: Path, *specs: str, **changes: object) -> artifacts.Artifact:
+    preprocess(PreprocessConfig(dataset=specs, output_dir=output, **changes))
+    artifact = artifacts.verify(output, kind=shards.KIND)
+    counts = artifact.counts
+    assert counts["kept"] + sum(counts["dropped"].values()) + counts["quarantined"] == counts["read"]
+    return artifact
+
+
+def rows(output: Path) -> list[dict]:
+    return [row for path in shards.shard_paths(output) for row in pq.read_table(path).to_pylist()]
+
+
+def dropped(output: Path) -> list[dict]:
+    return pq.read_table(output / shards.DROPPED).to_pylist()
+
+
+def quarantined(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / shards.QUARANTINE).read_text().splitlines()]
+
+
+def table(path: Path, **columns: list) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_a_folder_of_files_becomes_rows_that_say_where_they_come_from(source_folder: Path, dataset: Path) -> None:
+    found = {row["path"]: row for row in rows(dataset)}
+    makefile, readme = found["Makefile"], found["README.md"]
+    assert makefile["text"] == "all:\n\techo done\n"
+    assert makefile["language"] == "Makefile"
+    assert readme["text"] == "# Project\n\nText.  \n\n```python\nx = 1   \n```\n"
+    assert readme["num_code_blocks"] == 1
+    block = readme["code_blocks"][0]
+    assert readme["text"][block["start"] : block["end"]] == "x = 1   \n"
+    assert block["language"] == "python"
+    assert makefile["record"] == "Makefile"
+    assert makefile["source"] == str(source_folder)
+    import hashlib
+    import subprocess
+
+    raw = (source_folder / "Makefile").read_bytes()
+    assert makefile["raw_sha256"] == hashlib.sha256(raw).hexdigest()
+    git = subprocess.run(["git", "hash-object", "--stdin"], input=raw, capture_output=True, check=True)
+    assert makefile["swhid"] == "swh:1:cnt:" + git.stdout.decode().strip()
+    assert artifacts.load(dataset).counts["skipped_files"] == {"unknown kind .png": 1}
+
+
+def test_shards_span_source_positions_not_survivors(tmp_path: Path) -> None:
+    texts = [f"print({number})" for number in range(10)]
+    whole = table(tmp_path / "a.parquet", text=texts)
+    holes = table(
+        tmp_path / "b.parquet", text=[text if number not in (1, 4, 5) else "" for number, text in enumerate(texts)]
+    )
+    run(tmp_path / "whole", f"{whole}:train:text", shard_size=3)
+    run(tmp_path / "holes", f"{holes}:train:text", shard_size=3)
+    kept = {path.name: pq.read_table(path)["text"].to_pylist() for path in shards.shard_paths(tmp_path / "holes")}
+    assert kept == {
+        "shard-00000.parquet": ["print(0)\n", "print(2)\n"],
+        "shard-00001.parquet": ["print(3)\n"],
+        "shard-00002.parquet": ["print(6)\n", "print(7)\n", "print(8)\n"],
+        "shard-00003.parquet": ["print(9)\n"],
+    }
+    assert len(shards.shard_paths(tmp_path / "whole")) == 4
+
+
+def test_duplicates_name_the_document_that_is_kept(tmp_path: Path) -> None:
+    spec = table(tmp_path / "a.parquet", id=["x", "y", "z"], text=["a = 1\n", "b = 2\n", "a = 1   \r\n\n"])
+    run(tmp_path / "out", f"{spec}:train:text")
+    (row,) = dropped(tmp_path / "out")
+    assert (row["record"], row["reason"], row["kept"], row["similarity"]) == ("z", "duplicate.exact", "x", 1.0)
+
+
+def test_licenses_are_judged_by_metadata_and_by_header(tmp_path: Path) -> None:
+    spec = table(
+        tmp_path / "a.parquet",
+        text=[f"x = {number}\n" for number in range(6)] + [GPL_HEADER + "x = 7\n"],
+        license=["MIT", "GPLv3", "MIT OR GPL-2.0-only", None, "who knows", "LGPL-2.1-or-later", "MIT"],
+    )
+    run(tmp_path / "out", f"{spec}:train:text")
+    assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT", "MIT OR GPL-2.0-only"]
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == [
+        "license.denied", "license.missing", "license.unknown", "license.denied", "license.header",
+    ]  # fmt: skip
+
+
+PUBLIC = {
+    "the-stack": (
+        "content",
+        {
+            "hexsha": ["a" * 40, "b" * 40],
+            "size": [9, 9],
+            "ext": ["py", "py"],
+            "lang": ["Python", "Python"],
+            "max_stars_repo_path": ["src/a.py", "src/b.py"],
+            "max_stars_repo_name": ["owner/repo", "owner/other"],
+            "max_stars_repo_head_hexsha": ["c" * 40, "d" * 40],
+            "max_stars_repo_licenses": [["MIT", "Apache-2.0"], ["GPL-3.0"]],
+            "content": ["a = 1\n", "b = 2\n"],
+        },
+        {"record": "a" * 40, "repo": "owner/repo", "path": "src/a.py", "language": "Python", "category": "code",
+         "license": "MIT AND Apache-2.0", "revision": "c" * 40},
+        1,
+    ),
+    "starcoderdata": (
+        "content",
+        {
+            "max_stars_repo_path": ["lib/a.rs"],
+            "max_stars_repo_name": ["owner/repo"],
+            "max_stars_count": [3],
+            "id": ["17"],
+            "content": ["fn main() {}\n"],
+        },
+        {"record": "17", "repo": "owner/repo", "path": "lib/a.rs", "language": "Rust", "category": "code", "license": None},
+        1,
+    ),
+    "the-pile": (
+        "text",
+        {"text": ["def f(): pass", "Once upon a time."], "meta": [{"pile_set_name": "Github"}, {"pile_set_name": "Books3"}]},
+        {"category": "code", "license": None},
+        2,
+    ),
+    "slimpajama": (
+        "text",
+        {"text": ["Once upon a time."], "meta": [{"redpajama_set_name": "RedPajamaC4"}]},
+        {"category": "text", "license": None},
+        1,
+    ),
+    "openwebtext": ("text", {"text": ["Port-au-Prince, Haiti ..."]}, {"category": "text", "license": None}, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_datasets_are_known_by_their_columns(name: str, tmp_path: Path) -> None:
+    column, columns, expected, kept = PUBLIC[name]
+    table(tmp_path / name / "data" / "train-00000-of-00001.parquet", **columns)
+    run(tmp_path / "out", f"{tmp_path / name}:train:{column}")
+    found = rows(tmp_path / "out")
+    assert len(found) == kept
+    assert {key: found[0][key] for key in expected} == expected
+
+
+def test_arrow_files_as_datasets_saves_them_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"content": ["a = 1", "b = 2"]}).save_to_disk(tmp_path / "saved")
+    run(tmp_path / "out", f"{tmp_path / 'saved'}:train:content")
+    assert {"a = 1\n", "b = 2\n"} <= {row["text"] for row in rows(tmp_path / "out")}
+
+
+def test_a_split_is_chosen_among_files_named_by_split(tmp_path: Path) -> None:
+    table(tmp_path / "d" / "train-0.parquet", text=["a"])
+    table(tmp_path / "d" / "test-0.parquet", text=["b"])
+    run(tmp_path / "out", f"{tmp_path / 'd'}:test:text")
+    assert [row["text"] for row in rows(tmp_path / "out")] == ["b\n"]
+    with pytest.raises(ConfigError, match="no split 'dev' .found: test, train"):
+        run(tmp_path / "out2", f"{tmp_path / 'd'}:dev:text")
+
+
+def test_every_bad_line_is_quarantined_and_no_good_one_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    lines = [
+        b'\xef\xbb\xbf{"text": "first"}', b'{"text": "cut', b'{"text": "\xff"}', b'{"text": "\\ud800"}', b'{"text": null}',
+        b'{"text": 5}', b'{"other": "x"}', b"[1]", b'{"text": "twice", "license": "GPL-3.0", "license": "MIT"}',
+        b"", b'{"text": "nul \\u0000"}', b'{"text": "  \\n"}', b'{"text": "last"}',
+    ]  # fmt: skip
+    (folder / "a.jsonl").write_bytes(b"\n".join(lines))
+    whole = b"".join(b'{"text": "line %d"}\n' % number for number in range(5000))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(whole)[:-200])
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "zst"}\n'))
+    (folder / "d.parquet").write_bytes(b"PAR1 not really")
+    table(folder / "e.parquet", other=["x"])
+    (folder / "f.py").write_bytes(b"x = '\xe9'\n")
+    (folder / "g.py").write_bytes(b"\0\0")
+    (folder / "loop").symlink_to(folder)
+    (folder / "dangling.py").symlink_to(folder / "nothing.py")
+    import os
+
+    os.mkfifo(folder / "pipe.py")
+    artifact = run(tmp_path / "out", f"{folder}:train:text")
+    texts = {row["text"] for row in rows(tmp_path / "out")}
+    assert {"first\n", "last\n", "zst\n", "line 0\n"} <= texts
+    where = {(item["file"], item["line"]) for item in quarantined(tmp_path / "out")}
+    assert {("a.jsonl", line) for line in (2, 3, 4, 5, 6, 7, 8, 9)} <= where
+    assert {file for file, _ in where} == {"a.jsonl", "b.jsonl.gz", "d.parquet", "e.parquet", "f.py", "g.py"}
+    assert artifact.counts["dropped"]["binary"] == 1
+    assert artifact.counts["dropped"]["empty"] == 1
+    assert artifact.counts["skipped_files"]["not a regular file"] == 2
+
+
+def test_a_row_without_license_among_rows_with_one_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "license": "MIT"}\n{"text": "b"}\n{"text": "c", "license": NaN}\n')
+    run(tmp_path / "out", f"{tmp_path / 'a.jsonl'}:train:text")
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.missing"] * 2
+
+
+def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder: Path, tmp_path: Path) -> None:
+    first = run(tmp_path / "one", f"{source_folder}:train:text")
+    second = run(tmp_path / "two", f"{source_folder}:train:text")
+    assert first.digest == second.digest
+    before = (tmp_path / "one" / artifacts.MANIFEST).stat().st_mtime_ns
+    run(tmp_path / "one", f"{source_folder}:train:text")
+    assert (tmp_path / "one" / artifacts.MANIFEST).stat().st_mtime_ns == before
+    assert run(tmp_path / "one", f"{source_folder}:train:text", shard_size=7).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("openwebtext", ConfigError, "NAME[:VERSION]:SPLIT:COLUMN"),
+        ("a::text", ConfigError, "NAME[:VERSION]:SPLIT:COLUMN"),
+        ("./missing:train:text", ConfigError, "no such file or folder"),
+        ("missing.jsonl:train:text", ConfigError, "no such file or folder"),
+        ("EMPTY:train:text", DataError, "it holds no document"),
+        ("WRONG.parquet:train:txt", DataError, "no column 'txt' (columns: text)"),
+        ("openwebtext:train:text", DataError, "the Hugging Face hub does not give it"),
+        ("bigcode/the-stack-dedup:v1:train:content", DataError, "the Hugging Face hub does not give it"),
+    ],
+)
+def test_a_source_that_gives_nothing_is_one_clear_line(
+    spec: str, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    table(tmp_path / "WRONG.parquet", text=["x"])
+    spec = spec.replace("EMPTY", str(tmp_path / "EMPTY")).replace("WRONG", str(tmp_path / "WRONG"))
+    with pytest.raises(error) as caught:
+        run(tmp_path / "out", spec)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import datasets
+
+    asked = []
+
+    def load(dataset: str, /, **how: object) -> list[dict]:
+        asked.append((dataset, how))
+        return [{"content": "a = 1"}]
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: ["en"])
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for number, version in enumerate(("en", "v1.2")):
+        run(tmp_path / str(number), f"some/dataset:{version}:train:content")
+    assert asked == [
+        ("some/dataset", {"name": "en", "split": "train", "streaming": True}),
+        ("some/dataset", {"revision": "v1.2", "split": "train", "streaming": True}),
+    ]
+    assert shards.shard_paths(tmp_path / "0")[0].relative_to(tmp_path / "0").parent == Path("some--dataset/train")
+
+
+def test_specs_are_read_from_the_right(tmp_path: Path) -> None:
+    odd = tmp_path / "with:colon"
+    odd.mkdir()
+    assert Spec.parse(f"{odd}:train:text") == Spec(str(odd), None, "train", "text")
+    assert Spec.parse("a/b:train:text") == Spec("a/b", None, "train", "text")
+
+
+def test_installed_packages_show_the_prey_of_the_license_filter(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    artifact = run(tmp_path / "out", "installed-packages:train:text", package_cap_bytes=500_000)
+    gone = dropped(tmp_path / "out")
+    chardet = {row["reason"] for row in gone if row["repo"] == "chardet"}
+    assert chardet <= {"license.denied", "empty", "duplicate.exact"}
+    assert "license.denied" in chardet
+    autocommand = [row for row in gone if "_vendor/autocommand/" in (row["path"] or "")]
+    assert autocommand
+    assert {row["reason"] for row in autocommand} == {"license.header"}
+    assert {row["repo"] for row in autocommand} == {"setuptools"}
+    assert artifact.counts["source"] == {"installed-packages": artifact.counts["kept"]}
+    kept_size: dict[str, int] = {}
+    for row in rows(tmp_path / "out"):
+        kept_size[row["repo"]] = kept_size.get(row["repo"], 0) + len(row["text"].encode())
+    assert max(kept_size.values()) <= 500_000
+    assert len(kept_size) > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("```\na\n```\n", [("a\n", None)]),
+        ("~~~ py extra\na\n```\nb\n~~~~\n", [("a\n```\nb\n", "py")]),
+        ("````\n```\n````\n", [("```\n", None)]),
+        ("text\n```js\nopen to the end", [("open to the end", "js")]),
+        ("inline ```x``` code\n", []),
+        ("    ```\n    indented\n", []),
+    ],
+)
+def test_fences_follow_commonmark(text: str, blocks: list[tuple[str, str | None]]) -> None:
+    assert [(text[start:end], language) for start, end, language in clean.code_blocks(text)] == blocks
+
+
+def test_real_source_code_is_read(tmp_path: Path) -> None:
+    corpus = SHARED_DATA / "corpus"
+    if not corpus.exists():
+        pytest.skip("shared/data/corpus is not here")
+    artifact = run(tmp_path / "out", f"{corpus}:train:text", max_documents=1500)
+    assert artifact.counts["read"] == 1500
+    assert artifact.counts["kept"] > 500

@@ -1,0 +1,141 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ibidem.config import build
+from ibidem.errors import CheckpointError, ConfigError, DataError
+from ibidem.evaluation.config import PerplexityConfig
+from ibidem.evaluation.perplexity import measure, perplexity, windows
+from ibidem.training.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ibidem.training.train import train
+
+    run = tmp_path_factory.mktemp("perplexity") / "run"
+    settings = {
+        "model": model_file,
+        "output_dir": run,
+        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 64},
+        "training": {"steps": 10, "batch_sequences": 2, "mixed_precision": "no"},
+        "optim": {"lr": 1e-2, "warmup_steps": 1},
+        "validation": {"every": 10, "windows": 2},
+    }
+    train(build(TrainConfig, settings))
+    return run / "checkpoints" / "step-000010"
+
+
+def run(checkpoint: Path, data: Path, output: Path, **changes: object) -> dict:
+    perplexity(PerplexityConfig(checkpoint=checkpoint, data=data, output=output, **changes))
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "stride"), [(1, 4, 2), (2, 4, 2), (5, 4, 2), (6, 4, 2), (50, 8, 3), (50, 8, 8)]
+)
+def test_each_token_is_scored_once_with_as_much_context_as_fits(length: int, window: int, stride: int) -> None:
+    scored = []
+    for start, end, first in windows(length, window=window, stride=stride):
+        assert end - start <= window + 1
+        assert first > start
+        scored += range(first, end)
+    assert scored == list(range(1, length))
+
+
+def test_a_text_that_fits_is_scored_as_a_whole(checkpoint: Path, tmp_path: Path) -> None:
+    from ibidem.modeling.checkpoint import load_model
+    from ibidem.tokenization.tokenizer import Tokenizer
+
+    (tmp_path / "a.txt").write_text("def f(x):\n    return x\n")
+    result = run(checkpoint, tmp_path / "a.txt", tmp_path / "out.json")
+    model, _ = load_model(checkpoint)
+    tokenizer = Tokenizer.load(checkpoint / "tokenizer")
+    ids = torch.tensor([[tokenizer.document_id, *tokenizer.encode("def f(x):\n    return x\n")]])
+    with torch.no_grad():
+        nll = torch.nn.functional.cross_entropy(model.logits(ids[:, :-1])[0], ids[0, 1:], reduction="sum")
+    assert result["tokens"] == ids.shape[1] - 1
+    assert result["perplexity"] == pytest.approx(math.exp(nll / result["tokens"]), rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(float(nll) / math.log(2) / 23, rel=1e-5)
+
+
+def test_a_dataset_is_read_by_split_and_named_by_digest(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    all_of_it = run(checkpoint, dataset, tmp_path / "a.json", stride=64)
+    held_out = run(checkpoint, dataset, tmp_path / "b.json", held_out_share=0.1)
+    assert 0 < held_out["documents"] < all_of_it["documents"]
+    assert all_of_it["data_digest"].startswith("sha256:")
+    assert all_of_it["checkpoint_digest"].startswith("sha256:")
+
+
+def test_a_hugging_face_model_is_scored_like_a_direct_computation(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {"<s>": 0, "<unk>": 1} | {chr(code): code - 30 for code in range(32, 127)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=48, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    tokenizer.save_pretrained(tmp_path / "hf")
+    text = "the quick brown fox jumps over"
+    (tmp_path / "a.txt").write_text(text)
+    result = run(tmp_path / "hf", tmp_path / "a.txt", tmp_path / "out.json")
+    ids = torch.tensor([[0, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        direct = model(ids, labels=ids).loss
+    assert result["perplexity"] == pytest.approx(math.exp(direct), rel=1e-5)
+    assert result["tokens"] == len(text)
+
+
+def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    for error, said, arguments in [
+        (ConfigError, "neither a checkpoint", (tmp_path, dataset, output)),
+        (ConfigError, "no such file", (checkpoint, tmp_path / "x", output)),
+        (DataError, "no token to score", (checkpoint, tmp_path / "empty.txt", output)),
+        (DataError, "bad.parquet", (checkpoint, tmp_path / "bad.parquet", output)),
+    ]:
+        with pytest.raises(error, match=said):
+            run(*arguments)
+    with pytest.raises(ConfigError, match="window 65"):
+        run(checkpoint, dataset, output, window=65)
+    with pytest.raises(ConfigError, match="stride 9"):
+        run(checkpoint, dataset, output, window=8, stride=9)
+    assert not output.exists()
+
+
+def test_a_damaged_checkpoint_is_not_scored(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(checkpoint, tmp_path / "c")
+    with (tmp_path / "c" / "model.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x7f")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        run(tmp_path / "c", dataset, tmp_path / "out.json")
+
+
+def test_bits_per_byte_of_a_uniform_model_is_known() -> None:
+    class Uniform:
+        digest, context, start_ids = None, 8, [0]
+
+        def encode(self, text: str) -> list[int]:
+            return list(text.encode())
+
+        def nll(self, ids: list[int], first: int) -> float:
+            return (len(ids) - first) * math.log(256)
+
+    result = measure(Uniform(), iter(["abc", "é" * 40]), window=8, stride=4)
+    assert result["bits_per_byte"] == pytest.approx(8)
+    assert result["perplexity"] == pytest.approx(256)

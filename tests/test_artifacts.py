@@ -1,0 +1,115 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibidem import artifacts
+from ibidem.errors import ArtifactError, DigestMismatch
+
+
+def make(path: Path, text: str = "hello", **settings: object) -> artifacts.Artifact:
+    with artifacts.create(path, kind="thing", config=settings) as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.txt").write_text(text)
+        (draft.path / "b.bin").write_bytes(bytes(100))
+        draft.counts["n"] = 1
+    return artifacts.load(path, kind="thing")
+
+
+def test_the_same_content_and_settings_have_the_same_digest_anywhere(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "x", seed=1), make(tmp_path / "deep" / "y", seed=1)
+    assert first.digest == second.digest
+    assert make(tmp_path / "z", seed=2).digest != first.digest
+    assert make(tmp_path / "z2", "other", seed=1).digest != first.digest
+
+
+def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+    old = make(tmp_path / "x")
+    with pytest.raises(ZeroDivisionError), artifacts.create(tmp_path / "x", kind="thing", config={}) as draft:
+        (draft.path / "half").write_text("half")
+        raise ZeroDivisionError
+    assert artifacts.verify(tmp_path / "x").digest == old.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda p: flip(p / "b.bin"), "b.bin"),
+        (lambda p: (p / "b.bin").write_bytes(bytes(99)), "b.bin"),
+        (lambda p: (p / "sub" / "a.txt").unlink(), "a.txt"),
+        (lambda p: (p / "extra").write_text("?"), "extra"),
+        (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda p: (p / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "not a manifest"),
+        (lambda p: _edit(p, "counts", {"n": 2}), "edited"),
+        (lambda p: _edit(p, "files", {}), "edited"),
+    ],
+)
+def test_every_damage_is_refused_by_name(damage: object, named: str, tmp_path: Path) -> None:
+    make(tmp_path / "x")
+    damage(tmp_path / "x")
+    with pytest.raises(ArtifactError, match=named):
+        artifacts.verify(tmp_path / "x")
+
+
+def _edit(path: Path, key: str, value: object) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest[key] = value
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_nothing_but_an_artifact_of_the_kind_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match="choose another path"):
+        make(tmp_path / "home")
+    make(tmp_path / "x")
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"notes\.txt"):
+        make(tmp_path / "x")
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_lineage_tells_what_is_missing_or_changed(tmp_path: Path) -> None:
+    source = make(tmp_path / "a")
+    inputs = [source.as_input("base", of=tmp_path / "b")]
+    with artifacts.create(tmp_path / "b", kind="derived", config={}, inputs=inputs) as draft:
+        (draft.path / "f").write_text("f")
+    assert [state for _, state, _ in artifacts.lineage(tmp_path / "b")] == ["ok", "ok"]
+    make(tmp_path / "a", "another text")
+    assert [state for _, state, _ in artifacts.lineage(tmp_path / "b")] == ["ok", "changed"]
+    with pytest.raises(DigestMismatch, match="no longer"):
+        artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
+
+
+def test_a_killed_process_leaves_only_what_the_next_one_clears(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from ibidem import artifacts\n"
+        "with artifacts.create(Path(sys.argv[1]), kind='thing', config={}) as draft:\n"
+        "    (draft.path / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name.startswith(".x.partial") for path in tmp_path.iterdir()] == [True]
+    make(tmp_path / "y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y"]
+
+
+def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(tmp_path: Path) -> None:
+    old = make(tmp_path / "x")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    hidden = f".x.replaced.by-{os.uname().nodename}-{int(dead.stdout)}"
+    (tmp_path / "x").rename(tmp_path / hidden)
+    artifacts.sweep(tmp_path)
+    assert artifacts.verify(tmp_path / "x").digest == old.digest

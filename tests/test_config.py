@@ -1,0 +1,98 @@
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from ibidem.config import POSITIONAL, build, configuration, describe, parse, read_yaml, resolved, settings
+from ibidem.errors import ConfigError
+
+
+@configuration
+class Inner:
+    lr: float = 3e-4
+    """Learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps of warm-up."""
+
+
+@configuration
+class Outer:
+    """A configuration."""
+
+    place: Annotated[Path, POSITIONAL]
+    """Where."""
+    name: str = "none at all"
+    """A name."""
+    words: tuple[str, ...] = ()
+    """Many."""
+    cap: int | None = 7
+    """A cap."""
+    on: bool = True
+    """A switch."""
+    optim: Inner = Field(default_factory=Inner)
+    """Nested."""
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: no\noptim:\n  lr: 1e-3\n  warmup_steps: 5\nwords: [a, b]\ncap: null\n")
+    config = parse(Outer, ["here", "--config", str(file), "--optim.warmup-steps", "9", "--on", "false"])
+    assert config == Outer(
+        place=Path("here"), name="no", words=("a", "b"), cap=None, on=False, optim=Inner(lr=1e-3, warmup_steps=9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--words", "a", "b"], ("a", "b")),
+        (["--words", "a", "--words=--b"], ("a", "--b")),
+        (["--words=x y"], ("x y",)),
+    ],
+)
+def test_lists_are_repeated_or_given_at_once(argv: list[str], words: tuple[str, ...]) -> None:
+    assert parse(Outer, ["here", *argv]).words == words
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "place is required"),
+        (["p", "--optim.warmup-step", "3"], "unknown key optim.warmup_step; did you mean optim.warmup_steps?"),
+        (["p", "--optim.lr", "fast"], "optim.lr: input should be a valid number"),
+        (["p", "--optim.warmup-steps", "-3"], "optim.warmup_steps: input should be greater than or equal to 0"),
+        (["p", "--optim.lr"], "--optim.lr needs a value"),
+        (["p", "q"], "unexpected argument 'q'"),
+        (["p", "--optim", "x"], "optim"),
+        (["p", "--optim", "x", "--optim.lr", "1"], "both"),
+        (["p", "--config", "missing.yaml"], "missing.yaml: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(argv: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, argv)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text", "\xff"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match="c.yaml"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_settings_hold_what_and_not_where() -> None:
+    config = build(Outer, {"place": "somewhere"})
+    assert resolved(config)["place"] == "somewhere"
+    assert settings(config) == {
+        "name": "none at all", "words": [], "cap": 7, "on": True, "optim": {"lr": 3e-4, "warmup_steps": 100},
+    }  # fmt: skip
+
+
+def test_help_names_every_flag_with_its_meaning() -> None:
+    rows = {flag: (kind, meaning) for flag, kind, meaning in describe(Outer)}
+    assert rows["PLACE"] == ("path, required", "Where.")
+    assert rows["--optim.lr"] == ("float, default 0.0003", "Learning rate.")
+    assert rows["--words"][0] == "str ..., default none"

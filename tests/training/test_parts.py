@@ -1,0 +1,177 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ibidem import artifacts
+from ibidem.config import build
+from ibidem.training.config import OptimConfig, TrainConfig
+from ibidem.training.optim import adamw, learning_rate
+from ibidem.training.plan import PlanConfig, activation_bytes, plan
+from ibidem.training.tokens import FimIds, Windows, fill_in_middle, tokenize, window_at
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def tokens(dataset: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> artifacts.Artifact:
+    cache = tmp_path_factory.mktemp("tokens")
+    return tokenize(dataset, tokenizer_dir, cache, held_out_share=0.1)[0]
+
+
+def test_windows_hold_every_token_once_and_documents_start_with_their_token(
+    tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    from ibidem.data import shards
+    from ibidem.tokenization.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    assert tokens.config["dtype"] == "uint16"
+    windows = Windows(tokens, "train", 32)
+    ids = np.concatenate([windows[index][:-1] for index in range(windows.number)])
+    whole = np.fromfile(tokens.path / "train.bin", dtype=np.uint16)
+    assert (ids == whole[: len(ids)]).all()
+    assert windows[0][-1] == windows[1][0]
+    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
+    texts = {
+        row["sha256"]: row["text"]
+        for path in shards.shard_paths(dataset)
+        for row in shards.read_rows(path, ["sha256", "text"])
+    }
+    held_out = [place for place in places if place["split"] == "validation"]
+    assert len(places) == len(texts)
+    assert 5 < len(held_out) < len(places) / 2
+    for place in places[:50]:
+        if place["split"] == "train":
+            row = whole[place["start"] : place["start"] + place["tokens"]]
+            assert row[0] == tokenizer.document_id
+            assert tokenizer.decode(row[1:].tolist()) == texts[place["sha256"]]
+
+
+def test_tokenizing_twice_is_found_done(tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path) -> None:
+    before = (tokens.path / artifacts.MANIFEST).stat().st_mtime_ns
+    again, _ = tokenize(dataset, tokenizer_dir, tokens.path.parent, held_out_share=0.1)
+    assert again.digest == tokens.digest
+    assert (tokens.path / artifacts.MANIFEST).stat().st_mtime_ns == before
+
+
+def test_every_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
+    order = [window_at(position, 50, seed=3) for position in range(150)]
+    epochs = [[window for epoch, window in order if epoch == number] for number in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [window_at(position, 50, seed=3) for position in (77, 3, 149)] == [order[77], order[3], order[149]]
+
+
+def test_fill_in_the_middle_keeps_every_token_of_a_document() -> None:
+    fim = FimIds(prefix=91, middle=92, suffix=93)
+    ids = np.array([0, *range(1, 11), 0, *range(11, 31), 0, 31])
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        changed = fill_in_middle(ids, 0, fim, rate=1.0, rng=rng)
+        assert len(changed) == len(ids)
+        first = changed[1 : 1 + 13]
+        prefix, rest = first[1:].tolist(), None
+        assert first[0] == 91
+        cut = prefix.index(93)
+        before, rest = prefix[:cut], prefix[cut + 1 :]
+        after, middle = rest[: rest.index(92)], rest[rest.index(92) + 1 :]
+        assert before + middle + after == list(range(1, 11))
+    assert (fill_in_middle(ids, 0, fim, rate=0.0, rng=rng) == ids).all()
+
+
+def test_matrices_decay_and_norms_do_not() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.RMSNorm(4))
+    decay, plain = adamw(model, OptimConfig(weight_decay=0.5)).param_groups
+    assert [p.dim() for p in decay["params"]] == [2]
+    assert [p.dim() for p in plain["params"]] == [1]
+    assert (decay["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_learning_rate_rises_stays_within_bounds_and_ends_near_the_floor(schedule: str) -> None:
+    config = OptimConfig(lr=2.0, schedule=schedule, warmup_steps=10, floor=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.2, abs=0.1)
+
+
+def test_the_plan_is_the_arithmetic_of_the_configuration() -> None:
+    text = plan(build(PlanConfig, _base() | {"gpus": 1, "mfu": 0.55}))
+    assert "666,974,208" in text
+    assert "10.67 GB" in text
+    assert "5.81 G (7.63 G with full attention counted)" in text
+    assert f"{989e12 * 0.55 / 5_813_305_344:,.0f} tokens/s" in text
+
+
+def test_checkpointing_keeps_less() -> None:
+    from ibidem.modeling.config import read_model_config
+
+    base = read_model_config(REPOSITORY / "configs" / "model" / "base.py")
+    kept, checkpointed = (activation_bytes(base, 8192, checkpointing=on) for on in (False, True))
+    assert checkpointed < kept / 8
+
+
+def test_the_estimate_of_activations_is_within_a_third_of_what_autograd_keeps() -> None:
+    from ibidem.modeling.config import ModelConfig
+    from ibidem.modeling.modeling_custom import Decoder
+
+    shape = ModelConfig(vocab_size=64, width=64, layers=4, heads=4, ffn_hidden=128, context=256)
+    model = Decoder(shape).train()
+    model.init_weights(0)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(1, 257, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(ids[:, :-1], ids[:, 1:])
+    estimate = activation_bytes(shape, 256, checkpointing=False, bytes_per_value=4)
+    assert sum(kept.values()) == pytest.approx(estimate, rel=1 / 3)
+
+
+def _base() -> dict:
+    import yaml
+
+    settings = yaml.safe_load((REPOSITORY / "configs" / "training" / "base.yaml").read_text())
+    settings["optim"]["lr"] = float(settings["optim"]["lr"])
+    return settings | {"model": str(REPOSITORY / settings["model"])}
+
+
+def test_the_base_configuration_is_whole() -> None:
+    config = build(TrainConfig, _base())
+    assert config.training.batch_sequences * 8192 * config.training.steps == pytest.approx(20 * 667e6, rel=0.05)
+
+
+def test_tensorboard_gets_the_figures(train_settings: dict, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from ibidem.training.train import train
+
+    train_settings["training"] |= {"steps": 3}
+    train(build(TrainConfig, train_settings | {"trackers": ["tensorboard"]}))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_events_tell_each_step_and_measurement(train_settings: dict, tmp_path: Path) -> None:
+    from ibidem.training.train import train
+
+    train_settings["training"] |= {"steps": 6}
+    train_settings["validation"] |= {"every": 3, "prompts": ["import "], "sample_tokens": 5}
+    train(build(TrainConfig, train_settings))
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "train.step"]
+    assert [event["step"] for event in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(event["grad_norm"]) for event in steps)
+    assert [event["step"] for event in events if event["event"] == "train.measured"] == [0, 3, 6]
+    assert [event["step"] for event in events if event["event"] == "train.sample"] == [0, 3, 6]

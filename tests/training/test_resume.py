@@ -1,0 +1,310 @@
+"""A run that was stopped, killed or damaged goes on as if nothing had happened, or says why it cannot."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ibidem import artifacts
+from ibidem.config import build
+from ibidem.errors import CheckpointError, ConfigError, DataError
+from ibidem.training.config import TrainConfig
+from tests.conftest import REPOSITORY
+
+LAUNCHER = REPOSITORY / "src" / "training" / "train.py"
+Settings = dict
+
+
+def train(settings: Settings, **changes: object) -> None:
+    from ibidem.training.train import train
+
+    train(build(TrainConfig, changed(settings, **changes)))
+
+
+def changed(settings: Settings, **changes: object) -> Settings:
+    """Change settings; `training__seed=1` reaches into a group."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            result.setdefault(group, {})[name] = value
+        else:
+            result[group] = value
+    return result
+
+
+def losses(run: Path) -> dict[int, float]:
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return {event["step"]: event["loss"] for event in events if event["event"] == "train.step"}
+
+
+def weights(run: Path, step: int) -> bytes:
+    return (run / "checkpoints" / f"step-{step:06d}" / "model.safetensors").read_bytes()
+
+
+def with_dropout(model_file: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "dropout.py"
+    path.write_text(model_file.read_text().replace("layers=2", "layers=2, dropout=0.2"))
+    return path
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_stopping_and_resuming_changes_no_bit(
+    dropout: bool, train_settings: Settings, model_file: Path, tmp_path: Path
+) -> None:
+    if dropout:
+        train_settings["model"] = with_dropout(model_file, tmp_path)
+    settings = changed(train_settings, data__fim_rate=0.5)
+    train(settings, output_dir=tmp_path / "whole")
+    train(settings, output_dir=tmp_path / "parts", training__stop_at_step=20)
+    train(settings, output_dir=tmp_path / "parts", training__resume_from="latest")
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert len(whole) == 40
+    assert whole == parts
+    assert weights(tmp_path / "whole", 40) == weights(tmp_path / "parts", 40)
+    digests = [artifacts.load(tmp_path / run / "checkpoints" / "step-000040").digest for run in ("whole", "parts")]
+    assert digests[0] == digests[1]
+    events = [json.loads(line) for line in (tmp_path / "whole" / "events.jsonl").read_text().splitlines()]
+    windows = next(event for event in events if event["event"] == "train.windows")["train"]
+    assert 20 * 4 % windows != 0, "the stop must be in the middle of an epoch"
+
+
+def test_the_held_out_text_is_learned(train_settings: Settings, tmp_path: Path) -> None:
+    train(train_settings, training__steps=120, validation__every=120, checkpoints__every=120)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    measured = [event["bits_per_byte"] for event in events if event["event"] == "train.measured"]
+    assert measured[-1] < 0.6 * measured[0]
+
+
+def test_accumulating_gradients_equals_one_large_batch(train_settings: Settings, tmp_path: Path) -> None:
+    for size in (1, 4):
+        train(train_settings, output_dir=tmp_path / str(size), training__micro_batch_sequences=size, training__steps=5)
+    one, four = losses(tmp_path / "1"), losses(tmp_path / "4")
+    assert all(one[step] == pytest.approx(four[step], rel=1e-4) for step in one)
+
+
+def torchrun(settings: Settings, tmp_path: Path, *flags: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+        str(LAUNCHER), "--config", str(file), *flags,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_two_processes_train_what_one_does_and_resume_to_the_bit(
+    train_settings: Settings, model_file: Path, tmp_path: Path
+) -> None:
+    settings = changed(train_settings, training__num_processes=2, checkpoints__every=20)
+    settings["model"] = with_dropout(model_file, tmp_path)
+    for run, flags in (
+        ("whole", ()),
+        ("parts", ("--training.stop-at-step", "20")),
+        ("parts", ("--training.resume-from", "latest")),
+    ):
+        done = torchrun(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert weights(tmp_path / "whole", 40) == weights(tmp_path / "parts", 40)
+    plain = changed(train_settings, output_dir=tmp_path / "one")
+    train(plain, training__steps=3)
+    done = torchrun(changed(train_settings, output_dir=tmp_path / "two"), tmp_path, "--training.steps", "3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [one[step] for step in (1, 2, 3)] == pytest.approx([two[step] for step in (1, 2, 3)], rel=1e-5)
+
+
+def test_fewer_processes_than_asked_for_is_an_error(train_settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="2 processes were asked for and 1 run"):
+        train(train_settings, training__num_processes=2)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A run with checkpoints at steps 10, 20 and 30 of 40."""
+    settings = {
+        "model": model_file,
+        "output_dir": tmp_path_factory.mktemp("trained") / "run",
+        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 32},
+        "training": {"steps": 40, "batch_sequences": 2, "mixed_precision": "no"},
+        "validation": {"every": 40, "windows": 2},
+        "checkpoints": {"every": 10, "keep_last": 3},
+    }
+    train(settings, training__stop_at_step=30)
+    return settings
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def mix(newest: Path) -> None:
+    shutil.copy(newest.with_name("step-000010") / "optimizer.bin", newest / "optimizer.bin")
+
+
+DAMAGES = {
+    "a flipped byte of the weights": lambda p: flip(p / "model.safetensors"),
+    "a truncated optimizer": lambda p: (p / "optimizer.bin").write_bytes((p / "optimizer.bin").read_bytes()[:-9]),
+    "lost random states": lambda p: next(p.glob("random_states*")).unlink(),
+    "files of two steps": mix,
+    "another step": lambda p: (p / "progress.json").write_text('{"step": 5}\n'),
+    "no manifest": lambda p: (p / "manifest.json").unlink(),
+    "an empty folder": lambda p: [file.unlink() for file in p.rglob("*") if file.is_file()],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_refused_by_name_and_the_one_before_is_taken(
+    name: str, trained: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained["output_dir"], run)
+    newest = run / "checkpoints" / "step-000030"
+    DAMAGES[name](newest)
+    with pytest.raises(CheckpointError, match="step-000030"):
+        train(trained, output_dir=run, training__resume_from=newest)
+    train(trained, output_dir=run, training__resume_from="latest", training__stop_at_step=30)
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    refused = [event for event in events if event["event"] == "checkpoint.refused"]
+    assert [event["step"] for event in refused] == [30]
+    assert "step-000030" in refused[0]["reason"]
+    assert [event["step"] for event in events if event["event"] == "train.started"][-1] == 20
+    assert artifacts.verify(newest).digest == artifacts.load(trained["output_dir"] / "checkpoints" / newest.name).digest
+    assert (run / "checkpoints" / "damaged-0-step-000030").exists()
+
+
+def test_when_none_is_whole_nothing_is_started_over(trained: Settings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained["output_dir"], run)
+    for folder in (run / "checkpoints").iterdir():
+        flip(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint .* is whole"):
+        train(trained, output_dir=run, training__resume_from="latest")
+
+
+def test_a_new_run_does_not_bury_an_old_one(trained: Settings) -> None:
+    with pytest.raises(CheckpointError, match="resume-from latest"):
+        train(trained)
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(trained: Settings, dataset: Path, tmp_path: Path) -> None:
+    from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+
+    other = tmp_path / "other"
+    train_tokenizer(TrainTokenizerConfig(input=dataset, output_dir=other, vocab_size=512, held_out_share=0.2))
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        train(trained, data__tokenizer=other, training__resume_from="latest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"training__micro_batch_sequences": 3}, ConfigError, "micro_batch_sequences=3 does not divide"),
+        ({"data__context": 128}, ConfigError, "exceeds the model's context=64"),
+        ({"model": "missing.py"}, ConfigError, "no such file"),
+        ({"data__dataset": "missing"}, RuntimeError, "no artifact here"),
+        ({"data__tokenizer": "missing"}, RuntimeError, "no artifact here"),
+        ({"training__step": 5}, ConfigError, "unknown key training.step; did you mean training.steps?"),
+        ({"data__held_out_share": 0.0001}, ConfigError, "held_out_share"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(
+    changes: Settings, error: type[Exception], said: str, train_settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(error) as caught:
+        train(train_settings, **changes)
+    assert said in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "events.jsonl").exists()
+
+
+def test_a_corpus_smaller_than_a_window_is_an_error(train_settings: Settings, model_file: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.py"
+    wide.write_text(model_file.read_text().replace("context=64", "context=1000000"))
+    with pytest.raises(DataError, match="less than one window"):
+        train(train_settings, model=wide, data__context=1_000_000)
+
+
+KILLS_WANTED = 20
+MOST_ROUNDS = 60
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_resumes(train_settings: Settings, tmp_path: Path) -> None:
+    """Kill at random moments, at least 20 of them inside the saving of a checkpoint; each time the run goes on."""
+    steps = 4000
+    settings = changed(
+        train_settings, training__steps=steps, training__batch_sequences=1, training__micro_batch_sequences=1,
+        training__resume_from="latest", checkpoints__every=1, validation__every=10 * steps,
+    )  # fmt: skip
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
+    run, rng = Path(settings["output_dir"]), random.Random(0)
+    inside, furthest = 0, 0
+    for _ in range(MOST_ROUNDS):
+        process = start(file)
+        wait_for_checkpoint_beyond(process, run, furthest)
+        if rng.random() < 0.8:
+            wait_for_saving(process, run)
+        time.sleep(rng.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        inside += bool(partial_folders(run))
+        whole = [step for step in steps_of(run) if is_whole(run, step)]
+        assert whole, "a kill destroyed every checkpoint"
+        assert max(whole) >= furthest, "a kill lost a finished checkpoint"
+        furthest = max(whole)
+        if inside >= KILLS_WANTED:
+            break
+    assert inside >= KILLS_WANTED
+    train(settings, training__stop_at_step=furthest + 3)
+    reference = changed(settings, output_dir=tmp_path / "reference", checkpoints__every=steps)
+    train(reference, training__stop_at_step=furthest + 3)
+    assert losses(run) == losses(tmp_path / "reference")
+    assert weights(run, furthest + 3) == weights(tmp_path / "reference", furthest + 3)
+
+
+def start(file: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(LAUNCHER), "--config", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_checkpoint_beyond(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    while max(steps_of(run), default=-1) <= step:
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.01)
+
+
+def wait_for_saving(process: subprocess.Popen[bytes], run: Path) -> None:
+    while not partial_folders(run):
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.0005)
+
+
+def partial_folders(run: Path) -> list[Path]:
+    return list((run / "checkpoints").glob(".step-*.partial.*"))
+
+
+def steps_of(run: Path) -> list[int]:
+    return [int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")]
+
+
+def is_whole(run: Path, step: int) -> bool:
+    try:
+        artifacts.verify(run / "checkpoints" / f"step-{step:06d}")
+    except RuntimeError:
+        return False
+    return True
