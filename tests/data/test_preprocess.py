@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts
 from ibidem.data import clean, shards
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.sources import Spec
 from ibidem.errors import ConfigError, DataError
-from tests.conftest import SHARED_DATA
 
 GPL_HEADER = (
     "# This program is free software; you can redistribute it and/or modify it\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
 from ibidem.config import build
@@ -12,7 +13,6 @@ from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
 from ibidem.training.plan import PlanConfig, activation_bytes, plan
 from ibidem.training.tokens import FimIds, Windows, fill_in_middle, tokenize, window_at
-from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.training.config import TrainConfig
-from tests.conftest import REPOSITORY
 
 LAUNCHER = REPOSITORY / "src" / "training" / "train.py"
 Settings = dict
@@ -167,9 +167,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_refused_by_name_and_the_one_before_is_taken(
-    name: str, trained: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_is_refused_by_name_and_the_one_before_is_taken(name: str, trained: Settings, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained["output_dir"], run)
     newest = run / "checkpoints" / "step-000030"

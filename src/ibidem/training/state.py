@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
+from safetensors.torch import save_file
+from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
@@ -31,8 +33,14 @@ def steps_of(run: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Tell whether the weights are spread over the processes (FSDP)."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
 def save(
     accelerator: Accelerator,
+    model: nn.Module,
     folder: Path,
     config: Mapping[str, Any],
     inputs: Sequence[Input],
@@ -43,17 +51,13 @@ def save(
 ) -> None:
     """Save weights, optimizer, random states and the step, on all processes, as one artifact."""
     if not accelerator.is_main_process:
-        accelerator.save_state(_agree(None))
-        accelerator.wait_for_everyone()
-        accelerator.wait_for_everyone()
+        _save_state(accelerator, model, _agree(None))
+        accelerator.wait_for_everyone()  # until the main process has sealed it
         return
     with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
-        accelerator.save_state(_agree(str(draft.path)))
-        accelerator.wait_for_everyone()
+        _save_state(accelerator, model, _agree(str(draft.path)))
         shutil.copytree(tokenizer_dir, draft.path / TOKENIZER_DIR)
         (draft.path / PROGRESS).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-        if not (draft.path / WEIGHTS).exists():
-            raise CheckpointError(f"accelerate wrote no {WEIGHTS}; set fsdp_state_dict_type: FULL_STATE_DICT")
         draft.counts |= {"step": step, **figures}
     accelerator.wait_for_everyone()
     log.event("checkpoint.saved", step=step, path=str(folder))
@@ -123,6 +127,16 @@ def _set_aside(run: Path, steps: Sequence[int]) -> None:
             number += 1
         folder.rename(target)
         log.event("checkpoint.set_aside", path=str(target))
+
+
+def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
+    """Write every process's part; sharded weights are also gathered into the one file that other stages read."""
+    accelerator.save_state(path)
+    if is_sharded(accelerator):
+        weights = accelerator.get_state_dict(model)
+        if accelerator.is_main_process:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, Path(path) / WEIGHTS)
+    accelerator.wait_for_everyone()
 
 
 def _agree(path: str | None) -> str:

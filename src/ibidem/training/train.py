@@ -81,7 +81,7 @@ def _run(
     def save(step: int, figures: dict[str, float]) -> None:
         where = state.folder_of(config.output_dir, step)
         tokenizer_dir = config.data.tokenizer
-        state.save(accelerator, where, saved, inputs, tokenizer_dir=tokenizer_dir, step=step, figures=figures)
+        state.save(accelerator, model, where, saved, inputs, tokenizer_dir=tokenizer_dir, step=step, figures=figures)
         if accelerator.is_main_process:
             state.prune(config.output_dir, config.checkpoints.keep_last)
 
@@ -203,7 +203,7 @@ class Pretraining:
 
     def _sample(self, model: nn.Module, step: int) -> None:
         prompts = self.config.validation.prompts
-        if not prompts or not self.accelerator.is_main_process or _is_sharded(self.accelerator):
+        if not prompts or not self.accelerator.is_main_process or state.is_sharded(self.accelerator):
             return
         decoder = self.accelerator.unwrap_model(model)
         sampling = Sampling(max_tokens=self.config.validation.sample_tokens, seed=self.config.training.seed)
@@ -291,10 +291,6 @@ def _check_resume(checkpoint: artifacts.Artifact, saved: dict[str, Any], inputs:
     if checkpoint.config["train"] != saved["train"]:
         log.event("train.settings_changed", before=checkpoint.config["train"], now=saved["train"])
     return state.step_of(checkpoint)
-
-
-def _is_sharded(accelerator: Accelerator) -> bool:
-    return str(accelerator.distributed_type).endswith("FSDP")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""The command line keeps its promises: help without torch, one line for a mistake, the right exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY
+
+from ibidem.cli import COMMANDS, main
+
+
+def python(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=120
+    )
+
+
+def test_every_command_shows_its_help_without_torch() -> None:
+    script = (
+        "import sys\nfrom ibidem.cli import COMMANDS, main\n"
+        "for words in [[], *[name.split() for name in COMMANDS]]:\n"
+        "    assert main([*words, '--help']) == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["plan", "--config", "configs/training/base.yaml"]])
+def test_doctor_and_plan_run_without_torch(command: list[str]) -> None:
+    done = python(
+        "-c", f"import sys; from ibidem.cli import main; assert main({command}) == 0; assert 'torch' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+LAUNCHERS = {
+    "scripts/preprocess_public.py": "preprocess",
+    "src/tokenization/train_tokenizer.py": "train-tokenizer",
+    "src/training/train.py": "train",
+    "src/evaluation/perplexity.py": "evaluate perplexity",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_works_from_any_folder_and_holds_no_logic(launcher: str, tmp_path: Path) -> None:
+    done = python("-X", "importtime", str(REPOSITORY / launcher), "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"usage: ibidem {LAUNCHERS[launcher]}" in done.stdout
+    assert " torch\n" not in done.stderr
+    assert len((REPOSITORY / launcher).read_text().splitlines()) <= 12
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["train"], "model is required; give --model"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["preprocess", "--dataset", "x", "--output-dir", "out"], "NAME[:VERSION]:SPLIT:COLUMN"),
+        (["preprocess", "--datset", "x"], "did you mean dataset?"),
+        (["preprocess", "--dataset", "a:b:c", "--output-dir", "out", "--shard-size", "0"], "shard_size"),
+        (["train-tokenizer", "--input", ".", "--output-dir", "out", "--vocab-size", "0"], "vocab_size"),
+        (["verify", "nowhere"], "no artifact here"),
+        (["verify"], "path is required"),
+        (["generate", "--checkpoint", "nowhere", "--prompt", "x"], "nowhere"),
+        (["report", "--run", "nowhere", "--output", "page.html"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(error) == 1
+    assert error[0].startswith("ibidem: ")
+    assert said in error[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:
+    done = python(
+        "-m", "ibidem", "preprocess", "--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "o")
+    )
+    assert done.returncode == 0
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events][-1] == "preprocess.finished"
+    progress = [event for event in events if event["event"] == "progress"]
+    assert progress[0]["total"] == progress[-1]["done"] == 242
+    assert "documents kept" in done.stdout
+
+
+def test_a_terminal_gets_bars() -> None:
+    import io
+
+    from ibidem import log
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with log.console(stream), log.progress("work", 2, "items") as bar:
+        bar.advance()
+        log.event("note", text="[bold]kept as it is[/bold]")
+        bar.advance()
+    shown = stream.getvalue()
+    assert "work" in shown
+    assert "[bold]kept as it is[/bold]" in shown
+    assert "{" not in shown

@@ -1,0 +1,90 @@
+"""The house: rooms import only what stands below them, nothing heavy by accident, nothing of a viral license."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from tests.conftest import REPOSITORY
+
+from ibidem.data.licenses import is_denied, normalize, package_license
+
+DENIED = ("GPL", "AGPL", "LGPL")
+PREY = {"chardet"}
+
+
+def test_the_import_contract_holds() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports"))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("room", "heavy"),
+    [
+        ("ibidem.data.preprocess", {"torch", "transformers", "datasets"}),
+        ("ibidem.modeling.modeling_custom", {"transformers", "datasets"}),
+        ("ibidem.tokenization.train_tokenizer", {"torch", "transformers", "datasets"}),
+        ("ibidem.training.config", {"torch"}),
+        ("ibidem.demo", {"torch"}),
+    ],
+)
+def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:
+    script = f"import sys, {room}; found = {heavy!r} & set(sys.modules); assert not found, found"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def runtime_packages() -> set[str]:
+    """Every distribution that an installation with all extras but the prey pulls in, transitively."""
+    found: set[str] = set()
+    todo = [("ibidem", {"huggingface", "tensorboard"})]
+    while todo:
+        name, extras = todo.pop()
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            wanted = requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
+            )
+            if wanted and requirement.name.lower() not in found | PREY:
+                try:
+                    metadata.distribution(requirement.name)
+                except metadata.PackageNotFoundError:
+                    continue
+                found.add(requirement.name.lower())
+                todo.append((requirement.name, requirement.extras))
+    return found
+
+
+def test_no_dependency_is_of_the_gpl_family() -> None:
+    names = runtime_packages()
+    assert len(names) > 30
+    for name in sorted(names):
+        raw = package_license(metadata.distribution(name).metadata)
+        expression = normalize(raw)
+        assert expression is None or not is_denied(expression, DENIED), f"{name}: {raw}"
+
+
+def test_every_dependency_is_pinned() -> None:
+    pins = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    }
+    missing = {name.replace("_", "-") for name in runtime_packages()} - pins
+    assert not missing
+
+
+def test_functions_stay_short() -> None:
+    import ast
+
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
