@@ -134,12 +134,12 @@ PUBLIC = {
             "id": ["17"],
             "content": ["fn main() {}\n"],
         },
-        {"record": "17", "repo": "owner/repo", "path": "lib/a.rs", "language": "Rust", "category": "code", "license": None},
+        {"record": "17", "repo": "owner/repo", "path": "lib/a.rs", "language": "Rust", "category": "code"},
         1,
     ),
     "the-pile": (
         "text",
-        {"text": ["def f(): pass", "Once upon a time."], "meta": [{"pile_set_name": "Github"}, {"pile_set_name": "Books3"}]},
+        {"text": ["def f(): pass", "Once."], "meta": [{"pile_set_name": "Github"}, {"pile_set_name": "Books3"}]},
         {"category": "code", "license": None},
         2,
     ),
@@ -184,7 +184,8 @@ def test_every_bad_line_is_quarantined_and_no_good_one_is_lost(tmp_path: Path) -
     folder = tmp_path / "d"
     folder.mkdir()
     lines = [
-        b'\xef\xbb\xbf{"text": "first"}', b'{"text": "cut', b'{"text": "\xff"}', b'{"text": "\\ud800"}', b'{"text": null}',
+        b'\xef\xbb\xbf{"text": "first"}', b'{"text": "cut', b'{"text": "\xff"}', b'{"text": "\\ud800"}',
+        b'{"text": null}',
         b'{"text": 5}', b'{"other": "x"}', b"[1]", b'{"text": "twice", "license": "GPL-3.0", "license": "MIT"}',
         b"", b'{"text": "nul \\u0000"}', b'{"text": "  \\n"}', b'{"text": "last"}',
     ]  # fmt: skip

@@ -1,0 +1,617 @@
+"""`ibidem report`: one self-contained HTML page about a run, for a reader who decides whether to trust the model.
+
+Nothing on the page is fetched and nothing of it runs: it has no link outside and no script, and its own content
+security policy forbids both. Every value goes through `show`, which escapes it; None is shown as NOT MEASURED.
+"""
+
+import ast
+import html
+import inspect
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact, Input
+from ibidem.data import shards
+from ibidem.data.preprocess import DropReason
+from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.serving.config import ReportConfig
+
+EVENTS = "events.jsonl"
+CHECKPOINT = re.compile(r"step-(\d+)")
+WORK = {"train.step", "train.measured", "train.sample", "checkpoint.saved"}  # their times tell how long a run worked
+STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
+MOST_BARS = 15
+MOST_ROWS = 200
+MOST_POINTS = 400  # of a curve; more are averaged
+MOST_SAMPLES = 6  # of a prompt
+MOST_PIECES = 36
+READABLE = str.maketrans({"\U0010fffc": "⏎", "\u2581": "·", "\U0010fffd": "\u2581"})  # as the tokenizer writes them
+
+Record = dict[str, Any]
+Row = Sequence[object]
+Point = tuple[float, float]
+
+
+@dataclass
+class History:
+    """What the events of a run tell; where a resumed run repeats a step, its later account."""
+
+    rows: dict[tuple[str, int, str], Record] = field(default_factory=dict)
+    """Events by name, step and prompt."""
+    refused: list[Record] = field(default_factory=list)
+    parameters: int | None = None
+    sessions: int = 0
+    seconds: float = 0.0
+
+    def curve(self, event: str, key: str) -> list[Point]:
+        """Give the finite values of a figure by step."""
+        rows = sorted((step, row.get(key)) for (name, step, _), row in self.rows.items() if name == event)
+        return [(step, value) for step, value in rows if isinstance(value, int | float) and math.isfinite(value)]
+
+    def completions(self, prompt: str) -> dict[int, str]:
+        """Give the completions of a prompt by step."""
+        rows = (
+            (step, row) for (name, step, known), row in self.rows.items() if (name, known) == ("train.sample", prompt)
+        )
+        return {step: str(row.get("completion", "")) for step, row in sorted(rows, key=lambda item: item[0])}
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, in order."""
+        return list(dict.fromkeys(prompt for name, _, prompt in self.rows if name == "train.sample"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's newest checkpoint, what it was made from, and its history."""
+
+    folder: Path
+    checkpoint: Artifact
+    history: History
+    torn: int
+    """Lines of events.jsonl that are not whole events."""
+
+    @cached_property
+    def lineage(self) -> list[tuple[int, str, Input | Artifact]]:
+        """The graph of inputs, as `artifacts.lineage` walks it."""
+        return artifacts.lineage(self.checkpoint.path)
+
+    def find(self, kind: str) -> Artifact | None:
+        """Give the first artifact of a kind among what the checkpoint was made from."""
+        return next((n for _, _, n in self.lineage if isinstance(n, Artifact) and n.kind == kind), None)
+
+    @cached_property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage that is known."""
+        made = {name: artifact.volatile for kind, name in STAGES.items() if (artifact := self.find(kind))}
+        return {name: float(volatile.get("seconds", 0)) for name, volatile in made.items()} | {
+            "Training the model": self.history.seconds
+        }
+
+
+def report(config: ReportConfig) -> str:
+    """Write the page; say where it is.
+
+    Raises:
+        ArtifactError: the run's folder holds no events or no whole checkpoint.
+        ConfigError: the output cannot be a file there, or a result of an evaluation does not exist.
+        DataError: a result of an evaluation is not a JSON object.
+    """
+    _check_output(config.output)
+    results = [_read_result(path) for path in config.evaluation]
+    run = open_run(config.run)
+    sections = {
+        "Corpus": corpus(run.find(shards.KIND)),
+        "Tokenizer": tokenizer(run.find("tokenizer")),
+        "Training": training(run),
+        "Samples": samples(run.history),
+        "Evaluation": evaluation(results, run.checkpoint.digest),
+        "Lineage": lineage(run),
+        "Time": bars(run.stages, duration),
+    }
+    body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
+    page = Template(resources.files("ibidem.serving").joinpath("report.html").read_text(encoding="utf-8"))
+    text = page.substitute(title=show(config.title), body=join(heading(config.title, run, list(sections)), *body))
+    artifacts.write_file(config.output, text)
+    return f"{config.output}: the report of {run.checkpoint.path}"
+
+
+# What is read
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run's events and its newest checkpoint.
+
+    Raises:
+        ArtifactError: there are no events, or no checkpoint with a valid manifest.
+    """
+    events, torn = _read_events(folder / EVENTS)
+    numbered = [(int(m[1]), p) for p in (folder / "checkpoints").glob("step-*") if (m := CHECKPOINT.fullmatch(p.name))]
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            return Run(folder, artifacts.load(path, kind="checkpoint"), history_of(events), torn)
+        except ArtifactError as error:
+            log.event("report.skipped", path=str(path), reason=str(error))
+    raise ArtifactError(f"{folder / 'checkpoints'}: no whole checkpoint here; ibidem train writes them")
+
+
+def history_of(events: Iterable[Record]) -> History:
+    """Sort events into a history; what was lost before a run was resumed is forgotten."""
+    history = History()
+    before = 0.0
+    for record in events:
+        name, step = record["event"], record.get("step")
+        if name == "train.started" and isinstance(step, int):
+            history.rows = {key: row for key, row in history.rows.items() if key[1] <= step}
+            history.sessions += 1
+            history.parameters = record.get("parameters", history.parameters)
+            before = record["time"]
+        elif name in WORK and history.sessions:
+            history.seconds += max(0.0, record["time"] - before)
+            before = record["time"]
+        elif name == "checkpoint.refused":
+            history.refused.append(record)
+        if name in WORK and isinstance(step, int):
+            history.rows[name, step, str(record.get("prompt", ""))] = record
+    return history
+
+
+def _read_events(path: Path) -> tuple[list[Record], int]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a run of ibidem train") from None
+    events = [record for line in lines if (record := _event(line)) is not None]
+    if not events:
+        raise ArtifactError(f"{path}: no event in it; give the folder of a run of ibidem train")
+    return events, len(lines) - len(events)
+
+
+def _event(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a killed run leaves a torn line
+        return None
+    whole = isinstance(record, dict) and "event" in record and isinstance(record.get("time"), int | float)
+    return record if whole else None
+
+
+def _read_result(path: Path) -> Record:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"evaluation {path}: {error.strerror}; ibidem evaluate writes it with --output") from None
+    except ValueError as error:
+        raise DataError(f"evaluation {path}: not JSON: {error}") from None
+    if not isinstance(result, dict):
+        raise DataError(f"evaluation {path}: not a JSON object")
+    return _flat(result)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Record:
+    rows: Record = {}
+    for key, value in tree.items():
+        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return rows
+
+
+def _check_output(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(f"output {path}: this is a folder; name a file, such as {path / 'report.html'}")
+    if sealed := next((folder for folder in path.parents if (folder / artifacts.MANIFEST).exists()), None):
+        raise ConfigError(f"output {path}: {sealed} is an artifact, and one more file would spoil it; choose another")
+
+
+def _intact(artifact: Artifact, name: str) -> Path | None:
+    """Find a file of an artifact, if it is still the one that the manifest names."""
+    path = artifact.path / name
+    is_whole = name in artifact.files and path.is_file() and artifacts.sha256_of(path) == artifact.files[name].sha256
+    return path if is_whole else None
+
+
+# The sections
+
+
+def heading(title: str, run: Run, sections: Sequence[str]) -> "Html":
+    """Name the checkpoint and show the key figures."""
+    dataset, history = run.find(shards.KIND), run.history
+    counts = dataset.counts if dataset else {}
+    tokens = history.curve("train.step", "tokens")
+    created = run.checkpoint.volatile.get("created")
+    saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
+    figures: list[Row] = [
+        ("Documents kept", counts.get("kept"), join("of ", counts.get("read"), " read")),
+        ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
+        ("Parameters", history.parameters, ""),
+        ("Held-out bits per byte", *_first_to_last(history.curve("train.measured", "bits_per_byte"))),
+        ("Tokens trained", int(tokens[-1][1]) if tokens else None, f"{tokens[-1][0]:,} steps" if tokens else ""),
+        ("Time in all", duration(sum(run.stages.values())), "every stage of it below"),
+    ]
+    shown = [tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in figures]
+    where = tag("p", f"Checkpoint {run.checkpoint.path.name}{saved} ", tag("code", run.checkpoint.digest), cls="soft")
+    links = tag("nav", *(tag("a", name, href=f"#{name.lower()}") for name in sections))
+    return tag("header", tag("h1", title), where, tag("dl", *shown, cls="figures"), links)
+
+
+def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
+    if not points:
+        return None, ""
+    (_, first), (step, last) = points[0], points[-1]
+    if len(points) == 1:
+        return f"{last:.3f}", f"measured once, at step {step:,}"
+    return f"{first:.3f} → {last:.3f}", f"{share(last, first)} of the first"
+
+
+def corpus(dataset: Artifact | None) -> "Html":
+    """Show what was kept, what was dropped and why."""
+    if dataset is None:
+        return tag("p", None, " The dataset is not where the checkpoint says that it was.")
+    counts = dataset.counts
+    dropped, meaning = counts.get("dropped", {}), explanations()
+    rows = [(reason, meaning.get(reason, ""), n, share(n, counts.get("read"))) for reason, n in dropped.items()]
+    outside = {"quarantined: unreadable, each listed in quarantine.jsonl": counts.get("quarantined")}
+    outside |= {f"skipped files: {why}": n for why, n in counts.get("skipped_files", {}).items()}
+    kept = {
+        aspect: tag("div", tag("h3", f"Kept by {aspect}"), bars(top(counts.get(aspect, {}))))
+        for aspect in ("license", "language", "category", "source")
+    }
+    total = (counts.get("kept"), " kept + ", sum(dropped.values()), " dropped + ", counts.get("quarantined"))
+    return join(
+        tag("p", *total, " quarantined = ", counts.get("read"), " documents read."),
+        tag("p", "Kept without any stated license: ", counts.get("license_unstated"), "."),
+        kept["license"],
+        tag("div", kept["language"], tag("div", kept["category"], kept["source"]), cls="columns"),
+        tag("h3", "Dropped, and why"),
+        table(("Reason", "Meaning", "Documents", "Of read"), rows, right=(2, 3)),
+        *_license_drops(_intact(dataset, shards.DROPPED)),
+        tag("h3", "Never read as documents"),
+        table(("What", "Count"), list(outside.items()), right=(1,)),
+    )
+
+
+def explanations() -> dict[str, str]:
+    """Read what each drop reason means from the docstring below it in the enum."""
+    (enum,) = ast.parse(inspect.getsource(DropReason)).body
+    assert isinstance(enum, ast.ClassDef)
+    return {
+        str(DropReason[ast.unparse(member.targets[0])]): " ".join(ast.literal_eval(text.value).split())
+        for member, text in zip(enum.body, enum.body[1:], strict=False)
+        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr)
+    }
+
+
+def _license_drops(dropped: Path | None) -> list["Html"]:
+    """Show the evidence: metadata by package, headers file by file."""
+    if dropped is None:
+        why = f" {shards.DROPPED} is missing, or not the file that the manifest names."
+        return [tag("h3", "License drops by package"), tag("p", None, why)]
+    groups: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], str] = {}
+    headers: list[Row] = []
+    for row in shards.read_rows(dropped, ["reason", "repo", "source", "path", "record", "detail"]):
+        package, where, detail = row["repo"] or row["source"], row["path"] or row["record"], row["detail"] or ""
+        if row["reason"] == DropReason.LICENSE_HEADER:
+            headers.append((package, tag("code", where), detail))
+        elif row["reason"].startswith("license."):
+            groups[package, row["reason"], detail] += 1
+            examples.setdefault((package, row["reason"], detail), where)
+    by_package = [(*key, count, tag("code", examples[key])) for key, count in groups.most_common()]
+    return [
+        tag("h3", "License drops by metadata, grouped by package"),
+        table(("Package", "Reason", "Evidence", "Files", "Example"), by_package, right=(3,)),
+        tag("h3", "License drops by a header in the file itself, whatever the metadata says"),
+        table(("Package", "File", "Words in the file"), headers),
+    ]
+
+
+def tokenizer(found: Artifact | None) -> "Html":
+    """Show what the tokenizer is worth."""
+    if found is None:
+        return tag("p", None, " The tokenizer is not where the checkpoint says that it was.")
+    counts = found.counts
+    rows = [
+        ("Ids", counts.get("vocab_size")),
+        ("Learned pieces", counts.get("learned")),
+        ("Reserved ids, nothing learned for them", counts.get("reserved")),
+        ("Bytes of text it was trained on", counts.get("trained_bytes")),
+        ("Bytes a token, on held-out documents", counts.get("bytes_per_token")),
+        ("Byte pieces among the tokens", share(counts.get("byte_pieces_share"), 1, digits=3)),
+        ("Held-out documents", counts.get("held_out")),
+        ("of these, returned byte for byte", counts.get("round_trips")),
+    ]
+    vocabulary = _intact(found, "tokenizer.vocab")
+    pieces = _longest_pieces(vocabulary.read_bytes().decode(errors="replace")) if vocabulary else [None]
+    return join(
+        table(("Figure", "Value"), rows, right=(1,)),
+        tag("h3", "Longest learned pieces"),
+        tag("p", *(join(tag("code", piece), " ") for piece in pieces), cls="pieces"),
+        tag("p", "⏎ is a newline, · a blank. Runs of one or two characters are left out.", cls="note"),
+    )
+
+
+def _longest_pieces(vocabulary: str) -> list[str]:
+    lines = (line.rpartition("\t") for line in vocabulary.split("\n"))
+    learned = [piece for piece, _, score in lines if score.startswith("-") and len(set(piece)) > 2]
+    return [piece.translate(READABLE) for piece in sorted(learned, key=len, reverse=True)[:MOST_PIECES]]
+
+
+def training(run: Run) -> "Html":
+    """Show the curves, what went wrong on the way, and the settings."""
+    history = run.history
+    notes = [join("Sessions of training, resumes included: ", history.sessions, ".")]
+    notes += [join("Refused at step ", row.get("step"), ": ", row.get("reason"), ".") for row in history.refused]
+    notes += [join("Torn lines of events.jsonl, left out: ", run.torn, ".")] if run.torn else []
+    held_out = history.curve("train.measured", "bits_per_byte")
+    small = [("Learning rate", "", "lr"), ("Gradient norm", "before clipping", "grad_norm")]
+    small += [("Speed", "tokens a second", "tokens_per_s")]
+    settings = [(key, "none" if value is None else value) for key, value in _flat(run.checkpoint.config).items()]
+    return join(
+        line_chart("Loss", "nats a token, on the training text", history.curve("train.step", "loss"), wide=True),
+        line_chart("Held-out bits per byte", "never trained on; lower is better", held_out, wide=True, marked=True),
+        tag("div", *(line_chart(t, unit, history.curve("train.step", key)) for t, unit, key in small), cls="thirds"),
+        *(tag("p", note, cls="note") for note in notes),
+        tag("details", tag("summary", "All settings", cls="note"), table(("Setting", "Value"), settings)),
+    )
+
+
+def samples(history: History) -> "Html":
+    """Show how the completion of each prompt changes over training."""
+    if not history.prompts:
+        return tag("p", None, " No prompt was set (validation.prompts).")
+    blocks = []
+    for prompt in history.prompts:
+        completions = history.completions(prompt)
+        steps = spread(list(completions), MOST_SAMPLES)
+        left_out = f", {len(steps)} of {len(completions)} completions" if len(steps) < len(completions) else ""
+        texts = {step: tag("pre", tag("b", prompt), completions[step]) for step in steps}
+        rows = [tag("div", tag("span", "step ", step), text, cls="completion") for step, text in texts.items()]
+        blocks.append(tag("div", tag("h3", "Prompt ", tag("code", repr(prompt)), left_out), *rows))
+    return join(*blocks)
+
+
+def evaluation(results: Sequence[Record], digest: str) -> "Html":
+    """Show every figure of every result, a column a result."""
+    if not results:
+        return tag("p", None, " No result of ibidem evaluate was given.")
+    keys = dict.fromkeys(key for result in results for key in result if key != "task")
+    heads = [result.get("task", f"result {number}") for number, result in enumerate(results, 1)]
+    verdicts = {None: None, digest: "yes"}
+    other = tag("span", "no, of another one", cls="bad")
+    mine = [verdicts.get(result.get("checkpoint_digest"), other) for result in results]
+    rows: list[Row] = [("measured on this checkpoint", *mine)]
+    rows += [(key, *(_short(result.get(key)) for result in results)) for key in keys]
+    return table(("Figure", *heads), rows, right=range(1, len(results) + 1))
+
+
+def lineage(run: Run) -> "Html":
+    """Show the tree from the checkpoint back to the sources, each artifact's own inputs once."""
+    rows: list[Row] = []
+    seen: set[str] = set()
+    folded: float = math.inf
+    for depth, state, node in run.lineage:
+        if depth > folded:
+            continue
+        is_repeated = isinstance(node, Artifact) and node.digest in seen
+        folded = depth if is_repeated else math.inf
+        seen.add(node.digest)
+        rows.append(_node(run.folder, depth, f"{state}, see above" if is_repeated else state, node))
+    return join(
+        table(("What", "State", "Where", "Digest", "Files", "Bytes"), rows, right=(4, 5)),
+        tag(
+            "p",
+            "The state compares digests of manifests; ",
+            tag("code", "ibidem verify"),
+            " hashes every file.",
+            cls="note",
+        ),
+        tag("p", "Places are seen from the run's folder.", cls="note"),
+    )
+
+
+def _node(folder: Path, depth: int, state: str, node: Input | Artifact) -> Row:
+    name = node.role if isinstance(node, Input) else node.kind
+    what = tag("span", f"└ {name}" if depth else name, cls="keep", style=f"padding-left:{max(depth - 1, 0) * 1.1}em")
+    shown = tag("span", state, cls="keep bad" if state in {"missing", "changed"} else "keep")
+    if isinstance(node, Input):
+        return what, shown, node.name, _short(node.digest), "", ""
+    where = os.path.relpath(node.path.resolve(), folder.resolve())
+    total = sum(file.bytes for file in node.files.values())
+    return what, shown, where, _short(node.digest), len(node.files), total
+
+
+def _short(value: object) -> object:
+    """Set words apart from figures, and shorten digests."""
+    if not isinstance(value, str):
+        return value
+    return tag("code", value[7:19] if value.startswith("sha256:") else value, title=value)
+
+
+# HTML
+
+
+class Html(str):
+    """Text that is HTML already; made by `tag`, `join` and `show` alone."""
+
+    __slots__ = ()
+
+
+def show(value: object) -> Html:
+    """Write any value as HTML.
+
+    >>> show("<b>"), show(30118469), show(3.29046), show(True), show(None)
+    ('&lt;b&gt;', '30,118,469', '3.29', 'yes', '<span class="missing">NOT MEASURED</span>')
+    """
+    match value:
+        case Html():
+            return value
+        case None:
+            return Html('<span class="missing">NOT MEASURED</span>')
+        case bool():
+            return Html("yes" if value else "no")
+        case int():
+            return Html(f"{value:,}")
+        case float():
+            return Html(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+        case _:
+            return Html(html.escape(str(value).encode(errors="backslashreplace").decode()))
+
+
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
+    """Write an element; `cls` is its class.
+
+    >>> tag("p", "a < b", cls="note")
+    '<p class="note">a &lt; b</p>'
+    """
+    named = {"class" if key == "cls" else key: str(value) for key, value in attributes.items() if value != ""}
+    written = "".join(f' {key}="{show(value)}"' for key, value in named.items())
+    return Html(f"<{name}{written}>{join(*children)}</{name}>")
+
+
+def join(*parts: object) -> Html:
+    """Write parts one after the other."""
+    return Html("".join(show(part) for part in parts))
+
+
+def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:
+    """Write a table; the columns `right` are aligned as numbers."""
+    if not rows:
+        return tag("p", "None.")
+    styles = ["n" if column in set(right) else "" for column in range(len(heads))]
+    head = tag("tr", *(tag("th", cell, cls=style) for cell, style in zip(heads, styles, strict=True)))
+    body = [
+        tag("tr", *(tag("td", cell, cls=style) for cell, style in zip(row, styles, strict=True)))
+        for row in rows[:MOST_ROWS]
+    ]
+    more = tag("p", "and ", len(rows) - MOST_ROWS, " more", cls="note") if len(rows) > MOST_ROWS else ""
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), more, cls="scroll")
+
+
+def bars(values: Mapping[str, float], figure: Callable[[float], object] = show) -> Html:
+    """Write a horizontal bar for each value, with its share of all."""
+    if not values:
+        return tag("p", None)
+    most, total = max(values.values()) or 1, sum(values.values())
+    rows = []
+    for name, value in values.items():
+        bar = tag("td", tag("i", style=f"width:{value / most:.2%}"))
+        figures = (tag("td", figure(value), cls="n"), tag("td", share(value, total), cls="n"))
+        rows.append(tag("tr", tag("th", name), bar, *figures))
+    return tag("table", tag("tbody", *rows), cls="bars")
+
+
+def line_chart(name: str, unit: str, points: list[Point], *, wide: bool = False, marked: bool = False) -> Html:
+    """Draw a curve over steps; with `marked`, a dot at every value."""
+    if not points:
+        return tag("figure", tag("figcaption", name, " ", None))
+    thinned = average(points, MOST_POINTS)
+    ends = join("from ", thinned[0][1], " to ", thinned[-1][1])
+    per_point = f"each point the mean of {math.ceil(len(points) / MOST_POINTS)} steps" if thinned != points else ""
+    notes = (unit, ends if wide else "", per_point)
+    caption = tag("figcaption", name, " ", tag("span", ", ".join(filter(None, notes)), cls="soft"))
+    width, height = (640, 250) if wide else (330, 190)
+    x = Axis(ticks([step for step, _ in thinned], whole=True), 56, width - 14)
+    y = Axis(ticks([value for _, value in thinned]), height - 34, 14)
+    drawing = join(
+        *(tag("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), cls="grid") for tick in y.ticks),
+        *(tag("text", tick, x=x.start - 10, y=y.at(tick), cls="tick") for tick in y.ticks),
+        *(tag("text", tick, x=x.at(tick), y=y.start + 22, cls="middle") for tick in x.ticks),
+        tag("text", "step", x=x.start - 13, y=y.start + 22, cls="end"),
+        tag("path", d="M" + "L".join(f"{x.at(step)} {y.at(value)}" for step, value in thinned), cls="line"),
+        *_dots(thinned, x, y, cls="point marked" if marked or len(thinned) == 1 else "point"),
+    )
+    canvas = tag("svg", drawing, viewBox=f"0 0 {width} {height}", role="img", **{"aria-label": f"{name}: {ends}"})
+    return tag("figure", caption, canvas, cls="wide" if wide else "")
+
+
+def _dots(points: Sequence[Point], x: "Axis", y: "Axis", *, cls: str) -> Iterable[Html]:
+    """Give each point a strip as high as the chart, which shows its dot and its value under the pointer."""
+    strip = (x.end - x.start) / max(len(points) - 1, 1)
+    for step, value in points:
+        left = round(x.at(step) - strip / 2, 1)
+        area = tag("rect", x=left, y=y.end, width=round(strip, 1), height=y.start - y.end)
+        dot = tag("circle", cx=x.at(step), cy=y.at(value), r=2.5)
+        yield tag("g", tag("title", "step ", step, ": ", value), area, dot, cls=cls)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from its first tick, at `start`, to its last, at `end`."""
+
+    ticks: Sequence[float]
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """Place a value."""
+        low, high = self.ticks[0], self.ticks[-1]
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
+
+
+def ticks(values: Iterable[float], *, whole: bool = False) -> list[float]:
+    """Choose three to seven round numbers that enclose the values.
+
+    >>> ticks([3.29, 4.89]), ticks([1, 400], whole=True)
+    ([3.0, 3.5, 4.0, 4.5, 5.0], [0, 100, 200, 300, 400])
+    """
+    low, high = min(values := list(values)), max(values)
+    if low == high:
+        low, high = (low - 1, high) if whole else (low - abs(low or 1) / 10, high + abs(high or 1) / 10)
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power * 5 >= high - low)
+    if whole:
+        step = max(1, round(step))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step if whole else float(f"{number * step:.10g}") for number in range(first, last + 1)]
+
+
+def average(points: list[Point], most: int) -> list[Point]:
+    """Replace runs of points by their mean, at the last of them, until at most `most` are left."""
+    size = max(1, math.ceil(len(points) / most))
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
+
+
+def top(counts: Mapping[str, int]) -> dict[str, int]:
+    """Keep the largest counts and add up the others."""
+    ranked = Counter(counts).most_common()
+    rest = ranked[MOST_BARS:]
+    return dict(ranked[:MOST_BARS]) | ({f"others ({len(rest)})": sum(n for _, n in rest)} if rest else {})
+
+
+def spread(items: Sequence[int], most: int) -> list[int]:
+    """Choose at most `most` items, the first and the last among them.
+
+    >>> spread(range(0, 100, 10), 4)
+    [0, 30, 60, 90]
+    """
+    last = len(items) - 1
+    return [items[round(place * last / (most - 1))] for place in range(most)] if last >= most else list(items)
+
+
+def share(part: float | None, whole: float | None, digits: int = 1) -> str | None:
+    """Write a part in percent of the whole."""
+    return None if part is None or not whole else f"{part / whole:.{digits}%}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time.
+
+    >>> duration(15.2), duration(62), duration(7500)
+    ('15.2 s', '1 min 02 s', '2 h 05 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
