@@ -162,7 +162,7 @@ class HuggingFaceScorer:
             self._model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
-        self._model.eval()
+        self._model.eval()  # type: ignore[no-untyped-call]
         self.digest: str | None = None
         self.context = int(getattr(self._model.config, "max_position_embeddings", 1024))
         start = (

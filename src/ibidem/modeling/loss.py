@@ -16,8 +16,8 @@ from torch.nn.functional import embedding
 IGNORE = -100
 """A target that does not count."""
 
-CHUNK_LOGITS = {"cpu": 1 << 22}
-"""Logits of one chunk, by device: 16 MB in float32 on a CPU."""
+CHUNK_LOGITS = {"cpu": 1 << 23}
+"""Logits of one chunk, by device: 32 MB in float32 on a CPU."""
 DEFAULT_CHUNK_LOGITS = 1 << 27
 """512 MB on an accelerator: the output matrix is read once a chunk, so chunks must be large."""
 
@@ -86,21 +86,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         ctx.shared = shared
-        dtype = _matmul_dtype(hidden_ND)
-        weight = weight_VD.to(dtype)
+        weight = weight_VD.to(_matmul_dtype(hidden_ND))
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=torch.float32)
-        size = max(1, CHUNK_LOGITS.get(hidden_ND.device.type, DEFAULT_CHUNK_LOGITS) // weight_VD.shape[0])
-        for start in range(0, hidden_ND.shape[0], size):
-            chunk = slice(start, start + size)
-            hidden_CD, targets_C = hidden_ND[chunk].to(dtype), targets_N[chunk]
-            nll, grad_logits_CV = _chunk(hidden_CD, weight, targets_C, needs_grad=needs_hidden or needs_weight)
+        N, V = hidden_ND.shape[0], weight_VD.shape[0]
+        size = min(N, max(1, CHUNK_LOGITS.get(hidden_ND.device.type, DEFAULT_CHUNK_LOGITS) // V))
+        logits_CV = hidden_ND.new_empty((size, V), dtype=torch.promote_types(weight.dtype, torch.float32))
+        for start in range(0, N, size):
+            chunk = slice(start, min(start + size, N))
+            logits_CV = logits_CV[: chunk.stop - start]
+            hidden_CD = hidden_ND[chunk].to(weight.dtype)
+            _matmul(hidden_CD, weight.T, out=logits_CV)
+            nll, scale_C1 = _softmax_gradient(logits_CV, targets_N[chunk])
             total += nll
+            gradient_CV = logits_CV.to(weight.dtype)
             if grad_hidden_ND is not None:
-                grad_hidden_ND[chunk] = grad_logits_CV @ weight
+                grad_hidden_ND[chunk] = (gradient_CV @ weight) * scale_C1
             if grad_weight_VD is not None:
-                _add_matmul(grad_weight_VD, grad_logits_CV.T, hidden_CD)
+                _add_matmul(grad_weight_VD, gradient_CV.T, hidden_CD * scale_C1.to(weight.dtype))
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return total
 
@@ -114,20 +118,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden_ND, None, None, None
 
 
-def _chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, *, needs_grad: bool) -> tuple[Tensor, Tensor]:
-    """Give the chunk's summed loss, and the gradient of its logits in the dtype of the matrices."""
-    logits_CV = (hidden_CD @ weight_VD.T).float()
-    counts_C = targets_C != IGNORE
+def _softmax_gradient(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into the gradient of the loss, in place, but for a factor a row that is cheaper to apply elsewhere.
+
+    Returns:
+        The summed loss, and the factor: 1 / sum of the exponentials, or 0 where the target does not count; (C, 1).
+    """
+    counts_C1 = (targets_C != IGNORE)[:, None]
     index_C1 = targets_C.clamp(min=0)[:, None]
-    picked_C = logits_CV.gather(1, index_C1)[:, 0]
-    normalizer_C = logits_CV.logsumexp(dim=1)
-    nll = ((normalizer_C - picked_C) * counts_C).sum()
-    if needs_grad:
-        logits_CV.sub_(normalizer_C[:, None]).exp_()
-        logits_CV.scatter_add_(1, index_C1, torch.full_like(picked_C, -1.0)[:, None])
-        if not counts_C.all():
-            logits_CV.mul_(counts_C[:, None])
-    return nll, logits_CV.to(hidden_CD.dtype)
+    logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
+    picked_C1 = logits_CV.gather(1, index_C1)
+    sums_C1 = logits_CV.exp_().sum(dim=1, keepdim=True)
+    nll = ((sums_C1.log() - picked_C1) * counts_C1).sum()
+    logits_CV.scatter_add_(1, index_C1, -sums_C1)
+    return nll, counts_C1 / sums_C1
+
+
+def _matmul(left: Tensor, right: Tensor, *, out: Tensor) -> None:
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
 
 
 def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -260,7 +260,8 @@ def corpus(dataset: Artifact | None) -> "Html":
         return tag("p", None, " The dataset is not where the checkpoint says that it was.")
     counts = dataset.counts
     dropped, meaning = counts.get("dropped", {}), explanations()
-    rows = [(reason, meaning.get(reason, ""), n, share(n, counts.get("read"))) for reason, n in dropped.items()]
+    named = {reason: join(reason, tag("div", meaning.get(reason, ""), cls="soft")) for reason in dropped}
+    rows = [(named[reason], number, share(number, counts.get("read"))) for reason, number in dropped.items()]
     outside = {"quarantined: unreadable, each listed in quarantine.jsonl": counts.get("quarantined")}
     outside |= {f"skipped files: {why}": n for why, n in counts.get("skipped_files", {}).items()}
     kept = {
@@ -274,9 +275,9 @@ def corpus(dataset: Artifact | None) -> "Html":
         kept["license"],
         tag("div", kept["language"], tag("div", kept["category"], kept["source"]), cls="columns"),
         tag("h3", "Dropped, and why"),
-        table(("Reason", "Meaning", "Documents", "Of read"), rows, right=(2, 3)),
+        table(("Reason", "Documents", "Of read"), rows, right=(1, 2)),
         *_license_drops(_intact(dataset, shards.DROPPED)),
-        tag("h3", "Never read as documents"),
+        tag("h3", "Never became documents"),
         table(("What", "Count"), list(outside.items()), right=(1,)),
     )
 

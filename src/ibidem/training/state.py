@@ -35,7 +35,7 @@ def steps_of(run: Path) -> list[int]:
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Tell whether the weights are spread over the processes (FSDP)."""
-    return accelerator.distributed_type == DistributedType.FSDP
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 def save(
