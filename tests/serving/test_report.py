@@ -14,9 +14,9 @@ from ibidem import artifacts
 from ibidem.data import shards
 from ibidem.data.preprocess import DropReason
 from ibidem.errors import ArtifactError, ConfigError, DataError
-from ibidem.serving import report as module
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.report import explanations, history_of, report, ticks
+from ibidem.serving.page import MOST_ROWS, ticks
+from ibidem.serving.report import explanations, history_of, report
 
 EVIL = "<script>alert('1')</script>"
 MISSING = "NOT MEASURED"
@@ -267,7 +267,7 @@ def test_an_evaluation_of_another_checkpoint_is_marked(tmp_path: Path) -> None:
 
 
 def test_long_lists_are_cut_and_say_so(tmp_path: Path) -> None:
-    many = [dropped_row("license.header", "p", f"file-{n}.py", "GPL") for n in range(module.MOST_ROWS + 7)]
+    many = [dropped_row("license.header", "p", f"file-{n}.py", "GPL") for n in range(MOST_ROWS + 7)]
     text = Reader(
         page_of(make_run(tmp_path, [STARTED, *(step(n, 100.0 + n) for n in range(1, 1001))], dropped=many))
     ).text

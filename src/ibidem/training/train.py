@@ -72,6 +72,8 @@ def _run(
     checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
     start = 0 if checkpoint is None else _check_resume(checkpoint, saved, inputs)
     plan = make_plan(config, shape, accelerator, start)
+    if checkpoint is not None and plan.start == plan.stop:
+        return checkpoint.path
     task = Pretraining(config, shape, tokens, tokenizer, accelerator, plan)
     task.check()
     model, optimizer = _build(config, shape, accelerator)
@@ -88,11 +90,7 @@ def _run(
     log.event("train.started", step=start, parameters=shape.parameters, processes=accelerator.num_processes)
     rate = partial(learning_rate, total_steps=plan.total_steps, config=config.optim)
     loop.run(plan, task, model, optimizer, accelerator, learning_rate=rate, save=save)
-    return (
-        checkpoint.path
-        if checkpoint is not None and plan.stop == start
-        else state.folder_of(config.output_dir, plan.stop)
-    )
+    return state.folder_of(config.output_dir, plan.stop)
 
 
 def _build(
