@@ -204,3 +204,21 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 def test_an_impossible_shape_is_refused(change: dict[str, int], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         small(**change)
+
+
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_sixteen_bits_come_close_to_float32(how: str) -> None:
+    ids = torch.randint(97, (2, 33), generator=torch.Generator().manual_seed(11))
+    starts = ids[:, :-1] == 5
+    gradients, losses = [], []
+    for sixteen in (False, True):
+        model = decoder(small(width=64)).train()
+        if sixteen and how == "weights":
+            model = model.bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sixteen and how == "autocast"):
+            loss = model(ids[:, :-1], ids[:, 1:], Documents(starts))
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append(torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98

@@ -88,11 +88,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.shared = shared
         weight = weight_VD.to(_matmul_dtype(hidden_ND))
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD) if needs_weight else None
+        sums = torch.promote_types(weight.dtype, torch.float32)  # what is added up, at least in float32
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=sums) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=torch.float32)
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
         size = min(N, max(1, CHUNK_LOGITS.get(hidden_ND.device.type, DEFAULT_CHUNK_LOGITS) // V))
-        logits_CV = hidden_ND.new_empty((size, V), dtype=torch.promote_types(weight.dtype, torch.float32))
+        logits_CV = hidden_ND.new_empty((size, V), dtype=sums)
         for start in range(0, N, size):
             chunk = slice(start, min(start + size, N))
             logits_CV = logits_CV[: chunk.stop - start]
@@ -105,6 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_hidden_ND[chunk] = (gradient_CV @ weight) * scale_C1
             if grad_weight_VD is not None:
                 _add_matmul(grad_weight_VD, gradient_CV.T, hidden_CD * scale_C1.to(weight.dtype))
+        ctx.weight_dtype = weight_VD.dtype
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return total
 
@@ -112,6 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden_ND, weight_VD = (_scaled(tensor, grad) for tensor in ctx.saved_tensors)
+        weight_VD = None if weight_VD is None else weight_VD.to(ctx.weight_dtype)
         if ctx.shared is None:
             return hidden_ND, weight_VD, None, None
         ctx.shared.grad_VD = weight_VD

@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear, rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from ibidem.modeling.attention import Documents, cached_attention, causal_attention
@@ -18,6 +18,17 @@ from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.loss import SharedGradient, embed, linear_cross_entropy
 
 INIT_STD = 0.02
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / rms(x) * weight, in the dtype of x, so that 16-bit heads stay in the fused kernel under autocast.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last axis."""
+        return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Rope(nn.Module):
@@ -86,8 +97,8 @@ class Attention(nn.Module):
         self.head_width = config.head_width
         self.qkv = nn.Linear(config.width, sum(self.split) * config.head_width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x_BTD: Tensor, rope: Rope, documents: Documents | None, cache: KVCache | None, layer: int
@@ -125,9 +136,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -149,7 +160,7 @@ class Decoder(nn.Module):
         self.embedding_VD = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.rope = Rope(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.output_VD = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
         assert self.num_parameters == config.parameters, f"{self.num_parameters} != {config.parameters}"
 

@@ -1,0 +1,72 @@
+"""The blueprint's commands, word for word, on local data."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY
+
+from ibidem import artifacts
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("blueprint")
+    for name in ("scripts", "src", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
+def run(project: Path, line: str, **replaced: str) -> str:
+    words = [replaced.get(word, word) for word in shlex.split(line)]
+    if words[0] == "accelerate":
+        words[:1] = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
+    else:
+        words[0] = sys.executable
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_data_tokenizer_and_training_run_one_after_the_other(
+    project: Path, source_folder: Path, model_file: Path
+) -> None:
+    (project / "text").mkdir()
+    (project / "text" / "train.jsonl").write_text('{"text": "Port-au-Prince, Haiti"}\n')
+    said = run(
+        project,
+        "python scripts/preprocess_public.py --dataset bigcode/the-stack-dedup:v1:train:content "
+        "--dataset openwebtext:train:text --output-dir data/public/processed --shard-size 2000",
+        **{
+            "bigcode/the-stack-dedup:v1:train:content": f"{source_folder}:train:content",
+            "openwebtext:train:text": "text:train:text",
+        },
+    )
+    assert "243 of 243 documents kept" in said
+    run(
+        project,
+        "python src/tokenization/train_tokenizer.py --input data/public/processed --vocab-size 65536 "
+        "--output-dir artifacts/tokenizer",
+    )
+    assert artifacts.verify(project / "artifacts" / "tokenizer").counts["vocab_size"] == 65536
+    shape = project / "small.py"
+    shape.write_text(model_file.read_text().replace("vocab_size=512", "vocab_size=65536"))
+    run(
+        project,
+        "accelerate launch src/training/train.py --config configs/training/base.yaml --model small.py "
+        "--training.steps 2 --training.batch-sequences 2 --training.micro-batch-sequences 1 --validation.windows 2 "
+        "--data.held-out-share 0.1",
+    )
+    checkpoint = project / "artifacts" / "checkpoints" / "step-000002"
+    assert {state for _, state, _ in artifacts.lineage(checkpoint)} == {"ok", "source"}
+    run(
+        project,
+        "python src/evaluation/perplexity.py --checkpoint artifacts/checkpoints/step-000002 "
+        "--data data/public/processed/text/train/shard-00000.parquet --output perplexity.json",
+    )
+    assert json.loads((project / "perplexity.json").read_text())["bits_per_byte"] > 0
