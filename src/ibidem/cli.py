@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _run(command, rest)
     except IbidemError as error:
-        print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_main_process():
+            print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ibidem: interrupted; run the same command to go on", file=sys.stderr)
@@ -94,9 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def is_main_process() -> bool:
+    """Tell whether this is the process of a distributed run that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _run(command: Command, words: Sequence[str]) -> int:
     chosen = config.parse(_load(command.config), words)
-    if os.environ.get("RANK", "0") != "0":  # the other processes of a distributed run keep silent
+    if not is_main_process():
         _load(command.run)(chosen)
         return 0
     with log.console():

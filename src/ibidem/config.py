@@ -84,6 +84,18 @@ def settings(config: Any) -> Tree:
     return kept
 
 
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> Tree:
+    """Spell nested settings with dots.
+
+    >>> flattened({"optim": {"lr": 0.1}})
+    {'optim.lr': 0.1}
+    """
+    rows: Tree = {}
+    for key, value in tree.items():
+        rows |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return rows
+
+
 def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str, str]]:
     """List the flags of a configuration as (flag, type and default, meaning)."""
     rows = []

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,6 +22,7 @@ from typing import Any
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
+from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.preprocess import DropReason
 from ibidem.errors import ArtifactError, ConfigError, DataError
@@ -192,14 +193,7 @@ def _read_result(path: Path) -> Record:
         raise DataError(f"evaluation {path}: not JSON: {error}") from None
     if not isinstance(result, dict):
         raise DataError(f"evaluation {path}: not a JSON object")
-    return _flat(result)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Record:
-    rows: Record = {}
-    for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return rows
+    return flattened(result)
 
 
 def _check_output(path: Path) -> None:
@@ -352,7 +346,7 @@ def training(run: Run) -> Html:
     held_out = history.curve("train.measured", "bits_per_byte")
     small = [("Learning rate", "", "lr"), ("Gradient norm", "before clipping", "grad_norm")]
     small += [("Speed", "tokens a second", "tokens_per_s")]
-    settings = [(key, "none" if value is None else value) for key, value in _flat(run.checkpoint.config).items()]
+    settings = [(key, "none" if value is None else value) for key, value in flattened(run.checkpoint.config).items()]
     return join(
         line_chart("Loss", "nats a token, on the training text", history.curve("train.step", "loss"), wide=True),
         line_chart("Held-out bits per byte", "never trained on; lower is better", held_out, wide=True, marked=True),

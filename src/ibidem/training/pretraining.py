@@ -1,0 +1,125 @@
+"""Next-token prediction on windows of a tokenized dataset: what pretraining adds to the loop."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ibidem import artifacts, log
+from ibidem.modeling.attention import Documents
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.generate import Sampling, complete
+from ibidem.modeling.loss import IGNORE
+from ibidem.tokenization import special
+from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.training import loop, state
+from ibidem.training.config import TrainConfig
+from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
+
+NATS_PER_BIT = float(np.log(2))
+
+
+@dataclass
+class Pretraining:
+    """Next-token prediction on windows of a tokenized dataset."""
+
+    config: TrainConfig
+    shape: ModelConfig
+    tokens: artifacts.Artifact
+    tokenizer: Tokenizer
+    accelerator: Accelerator
+    plan: loop.Plan
+
+    def check(self) -> None:
+        """Fail now, not at the first step or measurement, if a split has no whole window."""
+        log.event("train.windows", train=self.windows.number, held_out=self.held_out.number)
+
+    def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
+        """Give the summed loss of this process's windows of a micro batch."""
+        ids_BT, targets_BT = self._split(self._micro_batch(step, micro))
+        loss = model(ids_BT, targets_BT, self._documents(ids_BT))
+        return loss, self.plan.tokens_per_step
+
+    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Give bits per byte and loss a token on held-out windows; complete the prompts."""
+        self._sample(model, step)
+        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
+        chosen = self.held_out.spread(self.config.validation.windows)
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        chosen = chosen[: max(processes, len(chosen) // processes * processes)]
+        for index in chosen[rank::processes]:
+            ids_BT, targets_BT = self._split(self.held_out[index][None])
+            sizes_BT = self.bytes_of_V[targets_BT]
+            targets_BT = targets_BT.masked_fill(sizes_BT == 0, IGNORE)
+            nll = model(ids_BT, targets_BT, self._documents(ids_BT))
+            sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
+        nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
+        return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
+
+    @cached_property
+    def windows(self) -> Windows:
+        """What is trained on."""
+        return Windows(self.tokens, "train", self._context)
+
+    @cached_property
+    def held_out(self) -> Windows:
+        """What is only measured."""
+        return Windows(self.tokens, "validation", self._context)
+
+    @cached_property
+    def bytes_of_V(self) -> Tensor:  # noqa: N802 - the shape
+        """Bytes of text that each id stands for."""
+        return torch.from_numpy(self.tokenizer.bytes_of_V).to(self.accelerator.device)
+
+    @cached_property
+    def fim(self) -> FimIds | None:
+        """The ids of fill-in-the-middle, if it is on."""
+        if self.config.data.fim_rate == 0:
+            return None
+        names = (special.FIM_PREFIX, special.FIM_MIDDLE, special.FIM_SUFFIX)
+        return FimIds(*(self.tokenizer.id_of(name) for name in names))
+
+    @property
+    def _context(self) -> int:
+        return self.config.data.context or self.shape.context
+
+    def _micro_batch(self, step: int, micro: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Read this process's windows of a micro batch; which ones follows from the step alone."""
+        size = self.config.training.micro_batch_sequences
+        place = micro * self.accelerator.num_processes + self.accelerator.process_index
+        first = step * self.config.training.batch_sequences + place * size
+        return np.stack([self._window(position) for position in range(first, first + size)])
+
+    def _window(self, position: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        seed = self.config.training.seed
+        epoch, index = window_at(position, self.windows.number, seed)
+        ids = self.windows[index]
+        if self.fim is None:
+            return ids
+        rng = np.random.default_rng((seed, epoch, index))
+        return fill_in_middle(ids, self.tokenizer.document_id, self.fim, rate=self.config.data.fim_rate, rng=rng)
+
+    def _split(self, windows: "np.ndarray[Any, np.dtype[np.int64]]") -> tuple[Tensor, Tensor]:
+        ids = torch.from_numpy(windows).to(self.accelerator.device, non_blocking=True)
+        return ids[:, :-1], ids[:, 1:]
+
+    def _documents(self, ids_BT: Tensor) -> Documents | None:
+        if not self.config.data.document_mask:
+            return None
+        documents = Documents(ids_BT == self.tokenizer.document_id)
+        if ids_BT.is_cuda:
+            documents.block_mask  # noqa: B018 - built here, outside of the compiled blocks
+        return documents
+
+    def _sample(self, model: nn.Module, step: int) -> None:
+        prompts = self.config.validation.prompts
+        if not prompts or not self.accelerator.is_main_process or state.is_sharded(self.accelerator):
+            return
+        decoder = self.accelerator.unwrap_model(model)
+        sampling = Sampling(max_tokens=self.config.validation.sample_tokens, seed=self.config.training.seed)
+        for prompt, done in zip(prompts, complete(decoder, self.tokenizer, prompts, sampling), strict=True):
+            log.event("train.sample", step=step, prompt=prompt, completion=done.text, finish=done.finish)

@@ -1,0 +1,46 @@
+"""The processes and devices of a training, as accelerate starts them; and the checks that it did."""
+
+import os
+from importlib.util import find_spec
+
+import torch
+from accelerate import Accelerator
+
+from ibidem import log
+from ibidem.errors import ConfigError
+from ibidem.training.config import TrainConfig
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Start accelerate on what this machine has; a CPU computes in float32, whatever is asked."""
+    on_cpu = not torch.cuda.is_available()
+    precision = config.training.mixed_precision
+    if on_cpu and precision != "no":
+        log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
+        precision = "no"
+    if missing := [name for name in config.trackers if find_spec(name) is None]:
+        raise ConfigError(f"trackers: {missing[0]} is not installed; pip install -c constraints.txt {missing[0]}")
+    if "wandb" in config.trackers:
+        os.environ.setdefault("WANDB_MODE", "offline")
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with=list(config.trackers) or None,
+        project_dir=str(config.output_dir),
+    )
+
+
+def check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Fail if fewer processes run than were asked for: launchers start one on a CPU without a word.
+
+    Raises:
+        ConfigError: the number differs, or FSDP would be ignored.
+    """
+    wanted = config.training.num_processes or int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted:
+        raise ConfigError(
+            f"{wanted} processes were asked for and {accelerator.num_processes} run; on a CPU start them with "
+            "torchrun --nproc-per-node N src/training/train.py, for accelerate launch starts one there"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.device.type == "cpu":
+        raise ConfigError("FSDP was asked for, and accelerate ignores it on a CPU; use torchrun without FSDP there")
