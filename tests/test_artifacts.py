@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -106,10 +105,16 @@ def test_a_killed_process_leaves_only_what_the_next_one_clears(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y"]
 
 
-def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["laptop", "node-1.cluster.example.com"])
+def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = make(tmp_path / "x")
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    hidden = f".x.replaced.by-{os.uname().nodename}-{int(dead.stdout)}"
-    (tmp_path / "x").rename(tmp_path / hidden)
+    monkeypatch.setattr(artifacts.platform, "node", lambda: host)
+    (tmp_path / "x").rename(tmp_path / f".x.replaced.by-{host}-{int(dead.stdout)}")
+    (tmp_path / ".song.by-me").write_text("mine")
+    (tmp_path / f".page.html.partial.by-{host}-{int(dead.stdout)}").write_text("half")
     artifacts.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".song.by-me", "x"]
     assert artifacts.verify(tmp_path / "x").digest == old.digest

@@ -13,6 +13,7 @@ from ibidem.data.licenses import is_denied, normalize, package_license
 
 DENIED = ("GPL", "AGPL", "LGPL")
 PREY = {"chardet"}
+READ_BY_HAND: set[str] = set()
 
 
 def test_the_import_contract_holds() -> None:
@@ -66,10 +67,15 @@ def runtime_packages() -> set[str]:
 def test_no_dependency_is_of_the_gpl_family() -> None:
     names = runtime_packages()
     assert len(names) > 30
+    unresolved = set()
     for name in sorted(names):
         raw = package_license(metadata.distribution(name).metadata)
         expression = normalize(raw)
-        assert expression is None or not is_denied(expression, DENIED), f"{name}: {raw}"
+        if expression is None:
+            unresolved.add(name)
+        else:
+            assert not is_denied(expression, DENIED), f"{name}: {raw}"
+    assert unresolved <= READ_BY_HAND
 
 
 def test_every_dependency_is_pinned() -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, DigestMismatch
 
 MANIFEST = "manifest.json"
-READ_BYTES = 1 << 20
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)\.by-(?P<host>.+)-(?P<pid>\d+)")
 
 
 @dataclass(frozen=True)
@@ -186,14 +187,15 @@ def check_replaceable(path: Path, kind: str) -> None:
 def sweep(folder: Path) -> None:
     """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
     for hidden in folder.glob(".*.by-*"):
-        name, state, owner = hidden.name[1:].rsplit(".", 2)
-        host, _, pid = owner.removeprefix("by-").rpartition("-")
-        if host != platform.node() or _is_alive(int(pid)):
+        found = _HIDDEN.fullmatch(hidden.name)
+        if found is None or found["host"] != platform.node() or _is_alive(int(found["pid"])):
             continue
-        if state == "replaced" and not (folder / name).exists():
-            hidden.rename(folder / name)
-        else:
+        if found["state"] == "replaced" and not (folder / found["name"]).exists():
+            hidden.rename(folder / found["name"])
+        elif hidden.is_dir():
             shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            hidden.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -218,9 +220,12 @@ def write_file(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _hidden(path, "partial")
-    beside.write_text(text, encoding="utf-8")
-    _flush(beside)
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        _flush(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @configuration
@@ -235,6 +240,8 @@ def verify_command(config: ArtifactPath) -> str:
     """Hash every file of an artifact again, and of all the artifacts it was made from."""
     lines: dict[str, None] = {}  # each node once, in order
     for _, state, node in lineage(config.path):
+        if state == "missing":
+            raise ArtifactError(f"{_name(node)}: missing, though {config.path} was made from it")
         if state == "changed":
             raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")
         if isinstance(node, Artifact) and (line := _describe(state, node)) not in lines:

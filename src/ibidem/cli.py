@@ -87,12 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_main_process():
             print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ibidem: interrupted; run the same command to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"ibidem: {error.filename or words[0]}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ibidem: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
 
 
 def is_main_process() -> bool:

@@ -42,10 +42,11 @@ def demo(config: DemoConfig) -> str:
     if not config.model.exists():
         raise ConfigError(f"model {config.model}: no such file; run the demo in the project's folder")
     out = config.output_dir
-    data, tokenizer, run = out / "data", out / "tokenizer", out / "pretrain"
+    data, tokenizer = out / "data", out / "tokenizer"
 
     say(preprocess(_preprocess(config, data)))
     say(train_tokenizer(_tokenizer(data, tokenizer)))
+    run = out / f"pretrain-{artifacts.load(tokenizer).digest[7:15]}-{config.steps}"  # another corpus, another run
     checkpoint = _train(config, data, tokenizer, run)
     result = out / "perplexity.json"
     _evaluate(checkpoint, data, result)

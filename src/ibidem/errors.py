@@ -29,5 +29,9 @@ class DigestMismatch(ArtifactError):  # noqa: N818 - the field's word
     """A file or a manifest is not the one that was written."""
 
 
+class TrainingError(IbidemError, ArithmeticError):
+    """Training has left the finite numbers."""
+
+
 class CheckpointError(ArtifactError):
     """A checkpoint cannot be loaded."""

@@ -38,7 +38,10 @@ def event(name: str, /, **fields: Any) -> None:
 def recording(path: Path) -> Iterator[None]:
     """Append every event, but progress, to the JSON-lines file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file, _open_sink(lambda record: _write_line(file, record)):
+        if torn:  # by a kill: what follows shall not be glued to it
+            file.write("\n")
         yield
 
 

@@ -1,11 +1,11 @@
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts
@@ -168,7 +168,7 @@ def test_arrow_files_as_datasets_saves_them_are_read(tmp_path: Path) -> None:
 
     datasets.Dataset.from_dict({"content": ["a = 1", "b = 2"]}).save_to_disk(tmp_path / "saved")
     run(tmp_path / "out", f"{tmp_path / 'saved'}:train:content")
-    assert {"a = 1\n", "b = 2\n"} <= {row["text"] for row in rows(tmp_path / "out")}
+    assert [row["text"] for row in rows(tmp_path / "out")] == ["a = 1\n", "b = 2\n"]
 
 
 def test_a_split_is_chosen_among_files_named_by_split(tmp_path: Path) -> None:
@@ -186,37 +186,50 @@ def test_every_bad_line_is_quarantined_and_no_good_one_is_lost(tmp_path: Path) -
     lines = [
         b'\xef\xbb\xbf{"text": "first"}', b'{"text": "cut', b'{"text": "\xff"}', b'{"text": "\\ud800"}',
         b'{"text": null}',
-        b'{"text": 5}', b'{"other": "x"}', b"[1]", b'{"text": "twice", "license": "GPL-3.0", "license": "MIT"}',
+        b'{"text": 5}', b'{"other": "x"}', b"[1]", b'{"text": "twice", "lang": "C", "lang": "D"}',
         b"", b'{"text": "nul \\u0000"}', b'{"text": "  \\n"}', b'{"text": "last"}',
     ]  # fmt: skip
     (folder / "a.jsonl").write_bytes(b"\n".join(lines))
     whole = b"".join(b'{"text": "line %d"}\n' % number for number in range(5000))
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(whole)[:-200])
-    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "zst"}\n'))
+    (folder / "c.jsonl.zst").write_bytes(pa.compress(b'{"text": "zst"}\n', codec="zstd", asbytes=True))
+    (folder / "c2.jsonl.zst").write_bytes(pa.compress(whole, codec="zstd", asbytes=True)[:-9])
+    corrupt = bytearray(gzip.compress(whole))
+    corrupt[len(corrupt) // 2] ^= 255
+    (folder / "c3.jsonl.gz").write_bytes(corrupt)
+    cells = pa.array([b"fine", b"\xff\xfe", b"too"]).view(pa.string())
+    pq.write_table(pa.table({"text": cells}), folder / "cells.parquet")
     (folder / "d.parquet").write_bytes(b"PAR1 not really")
     table(folder / "e.parquet", other=["x"])
     (folder / "f.py").write_bytes(b"x = '\xe9'\n")
     (folder / "g.py").write_bytes(b"\0\0")
+    (tmp_path / "d" / os.fsdecode(b"caf\xe9.py")).write_text("odd = 1\n")
+    (folder / ".hidden").mkdir()
     (folder / "loop").symlink_to(folder)
     (folder / "dangling.py").symlink_to(folder / "nothing.py")
-    import os
-
     os.mkfifo(folder / "pipe.py")
     artifact = run(tmp_path / "out", f"{folder}:train:text")
     texts = {row["text"] for row in rows(tmp_path / "out")}
-    assert {"first\n", "last\n", "zst\n", "line 0\n"} <= texts
+    assert {"first\n", "last\n", "zst\n", "line 0\n", "odd = 1\n", "fine\n", "too\n"} <= texts
     where = {(item["file"], item["line"]) for item in quarantined(tmp_path / "out")}
     assert {("a.jsonl", line) for line in (2, 3, 4, 5, 6, 7, 8, 9)} <= where
-    assert {file for file, _ in where} == {"a.jsonl", "b.jsonl.gz", "d.parquet", "e.parquet", "f.py", "g.py"}
+    assert ("cells.parquet", 2) in where
+    broken = {"a.jsonl", "b.jsonl.gz", "c2.jsonl.zst", "c3.jsonl.gz", "cells.parquet", "d.parquet", "e.parquet"}
+    assert {file for file, _ in where} == broken | {"f.py", "g.py"}
     assert artifact.counts["dropped"]["binary"] == 1
     assert artifact.counts["dropped"]["empty"] == 1
-    assert artifact.counts["skipped_files"]["not a regular file"] == 2
+    skipped = {"not a regular file": 2, "hidden folder": 1, "symbolic link to a folder": 1}
+    assert artifact.counts["skipped_files"] == skipped
 
 
 def test_a_row_without_license_among_rows_with_one_is_dropped(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "a", "license": "MIT"}\n{"text": "b"}\n{"text": "c", "license": NaN}\n')
-    run(tmp_path / "out", f"{tmp_path / 'a.jsonl'}:train:text")
-    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.missing"] * 2
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "license": "MIT"}\n{"text": "c", "license": NaN}\n')
+    (folder / "b.jsonl").write_text('{"text": "d"}\n')
+    run(tmp_path / "out", f"{folder}:train:text")
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.missing"] * 3
+    assert [row["text"] for row in rows(tmp_path / "out")] == ["b\n"]
 
 
 def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder: Path, tmp_path: Path) -> None:
@@ -259,21 +272,29 @@ def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import datasets
+    import huggingface_hub
 
     asked = []
 
-    def load(dataset: str, /, **how: object) -> list[dict]:
-        asked.append((dataset, how))
+    class Hub:
+        def dataset_info(self, _: str, revision: str | None) -> object:
+            return type("Info", (), {"sha": f"commit of {revision or 'main'}"})
+
+    def load(name: str, configuration: str | None, **how: object) -> list[dict]:
+        asked.append((name, configuration, how))
         return [{"content": "a = 1"}]
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: ["en"])
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     for number, version in enumerate(("en", "v1.2")):
         run(tmp_path / str(number), f"some/dataset:{version}:train:content")
+    how = {"split": "train", "streaming": True}
     assert asked == [
-        ("some/dataset", {"name": "en", "split": "train", "streaming": True}),
-        ("some/dataset", {"revision": "v1.2", "split": "train", "streaming": True}),
+        ("some/dataset", "en", {"revision": "commit of main"} | how),
+        ("some/dataset", None, {"revision": "commit of v1.2"} | how),
     ]
+    assert rows(tmp_path / "1")[0]["revision"] == "commit of v1.2"
     assert shards.shard_paths(tmp_path / "0")[0].relative_to(tmp_path / "0").parent == Path("some--dataset/train")
 
 
@@ -325,3 +346,10 @@ def test_real_source_code_is_read(tmp_path: Path) -> None:
     artifact = run(tmp_path / "out", f"{corpus}:train:text", max_documents=1500)
     assert artifact.counts["read"] == 1500
     assert artifact.counts["kept"] > 500
+
+
+def test_the_same_text_under_the_same_id_is_kept_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        table(tmp_path / "d" / f"{name}.parquet", id=["7"], text=["x = 1"])
+    artifact = run(tmp_path / "out", f"{tmp_path / 'd'}:train:text")
+    assert artifact.counts["dropped"] == {"duplicate.exact": 1}

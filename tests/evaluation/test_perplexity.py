@@ -108,6 +108,9 @@ def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) 
     ]:
         with pytest.raises(error, match=said):
             run(*arguments)
+    (tmp_path / "raw.txt").write_text("x")
+    with pytest.raises(ConfigError, match="held_out_share"):
+        run(checkpoint, tmp_path / "raw.txt", output, held_out_share=0.1)
     with pytest.raises(ConfigError, match="window 65"):
         run(checkpoint, dataset, output, window=65)
     with pytest.raises(ConfigError, match="stride 9"):

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
 from ibidem.config import build
-from ibidem.errors import CheckpointError, ConfigError, DataError
+from ibidem.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ibidem.training.config import TrainConfig
 
 LAUNCHER = REPOSITORY / "src" / "training" / "train.py"
@@ -44,6 +46,11 @@ def changed(settings: Settings, **changes: object) -> Settings:
 def losses(run: Path) -> dict[int, float]:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     return {event["step"]: event["loss"] for event in events if event["event"] == "train.step"}
+
+
+def bits_per_byte(run: Path) -> list[float]:
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event["bits_per_byte"] for event in events if event["event"] == "train.measured"]
 
 
 def weights(run: Path, step: int) -> bytes:
@@ -106,7 +113,7 @@ def torchrun(settings: Settings, tmp_path: Path, *flags: str, processes: int = 2
 def test_two_processes_train_what_one_does_and_resume_to_the_bit(
     train_settings: Settings, model_file: Path, tmp_path: Path
 ) -> None:
-    settings = changed(train_settings, training__num_processes=2, checkpoints__every=20)
+    settings = changed(train_settings, training__num_processes=2, checkpoints__every=20, validation__windows=3)
     settings["model"] = with_dropout(model_file, tmp_path)
     for run, flags in (
         ("whole", ()),
@@ -118,11 +125,20 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert weights(tmp_path / "whole", 40) == weights(tmp_path / "parts", 40)
     plain = changed(train_settings, output_dir=tmp_path / "one")
-    train(plain, training__steps=3)
-    done = torchrun(changed(train_settings, output_dir=tmp_path / "two"), tmp_path, "--training.steps", "3")
+    train(plain, training__steps=3, validation__windows=1)
+    done = torchrun(
+        changed(train_settings, output_dir=tmp_path / "two"),
+        tmp_path,
+        "--training.steps",
+        "3",
+        "--validation.windows",
+        "1",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [one[step] for step in (1, 2, 3)] == pytest.approx([two[step] for step in (1, 2, 3)], rel=1e-5)
+    measured = [bits_per_byte(tmp_path / run) for run in ("one", "two")]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
 
 
 def test_fewer_processes_than_asked_for_is_an_error(train_settings: Settings) -> None:
@@ -182,6 +198,40 @@ def test_damage_is_refused_by_name_and_the_one_before_is_taken(name: str, traine
     assert [event["step"] for event in events if event["event"] == "train.started"][-1] == 20
     assert artifacts.verify(newest).digest == artifacts.load(trained["output_dir"] / "checkpoints" / newest.name).digest
     assert (run / "checkpoints" / "damaged-0-step-000030").exists()
+
+
+def test_going_on_from_an_older_checkpoint_puts_the_newer_ones_aside(trained: Settings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained["output_dir"], run)
+    older = run / "checkpoints" / "step-000010"
+    settings = changed(trained, output_dir=run, checkpoints__every=5, checkpoints__keep_last=2)
+    train(settings, training__resume_from=older, training__stop_at_step=15)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-000010", "step-000015", "superseded-0-step-000020", "superseded-0-step-000030",
+    ]  # fmt: skip
+    train(settings, training__resume_from="latest", training__stop_at_step=20)
+    assert weights(run, 20) == weights(trained["output_dir"], 20)
+
+
+def test_weights_that_are_not_finite_are_never_saved(train_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d"):
+        train(train_settings, optim__lr=1e38, checkpoints__every=1)
+    for folder in (tmp_path / "run").glob("checkpoints/step-*"):
+        assert torch.isfinite(torch.cat([w.flatten() for w in load_file(folder / "model.safetensors").values()])).all()
+
+
+def test_a_prompt_that_does_not_fit_is_told_at_the_start(train_settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="exceed the model's context"):
+        train(train_settings, validation__prompts=("x = 1\n" * 60,))
+
+
+def test_an_event_after_a_torn_line_is_not_lost(tmp_path: Path) -> None:
+    from ibidem import log
+
+    (tmp_path / "e.jsonl").write_text('{"event": "whole"}\n{"event": "to')
+    with log.recording(tmp_path / "e.jsonl"):
+        log.event("next")
+    assert json.loads((tmp_path / "e.jsonl").read_text().splitlines()[-1])["event"] == "next"
 
 
 def test_when_none_is_whole_nothing_is_started_over(trained: Settings, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ class Columns:
         if not isinstance(text, str):
             found = "missing" if text is None else type(text).__name__
             raise ValueError(f"column {self.text!r} is {found}, not text")  # noqa: TRY004 - a fact about the data
+        license_raw = row.get(self.license) if self.license else None
+        str(license_raw).encode()
         path = _string(row, self.path)
         name = _string(row, self.language) or (language.by_name(path) if path else None)
         return Document(
@@ -92,7 +94,7 @@ class Columns:
             path=path,
             category=self._category(row, name),
             language=name,
-            license_raw=row.get(self.license) if self.license else None,
+            license_raw=license_raw,
             license_stated=self.license is not None,
         )
 

@@ -31,7 +31,13 @@ class Corpus:
 
     def as_input(self, role: str, *, of: Path) -> artifacts.Input:
         """Name it as an input of the artifact at `of`."""
-        return shards.load_dataset(self.path).as_input(role, of=of) if self._is_dataset else self._files.as_input()
+        return shards.load_dataset(self.path).as_input(role, of=of) if self.is_dataset else self._files.as_input()
+
+    def num_bytes(self) -> int:
+        """Count the bytes of all texts: told by a dataset's manifest, read otherwise."""
+        if self.is_dataset:
+            return int(artifacts.load(self.path).counts["bytes"])
+        return sum(len(text.encode()) for _, text in self.documents())
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """Give every document; what cannot be read is told and passed over.
@@ -40,14 +46,15 @@ class Corpus:
             DataError: there is none.
         """
         some = False
-        for sha256, text in self._shards() if self._is_dataset else self._read_files():
+        for sha256, text in self._shards() if self.is_dataset else self._read_files():
             some = True
             yield sha256, text
         if not some:
             raise DataError(f"{self.path}: it holds no document that could be read")
 
     @property
-    def _is_dataset(self) -> bool:
+    def is_dataset(self) -> bool:
+        """Whether it was preprocessed."""
         return (self.path / artifacts.MANIFEST).exists()
 
     @property

@@ -10,7 +10,9 @@ def drop_exact_duplicates(documents: Iterable[Document]) -> Iterator[Document]:
     kept: dict[bytes, str] = {}
     for document in documents:
         if document.drop is None:
-            first = kept.setdefault(bytes.fromhex(document.sha256), document.record)
-            if first is not document.record:
-                document.drop = Drop("duplicate.exact", kept=first, similarity=1.0)
+            key = bytes.fromhex(document.sha256)
+            if key in kept:
+                document.drop = Drop("duplicate.exact", kept=kept[key], similarity=1.0)
+            else:
+                kept[key] = document.record
         yield document

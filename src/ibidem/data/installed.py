@@ -1,6 +1,7 @@
 """The corpus that every machine has: Python's standard library and the installed packages, with their licenses."""
 
 import hashlib
+import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ class InstalledPackages:
 def _packages() -> Iterator[Package]:
     yield _standard_library()
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    by_name = {found.name.lower(): found for found in metadata.distributions(path=folders)}
+    by_name = {found.name.lower(): found for found in metadata.distributions(path=folders) if found.name}
     for name in sorted(by_name):
         yield _package(by_name[name])
 
@@ -90,8 +91,7 @@ def _standard_library() -> Package:
         for path in root.rglob("*")
         if not NOT_THE_LIBRARY.intersection(path.relative_to(root).parts)
     )
-    version = ".".join(map(str, sysconfig.get_python_version().split(".")))
-    return Package("python", version, STANDARD_LIBRARY_LICENSE, _sources(files))
+    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, _sources(files))
 
 
 def _package(found: metadata.Distribution) -> Package:

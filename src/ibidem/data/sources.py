@@ -6,7 +6,6 @@ are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON
 one document each.
 """
 
-import gzip
 import hashlib
 import io
 import json
@@ -15,23 +14,26 @@ import re
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.data import language
-from ibidem.data.columns import Columns
+from ibidem.data.columns import LICENSE, Columns
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document, Unreadable
 
 INSTALLED = "installed-packages"
+LICENSE_COLUMNS = set(LICENSE)
 DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 Item = Document | Unreadable
@@ -119,6 +121,15 @@ def content_digest(files: Iterator[tuple[str, Path]]) -> str:
     return "sha256:" + total.hexdigest()
 
 
+def printable(name: str) -> str:
+    r"""Spell a file name that is not UTF-8.
+
+    >>> printable(os.fsdecode(b"caf\xe9.py"))
+    'caf\\xe9.py'
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def read_source_file(path: Path, *, name: str, **nouns: Any) -> Item:
     """Read a file as one document."""
     try:
@@ -163,18 +174,23 @@ class LocalFiles:
 
     def read(self) -> Iterator[Item]:
         self.skipped.clear()
-        for name, path in self._files(self.skipped):
+        files = list(self._files(self.skipped))
+        stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
+        for name, path in files:
             reader = next((READERS[suffix] for suffix in READERS if name.endswith(suffix)), None)
             if reader is None:
                 yield read_source_file(path, name=name, source=self.spec.name, revision=self.spec.version)
-            else:
-                yield from reader(path, name, self.spec)
+                continue
+            for item in reader(path, name, self.spec):
+                if isinstance(item, Document):
+                    item.license_stated = stated  # one file that states licenses binds the others
+                yield item
 
     def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
         skipped = Counter() if skipped is None else skipped
         root = Path(self.spec.name)
         if root.is_file():
-            yield root.name, root
+            yield printable(root.name), root
             return
         if not root.is_dir():
             raise DataError(f"{root}: neither a file nor a folder")
@@ -186,12 +202,12 @@ class LocalFiles:
             if name.endswith(DATA_SUFFIXES) and _split_of(name) not in (None, self.spec.split):
                 skipped["another split"] += 1
             else:
-                yield name, root / name
+                yield printable(name), root / name
 
 
 @dataclass
 class HubDataset:
-    """A dataset of the Hugging Face hub, streamed."""
+    """A dataset of the Hugging Face hub, streamed, at the commit that the hub gives for it."""
 
     spec: Spec
     skipped: Counter[str] = field(default_factory=Counter)
@@ -201,32 +217,52 @@ class HubDataset:
 
     def as_input(self) -> Input:
         name = ":".join(part for part in (self.spec.name, self.spec.version, self.spec.split) if part)
-        return Input("source", "unhashed:" + name, name, is_artifact=False)
+        return Input("source", f"git:{self._commit}", name, is_artifact=False)
 
     def read(self) -> Iterator[Item]:
-        rows, version = self._open()
         columns: Columns | None = None
-        for number, row in enumerate(rows, start=1):
-            if columns is None:
-                columns = _columns(row, self.spec.column, self.spec.name)
-            yield _document(columns, row, self.spec, version, f"{self.spec.split}:{number}", number)
+        with self._explained():
+            for number, row in enumerate(self._rows(), start=1):
+                columns = columns or _columns(row, self.spec.column, self.spec.name)
+                yield _document(columns, row, self.spec, self._commit, f"{self.spec.split}:{number}", number)
 
-    def _open(self) -> tuple[Any, str | None]:
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    @cached_property
+    def _configuration(self) -> str | None:
+        """The version, if it is the name of a configuration; otherwise it is a revision."""
         import datasets
 
-        name, version = self.spec.name, self.spec.version
+        version = self.spec.version
+        return version if version and version in datasets.get_dataset_config_names(self.spec.name) else None
+
+    @cached_property
+    def _commit(self) -> str:
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        with self._explained():
+            import huggingface_hub
+
+            revision = None if self._configuration else self.spec.version
+            return str(huggingface_hub.HfApi().dataset_info(self.spec.name, revision=revision).sha)
+
+    def _rows(self) -> Any:
+        import datasets
+
+        return datasets.load_dataset(
+            self.spec.name, self._configuration, split=self.spec.split, revision=self._commit, streaming=True
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn whatever the hub's libraries raise into one line."""
         try:
-            names = datasets.get_dataset_config_names(name) if version else []
-            chosen = {"name": version} if version in names else {"revision": version}
-            rows = datasets.load_dataset(name, split=self.spec.split, streaming=True, **chosen)
-        except Exception as error:  # noqa: BLE001 - the hub's libraries raise many kinds, none of them ours
+            yield
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001 - they raise many kinds, none of them ours
             reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"dataset {name!r}: no such file or folder here, and the Hugging Face hub does not give it "
+                f"dataset {self.spec.name!r}: no such file or folder here, and the Hugging Face hub does not give it "
                 f"({type(error).__name__}: {reason}); give a local path, or check name and network"
             ) from None
-        return rows, version
 
 
 def _columns(row: Any, text: str, where: str) -> Columns:
@@ -250,10 +286,9 @@ def _read_parquet(path: Path, name: str, spec: Spec) -> Iterator[Item]:
         with pq.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow.names, spec.column, name)
             for batch in file.iter_batches(batch_size=256, columns=columns.wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
-    except (pa.ArrowException, OSError, DataError, UnicodeDecodeError) as error:
+                yield from _batch(batch, number, columns, name, spec)
+                number += batch.num_rows
+    except (pa.ArrowException, OSError, DataError) as error:
         yield _broken(name, number, error)
 
 
@@ -264,26 +299,44 @@ def _read_arrow(path: Path, name: str, spec: Spec) -> Iterator[Item]:
             table = pa.ipc.open_stream(file)
             columns = _columns(table.schema.names, spec.column, name)
             for batch in table:
-                for row in batch.select(columns.wanted).to_pylist():
-                    number += 1
-                    yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
-    except (pa.ArrowException, OSError, DataError, UnicodeDecodeError) as error:
+                yield from _batch(batch.select(columns.wanted), number, columns, name, spec)
+                number += batch.num_rows
+    except (pa.ArrowException, OSError, DataError) as error:
         yield _broken(name, number, error)
+
+
+def _batch(batch: pa.RecordBatch, before: int, columns: Columns, name: str, spec: Spec) -> Iterator[Item]:
+    """Read the rows of a batch; if one holds text that is not UTF-8, only that one is lost."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except UnicodeDecodeError:
+        rows = [_one_row(batch, index) for index in range(batch.num_rows)]
+    for number, row in enumerate(rows, start=before + 1):
+        if row is None:
+            yield Unreadable(name, number, "not UTF-8")
+        else:
+            yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
+
+
+def _one_row(batch: pa.RecordBatch, index: int) -> Any:
+    try:
+        return batch.slice(index, 1).to_pylist()[0]
+    except UnicodeDecodeError:
+        return None
 
 
 def _read_json_lines(path: Path, name: str, spec: Spec) -> Iterator[Item]:
     number = 0
-    seen: set[str] = set()  # once a file has stated a license, every later row must
     try:
         with _open_bytes(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield _json_row(line, name, number, spec, seen)
-    except (EOFError, OSError, zstandard.ZstdError) as error:
+                    yield _json_row(line, name, number, spec)
+    except (pa.ArrowException, OSError) as error:
         yield _broken(name, number, error)
 
 
-def _json_row(line: bytes, name: str, number: int, spec: Spec, seen: set[str]) -> Item:
+def _json_row(line: bytes, name: str, number: int, spec: Spec) -> Item:
     try:
         row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
@@ -294,8 +347,7 @@ def _json_row(line: bytes, name: str, number: int, spec: Spec, seen: set[str]) -
         return Unreadable(name, number, f"a {type(row).__name__}, not an object")
     if spec.column not in row:
         return Unreadable(name, number, f"no column {spec.column!r} (columns: {', '.join(row)})"[:200])
-    seen.update(row)
-    columns = Columns.find(seen, text=spec.column)
+    columns = Columns.find(set(row), text=spec.column)
     return _document(columns, row, spec, spec.version, f"{name}:{number}", number)
 
 
@@ -308,11 +360,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return typing.cast("IO[bytes]", gzip.open(path, "rb"))
-    if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
-    return path.open("rb")
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    stream = pa.input_stream(str(path), compression=compression, buffer_size=1 << 20)
+    return typing.cast("IO[bytes]", io.BufferedReader(stream, 1 << 20))
 
 
 READERS: dict[str, Callable[[Path, str, Spec], Iterator[Item]]] = {
@@ -331,18 +381,43 @@ def _broken(name: str, after: int, error: Exception) -> Unreadable:
 
 def _walk(root: Path, skipped: Counter[str]) -> list[str]:
     found = []
-    for folder, folders, names in os.walk(root):
+
+    def unreadable(_: OSError) -> None:
+        skipped["unreadable folder"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=unreadable):
+        skipped["hidden folder"] += sum(name.startswith(".") for name in folders)
+        skipped["symbolic link to a folder"] += sum(Path(folder, name).is_symlink() for name in folders)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        has_arrow = any(name.endswith(".arrow") for name in names)
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
             if not path.is_file():
                 skipped["not a regular file"] += 1
+            elif has_arrow and name in ARROW_METADATA:
+                skipped["metadata of an Arrow dataset"] += 1
             elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
                 found.append(relative)
             else:
                 skipped[f"unknown kind {path.suffix or name}"] += 1
+    skipped += Counter()  # without the zeros
     return sorted(found)
+
+
+def _states_license(path: Path) -> bool:
+    """Tell whether any row of a data file may carry a license."""
+    try:
+        if path.suffix == ".parquet":
+            return not LICENSE_COLUMNS.isdisjoint(pq.read_schema(path).names)
+        if path.suffix == ".arrow":
+            with path.open("rb") as file:
+                return not LICENSE_COLUMNS.isdisjoint(pa.ipc.open_stream(file).schema.names)
+        keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
+        with _open_bytes(path) as file:
+            return any(key in line for line in file for key in keys)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _split_of(name: str) -> str | None:

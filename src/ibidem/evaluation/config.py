@@ -25,7 +25,7 @@ class PerplexityConfig:
     stride: Positive | None = None
     """Tokens between two windows; half a window if none. Smaller is slower and gives each token more context."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Read only the documents that a training with this share has held out."""
+    """Of a preprocessed dataset, read only what a training with this share has held out."""
     max_documents: Positive | None = None
     """Read at most so many documents."""
     output: Path | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 
 from ibidem import artifacts, log
@@ -23,7 +24,7 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
-from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ def perplexity(config: PerplexityConfig) -> str:
         DataError: there is no text.
     """
     corpus = Corpus.open(config.data, config.column)
+    if config.held_out_share is not None and not corpus.is_dataset:
+        raise ConfigError(f"held_out_share: {config.data} is no preprocessed dataset, so nothing of it was held out")
     scorer = open_scorer(config.checkpoint)
     window = config.window or scorer.context
     stride = config.stride or max(1, window // 2)
@@ -70,8 +73,9 @@ def perplexity(config: PerplexityConfig) -> str:
     if config.output is not None:
         artifacts.write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     log.event("evaluate.perplexity", **result)
+    bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
     return (
-        f"perplexity {result['perplexity']:.4f}, {result['bits_per_byte']:.4f} bits per byte on "
+        f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
         f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
     )
 
@@ -97,7 +101,7 @@ def measure(scorer: Scorer, texts: Iterator[str], *, window: int, stride: int) -
         "nll": nll,
         "first_token_scored": bool(scorer.start_ids),
         "perplexity": math.exp(nll / num_tokens),
-        "bits_per_byte": nll / math.log(2) / num_bytes,
+        "bits_per_byte": nll / math.log(2) / num_bytes if scorer.start_ids else None,  # else the first token lacks
     }
 
 
@@ -144,9 +148,10 @@ class OwnScorer:
 
     @torch.no_grad()
     def nll(self, ids: Sequence[int], first: int) -> float:
-        targets = torch.tensor([ids[1:]])
+        row = torch.tensor([ids], device=self._model.embedding_VD.device)
+        targets = row[:, 1:].clone()
         targets[:, : first - 1] = IGNORE
-        return float(self._model(torch.tensor([ids[:-1]]), targets))
+        return float(self._model(row[:, :-1], targets))
 
 
 class HuggingFaceScorer:
@@ -158,11 +163,12 @@ class HuggingFaceScorer:
         except ImportError:
             raise ConfigError("a Hugging Face model needs transformers: pip install 'ibidem[huggingface]'") from None
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self._model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
+            local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **local)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
-        self._model.eval()  # type: ignore[no-untyped-call]
+        self._model: Any = model.to(best_device()).eval()
         self.digest: str | None = None
         self.context = int(getattr(self._model.config, "max_position_embeddings", 1024))
         start = (
@@ -175,8 +181,9 @@ class HuggingFaceScorer:
 
     @torch.no_grad()
     def nll(self, ids: Sequence[int], first: int) -> float:
-        logits_TV = self._model(torch.tensor([ids[:-1]])).logits[0]
-        return float(cross_entropy(logits_TV[first - 1 :].float(), torch.tensor(ids[first:]), reduction="sum"))
+        row = torch.tensor([ids], device=self._model.device)
+        logits_TV = self._model(row[:, :-1]).logits[0]
+        return float(cross_entropy(logits_TV[first - 1 :].float(), row[0, first:], reduction="sum"))
 
 
 def _texts(corpus: Corpus, config: PerplexityConfig) -> Iterator[str]:

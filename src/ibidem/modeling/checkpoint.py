@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -33,8 +34,13 @@ def model_config(checkpoint: artifacts.Artifact) -> ModelConfig:
     return build(ModelConfig, checkpoint.config["model"], origin=f"{checkpoint.path}: ")
 
 
+def best_device() -> torch.device:
+    """Choose the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_model(folder: Path) -> tuple[Decoder, artifacts.Artifact]:
-    """Load the model of a verified checkpoint, in float32, ready to evaluate.
+    """Load the model of a verified checkpoint, in float32, on the best device here, ready to evaluate.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit its shape.
@@ -45,4 +51,4 @@ def load_model(folder: Path) -> tuple[Decoder, artifacts.Artifact]:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
-    return model.eval(), checkpoint
+    return model.to(best_device()).eval(), checkpoint

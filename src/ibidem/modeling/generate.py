@@ -51,11 +51,11 @@ def complete(
         ConfigError: a prompt and `max_tokens` do not fit into the context.
     """
     prompt_ids = [[tokenizer.document_id, *tokenizer.encode(prompt)] for prompt in prompts]
-    texts = [""] * len(prompts)
+    longest = max((len(word.encode()) for word in stop), default=0)
 
-    def is_stopped(row: int, ids: list[int]) -> bool:
-        texts[row] = tokenizer.decode(ids)
-        return any(word in texts[row] for word in stop)
+    def is_stopped(ids: list[int]) -> bool:
+        tail = tokenizer.decode(ids[-longest - 4 :])  # a token is a byte at least, and a character four bytes at most
+        return any(word in tail for word in stop)
 
     generated = generate(
         model, prompt_ids, sampling, end_id=tokenizer.document_id, is_stopped=is_stopped if stop else None
@@ -70,7 +70,7 @@ def generate(
     sampling: Sampling,
     *,
     end_id: int,
-    is_stopped: Callable[[int, list[int]], bool] | None = None,
+    is_stopped: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Sample ids after each prompt, `end_id` included where it was drawn.
 
@@ -96,7 +96,7 @@ def generate(
         ]
         for row in list(running):
             generated[row].append(next_ids[row])
-            if next_ids[row] == end_id or (is_stopped is not None and is_stopped(row, generated[row])):
+            if next_ids[row] == end_id or (is_stopped is not None and is_stopped(generated[row])):
                 running.discard(row)
         if not running:
             break

@@ -21,14 +21,16 @@ INIT_STD = 0.02
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight, in the dtype of x, so that 16-bit heads stay in the fused kernel under autocast.
+    """x / rms(x) * weight, computed in float32 at least.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last axis."""
-        return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        normed = rms_norm(x.to(dtype), self.normalized_shape, self.weight.to(dtype), self.eps)
+        return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
 
 
 class Rope(nn.Module):
@@ -107,8 +109,8 @@ class Attention(nn.Module):
         heads_BTXK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
         q_BTHK, k_BTGK, v_BTGK = heads_BTXK.split(self.split, dim=2)
         start = 0 if cache is None else cache.length
-        q_BTHK = rope(self.q_norm(q_BTHK), start)
-        k_BTGK = rope(self.k_norm(k_BTGK), start)
+        q_BTHK = rope(self.q_norm(q_BTHK), start).to(v_BTGK.dtype)
+        k_BTGK = rope(self.k_norm(k_BTGK), start).to(v_BTGK.dtype)
         if cache is None:
             mixed_BTHK = causal_attention(q_BTHK, k_BTGK, v_BTGK, documents)
         else:

@@ -38,9 +38,9 @@ class TrainTokenizerConfig:
     column: str = "text"
     """The column that holds the text."""
     max_corpus_bytes: Annotated[int, Field(ge=1)] = 200_000_000
-    """Train on at most so much text, chosen by document hash."""
+    """Train on about so much text at most, chosen by document hash from the whole corpus."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the documents that is kept out of training and must come back byte for byte."""
+    """Share of the documents that is kept out of training, to check that they come back byte for byte."""
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
     """Share of the characters that get a piece of their own; the others are spelled in bytes."""
     max_piece_chars: Annotated[int, Field(ge=1, le=64)] = 16
@@ -90,12 +90,13 @@ def summary(tokenizer: artifacts.Artifact) -> str:
 def _write_lines(config: TrainTokenizerConfig, corpus: Corpus, lines: Path, held_out: Path) -> dict[str, int]:
     """Write the training text, a chunk a line; put the held-out documents aside."""
     trained = trained_bytes = unused = 0
+    share = config.max_corpus_bytes / max(corpus.num_bytes(), 1)
     with lines.open("w", encoding="utf-8") as file, log.progress("tokenizer.corpus", None, "documents") as bar:
         for number, (sha256, text) in enumerate(corpus.documents()):
             bar.advance()
             if shards.is_held_out(sha256, config.held_out_share):
                 (held_out / f"{number:09d}-{sha256}").write_text(text, encoding="utf-8", newline="")
-            elif has_carrier(text) or "\0" in text or trained_bytes >= config.max_corpus_bytes:
+            elif has_carrier(text) or "\0" in text or not is_chosen(sha256, share):
                 unused += 1
             else:
                 trained += 1
@@ -104,6 +105,15 @@ def _write_lines(config: TrainTokenizerConfig, corpus: Corpus, lines: Path, held
     if trained_bytes == 0:
         raise DataError(f"input {config.input}: no text to train on")
     return {"trained": trained, "trained_bytes": trained_bytes, "not_trained": unused}
+
+
+def is_chosen(sha256: str, share: float) -> bool:
+    """Decide by other digits of its hash than `is_held_out` whether a document is trained on.
+
+    >>> is_chosen("ff" * 4 + "00" * 28, 0.1), is_chosen("00" * 4 + "ff" * 28, 0.1)
+    (True, False)
+    """
+    return int(sha256[8:16], 16) < share * 16**8
 
 
 def chunks(text: str, size: int) -> Iterator[str]:

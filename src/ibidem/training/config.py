@@ -65,7 +65,7 @@ class LoopConfig:
     """Windows in one step, over all processes."""
     micro_batch_sequences: Positive = 1
     """Windows that one process holds at once; the rest is accumulated."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = "bf16"
     """Precision of matrix products on an accelerator; a CPU computes in float32 whatever is asked."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""

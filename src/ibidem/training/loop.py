@@ -7,6 +7,7 @@ run that was stopped and resumed goes on to the bit as if it had not been.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ibidem import log
+from ibidem.errors import TrainingError
 from ibidem.training.optim import set_learning_rate
 
 
@@ -70,6 +72,7 @@ def run(
             measures = done % plan.measure_every == 0 or done == plan.total_steps
             measured = _measure(task, model, accelerator, done) if measures else {}
             if done % plan.save_every == 0 or done == plan.stop:
+                _check_finite(model, done)
                 save(done, {"loss": figures["loss"], **measured})
 
 
@@ -86,7 +89,7 @@ def update(
     """Take one optimizer step; give its loss a target (nats), gradient norm and learning rate.
 
     Raises:
-        FloatingPointError: the loss is not finite; the weights are still those of the step before.
+        TrainingError: loss or gradient are not finite; the weights are still those of the step before.
     """
     model.train()
     set_learning_rate(optimizer.param_groups, lr)
@@ -100,9 +103,9 @@ def update(
             accelerator.backward(loss * (accelerator.num_processes / num_targets))
         total += loss.detach()
     mean = float(accelerator.reduce(total, "sum")) / num_targets
-    if not np.isfinite(mean):
-        raise FloatingPointError(f"step {step}: the loss is {mean}; lower optim.lr or look at the data")
     norm = float(accelerator.clip_grad_norm_(model.parameters(), plan.clip))
+    if not (np.isfinite(mean) and np.isfinite(norm)):
+        raise TrainingError(f"step {step + 1}: loss {mean}, gradient norm {norm}; lower optim.lr, or look at the data")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": mean, "grad_norm": norm, "lr": lr}
@@ -118,7 +121,12 @@ def micro_seed(seed: int, step: int, micro: int, process: int) -> int:
 
 
 def _synchronize(accelerator: Accelerator, model: nn.Module, *, when: bool) -> Any:
-    return torch.enable_grad() if when else accelerator.no_sync(model)
+    return nullcontext() if when else accelerator.no_sync(model)
+
+
+def _check_finite(model: nn.Module, step: int) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise TrainingError(f"step {step}: the weights are not finite, and are not saved; lower optim.lr")
 
 
 def _measure(task: Task, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:

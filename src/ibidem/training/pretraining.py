@@ -1,5 +1,6 @@
 """Next-token prediction on windows of a tokenized dataset: what pretraining adds to the loop."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ibidem import artifacts, log
+from ibidem.errors import ConfigError
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.generate import Sampling, complete
@@ -37,6 +39,12 @@ class Pretraining:
     def check(self) -> None:
         """Fail now, not at the first step or measurement, if a split has no whole window."""
         log.event("train.windows", train=self.windows.number, held_out=self.held_out.number)
+        length = self.config.validation.sample_tokens
+        for prompt in self.config.validation.prompts:
+            if len(self.tokenizer.encode(prompt)) + 1 + length > self.shape.context:
+                raise ConfigError(f"validation.prompts: {prompt[:40]!r} and {length} tokens exceed the model's context")
+        if self.config.validation.prompts and state.is_sharded(self.accelerator):
+            log.event("train.no_samples", reason="the weights are sharded")
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Give the summed loss of this process's windows of a micro batch."""
@@ -50,13 +58,15 @@ class Pretraining:
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         chosen = self.held_out.spread(self.config.validation.windows)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        chosen = chosen[: max(processes, len(chosen) // processes * processes)]
-        for index in chosen[rank::processes]:
-            ids_BT, targets_BT = self._split(self.held_out[index][None])
+        for place in range(rank, math.ceil(len(chosen) / processes) * processes, processes):
+            # every process runs the model equally often, as sharded weights need; what is surplus does not count
+            ids_BT, targets_BT = self._split(self.held_out[chosen[min(place, len(chosen) - 1)]][None])
             sizes_BT = self.bytes_of_V[targets_BT]
             targets_BT = targets_BT.masked_fill(sizes_BT == 0, IGNORE)
             nll = model(ids_BT, targets_BT, self._documents(ids_BT))
-            sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
+            figures = [float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())]
+            if place < len(chosen):
+                sums += torch.tensor(figures, dtype=torch.float64)
         nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
 

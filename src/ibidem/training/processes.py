@@ -1,14 +1,18 @@
 """The processes and devices of a training, as accelerate starts them; and the checks that it did."""
 
 import os
+from datetime import timedelta
 from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from ibidem import log
 from ibidem.errors import ConfigError
 from ibidem.training.config import TrainConfig
+
+LONGEST_WAIT = timedelta(hours=12)
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -27,6 +31,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=precision,
         log_with=list(config.trackers) or None,
         project_dir=str(config.output_dir),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),  # the others wait while the main process tokenizes
+        ],
     )
 
 

@@ -102,7 +102,9 @@ def _find(run: Path, resume_from: Path | None) -> Path | None:
             )
         return None
     if resume_from != LATEST:
-        return verified(resume_from).path
+        checkpoint = verified(resume_from)
+        _set_aside(run, [step for step in steps if step > step_of(checkpoint)], "superseded")
+        return checkpoint.path
     refused: list[CheckpointError] = []
     for step in steps:
         try:
@@ -111,19 +113,19 @@ def _find(run: Path, resume_from: Path | None) -> Path | None:
             refused.append(error)
             log.event("checkpoint.refused", step=step, reason=str(error))
             continue
-        _set_aside(run, [other for other in steps if other > step])
+        _set_aside(run, [other for other in steps if other > step], "damaged")
         return checkpoint.path
     if refused:
         raise CheckpointError(f"no checkpoint in {run} is whole; {refused[0]}; move them away to start again")
     return None
 
 
-def _set_aside(run: Path, steps: Sequence[int]) -> None:
-    """Rename damaged checkpoints, so that the steps can be saved again and nothing is lost."""
+def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
+    """Rename checkpoints that the run does not go on from, so that the steps can be saved again and nothing is lost."""
     for step in steps:
         folder = folder_of(run, step)
         number = 0
-        while (target := folder.with_name(f"damaged-{number}-{folder.name}")).exists():
+        while (target := folder.with_name(f"{why}-{number}-{folder.name}")).exists():
             number += 1
         folder.rename(target)
         log.event("checkpoint.set_aside", path=str(target))

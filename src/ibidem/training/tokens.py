@@ -58,7 +58,9 @@ def tokenize(
     ]
     config = {"held_out_share": held_out_share, "dtype": _dtype(tokenizer.vocab_size).name}
     found = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
-    if found is None:
+    if found is not None:
+        artifacts.verify(folder)
+    else:
         with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
             draft.counts |= _write(draft.path, dataset, tokenizer, data.counts["kept"], held_out_share)
         found = artifacts.load(folder, kind=KIND)
