@@ -6,22 +6,23 @@ are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON
 one document each.
 """
 
+import gzip
 import hashlib
-import io
 import json
 import os
 import re
-import typing
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from ibidem import artifacts
 from ibidem.artifacts import Input
@@ -37,6 +38,8 @@ ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 Item = Document | Unreadable
+DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+"""What reading a damaged file raises."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def _read_parquet(path: Path, name: str, spec: Spec) -> Iterator[Item]:
             for batch in file.iter_batches(batch_size=256, columns=columns.wanted):
                 yield from _batch(batch, number, columns, name, spec)
                 number += batch.num_rows
-    except (pa.ArrowException, OSError, DataError) as error:
+    except (*DAMAGE, DataError) as error:
         yield _broken(name, number, error)
 
 
@@ -301,7 +304,7 @@ def _read_arrow(path: Path, name: str, spec: Spec) -> Iterator[Item]:
             for batch in table:
                 yield from _batch(batch.select(columns.wanted), number, columns, name, spec)
                 number += batch.num_rows
-    except (pa.ArrowException, OSError, DataError) as error:
+    except (*DAMAGE, DataError) as error:
         yield _broken(name, number, error)
 
 
@@ -328,11 +331,10 @@ def _one_row(batch: pa.RecordBatch, index: int) -> Any:
 def _read_json_lines(path: Path, name: str, spec: Spec) -> Iterator[Item]:
     number = 0
     try:
-        with _open_bytes(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield _json_row(line, name, number, spec)
-    except (pa.ArrowException, OSError) as error:
+        for number, line in enumerate(_lines(path), start=1):
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield _json_row(line, name, number, spec)
+    except DAMAGE as error:
         yield _broken(name, number, error)
 
 
@@ -359,10 +361,27 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    stream = pa.input_stream(str(path), compression=compression, buffer_size=1 << 20)
-    return typing.cast("IO[bytes]", io.BufferedReader(stream, 1 << 20))
+def _lines(path: Path) -> Iterator[bytes]:
+    """Give the lines of a plain or compressed file, all that stand before any damage."""
+    if path.suffix == ".zst":
+        yield from _zstd_lines(path)
+        return
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        yield from file
+
+
+def _zstd_lines(path: Path) -> Iterator[bytes]:
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    pending = b""
+    with path.open("rb") as file:
+        while compressed := frame.unused_data or file.read(1 << 16):
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            *lines, pending = (pending + frame.decompress(compressed)).split(b"\n")
+            yield from lines
+    yield pending
+    if not frame.eof:
+        raise EOFError("the compressed file ended before its end-of-stream marker was reached")
 
 
 READERS: dict[str, Callable[[Path, str, Spec], Iterator[Item]]] = {
@@ -414,9 +433,8 @@ def _states_license(path: Path) -> bool:
             with path.open("rb") as file:
                 return not LICENSE_COLUMNS.isdisjoint(pa.ipc.open_stream(file).schema.names)
         keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
-        with _open_bytes(path) as file:
-            return any(key in line for line in file for key in keys)
-    except (pa.ArrowException, OSError):
+        return any(key in line for line in _lines(path) for key in keys)
+    except DAMAGE:
         return False
 
 
