@@ -118,3 +118,32 @@ def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(
     artifacts.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".song.by-me", "x"]
     assert artifacts.verify(tmp_path / "x").digest == old.digest
+
+
+def test_nothing_is_written_inside_an_artifact(tmp_path: Path) -> None:
+    digest = make(tmp_path / "x").digest
+    with pytest.raises(ArtifactError, match="inside the artifact"):
+        make(tmp_path / "x" / "deep" / "y")
+    assert artifacts.verify(tmp_path / "x").digest == digest
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from ibidem import artifacts\n"
+        "with artifacts.locked(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with artifacts.locked(tmp_path):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process is writing there" in done.stderr
+    subprocess.run(command, check=True)
+
+
+def test_verify_fails_where_an_ancestor_is_missing(tmp_path: Path) -> None:
+    inputs = [make(tmp_path / "a").as_input("base", of=tmp_path / "b")]
+    with artifacts.create(tmp_path / "b", kind="derived", config={}, inputs=inputs) as draft:
+        (draft.path / "f").write_text("f")
+    artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="missing"):
+        artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))

@@ -58,6 +58,10 @@ def test_a_launcher_works_from_any_folder_and_holds_no_logic(launcher: str, tmp_
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["evaluate"], "evaluate what? evaluate perplexity"),
+        (["generate", "--prompt", "\udcff"], "not UTF-8"),
+        (["preprocess", "--dataset", "--output-dir", "out"], "dataset: give at least one"),
+        (["report", "--run", "x", "--output", "/dev/null/page.html"], "ibidem: "),
         (["trian"], "unknown command 'trian'; did you mean train?"),
         (["train"], "model is required; give --model"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -66,7 +70,7 @@ def test_a_launcher_works_from_any_folder_and_holds_no_logic(launcher: str, tmp_
         (["preprocess", "--dataset", "a:b:c", "--output-dir", "out", "--shard-size", "0"], "shard_size"),
         (["train-tokenizer", "--input", ".", "--output-dir", "out", "--vocab-size", "0"], "vocab_size"),
         (["verify", "nowhere"], "no artifact here"),
-        (["verify"], "path is required"),
+        (["verify"], "path is required; give PATH"),
         (["generate", "--checkpoint", "nowhere", "--prompt", "x"], "nowhere"),
         (["report", "--run", "nowhere", "--output", "page.html"], "nowhere"),
     ],

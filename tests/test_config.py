@@ -65,6 +65,7 @@ def test_lists_are_repeated_or_given_at_once(argv: list[str], words: tuple[str, 
         (["p", "--optim.lr"], "--optim.lr needs a value"),
         (["p", "q"], "unexpected argument 'q'"),
         (["p", "--optim", "x"], "optim"),
+        (["p", "--optim.lr", "inf"], "optim.lr"),
         (["p", "--optim", "x", "--optim.lr", "1"], "both"),
         (["p", "--config", "missing.yaml"], "missing.yaml: No such file"),
     ],
@@ -76,7 +77,7 @@ def test_a_mistake_is_one_line_that_names_it(argv: list[str], said: str) -> None
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text", "\xff"])
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text", "\xff", "a: 1\na: 2\n", "a:\n  b: 1\n  b: 2\n"])
 def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match="c.yaml"):

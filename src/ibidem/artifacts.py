@@ -8,6 +8,7 @@ The digest covers the kind, the program's version, the digests of the inputs, th
 It does not cover `volatile`: when, where and how long. Same inputs and settings, same digest.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -130,7 +131,7 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
             volatile=manifest["volatile"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path / MANIFEST}: not a manifest: {error!r}") from None
+        raise ArtifactError(f"{path / MANIFEST}: not a manifest ({error!r} is missing or wrong)") from None
     if artifact.digest != _digest(artifact):
         raise DigestMismatch(f"{path / MANIFEST}: the manifest does not match its own digest; it was edited")
     if kind is not None and artifact.kind != kind:
@@ -174,14 +175,40 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
 
 def check_replaceable(path: Path, kind: str) -> None:
     """Refuse to write over anything but an artifact of the same kind that holds only its own files."""
+    check_outside(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
         artifact = load(path, kind=kind)
     except ArtifactError as error:
-        raise ArtifactError(f"{path} exists and is not a {kind} to replace ({error}); choose another path") from None
+        raise ArtifactError(
+            f"{path} exists and is not a {kind} to replace ({error}); delete it, or choose another path"
+        ) from None
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
         raise ArtifactError(f"{path} holds {strangers[0]}, which is not part of it; move it away first")
+
+
+def check_outside(path: Path) -> None:
+    """Refuse a place inside an artifact: what is written there would damage it."""
+    for folder in path.resolve().parents:
+        if (folder / MANIFEST).exists():
+            raise ArtifactError(f"{path} is inside the artifact {folder}; choose a place outside of it")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine from writing to the same folder.
+
+    Raises:
+        ArtifactError: another one does already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"{folder}: another process is writing there; wait for it, or choose another") from None
+        yield
 
 
 def sweep(folder: Path) -> None:

@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     try:
+        _check_encoding(words)
         name, command = _find(words)
         rest = words[len(name.split()) :]
         if "--help" in rest or "-h" in rest:
@@ -96,6 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ibidem: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+
+
+def _check_encoding(words: Sequence[str]) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"argument {word!a} is not UTF-8; set LANG to a UTF-8 locale") from None
 
 
 def is_main_process() -> bool:
@@ -120,6 +129,8 @@ def _find(words: Sequence[str]) -> tuple[str, Command]:
         name = " ".join(words[:length])
         if name in COMMANDS:
             return name, COMMANDS[name]
+    if longer := [name for name in COMMANDS if name.startswith(f"{words[0]} ")]:
+        raise ConfigError(f"{words[0]} what? {', '.join(longer)}; see ibidem --help")
     raise ConfigError(f"unknown command {words[0]!r}{config.suggest(words[0], COMMANDS)}; see ibidem --help")
 
 
@@ -140,4 +151,4 @@ def _help(name: str, command: Command) -> str:
     config_type = _load(command.config)
     rows = [*config.describe(config_type), ("--config", "path", "A YAML file with the same keys; flags win over it.")]
     flags = "\n".join(f"  {flag}  ({kind})\n      {' '.join(meaning.split())}" for flag, kind, meaning in rows)
-    return f"usage: ibidem {name} [flags]\n\n{config_type.__doc__}\n\n{flags}"
+    return f"usage: ibidem {name} [flags]\n\n{command.help[0].upper()}{command.help[1:]}.\n\n{flags}"

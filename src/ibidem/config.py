@@ -29,7 +29,7 @@ POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def configuration(cls: type[C]) -> type[C]:
     """Turn a class into a frozen, keyword-only dataclass whose keys and types are checked."""
-    strict = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    strict = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
     return typing.cast("type[C]", pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls))
 
 
@@ -57,7 +57,7 @@ def build(config_type: type[C], tree: Mapping[str, Any], *, origin: str = "") ->
 def read_yaml(path: Path) -> Tree:
     """Read a YAML mapping with every scalar as text; `null` and nothing are None."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - text only
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)  # noqa: S506 - text only
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give --config an existing YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -65,6 +65,16 @@ def read_yaml(path: Path) -> Tree:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: the file must hold keys and values")
     return typing.cast("Tree", _nulls(tree))
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads every scalar as text, and refuses a key that stands there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"key {twice!r} stands there twice")
+        return super().construct_mapping(node, deep)
 
 
 def resolved(config: Any) -> Tree:
@@ -108,7 +118,7 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
             "required" if field.is_required() else f"default {_show(field.get_default(call_default_factory=True))}"
         )
         shown = name.upper() if POSITIONAL in field.metadata else f"--{flag}"
-        rows.append((shown, f"{_type_name(field.annotation)}, {default}", field.description or ""))
+        rows.append((shown, f"{_type_name(field.annotation)}, {default}", _description(config_type, name)))
     return rows
 
 
@@ -124,6 +134,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def _fields(config_type: type[Any]) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", getattr(config_type, "__pydantic_fields__", {}))
+
+
+def _description(config_type: type[Any], name: str) -> str:
+    """Find the meaning of a field where it was declared: there or in a base class."""
+    for base in config_type.__mro__:
+        field = _fields(base).get(name)
+        if field is not None and field.description:
+            return str(field.description)
+    return ""
 
 
 def _nested(annotation: Any) -> type[Any] | None:
@@ -161,7 +180,8 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
         elif annotation is bool:
             _put(tree, keys, "true")
         else:
-            raise ConfigError(f"--{name} needs a value{_meant(config_type, '.'.join(keys))}")
+            hint = _meant(config_type, ".".join(keys)) if annotation is None else ""
+            raise ConfigError(f"--{name} needs a value{hint}")
     return tree
 
 
@@ -203,8 +223,12 @@ def _get(tree: Tree, keys: Sequence[str], default: Any) -> Any:
 def _merge(base: Tree, over: Tree) -> Tree:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
+        if isinstance(value, dict) and key in base:
+            if not isinstance(base[key], dict):
+                raise ConfigError(f"{key} is a group of keys, and the file gives it the value {base[key]!r}")
+            merged[key] = _merge(base[key], value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -226,7 +250,11 @@ def _explain(config_type: type[Any], problem: Mapping[str, Any]) -> str:
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"unknown key {key}{_meant(config_type, key)}"
         case "missing" | "missing_keyword_only_argument" | "missing_argument":
-            return f"{key} is required; give --{key.replace('_', '-')}"
+            field = _fields(config_type).get(key)
+            positional = field is not None and POSITIONAL in field.metadata
+            return f"{key} is required; give {key.upper() if positional else '--' + key.replace('_', '-')}"
+        case "too_short":
+            return f"{key}: give at least one"
         case _:
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             return f"{key or 'configuration'}: {message[0].lower()}{message[1:]} (got {_show(problem['input'])})"
@@ -245,6 +273,8 @@ def _show(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
+    if hasattr(annotation, "__metadata__"):
+        return _type_name(annotation.__origin__)
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(typing.get_args(annotation))
     if arguments := [part for part in typing.get_args(annotation) if part is not Ellipsis]:

@@ -135,8 +135,8 @@ class _Terminal:
     def __init__(self, stream: TextIO) -> None:
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("[bold]{task.description:<24}"),
-            BarColumn(bar_width=28),
+            TextColumn("[bold]{task.description:<20}"),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),

@@ -268,6 +268,12 @@ def test_a_source_that_gives_nothing_is_one_clear_line(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_output_does_not_go_into_its_own_source(tmp_path: Path) -> None:
+    table(tmp_path / "d" / "a.parquet", text=["x"])
+    with pytest.raises(ConfigError, match="inside the dataset"):
+        run(tmp_path / "d" / "out", f"{tmp_path / 'd'}:train:text")
+
+
 def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -277,7 +283,7 @@ def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
     asked = []
 
     class Hub:
-        def dataset_info(self, _: str, revision: str | None) -> object:
+        def dataset_info(self, _: str, revision: str | None = None) -> object:
             return type("Info", (), {"sha": f"commit of {revision or 'main'}"})
 
     def load(name: str, configuration: str | None, **how: object) -> list[dict]:

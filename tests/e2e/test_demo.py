@@ -1,7 +1,6 @@
 """The whole journey, as small as it gets."""
 
 import json
-import os
 
 import pytest
 from tests.conftest import REPOSITORY
@@ -28,7 +27,7 @@ def test_the_journey_ends_with_a_page_that_traces_back_to_the_packages(journey: 
     assert "chardet" in page
     assert "LGPL" in page
     result = json.loads((out / "perplexity.json").read_text())
-    checkpoint = out / "pretrain" / "checkpoints" / "step-000003"
+    (checkpoint,) = out.glob("pretrain-*/checkpoints/step-000003")
     assert result["checkpoint_digest"] == artifacts.verify(checkpoint).digest
     states = [(state, node) for _, state, node in artifacts.lineage(checkpoint)]
     assert {state for state, _ in states} == {"ok", "source"}
@@ -41,4 +40,4 @@ def test_the_second_time_finds_everything_done(journey: DemoConfig) -> None:
     said = demo(journey)
     assert "report.html" in said
     assert {path: path.stat().st_mtime_ns for path in journey.output_dir.rglob("manifest.json")} == before
-    assert os.listdir(journey.output_dir / "pretrain" / "checkpoints")
+    assert len(manifests) >= 4

@@ -13,9 +13,8 @@ from importlib.metadata import PackageMetadata
 from typing import Any, Literal, NamedTuple
 
 from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from ibidem.config import configuration
 from ibidem.errors import LicenseError
 
 GNU_FAMILIES = ("GPL", "AGPL", "LGPL")
@@ -200,7 +199,7 @@ class LicenseVerdict(NamedTuple):
     detail: str | None
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@configuration
 class LicensePolicy:
     """Which licenses may enter the corpus."""
 

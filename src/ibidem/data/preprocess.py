@@ -75,8 +75,11 @@ def preprocess(config: PreprocessConfig) -> str:
         DataError: a source gives no document at all.
     """
     sources = _open_sources(config)
-    inputs = [source.as_input() for source in sources]
     artifacts.check_replaceable(config.output_dir, shards.KIND)
+    for source in sources:
+        if Path(source.spec.name).resolve() in (config.output_dir.resolve(), *config.output_dir.resolve().parents):
+            raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {source.spec.name}")
+    inputs = [source.as_input() for source in sources]
     chosen = settings(config)
     found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if found is None:
@@ -166,9 +169,10 @@ def summary(dataset: artifacts.Artifact) -> str:
     """Say in one line what a dataset holds."""
     counts = dataset.counts
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in counts["dropped"].items()) or "none"
+    unstated = f" ({counts['license_unstated']:,} without a stated license)" if counts["license_unstated"] else ""
     return (
-        f"{dataset.path}: {counts['kept']:,} of {counts['read']:,} documents kept, {counts['bytes']:,} bytes; "
-        f"dropped: {dropped}; quarantined: {counts['quarantined']:,}"
+        f"{dataset.path}: {counts['kept']:,} of {counts['read']:,} documents kept{unstated}, "
+        f"{counts['bytes']:,} bytes; dropped: {dropped}; quarantined: {counts['quarantined']:,}"
     )
 
 

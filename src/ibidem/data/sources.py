@@ -242,9 +242,14 @@ class HubDataset:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         with self._explained():
             import huggingface_hub
+            from huggingface_hub.utils import logging
 
-            revision = None if self._configuration else self.spec.version
-            return str(huggingface_hub.HfApi().dataset_info(self.spec.name, revision=revision).sha)
+            logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+            hub = huggingface_hub.HfApi()
+            newest = hub.dataset_info(self.spec.name)  # asked first: without a network it fails at once
+            if self.spec.version is None or self._configuration:
+                return str(newest.sha)
+            return str(hub.dataset_info(self.spec.name, revision=self.spec.version).sha)
 
     def _rows(self) -> Any:
         import datasets

@@ -110,6 +110,8 @@ def read_model_config(path: Path) -> ModelConfig:
     Raises:
         ConfigError: there is no such file, or it holds no shape.
     """
+    if path.suffix not in {".py", ".json"}:
+        raise ConfigError(f"model {path}: neither a .py file that sets MODEL nor a .json file")
     try:
         if path.suffix == ".json":
             return build(ModelConfig, json.loads(path.read_text(encoding="utf-8")), origin=f"{path}: ")
@@ -118,7 +120,9 @@ def read_model_config(path: Path) -> ModelConfig:
         raise
     except FileNotFoundError:
         raise ConfigError(f"model {path}: no such file; configs/model/base.py is an example") from None
-    except Exception as error:  # noqa: BLE001 - a file of the user's own ran
+    except AssertionError:
+        raise ConfigError(f"model {path}: an assert in it fails; with another shape, correct its number too") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a file of the user's own ran
         raise ConfigError(f"model {path}: {type(error).__name__}: {error}") from None
     if not isinstance(model, ModelConfig):
         raise ConfigError(f"model {path}: it does not set MODEL = ModelConfig(...)")

@@ -22,9 +22,9 @@ class GenerateConfig:
     """0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Choose among the most likely tokens that together have this probability."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Same seed, same text."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """End before the first of these strings."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""

@@ -71,7 +71,7 @@ class LoopConfig:
     """Compute activations again in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks (on an accelerator)."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Decides initial weights, order and dropout."""
     resume_from: Path | None = None
     """`latest`, or the folder of a checkpoint."""

@@ -133,6 +133,8 @@ def _measure(task: Task, model: nn.Module, accelerator: Accelerator, step: int) 
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         measured = task.measure(model, step)
+    if not all(np.isfinite(value) for value in measured.values()):
+        raise TrainingError(f"step {step}: measured {measured}; lower optim.lr")
     log.event("train.measured", step=step, **measured)
     accelerator.log({f"held_out/{name}": value for name, value in measured.items()}, step=step)
     return measured

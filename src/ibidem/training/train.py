@@ -1,6 +1,7 @@
 """Pretraining: the wiring of the stage."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def train(config: TrainConfig) -> str | None:
         CheckpointError: there is nothing whole to resume from, or it belongs to another run.
     """
     shape = read_model_config(config.model)
+    artifacts.check_outside(config.output_dir / "checkpoints")
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     with accelerator.main_process_first():
@@ -47,10 +49,16 @@ def train(config: TrainConfig) -> str | None:
         tokens.as_input("tokens", of=state.folder_of(config.output_dir, 0)),
         artifacts.load(config.data.tokenizer).as_input("tokenizer", of=state.folder_of(config.output_dir, 0)),
     ]
-    with log.recording(config.output_dir / EVENTS) if accelerator.is_main_process else nullcontext():
+    with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
         last = _run(config, shape, accelerator, tokens, tokenizer, inputs)
     accelerator.end_training()
     return f"{last}: step {state.step_of(artifacts.load(last))} of {config.training.steps}"
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    with artifacts.locked(run), log.recording(run / EVENTS):
+        yield
 
 
 def _run(
@@ -65,6 +73,8 @@ def _run(
     checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
     start = 0 if checkpoint is None else _check_resume(checkpoint, saved, inputs)
     plan = make_plan(config, shape, accelerator, start)
+    if start > config.training.steps:
+        raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
     if checkpoint is not None and plan.start == plan.stop:
         return checkpoint.path
     task = Pretraining(config, shape, tokens, tokenizer, accelerator, plan)
@@ -132,7 +142,8 @@ def _check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) 
     if shape.vocab_size != tokenizer.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size={shape.vocab_size}, "
-            f"tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}"
+            f"tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}; "
+            f"train it with --vocab-size {shape.vocab_size}, or give a model file that has the tokenizer's size"
         )
     if (config.data.context or 0) > shape.context:
         raise ConfigError(f"data.context={config.data.context} exceeds the model's context={shape.context}")
