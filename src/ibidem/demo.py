@@ -33,7 +33,7 @@ class DemoConfig:
     """Shape of the model."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Bytes taken of each package at most."""
-    steps: Annotated[int, Field(ge=1)] = 300
+    steps: Annotated[int, Field(ge=1)] = 240
     """Training steps of 16 windows of 256 tokens."""
 
 
