@@ -99,11 +99,12 @@ def test_accumulating_gradients_equals_one_large_batch(train_settings: Settings,
 
 
 def torchrun(settings: Settings, tmp_path: Path, *flags: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Start processes as a cluster does: one that dies is started again, and goes on from the latest checkpoint."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+        "--max-restarts", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
         str(LAUNCHER), "--config", str(file), *flags,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
@@ -113,12 +114,18 @@ def torchrun(settings: Settings, tmp_path: Path, *flags: str, processes: int = 2
 def test_two_processes_train_what_one_does_and_resume_to_the_bit(
     train_settings: Settings, model_file: Path, tmp_path: Path
 ) -> None:
-    settings = changed(train_settings, training__num_processes=2, checkpoints__every=20, validation__windows=3)
+    settings = changed(
+        train_settings,
+        training__num_processes=2,
+        checkpoints__every=20,
+        validation__windows=3,
+        training__resume_from="latest",
+    )
     settings["model"] = with_dropout(model_file, tmp_path)
     for run, flags in (
         ("whole", ()),
         ("parts", ("--training.stop-at-step", "20")),
-        ("parts", ("--training.resume-from", "latest")),
+        ("parts", ()),
     ):
         done = torchrun(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
         assert done.returncode == 0, done.stderr[-6000:]
@@ -127,7 +134,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(
     plain = changed(train_settings, output_dir=tmp_path / "one")
     train(plain, training__steps=3, validation__windows=1)
     done = torchrun(
-        changed(train_settings, output_dir=tmp_path / "two"),
+        changed(train_settings, output_dir=tmp_path / "two", training__resume_from="latest"),
         tmp_path,
         "--training.steps",
         "3",
