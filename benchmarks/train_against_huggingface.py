@@ -128,7 +128,7 @@ def write(path: Path, runs: dict[str, list[dict[str, float]]]) -> None:
     }
     ours, peer = median["ibidem"], median["huggingface"]
     result = {
-        "command": f"python benchmarks/train_against_huggingface.py {path.name}",
+        "command": f"python benchmarks/train_against_huggingface.py {path.as_posix()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "median": median,
