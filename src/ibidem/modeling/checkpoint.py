@@ -1,4 +1,4 @@
-"""Trained models on disk: `step-XXXXXX/` with safetensors weights, their shape, and the tokenizer they speak."""
+"""Trained models on disk: `step-000040/` with safetensors weights, their shape, and the tokenizer they speak."""
 
 from pathlib import Path
 

@@ -121,7 +121,7 @@ class TrainConfig:
     model: Path
     """Shape of the model: a Python file that sets MODEL, as configs/model/base.py, or a JSON file."""
     output_dir: Path
-    """The run's folder: checkpoints/step-XXXXXX, events.jsonl, tokens."""
+    """The run's folder: checkpoints/step-000040, events.jsonl, tokens."""
     data: DataConfig
     training: LoopConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
