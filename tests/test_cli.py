@@ -95,7 +95,9 @@ def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, t
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [event["event"] for event in events][-1] == "preprocess.finished"
     progress = [event for event in events if event["event"] == "progress"]
-    assert progress[0]["total"] == progress[-1]["done"] == 242
+    read = [event for event in progress if event["name"] == "preprocess.prepare"]
+    assert read[0]["total"] == read[-1]["done"] == 242
+    assert {event["unit"] for event in read} == {"documents"}
     assert "documents kept" in done.stdout
 
 

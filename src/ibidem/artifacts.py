@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -211,6 +211,28 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Iterator[Path]:
+    """Give a hidden folder beside `path` for the steps of a long run, with what an interrupted run left there.
+
+    Only a run with the same inputs, settings and version finds it again; those of other runs are deleted, and this one
+    is deleted when the block ends well.
+
+    Raises:
+        ArtifactError: another process works in it.
+    """
+    identity = [__version__, config, [(item.role, item.digest, item.name) for item in inputs]]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    work = path.parent / f".{path.name}.work-{key}"
+    for other in path.parent.glob(f".{path.name}.work-*"):
+        if other != work:
+            with suppress(ArtifactError), locked(other):
+                shutil.rmtree(other, ignore_errors=True)
+    with locked(work):
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
     """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
     for hidden in folder.glob(".*.by-*"):
@@ -278,9 +300,9 @@ def verify_command(config: ArtifactPath) -> str:
     return "\n".join(lines)
 
 
-def trace_command(config: ArtifactPath) -> str:
+def trace(path: Path) -> str:
     """Show what an artifact was made from, back to the sources."""
-    return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(config.path))
+    return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(path))
 
 
 def _name(node: Input | Artifact) -> str:

@@ -39,6 +39,31 @@ COMMANDS = {
         "ibidem.data.preprocess:preprocess",
         "public data to clean, licensed Parquet shards",
     ),
+    "blend": Command(
+        "ibidem.data.blend:BlendConfig",
+        "ibidem.data.blend:blend",
+        "preprocessed datasets to one with given shares, the same bytes every time",
+    ),
+    "takedown plan": Command(
+        "ibidem.data.takedown:TakedownConfig",
+        "ibidem.data.takedown:plan_command",
+        "what a request for removal means: documents, shards, tokens, checkpoints",
+    ),
+    "takedown apply": Command(
+        "ibidem.data.takedown:TakedownConfig",
+        "ibidem.data.takedown:apply_command",
+        "remove documents from finished shards, prove it and certify it",
+    ),
+    "takedown verify": Command(
+        "ibidem.data.takedown:TakedownConfig",
+        "ibidem.data.takedown:verify_command",
+        "prove that nothing of the requests is left",
+    ),
+    "card": Command(
+        "ibidem.data.card:CardConfig",
+        "ibidem.data.card:card",
+        "data card, Croissant and the EU training-content summary of a dataset",
+    ),
     "train-tokenizer": Command(
         "ibidem.tokenization.train_tokenizer:TrainTokenizerConfig",
         "ibidem.tokenization.train_tokenizer:train_tokenizer",
@@ -62,7 +87,9 @@ COMMANDS = {
         "ibidem.artifacts:ArtifactPath", "ibidem.artifacts:verify_command", "hash an artifact and its ancestors again"
     ),
     "trace": Command(
-        "ibidem.artifacts:ArtifactPath", "ibidem.artifacts:trace_command", "show what an artifact was made from"
+        "ibidem.data.trace:TraceConfig",
+        "ibidem.data.trace:trace",
+        "what an artifact was made from; or where a document went",
     ),
 }
 

@@ -89,6 +89,8 @@ def settings(config: Any) -> Tree:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             kept[field.name] = settings(value)
+        elif isinstance(value, dict) and _nested_by_name(field.type):
+            kept[field.name] = {name: settings(item) for name, item in value.items()}
         elif not _mentions(field.type, Path):
             kept[field.name] = resolved(config)[field.name]
     return kept
@@ -113,6 +115,9 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
         flag = prefix + name.replace("_", "-")
         if nested := _nested(field.annotation):
             rows += describe(nested, prefix=f"{flag}.")
+            continue
+        if nested := _nested_by_name(field.annotation):
+            rows += describe(nested, prefix=f"{flag}.NAME.")
             continue
         default = (
             "required" if field.is_required() else f"default {_show(field.get_default(call_default_factory=True))}"
@@ -147,8 +152,17 @@ def _description(config_type: type[Any], name: str) -> str:
 
 def _nested(annotation: Any) -> type[Any] | None:
     """Find the configuration inside an annotation such as `OptimConfig` or `OptimConfig | None`."""
-    options = [annotation, *typing.get_args(annotation)]
+    options = [annotation, *(() if _is_mapping(annotation) else typing.get_args(annotation))]
     return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+
+
+def _nested_by_name(annotation: Any) -> type[Any] | None:
+    """Find the configuration inside an annotation such as `dict[str, OptimConfig]`."""
+    return _nested(typing.get_args(annotation)[1]) if _is_mapping(annotation) else None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
 
 
 def _mentions(annotation: Any, wanted: type) -> bool:
@@ -195,6 +209,9 @@ def _annotation(config_type: type[Any], keys: Sequence[str]) -> Any:
     field = _fields(config_type).get(keys[0])
     if field is None:
         return None
+    if _is_mapping(field.annotation) and len(keys) > 1:
+        nested = _nested_by_name(field.annotation)
+        return _annotation(nested, keys[2:]) if nested and len(keys) > 2 else typing.get_args(field.annotation)[1]
     nested = _nested(field.annotation)
     return _annotation(nested, keys[1:]) if nested and len(keys) > 1 else field.annotation
 

@@ -1,19 +1,64 @@
 """The nouns that travel between the rooms."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 Category = Literal["code", "text", "instruction"]
 
 
+class DropReason(StrEnum):
+    """Why a document does not enter the corpus."""
+
+    BINARY = "binary"
+    """The text holds a NUL character."""
+    EMPTY = "empty"
+    """Nothing is left after the whitespace."""
+    LICENSE_DENIED = "license.denied"
+    """The license metadata names an excluded family."""
+    LICENSE_HEADER = "license.header"
+    """A license header in the file names an excluded family, whatever the metadata says."""
+    LICENSE_MISSING = "license.missing"
+    """The source states licenses, but none for this document."""
+    LICENSE_UNKNOWN = "license.unknown"
+    """The license metadata cannot be resolved."""
+    LICENSE_UNSTATED = "license.unstated"
+    """The source states no licenses, and the policy asks for them."""
+    FILTER_GENERATED = "filter.generated"
+    """The head of the file says that a program wrote it."""
+    FILTER_MINIFIED = "filter.minified"
+    """Code squeezed for a browser."""
+    FILTER_LINES = "filter.lines"
+    """Lines longer than people write."""
+    FILTER_SYMBOLS = "filter.symbols"
+    """Too few letters and digits, or too many digits: data, not language."""
+    FILTER_REPETITION = "filter.repetition"
+    """The same lines or words over and over."""
+    FILTER_PROFANITY = "filter.profanity"
+    """Hate speech or profanity, by the word list or the scorer."""
+    FILTER_LANGUAGE = "filter.language"
+    """A language that was not asked for."""
+    SECRET_TEST = "secret.test"  # noqa: S105 - a reason, not a password
+    """A test file that leaks secrets: its fixtures are not worth scrubbing."""
+    CONTAMINATED = "contaminated"
+    """It holds an evaluation problem."""
+    DUPLICATE_EXACT = "duplicate.exact"
+    """The same text stands in a document that is kept."""
+    DUPLICATE_NEAR = "duplicate.near"
+    """Nearly the same text stands in a document that is kept."""
+    REMOVAL_REQUESTED = "removal.requested"
+    """Somebody asked for its removal."""
+    REMOVAL_CLUSTER = "removal.cluster"
+    """A near duplicate of a document whose removal was asked for."""
+
+
 @dataclass(frozen=True)
 class Drop:
     """Why a document does not enter the corpus."""
 
-    reason: str
-    """One of `data.preprocess.DropReason`."""
+    reason: DropReason
     detail: str | None = None
     """The evidence, short."""
     kept: str | None = None
@@ -33,44 +78,79 @@ class Unreadable:
 
 @dataclass
 class Document:
-    """One document on its way from a source to a shard. `drop` is set by the step that judges against it."""
+    r"""One document on its way from a source to a shard. `drop` is set by the step that judges against it.
 
-    text: str
+    >>> document = Document(raw=b"x = 1", source="s", revision=None, record="1")
+    >>> document.text += "\n"
+    >>> document.encoded, document.raw
+    (b'x = 1\n', b'x = 1')
+    """
+
     raw: bytes
-    """The source's own bytes of the text, before anything was changed."""
+    """The source's own bytes of the text, UTF-8, before anything was changed."""
     source: str
     revision: str | None
     record: str
     """The source's own id, otherwise `file:row`."""
     repo: str | None = None
     path: str | None = None
+    url: str | None = None
     category: Category = "text"
     language: str | None = None
+    """Of a program or a markup, by the file's name or the source's own word."""
+    natural_language: str | None = None
+    """ISO 639 code of the prose; None for code."""
     license_raw: object = None
     license_stated: bool = False
     """Whether the source states licenses at all."""
     license: str | None = None
+    license_evidence: str | None = None
+    """What the license was read from: `metadata`, or the words of the header."""
+    scrubbed: dict[str, int] = field(default_factory=dict)
+    """Secrets and personal data that became placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()
     """Fenced code blocks as (start, end, language), in characters of `text`."""
     drop: Drop | None = None
-    source_position: tuple[int, int] = (0, 0)
-    """(number of the source, position in it), counted over everything that was read; decides the shard."""
+    position: int = 0
+    """Place in the source, counted over everything that is read; decides the shard."""
+    removal: str | None = None
+    """The request for removal that names it."""
+
+    _text: str | None = field(default=None, init=False, repr=False)
+    _encoded: bytes | None = field(default=None, init=False, repr=False)
+
+    @property
+    def text(self) -> str:
+        """The text as it stands now; decoded when it is first asked for."""
+        if self._text is None:
+            self._text = self.raw.decode()
+        return self._text
+
+    @text.setter
+    def text(self, text: str) -> None:
+        if text != self.text:
+            self._text, self._encoded = text, text.encode()
+
+    @property
+    def encoded(self) -> bytes:
+        """The text as it stands now, in UTF-8."""
+        return self.raw if self._encoded is None else self._encoded
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the text as it enters the shard; take it only when the text is final."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return self.raw_sha256 if self._encoded is None else hashlib.sha256(self._encoded).hexdigest()
 
-    @property
+    @cached_property
     def raw_sha256(self) -> str:
         """Hash of the source's own bytes."""
         return hashlib.sha256(self.raw).hexdigest()
 
-    @property
+    @cached_property
     def swhid(self) -> str:
         """Software Heritage identifier of the source's own bytes: the git blob hash.
 
-        >>> Document(text="", raw=b"", source="s", revision=None, record="1").swhid
+        >>> Document(raw=b"", source="s", revision=None, record="1").swhid
         'swh:1:cnt:e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
         """
         blob = b"blob %d\0" % len(self.raw) + self.raw

@@ -12,8 +12,8 @@ import pytest
 
 from ibidem import artifacts
 from ibidem.data import shards
-from ibidem.data.preprocess import DropReason
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.page import MOST_ROWS, ticks
 from ibidem.serving.report import explanations, history_of, report
@@ -47,7 +47,11 @@ def make_dataset(path: Path, rows: list[dict[str, Any]]) -> artifacts.Artifact:
             "skipped_files": {"over the cap": 17},
             "license": {"MIT": 12_000, EVIL: 342},
             "language": {f"language {n}": n for n in range(1, 21)},
+            "natural_language": {"none": 12_342},
             "category": {"code": 12_342},
+            "scrubbed": {"email": 1_717},
+            "lengths": {"256": 12_000, "512": 342},
+            "clusters": {"clusters": 19, "documents": 77, "largest": 13},
             "source": {"somewhere": 12_342},
         }
     return artifacts.load(path)

@@ -22,6 +22,7 @@ from ibidem.records import Category, Document
 RECORD = ("hexsha", "id", "blob_id", "sha", "uuid")
 REPO = ("repo", "max_stars_repo_name", "repo_name", "repository_name", "package")
 PATH = ("path", "max_stars_repo_path", "file_path", "filename")
+URL = ("url", "source_url")
 LICENSE = ("license", "licenses", "max_stars_repo_licenses", "detected_licenses", "repo_license")
 LANGUAGE = ("language", "lang", "programming_language")
 REVISION = ("revision", "max_stars_repo_head_hexsha", "revision_id", "version")
@@ -38,6 +39,7 @@ class Columns:
     record: str | None
     repo: str | None
     path: str | None
+    url: str | None
     license: str | None
     language: str | None
     revision: str | None
@@ -54,6 +56,7 @@ class Columns:
             "record": RECORD,
             "repo": REPO,
             "path": PATH,
+            "url": URL,
             "license": LICENSE,
             "language": LANGUAGE,
             "revision": REVISION,
@@ -77,7 +80,8 @@ class Columns:
             ValueError: the text is missing, is not text, or is not valid Unicode.
         """
         text = row.get(self.text)
-        if not isinstance(text, str):
+        raw = text.encode() if isinstance(text, str) else text
+        if not isinstance(raw, bytes):
             found = "missing" if text is None else type(text).__name__
             raise ValueError(f"column {self.text!r} is {found}, not text")  # noqa: TRY004 - a fact about the data
         license_raw = row.get(self.license) if self.license else None
@@ -85,13 +89,13 @@ class Columns:
         path = _string(row, self.path)
         name = _string(row, self.language) or (language.by_name(path) if path else None)
         return Document(
-            text=text,
-            raw=text.encode(),
+            raw=raw,
             source=source,
             revision=_string(row, self.revision) or revision,
             record=_string(row, self.record) or place,
             repo=_string(row, self.repo),
             path=path,
+            url=_string(row, self.url),
             category=self._category(row, name),
             language=name,
             license_raw=license_raw,

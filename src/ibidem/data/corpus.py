@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ibidem import artifacts, log
 from ibidem.data import shards
+from ibidem.data.readers import read
 from ibidem.data.sources import LocalFiles, Spec
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
@@ -69,7 +70,7 @@ class Corpus:
     def _read_files(self) -> Iterator[tuple[str, str]]:
         first = None
         some = False
-        for item in self._files.read():
+        for _, item in (found for piece in self._files.pieces() for found in read(piece)):
             if isinstance(item, Document):
                 some = True
                 yield item.sha256, item.text

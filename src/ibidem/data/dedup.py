@@ -1,18 +1,294 @@
-"""Duplicates: what is the same as a document that is kept."""
+"""Duplicates: every document that a kept one covers goes, and no other.
 
-from collections.abc import Iterable, Iterator
+    sketch      each text, once, in the stage that cleans it        -> SKETCH rows
+    equal       the same words in the same order                    -> the first stands for the others
+    candidates  those that agree in a band of MinHash, or in the bits of SimHash
+    verify      exact Jaccard similarity of the 5-word shingles     -> candidates that are not similar stay
+    cover       in the order of the sources: keep a document unless one that is kept is similar to it
 
-from ibidem.records import Document, Drop
+Every removed document is thus covered by a kept one, at the similarity asked for or above: a chain of documents, each
+like the next, does not shrink to one. Documents linked by similarity share a cluster, named after its first.
+What grows with the corpus lies on disk; in memory stand a few numbers a document.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ibidem.config import configuration
+from ibidem.data.engine import Engine
+
+SKETCH = np.dtype(
+    [
+        ("sha256", "<u8", 4),  # of the text
+        ("sequence", "<u8"),  # of its words
+        ("simhash", "<u8"),
+        ("signature", "<u4", 112),  # MinHash: what two share estimates their similarity
+    ]
+)
+Indices = NDArray[np.int64]
+_SETS_IN_MEMORY = 512
 
 
-def drop_exact_duplicates(documents: Iterable[Document]) -> Iterator[Document]:
-    """Keep the first of the documents with the same text; the others name it."""
-    kept: dict[bytes, str] = {}
-    for document in documents:
-        if document.drop is None:
-            key = bytes.fromhex(document.sha256)
-            if key in kept:
-                document.drop = Drop("duplicate.exact", kept=kept[key], similarity=1.0)
-            else:
-                kept[key] = document.record
-        yield document
+@configuration
+class DedupPolicy:
+    """Which documents are duplicates."""
+
+    exact: bool = True
+    """Remove documents with the same text as one that is kept."""
+    near: bool = True
+    """Remove documents whose sets of 5-word shingles are similar to those of one that is kept."""
+    simhash: bool = True
+    """Let SimHash propose pairs too, beside the bands of MinHash; both are verified."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity from which on a document is a near duplicate."""
+    against: tuple[Path, ...] = ()
+    """Preprocessed datasets whose documents are kept already: what they cover does not enter again."""
+
+
+class Part(NamedTuple):
+    """Documents with their sketches: `text` is a Parquet shard or an Arrow file with the same rows."""
+
+    sketch: Path
+    text: Path
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What was decided about each document, in the order of the parts; -1 where nothing is to be said."""
+
+    keeper: Indices
+    """Index of the kept document that covers it."""
+    similarity: NDArray[np.float64]
+    cluster: Indices
+    """Index of the first document of its cluster."""
+
+
+def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bool) -> NDArray[Any]:
+    """Sketch texts; without `near` only what exact duplicates need."""
+    rows = np.zeros(len(texts), SKETCH)
+    rows["sha256"] = np.frombuffer(bytes.fromhex("".join(sha256s)), "<u8").reshape(-1, 4)
+    if near:
+        from ibidem.data import shingles
+
+        rows["signature"], rows["simhash"], rows["sequence"] = shingles.sketch(texts)
+    return rows
+
+
+def find_duplicates(
+    parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
+) -> Verdicts:
+    """Decide about every document.
+
+    Args:
+        parts: in the order in which documents take precedence.
+        policy: what counts as a duplicate.
+        engine: works on several parts at a time.
+        scratch: folder for what does not fit into memory.
+        num_settled: so many parts come first whose documents are kept already.
+    """
+    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
+    bounds = np.cumsum([0, *map(len, sketches)])
+    first_open = int(bounds[num_settled])
+    equal = ["sequence"] if policy.near else ["sha256"]
+    first = _first_of_equal(*(column.T for name in equal for column in [_column(sketches, name)]))
+    first[:first_open] = np.arange(first_open)
+    keeper, similarity = np.full(len(first), -1), np.full(len(first), np.nan)
+    if not policy.exact and not policy.near:
+        return Verdicts(keeper, similarity, keeper)
+    root = np.arange(len(first))
+    if policy.near:
+        entries = _candidates(
+            sketches, np.flatnonzero(first == np.arange(len(first))), first_open, simhash=policy.simhash
+        )
+        sets = _write_sets(parts, bounds, np.unique(entries[0]), engine, scratch)
+        for document, kept, similar, linked in _cover(entries, sets, policy.similarity, first_open):
+            keeper[document], similarity[document] = kept, similar
+            _link(root, [document, *linked])
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    originals = first[copies]
+    covered = keeper[originals] >= 0
+    keeper[copies] = np.where(covered, keeper[originals], originals)
+    similarity[copies] = np.where(covered, similarity[originals], 1.0)
+    root = _resolved(root)
+    root[copies] = root[originals]
+    return Verdicts(keeper, similarity, np.where(_is_shared(root), root, -1))
+
+
+def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Estimate the similarity of one signature [H] with others [N, H]: the share of equal MinHashes."""
+    return np.asarray((others == signature).mean(axis=1))
+
+
+def read_texts(path: Path, rows: Indices) -> Iterator[bytes]:
+    """Read the texts of some rows, ascending, a batch at a time."""
+    before = 0
+    for batch in _text_batches(path):
+        inside = rows[(rows >= before) & (rows < before + len(batch))] - before
+        for text in batch.take(pa.array(inside)) if len(inside) else ():
+            yield text.as_buffer().to_pybytes()
+        before += len(batch)
+
+
+def _text_batches(path: Path) -> Iterator[Any]:
+    if path.suffix == ".arrow":
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=_TEXT_ONLY) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number).column(0)
+    else:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256, columns=["text"]):
+                yield batch.column(0)
+
+
+_TEXT_ONLY = pa.ipc.IpcReadOptions(included_fields=[0])
+
+
+def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
+    return np.concatenate([sketch[name] for sketch in sketches])
+
+
+def _first_of_equal(*columns: NDArray[np.uint64]) -> Indices:
+    """Give for each row the first row with the same values; columns are [N] or [words, N]."""
+    keys = np.vstack(columns)
+    order = np.lexsort(keys)
+    starts = np.append(True, (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0))[: len(order)]
+    first = np.empty(len(order), np.int64)
+    first[order] = order[np.flatnonzero(starts)][np.cumsum(starts) - 1]
+    return first
+
+
+def _candidates(
+    sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool
+) -> tuple[Indices, Indices]:
+    """Put documents that share a key into a bucket, as (document, bucket) entries sorted by document."""
+    from ibidem.data import shingles
+
+    found: list[tuple[Indices, Indices]] = []
+    num_buckets = 0
+    simhashes = shingles.simhash_keys(_column(sketches, "simhash")[documents]).T if simhash else ()
+    bands = (
+        np.concatenate([shingles.band_keys(sketch["signature"], band) for sketch in sketches])[documents]
+        for band in range(shingles.NUM_KEYS)
+    )
+    for keys in chain(bands, simhashes):
+        first = _first_of_equal(keys)
+        last = np.zeros(len(first), np.int64)
+        np.maximum.at(last, first, documents)
+        sizes = np.bincount(first, minlength=len(first))
+        open_and_shared = (sizes > 1) & (last >= first_open)
+        inside = np.flatnonzero(open_and_shared[first])
+        found.append((documents[inside], first[inside] + num_buckets))
+        num_buckets += len(first)
+    entry_documents = np.concatenate([entry[0] for entry in found])
+    order = np.argsort(entry_documents, kind="stable")
+    return entry_documents[order], np.concatenate([entry[1] for entry in found])[order]
+
+
+class _Sets(NamedTuple):
+    """Shingle sets on disk: where each document's stands."""
+
+    documents: Indices
+    file: NDArray[np.int64]
+    start: Indices
+    length: Indices
+    paths: list[Path]
+
+    def get(self, document: int) -> NDArray[np.uint64]:
+        place = int(np.searchsorted(self.documents, document))
+        path = self.paths[self.file[place]]
+        return np.fromfile(path, np.uint64, int(self.length[place]), offset=8 * int(self.start[place]))
+
+
+def _write_sets(parts: Sequence[Part], bounds: Indices, documents: Indices, engine: Engine, scratch: Path) -> _Sets:
+    scratch.mkdir(parents=True, exist_ok=True)
+    numbers = np.searchsorted(bounds, documents, side="right") - 1
+    tasks = [
+        (parts[number].text, documents[numbers == number] - bounds[number], scratch / f"sets-{number:05d}.bin", number)
+        for number in np.unique(numbers)
+    ]
+    lengths = dict(engine.map(_write_part_sets, tasks, processes=False))
+    length = np.concatenate([lengths[task[3]] for task in tasks]) if tasks else np.empty(0, np.int64)
+    start = np.concatenate([np.cumsum(lengths[task[3]]) - lengths[task[3]] for task in tasks]) if tasks else length
+    files = np.searchsorted([task[3] for task in tasks], numbers)
+    return _Sets(documents, files, start, length, [task[2] for task in tasks])
+
+
+def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indices]:
+    from ibidem.data import shingles
+
+    text, rows, path, number = task
+    lengths = []
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial_path.open("wb") as file:
+        for document in read_texts(text, rows):
+            found = shingles.shingle_set(document)
+            file.write(found.tobytes())
+            lengths.append(len(found))
+    partial_path.replace(path)
+    return number, np.array(lengths, np.int64)
+
+
+def _cover(
+    entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int
+) -> Iterator[tuple[int, int, float, list[int]]]:
+    """Give (document, its keeper, similarity, all kept documents similar to it) for each that is covered."""
+    from ibidem.data.shingles import jaccard
+
+    recent = lru_cache(_SETS_IN_MEMORY)(sets.get)
+    kept_in: defaultdict[int, list[int]] = defaultdict(list)
+    documents, buckets = entries
+    borders = np.flatnonzero(np.append(True, documents[1:] != documents[:-1]))[: len(documents)].tolist()
+    for start, end in pairwise([*borders, len(documents)]):
+        document, own = int(documents[start]), buckets[start:end].tolist()
+        candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
+        length = sets.length[np.searchsorted(sets.documents, document)]
+        similar = {}
+        for kept in candidates:
+            other = sets.length[np.searchsorted(sets.documents, kept)]
+            if min(length, other) >= threshold * max(length, other):
+                score = jaccard(recent(document), recent(kept))
+                if score >= threshold:
+                    similar[kept] = score
+        if similar:
+            best = max(similar, key=lambda kept: (similar[kept], -kept))
+            yield document, best, similar[best], list(similar)
+        else:
+            for bucket in own:
+                kept_in[bucket].append(document)
+
+
+def _link(root: Indices, documents: Sequence[int]) -> None:
+    """Join the clusters of documents under the least of their roots."""
+    roots = [_find(root, document) for document in documents]
+    root[roots] = min(roots)
+
+
+def _find(root: Indices, document: int) -> int:
+    while root[document] != document:
+        root[document] = root[root[document]]
+        document = int(root[document])
+    return document
+
+
+def _resolved(root: Indices) -> Indices:
+    while True:
+        above = root[root]
+        if (above == root).all():
+            return root
+        root = above
+
+
+def _is_shared(root: Indices) -> NDArray[np.bool_]:
+    return np.asarray(np.bincount(root, minlength=len(root))[root] > 1)

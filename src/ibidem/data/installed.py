@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ibidem.artifacts import Input
 from ibidem.data import language
-from ibidem.data.licenses import package_license
-from ibidem.data.sources import Item, Spec, content_digest, read_source_file
+from ibidem.data.readers import Piece
+from ibidem.data.sources import Spec, content_digest
+from ibidem.data.spdx import package_license
 
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
@@ -36,9 +37,6 @@ class InstalledPackages:
     cap_bytes: int
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def expected(self) -> int | None:
-        return sum(len(self._within_cap(package)) for package in _packages())
-
     def as_input(self) -> Input:
         files = (
             (f"{package.name}=={package.version}/{name}", path)
@@ -47,23 +45,22 @@ class InstalledPackages:
         )
         return Input("source", content_digest(files), self.spec.name, is_artifact=False)
 
-    def read(self) -> Iterator[Item]:
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
         self.skipped.clear()
+        first = 0
         for package in _packages():
             chosen = self._within_cap(package)
             if over := len(package.files) - len(chosen):
                 self.skipped["over the cap of its package"] += over
             for name, path in chosen:
-                yield read_source_file(
-                    path,
-                    name=name,
-                    record=f"{package.name}=={package.version}/{name}",
-                    source=self.spec.name,
-                    revision=package.version,
-                    repo=package.name,
-                    license_raw=package.license,
-                    license_stated=True,
-                )
+                nouns = {
+                    "record": f"{package.name}=={package.version}/{name}",
+                    "revision": package.version,
+                    "repo": package.name,
+                    "license_raw": package.license,
+                }
+                yield Piece(str(path), name, first, 1, self.spec.name, nouns=nouns, license_stated=True)
+                first += 1
 
     def _within_cap(self, package: Package) -> list[tuple[str, Path]]:
         """Choose files by the hash of their names, so that the cap takes no part of the package first."""

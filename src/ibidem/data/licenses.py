@@ -1,193 +1,15 @@
-"""Which license a document has, by its metadata and by the header in the file, and whether it may enter.
+"""Which license a document has, and whether it may enter.
 
-Every raw form (SPDX, classifier, free text, full text, npm, DEP-5, a list) becomes one SPDX expression or None.
-Where a reading is open, the stricter one is taken: parts listed side by side all apply (AND).
+A license that the file itself states outweighs the metadata of its package, both ways: a GNU grant in an "MIT" package
+is found, a permissive file in a GNU package is recovered. What was decided, and by which words, goes into the row.
 """
 
-import json
-import re
-from collections.abc import Collection, Mapping
-from email.message import Message
-from functools import cache, lru_cache
-from importlib.metadata import PackageMetadata
-from typing import Any, Literal, NamedTuple
-
-from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
+from typing import Literal, NamedTuple
 
 from ibidem.config import configuration
-from ibidem.errors import LicenseError
-
-GNU_FAMILIES = ("GPL", "AGPL", "LGPL")
-UNKNOWN = "LicenseRef-scancode-unknown-license-reference"
-HEAD_CHARS, HEAD_LINES = 8192, 100
-MAX_EXPRESSION_CHARS, MAX_TEXT_CHARS = 4000, 20_000
-MAX_NESTING = 100
-MISSING_WORDS = {"", "nan", "none", "null", "<na>", "nat"}
-
-# Names that are not an SPDX id written loosely; word order, punctuation and "the ... license version" do not count.
-ALIASES = {
-    "0BSD": "zero clause bsd",
-    "AAL": "attribution assurance",
-    "AFL-3.0": "afl | academic free | academic free 3.0",
-    "APSL-2.0": "apple public source",
-    "Aladdin": "aladdin free public",
-    "Apache-1.1": "apache software 1.1",
-    "Apache-2.0": "apache | apache software | apache software 2.0 | asl 2.0 | asl | al 2.0 | apache-2.0 apache",
-    "Artistic-1.0": "artistic",
-    "Artistic-2.0": "artistic perl 2.0",
-    "BSD-2-Clause": "simplified bsd | freebsd | bsd 2-clause simplified | bsd-2-clause-netbsd | bsd-2-clause-freebsd"
-    " | two clause bsd",
-    "BSD-3-Clause": "bsd | new bsd | modified bsd | revised bsd | bsd 3-clause new or revised | bsd new or revised"
-    " | three clause bsd | bsd-3 | bsd 3 clause new | bsd 3 clause revised | bsd 3 clause modified",
-    "BSD-4-Clause": "original bsd | four clause bsd | bsd 4-clause original",
-    "BSL-1.0": "boost | boost software | boost software 1.0 | bsl",
-    "BlueOak-1.0.0": "blue oak model | blue oak model 1.0.0 | blueoak",
-    "CC0-1.0": "cc0 | cc0 1.0 universal | cc0 1.0 universal public domain dedication | creative commons zero",
-    "CDDL-1.0": "cddl | common development and distribution 1.0 | common development and distribution",
-    "CECILL-2.1": "cecill | cea cnrs inria logiciel libre 2.1",
-    "CECILL-B": "cecill-b free software agreement",
-    "CECILL-C": "cecill-c free software agreement",
-    "CNRI-Python": "python cnri",
-    "CPL-1.0": "common public | common public 1.0",
-    "ECL-2.0": "educational community | educational community 2.0",
-    "EFL-2.0": "eiffel forum | eiffel forum 2.0",
-    "EPL-1.0": "epl | eclipse public | eclipse public 1.0",
-    "EPL-2.0": "eclipse public 2.0",
-    "EUPL-1.0": "european union public | european union public 1.0",
-    "EUPL-1.1": "european union public 1.1",
-    "EUPL-1.2": "european union public 1.2",
-    "GFDL-1.1-or-later": "fdl | gfdl | gnu free documentation",
-    "GFDL-1.2-or-later": "gfdl 1.2 | gnu free documentation 1.2",
-    "GFDL-1.3-or-later": "gfdl 1.3 | gnu free documentation 1.3",
-    "HPND": "historical permission notice and disclaimer",
-    "IPL-1.0": "ibm public | ibm public 1.0",
-    "ISC": "iscl | internet systems consortium",
-    "Intel": "intel open source",
-    "LicenseRef-scancode-public-domain": "public domain | pd",
-    "MIT": "expat | mit/x11 | mit expat | x11/mit",
-    "MIT-0": "mit no attribution",
-    "MPL-1.0": "mpl | mozilla public 1.0 | mozilla public",
-    "MPL-1.1": "mozilla public 1.1",
-    "MPL-2.0": "mozilla public 2.0",
-    "MulanPSL-2.0": "mulan permissive software 2.0 | mulan psl 2.0",
-    "NASA-1.3": "nasa open source agreement 1.3",
-    "NCSA": "university of illinois/ncsa open source | illinois/ncsa open source",
-    "NGPL": "nethack general public",
-    "NOSL": "netizen open source",
-    "NPL-1.1": "netscape public",
-    "Nokia": "nokia open source",
-    "OFL-1.1": "ofl | sil open font | sil open font 1.1 | open font",
-    "OGTSL": "open group test suite",
-    "OLDAP-2.8": "openldap | openldap public | openldap 2.8",
-    "OSL-3.0": "open software 3.0",
-    "OpenSSL": "openssl/ssleay",
-    "PHP-3.01": "php | php 3.01",
-    "PSF-2.0": "psf | psfl | python software foundation | python software foundation 2.0 | python",
-    "PostgreSQL": "postgres",
-    "QPL-1.0": "qpl | qt public",
-    "RSCPL": "ricoh source code public",
-    "SISSL": "sun industry standards source",
-    "SPL-1.0": "sun public",
-    "TCL": "tcl/tk",
-    "UPL-1.0": "upl | universal permissive | universal permissive 1.0",
-    "Unlicense": "unlicense public domain",
-    "VSL-1.0": "vovida software 1.0",
-    "W3C": "w3c software",
-    "WTFPL": "do what the fuck you want to public | do what the f*ck you want to public",
-    "X11": "x11 distribution",
-    "Xnet": "x.net",
-    "ZPL-2.1": "zpl | zope public | zope public 2.1",
-    "Zend-2.0": "zend-engine-2.00",
-    "Zlib": "zlib/libpng",
-}
-
-# Sentences found only in the text or the grant of one license, in lower case with single spaces.
-_ISC = r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with or without fee is "
-TEXTS = {
-    "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy",
-    "Apache-2.0": r"apache license,? version 2\.0, january 2004|licensed under the apache license, version 2",
-    "ISC": _ISC + "hereby granted, provided",
-    "0BSD": _ISC + r"hereby granted\.",
-    "BSD-4-Clause": r"redistribution and use in source and binary forms(?=.*all advertising materials)",
-    "BSD-3-Clause": r"redistribution and use in source and binary forms(?!.*all advertising materials)"
-    r"(?=.*(?:neither the name|names? of .{0,100}may not be used to endorse)|(?!.*this software is provided))",
-    "BSD-2-Clause": r"redistribution and use in source and binary forms(?!.*all advertising materials)"
-    r"(?!.*(?:neither the name|names? of .{0,100}may not be used to endorse))(?=.*this software is provided)",
-    "MPL-2.0": r"mozilla public license,? v(?:ersion|\.) 2\.0",
-    "MPL-1.1": r"mozilla public license,? v(?:ersion|\.) 1\.1",
-    "Unlicense": r"this is free and unencumbered software released into the public domain",
-    "Zlib": r"altered source versions must be plainly marked as such",
-    "BSL-1.0": r"boost software license\W+version 1\.0",
-    "PSF-2.0": r"python software foundation license version 2",
-    "WTFPL": r"do what the fuck you want to public license",
-    "CC0-1.0": r"cc0 1\.0 universal",
-}
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.IGNORECASE)
-
-
-# The GNU name itself, wherever it is not a path, a file name or a remark on compatibility.
-_GNU = (
-    r"(?P<name>(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
-    r"(?:(?:affero|lesser|library)(?: or (?:lesser|library)| \(library\))? (?:gnu )?)?"
-    r"(?:general public licen[sc]es?|[al]?-?gpl(?=\b|_|v? ?\d|s\b))(?!\.[a-z]{2,4}\b)(?![\w.]*[ -](?:in)?compatib))"
-)
-_GNU_NAME = _pattern(_GNU)
-_GNU_TITLE = _pattern(_GNU + r" version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d{4}")
-_VERSION = _pattern(r"(?:^[\s,(\x01-]*v?|\bversions? |\bv\.? ?|\bver\.? |>= ?)(\d(?:\.\d)?)(?!\.?\d)")
-_VERSION_BEFORE = _pattern(r"version (\d(?:\.\d)?)(?P<later>[ ,(]+or [^.]{0,25}later\)?)?,? of (?:the )?$")
-_LATER = _pattern(
-    r"[ ,(]+(?:or|and),? \(?(?:\(?at your (?:option|choice)\W+)?(?:any )?"
-    r"(?:later|newer|above|greater|higher)(?: versions?)?\b\)?"
-)
-_SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])|https?://")
-_LOWEST = {"GPL": "GPL-1.0-or-later", "AGPL": "AGPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later"}
-
-# Shapes of free text, and how each is rewritten before it is cut at its operators.
-_FIELD = _pattern(r"^\s*(?:(?:DEP-5 )?licen[sc]e(?:-expression)?: |licen[sc]e ::(?:.*::)?)")
-_REWRITES = (
-    (_pattern(r"https?://(?:www\.)?apache\.org/licenses/license-"), "Apache-"),
-    (_pattern(r"https?://(?:www\.)?(?:opensource|spdx|gnu)\.org/licen[sc]es?/(?:old-licenses/)?"), " "),
-    (_pattern(r"(?<=\w)\.(?:html|txt|php)$|\+ *file licen[sc]e|(?<=gnu)/"), " "),
-    (_pattern(r"(?<=library) or lesser|(?:library|lesser) or (?=lesser|library)"), " "),
-    (_pattern(r",\s*(and|or)\s"), r" \1 "),
-    (_pattern(r",\s*(?=v(?:ersion|er)?\.?\s*\d)"), " "),
-    (_LATER, "+"),
-)
-_REMARK = _pattern(r"(?<=[\w.+\"'])(?<!\band)(?<!\bor)(?<!\bwith)\s*\(([^()]*)\)")
-_CLOSED_REMARK = re.compile("\x01[^\x02]*\x02")
-_OPERATOR = _pattern(r"((?<![\w.-])(?:and|or)(?![\w.-])|[()]|[,;]+|&+|\|+)")
-_OPERATORS = {"and": "AND", "&": "AND", "or": "OR", "|": "OR", "(": "((", ")": "))", ",": ") AND (", ";": ") AND ("}
-_NOT_A_LICENSE = re.compile(r"^LicenseRef-scancode-(?!.*gpl).*(?:proprietary|commercial|unknown|eula)")
-_STOP_WORDS = {"the", "a", "license", "licence", "licenses", "licences", "licensed", "under", "terms", "of", "version"}
-
-# Shapes of a header.
-_SPDX_TAG = _pattern(r"[\s#*/;%!.@<{(|-]*(?:\\\" |dnl |rem |c )?\s*(SPDX-License-Identifier:\s*([\w.+() -]+))")
-_LICENSE_LINE = _pattern(
-    r"[@:.\s]{0,4}(?:(?<=@)licen[sc]e\s|(?:licen[sc]e|copying)[\s*_`'\"]{0,4}(?:[:=]| is ))[\W_]{0,4}(\w.{1,150})$"
-)
-_GRANT = _pattern(
-    r"\b(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
-    r"provided|published|covered|protected|governed)\b"
-    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?" + _GNU
-)
-_RECEIVED = _pattern(r"should have received a copy of (?:the )?(?:\w+ )?" + _GNU)
-_NOTICE_LINE = _pattern(r"(?:the )?" + _GNU + r"[ ,]+v.{0,30}(?:see |https?:)")
-_DUAL = _pattern(r"\bdual(?:ly)?[ -](?:licen[sc]ed? )?(?:under |with )?(?:the )?([\w./ -]{3,60}?) licen[sc]e")
-_ALTERNATIVE = _pattern(
-    r"\balternatively\b|\bdual(?:ly)?[ -]|\beither of the following|\bat your (?:option|choice), (?!any)"
-)
-_BLOCKS = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''", "(*": "*)", "{-": "-}", "--[[": "]]", "{#": "#}"}
-_OPENER = _pattern(r"(?:__license__ = )?[rub]?(" + "|".join(map(re.escape, _BLOCKS)) + ")")
-_COMMENT_OR_PREAMBLE = _pattern(
-    r"#|//|--|;|%|!|\*|@|\.\.|[.']\\\"|\"(?= )|(?:dnl|rem)\b|::|c(?= [^=])|<\?|<!doctype|"
-    r"(?:package|module|import|from|use|using)\b|require|[\"']use strict|\\input|__\w+__\s*=|[\W_]*$"
-)
-_LEADER = _pattern(
-    r"^(?:[#*;%!|\"'/<{\s-]+|\(\*|@(?=\s)|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s{0,9}(?:\*{1,80}/|-->|\*\)|[#*|]{1,80})$"
-)
+from ibidem.data import dep5
+from ibidem.data.headers import header_license
+from ibidem.data.spdx import GNU_FAMILIES, UNKNOWN, is_denied, normalize, serialize, texts
 
 
 class LicenseVerdict(NamedTuple):
@@ -197,6 +19,8 @@ class LicenseVerdict(NamedTuple):
     raw: str | None
     reason: str | None
     detail: str | None
+    evidence: str | None = None
+    """What the expression was read from: `metadata`, `dep-5: <glob>` or `header: <words>`."""
 
 
 @configuration
@@ -205,370 +29,55 @@ class LicensePolicy:
 
     denied: tuple[str, ...] = GNU_FAMILIES
     """License families that are excluded, by metadata or by a header in the file."""
+    allowed: tuple[str, ...] = ()
+    """SPDX identifiers that may enter; none listed means every license that is not denied."""
+    allowed_exceptions: tuple[str, ...] = ()
+    """SPDX exceptions with which a license may enter whatever its family, as Bison-exception-2.2."""
     unstated: Literal["keep", "drop"] = "keep"
     """What happens to a source that states no license at all (openwebtext, The Pile): its rows are kept, counted
     as unstated, or dropped."""
 
+    def refuses(self, expression: str) -> bool:
+        """Tell whether no choice that the expression leaves open may enter."""
+        return is_denied(expression, self.denied, allowed=self.allowed, allowed_exceptions=self.allowed_exceptions)
 
-def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool) -> LicenseVerdict:
+
+def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool, path: str | None = None) -> LicenseVerdict:
     """Decide about one document: denied metadata first, then a denied header, then what is missing or unknown.
+
+    The license that the header states is the one of the file, whatever the metadata says.
 
     Args:
         raw: the license as the source supplies it, in any form.
         text: the whole file; only its head is read.
         policy: what is denied.
         stated: the source's schema carries a license column.
+        path: of the file in its package; chooses the stanza of a DEP-5 file.
     >>> judge("GPLv3", "", LicensePolicy(), stated=True).reason
     'license.denied'
+    >>> judge("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
+    'header: SPDX-License-Identifier: MIT'
     """
-    expression = normalize(raw) if stated else None
-    supplied = _serialize(raw)
-    if expression is not None and is_denied(expression, policy.denied):
-        return LicenseVerdict(expression, supplied, "license.denied", expression[:200])
+    supplied = serialize(raw)
     header = header_license(text)
-    if header is not None and is_denied(header[0], policy.denied):
-        return LicenseVerdict(header[0], supplied, "license.header", header[1])
+    if header is not None and not policy.refuses(header[0]):
+        return LicenseVerdict(header[0], supplied, None, None, f"header: {header[1]}")
+    expression, evidence = _of_metadata(raw, path) if stated else (None, "")
+    if expression is not None and policy.refuses(expression):
+        return LicenseVerdict(expression, supplied, "license.denied", expression[:200], evidence)
+    if header is not None:
+        return LicenseVerdict(header[0], supplied, "license.header", header[1], f"header: {header[1]}")
     if not stated:
         return LicenseVerdict(None, supplied, "license.unstated" if policy.unstated == "drop" else None, None)
-    if not _texts(raw):
+    if not texts(raw):
         return LicenseVerdict(None, supplied, "license.missing", None)
     if expression is None or UNKNOWN in expression:
         return LicenseVerdict(None, supplied, "license.unknown", (supplied or "")[:200])
-    return LicenseVerdict(expression, supplied, None, None)
+    return LicenseVerdict(expression, supplied, None, None, evidence)
 
 
-def is_denied(expression: str, denied: Collection[str]) -> bool:
-    """Tell whether every choice that an SPDX expression leaves open has a part in a denied family.
-
-    Raises:
-        LicenseError: not an SPDX expression.
-    >>> is_denied("MIT OR GPL-2.0-only", ["GPL"]), is_denied("MIT AND GPL-2.0-only", ["GPL"])
-    (False, True)
-    """
-    return _is_denied(expression, tuple(denied))
-
-
-def normalize(raw: object) -> str | None:
-    """Turn any raw license into an SPDX expression, or None when it cannot be resolved.
-
-    A part of the GPL family beside unknown parts stays visible, so that it is denied.
-
-    >>> normalize("BSD (3-clause), Apache License, Version 2.0")
-    'BSD-3-Clause AND Apache-2.0'
-    """
-    texts = _texts(raw)
-    return _resolve(texts) if texts else None
-
-
-def package_license(metadata: Message | PackageMetadata) -> str | None:
-    """Give the raw license of an installed distribution: its expression, else its classifiers, else its field."""
-    expressions = metadata.get_all("License-Expression") or []
-    classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    telling = [c for c in classifiers if c != "License :: OSI Approved"]
-    fields = [f for f in metadata.get_all("License") or [] if f.strip().upper() not in {"", "UNKNOWN", "NONE"}]
-    stated = expressions[:1] or telling or fields[:1] or classifiers
-    return " | ".join(map(str, stated)) or None
-
-
-def header_license(text: str) -> tuple[str, str] | None:
-    """Find the license that the head of a file states: (SPDX expression, the words that state it).
-
-    An SPDX tag wins, except that it cannot hide a grant of a GNU license that it does not name.
-
-    >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
-    ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
-    """
-    head = text[:HEAD_CHARS]
-    lowered = head.lower()
-    if "licen" not in lowered and "gpl" not in lowered:
-        return None
-    lines = head.splitlines()[:HEAD_LINES]
-    comment = _leading_comment(lines)
-    tagged = _spdx_tags(lines) if "spdx" in lowered else None
-    granted = _gnu_header(comment) if not tagged or "GPL" not in tagged[0] else None
-    if tagged and granted:
-        tagged = _render(f"({tagged[0]}) AND ({granted[0]})") or granted[0], granted[1]
-    found = tagged or granted or _license_line(comment) or _other_header(comment)
-    return found and (found[0], found[1].strip()[:200])
-
-
-# Expressions
-
-
-@cache
-def _licensing() -> Any:
-    return get_spdx_licensing()
-
-
-def _parse(expression: str) -> Any:
-    try:
-        if _is_well_formed(expression):
-            return _licensing().parse(expression, validate=True, strict=True)
-    except (ExpressionError, RecursionError) as error:
-        raise LicenseError(f"not an SPDX expression: {expression[:200]!r}") from error
-    raise LicenseError(f"not an SPDX expression: {expression[:200]!r}")
-
-
-def _is_well_formed(expression: str) -> bool:
-    """Reduce operators and parentheses; the parser itself fails in many ways on what does not reduce to one leaf."""
-    tokens = re.findall(r"[()]|[^\s()]+", expression)
-    shape = "".join("&" if t.lower() in {"and", "or", "with"} else t if t in "()" else "x" for t in tokens)
-    for _ in range(MAX_NESTING):
-        shape, num_reduced = re.subn(r"\(x\)|x&x", "x", shape)
-        if not num_reduced:
-            break
-    return shape == "x"
-
-
-@lru_cache(maxsize=8192)
-def _is_denied(expression: str, denied: tuple[str, ...]) -> bool:
-    return _has_no_way_out(_parse(expression), denied)
-
-
-def _has_no_way_out(node: Any, denied: tuple[str, ...]) -> bool:
-    if isinstance(node, LicenseWithExceptionSymbol):
-        node = node.license_symbol
-    if hasattr(node, "key"):
-        return any(_in_family(node.key, family) for family in denied)
-    branches = (_has_no_way_out(branch, denied) for branch in node.args)
-    return all(branches) if isinstance(node, _licensing().OR) else any(branches)
-
-
-def _in_family(key: str, family: str) -> bool:
-    key, family = key.lower(), family.lower()
-    if key.startswith("licenseref-scancode-") and family.upper() in GNU_FAMILIES:
-        return family in key
-    return f"-{key}-".startswith(f"-{family}-") or (family == "lgpl" and key in {"llgpl", "lgpllr"})
-
-
-def _render(expression: str) -> str | None:
-    """Parse, remove repeats and write; None when a part is unknown and no denied family decides anyway."""
-    parsed = _parse(expression)
-    flat = parsed.flatten() if hasattr(parsed, "flatten") else parsed
-    rendered: str = _licensing().dedup(flat).render()
-    return None if UNKNOWN in rendered and not is_denied(rendered, GNU_FAMILIES) else rendered
-
-
-# Names and texts
-
-
-def _gnu_id(found: re.Match[str]) -> str:
-    """Read kind and version of the GNU name in a match; the window for its version ends with the sentence."""
-    name, text = found["name"].lower(), found.string
-    before, after = text[max(0, found.start("name") - 60) : found.start("name")], text[found.end("name") :]
-    window = _SENTENCE_END.split(after[:180])[0]
-    kind = "AGPL" if "affero" in name or re.search("a-?gpl", name) else "GPL"
-    kind = "LGPL" if re.search("lesser|library|l-?gpl", name) else kind
-    version = _VERSION_BEFORE.search(before) or _VERSION.search(window)
-    if version is None:
-        return _LOWEST[kind]
-    open_ended = "+" in window[version.end() :][:1] or ">=" in window or _LATER.search(window)
-    later = version.groupdict().get("later") or (version.string is window and open_ended)
-    identifier = f"{kind}-{version[1]}{'' if '.' in version[1] else '.0'}-{'or-later' if later else 'only'}"
-    return identifier if identifier in _licensing().known_symbols else _LOWEST[kind]
-
-
-def _texts_of(flat: str) -> list[str]:
-    return [expression for expression, sentence in TEXTS.items() if re.search(sentence, flat)]
-
-
-def _gnu_texts_of(flat: str) -> list[str]:
-    found = list(_GNU_TITLE.finditer(flat)) or _GRANT.finditer(flat)
-    return list(dict.fromkeys(map(_gnu_id, found)))
-
-
-# Raw forms
-
-
-def _plain(raw: object) -> Any:
-    """Replace numpy, Arrow and byte values by plain Python; what is missing becomes None."""
-    for method in ("as_py", "tolist"):
-        if hasattr(raw, method):
-            return _plain(getattr(raw, method)())
-    if isinstance(raw, bytes):
-        return raw.decode("utf-8", "replace")
-    if isinstance(raw, Mapping):
-        return {str(key): _plain(value) for key, value in raw.items()}
-    if isinstance(raw, list | tuple | set | frozenset):
-        return [_plain(item) for item in (raw if isinstance(raw, list | tuple) else sorted(raw, key=str))]
-    return raw if isinstance(raw, str) else None if str(raw).lower() in MISSING_WORDS else str(raw)
-
-
-def _serialize(raw: object) -> str | None:
-    plain = _plain(raw)
-    return plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
-
-
-def _texts(raw: object) -> tuple[str, ...]:
-    """List the license texts in a raw value; all of them apply."""
-    plain = raw if isinstance(raw, str) else _plain(raw)
-    if isinstance(plain, list):
-        return tuple(text for item in plain for text in _texts(item))
-    if isinstance(plain, dict):
-        named = next((plain[key] for key in ("type", "license", "name", "spdx", "text") if plain.get(key)), None)
-        return _texts(named) if named else (json.dumps(plain),)
-    text = (plain or "").strip()
-    if text[:1] in {"[", "{"} and len(text) <= MAX_EXPRESSION_CHARS:
-        try:
-            return _texts(json.loads(text))
-        except (ValueError, RecursionError):
-            return (text,)
-    return () if text.lower() in MISSING_WORDS else tuple(text.split(" | ") if "::" in text else (text,))
-
-
-@lru_cache(maxsize=8192)
-def _resolve(texts: tuple[str, ...]) -> str | None:
-    parts = [_resolve_text(text) or UNKNOWN for text in texts]
-    return _render(" AND ".join(f"({part})" for part in parts))
-
-
-def _resolve_text(text: str) -> str | None:
-    flat = re.sub(r"\s+", " ", _FIELD.sub("", text[:MAX_TEXT_CHARS])).strip()
-    if len(flat) > 150 and (known := _texts_of(flat.lower()) + _gnu_texts_of(flat)):
-        return " AND ".join(known)
-    if len(flat) > MAX_EXPRESSION_CHARS:
-        return None
-    gnu = _GNU_NAME.search(flat)
-    if whole := _loose(flat) or (None if gnu else _loose(re.sub(r"\([^()]*\)", "", flat))):
-        return whole
-    try:
-        return _render(_expression(flat))
-    except LicenseError:
-        return gnu and f"{_gnu_id(gnu)} AND {UNKNOWN}"
-
-
-def _expression(flat: str) -> str:
-    """Rewrite free text as an expression; commas bind weakest, each leaf is an SPDX id or UNKNOWN.
-
-    >>> _expression("MIT or GPLv2, odd")
-    '((MIT OR GPL-2.0-only ) AND ( LicenseRef-scancode-unknown-license-reference))'
-    """
-    for pattern, replacement in _REWRITES:
-        flat = pattern.sub(replacement, flat)
-    flat = _REMARK.sub(lambda remark: " \x01" + re.sub(r"[^\w.+>=-]+|\b(?:and|or)\b", " ", remark[1]) + "\x02", flat)
-    words = [piece.strip() for piece in _OPERATOR.split(flat) if piece.strip()]
-    return f"(({' '.join(_operator(word) or _leaf(word) for word in words)}))"
-
-
-def _operator(word: str) -> str | None:
-    return _OPERATORS.get(word.lower()) or _OPERATORS.get(word[0])
-
-
-def _leaf(text: str) -> str:
-    """Resolve one name; the name of a remark counts only where it is a GNU one."""
-    if base := re.match(r"(.+?) with (.+)$", text, re.IGNORECASE):
-        return _with_exception(_leaf(base[1]), base[2])
-    found = _symbol(text) or _loose(text)
-    if found:
-        return found
-    if "/" in text and "://" not in text:
-        return f"({' OR '.join(_leaf(side.strip()) for side in text.split('/'))})"
-    if gnu := _GNU_NAME.search(text):
-        return _gnu_id(gnu)
-    return _loose(_CLOSED_REMARK.sub("", text)) or UNKNOWN
-
-
-def _with_exception(base: str, exception: str) -> str:
-    name = re.sub(r"[ -]exception\b.*", "", exception.strip().lower()).replace(" ", "-")
-    known = _exceptions()
-    found = known.get(exception.strip().lower()) or known.get(name) or known.get(f"{name}-exception")
-    if found:
-        return f"{base} WITH {found}"
-    return base if base != UNKNOWN and is_denied(base, GNU_FAMILIES) else UNKNOWN
-
-
-@cache
-def _exceptions() -> dict[str, str]:
-    return {key.lower(): key for key, symbol in _licensing().known_symbols.items() if symbol.is_exception}
-
-
-@cache
-def _identifiers() -> dict[str, str]:
-    symbols = [symbol for symbol in _licensing().known_symbols.values() if not symbol.is_exception]
-    return {name.lower(): symbol.key for symbol in symbols for name in (*symbol.aliases, symbol.key)}
-
-
-def _symbol(text: str) -> str | None:
-    found = _identifiers().get(text.lower())
-    return UNKNOWN if found and _NOT_A_LICENSE.search(found) else found
-
-
-@cache
-def _names() -> dict[str, str]:
-    names: dict[str, str] = {}
-    for expression in _identifiers().values():
-        key = _key(expression)
-        if not expression.startswith("LicenseRef-"):
-            names[key] = expression if names.get(key, expression) == expression else UNKNOWN
-    aliases = {_key(name): spdx for spdx, listed in ALIASES.items() for name in listed.split(" | ")}
-    return {key: spdx for key, spdx in (names | aliases).items() if key and spdx != UNKNOWN}
-
-
-def _loose(text: str) -> str | None:
-    return _names().get(_key(text)) if len(text) <= 150 else None
-
-
-def _key(name: str) -> str:
-    """Reduce a name to its sorted words.
-
-    >>> _key("The Apache License, Version 2.0") == _key("apache v2")
-    True
-    """
-    name = re.sub(r"(?:version|ver\.?|(?<![a-z])v\.?|(?<=[a-z])v)\s*(?=\d)", " ", name.lower())
-    words = re.findall(r"[^\W\d_]+|\d+(?:\.\d+)*", name)
-    kept = {re.sub(r"(?:\.0)+$", "", word) for word in words} - _STOP_WORDS
-    return " ".join(sorted(kept))
-
-
-# Headers
-
-
-def _leading_comment(lines: list[str]) -> list[str]:
-    """List the lines of the leading comments and docstring, without their comment signs."""
-    comment: list[str] = []
-    closer = ""
-    for line in lines:
-        bare = line.strip()
-        if closer:
-            closer = "" if closer in bare else closer
-        elif opener := _OPENER.match(bare):
-            closer = _BLOCKS[opener[1]]
-            closer = "" if closer in bare[opener.end() :] else closer
-        elif not _COMMENT_OR_PREAMBLE.match(bare):
-            break
-        comment.append(_LEADER.sub("", bare))
-    return comment
-
-
-def _spdx_tags(lines: list[str]) -> tuple[str, str] | None:
-    tags = [tag for tag in map(_SPDX_TAG.match, lines) if tag]
-    expression = normalize([tag[2].strip(" -") for tag in tags])
-    return (expression, tags[0][1].rstrip(" -")) if expression else None
-
-
-def _license_line(comment: list[str]) -> tuple[str, str] | None:
-    for line in comment:
-        found = _LICENSE_LINE.match(line)
-        if found and (expression := normalize(found[1])):
-            return expression, line
-    return None
-
-
-def _gnu_header(comment: list[str]) -> tuple[str, str] | None:
-    flat = re.sub(r"\s+", " ", " ".join(comment))
-    found = _GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
-    if found is None:
-        return None
-    choices = _other_choices(flat) if _ALTERNATIVE.search(flat) else []
-    return _render(" OR ".join([_gnu_id(found), *choices])) or _gnu_id(found), found[0]
-
-
-def _other_choices(flat: str) -> list[str]:
-    dual = _DUAL.search(flat)
-    named = dual and normalize(re.sub(r"\band\b", "or", dual[1]))
-    return [f"({named})"] if named else _texts_of(flat.lower())
-
-
-def _other_header(comment: list[str]) -> tuple[str, str] | None:
-    known = _texts_of(re.sub(r"\s+", " ", " ".join(comment)).lower())
-    return (" AND ".join(known), next(line for line in comment if line)) if known else None
+def _of_metadata(raw: object, path: str | None) -> tuple[str | None, str]:
+    if isinstance(raw, str) and dep5.is_dep5(raw):
+        names, glob = dep5.licenses_of(raw, path)
+        return normalize(names), f"dep-5: {glob}" if glob else "metadata"
+    return normalize(raw), "metadata"

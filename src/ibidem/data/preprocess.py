@@ -1,56 +1,48 @@
-"""Public data to clean, licensed, traceable Parquet shards: the wiring of the stage.
+"""Public data to clean, licensed, deduplicated, traceable Parquet shards: the wiring of the stage.
 
     <output_dir>/<dataset>/<split>/shard-00000.parquet   a row a document
+    <output_dir>/<dataset>/<split>/sketch-00000.npy      a sketch for each row: later runs compare with it
     <output_dir>/dropped.parquet                         a row for each document that did not enter, and why
     <output_dir>/quarantine.jsonl                        a line for each input that could not be read
+    <output_dir>/removals.jsonl                          a line for each request for removal, without its text
     <output_dir>/manifest.json                           written last: counts, digests, settings
 
-Kept + dropped + quarantined = read, always.
+Kept + dropped + quarantined = read, always. Each step works on shards that lie in a hidden folder beside the output
+and appear there whole, so that a run that was killed goes on where it was; the number of workers changes no byte.
 """
 
+import dataclasses
+import json
+import shutil
+import sys
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from ibidem import artifacts, log
 from ibidem.config import configuration, settings
-from ibidem.data import clean, licenses, shards
-from ibidem.data.dedup import drop_exact_duplicates
-from ibidem.data.licenses import LicensePolicy
+from ibidem.data import contamination, finish, removals, shards, tally, verdicts
+from ibidem.data.dedup import Part, find_duplicates
+from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.finish import Shard
+from ibidem.data.prepare import Policies, Task, prepare, prepared_path
+from ibidem.data.readers import Piece
 from ibidem.data.sources import Source, Spec, open_source
+from ibidem.data.tally import Tally
+from ibidem.data.verdicts import read_table
 from ibidem.errors import ConfigError, DataError
-from ibidem.records import Document, Drop, Unreadable
-
-
-class DropReason(StrEnum):
-    """Why a document does not enter the corpus."""
-
-    BINARY = "binary"
-    """The text holds a NUL character."""
-    EMPTY = "empty"
-    """Nothing is left after the whitespace."""
-    LICENSE_DENIED = "license.denied"
-    """The license metadata names an excluded family."""
-    LICENSE_HEADER = "license.header"
-    """A license header in the file names an excluded family, whatever the metadata says."""
-    LICENSE_MISSING = "license.missing"
-    """The source states licenses, but none for this document."""
-    LICENSE_UNKNOWN = "license.unknown"
-    """The license metadata cannot be resolved."""
-    LICENSE_UNSTATED = "license.unstated"
-    """The source states no licenses, and the policy asks for them."""
-    DUPLICATE_EXACT = "duplicate.exact"
-    """The same text stands in an earlier document."""
 
 
 @configuration
-class PreprocessConfig:
-    """Turn public datasets and local files into clean, licensed, traceable Parquet shards."""
+class PreprocessConfig(Policies, EngineConfig):
+    """Turn public datasets and local files into clean, licensed, deduplicated, traceable Parquet shards."""
 
     dataset: Annotated[tuple[str, ...], Field(min_length=1)]
     """What to read, as NAME[:VERSION]:SPLIT:COLUMN; repeat the flag for more. NAME is a local file or folder,
@@ -63,8 +55,6 @@ class PreprocessConfig:
     """Read at most so many documents of each dataset."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 2_000_000
     """Read at most so many bytes of each package of installed-packages."""
-    licenses: LicensePolicy = Field(default_factory=LicensePolicy)
-    """Which licenses may enter."""
 
 
 def preprocess(config: PreprocessConfig) -> str:
@@ -76,93 +66,29 @@ def preprocess(config: PreprocessConfig) -> str:
     """
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
-    for source in sources:
-        if Path(source.spec.name).resolve() in (config.output_dir.resolve(), *config.output_dir.resolve().parents):
-            raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {source.spec.name}")
+    requests = removals.load_requests(config.removals.requests)
+    settled = [shards.load_dataset(path) for path in config.dedup.against]
+    settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [source.as_input() for source in sources]
-    chosen = settings(config)
+    inputs += [dataset.as_input("against", of=config.output_dir) for dataset in settled]
+    inputs += [*contamination.as_inputs(config.contamination), *_word_list(config)]
+    inputs += removals.as_inputs([request.id for request in requests])
+    chosen = _settings(config)
     found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if found is None:
-        with artifacts.create(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
-            tally = Tally()
-            seen = _read_all(sources, config, tally)
-            documents = clean_whitespace(seen)
-            documents = judge_licenses(documents, config.licenses)
-            documents = drop_exact_duplicates(documents)
-            _write(documents, draft, sources, config, tally)
-            draft.counts |= tally.counts(sources)
+        with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
+            engine = Engine(config)
+            plan = _plan(sources, config, work)
+            _prepare(plan, config, engine)
+            _decide(plan, settled_parts, config, engine)
+            counted = _finish(plan, engine)
+            with artifacts.create(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
+                finish.assemble(draft, plan.shards)
+                shards.write_tombstones(draft, [request.tombstone for request in requests])
+                draft.counts |= tally.as_counts(tally.total(counted), more=_other_counts(sources, work))
         found = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **found.counts)
     return summary(found)
-
-
-def clean_whitespace(documents: Iterable[Document]) -> Iterator[Document]:
-    """Normalize whitespace and annotate fenced code blocks; drop what holds NUL or nothing."""
-    for document in documents:
-        if "\0" in document.text:
-            document.drop = Drop(DropReason.BINARY)
-        else:
-            document.text = clean.whitespace(document.text, document.category)
-            document.code_blocks = clean.code_blocks(document.text) if document.category != "code" else ()
-            if not document.text:
-                document.drop = Drop(DropReason.EMPTY)
-        yield document
-
-
-def judge_licenses(documents: Iterable[Document], policy: LicensePolicy) -> Iterator[Document]:
-    """Resolve each license to SPDX and drop what the policy denies, by metadata or by a header in the file."""
-    for document in documents:
-        verdict = licenses.judge(document.license_raw, document.text, policy, stated=document.license_stated)
-        document.license, document.license_raw = verdict.expression, verdict.raw
-        if document.drop is None and verdict.reason is not None:
-            document.drop = Drop(DropReason(verdict.reason), verdict.detail)
-        yield document
-
-
-@dataclass
-class Tally:
-    """What became of everything that was read."""
-
-    dropped: list[Document] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
-    read: int = 0
-    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Documents by (aspect, value): license, language, category and source."""
-    chars: int = 0
-    bytes: int = 0
-
-    def judge(self, document: Document) -> bool:
-        """Count a document; say whether it is kept."""
-        if document.drop is not None:
-            document.text, document.raw = "", b""
-            self.dropped.append(document)
-            return False
-        self.chars += len(document.text)
-        self.bytes += len(document.text.encode())
-        for aspect in ("license", "language", "category", "source"):
-            self.kept[aspect, getattr(document, aspect) or "none"] += 1
-        return True
-
-    def counts(self, sources: Iterable[Source]) -> dict[str, Any]:
-        """Give the manifest's counts, checked to add up."""
-        kept = sum(count for (aspect, _), count in self.kept.items() if aspect == "source")
-        assert kept + len(self.dropped) + len(self.unreadable) == self.read
-        skipped = sum((source.skipped for source in sources), Counter[str]())
-        reasons = Counter(str(document.drop.reason) for document in self.dropped if document.drop)
-        return {
-            "read": self.read,
-            "kept": kept,
-            "dropped": dict(reasons.most_common()),
-            "quarantined": len(self.unreadable),
-            "chars": self.chars,
-            "bytes": self.bytes,
-            "license_unstated": self.kept["license", "none"],
-            "skipped_files": dict(skipped.most_common()),
-            **{aspect: self._of(aspect) for aspect in ("license", "language", "category", "source")},
-        }
-
-    def _of(self, aspect: str) -> dict[str, int]:
-        return {value: count for (name, value), count in self.kept.most_common() if name == aspect}
 
 
 def summary(dataset: artifacts.Artifact) -> str:
@@ -176,70 +102,153 @@ def summary(dataset: artifacts.Artifact) -> str:
     )
 
 
+class _Plan(NamedTuple):
+    """What is to be done: `tasks` read and prepare, each some of the `shards`."""
+
+    work: Path
+    tasks: list[Task]
+    shards: list[Shard]
+
+
 def _open_sources(config: PreprocessConfig) -> list[Source]:
     specs = [Spec.parse(text) for text in config.dataset]
     if len(set(specs)) < len(specs):
         raise ConfigError("dataset: the same spec is given twice")
+    output = config.output_dir.resolve()
+    for spec in specs:
+        if Path(spec.name).resolve() in (output, *output.parents):
+            raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
 
 
-def _read_all(sources: list[Source], config: PreprocessConfig, tally: Tally) -> Iterator[Document]:
-    """Give the documents of all sources; what is unreadable goes to the tally."""
-    for number, source in enumerate(sources):
-        before, unreadable = tally.read, len(tally.unreadable)
-        with log.progress(f"preprocess.{source.spec.folder}", _expected(source, config), "documents") as bar:
-            for item in source.read():
-                tally.read += 1
-                bar.advance()
-                if isinstance(item, Unreadable):
-                    tally.unreadable.append(item)
-                else:
-                    item.source_position = (number, tally.read - before - 1)
-                    yield item
-                if tally.read - before == config.max_documents:
-                    break
-        if tally.read - before == len(tally.unreadable) - unreadable:
-            first = tally.unreadable[unreadable] if len(tally.unreadable) > unreadable else None
-            reason = f": {first.file}: {first.reason}" if first else ": it holds no document"
-            raise DataError(f"dataset {source.spec.name!r}: nothing could be read{reason}")
+def _settings(config: PreprocessConfig) -> dict[str, Any]:
+    elsewhere = {field.name for field in dataclasses.fields(EngineConfig)}  # where the work is done changes no byte
+    return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
-def _expected(source: Source, config: PreprocessConfig) -> int | None:
-    expected = source.expected()
-    return expected if config.max_documents is None or expected is None else min(expected, config.max_documents)
+def _word_list(config: PreprocessConfig) -> list[artifacts.Input]:
+    path = config.filters.profanity_words
+    if path is None:
+        return []
+    return [artifacts.Input("word-list", f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)]
 
 
-def _write(
-    documents: Iterable[Document],
-    draft: artifacts.Draft,
-    sources: list[Source],
-    config: PreprocessConfig,
-    tally: Tally,
-) -> None:
-    folders = _folders(sources)
-    batch: list[Document] = []
-    current = (0, 0)
-    for document in documents:
-        number, position = document.source_position
-        if (number, position // config.shard_size) != current:
-            _write_shard(batch, draft, folders, current)
-            batch, current = [], (number, position // config.shard_size)
-        if tally.judge(document):
-            batch.append(document)
-    _write_shard(batch, draft, folders, current)
-    shards.write_dropped(draft.path / shards.DROPPED, tally.dropped)
-    shards.write_quarantine(draft.path / shards.QUARANTINE, tally.unreadable)
-    draft.rows |= {shards.DROPPED: len(tally.dropped), shards.QUARANTINE: len(tally.unreadable)}
+def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:
+    for dataset in settled:
+        if near and not dataset.config.get("dedup", {}).get("near"):
+            raise ConfigError(
+                f"dedup.against: {dataset.path} was made without dedup.near: it has nothing to compare with"
+            )
+    paths = [path for dataset in settled for path in shards.shard_paths(dataset.path)]
+    for path in paths:
+        if not shards.sketch_path(path).exists():
+            raise ConfigError(f"dedup.against: {path} has no sketches beside it; preprocess that dataset again")
+    return [Part(shards.sketch_path(path), path) for path in paths]
 
 
-def _write_shard(batch: list[Document], draft: artifacts.Draft, folders: list[str], current: tuple[int, int]) -> None:
-    number, shard = current
-    name = f"{folders[number]}/shard-{shard:05d}.parquet"
-    shards.write_shard(draft.path / name, batch)
-    draft.rows[name] = len(batch)
+def _plan(sources: Sequence[Source], config: PreprocessConfig, work: Path) -> _Plan:
+    tasks = [
+        task
+        for number, (source, dataset) in enumerate(zip(sources, _folders(sources), strict=True))
+        for task in _tasks(number, dataset, list(_capped(source.pieces(work / f"spool-{number:03d}"), config)), config)
+    ]
+    return _Plan(
+        work,
+        tasks,
+        [
+            Shard(
+                prepared_path(work, task.source, number),
+                work / "verdicts" / f"{task.source:03d}-{number:05d}.arrow",
+                work / "finished" / f"{task.source:03d}-{number:05d}",
+                task.dataset,
+                number,
+            )
+            for task in tasks
+            for number in range(task.first_shard, task.end_shard)
+        ],
+    )
 
 
-def _folders(sources: list[Source]) -> list[str]:
+def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece]:
+    for piece in pieces:
+        if config.max_documents is not None and piece.first >= config.max_documents:
+            return
+        yield piece
+
+
+def _tasks(source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig) -> Iterator[Task]:
+    """Cut a source into tasks: the shards that begin in the same piece go together, small pieces are gathered."""
+    size = config.shard_size
+    end = min(pieces[-1].first + pieces[-1].count, config.max_documents or sys.maxsize) if pieces else 0
+    shard = low = 0
+    for piece in pieces:
+        next_shard = -(-min(piece.first + piece.count, end) // size)  # shards that begin in this piece or before it
+        if next_shard > shard:
+            high = bisect_left(pieces, min(next_shard * size, end), key=attrgetter("first"))
+            while pieces[low].first + pieces[low].count <= shard * size:
+                low += 1
+            yield Task(dataset, source, shard, next_shard, size, end, tuple(pieces[low:high]))
+            shard = next_shard
+
+
+def _prepare(plan: _Plan, config: PreprocessConfig, engine: Engine) -> None:
+    policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
+    work = partial(prepare, policies, plan.work)
+    total = sum(
+        min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size for task in plan.tasks
+    )
+    with log.progress("preprocess.prepare", total, "documents") as bar:
+        for count in engine.map(work, plan.tasks, processes=len(config.skip) < 4):
+            bar.advance(count)
+    for number, spec in enumerate(config.dataset):
+        folders = [shard.prepared for shard in plan.shards if shard.prepared.name.startswith(f"{number:03d}-")]
+        if all(_is_empty(folder) for folder in folders):
+            reason = next(filter(None, map(_first_unreadable, folders)), "it holds no document")
+            shutil.rmtree(plan.work, ignore_errors=True)
+            raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
+
+
+def _is_empty(folder: Path) -> bool:
+    return not len(np.load(folder / "sketch.npy", mmap_mode="r")) and not len(read_table(folder / "dropped.arrow"))
+
+
+def _first_unreadable(folder: Path) -> str | None:
+    with (folder / shards.QUARANTINE).open(encoding="utf-8") as file:
+        row = json.loads(next(file, "null"))
+    return row and f"{row['file']}: {row['reason']}"
+
+
+def _decide(plan: _Plan, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
+    if (plan.work / "clusters.json").exists():
+        return
+    parts = settled + [Part(shard.prepared / "sketch.npy", shard.prepared / "kept.arrow") for shard in plan.shards]
+    with log.progress("preprocess.deduplicate", None, "documents"):
+        found = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
+        requested = verdicts.find_requested(parts, found, len(settled), config.removals, engine)
+    (plan.work / "verdicts").mkdir(exist_ok=True)
+    verdicts.write_verdicts(parts, found, requested, config.removals, [shard.verdicts for shard in plan.shards])
+    shutil.rmtree(plan.work / "sets", ignore_errors=True)
+    artifacts.write_file(plan.work / "clusters.json", json.dumps(verdicts.summary(found)))
+
+
+def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
+    skipped = sum((source.skipped for source in sources), Counter[str]())
+    return {
+        "skipped_files": dict(sorted(skipped.items(), key=lambda item: (-item[1], item[0]))),
+        "clusters": json.loads((work / "clusters.json").read_text()),
+    }
+
+
+def _finish(plan: _Plan, engine: Engine) -> list[Tally]:
+    counted = []
+    with log.progress("preprocess.finish", len(plan.shards), "shards") as bar:
+        for tally_of_shard in engine.map(finish.finish, plan.shards, processes=False):
+            counted.append(tally_of_shard)
+            bar.advance()
+    return counted
+
+
+def _folders(sources: Sequence[Source]) -> list[str]:
     """Name each source's folder, `<dataset>/<split>`; a name that comes again is numbered."""
     names: list[str] = []
     for source in sources:

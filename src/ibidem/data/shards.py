@@ -1,15 +1,19 @@
 """Parquet shards: the corpus on disk, a row a document.
 
-A shard holds what survived of `shard_size` consecutive documents of a source, so that its borders depend on the source
-alone: whatever is dropped, now or later, leaves every other shard as it was.
+A shard holds what survived of `shard_size` consecutive positions of a source, so that its borders depend on the source
+alone: whatever is dropped, now or later, leaves every other shard as it was. Beside each shard stands the sketch of its
+documents, by which near duplicates are found without the text.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ibidem import artifacts
@@ -19,6 +23,8 @@ from ibidem.records import Document, Unreadable
 KIND = "dataset"
 DROPPED = "dropped.parquet"
 QUARANTINE = "quarantine.jsonl"
+REMOVALS = "removals.jsonl"
+REMOVED = "removed.npy"
 
 _CODE_BLOCK = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("language", pa.string())])
 SCHEMA = pa.schema(
@@ -29,13 +35,17 @@ SCHEMA = pa.schema(
         ("num_chars", pa.int64()),
         ("license", pa.string()),
         ("license_raw", pa.string()),
+        ("license_evidence", pa.string()),
         ("source", pa.string()),
         ("revision", pa.string()),
         ("record", pa.string()),
+        ("position", pa.int64()),
         ("repo", pa.string()),
         ("path", pa.string()),
+        ("url", pa.string()),
         ("category", pa.string()),
         ("language", pa.string()),
+        ("natural_language", pa.string()),
         ("raw_sha256", pa.string()),
         ("sha256", pa.string()),
         ("swhid", pa.string()),
@@ -45,10 +55,17 @@ SCHEMA = pa.schema(
 )
 DROPPED_SCHEMA = pa.schema(
     [
+        ("dataset", pa.string()),
         ("source", pa.string()),
         ("record", pa.string()),
+        ("position", pa.int64()),
         ("repo", pa.string()),
         ("path", pa.string()),
+        ("url", pa.string()),
+        ("raw_sha256", pa.string()),
+        ("sha256", pa.string()),
+        ("swhid", pa.string()),
+        ("cluster", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("kept", pa.string()),
@@ -56,17 +73,108 @@ DROPPED_SCHEMA = pa.schema(
     ]
 )
 
+BATCH_ROWS, ROW_GROUP = 128, 1 << 20
+_DERIVED = ("text", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
+_REPETITIVE = [
+    "license",
+    "license_raw",
+    "license_evidence",
+    "source",
+    "revision",
+    "repo",
+    "category",
+    "language",
+    "natural_language",
+]
 
-def write_shard(path: Path, documents: Sequence[Document]) -> None:
-    """Write one shard; nothing is written for no documents."""
-    if documents:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, [_row(document) for document in documents], SCHEMA)
+
+def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
+    """Turn documents into rows of SCHEMA."""
+    values: dict[str, Any] = {
+        name: [getattr(document, name) for document in documents] for name in SCHEMA.names if name not in _DERIVED
+    }
+    values["num_code_blocks"] = [len(document.code_blocks) for document in documents]
+    values["code_blocks"] = [
+        [dict(zip(("start", "end", "language"), block, strict=True)) for block in document.code_blocks]
+        for document in documents
+    ]
+    lengths = np.cumsum([0, *(len(document.encoded) for document in documents)])
+    text = b"".join(document.encoded for document in documents)
+    buffers = pa.py_buffer(lengths.astype(np.int64)), pa.py_buffer(text)
+    values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
+    values["num_chars"] = pc.utf8_length(values["text"]).cast(pa.int64())
+    values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
+    values["cluster"] = [None] * len(documents)
+    return pa.RecordBatch.from_arrays([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def write_dropped(path: Path, documents: Sequence[Document]) -> None:
-    """Write one row for each dropped document, without its text."""
-    _write(path, [_dropped_row(document) for document in documents], DROPPED_SCHEMA)
+def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
+    """Describe a dropped document, without its text."""
+    assert document.drop is not None
+    row = {name: getattr(document, name) for name in ("source", "record", "position", "repo", "path", "url")}
+    hashes = {name: getattr(document, name) for name in ("raw_sha256", "sha256", "swhid")}
+    return {"dataset": dataset, **row, **hashes, **vars(document.drop)}
+
+
+def write_shard(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write the rows of a shard, and no file for no rows; give their number.
+
+    The bytes depend on the rows alone, not on how they come in batches.
+    """
+    count = 0
+    with ExitStack() as stack:
+        writer = None
+        for batch in _rebatched(batches):
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE)
+            )
+            writer.write_batch(batch, row_group_size=ROW_GROUP)
+            count += len(batch)
+    return count
+
+
+def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write the rows of dropped documents, a row group for each table that holds any; give their number."""
+    count = 0
+    with pq.ParquetWriter(path, DROPPED_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            if len(table):
+                writer.write_table(table.combine_chunks(), row_group_size=len(table))
+                count += len(table)
+    return count
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read a shard, or rows in an Arrow file, a batch at a time."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS)
+    else:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut batches anew, each of BATCH_ROWS rows."""
+    pending: list[pa.RecordBatch] = []
+    for batch in batches:
+        pending.append(batch)
+        while sum(map(len, pending)) >= BATCH_ROWS:
+            rows = pa.concat_batches(pending)
+            yield rows.slice(0, BATCH_ROWS)
+            pending = [rows.slice(BATCH_ROWS)]
+    if sum(map(len, pending)):
+        yield pa.concat_batches(pending)
+
+
+def sketch_path(shard: Path) -> Path:
+    """Name the file of a shard's sketches.
+
+    >>> sketch_path(Path("d/train/shard-00001.parquet")).name
+    'sketch-00001.npy'
+    """
+    return shard.with_name(shard.name.replace("shard-", "sketch-")).with_suffix(".npy")
 
 
 def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
@@ -75,6 +183,14 @@ def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
         for item in unreadable:
             row = {"file": item.file, "line": item.line, "reason": item.reason}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_tombstones(draft: artifacts.Draft, tombstones: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON line for each request for removal that was honored; nothing where there is none."""
+    if tombstones:
+        lines = (json.dumps(tombstone, ensure_ascii=False, sort_keys=True) + "\n" for tombstone in tombstones)
+        (draft.path / REMOVALS).write_text("".join(lines), encoding="utf-8")
+        draft.rows[REMOVALS] = len(tombstones)
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -118,46 +234,3 @@ def is_held_out(sha256: str, share: float) -> bool:
 def load_dataset(folder: Path) -> artifacts.Artifact:
     """Load a preprocessed dataset, every shard checked against the manifest."""
     return artifacts.verify(folder, kind=KIND)
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, path, compression="zstd", compression_level=3)
-
-
-def _row(document: Document) -> dict[str, Any]:
-    blocks = [dict(zip(("start", "end", "language"), block, strict=True)) for block in document.code_blocks]
-    return {
-        "text": document.text,
-        "num_code_blocks": len(blocks),
-        "code_blocks": blocks,
-        "num_chars": len(document.text),
-        "license": document.license,
-        "license_raw": document.license_raw,
-        "source": document.source,
-        "revision": document.revision,
-        "record": document.record,
-        "repo": document.repo,
-        "path": document.path,
-        "category": document.category,
-        "language": document.language,
-        "raw_sha256": document.raw_sha256,
-        "sha256": document.sha256,
-        "swhid": document.swhid,
-        "scrubbed": [],
-        "cluster": None,
-    }
-
-
-def _dropped_row(document: Document) -> dict[str, Any]:
-    assert document.drop is not None
-    return {
-        "source": document.source,
-        "record": document.record,
-        "repo": document.repo,
-        "path": document.path,
-        "reason": document.drop.reason,
-        "detail": document.drop.detail,
-        "kept": document.drop.kept,
-        "similarity": document.drop.similarity,
-    }

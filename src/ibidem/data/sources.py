@@ -6,40 +6,35 @@ are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON
 one document each.
 """
 
-import gzip
 import hashlib
 import json
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
-from ibidem import artifacts
+from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.data import language
 from ibidem.data.columns import LICENSE, Columns
+from ibidem.data.readers import DAMAGE, READERS, Piece, lines, printable, suffix_of
 from ibidem.errors import ConfigError, DataError
-from ibidem.records import Document, Unreadable
 
 INSTALLED = "installed-packages"
 LICENSE_COLUMNS = set(LICENSE)
-DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+DATA_SUFFIXES = tuple(READERS)
 ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
-
-Item = Document | Unreadable
-DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
-"""What reading a damaged file raises."""
+SPOOL_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -83,16 +78,13 @@ class Source(Protocol):
 
     spec: Spec
     skipped: Counter[str]
-    """Files that were not read at all, by reason; filled while reading."""
-
-    def expected(self) -> int | None:
-        """Tell how many items `read` gives, where that is cheap to know."""
+    """Files that are not read at all, by reason; filled by `pieces`."""
 
     def as_input(self) -> Input:
         """Name the source, with a digest of its content where that can be had."""
 
-    def read(self) -> Iterator[Item]:
-        """Give every document, and every piece that could not be read, in a fixed order."""
+    def pieces(self, spool: Path) -> Iterator[Piece]:
+        """Give the pieces in a fixed order; what comes from afar is first put into the folder `spool`."""
 
 
 def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
@@ -124,39 +116,6 @@ def content_digest(files: Iterator[tuple[str, Path]]) -> str:
     return "sha256:" + total.hexdigest()
 
 
-def printable(name: str) -> str:
-    r"""Spell a file name that is not UTF-8.
-
-    >>> printable(os.fsdecode(b"caf\xe9.py"))
-    'caf\\xe9.py'
-    """
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def read_source_file(path: Path, *, name: str, **nouns: Any) -> Item:
-    """Read a file as one document."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        return Unreadable(name, None, error.strerror or "cannot be read")
-    if b"\0" in raw:
-        return Unreadable(name, None, "binary: it holds a NUL byte")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        return Unreadable(name, line, f"not UTF-8: {error.reason} at byte {error.start}")
-    kind = language.by_name(name)
-    return Document(
-        text=text,
-        raw=raw,
-        path=name,
-        language=kind,
-        category=language.category(kind),
-        **({"record": name} | nouns),
-    )
-
-
 @dataclass
 class LocalFiles:
     """A file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
@@ -164,30 +123,30 @@ class LocalFiles:
     spec: Spec
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def expected(self) -> int | None:
-        files = list(self._files())
-        if all(not name.endswith(DATA_SUFFIXES) for name, _ in files):
-            return len(files)
-        if all(name.endswith(".parquet") for name, _ in files):
-            return sum(_num_rows(path) for _, path in files)
-        return None
-
     def as_input(self) -> Input:
         return Input("source", content_digest(self._files()), str(self.spec.name), is_artifact=False)
 
-    def read(self) -> Iterator[Item]:
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
         self.skipped.clear()
         files = list(self._files(self.skipped))
+        # one file that states licenses binds the others
         stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
+        first = 0
         for name, path in files:
-            reader = next((READERS[suffix] for suffix in READERS if name.endswith(suffix)), None)
-            if reader is None:
-                yield read_source_file(path, name=name, source=self.spec.name, revision=self.spec.version)
-                continue
-            for item in reader(path, name, self.spec):
-                if isinstance(item, Document):
-                    item.license_stated = stated  # one file that states licenses binds the others
-                yield item
+            for row_group, row, count in _parts(path, name, self.spec.column):
+                yield Piece(
+                    path=str(path),
+                    name=name,
+                    first=first,
+                    count=count,
+                    source=self.spec.name,
+                    revision=self.spec.version,
+                    column=self.spec.column,
+                    row_group=row_group,
+                    row=row,
+                    license_stated=stated,
+                )
+                first += count
 
     def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
         skipped = Counter() if skipped is None else skipped
@@ -215,19 +174,50 @@ class HubDataset:
     spec: Spec
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def expected(self) -> int | None:
-        return None
-
     def as_input(self) -> Input:
         name = ":".join(part for part in (self.spec.name, self.spec.version, self.spec.split) if part)
         return Input("source", f"git:{self._commit}", name, is_artifact=False)
 
-    def read(self) -> Iterator[Item]:
-        columns: Columns | None = None
-        with self._explained():
-            for number, row in enumerate(self._rows(), start=1):
-                columns = columns or _columns(row, self.spec.column, self.spec.name)
-                yield _document(columns, row, self.spec, self._commit, f"{self.spec.split}:{number}", number)
+    def pieces(self, spool: Path) -> Iterator[Piece]:
+        """Stream the rows into files of `spool`; those that an interrupted run left are not fetched again."""
+        spool.mkdir(parents=True, exist_ok=True)
+        first = 0
+        for path in self._spooled(spool):
+            count = sum(1 for _ in lines(path))
+            yield Piece(
+                path=str(path),
+                name=self.spec.split,
+                first=first,
+                count=count,
+                source=self.spec.name,
+                revision=self._commit,
+                column=self.spec.column,
+                row=first,
+                license_stated=(spool / "stated").read_text() == "True",
+            )
+            first += count
+
+    def _spooled(self, spool: Path) -> Iterator[Path]:
+        done = sorted(spool.glob("rows-*.jsonl"))
+        yield from done
+        if done and sum(1 for _ in lines(done[-1])) < SPOOL_ROWS:
+            return
+        before = len(done) * SPOOL_ROWS
+        with self._explained(), log.progress(f"preprocess.{self.spec.folder}.fetch", None, "documents") as bar:
+            rows = iter(self._rows().skip(before) if before else self._rows())
+            for number in range(len(done), 10**8):
+                chunk = list(islice(rows, SPOOL_ROWS))
+                if not chunk:
+                    return
+                columns = _columns(chunk[0], self.spec.column, self.spec.name)
+                artifacts.write_file(spool / "stated", str(columns.license is not None))
+                path = spool / f"rows-{number:08d}.jsonl"
+                wanted = [{name: row.get(name) for name in columns.wanted} for row in chunk]
+                artifacts.write_file(path, "".join(json.dumps(row, default=str) + "\n" for row in wanted))
+                bar.advance(len(chunk))
+                yield path
+                if len(chunk) < SPOOL_ROWS:
+                    return
 
     @cached_property
     def _configuration(self) -> str | None:
@@ -279,128 +269,55 @@ def _columns(row: Any, text: str, where: str) -> Columns:
     return Columns.find(set(row), text=text)
 
 
-def _document(columns: Columns, row: Any, spec: Spec, version: str | None, place: str, number: int) -> Item:
+def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int]]:
+    """Cut a file into parts that can be read alone, as (row group, rows before it, positions)."""
+    suffix = suffix_of(name)
+    if suffix == ".parquet":
+        yield from _row_groups(path, column)
+    elif suffix == ".arrow":
+        yield None, 0, _num_arrow_rows(path)
+    elif suffix:
+        yield None, 0, _num_lines(path)
+    else:
+        yield None, 0, 1
+
+
+def _row_groups(path: Path, column: str) -> Iterator[tuple[int | None, int, int]]:
     try:
-        return columns.document(row, source=spec.name, revision=version, place=place)
-    except UnicodeEncodeError:
-        return Unreadable(place.rpartition(":")[0], number, "not valid Unicode: a lone surrogate")
-    except ValueError as error:
-        return Unreadable(place.rpartition(":")[0], number, str(error))
+        metadata = pq.read_metadata(path)
+        readable = column in metadata.schema.to_arrow_schema().names
+    except DAMAGE:
+        readable = False
+    if not readable:
+        yield None, 0, 1
+        return
+    row = 0
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        yield group, row, max(1, count)
+        row += count
 
 
-def _read_parquet(path: Path, name: str, spec: Spec) -> Iterator[Item]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow.names, spec.column, name)
-            for batch in file.iter_batches(batch_size=256, columns=columns.wanted):
-                yield from _batch(batch, number, columns, name, spec)
-                number += batch.num_rows
-    except (*DAMAGE, DataError) as error:
-        yield _broken(name, number, error)
-
-
-def _read_arrow(path: Path, name: str, spec: Spec) -> Iterator[Item]:
-    number = 0
+def _num_arrow_rows(path: Path) -> int:
+    """Count the rows that stand before any damage, and the damage as one more."""
+    count = 0
     try:
         with path.open("rb") as file:
-            table = pa.ipc.open_stream(file)
-            columns = _columns(table.schema.names, spec.column, name)
-            for batch in table:
-                yield from _batch(batch.select(columns.wanted), number, columns, name, spec)
-                number += batch.num_rows
-    except (*DAMAGE, DataError) as error:
-        yield _broken(name, number, error)
+            for batch in pa.ipc.open_stream(file):
+                count += batch.num_rows
+    except DAMAGE:
+        count += 1
+    return count
 
 
-def _batch(batch: pa.RecordBatch, before: int, columns: Columns, name: str, spec: Spec) -> Iterator[Item]:
-    """Read the rows of a batch; if one holds text that is not UTF-8, only that one is lost."""
+def _num_lines(path: Path) -> int:
+    count = 0
     try:
-        rows: list[Any] = batch.to_pylist()
-    except UnicodeDecodeError:
-        rows = [_one_row(batch, index) for index in range(batch.num_rows)]
-    for number, row in enumerate(rows, start=before + 1):
-        if row is None:
-            yield Unreadable(name, number, "not UTF-8")
-        else:
-            yield _document(columns, row, spec, spec.version, f"{name}:{number}", number)
-
-
-def _one_row(batch: pa.RecordBatch, index: int) -> Any:
-    try:
-        return batch.slice(index, 1).to_pylist()[0]
-    except UnicodeDecodeError:
-        return None
-
-
-def _read_json_lines(path: Path, name: str, spec: Spec) -> Iterator[Item]:
-    number = 0
-    try:
-        for number, line in enumerate(_lines(path), start=1):
-            if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield _json_row(line, name, number, spec)
-    except DAMAGE as error:
-        yield _broken(name, number, error)
-
-
-def _json_row(line: bytes, name: str, number: int, spec: Spec) -> Item:
-    try:
-        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
-    except UnicodeDecodeError as error:
-        return Unreadable(name, number, f"not UTF-8: {error.reason}")
-    except (ValueError, RecursionError) as error:
-        return Unreadable(name, number, f"not JSON: {error}")
-    if not isinstance(row, dict):
-        return Unreadable(name, number, f"a {type(row).__name__}, not an object")
-    if spec.column not in row:
-        return Unreadable(name, number, f"no column {spec.column!r} (columns: {', '.join(row)})"[:200])
-    columns = Columns.find(set(row), text=spec.column)
-    return _document(columns, row, spec, spec.version, f"{name}:{number}", number)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {twice!r} stands there twice")
-    return row
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Give the lines of a plain or compressed file, all that stand before any damage."""
-    if path.suffix == ".zst":
-        yield from _zstd_lines(path)
-        return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        yield from file
-
-
-def _zstd_lines(path: Path) -> Iterator[bytes]:
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    pending = b""
-    with path.open("rb") as file:
-        while compressed := frame.unused_data or file.read(1 << 16):
-            if frame.eof:
-                frame = zstandard.ZstdDecompressor().decompressobj()
-            *lines, pending = (pending + frame.decompress(compressed)).split(b"\n")
-            yield from lines
-    yield pending
-    if not frame.eof:
-        raise EOFError("the compressed file ended before its end-of-stream marker was reached")
-
-
-READERS: dict[str, Callable[[Path, str, Spec], Iterator[Item]]] = {
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
-    ".jsonl": _read_json_lines,
-    ".jsonl.gz": _read_json_lines,
-    ".jsonl.zst": _read_json_lines,
-}
-
-
-def _broken(name: str, after: int, error: Exception) -> Unreadable:
-    reason = " ".join(str(error).split())[:200]
-    return Unreadable(name, after + 1 if after else None, f"cannot be read any further: {reason}" if after else reason)
+        for _ in lines(path):
+            count += 1
+    except DAMAGE:
+        count += 1
+    return count
 
 
 def _walk(root: Path, skipped: Counter[str]) -> list[str]:
@@ -438,7 +355,7 @@ def _states_license(path: Path) -> bool:
             with path.open("rb") as file:
                 return not LICENSE_COLUMNS.isdisjoint(pa.ipc.open_stream(file).schema.names)
         keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
-        return any(key in line for line in _lines(path) for key in keys)
+        return any(key in line for line in lines(path) for key in keys)
     except DAMAGE:
         return False
 
@@ -446,10 +363,3 @@ def _states_license(path: Path) -> bool:
 def _split_of(name: str) -> str | None:
     words = re.split(r"[/._-]", name)
     return next((word for word in words if word in SPLITS), None)
-
-
-def _num_rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
-        return 0

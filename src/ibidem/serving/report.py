@@ -24,8 +24,8 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened
 from ibidem.data import shards
-from ibidem.data.preprocess import DropReason
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.page import Html, Point, Row, bars, duration, join, line_chart, share, show, spread, table, tag, top
 
@@ -255,14 +255,30 @@ def corpus(dataset: Artifact | None) -> Html:
     outside |= {f"skipped files: {why}": n for why, n in counts.get("skipped_files", {}).items()}
     kept = {
         aspect: tag("div", tag("h3", f"Kept by {aspect}"), bars(top(counts.get(aspect, {}))))
-        for aspect in ("license", "language", "category", "source")
+        for aspect in ("license", "language", "natural_language", "category", "source")
     }
+    duplicates = counts.get("clusters", {})
     total = (counts.get("kept"), " kept + ", sum(dropped.values()), " dropped + ", counts.get("quarantined"))
     return join(
         tag("p", *total, " quarantined = ", counts.get("read"), " documents read."),
         tag("p", "Kept without any stated license: ", counts.get("license_unstated"), "."),
         kept["license"],
-        tag("div", kept["language"], tag("div", kept["category"], kept["source"]), cls="columns"),
+        tag(
+            "div",
+            kept["language"],
+            tag("div", kept["category"], kept["source"], kept["natural_language"]),
+            cls="columns",
+        ),
+        tag("h3", "Kept by length, in characters up to"),
+        bars({f"{int(bound):,}": count for bound, count in counts.get("lengths", {}).items()}),
+        tag("h3", "Clusters of duplicates"),
+        table(
+            ("Clusters", "Documents in them, kept or dropped", "Largest"),
+            [(duplicates.get("clusters"), duplicates.get("documents"), duplicates.get("largest"))],
+            right=(0, 1, 2),
+        ),
+        tag("h3", "Secrets and personal data that became placeholders"),
+        table(("Kind", "Count"), list(counts.get("scrubbed", {}).items()), right=(1,)),
         tag("h3", "Dropped, and why"),
         table(("Reason", "Documents", "Of read"), rows, right=(1, 2)),
         *_license_drops(_intact(dataset, shards.DROPPED)),

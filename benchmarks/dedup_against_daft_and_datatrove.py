@@ -1,0 +1,184 @@
+"""Near-duplicate removal, Parquet in and Parquet out, against plain Daft and datatrove's default.
+
+Ours is `ibidem preprocess` with every other step left out: it still reads, hashes, verifies each pair by exact Jaccard
+similarity and writes provenance. Plain Daft is `minhash` (112 hashes of 5-word shingles), 14 bands, groupby, join.
+datatrove is its documented four-stage MinHash pipeline with 14 buckets of 8 hashes, on its default tokenizer, over a
+part of the corpus, for it takes minutes a hundred megabytes. Every run is a process of its own, systems take turns,
+medians of 3; time is wall-clock with 2 workers, for both cores are what a user has; CPU-seconds and the peak of the
+memory of all processes of the run (proportional set size, sampled) stand beside.
+
+    python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
+        benchmarks/results/dedup_against_daft_and_datatrove.json
+
+CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has datatrove[processing,io]==0.10.1.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+REPEATS, WORKERS = 3, 2
+QUARTER_FILES, PEER_ROWS = 2, 2500
+SKIP = ("licenses", "filters", "scrub", "contamination")
+
+
+def main() -> None:
+    if sys.argv[1] == "run":
+        globals()[f"run_{sys.argv[2]}"](*map(Path, sys.argv[3:]))
+        return
+    corpus, peers, output = map(Path, sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        sets = make_sets(corpus, Path(folder))
+        python = {"ibidem": sys.executable, "daft": sys.executable, "datatrove": str(peers)}
+        jobs = [("ibidem", "whole"), ("daft", "whole"), ("ibidem", "quarter"), ("daft", "quarter")]
+        jobs += [("ibidem", "part"), ("datatrove", "part")]
+        runs: dict[str, list[dict[str, float]]] = {}
+        for _ in range(REPEATS):
+            for system, name in jobs:
+                found = measure([python[system], __file__, "run", system, str(sets[name]), f"{folder}/out"])
+                found["mb_per_s"] = size_mb(sets[name]) / found["wall_s"]
+                found["mb_per_cpu_s"] = size_mb(sets[name]) / found["cpu_s"]
+                runs.setdefault(f"{system} {name}", []).append(found)
+                print(system, name, found, flush=True)
+        write(output, {name: size_mb(path) for name, path in sets.items()}, runs)
+
+
+def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:
+    files = sorted(corpus.glob("*.parquet"))
+    sets = {name: folder / name for name in ("whole", "quarter", "part")}
+    for path in sets.values():
+        path.mkdir()
+    for file in files:
+        shutil.copy(file, sets["whole"])
+    for file in files[:QUARTER_FILES]:
+        shutil.copy(file, sets["quarter"])
+    pq.write_table(pq.read_table(files[4]).slice(0, PEER_ROWS), sets["part"] / "part.parquet")
+    return sets
+
+
+def size_mb(folder: Path) -> float:
+    texts = (pq.read_table(path, columns=["text"])["text"] for path in folder.glob("*.parquet"))
+    return sum(len(text.as_py().encode()) for column in texts for text in column) / 1e6
+
+
+def measure(command: list[str]) -> dict[str, float]:
+    """Run a command; give its wall time, the CPU time of its tree, and the peak of its memory in MB."""
+    before = os.times()
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, tree_pss(process.pid))
+        time.sleep(0.05)
+    wall = time.monotonic() - started
+    if process.returncode:
+        raise SystemExit(process.stderr.read().decode()[-2000:] if process.stderr else "failed")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}
+
+
+def tree_pss(pid: int) -> int:
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            total += process.memory_full_info().pss
+    except psutil.Error:
+        return 0
+    return total
+
+
+def run_ibidem(source: Path, output: Path) -> None:
+    from ibidem.data.preprocess import PreprocessConfig, preprocess
+
+    shutil.rmtree(output, ignore_errors=True)
+    preprocess(PreprocessConfig(dataset=(f"{source}:train:text",), output_dir=output, workers=WORKERS, skip=SKIP))
+
+
+def run_daft(source: Path, output: Path) -> None:
+    os.environ["DO_NOT_TRACK"] = "1"
+    import daft
+    from daft import DataType, col, lit
+
+    shutil.rmtree(output, ignore_errors=True)
+    documents = daft.read_parquet(f"{source}/*.parquet").with_column(
+        "doc", daft.functions.monotonically_increasing_id()
+    )
+    words = col("text").normalize(lowercase=True, white_space=True, remove_punct=True)
+    signatures = documents.select("doc", words.minhash(num_hashes=112, ngram_size=5).alias("signature"))
+    bands = col("signature").cast(DataType.list(DataType.uint32())).chunk(8).alias("band")
+    rows = signatures.select("doc", bands, lit(list(range(14))).alias("number")).explode("band", "number")
+    rows = rows.with_column("key", col("band").hash())
+    groups = rows.groupby("number", "key").agg(col("doc").min().alias("first"), col("doc").count().alias("size"))
+    covered = rows.join(groups.where(col("size") > 1), on=["number", "key"]).where(col("doc") != col("first"))
+    documents.join(covered.select("doc").distinct(), on="doc", how="anti").write_parquet(str(output))
+
+
+def run_datatrove(source: Path, output: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import (
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.writers import ParquetWriter
+
+    shutil.rmtree(output, ignore_errors=True)
+    config = MinhashConfig(num_buckets=14, hashes_per_bucket=8, n_grams=5)
+    names = ("signatures", "buckets", "removed", "kept", "logs")
+    signatures, buckets, removed, kept, logs = (str(output / name) for name in names)
+    reader = ParquetReader(str(source), text_key="text", id_key="path")
+    stages = [
+        ([reader, MinhashDedupSignature(signatures, config=config)], WORKERS),
+        ([MinhashDedupBuckets(signatures, buckets, config=config)], config.num_buckets),
+        ([MinhashDedupCluster(buckets, removed, config=config)], 1),
+        ([reader, MinhashDedupFilter(removed), ParquetWriter(kept)], WORKERS),
+    ]
+    for number, (pipeline, tasks) in enumerate(stages):
+        executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=WORKERS, logging_dir=f"{logs}/{number}")
+        executor.run()
+
+
+def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, float]]]) -> None:
+    medians = {
+        name: {key: round(statistics.median(run[key] for run in some), 3) for key in some[0]}
+        for name, some in runs.items()
+    }
+    own, quarter = medians["ibidem whole"], medians["ibidem quarter"]
+    result: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "size_mb": {name: round(size, 1) for name, size in sizes.items()},
+        "medians": medians,
+        "ratios": {
+            "mb_per_s against daft": round(own["mb_per_s"] / medians["daft whole"]["mb_per_s"], 2),
+            "mb_per_cpu_s against daft": round(own["mb_per_cpu_s"] / medians["daft whole"]["mb_per_cpu_s"], 2),
+            "mb_per_s against datatrove": round(own["mb_per_s"] / medians["datatrove part"]["mb_per_s"], 1),
+            "mb_per_s against datatrove, same part": round(
+                medians["ibidem part"]["mb_per_s"] / medians["datatrove part"]["mb_per_s"], 1
+            ),
+            "peak memory, whole against a quarter": round(own["peak_mb"] / quarter["peak_mb"], 3),
+        },
+        "runs": runs,
+    }
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["ratios"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

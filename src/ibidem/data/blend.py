@@ -1,0 +1,397 @@
+"""Preprocessed datasets to one with given shares, in every prefix of it, the same bytes every time.
+
+    measure   bytes or tokens of each document
+    plan      which document comes when: fair queuing over the categories, and over the datasets of each
+    scatter   each shard of a dataset is read once, its rows go to the shards that want them
+    gather    each shard of the blend is put in order and written
+
+The result is a dataset like any other; its rows say where they come from.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact, Input
+from ibidem.config import configuration, settings
+from ibidem.data import shards, tally
+from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.tally import Tally
+from ibidem.errors import ConfigError, DataError, DigestMismatch
+from ibidem.records import Category
+
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
+"""Of a document: its place in the shuffle, its tokens (or bytes), its bytes, its category."""
+TOKENIZER_MODEL = "tokenizer.model"
+TOLERANCE = 1e-9
+
+
+@configuration
+class Ingredient:
+    """One dataset of a blend."""
+
+    path: Path
+    """Folder of a preprocessed dataset."""
+    category: Category | None = None
+    """What its documents are; empty: what each says of itself."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share among the datasets of its category."""
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Most bytes of text of it, in one pass."""
+    max_repeats: Annotated[int, Field(ge=1)] = 1
+    """How often each of its documents may come; the second pass starts when the first is through."""
+
+
+def _default_shares() -> dict[Category, float]:
+    return {"code": 0.7, "text": 0.2, "instruction": 0.1}
+
+
+@configuration
+class BlendConfig(EngineConfig):
+    """Blend preprocessed datasets in given shares."""
+
+    datasets: dict[str, Ingredient] = Field(default_factory=dict)
+    """What goes in, by name."""
+    output_dir: Path
+    """Folder of the blend; one artifact, replaced as a whole."""
+    shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
+    """Share of each category; they add up to 1."""
+    tokenizer: Path | None = None
+    """Folder of a tokenizer, to count tokens; empty: bytes are counted."""
+    total: Annotated[int, Field(ge=1)] | None = None
+    """Tokens (or bytes) of the blend; empty: as many as there are, until a category has no more."""
+    seed: int = 0
+    """Of the order in which the documents of a dataset come."""
+    shard_size: Annotated[int, Field(ge=1)] = 2000
+    """Documents of a shard."""
+    verify: bool = False
+    """Make the blend again and compare it with the one that is there, byte for byte; nothing is written."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "BlendConfig":
+        if abs(sum(self.shares.values()) - 1) > TOLERANCE:
+            raise ValueError(f"shares add up to {sum(self.shares.values()):g}, not to 1")
+        if not self.datasets:
+            raise ValueError("datasets: give at least one, as --datasets.NAME.path FOLDER")
+        return self
+
+
+def blend(config: BlendConfig) -> str:
+    """Blend, or verify the blend that is there.
+
+    Raises:
+        ConfigError: no dataset gives documents of a category that has a share.
+        DigestMismatch: the blend that is there is not what comes out (`verify`).
+    """
+    datasets = {name: shards.load_dataset(item.path) for name, item in config.datasets.items()}
+    inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]
+    if config.tokenizer is not None:
+        inputs.append(artifacts.verify(config.tokenizer, kind="tokenizer").as_input("tokenizer", of=config.output_dir))
+    chosen = _settings(config)
+    if config.verify:
+        return _verify(config, datasets, chosen, inputs)
+    artifacts.check_replaceable(config.output_dir, shards.KIND)
+    found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
+    found = found or _make(config, datasets, chosen, inputs, config.output_dir)
+    return summary(found)
+
+
+def summary(blended: Artifact) -> str:
+    """Say in one line what a blend holds."""
+    counts = blended.counts
+    unit = counts["unit"]
+    amounts = ", ".join(f"{name} {100 * share:.1f} %" for name, share in counts["shares"].items())
+    return f"{blended.path}: {counts['kept']:,} documents, {counts['total']:,} {unit}; {amounts}; {counts['ended']}"
+
+
+def _settings(config: BlendConfig) -> dict[str, Any]:
+    elsewhere = {"runner", "ray_address", "workers", "verify"}  # these change no byte
+    chosen = {name: value for name, value in settings(config).items() if name not in elsewhere}
+    return chosen | {"unit": "tokens" if config.tokenizer else "bytes"}
+
+
+def _verify(
+    config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input]
+) -> str:
+    there = artifacts.verify(config.output_dir, kind=shards.KIND)
+    made_of = {item.role: item.digest for item in there.inputs}
+    for item in inputs:
+        if made_of.get(item.role) != item.digest:
+            raise DigestMismatch(f"{config.output_dir}: {item.role} is not what it was made from ({item.name})")
+    again = config.output_dir.with_name(f".{config.output_dir.name}.again")
+    try:
+        made = _make(config, datasets, chosen, inputs, again)
+        for name in sorted(there.files.keys() | made.files.keys()):
+            if there.files.get(name) != made.files.get(name):
+                raise DigestMismatch(f"{config.output_dir / name}: made again, it comes out differently")
+        if there.digest != made.digest:
+            raise DigestMismatch(f"{config.output_dir}: it was made with other settings: {_difference(there, made)}")
+    finally:
+        shutil.rmtree(again, ignore_errors=True)
+    return f"{config.output_dir}: made again, byte for byte the same: {there.digest}"
+
+
+def _difference(there: Artifact, made: Artifact) -> str:
+    keys = sorted(there.config.keys() | made.config.keys())
+    return ", ".join(key for key in keys if there.config.get(key) != made.config.get(key)) or "version or counts"
+
+
+def _make(
+    config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input], path: Path
+) -> Artifact:
+    with artifacts.workspace(path, config=chosen, inputs=inputs) as work:
+        engine = Engine(config)
+        measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
+        plan = _plan(config, measured)
+        _scatter(plan, config, datasets, work)
+        gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(plan.document) // config.shard_size))]
+        tallies = list(_progress(engine, "gather", _gather, gathered))
+        with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
+            (draft.path / "blend" / "train").mkdir(parents=True)
+            for number, folder in enumerate(gathered):
+                name = f"blend/train/shard-{number:05d}.parquet"
+                os.link(folder / "shard.parquet", draft.path / name)
+                draft.rows[name] = pq.read_metadata(draft.path / name).num_rows
+            draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
+            shards.write_quarantine(draft.path / shards.QUARANTINE, ())
+            draft.counts |= tally.as_counts(tally.total(tallies), more=plan.counts)
+    log.event("blend.finished", path=str(path), **plan.counts)
+    return artifacts.load(path)
+
+
+# Measure
+
+
+def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engine) -> list[NDArray[Any]]:
+    """Give MEASURED rows for each shard of a dataset."""
+    key = dataset.digest.removeprefix("sha256:")[:16]
+    paths = shards.shard_paths(dataset.path)
+    tasks = [(path, tokenizer, work / f"measured-{key}-{number:05d}.npy") for number, path in enumerate(paths)]
+    for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
+        pass
+    return [np.load(kept) for _, _, kept in tasks]
+
+
+def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
+    path, tokenizer, kept = task
+    if kept.exists():
+        return
+    pieces = []
+    for row_group in shards.read_batches(path):
+        texts = row_group["text"]
+        measured = np.zeros(len(texts), MEASURED)
+        measured["key"] = [int(sha256[:16], 16) for sha256 in row_group["sha256"].to_pylist()]
+        measured["bytes"] = np.diff(np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :][: len(texts) + 1])
+        measured["size"] = measured["bytes"]
+        if tokenizer is not None:
+            # a document ends with one more token
+            measured["size"] = [len(ids) + 1 for ids in _encoder(tokenizer).encode(texts.to_pylist())]
+        measured["category"] = [CATEGORIES.index(category) for category in row_group["category"].to_pylist()]
+        pieces.append(measured)
+    partial_path = kept.with_suffix(".partial.npy")
+    np.save(partial_path, np.concatenate(pieces))
+    partial_path.rename(kept)
+
+
+@cache
+def _encoder(tokenizer: Path) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=str(tokenizer / TOKENIZER_MODEL))
+
+
+# Plan
+
+
+@dataclass
+class Lane:
+    """The documents of one category in one dataset, in the order in which they come."""
+
+    dataset: int
+    category: Category
+    weight: float
+    order: NDArray[np.int64]
+    """Numbers of the documents in the dataset, for all passes."""
+    sizes: NDArray[np.int64]
+    """Of all documents of the dataset, by number."""
+    place: int = 0
+    served: int = 0
+
+
+class Plan(NamedTuple):
+    """What comes when: for each place of the blend the dataset and the number of the document in it."""
+
+    dataset: NDArray[np.int32]
+    document: NDArray[np.int64]
+    counts: dict[str, Any]
+
+
+@dataclass
+class _Queue:
+    """The lanes of one category."""
+
+    share: float
+    lanes: list[Lane] = field(default_factory=list)
+    served: int = 0
+
+
+def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -> Plan:
+    queues = {category: _Queue(share) for category, share in config.shares.items() if share > 0}
+    names = list(config.datasets)
+    for number, name in enumerate(names):
+        rows = np.concatenate(measured[name])
+        for lane in _lanes(number, config.datasets[name], rows, config.seed):
+            if lane.category in queues:
+                queues[lane.category].lanes.append(lane)
+    for category, queue in queues.items():
+        if not queue.lanes:
+            raise ConfigError(f"shares: {category} has a share of {queue.share:g}, and no dataset gives any {category}")
+    lanes = [lane for queue in queues.values() for lane in queue.lanes]
+    picks = list(_interleave(queues, config.total))
+    if not picks:
+        raise DataError("the blend is empty")
+    dry = [category for category, queue in queues.items() if not queue.lanes]
+    total = sum(queue.served for queue in queues.values())
+    counts = {
+        "unit": "tokens" if config.tokenizer else "bytes",
+        "total": total,
+        "shares": {category: round(queue.served / total, 6) for category, queue in queues.items()},
+        "datasets": {name: _of_dataset([lane for lane in lanes if lane.dataset == i]) for i, name in enumerate(names)},
+        "ended": f"no more {dry[0]}" if dry else "the total is reached",
+    }
+    return Plan(np.array([d for d, _ in picks], np.int32), np.array([n for _, n in picks], np.int64), counts)
+
+
+def _of_dataset(lanes: Sequence[Lane]) -> dict[str, Any]:
+    return {lane.category: {"documents": lane.place, "size": lane.served, "of": len(lane.order)} for lane in lanes}
+
+
+def _lanes(number: int, ingredient: Ingredient, rows: NDArray[Any], seed: int) -> Iterator[Lane]:
+    for code, category in enumerate(CATEGORIES):
+        chosen = np.arange(len(rows)) if ingredient.category else np.flatnonzero(rows["category"] == code)
+        if ingredient.category not in (None, category) or not len(chosen):
+            continue
+        first = chosen[_shuffled(rows["key"][chosen], seed, 0)]
+        if ingredient.max_bytes is not None:
+            first = first[np.cumsum(rows["bytes"][first]) <= ingredient.max_bytes]
+        passes = [first[_shuffled(rows["key"][first], seed, n)] for n in range(ingredient.max_repeats)]
+        yield Lane(number, category, ingredient.weight, np.concatenate(passes), rows["size"].astype(np.int64))
+
+
+def _shuffled(keys: NDArray[np.uint64], seed: int, number: int) -> NDArray[np.int64]:
+    """Order by a hash of each key; equal keys stay in the order of the dataset.
+
+    Source: the finalizer of SplitMix64, Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
+    """
+    mixed = keys + np.uint64((seed * 2**32 + number + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")
+
+
+def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterator[tuple[int, int]]:
+    """Give (dataset, document) one after the other: who has been served least for its share comes next.
+
+    After every document each category is within the size of one document of its share, and so is each dataset of its
+    share in the category while all have documents left. Ends when a category has no more.
+
+    Source: start-time fair queuing, Goyal, Vin and Cheng 1996, doi:10.1145/248157.248171.
+    """
+    served = 0
+    while total is None or served < total:
+        queue = min(queues.values(), key=lambda queue: queue.served / queue.share)
+        while queue.lanes:
+            lane = min(queue.lanes, key=lambda lane: lane.served / lane.weight)
+            if lane.place < len(lane.order):
+                break
+            queue.lanes.remove(lane)
+        else:
+            return
+        document = int(lane.order[lane.place])
+        size = int(lane.sizes[document])
+        lane.place += 1
+        lane.served += size
+        queue.served += size
+        served += size
+        yield lane.dataset, document
+
+
+# Scatter and gather
+
+
+def _scatter(plan: Plan, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
+    """Read each shard once; append the rows that are wanted to `scattered.arrows` of the shards that want them."""
+    done = work / "scattered"
+    if done.exists():
+        return
+    for folder in work.glob("gathered-*"):
+        shutil.rmtree(folder)
+    tasks = [
+        (number, name, path)
+        for number, (name, dataset) in enumerate(datasets.items())
+        for path in shards.shard_paths(dataset.path)
+    ]
+    before = dict.fromkeys(datasets, 0)
+    with log.progress("blend.scatter", len(tasks), "shards") as bar:
+        for number, name, path in tasks:
+            rows = pq.read_metadata(path).num_rows
+            places = np.flatnonzero(
+                (plan.dataset == number) & (plan.document >= before[name]) & (plan.document < before[name] + rows)
+            )
+            if len(places):
+                table = pq.read_table(path).cast(shards.SCHEMA)
+                if (category := config.datasets[name].category) is not None:
+                    column = table.schema.get_field_index("category")
+                    table = table.set_column(column, "category", pa.array([category] * len(table), pa.string()))
+                _hand_out(table, plan.document[places] - before[name], places, config.shard_size, work)
+            before[name] += rows
+            bar.advance()
+    done.touch()
+
+
+def _hand_out(table: pa.Table, rows: NDArray[np.int64], places: NDArray[np.int64], shard_size: int, work: Path) -> None:
+    for shard in np.unique(places // shard_size).tolist():
+        inside = places // shard_size == shard
+        wanted = table.take(rows[inside]).append_column("place", pa.array(places[inside], pa.int64()))
+        folder = work / f"gathered-{shard:05d}"
+        folder.mkdir(exist_ok=True)
+        with (folder / "scattered.arrows").open("ab") as file, pa.ipc.new_stream(file, wanted.schema) as stream:
+            stream.write_table(wanted)
+
+
+def _gather(folder: Path) -> Tally:
+    """Put one shard of the blend in order and write it; give its counts."""
+    counts = folder / "tally.json"
+    if not counts.exists():
+        pieces = []
+        with pa.OSFile(str(folder / "scattered.arrows")) as file:
+            while file.tell() < file.size():
+                with pa.ipc.open_stream(file) as stream:
+                    pieces.append(stream.read_all())
+        rows = pa.concat_tables(pieces).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
+        shards.write_shard(folder / "shard.parquet", rows.to_batches())
+        counted = tally.total(tally.of_kept(batch) for batch in rows.to_batches())
+        counted["read", ""] = counted["kept", ""]
+        tally.write(counts, counted)
+    return tally.read(counts)
+
+
+def _progress(
+    engine: Engine, name: str, function: Any, tasks: Sequence[Any], *, processes: bool = False
+) -> Iterator[Any]:
+    with log.progress(f"blend.{name}", len(tasks), "shards") as bar:
+        for result in engine.map(function, tasks, processes=processes):
+            yield result
+            bar.advance()

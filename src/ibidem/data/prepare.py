@@ -1,0 +1,242 @@
+"""Every document by itself: read, clean, judge, scrub, sketch. Runs in a worker, a run of shards at a time.
+
+    <work>/prepared/<source>-<shard>/kept.arrow         what may enter, if it is no duplicate and nobody objects
+                                     dropped.arrow      what may not, without its text
+                                     quarantine.jsonl   what could not be read
+                                     sketch.npy         a sketch for each row of kept.arrow
+
+The folder of a shard appears whole or not at all, so a run that was killed goes on where it was.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from ibidem.config import configuration
+from ibidem.data import clean, language, licenses, shards
+from ibidem.data.contamination import ContaminationPolicy, Guard
+from ibidem.data.dedup import SKETCH, DedupPolicy, sketch_texts
+from ibidem.data.filters import FilterPolicy, Filters
+from ibidem.data.licenses import LicensePolicy
+from ibidem.data.readers import Piece, read
+from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, load_requests
+from ibidem.data.scrub import SECRET_KINDS, Scrubber, ScrubPolicy
+from ibidem.records import Document, Drop, DropReason, Unreadable
+
+KEPT_SCHEMA = shards.SCHEMA.append(pa.field("removal", pa.string()))
+_TEST_PATH = re.compile(r"(^|[/_.-])(tests?|testing|spec|fixtures?)([/_.-]|$)", re.IGNORECASE)
+BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 256
+
+
+@configuration
+class Policies:
+    """What is asked of a document before it may enter."""
+
+    licenses: LicensePolicy = Field(default_factory=LicensePolicy)
+    """Which licenses may enter."""
+    filters: FilterPolicy = Field(default_factory=FilterPolicy)
+    """Which quality, language and tone."""
+    scrub: ScrubPolicy = Field(default_factory=ScrubPolicy)
+    """Which secrets and personal data become placeholders."""
+    contamination: ContaminationPolicy = Field(default_factory=ContaminationPolicy)
+    """Which evaluation problems must not occur."""
+    dedup: DedupPolicy = Field(default_factory=DedupPolicy)
+    """Which documents are duplicates."""
+    removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
+    """Whose requests for removal are honored."""
+    skip: tuple[Literal["licenses", "filters", "scrub", "contamination"], ...] = ()
+    """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
+
+
+class Task(NamedTuple):
+    """Consecutive shards of a source: positions `first_shard * shard_size` up to `end_shard * shard_size`."""
+
+    dataset: str
+    """The folder of the source in the output: `<dataset>/<split>`."""
+    source: int
+    first_shard: int
+    end_shard: int
+    shard_size: int
+    end: int
+    """First position that is not wanted any more."""
+    pieces: tuple[Piece, ...]
+
+
+class Steps:
+    """What happens to each document, in this order; the first step that drops it is the last."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+        self._requests = Matcher(load_requests(policies.removals.requests))
+        self._steps: list[Callable[[Document], Drop | None]] = [self.clean]
+        if "licenses" not in policies.skip:
+            self._steps.append(self.license)
+        if "filters" not in policies.skip:
+            self._steps.append(Filters(policies.filters))
+        if "scrub" not in policies.skip:
+            self._scrubber = Scrubber(policies.scrub)
+            self._steps.append(self.scrub)
+        if "contamination" not in policies.skip and policies.contamination.benchmarks:
+            self._guard = Guard(policies.contamination)
+            self._steps.append(self.contamination)
+
+    def __call__(self, document: Document) -> None:
+        """Change the document in place; set `drop` if it may not enter."""
+        for step in self._steps:
+            document.drop = step(document)
+            if document.drop is not None:
+                break
+        if self._requests.is_needed:
+            document.removal = self._requests.find({noun: getattr(document, noun) for noun in NOUNS})
+
+    def clean(self, document: Document) -> Drop | None:
+        """Normalize whitespace and annotate fenced code blocks; drop what holds NUL or nothing."""
+        if b"\0" in document.raw:
+            return Drop(DropReason.BINARY)
+        document.text = clean.whitespace(document.text, document.category)
+        if not document.text:
+            return Drop(DropReason.EMPTY)
+        if document.category != "code":
+            document.code_blocks = clean.code_blocks(document.text)
+            document.natural_language = language.natural(document.text)
+        return None
+
+    def license(self, document: Document) -> Drop | None:
+        """Resolve the license to SPDX; drop what the policy denies, by metadata or by a header in the file."""
+        verdict = licenses.judge(
+            document.license_raw,
+            document.text,
+            self._policies.licenses,
+            stated=document.license_stated,
+            path=document.path,
+        )
+        document.license, document.license_raw = verdict.expression, verdict.raw
+        document.license_evidence = verdict.evidence
+        return None if verdict.reason is None else Drop(DropReason(verdict.reason), verdict.detail)
+
+    def scrub(self, document: Document) -> Drop | None:
+        """Put placeholders for secrets and personal data; drop tests that leak secrets."""
+        document.text, document.scrubbed = self._scrubber(document.text)
+        leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
+        if leaked and document.path and _TEST_PATH.search(document.path):
+            return Drop(DropReason.SECRET_TEST, ", ".join(leaked))
+        return None
+
+    def contamination(self, document: Document) -> Drop | None:
+        """Drop what holds an evaluation problem."""
+        return self._guard(document.encoded)
+
+
+def prepare(policies: Policies, work: Path, task: Task) -> int:
+    """Prepare the shards of a task that are not there yet; give the number of positions."""
+    shard = task.first_shard
+    while shard < task.end_shard and prepared_path(work, task.source, shard).exists():
+        shard += 1
+    items = _positioned(task, shard * task.shard_size)
+    for number, group in groupby(items, key=lambda item: item[0] // task.shard_size):
+        for empty in range(shard, number):
+            _prepare_shard(policies, work, task, empty, iter(()))
+        _prepare_shard(policies, work, task, number, group)
+        shard = number + 1
+    for empty in range(shard, task.end_shard):
+        _prepare_shard(policies, work, task, empty, iter(()))
+    return min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size
+
+
+def prepared_path(work: Path, source: int, shard: int) -> Path:
+    """Name the folder of a prepared shard."""
+    return work / "prepared" / f"{source:03d}-{shard:05d}"
+
+
+@lru_cache(maxsize=1)
+def _steps(policies: Policies) -> Steps:
+    return Steps(policies)
+
+
+def _positioned(task: Task, start: int) -> Iterator[tuple[int, Document | Unreadable]]:
+    for piece in task.pieces:
+        if piece.first + piece.count <= start:
+            continue
+        for position, item in read(piece, start):
+            if position >= min(task.end, task.end_shard * task.shard_size):
+                return
+            if isinstance(item, Document):
+                item.position = position
+            yield position, item
+
+
+def _prepare_shard(
+    policies: Policies, work: Path, task: Task, number: int, items: Iterator[tuple[int, Document | Unreadable]]
+) -> None:
+    final = prepared_path(work, task.source, number)
+    partial = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    steps = _steps(policies)
+    with _Writer(partial, task.dataset, near=policies.dedup.near) as writer:
+        for _, item in items:
+            if isinstance(item, Document):
+                steps(item)
+            writer.add(item)
+    try:
+        partial.rename(final)
+    except OSError:  # another worker was faster; it wrote the same
+        shutil.rmtree(partial, ignore_errors=True)
+    pa.default_memory_pool().release_unused()
+
+
+class _Writer:
+    """Writes one prepared shard, a batch at a time."""
+
+    def __init__(self, folder: Path, dataset: str, *, near: bool) -> None:
+        self._folder, self._dataset, self._near = folder, dataset, near
+        self._kept: list[Document] = []
+        self._size = 0
+        self._sketches: list[Any] = []
+        self._dropped: list[dict[str, Any]] = []
+        self._unreadable: list[Unreadable] = []
+        self._file = pa.ipc.new_file(folder / "kept.arrow", KEPT_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            sketches = np.concatenate([np.empty(0, SKETCH), *self._sketches])
+            np.save(self._folder / "sketch.npy", sketches)
+            table = pa.Table.from_pylist(self._dropped, schema=shards.DROPPED_SCHEMA)
+            with pa.ipc.new_file(self._folder / "dropped.arrow", table.schema) as file:
+                file.write_table(table)
+            shards.write_quarantine(self._folder / "quarantine.jsonl", self._unreadable)
+        self._file.close()
+
+    def add(self, item: Document | Unreadable) -> None:
+        if isinstance(item, Unreadable):
+            self._unreadable.append(item)
+        elif item.drop is not None:
+            self._dropped.append(shards.dropped_row(item, self._dataset))
+        else:
+            self._kept.append(item)
+            self._size += len(item.raw)
+            if self._size >= BATCH_BYTES or len(self._kept) >= BATCH_DOCUMENTS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._kept:
+            return
+        batch = shards.as_batch(self._kept)
+        removals = pa.array([document.removal for document in self._kept], pa.string())
+        self._file.write_batch(pa.RecordBatch.from_arrays([*batch.columns, removals], schema=KEPT_SCHEMA))
+        hashes = [document.sha256 for document in self._kept]
+        self._sketches.append(sketch_texts(batch.column("text"), hashes, near=self._near))
+        self._kept, self._size = [], 0

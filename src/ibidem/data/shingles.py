@@ -1,0 +1,299 @@
+r"""Words, shingles and sketches of a text: what duplicates and quotations are found by.
+
+    text       "The cat sat on the mat."
+    words      the cat sat on the mat            every lower-cased `\w+`, hashed to 64 bits
+    shingles   {the cat sat on the, cat sat on the mat}     5 words in a row; a shorter text is one shingle
+    MinHash    of each of 112 permutations of the hashes, the least; two texts agree in one with probability Jaccard
+    bands      14 of 8 rows: two texts of similarity s share one with probability 1 - (1 - s**8)**14, 0.92 at 0.8; the
+               rows are dealt out three times, so that of pairs at 0.8 one in 2,000 is missed, and fewer above
+    SimHash    64 bits, each the majority vote of the shingles; close texts differ in few
+
+The kernels are plain Python that numba compiles; they read the UTF-8 bytes of Arrow arrays in place, off the GIL.
+Legend: N texts, W words, S shingles, H permutations, R rows of a band, K keys.
+
+Sources: Broder 1997 "On the resemblance and containment of documents"; Charikar 2002 "Similarity estimation techniques
+from rounding algorithms"; Manku et al. 2007 "Detecting near-duplicates for web crawling", section 3.
+"""
+
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+SHINGLE_WORDS = 5
+NUM_BANDS, BAND_ROWS = 14, 8
+NUM_PERMUTATIONS = NUM_BANDS * BAND_ROWS
+NUM_DEALS = 3
+NUM_KEYS = NUM_BANDS * NUM_DEALS
+SIMHASH_BLOCKS = (11, 11, 11, 11, 10, 10)
+"""Bits of each block: texts that differ in at most 3 bits agree in 3 blocks of 6, which make one key."""
+
+Bytes = NDArray[np.uint8]
+Hashes = NDArray[np.uint64]
+
+_LAST_WORD_CHARACTER = 0x32400  # beyond it stands no letter and no digit
+_PRIME = np.uint64(0x100000001B3)
+_OFFSET = np.uint64(0xCBF29CE484222325)
+_ROLL = np.uint64(0x9E3779B97F4A7C15)
+_SIGMA, _DOTTED_I = 0x3A3, 0x130  # the only two that `str.lower` does not map one to one, whatever stands beside them
+_HAS_IRREGULAR = -1
+_PLANES = 6  # of the counters that count up to 2**6 - 1 votes for 64 bits at once
+
+
+def word_hashes(text: bytes) -> Hashes:
+    r"""Hash every lower-cased `\w+` word of a UTF-8 text, in order.
+
+    >>> a, b = word_hashes(b"The cat"), word_hashes(b"(the CAT)")
+    >>> bool((a == b).all()), len(a)
+    (True, 2)
+    """
+    words = np.empty(len(text) // 2 + 1, np.uint64)
+    count = _hash_words(np.frombuffer(text, np.uint8), 0, len(text), _letters(), words)
+    return word_hashes(_lowered(text)) if count == _HAS_IRREGULAR else words[:count]
+
+
+def shingle_set(text: bytes) -> Hashes:
+    """Hash the shingles of a UTF-8 text: sorted, each once.
+
+    >>> len(shingle_set(b"a b c d e f")), len(shingle_set(b"a b"))
+    (2, 1)
+    """
+    shingles = runs(word_hashes(text), SHINGLE_WORDS)
+    shingles.sort()
+    return np.asarray(shingles[np.append(True, shingles[1:] != shingles[:-1])])
+
+
+def runs(words: Hashes, size: int) -> Hashes:
+    """Hash every run of `size` words, in order; fewer words are one run."""
+    hashes = np.empty(max(1, len(words) - size + 1), np.uint64)
+    _roll(words, len(words), size, hashes)
+    return hashes
+
+
+def jaccard(a: Hashes, b: Hashes) -> float:
+    """Give the Jaccard similarity of two sorted sets: shared / all.
+
+    >>> jaccard(np.array([1, 2, 3], np.uint64), np.array([2, 3, 4], np.uint64))
+    0.5
+    """
+    shared = int(num_shared(a, b))
+    return shared / (len(a) + len(b) - shared)
+
+
+def sketch(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], Hashes, Hashes]:
+    """Sketch texts.
+
+    Returns:
+        MinHash signatures, uint32 [N, H]; SimHashes, uint64 [N]; hashes of all the words in their order, uint64 [N]:
+        equal for texts that differ only in what stands between the words, and in capitals.
+    """
+    count = len(texts)
+    _, offsets, characters = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + count + 1]
+    data = np.frombuffer(characters, np.uint8) if characters else np.empty(0, np.uint8)
+    signatures = np.empty((count, NUM_PERMUTATIONS), np.uint32)
+    simhashes, sequences = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    if _sketch(data, bounds, _letters(), *_permutations(), signatures, simhashes, sequences) == _HAS_IRREGULAR:
+        return sketch(pa.array([text.lower() for text in texts.to_pylist()], pa.large_string()))
+    return signatures, simhashes, sequences
+
+
+def band_keys(signatures: NDArray[np.uint32], band: int) -> Hashes:
+    """Hash one of the NUM_KEYS bands of signatures [N, H]: texts that agree in all its rows have equal keys; [N]."""
+    keys = np.full(len(signatures), _OFFSET)
+    for row in _deals()[band]:
+        keys = (keys ^ signatures[:, row]) * _ROLL
+        keys ^= keys >> np.uint64(29)
+    return keys
+
+
+def simhash_keys(simhashes: Hashes) -> Hashes:
+    """Cut SimHashes into the keys that texts within 3 bits share at least one of; uint64 [N, 20]."""
+    ends = np.cumsum(SIMHASH_BLOCKS)
+    masks = [((1 << bits) - 1) << int(end - bits) for bits, end in zip(SIMHASH_BLOCKS, ends, strict=True)]
+    triples = [np.uint64(a | b | c) for a, b, c in combinations(masks, 3)]
+    return np.stack([simhashes & triple for triple in triples], axis=1)
+
+
+@cache
+def _letters() -> NDArray[np.int32]:
+    r"""For each code point its lower case, or 0 where it belongs to no word; `\w` as Python's `re` has it."""
+    table = np.zeros(_LAST_WORD_CHARACTER, np.int32)
+    for code in range(_LAST_WORD_CHARACTER):
+        character = chr(code)
+        if character.isalnum() or character == "_":
+            table[code] = ord(character.lower()) if code not in (_SIGMA, _DOTTED_I) else _HAS_IRREGULAR
+    return table
+
+
+def _lowered(text: bytes) -> bytes:
+    return text.decode().lower().encode()
+
+
+@cache
+def _deals() -> NDArray[np.int64]:
+    """Give the rows of each band, int64 [NUM_KEYS, R]: first as they stand, then shuffled."""
+    generator = np.random.default_rng(0)
+    deals = [np.arange(NUM_PERMUTATIONS), *(generator.permutation(NUM_PERMUTATIONS) for _ in range(NUM_DEALS - 1))]
+    return np.concatenate(deals).reshape(NUM_KEYS, BAND_ROWS)
+
+
+@cache
+def _permutations() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Give the factors (odd) and the summands of x -> a * x + b modulo 2**32."""
+    generator = np.random.default_rng(0x1B1DE)
+    a, b = generator.integers(0, 2**32, (2, NUM_PERMUTATIONS), np.uint32)
+    return a | np.uint32(1), b
+
+
+def _compiled(function: Any) -> Any:
+    return numba.njit(cache=True, nogil=True, boundscheck=False)(function)
+
+
+@_compiled
+def _hash_words(data: Bytes, start: int, end: int, letters: NDArray[np.int32], words: Hashes) -> int:
+    count = 0
+    h = _OFFSET
+    inside = False
+    i = start
+    while i < end:
+        byte = data[i]
+        if byte < 0x80:
+            code = np.int32(byte)
+            i += 1
+        elif byte < 0xE0:
+            code = (np.int32(byte & 0x1F) << 6) | np.int32(data[i + 1] & 0x3F)
+            i += 2
+        elif byte < 0xF0:
+            code = (np.int32(byte & 0xF) << 12) | (np.int32(data[i + 1] & 0x3F) << 6) | np.int32(data[i + 2] & 0x3F)
+            i += 3
+        else:
+            code = (np.int32(byte & 0x7) << 18) | (np.int32(data[i + 1] & 0x3F) << 12)
+            code |= (np.int32(data[i + 2] & 0x3F) << 6) | np.int32(data[i + 3] & 0x3F)
+            i += 4
+        letter = letters[code] if code < _LAST_WORD_CHARACTER else np.int32(0)
+        if letter > 0:
+            h = (h ^ np.uint64(letter)) * _PRIME
+            inside = True
+        elif inside:
+            words[count] = h ^ (h >> np.uint64(32))
+            count += 1
+            h = _OFFSET
+            inside = False
+        if letter == _HAS_IRREGULAR:
+            return _HAS_IRREGULAR
+    if inside:
+        words[count] = h ^ (h >> np.uint64(32))
+        count += 1
+    return count
+
+
+@_compiled
+def _mix(x: np.uint64) -> np.uint64:
+    """Spread every bit over all: the finalizer of splitmix64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@_compiled
+def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
+    first = min(num_words, size)
+    h = np.uint64(first)
+    for i in range(first):
+        h = h * _ROLL + words[i]
+    hashes[0] = _mix(h)
+    if num_words <= size:
+        return 1
+    oldest = np.uint64(1)
+    for _ in range(size):
+        oldest *= _ROLL
+    salt = np.uint64(size) * (oldest * _ROLL - oldest)  # what the length contributes must not roll away
+    count = 1
+    for i in range(size, num_words):
+        h = h * _ROLL + words[i] - words[i - size] * oldest - salt
+        hashes[count] = _mix(h)
+        count += 1
+    return count
+
+
+@_compiled
+def num_shared(a: Hashes, b: Hashes) -> int:
+    """Count what two sorted sets share."""
+    i = j = shared = 0
+    while i < len(a) and j < len(b):
+        x, y = a[i], b[j]
+        shared += x == y
+        i += x <= y
+        j += y <= x
+    return shared
+
+
+@_compiled
+def _min_hashes(
+    shingles: Hashes, count: int, a: NDArray[np.uint32], b: NDArray[np.uint32], least: NDArray[np.uint32]
+) -> None:
+    """Take the least value of each permutation, two shingles at a time: the compiler makes SIMD of the inner loop."""
+    least[:] = np.uint32(0xFFFFFFFF)
+    for i in range(0, count, 2):
+        x = np.uint32(shingles[i] >> np.uint64(32))
+        y = np.uint32(shingles[min(i + 1, count - 1)] >> np.uint64(32))
+        for p in range(NUM_PERMUTATIONS):
+            u, v = np.uint32(np.uint32(a[p] * x) + b[p]), np.uint32(np.uint32(a[p] * y) + b[p])
+            least[p] = min(least[p], u, v)
+
+
+@_compiled
+def _simhash(shingles: Hashes, count: int) -> np.uint64:
+    """Let the shingles vote on 64 bits; the votes are counted in bit planes, all 64 bits in one word operation."""
+    votes = np.zeros(64, np.int64)
+    planes = np.zeros(_PLANES, np.uint64)
+    for i in range(count):
+        carry = shingles[i]
+        for k in range(_PLANES):
+            planes[k], carry = planes[k] ^ carry, planes[k] & carry
+        if (i + 1) % (2**_PLANES - 1) == 0 or i + 1 == count:
+            for k in range(_PLANES):
+                for bit in range(64):
+                    votes[bit] += np.int64((planes[k] >> np.uint64(bit)) & np.uint64(1)) << k
+            planes[:] = 0
+    simhash = np.uint64(0)
+    for bit in range(64):
+        if 2 * votes[bit] > count:
+            simhash |= np.uint64(1) << np.uint64(bit)
+    return simhash
+
+
+@_compiled
+def _sketch(
+    data: Bytes,
+    bounds: NDArray[np.int64],
+    letters: NDArray[np.int32],
+    a: NDArray[np.uint32],
+    b: NDArray[np.uint32],
+    signatures: NDArray[np.uint32],
+    simhashes: Hashes,
+    sequences: Hashes,
+) -> int:
+    longest = 0
+    for n in range(len(bounds) - 1):
+        longest = max(longest, bounds[n + 1] - bounds[n])
+    words = np.empty(longest // 2 + 1, np.uint64)
+    shingles = np.empty(longest // 2 + 1, np.uint64)
+    for n in range(len(bounds) - 1):
+        num_words = _hash_words(data, bounds[n], bounds[n + 1], letters, words)
+        if num_words == _HAS_IRREGULAR:
+            return _HAS_IRREGULAR
+        h = np.uint64(num_words)
+        for i in range(num_words):
+            h = (h ^ words[i]) * _ROLL
+            h ^= h >> np.uint64(29)
+        sequences[n] = h
+        count = _roll(words, num_words, SHINGLE_WORDS, shingles)
+        _min_hashes(shingles, count, a, b, signatures[n])
+        simhashes[n] = _simhash(shingles, count)
+    return len(simhashes)

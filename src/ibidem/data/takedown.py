@@ -1,0 +1,398 @@
+"""Takedown: what a request for removal means for finished shards, its execution, and the proof.
+
+    plan      which documents, with their near duplicates, in which rows; which tokens, checkpoints, ... saw them
+    apply     rewrite the touched shards, and nothing else; certify
+    verify    nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
+
+The result equals, byte for byte, what `preprocess` makes when it is given the requests from the start. Weights are not
+unlearned by any of this, and the certificate says so.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ibidem import __version__, artifacts, config, log
+from ibidem.artifacts import Artifact
+from ibidem.config import POSITIONAL, configuration
+from ibidem.data import removals, shards, tally, verdicts
+from ibidem.data.dedup import SKETCH, agreement
+from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.finish import part_rows
+from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
+from ibidem.data.uses import Use, uses
+from ibidem.errors import ConfigError, DataError
+from ibidem.records import DropReason
+
+REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
+CERTAIN_AGREEMENT = 0.92
+"""Estimated similarity from which on a document counts as a residual: 0.8 and three standard deviations of the
+estimate from 112 MinHashes, sqrt(0.8 * 0.2 / 112)."""
+WEIGHTS_STATEMENT = (
+    "Data were removed from the dataset. Weights are not unlearned: every checkpoint listed here was trained on the "
+    "removed documents and keeps what it learned from them until it is trained again without them."
+)
+
+
+@configuration
+class TakedownConfig(EngineConfig):
+    """Remove documents from finished datasets because somebody asked."""
+
+    requests: Annotated[Path, POSITIONAL]
+    """File of requests, JSON lines or YAML of `kind` and `value`; a kind is one of repo, owner, path, url, swhid,
+    sha256, record, text."""
+    dataset: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folder of a preprocessed dataset; repeat the flag for datasets that were deduplicated against each other."""
+    artifacts: tuple[Path, ...] = (Path("artifacts"), Path("data"))
+    """Folders below which everything made from the datasets is looked for."""
+    certificate: Path | None = None
+    """Where apply puts the certificate; empty: beside the first dataset, as NAME.takedown-ID.json."""
+
+
+class Gone(NamedTuple):
+    """A row that goes."""
+
+    row: int
+    reason: DropReason
+    detail: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What leaves one dataset."""
+
+    dataset: Artifact
+    policy: RemovalPolicy
+    rows: dict[str, list[Gone]]
+    """By shard."""
+    uses: list[Use]
+
+    @property
+    def sha256s(self) -> list[str]:
+        return [gone.sha256 for rows in self.rows.values() for gone in rows]
+
+    def __str__(self) -> str:
+        reasons = Counter(gone.reason for rows in self.rows.values() for gone in rows)
+        head = (
+            f"{self.dataset.path}: {len(self.sha256s):,} documents in {len(self.rows)} shards "
+            f"({reasons[REMOVED[0]]:,} requested, {reasons[REMOVED[1]]:,} near duplicates of these)"
+        )
+        touched = (f"  {shard}: rows {_some([gone.row for gone in rows])}" for shard, rows in self.rows.items())
+        return "\n".join([head, *touched, *(f"  {use}" for use in self.uses)])
+
+
+def plan_command(config: TakedownConfig) -> str:
+    """Say what would leave, and what saw it."""
+    return "\n".join(map(str, make_plans(config, load_requests([config.requests]))))
+
+
+def apply_command(config: TakedownConfig) -> str:
+    """Remove, prove that nothing is left, and write the certificate."""
+    requests = load_requests([config.requests])
+    plans = make_plans(config, requests)
+    engine = Engine(config)
+    after = [apply(plan, requests, engine) for plan in plans]
+    left = [residuals(plan.dataset.path, requests, engine, plan.policy) for plan in plans]
+    path = config.certificate or _beside(config.dataset[0], requests)
+    certificate = [_statement(plan, now, requests, some) for plan, now, some in zip(plans, after, left, strict=True)]
+    artifacts.write_file(path, json.dumps(certificate, ensure_ascii=False, indent=1) + "\n")
+    if any(some for some in left):
+        raise DataError(f"{path}: residuals were found, see there")
+    removed = sum(len(plan.sha256s) for plan in plans)
+    seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
+    return f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned; certificate: {path}"
+
+
+def verify_command(config: TakedownConfig) -> str:
+    """Prove that nothing of the requests is left.
+
+    Raises:
+        DataError: something is.
+    """
+    requests = load_requests([config.requests])
+    for path in config.dataset:
+        dataset = shards.load_dataset(path)
+        if left := residuals(path, requests, Engine(config), _policy(dataset, config.requests)):
+            first = left[0]
+            raise DataError(
+                f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
+            )
+    return f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
+
+
+def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan]:
+    """Find what leaves each dataset."""
+    datasets = [shards.load_dataset(path) for path in config.dataset]
+    engine = Engine(config)
+    policies = [_policy(dataset, config.requests) for dataset in datasets]
+    found = [_requested(dataset, policy, requests, engine) for dataset, policy in zip(datasets, policies, strict=True)]
+    doomed = {cluster for _, clusters in found for cluster in clusters}
+    plans = []
+    for dataset, policy, (named, _) in zip(datasets, policies, found, strict=True):
+        rows = _rows(dataset, named, doomed)
+        hashes = [gone.sha256 for some in rows.values() for gone in some]
+        plans.append(Plan(dataset, policy, rows, uses(config.artifacts, dataset, hashes)))
+    return plans
+
+
+def apply(plan: Plan, requests: Sequence[Request], engine: Engine) -> Artifact:
+    """Replace the dataset by one without the rows; shards that lose none are the same files."""
+    dataset = plan.dataset
+    honored = {row["id"]: row for row in _tombstones(dataset)} | {request.id: request.tombstone for request in requests}
+    tombstones = [honored[key] for key in sorted(honored)]
+    inputs = [item for item in dataset.inputs if item.role != removals.ROLE] + removals.as_inputs(sorted(honored))
+    with artifacts.create(dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs) as draft:
+        for name, file in dataset.files.items():
+            if name not in (shards.DROPPED, shards.REMOVED, shards.REMOVALS) and _shard_of(name) not in plan.rows:
+                (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(dataset.path / name, draft.path / name)
+                draft.rows |= {name: file.rows} if file.rows is not None else {}
+        rewrite = partial(_rewrite, dataset.path, draft.path)
+        with log.progress("takedown.rewrite", len(plan.rows), "shards") as bar:
+            removed: list[_Removed] = []
+            for some in engine.map(rewrite, list(plan.rows.items()), processes=False):
+                draft.rows |= {some.shard: some.num_kept} if some.num_kept else {}
+                removed.append(some)
+                bar.advance()
+        _merge_dropped(dataset, draft, removed, Matcher(requests))
+        shards.write_tombstones(draft, tombstones)
+        counted = tally.from_counts(dataset.counts)
+        for some in removed:
+            counted.subtract(some.counted)
+        dropped = tally.of_dropped(pq.read_table(draft.path / shards.DROPPED, columns=["reason"]))
+        counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
+        more = {name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters")}
+        draft.counts |= tally.as_counts(counted, more=more)
+    return artifacts.load(dataset.path, kind=shards.KIND)
+
+
+def residuals(path: Path, requests: Sequence[Request], engine: Engine, policy: RemovalPolicy) -> list[dict[str, Any]]:
+    """Find rows that a request names, or that are the same as, or nearly, something that was removed."""
+    dataset = artifacts.load(path, kind=shards.KIND)
+    named, _ = _requested(dataset, policy, requests, engine)
+    found = [{"shard": shard, "row": row, "by": "request"} for shard, row in named]
+    if shards.REMOVED not in dataset.files:
+        return found
+    removed = np.load(path / shards.REMOVED)
+    told = pq.read_table(path / shards.DROPPED, columns=["reason", "raw_sha256", "sha256", "swhid"])
+    told = told.filter(pc.is_in(told["reason"], pa.array(REMOVED, pa.string())))
+    for shard in shards.shard_paths(path):
+        name = shard.relative_to(path).as_posix()
+        columns = pq.read_table(shard, columns=["raw_sha256", "sha256", "swhid"])
+        for column in columns.column_names:
+            same = pc.indices_nonzero(pc.is_in(columns[column], told[column].combine_chunks())).to_pylist()
+            found += [{"shard": name, "row": row, "by": f"exact hash ({column})"} for row in same]
+        if policy.duplicates == "cluster":
+            found += [{"shard": name, **row} for row in _similar(np.load(shards.sketch_path(shard)), removed)]
+    return found
+
+
+def _similar(sketches: NDArray[Any], removed: NDArray[Any]) -> Iterator[dict[str, Any]]:
+    for row in np.flatnonzero(np.isin(sketches["sequence"], removed["sequence"])).tolist():
+        yield {"row": row, "by": "normalized hash"}
+    from ibidem.data.shingles import NUM_KEYS, band_keys
+
+    shares_band = np.zeros(len(sketches), bool)
+    for band in range(NUM_KEYS):
+        shares_band |= np.isin(band_keys(sketches["signature"], band), band_keys(removed["signature"], band))
+    for row in np.flatnonzero(shares_band).tolist():
+        agreed = float(agreement(sketches[row]["signature"], removed["signature"]).max())
+        if agreed >= CERTAIN_AGREEMENT:
+            yield {"row": row, "by": f"MinHash (estimated similarity {agreed:.2f})"}
+
+
+class _Removed(NamedTuple):
+    """What left one shard."""
+
+    shard: str
+    num_kept: int
+    counted: tally.Tally
+    """Of the rows that left."""
+    dropped: pa.Table
+    sketches: NDArray[Any]
+
+
+def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
+    name, gone = task
+    places = [one.row for one in gone]
+    table = pa.table(
+        {"row": places, "reason": [str(one.reason) for one in gone], "detail": [one.detail for one in gone]},
+        schema=verdicts.SCHEMA.empty_table().select(["row", "reason", "detail"]).schema,
+    )
+    counted: tally.Tally = Counter()
+    dropped = []
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for batch, inside in verdicts.aligned(shards.read_batches(old / name), table):
+            stay, go, rows = part_rows(batch, inside, _dataset_of(name))
+            counted.update(tally.of_kept(rows))
+            dropped.append(go)
+            yield stay
+
+    path = new / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_kept = shards.write_shard(path, kept())
+    sketches = np.load(shards.sketch_path(old / name))
+    if num_kept:
+        np.save(shards.sketch_path(path), np.delete(sketches, places))
+    return _Removed(name, num_kept, counted, pa.Table.from_batches(dropped, shards.DROPPED_SCHEMA), sketches[places])
+
+
+def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], matcher: Matcher) -> None:
+    """Write the dropped rows and the sketches of the removed ones, old and added, in the order of the shards."""
+    old = _renamed(pq.read_table(dataset.path / shards.DROPPED), matcher)
+    table = pa.concat_tables([old, *(some.dropped for some in removed)])
+    order = [("dataset", "ascending"), ("position", "ascending")]
+    size = int(dataset.config["shard_size"])
+    table = table.sort_by(order)
+    numbers = pc.divide(table["position"], size).to_numpy()
+    names = table["dataset"].to_pylist()
+    starts = [i for i in range(len(table)) if i == 0 or (names[i], numbers[i]) != (names[i - 1], numbers[i - 1])]
+    ends = [*starts[1:], len(table)]
+    pieces = (table.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
+    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, pieces)
+    sketches = [np.empty(0, SKETCH)]
+    if shards.REMOVED in dataset.files:
+        sketches.append(np.load(dataset.path / shards.REMOVED))
+    sketches += [some.sketches for some in removed]
+    places = pa.concat_tables([_removed_only(old), *(_removed_only(some.dropped) for some in removed)])
+    if len(places):
+        by_place = pc.sort_indices(places.select(["dataset", "position"]), sort_keys=order)
+        np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place.to_numpy()])
+
+
+def _renamed(dropped: pa.Table, matcher: Matcher) -> pa.Table:
+    """Tell of rows that had left before that these requests name them too: of several names the least is told."""
+    rows = dropped.to_pylist()
+    for row in rows:
+        if row["reason"] in REMOVED and (request := matcher.find(row)):
+            told = [row["detail"]] if row["reason"] == DropReason.REMOVAL_REQUESTED else []
+            row |= {"reason": str(DropReason.REMOVAL_REQUESTED), "detail": min([*told, request])}
+    return pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA)
+
+
+def _removed_only(dropped: pa.Table) -> pa.Table:
+    return dropped.filter(pc.is_in(dropped["reason"], pa.array(REMOVED, pa.string())))
+
+
+def _requested(
+    dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine
+) -> tuple[dict[tuple[str, int], str], set[str]]:
+    """Give the request by (shard, row) of the rows that are named, and the clusters that leave with them."""
+    matcher = Matcher(requests)
+    named: dict[tuple[str, int], str] = {}
+    doomed: set[str] = set()
+    for name, row, nouns in _shard_rows(dataset):
+        if request := matcher.find(nouns):
+            named[name, row] = request
+    if matcher.texts:
+        names = [path.relative_to(dataset.path).as_posix() for path in shards.shard_paths(dataset.path)]
+        sizes = [dataset.files[name].rows or 0 for name in names]
+        bounds = np.cumsum([0, *sizes])
+        tasks = [
+            (dataset.path / name, np.arange(size), int(start))
+            for name, size, start in zip(names, sizes, bounds, strict=False)
+        ]
+        for some in engine.map(partial(verdicts.find_texts, policy), tasks, processes=False):
+            for index, request in some.items():
+                number = int(np.searchsorted(bounds, index, side="right")) - 1
+                named.setdefault((names[number], index - int(bounds[number])), request)
+    if policy.duplicates == "cluster":
+        doomed = {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in named}
+        dropped = pq.read_table(dataset.path / shards.DROPPED)
+        duplicates = dropped.filter(pc.starts_with(dropped["reason"], "duplicate."))
+        doomed |= {row["cluster"] for row in duplicates.to_pylist() if matcher.find(row)}
+    return named, doomed
+
+
+def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for path in shards.shard_paths(dataset.path):
+        name = path.relative_to(dataset.path).as_posix()
+        rows = pq.read_table(path, columns=[*NOUNS, "cluster"]).to_pylist()
+        for number, row in enumerate(rows):
+            row["cluster"] = row["cluster"] or row["sha256"][: verdicts.CLUSTER_DIGITS]
+            yield name, number, row
+
+
+def _rows(dataset: Artifact, named: dict[tuple[str, int], str], doomed: set[str]) -> dict[str, list[Gone]]:
+    rows: dict[str, list[Gone]] = {}
+    for name, row, nouns in _shard_rows(dataset):
+        if request := named.get((name, row)):
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, nouns["sha256"]))
+        elif nouns["cluster"] in doomed:
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, nouns["cluster"], nouns["sha256"]))
+    return rows
+
+
+def _policy(dataset: Artifact, requests: Path) -> RemovalPolicy:
+    if "removals" not in dataset.config:
+        raise ConfigError(
+            f"{dataset.path}: not made by preprocess; take down from what it was made of, then make it again"
+        )
+    return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
+
+
+def _statement(
+    plan: Plan, after: Artifact, requests: Sequence[Request], left: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it holds no text."""
+    before = plan.dataset
+    touched = {
+        name: (file.sha256, after.files[name].sha256 if name in after.files else None)
+        for name, file in before.files.items()
+        if after.files.get(name) != file
+    }
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": file.sha256}} for name, file in sorted(after.files.items())],
+        "predicateType": "urn:ibidem:takedown:v1",
+        "predicate": {
+            "dataset": {"path": str(after.path), "before": before.digest, "after": after.digest},
+            "requests": [request.tombstone for request in requests],
+            "removed": [{"shard": shard, **gone._asdict()} for shard, rows in plan.rows.items() for gone in rows],
+            "files": {
+                "rewritten": {name: {"before": old, "after": new} for name, (old, new) in sorted(touched.items())},
+                "untouched": len(before.files) - len(touched),
+            },
+            "residuals": list(left),
+            "seen_by": [use.as_record() for use in plan.uses],
+            "statement": WEIGHTS_STATEMENT,
+            "tool": f"ibidem {__version__}",
+        },
+    }
+
+
+def _beside(dataset: Path, requests: Sequence[Request]) -> Path:
+    key = removals.as_inputs([request.id for request in requests])[0].digest.removeprefix("sha256:")[:12]
+    return dataset.parent / f"{dataset.name}.takedown-{key}.json"
+
+
+def _tombstones(dataset: Artifact) -> list[dict[str, Any]]:
+    if shards.REMOVALS not in dataset.files:
+        return []
+    return [json.loads(line) for line in (dataset.path / shards.REMOVALS).read_text(encoding="utf-8").splitlines()]
+
+
+def _shard_of(name: str) -> str:
+    return name.replace("sketch-", "shard-").replace(".npy", ".parquet")
+
+
+def _dataset_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _some(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10:,} more" if len(rows) > 10 else "")

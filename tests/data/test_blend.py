@@ -1,0 +1,172 @@
+"""A blend has its shares in every prefix, comes out the same every time, and its rows keep their provenance."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import python_file
+
+from ibidem import artifacts, config
+from ibidem.artifacts import Artifact
+from ibidem.cli import main
+from ibidem.data.blend import BlendConfig, blend
+from ibidem.data.shards import read_rows, shard_paths
+from ibidem.errors import ConfigError, DigestMismatch
+
+PROSE = (
+    "The library keeps a list of all that was read and tells where each sentence of an answer was found, so that "
+    "a reader who doubts number {0} may look it up in place {1} and be sure of it."
+)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of code and prose, and one of instructions."""
+    root = tmp_path_factory.mktemp("blend")
+    for name, texts, suffix in [
+        ("mixed", [python_file(seed) for seed in range(300)], ".py"),
+        ("prose", [PROSE.format(i, i * i) * (1 + i % 3) for i in range(400)], ".txt"),
+        ("chat", [json.dumps({"question": i, "answer": PROSE.format(i, -i)}) for i in range(60)], ".txt"),
+    ]:
+        columns = {"text": texts, "id": [f"{name}{i}" for i in range(len(texts))], "license": ["MIT"] * len(texts)}
+        columns["path"] = [f"{i}{suffix}" for i in range(len(texts))]
+        (root / f"{name}-source").mkdir()
+        pq.write_table(pa.table(columns), root / f"{name}-source" / "a.parquet")
+    both = [f"{root}/{name}-source:train:text" for name in ("mixed", "prose")]
+    flags = ["--shard-size", "70", "--dedup.near", "false", "--skip", "filters"]
+    assert main(["preprocess", "--dataset", *both, "--output-dir", str(root / "public"), *flags]) == 0
+    chat = f"{root}/chat-source:train:text"
+    assert main(["preprocess", "--dataset", chat, "--output-dir", str(root / "chat"), *flags]) == 0
+    return root
+
+
+def make(root: Path, output: Path, **more: object) -> Artifact:
+    tree = {
+        "datasets": {
+            "public": {"path": str(root / "public")},
+            "chat": {"path": str(root / "chat"), "category": "instruction", "max_repeats": 4},
+        },
+        "output_dir": str(output),
+        "shard_size": 50,
+    } | more
+    blend(config.build(BlendConfig, tree))
+    return artifacts.verify(output, kind="dataset")
+
+
+def rows_of(artifact: Artifact) -> list[dict[str, object]]:
+    columns = ["text", "category", "record", "source", "sha256"]
+    return [row for path in shard_paths(artifact.path) for row in read_rows(path, columns)]
+
+
+def test_every_prefix_has_the_shares(datasets: Path, tmp_path: Path) -> None:
+    rows = rows_of(make(datasets, tmp_path / "out"))
+    assert len(rows) > 300
+    largest = max(len(row["text"].encode()) for row in rows)
+    served: Counter[str] = Counter()
+    for row in rows:
+        served[row["category"]] += len(row["text"].encode())
+        for category, share in (("code", 0.7), ("text", 0.2), ("instruction", 0.1)):
+            assert abs(served[category] - share * served.total()) <= largest
+
+
+def test_the_blend_ends_with_its_scarcest_category(datasets: Path, tmp_path: Path) -> None:
+    artifact = make(datasets, tmp_path / "out")
+    assert artifact.counts["ended"] == "no more code"
+    assert sum(row["category"] == "code" for row in rows_of(artifact)) == 300
+    assert artifact.counts["shares"]["code"] == pytest.approx(0.7, abs=0.01)
+    assert artifact.counts["read"] == artifact.counts["kept"] == len(rows_of(artifact))
+
+
+def test_a_total_weights_and_caps_are_kept(datasets: Path, tmp_path: Path) -> None:
+    public = {"path": str(datasets / "public"), "max_bytes": 40_000}
+    again = {"path": str(datasets / "public"), "weight": 3.0}
+    artifact = make(
+        datasets, tmp_path / "out", total=60_000, datasets={"a": public, "b": again}, shares={"code": 0.5, "text": 0.5}
+    )
+    assert 60_000 <= artifact.counts["total"] < 62_000
+    sizes = {name: artifact.counts["datasets"][name]["code"]["size"] for name in "ab"}
+    assert sizes["b"] == pytest.approx(3 * sizes["a"], rel=0.1)
+    assert artifact.counts["ended"] == "the total is reached"
+
+
+def test_repeats_are_whole_passes_and_bounded(datasets: Path, tmp_path: Path) -> None:
+    chat = {"path": str(datasets / "chat"), "category": "instruction", "max_repeats": 3, "max_bytes": 5_000}
+    artifact = make(datasets, tmp_path / "out", datasets={"chat": chat}, shares={"instruction": 1.0})
+    records = [row["record"] for row in rows_of(artifact)]
+    size = len(set(records))
+    assert len(records) == 3 * size
+    assert size < 60
+    assert [set(records[i * size : (i + 1) * size]) for i in range(3)] == [set(records)] * 3
+    assert records[:size] != records[size : 2 * size]
+
+
+def test_the_seed_decides_the_order_and_nothing_else_does(datasets: Path, tmp_path: Path) -> None:
+    one, same = (make(datasets, tmp_path / name, workers=workers) for name, workers in (("one", 1), ("same", 2)))
+    assert one.files == same.files
+    other = make(datasets, tmp_path / "other", seed=1)
+    assert other.files != one.files
+    assert [r["record"] for r in rows_of(other)][:20] != [r["record"] for r in rows_of(one)][:20]
+
+
+def test_verify_makes_it_again_and_compares(datasets: Path, tmp_path: Path) -> None:
+    made = make(datasets, tmp_path / "out")
+    options = {"datasets": {"public": {"path": str(datasets / "public")}}, "shares": {"code": 1.0}}
+    make(datasets, tmp_path / "out", verify=True)
+    assert artifacts.verify(tmp_path / "out").digest == made.digest
+    with pytest.raises(DigestMismatch, match="comes out differently"):
+        make(datasets, tmp_path / "out", verify=True, seed=1)
+    make(datasets, tmp_path / "code", **options)
+    with pytest.raises(DigestMismatch, match="public is not what it was made from"):
+        make(
+            datasets,
+            tmp_path / "code",
+            verify=True,
+            **options | {"datasets": {"public": {"path": str(datasets / "chat")}}},
+        )
+    shard = shard_paths(tmp_path / "out")[0]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(DigestMismatch, match="damaged"):
+        make(datasets, tmp_path / "out", verify=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code", "out"]
+
+
+def test_a_share_that_nothing_fills_is_one_line(datasets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="instruction has a share of 0.1, and no dataset gives any"):
+        make(datasets, tmp_path / "out", datasets={"public": {"path": str(datasets / "public")}})
+    with pytest.raises(ConfigError, match="add up to 0.9"):
+        make(datasets, tmp_path / "out", shares={"code": 0.5, "text": 0.4})
+    with pytest.raises(ConfigError, match="at least one"):
+        make(datasets, tmp_path / "out", datasets={})
+    with pytest.raises(ConfigError, match="unknown key"):
+        make(datasets, tmp_path / "out", datasets={"public": {"path": "x", "wieght": 2}})
+
+
+def test_tokens_are_counted_with_the_tokenizer(datasets: Path, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    words = [
+        "train-tokenizer",
+        "--input",
+        str(datasets / "public"),
+        "--vocab-size",
+        "600",
+        "--output-dir",
+        str(tokenizer),
+    ]
+    assert main(words) == 0
+    artifact = make(datasets, tmp_path / "out", tokenizer=str(tokenizer), total=20_000)
+    from ibidem.tokenization.tokenizer import Tokenizer
+
+    loaded = Tokenizer.load(tokenizer)
+    counted = sum(len(loaded.encode(str(row["text"]))) + 1 for row in rows_of(artifact))
+    assert counted == artifact.counts["total"]
+    assert artifact.counts["unit"] == "tokens"
+
+
+def test_the_blend_is_given_by_flags_too(datasets: Path, tmp_path: Path) -> None:
+    flags = ["--datasets.a.path", str(datasets / "public"), "--shares.code", "0.6", "--shares.text", "0.4"]
+    assert main(["blend", *flags, "--output-dir", str(tmp_path / "out")]) == 0
+    assert main(["blend", *flags, "--output-dir", str(tmp_path / "out"), "--verify"]) == 0
+    assert artifacts.load(tmp_path / "out").config["shares"] == {"code": 0.6, "text": 0.4}

@@ -1,0 +1,188 @@
+"""Duplicates: exactly those that exact Jaccard similarity finds, each covered by a document that is kept."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.conftest import SHARED_DATA, python_file
+
+from ibidem import artifacts
+from ibidem.data import shards, shingles
+from ibidem.data.dedup import SKETCH, agreement
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.errors import ConfigError
+
+WORDS = re.compile(r"\w+")
+
+
+def shingle_tuples(text: str) -> set[tuple[str, ...]]:
+    """Give the shingles as the definition says: 5 lower-cased words in a row; a shorter text is one shingle."""
+    words = WORDS.findall(text.lower())
+    return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+
+def similarity(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
+    return len(a & b) / len(a | b)
+
+
+def edited(text: str, rng: random.Random) -> str:
+    """Change some words of a text."""
+    words = text.split(" ")
+    for _ in range(rng.randint(1, 8)):
+        words[rng.randrange(len(words))] = rng.choice(["alpha", "beta", "gamma"])
+    return " ".join(words)
+
+
+def corpus() -> list[str]:
+    rng = random.Random(0)
+    texts = [python_file(seed) for seed in range(120)]
+    for seed in range(0, 120, 2):
+        texts += [edited(texts[seed], rng), texts[seed].replace("\n", "\n\n"), texts[seed].upper()]
+    texts += [texts[5], texts[5], "a b c\n", "A, b: c;\n"]
+    rng.shuffle(texts)
+    return texts
+
+
+def run(output: Path, texts: list[str], **settings: object) -> None:
+    path = output.parent / f"{output.name}.parquet"
+    pq.write_table(pa.table({"text": texts, "id": [f"d{i}" for i in range(len(texts))]}), path)
+    quiet = {"skip": ("filters", "scrub")}
+    preprocess(PreprocessConfig(dataset=(f"{path}:train:text",), output_dir=output, shard_size=50, **quiet | settings))
+
+
+def kept(output: Path) -> dict[str, dict[str, object]]:
+    return {row["record"]: row for path in shards.shard_paths(output) for row in pq.read_table(path).to_pylist()}
+
+
+def test_removal_is_exactly_what_exact_similarity_covers(tmp_path: Path) -> None:
+    texts = corpus()
+    run(tmp_path / "out", texts)
+    sets = {f"d{i}": shingle_tuples(text) for i, text in enumerate(texts)}
+    stays: list[str] = []
+    for record, own in sets.items():  # the rule itself, with nothing but exact similarity
+        if not any(similarity(own, sets[other]) >= 0.8 for other in stays):
+            stays.append(record)
+    assert list(kept(tmp_path / "out")) == stays
+    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    assert len(dropped) + len(stays) == len(texts)
+    for row in dropped:
+        assert row["kept"] in stays
+        assert similarity(sets[row["record"]], sets[row["kept"]]) == pytest.approx(row["similarity"], abs=1e-12)
+        assert row["cluster"]
+
+
+def test_a_cluster_links_the_dropped_to_the_kept(tmp_path: Path) -> None:
+    texts = [python_file(1), python_file(2), python_file(1).upper(), python_file(1)]
+    run(tmp_path / "out", texts)
+    rows = kept(tmp_path / "out")
+    assert set(rows) == {"d0", "d1"}
+    cluster = rows["d0"]["cluster"]
+    assert cluster == str(rows["d0"]["sha256"])[:16]
+    assert rows["d1"]["cluster"] is None
+    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    assert [(row["record"], row["reason"], row["kept"], row["cluster"]) for row in dropped] == [
+        ("d2", "duplicate.near", "d0", cluster),
+        ("d3", "duplicate.exact", "d0", cluster),
+    ]
+    assert artifacts.load(tmp_path / "out").counts["clusters"] == {"clusters": 1, "documents": 3, "largest": 3}
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_parts_can_be_switched_off(tmp_path: Path, *, near: bool) -> None:
+    texts = [python_file(1), python_file(1).upper(), python_file(1)]
+    run(tmp_path / "out", texts, dedup={"near": near})
+    assert set(kept(tmp_path / "out")) == ({"d0"} if near else {"d0", "d1"})
+    run(tmp_path / "none", texts, dedup={"near": False, "exact": False})
+    assert len(kept(tmp_path / "none")) == 3
+
+
+def test_what_an_existing_corpus_covers_does_not_enter_again(tmp_path: Path) -> None:
+    texts = corpus()
+    run(tmp_path / "base", texts[:200])
+    run(tmp_path / "more", texts[200:], dedup={"against": (tmp_path / "base",)})
+    run(tmp_path / "whole", texts)
+    whole = {row["sha256"] for row in kept(tmp_path / "whole").values()}
+    parts = [row["sha256"] for name in ("base", "more") for row in kept(tmp_path / name).values()]
+    assert sorted(parts) == sorted(whole)
+
+
+def test_an_existing_corpus_without_sketches_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "base", corpus()[:20], dedup={"near": False})
+    with pytest.raises(ConfigError, match="near"):
+        run(tmp_path / "more", corpus()[20:30], dedup={"against": (tmp_path / "base",)})
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_hashed_sets_have_the_similarity_of_the_words(a: str, b: str) -> None:
+    a, b = a.encode(errors="ignore").decode(), b.encode(errors="ignore").decode()
+    found = shingles.jaccard(shingles.shingle_set(a.encode()), shingles.shingle_set(b.encode()))
+    assert found == similarity(shingle_tuples(a), shingle_tuples(b))
+
+
+@pytest.mark.parametrize(
+    "text", ["ΑΣ ΣΑΣ α", "İstanbul İ", "straße STRASSE ǅ ǆ", "日本語 テキスト", "a_b 1２３ x²", "e\u0301 É"]
+)
+def test_words_are_those_of_the_regular_expression(text: str) -> None:
+    count = len(WORDS.findall(text.lower()))
+    assert len(shingles.word_hashes(text.encode())) == count
+    assert (shingles.word_hashes(text.encode()) == shingles.word_hashes(text.lower().encode())).all()
+
+
+def test_sketches_of_similar_texts_agree_as_often_as_they_are_similar() -> None:
+    base = [f"word{i}" for i in range(3000)]
+    texts = [" ".join(base), " ".join(base[300:] + [f"other{i}" for i in range(300)])]
+    signatures, _, _ = shingles.sketch(pa.array(texts, pa.large_string()))
+    truth = similarity(shingle_tuples(texts[0]), shingle_tuples(texts[1]))
+    estimate = agreement(signatures[0], signatures[1:])[0]
+    assert abs(estimate - truth) < 4 * (truth * (1 - truth) / 112) ** 0.5
+
+
+def test_simhash_is_the_majority_of_the_bits() -> None:
+    hashes = shingles.shingle_set(" ".join(f"w{i}" for i in range(500)).encode())
+    votes = ((hashes[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).sum(axis=0)
+    expected = sum(1 << bit for bit in range(64) if 2 * votes[bit] > len(hashes))
+    _, simhashes, _ = shingles.sketch(pa.array([" ".join(f"w{i}" for i in range(500))], pa.large_string()))
+    assert int(simhashes[0]) == expected
+
+
+def test_texts_within_three_bits_share_a_simhash_key() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 2**63, 200, dtype=np.uint64)
+    flips = np.array([sum(1 << int(bit) for bit in rng.choice(64, 3, replace=False)) for _ in one], np.uint64)
+    keys, others = shingles.simhash_keys(one), shingles.simhash_keys(one ^ flips)
+    assert (keys == others).any(axis=1).all()
+
+
+def test_a_sketch_row_is_the_same_in_every_batch() -> None:
+    texts = pa.array([*corpus()[:40], "ΣΑΣ", ""], pa.large_string())
+    whole = shingles.sketch(texts)
+    for index in (0, 17, 39, 40, 41):
+        alone = shingles.sketch(texts.slice(index, 1))
+        assert all((a[index] == b[0]).all() for a, b in zip(whole, alone, strict=True))
+    assert SKETCH.itemsize == 496
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared corpus is not here")
+def test_real_files_lose_every_true_duplicate_and_nothing_else(tmp_path: Path) -> None:
+    texts = pq.read_table(SHARED_DATA / "corpus" / "part-00016.parquet", columns=["text"])["text"].to_pylist()[:1500]
+    run(tmp_path / "out", texts)
+    sets = {f"d{i}": shingle_tuples(text) for i, text in enumerate(texts)}
+    stays = list(kept(tmp_path / "out"))
+    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    assert all(
+        similarity(sets[row["record"]], sets[row["kept"]]) >= 0.8
+        for row in dropped
+        if row["reason"].startswith("duplicate.")
+    )
+    by_shingle: dict[tuple[str, ...], list[str]] = {}
+    for record in stays:
+        for shingle in sets[record]:
+            by_shingle.setdefault(shingle, []).append(record)
+    pairs = {(a, b) for group in by_shingle.values() if len(group) < 60 for a in group for b in group if a < b}
+    assert not [pair for pair in pairs if similarity(sets[pair[0]], sets[pair[1]]) >= 0.8]

@@ -1,0 +1,146 @@
+"""The same bytes come out, whoever does the work and however often it is killed."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import python_file
+
+from ibidem import artifacts
+from ibidem.cli import main
+from ibidem.data.engine import Engine, EngineConfig
+from ibidem.errors import ConfigError, DataError
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of every kind, enough for a dozen shards."""
+    folder = tmp_path_factory.mktemp("engine") / "mixed"
+    (folder / "src").mkdir(parents=True)
+    texts = [python_file(seed) for seed in range(400)]
+    texts += [text.replace("return", "yield", 1) for text in texts[::5]] + texts[::9]
+    random.Random(0).shuffle(texts)
+    columns = {"text": texts[:250], "id": [f"p{i}" for i in range(250)], "license": ["MIT", "GPL-3.0"] * 125}
+    pq.write_table(pa.table(columns), folder / "a.parquet", row_group_size=90)
+    with (folder / "b.jsonl").open("w") as file:
+        for i, text in enumerate(texts[250:420]):
+            file.write(json.dumps({"text": text, "id": f"j{i}", "license": "MIT"}) + "\n" * (1 + i % 3))
+        file.write("{broken\n")
+    for i, text in enumerate(texts[420:]):
+        (folder / "src" / f"f{i:03d}.py").write_text("# SPDX-License-Identifier: MIT\n" + text)
+    return folder
+
+
+def command(source: Path, output: Path, *more: str) -> list[str]:
+    return ["preprocess", "--dataset", f"{source}:train:text", "--output-dir", str(output), "--shard-size", "40", *more]
+
+
+def content(output: Path) -> dict[str, bytes]:
+    artifact = artifacts.verify(output)
+    return {name: (output / name).read_bytes() for name in artifact.files} | {"digest": artifact.digest.encode()}
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("expected") / "out"
+    assert main(command(source, output, "--workers", "1")) == 0
+    assert artifacts.load(output).counts["kept"] > 300
+    return content(output)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_number_of_workers_changes_no_byte(
+    source: Path, expected: dict[str, bytes], tmp_path: Path, workers: int
+) -> None:
+    assert main(command(source, tmp_path / "out", "--workers", str(workers))) == 0
+    assert content(tmp_path / "out") == expected
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
+    source: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out")]
+    rng, kills = random.Random(7), 0
+    while kills < 8:
+        process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + rng.uniform(0.8, 4.0)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        assert not (tmp_path / "out").exists() or artifacts.verify(tmp_path / "out")
+    assert kills
+    subprocess.run(arguments, env=ENVIRONMENT, check=True, capture_output=True)
+    assert content(tmp_path / "out") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing hidden is left
+
+
+def test_finished_shards_are_not_made_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ibidem.data import preprocess
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preprocess.finish, "assemble", fail)
+    assert main(command(source, tmp_path / "out", "--workers", "1")) == 2
+    (work,) = tmp_path.glob(".out.work-*")
+    before = {path: path.stat().st_ino for path in work.rglob("kept.arrow")}
+    assert before
+    monkeypatch.undo()
+    seen = []
+    monkeypatch.setattr("ibidem.data.prepare._prepare_shard", lambda *_: seen.append(1))
+    assert main(command(source, tmp_path / "out", "--workers", "1")) == 0
+    assert not seen
+
+
+def test_an_error_in_a_worker_keeps_its_kind_and_its_traceback() -> None:
+    engine = Engine(EngineConfig(workers=2))
+    for processes in (True, False):
+        with pytest.raises(DataError, match="task 2") as error:
+            list(engine.map(_fail, [1, 2, 3], processes=processes))
+        assert "_fail" in "".join(error.value.__notes__)
+
+
+def test_a_missing_cluster_is_one_line() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="no cluster at 127.0.0.1:1"):
+        Engine(EngineConfig(runner="ray", ray_address="127.0.0.1:1"))
+
+
+def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    start = ["start", "--head", "--num-cpus", "2", "--port", str(port), "--node-ip-address", "127.0.0.1"]
+    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", f"/tmp/ray-{port}"]
+    subprocess.run([ray, *start, *options], env=ENVIRONMENT, check=True, capture_output=True)
+    try:
+        more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
+        arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out", *more)]
+        done = subprocess.run(arguments, env=ENVIRONMENT, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert content(tmp_path / "out") == expected
+    finally:
+        subprocess.run([ray, "stop", "--force"], env=ENVIRONMENT, check=False, capture_output=True)
+
+
+def _fail(task: int) -> int:
+    if task == 2:
+        raise DataError("task 2 cannot be done")
+    return task

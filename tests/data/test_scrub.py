@@ -1,0 +1,276 @@
+import base64
+import json
+import random
+import string
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibidem.data.scrub import PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
+
+CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
+SCRUBBER = Scrubber(ScrubPolicy())
+HEX, LOWER = "0123456789abcdef", string.ascii_lowercase
+UPPER, ALNUM = string.ascii_uppercase + string.digits, string.ascii_letters + string.digits
+
+
+def scramble(alphabet: str, length: int, seed: int = 7) -> str:
+    return "".join(random.Random(f"{seed}{length}").choices(alphabet, k=length))
+
+
+def base64url(data: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
+
+
+def pem(label: str) -> str:
+    lines = "\n".join(scramble(ALNUM + "+/", 64, seed) for seed in range(12))
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----"
+
+
+DISCORD_USER = base64.b64encode(b"281904763559280640").decode()
+
+# Literals are split, so that no scanner takes them for keys.
+TOKENS = [
+    ("key.aws-access-key", "AKIA" + scramble(UPPER, 16)),
+    ("key.artifactory", "AKC" + "p8" + scramble(ALNUM, 68)),
+    ("key.artifactory", "AP" + "6" + scramble(ALNUM, 33)),
+    ("key.discord", f"{DISCORD_USER}.{scramble(ALNUM, 6)}.{scramble(ALNUM, 27)}"),
+    ("key.github", "gh" + "p_" + scramble(ALNUM, 36)),
+    ("key.github", "github" + "_pat_" + scramble(ALNUM, 22) + "_" + scramble(ALNUM, 59)),
+    ("key.gitlab", "gl" + "pat-" + scramble(ALNUM, 20)),
+    ("key.gitlab", "GR" + "1348941" + scramble(ALNUM, 20)),
+    ("key.jwt", f"{base64url({'alg': 'HS256'})}.{base64url({'sub': '1'})}.{scramble(ALNUM, 43)}"),
+    ("key.mailchimp", scramble(HEX, 32) + "-us" + "12"),
+    ("key.npm", "np" + "m_" + scramble(ALNUM, 36)),
+    ("key.openai", "sk" + "-" + scramble(ALNUM, 20) + "T3Blbk" + "FJ" + scramble(ALNUM, 20)),
+    ("key.openai", "sk" + "-proj-" + scramble(ALNUM, 60) + "T3Blbk" + "FJ" + scramble(ALNUM, 60)),
+    ("key.anthropic", "sk" + "-ant-api03-" + scramble(ALNUM, 95)),
+    ("key.private-key", pem("RSA PRIV" + "ATE KEY")),
+    ("key.private-key", pem("PGP PRIV" + "ATE KEY BLOCK")),
+    ("key.private-key", pem("RSA PRIV" + "ATE KEY").replace("\n", "\\n")),
+    ("key.pypi", "pypi-AgEIcHlwaS5" + "vcmc" + scramble(ALNUM, 150)),
+    ("key.sendgrid", "SG" + "." + scramble(ALNUM, 22) + "." + scramble(ALNUM, 43)),
+    ("key.slack-token", "xo" + "xb-" + scramble(string.digits, 12) + "-" + scramble(ALNUM, 24)),
+    ("key.square", "sq0" + "csp-" + scramble(ALNUM, 43)),
+    ("key.stripe", "sk_" + "live_" + scramble(ALNUM, 24)),
+    ("key.telegram", scramble("123456789", 9) + ":AA" + scramble(ALNUM, 33)),
+    ("key.twilio", "S" + "K" + scramble(HEX, 32)),
+    ("key.google-api", "AI" + "za" + scramble(ALNUM, 35)),
+    ("key.huggingface", "h" + "f_" + scramble(string.ascii_letters, 34)),
+    ("email", "ann.o-neil+list@mail.ibidem.org"),
+    ("email", "jürgen@bücher.de"),
+    ("ip-address", "93.184.216.34"),
+    ("ip-address", "2a02:6b8:7c:40c:c51e:495f:e23a:3"),
+    ("ip-address", "2606:2800:220:1::1946"),
+    ("phone-number", "+49 30 901820"),
+    ("phone-number", "+1 (212) 736-5000"),
+    ("phone-number", "(212) 736-5000"),
+    ("phone-number", "01 42 68 53 00"),
+    ("phone-number", "020 7925 0918"),
+    ("credit-card", "4539 5787 6362 1486"),
+    ("credit-card", "3714-496353-98431"),
+    ("credit-card", "4539578763621486"),
+    ("iban", "DE89 3704 0044 0532 0130 00"),
+    ("iban", "GB29NWBK60161331926819"),
+    ("us-ssn", "536-90-4399"),
+]  # fmt: skip
+
+# (kind, before, value, after): found by the words around them.
+IN_CONTEXT = [
+    ("key.aws-secret-key", 'aws_secret_access_key = "', scramble(ALNUM + "/+", 40), '"'),
+    ("key.aws-secret-key", "AWS_SECRET_ACCESS_KEY=", scramble(ALNUM + "/+", 40), ""),
+    ("key.azure-storage", "AccountName=a;AccountKey=", scramble(ALNUM + "+/", 86) + "==", ";"),
+    ("key.basic-auth", "postgres://ann:", scramble(ALNUM, 12), "@db.ibidem.org/x"),
+    ("key.cloudant", 'cloudant_password = "', scramble(HEX, 64), '"'),
+    ("key.cloudant", "cl_api_key: ", scramble(LOWER, 24), ""),
+    ("key.cloudant", "https://ann:", scramble(HEX, 64), "@ann.cloudant.com/db"),
+    ("key.ibm-cloud", 'ibm_cloud_api_key = "', scramble(ALNUM, 44), '"'),
+    ("key.ibm-cos", 'cos_hmac_secret_access_key = "', scramble(HEX, 48), '"'),
+    ("key.npm", "//registry.npmjs.org/:_authToken=", "b4f1c6a2-58e0-4c1b-9d53-7a6f0c2e8d91", ""),
+    (
+        "key.slack-webhook",
+        "https://hooks.slack.com/services/",
+        f"T{scramble(UPPER, 8)}/B{scramble(UPPER, 8)}/{scramble(ALNUM, 24)}",
+        "",
+    ),
+    ("key.softlayer", 'softlayer_api_key = "', scramble(HEX, 64), '"'),
+    ("key.softlayer", "https://api.softlayer.com/soap/v3/", scramble(HEX, 64), ""),
+    ("key.password", 'DB_PASSWORD = "', "vK8#tQ2!mZ5wX9$r", '"'),
+    ("key.password", '"api_key": "', scramble(HEX, 32), '"'),
+    ("phone-number", "Telephone: ", "030 901820", ""),
+    ("us-ssn", "SSN: ", "536904399", ""),
+]
+
+UNTOUCHED = [
+    "@pytest.fixture",
+    "def f(a, b): return a@b",
+    "y = W@x.to(device)",
+    "lodash@4.17.21",
+    "icon@2x.png",
+    "git clone git@github.com:owner/name.git",
+    "ssh://deploy@host.org/srv",
+    "write to someone@example.com or a@b.example.org or x@y.test",
+    'version = "54.2.3.4"',
+    "__version__ = '91.0.44.124'",
+    "package==101.2.3.4",
+    "package-101.2.3.4.tar.gz",
+    "Mozilla/5.0 Chrome/120.0.0.0",
+    "see 2.5.29.17 and 1.3.6.1.4.1.311",
+    "127.0.0.1 0.0.0.0 10.1.2.3 192.168.1.77 172.16.40.1 169.254.10.99 255.255.255.0 192.0.2.44 203.0.113.77",
+    "dns 8.8.8.8 and 2001:4860:4860::8888",
+    "::1 fe80::1 2001:db8::8a2e:370:7334",
+    "at 12:34:56 on 2024:01:02",
+    "d41d8cd98f00b204e9800998ecf8427e",
+    "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "secret = '123e4567-e89b-12d3-a456-426614174000'",
+    '"integrity": "sha512-' + scramble(ALNUM + "+/", 86) + '=="',
+    'sha256:"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"',
+    "AKIA" + "IOSFODNN7EXAMPLE",
+    "gh" + "p_" + "x" * 36,
+    "postgres://user:password@db.ibidem.org/x",
+    "https://ann:${TOKEN}@host.org",
+    "https://{user}:{password}@host.org",
+    'password = "correct-horse-battery-staple"',
+    'token = "some_identifier_with_words_1_2"',
+    'password = os.environ["DB_PASSWORD"]',
+    '"-----BEGIN PRIVATE KEY-----"',
+    '"-----BEGIN PRIVATE KEY-----" and "-----END PRIVATE KEY-----"',
+    "APEPredictor64",
+    "call (212) 555-0142",
+    "1700000000000 4539578763621487 3.14159265358979323846",
+    "x = 4828147466240000*t**12",
+    "00 01 02 03 04 05 06 07 08 09 0a 0b",
+    "2024-01-02 123-45-6789 000-12-3456 666-12-3456",
+    "DE88370400440532013000",
+    "<EMAIL> <IP_ADDRESS> <KEY:github>",
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), TOKENS, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(TOKENS)])
+@pytest.mark.parametrize(("before", "after"), [('value = "', '"\n'), ("Δ see ", " – ü\n"), ("key: ", "")])
+def test_each_kind_is_replaced_and_the_bytes_around_it_stay(kind, value, before, after):
+    before = "card " + before if kind == "credit-card" else before
+    assert SCRUBBER(before + value + after) == (before + placeholder(kind) + after, {kind: 1})
+
+
+@pytest.mark.parametrize(("kind", "before", "value", "after"), IN_CONTEXT)
+def test_values_are_found_by_the_words_around_them(kind, before, value, after):
+    text = f"é\n{before}{value}{after}\n"
+    assert SCRUBBER(text) == (f"é\n{before}{placeholder(kind)}{after}\n", {kind: 1})
+
+
+def test_every_kind_has_an_example():
+    shown = {kind for kind, *_ in [*TOKENS, *IN_CONTEXT]}
+    assert shown == {rule.kind for rule in SECRETS + PERSONAL}
+
+
+@pytest.mark.parametrize("text", UNTOUCHED)
+def test_what_is_nobodys_data_stays(text):
+    scrubbed, counts = SCRUBBER(text)
+    assert counts == {}
+    assert scrubbed is text
+
+
+def test_putty_and_ssh2_keys_are_replaced_as_a_block():
+    lines = "\n".join(scramble(ALNUM + "+/", 64, seed) for seed in range(4))
+    putty = (
+        f"PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPrivate-Lines: 4\n{lines}\nPrivate-MAC: {scramble(HEX, 40)}"
+    )
+    ssh2 = f"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n{lines}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----"
+    for block in (putty, ssh2):
+        assert SCRUBBER(f"a\n{block}\nb\n") == ("a\n<KEY:private-key>\nb\n", {"key.private-key": 1})
+
+
+def test_a_key_block_without_its_end_is_replaced_as_far_as_it_goes():
+    block = pem("PRIV" + "ATE KEY").rpartition("\n")[0]
+    assert SCRUBBER(block + "\nthe end\n")[0] == "<KEY:private-key>\nthe end\n"
+
+
+def test_of_overlapping_finds_the_longest_wins():
+    key = pem("PGP PRIV" + "ATE KEY BLOCK").replace("-----\n", "-----\nComment: ann@ibidem.org\n\n", 1)
+    assert SCRUBBER(key) == ("<KEY:private-key>", {"key.private-key": 1})
+
+
+def test_the_specific_kind_wins_over_the_general_one():
+    token = TOKENS[4][1]
+    assert SCRUBBER(f'api_token = "{token}"')[1] == {"key.github": 1}
+
+
+def test_several_finds_are_counted_by_kind():
+    text, counts = SCRUBBER("a@ibidem.org, b@ibidem.org: 93.184.216.34\n")
+    assert text == "<EMAIL>, <EMAIL>: <IP_ADDRESS>\n"
+    assert counts == {"email": 2, "ip-address": 1}
+
+
+def test_escapes_in_front_of_an_email_stay():
+    assert SCRUBBER(r'"To:\nann@ibidem.org"')[0] == r'"To:\n<EMAIL>"'
+
+
+def test_a_policy_leaves_the_other_half_alone():
+    text = f"ann@ibidem.org {TOKENS[0][1]}"
+    assert set(Scrubber(ScrubPolicy(personal=False))(text)[1]) == {"key.aws-access-key"}
+    assert set(Scrubber(ScrubPolicy(secrets=False))(text)[1]) == {"email"}
+    assert Scrubber(ScrubPolicy(personal=False, secrets=False))(text) == (text, {})
+
+
+def test_secret_kinds_are_the_secrets():
+    assert {rule.kind for rule in SECRETS} == SECRET_KINDS
+    assert not SECRET_KINDS & {rule.kind for rule in PERSONAL}
+
+
+def test_lone_surrogates_and_nul_pass():
+    assert SCRUBBER("\ud800 ann@ibidem.org \0")[0] == "\ud800 <EMAIL> \0"
+
+
+PIECES = st.one_of(
+    st.sampled_from([value for _, value in TOKENS]),
+    st.sampled_from([before + value + after for _, before, value, after in IN_CONTEXT]),
+    st.sampled_from([placeholder(rule.kind) for rule in SECRETS + PERSONAL]),
+    st.sampled_from(UNTOUCHED),
+    st.sampled_from([*'.,:;-_@/+"<>( )\\', "://", "\n", "version = ", "key=", "token", "phone "]),
+    st.text(max_size=5),
+)
+
+
+@given(st.lists(PIECES, max_size=8))
+def test_scrubbing_its_own_output_changes_nothing(pieces):
+    text = "".join(pieces)
+    once, counts = SCRUBBER(text)
+    assert SCRUBBER(once) == (once, {})
+    assert SCRUBBER(text) == (once, counts)
+    assert (once is text) == (not counts)
+
+
+def test_a_hostile_run_of_anchors_is_finished():
+    for piece in (
+        "a@",
+        "eyJabcdefgh-",
+        "://a:b",
+        "-----BEGIN PRIVATE KEY-----",
+        "0000 ",
+        "+1(2) ",
+        "fe80:2001:",
+        "x@y.",
+    ):
+        text = piece * (200_000 // len(piece))
+        assert SCRUBBER(text)[1].keys() <= {"ip-address", "email"}
+
+
+def test_real_code_keeps_what_is_not_replaced():
+    shards = sorted(CORPUS.glob("*.parquet"))
+    if not shards:
+        pytest.skip("shared/data/corpus is not there")
+    texts = pq.read_table(shards[0], columns=["text"])["text"].to_pylist()[:1000]
+    changed = 0
+    for text in texts:
+        scrubbed, counts = SCRUBBER(text)
+        if counts:
+            changed += 1
+            assert sum(scrubbed.count(placeholder(kind)) - text.count(placeholder(kind)) for kind in counts) == sum(
+                counts.values()
+            )
+            assert SCRUBBER(scrubbed) == (scrubbed, {})
+    assert 10 < changed < 300
