@@ -128,16 +128,31 @@ def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, by
         port = free.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
     start = ["start", "--head", "--num-cpus", "2", "--port", str(port), "--node-ip-address", "127.0.0.1"]
-    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", f"/tmp/ray-{port}"]
-    subprocess.run([ray, *start, *options], env=ENVIRONMENT, check=True, capture_output=True)
+    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", f"/tmp/ray-{port}", "--block"]
+    # its own processes alone are stopped: `ray stop` would stop every cluster of the machine
+    cluster = subprocess.Popen(
+        [ray, *start, *options], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
+        _wait_for(port, cluster)
         more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
         arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out", *more)]
-        done = subprocess.run(arguments, env=ENVIRONMENT, check=False, capture_output=True, text=True)
+        done = subprocess.run(arguments, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-2000:]
         assert content(tmp_path / "out") == expected
     finally:
-        subprocess.run([ray, "stop", "--force"], env=ENVIRONMENT, check=False, capture_output=True)
+        cluster.terminate()
+        cluster.wait(timeout=60)
+
+
+def _wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and cluster.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail("the cluster did not start")
 
 
 def _fail(task: int) -> int:
