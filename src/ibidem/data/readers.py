@@ -48,12 +48,17 @@ class Piece:
     nouns: Mapping[str, Any] = field(default_factory=dict)
     """What is known of a file that is one document: `record`, `repo`, `license_raw`, ..."""
     license_stated: bool = False
+    damage: str | None = None
+    """Why no row of the file can be trusted."""
 
 
 def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
     """Give (position, document or what could not be read) from position `start` on."""
     suffix = suffix_of(piece.path)
     skip = max(0, start - piece.first)
+    if piece.damage is not None:
+        yield piece.first, Unreadable(piece.name, None, piece.damage)
+        return
     if suffix is None:
         if not skip:
             yield piece.first, _read_source_file(piece)
@@ -158,21 +163,19 @@ def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piec
 
 def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
     """Give the rows as mappings, the text as bytes; None where something is not UTF-8."""
+    place = batch.schema.get_field_index(text)
+    kind = batch.schema.field(place).type
     try:
         batch.validate(full=True)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            batch.column(place).cast(pa.large_string())  # refuses what is not UTF-8
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            batch = batch.set_column(place, text, batch.column(place).cast(pa.large_binary()))
+        return list(batch.to_pylist())
     except pa.ArrowInvalid:
-        return [_one_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
-    place = batch.schema.get_field_index(text)
-    if pa.types.is_string(batch.schema.field(place).type) or pa.types.is_large_string(batch.schema.field(place).type):
-        batch = batch.set_column(place, text, batch.column(place).cast(pa.large_binary()))
-    return list(batch.to_pylist())
-
-
-def _one_row(row: pa.RecordBatch) -> Any:
-    try:
-        return row.to_pylist()[0]
-    except UnicodeDecodeError:
-        return None
+        if batch.num_rows == 1:
+            return [None]
+        return [row for index in range(batch.num_rows) for row in _rows(batch.slice(index, 1), text)]
 
 
 def _read_json_lines(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
@@ -236,6 +239,8 @@ READERS: dict[str, Callable[[Piece, int], Iterator[tuple[int, Item]]]] = {
 
 
 def _columns(present: list[str], piece: Piece) -> Columns:
+    if present.count(piece.column) > 1:
+        raise DataError(f"{piece.name}: column {piece.column!r} stands there twice")
     if piece.column not in present:
         raise DataError(f"{piece.name}: no column {piece.column!r} (columns: {', '.join(map(str, present))})")
     return Columns.find(set(present), text=piece.column)

@@ -35,6 +35,7 @@ DATA_SUFFIXES = tuple(READERS)
 ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 SPOOL_ROWS = 1000
+_WRONG_CHECKSUM = re.compile("CRC check|checksum|incorrect data check", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class LocalFiles:
         stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
         first = 0
         for name, path in files:
-            for row_group, row, count in _parts(path, name, self.spec.column):
+            for row_group, row, count, damage in _parts(path, name, self.spec.column):
                 yield Piece(
                     path=str(path),
                     name=name,
@@ -145,6 +146,7 @@ class LocalFiles:
                     row_group=row_group,
                     row=row,
                     license_stated=stated,
+                    damage=damage,
                 )
                 first += count
 
@@ -269,17 +271,18 @@ def _columns(row: Any, text: str, where: str) -> Columns:
     return Columns.find(set(row), text=text)
 
 
-def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int]]:
-    """Cut a file into parts that can be read alone, as (row group, rows before it, positions)."""
+def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int, str | None]]:
+    """Cut a file into parts that can be read alone, as (row group, rows before it, positions, damage)."""
     suffix = suffix_of(name)
     if suffix == ".parquet":
-        yield from _row_groups(path, column)
+        for group, row, count in _row_groups(path, column):
+            yield group, row, count, None
     elif suffix == ".arrow":
-        yield None, 0, _num_arrow_rows(path)
+        yield None, 0, _num_arrow_rows(path), None
     elif suffix:
-        yield None, 0, _num_lines(path)
+        yield None, 0, *_num_lines(path)
     else:
-        yield None, 0, 1
+        yield None, 0, 1, None
 
 
 def _row_groups(path: Path, column: str) -> Iterator[tuple[int | None, int, int]]:
@@ -310,14 +313,17 @@ def _num_arrow_rows(path: Path) -> int:
     return count
 
 
-def _num_lines(path: Path) -> int:
+def _num_lines(path: Path) -> tuple[int, str | None]:
+    """Count the lines that stand before any damage, and the damage as one more; a wrong checksum damages all."""
     count = 0
     try:
         for _ in lines(path):
             count += 1
-    except DAMAGE:
+    except DAMAGE as error:
+        if count and _WRONG_CHECKSUM.search(str(error)):
+            return 1, f"{error}: none of its rows can be trusted"
         count += 1
-    return count
+    return count, None
 
 
 def _walk(root: Path, skipped: Counter[str]) -> list[str]:
