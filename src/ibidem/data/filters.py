@@ -387,7 +387,7 @@ def _judge_repeated(most_lines: float, most_chars: float, counted: "Statistics")
 def _any_of(words: Sequence[str]) -> str:
     if not words:
         return _NOTHING
-    return r"(?:\b|_)(?:" + "|".join(re.escape(word) for word in words) + r")(?:\b|_)"
+    return r"(?:^|\W|_)(?:" + "|".join(re.escape(word) for word in words) + r")(?:\W|_|\z)"
 
 
 def _load(name: str) -> Callable[[str], Any]:
