@@ -36,6 +36,10 @@ _COMMENT_OR_PREAMBLE = pattern(
 _LEADER = pattern(
     r"^(?:[#*;%!|\"'/<{\s-]+|\(\*|@(?=\s)|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s{0,9}(?:\*{1,80}/|-->|\*\)|[#*|]{1,80})$"
 )
+# What the leader of most lines is made of, and what needs the pattern.
+_SIGNS = "#*;%!|\"'/<{ \t-"
+_RARE_LEADERS = ("(*", "@", "..", '.\\"', "dnl", "DNL", "Dnl", "rem", "REM", "Rem")
+_CLOSERS = ("/", ">", ")", "#", "*", "|")
 
 
 def header_license(text: str) -> tuple[str, str] | None:
@@ -54,11 +58,14 @@ def header_license(text: str) -> tuple[str, str] | None:
     lines = head.splitlines()[:HEAD_LINES]
     comment = _leading_comment(lines)
     tagged = _spdx_tags(lines) if "spdx" in lowered else None
-    granted = _gnu_header(comment) if not tagged or "GPL" not in tagged[0] else None
+    words = " ".join(" ".join(comment).split())
+    folded = words.lower()
+    names_gnu = "gpl" in folded or "general public" in folded
+    granted = _gnu_header(words, comment) if names_gnu and (not tagged or "GPL" not in tagged[0]) else None
     if tagged and granted:
         tagged = render(f"({tagged[0]}) AND ({granted[0]})") or granted[0], granted[1]
-    found = tagged or granted or _license_line(comment) or _other_header(comment)
-    if found is None or ("GPL" not in found[0] and GNU_NAME.search(" ".join(comment))):
+    found = tagged or granted or _license_line(comment) or _other_header(folded, comment)
+    if found is None or (names_gnu and "GPL" not in found[0] and GNU_NAME.search(words)):
         return None
     return found[0], found[1].strip()[:200]
 
@@ -76,8 +83,15 @@ def _leading_comment(lines: list[str]) -> list[str]:
             closer = "" if closer in bare[opener.end() :] else closer
         elif not _COMMENT_OR_PREAMBLE.match(bare):
             break
-        comment.append(_LEADER.sub("", bare))
+        comment.append(_without_signs(bare))
     return comment
+
+
+def _without_signs(line: str) -> str:
+    words = line.lstrip(_SIGNS)
+    if words.startswith(_RARE_LEADERS) or line.endswith(_CLOSERS):
+        return _LEADER.sub("", line)
+    return words
 
 
 def _spdx_tags(lines: list[str]) -> tuple[str, str] | None:
@@ -94,8 +108,7 @@ def _license_line(comment: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _gnu_header(comment: list[str]) -> tuple[str, str] | None:
-    flat = re.sub(r"\s+", " ", " ".join(comment))
+def _gnu_header(flat: str, comment: list[str]) -> tuple[str, str] | None:
     found = GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
     if found is None:
         return None
@@ -112,6 +125,6 @@ def _other_choices(flat: str) -> list[str]:
     return [f"({named})"] if named else texts_of(flat.lower())
 
 
-def _other_header(comment: list[str]) -> tuple[str, str] | None:
-    known = texts_of(re.sub(r"\s+", " ", " ".join(comment)).lower())
+def _other_header(folded: str, comment: list[str]) -> tuple[str, str] | None:
+    known = texts_of(folded)
     return (" AND ".join(known), next(line for line in comment if line)) if known else None

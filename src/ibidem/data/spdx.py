@@ -127,6 +127,8 @@ def pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.IGNORECASE)
 
 
+_WORDS_OF_TEXTS = ("permission ", "redistribution ", "version", "public", "license", "altered source")
+
 # The GNU name itself, wherever it is not a path, a file name or a remark on compatibility.
 GNU = (
     r"(?P<name>(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
@@ -305,6 +307,8 @@ def gnu_id(found: re.Match[str]) -> str:
 
 def texts_of(flat: str) -> list[str]:
     """List the licenses whose text or grant stands in a lower-case text with single spaces."""
+    if not any(word in flat for word in _WORDS_OF_TEXTS):
+        return []
     return [expression for expression, sentence in TEXTS.items() if re.search(sentence, flat)]
 
 
