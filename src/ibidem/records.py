@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Literal
 
 Category = Literal["code", "text", "instruction"]
@@ -118,6 +117,7 @@ class Document:
 
     _text: str | None = field(default=None, init=False, repr=False)
     _encoded: bytes | None = field(default=None, init=False, repr=False)
+    _raw_sha256: str | None = field(default=None, init=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -136,17 +136,19 @@ class Document:
         """The text as it stands now, in UTF-8."""
         return self.raw if self._encoded is None else self._encoded
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """Hash of the text as it enters the shard; take it only when the text is final."""
+        """Hash of the text as it stands now."""
         return self.raw_sha256 if self._encoded is None else hashlib.sha256(self._encoded).hexdigest()
 
-    @cached_property
+    @property
     def raw_sha256(self) -> str:
         """Hash of the source's own bytes."""
-        return hashlib.sha256(self.raw).hexdigest()
+        if self._raw_sha256 is None:
+            self._raw_sha256 = hashlib.sha256(self.raw).hexdigest()
+        return self._raw_sha256
 
-    @cached_property
+    @property
     def swhid(self) -> str:
         """Software Heritage identifier of the source's own bytes: the git blob hash.
 

@@ -27,11 +27,13 @@ def whitespace(text: str, category: Category) -> str:
     >>> whitespace("one \n\n\n\ntwo   \nthree", "text")
     'one\n\ntwo  \nthree\n'
     """
-    text = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n")
-    if "\r" in text and "\n" not in text:
-        text = text.replace("\r", "\n")
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
     if category != "code":
         text = _clean_prose(text)
+    if text[-1:] == "\n" and not text[-2:-1].isspace() and text[0] != "\n":
+        return text  # as it should be: a copy of each text would cost more than all the rest
     text = text.lstrip("\n").rstrip()
     return text + "\n" if text else ""
 

@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from pathlib import PurePosixPath
 from typing import Any
 
 from ibidem.data import clean
@@ -91,6 +90,7 @@ CODE = {
     ".dart": "Dart",
 }
 NAMES = {"Makefile": "Makefile", "Dockerfile": "Dockerfile", "CMakeLists.txt": "CMake", "README": "Text"}
+_PROSE_LANGUAGES = frozenset(PROSE.values())
 PROSE_CHARS, SEARCHED_CHARS = 1000, 20_000
 MIN_PROSE_CHARS = 40
 """Letters and the blanks between words: in less, a name or two decide."""
@@ -106,9 +106,10 @@ def by_name(path: str) -> str | None:
     >>> by_name("src/Makefile"), by_name("a/b.py"), by_name("logo.png")
     ('Makefile', 'Python', None)
     """
-    name = PurePosixPath(path)
-    suffix = name.suffix.lower()
-    return NAMES.get(name.name) or CODE.get(suffix) or PROSE.get(suffix)
+    name = path.rpartition("/")[2]
+    stem, dot, suffix = name.lower().rpartition(".")
+    kind = NAMES.get(name)
+    return kind if kind or not stem else CODE.get(dot + suffix) or PROSE.get(dot + suffix)
 
 
 def category(language: str | None) -> Category:
@@ -117,7 +118,7 @@ def category(language: str | None) -> Category:
     >>> category("Python"), category("Markdown"), category(None)
     ('code', 'text', 'text')
     """
-    return "text" if language is None or language in PROSE.values() else "code"
+    return "text" if language is None or language in _PROSE_LANGUAGES else "code"
 
 
 def natural(text: str) -> str | None:

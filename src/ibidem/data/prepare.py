@@ -237,6 +237,6 @@ class _Writer:
         batch = shards.as_batch(self._kept)
         removals = pa.array([document.removal for document in self._kept], pa.string())
         self._file.write_batch(pa.RecordBatch.from_arrays([*batch.columns, removals], schema=KEPT_SCHEMA))
-        hashes = [document.sha256 for document in self._kept]
+        hashes = batch.column("sha256").to_pylist()
         self._sketches.append(sketch_texts(batch.column("text"), hashes, near=self._near))
         self._kept, self._size = [], 0
