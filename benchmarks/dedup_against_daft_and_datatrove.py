@@ -13,6 +13,7 @@ memory of all processes of the run (proportional set size, sampled) stand beside
 CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has datatrove[processing,io]==0.10.1.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -29,7 +30,7 @@ import psutil
 import pyarrow.parquet as pq
 
 REPEATS, WORKERS = 3, 2
-QUARTER_FILES, PEER_ROWS = 2, 2500
+QUARTER_FILES, PEER_BYTES = 2, 27_000_000
 SKIP = ("licenses", "filters", "scrub", "contamination")
 
 
@@ -40,18 +41,26 @@ def main() -> None:
     corpus, peers, output = map(Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         sets = make_sets(corpus, Path(folder))
-        python = {"ibidem": sys.executable, "daft": sys.executable, "datatrove": str(peers)}
         jobs = [("ibidem", "whole"), ("daft", "whole"), ("ibidem", "quarter"), ("daft", "quarter")]
         jobs += [("ibidem", "part"), ("datatrove", "part")]
         runs: dict[str, list[dict[str, float]]] = {}
         for _ in range(REPEATS):
             for system, name in jobs:
-                found = measure([python[system], __file__, "run", system, str(sets[name]), f"{folder}/out"])
+                found = measure(command(system, str(peers), sets[name], Path(folder, "out")))
                 found["mb_per_s"] = size_mb(sets[name]) / found["wall_s"]
                 found["mb_per_cpu_s"] = size_mb(sets[name]) / found["cpu_s"]
                 runs.setdefault(f"{system} {name}", []).append(found)
                 print(system, name, found, flush=True)
         write(output, {name: size_mb(path) for name, path in sets.items()}, runs)
+
+
+def command(system: str, peers: str, source: Path, output: Path) -> list[str]:
+    shutil.rmtree(output, ignore_errors=True)
+    if system == "ibidem":
+        flags = ["--dataset", f"{source}:train:text", "--output-dir", str(output), "--workers", str(WORKERS)]
+        return [sys.executable, "-m", "ibidem", "preprocess", *flags, "--skip", *SKIP]
+    python = peers if system == "datatrove" else sys.executable
+    return [python, __file__, "run", system, str(source), str(output)]
 
 
 def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:
@@ -63,7 +72,10 @@ def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:
         shutil.copy(file, sets["whole"])
     for file in files[:QUARTER_FILES]:
         shutil.copy(file, sets["quarter"])
-    pq.write_table(pq.read_table(files[4]).slice(0, PEER_ROWS), sets["part"] / "part.parquet")
+    table = pq.read_table(files[0])
+    sizes = itertools.accumulate(len(text.as_py().encode()) for text in table["text"])
+    rows = sum(size <= PEER_BYTES for size in sizes)
+    pq.write_table(table.slice(0, rows), sets["part"] / "part.parquet")
     return sets
 
 
@@ -80,31 +92,26 @@ def measure(command: list[str]) -> dict[str, float]:
     peak = 0
     while process.poll() is None:
         peak = max(peak, tree_pss(process.pid))
-        time.sleep(0.05)
+        time.sleep(0.2)
     wall = time.monotonic() - started
     if process.returncode:
         raise SystemExit(process.stderr.read().decode()[-2000:] if process.stderr else "failed")
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}  # datatrove's own workers are not in its CPU time
 
 
 def tree_pss(pid: int) -> int:
+    """Add up the proportional set sizes of a process and its descendants, in bytes."""
     total = 0
     try:
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            total += process.memory_full_info().pss
-    except psutil.Error:
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
+    except (psutil.Error, OSError, IndexError):
         return 0
     return total
-
-
-def run_ibidem(source: Path, output: Path) -> None:
-    from ibidem.data.preprocess import PreprocessConfig, preprocess
-
-    shutil.rmtree(output, ignore_errors=True)
-    preprocess(PreprocessConfig(dataset=(f"{source}:train:text",), output_dir=output, workers=WORKERS, skip=SKIP))
 
 
 def run_daft(source: Path, output: Path) -> None:
@@ -112,7 +119,6 @@ def run_daft(source: Path, output: Path) -> None:
     import daft
     from daft import DataType, col, lit
 
-    shutil.rmtree(output, ignore_errors=True)
     documents = daft.read_parquet(f"{source}/*.parquet").with_column(
         "doc", daft.functions.monotonically_increasing_id()
     )
@@ -138,7 +144,6 @@ def run_datatrove(source: Path, output: Path) -> None:
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.writers import ParquetWriter
 
-    shutil.rmtree(output, ignore_errors=True)
     config = MinhashConfig(num_buckets=14, hashes_per_bucket=8, n_grams=5)
     names = ("signatures", "buckets", "removed", "kept", "logs")
     signatures, buckets, removed, kept, logs = (str(output / name) for name in names)

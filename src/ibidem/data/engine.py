@@ -1,4 +1,4 @@
-"""Run a function over tasks with Daft: on the cores of this computer, or on a Ray cluster.
+"""Run a function over tasks: on the cores of this computer, or on a Ray cluster, with Daft.
 
 A task names files and a function turns them into other files, so only names travel; whichever worker takes a task, the
 same bytes come out. Python-heavy functions run in processes of their own; functions that spend their time in Arrow and
@@ -10,6 +10,7 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -44,13 +45,14 @@ class Engine:
             _daft().set_runner_ray(address=config.ray_address, noop_if_initialized=True)
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T], *, processes: bool) -> Iterator[R]:
-        """Give the function's result for each task, as they become ready.
+        """Give the function's result for each task, in their order here, as they become ready on a cluster.
 
         Raises:
             Exception: what the function raised, with the worker's traceback as a note.
         """
-        if len(tasks) <= 1 and self._runner == "native":
-            yield from map(function, tasks)
+        if self._runner == "native" and (len(tasks) <= 1 or not processes):
+            with ThreadPoolExecutor(self.workers) as pool:
+                yield from pool.map(function, tasks)
             return
         daft = _daft()
 
@@ -65,10 +67,7 @@ class Engine:
             def __call__(self, task: bytes) -> bytes:
                 return call(task)
 
-        if processes:
-            run = daft.cls(Worker, max_concurrency=min(self.workers, len(tasks)), use_process=True)()
-        else:
-            run = daft.func(call)
+        run = daft.cls(Worker, max_concurrency=min(self.workers, len(tasks)), use_process=processes)()
         frame = daft.from_pydict({"task": [pickle.dumps(task) for task in tasks]})
         for row in frame.into_batches(1).select(run(daft.col("task")).alias("result")).iter_rows():
             result, error = pickle.loads(row["result"])  # noqa: S301

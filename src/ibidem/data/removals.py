@@ -95,10 +95,13 @@ class Matcher:
         self.texts = [request for request in requests if request.kind == "text"]
         self._exact = {kind: {r.value.lower(): r.id for r in requests if r.kind == kind} for kind in KINDS}
         self._records = {request.value: request.id for request in requests if request.kind == "record"}
-        self._globs = [
-            (re.compile(translate(r.value)), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"
-        ]
-        self._prefixes = [(_bare(r.value), r.id) for r in requests if r.kind == "url"]
+        globs = [(translate(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
+        self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
+        self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
+        self._prefixes: dict[str, list[str]] = {}
+        for request in requests:
+            if request.kind == "url":
+                self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
         self.is_needed = len(self.texts) < len(requests)
 
     def find(self, nouns: Mapping[str, Any]) -> str | None:
@@ -125,7 +128,7 @@ class Matcher:
         if repo:
             yield self._exact["repo"].get(repo)
             yield self._exact["owner"].get(repo.partition("/")[0]) if "/" in repo else None
-        if nouns["path"]:
+        if self._globs and nouns["path"] and self._any_glob.match(nouns["path"]):
             yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(nouns["path"]))
         if self._prefixes:
             yield from self._below(nouns["url"], repo)
@@ -133,9 +136,11 @@ class Matcher:
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_bare(url)] if url else []
         places += [f"{host}/{repo}" for host in ("github.com", "gitlab.com")] if "/" in repo else []
-        for prefix, key in self._prefixes:
-            if any(place == prefix or place.startswith(prefix.rstrip("/") + "/") for place in places):
-                yield key
+        for place in places:
+            above = place.rstrip("/")
+            while above:
+                yield from self._prefixes.get(above, ())
+                above = above.rpartition("/")[0]
 
 
 def _bare(url: str) -> str:
