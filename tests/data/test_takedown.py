@@ -182,7 +182,7 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
         ('{"kind": "repo"}', "value is missing"),
         ('{"kind": "text", "value": "too short"}', "fewer than 5 words"),
         ("[1]", "a mapping of kind and value"),
-        ("{", "cannot be read"),
+        ("{", "r.jsonl:1: not JSON"),
     ],
 )
 def test_a_request_that_is_not_understood_is_one_line(line: str, message: str, tmp_path: Path) -> None:

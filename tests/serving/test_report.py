@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ibidem import artifacts
+from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.page import MOST_ROWS, ticks
-from ibidem.serving.report import explanations, history_of, report
+from ibidem.serving.report import corpora, explanations, history_of, report
 
 EVIL = "<script>alert('1')</script>"
 MISSING = "NOT MEASURED"
@@ -331,3 +332,12 @@ def test_the_report_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'sentencepiece'}"
     code = f"import sys, ibidem.serving.report; assert not {heavy} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_blend_is_shown_before_what_it_was_made_of(dataset: Path, tmp_path: Path) -> None:
+    flags = ["--datasets.mine.path", str(dataset), "--shares.code", "1", "--output-dir", str(tmp_path / "blend")]
+    assert main(["blend", *flags]) == 0
+    page = str(corpora([artifacts.load(tmp_path / "blend"), artifacts.load(dataset)]))
+    assert "code 100.0 %; no more code" in page
+    assert page.index("Blend") < page.index("documents read")
+    assert page.count("documents read") == 1

@@ -155,13 +155,24 @@ def _read(path: Path) -> Iterator[Request]:
         if path.suffix in (".yaml", ".yml"):
             rows = list(enumerate(yaml.safe_load(text) or [], start=1))
         else:
-            rows = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+            rows = [
+                (n, _json(line, f"{path}:{n}")) for n, line in enumerate(text.splitlines(), start=1) if line.strip()
+            ]
+    except ConfigError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: cannot be read as requests for removal: {' '.join(str(error).split())[:160]}"
         ) from None
     for number, row in rows:
         yield _request(row, f"{path}:{number}")
+
+
+def _json(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
 
 
 def _request(row: object, where: str) -> Request:

@@ -86,7 +86,12 @@ class Run:
 
     def find(self, kind: str) -> Artifact | None:
         """Give the first artifact of a kind among what the checkpoint was made from."""
-        return next((n for _, _, n in self.lineage if isinstance(n, Artifact) and n.kind == kind), None)
+        return next(iter(self.find_all(kind)), None)
+
+    def find_all(self, kind: str) -> list[Artifact]:
+        """Give all artifacts of a kind among what the checkpoint was made from, each once."""
+        found = (node for _, _, node in self.lineage if isinstance(node, Artifact) and node.kind == kind)
+        return list({artifact.digest: artifact for artifact in found}.values())
 
     @cached_property
     def stages(self) -> dict[str, float]:
@@ -109,7 +114,7 @@ def report(config: ReportConfig) -> str:
     results = [_read_result(path) for path in config.evaluation]
     run = open_run(config.run)
     sections = {
-        "Corpus": corpus(run.find(shards.KIND)),
+        "Corpus": corpora(run.find_all(shards.KIND)),
         "Tokenizer": tokenizer(run.find("tokenizer")),
         "Training": training(run),
         "Samples": samples(run.history),
@@ -215,13 +220,14 @@ def _intact(artifact: Artifact, name: str) -> Path | None:
 
 def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
-    dataset, history = run.find(shards.KIND), run.history
-    counts = dataset.counts if dataset else {}
+    datasets, history = run.find_all(shards.KIND), run.history
+    counts = datasets[0].counts if datasets else {}
+    read = sum(dataset.counts.get("read", 0) for dataset in datasets if not _is_blend(dataset))
     tokens = history.curve("train.step", "tokens")
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
     figures: list[Row] = [
-        ("Documents kept", counts.get("kept"), join("of ", counts.get("read"), " read")),
+        ("Documents kept", counts.get("kept"), join("of ", read, " read")),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
         ("Parameters", history.parameters, ""),
         ("Held-out bits per byte", *_first_to_last(history.curve("train.measured", "bits_per_byte"))),
@@ -243,10 +249,35 @@ def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
     return f"{first:.3f} → {last:.3f}", f"{share(last, first)} of the first"
 
 
-def corpus(dataset: Artifact | None) -> Html:
-    """Show what was kept, what was dropped and why."""
-    if dataset is None:
+def _is_blend(dataset: Artifact) -> bool:
+    return "unit" in dataset.counts
+
+
+def corpora(datasets: Sequence[Artifact]) -> Html:
+    """Show each dataset behind the checkpoint: what it was trained on first, then what that was made of."""
+    if not datasets:
         return tag("p", None, " The dataset is not where the checkpoint says that it was.")
+    return join(*(blend(dataset) if _is_blend(dataset) else corpus(dataset) for dataset in datasets))
+
+
+def blend(dataset: Artifact) -> Html:
+    """Show what was blended, in which shares."""
+    counts = dataset.counts
+    rows = [
+        (name, category, lane.get("documents"), lane.get("of"), lane.get("size"))
+        for name, lanes in counts.get("datasets", {}).items()
+        for category, lane in lanes.items()
+    ]
+    shares = {name: f"{100 * part:.1f} %" for name, part in counts.get("shares", {}).items()}
+    return join(
+        tag("h3", "Blend"),
+        tag("p", ", ".join(f"{name} {part}" for name, part in shares.items()), f"; {counts.get('ended')}."),
+        table(("Dataset", "Category", "Documents", "Of", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)),
+    )
+
+
+def corpus(dataset: Artifact) -> Html:
+    """Show what was kept, what was dropped and why."""
     counts = dataset.counts
     dropped, meaning = counts.get("dropped", {}), explanations()
     named = {reason: join(reason, tag("div", meaning.get(reason, ""), cls="soft")) for reason in dropped}
