@@ -11,6 +11,8 @@ from pydantic import Field
 
 from ibidem import artifacts, log
 from ibidem.config import build, configuration
+from ibidem.data.blend import BlendConfig, Ingredient, blend
+from ibidem.data.card import CardConfig, card
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.errors import ConfigError
 from ibidem.evaluation.config import PerplexityConfig
@@ -19,6 +21,7 @@ from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_toke
 from ibidem.training.config import TrainConfig
 
 PROMPTS = ("import os\n", "def __init__(self, name", "class Error(Exception):\n", "The function returns")
+BLEND_BYTES = 16_000_000
 HELD_OUT_SHARE = 0.02
 WARM_UP_SHARE = 0.05
 
@@ -42,9 +45,11 @@ def demo(config: DemoConfig) -> str:
     if not config.model.exists():
         raise ConfigError(f"model {config.model}: no such file; run the demo in the project's folder")
     out = config.output_dir
-    data, tokenizer = out / "data", out / "tokenizer"
+    public, data, tokenizer = out / "public", out / "data", out / "tokenizer"
 
-    say(preprocess(_preprocess(config, data)))
+    say(preprocess(_preprocess(config, public)))
+    say(blend(_blend(public, data)))
+    say(card(CardConfig(dataset=data)))
     say(train_tokenizer(_tokenizer(data, tokenizer)))
     run = out / f"pretrain-{artifacts.load(tokenizer).digest[7:15]}-{config.steps}"  # another corpus, another run
     checkpoint = _train(config, data, tokenizer, run)
@@ -60,12 +65,23 @@ def say(line: str | None) -> None:
     log.event("demo", said=line)
 
 
-def _preprocess(config: DemoConfig, data: Path) -> PreprocessConfig:
+def _preprocess(config: DemoConfig, public: Path) -> PreprocessConfig:
     return PreprocessConfig(
         dataset=("installed-packages:train:text",),
-        output_dir=data,
+        output_dir=public,
         shard_size=1000,
         package_cap_bytes=config.package_cap_bytes,
+    )
+
+
+def _blend(public: Path, data: Path) -> BlendConfig:
+    has_prose = "text" in artifacts.load(public).counts["category"]
+    return BlendConfig(
+        datasets={"installed": Ingredient(path=public, max_repeats=4)},
+        output_dir=data,
+        shares={"code": 0.98, "text": 0.02} if has_prose else {"code": 1.0},  # packages install hardly any
+        total=BLEND_BYTES,
+        shard_size=1000,
     )
 
 
