@@ -253,8 +253,8 @@ def phone(regions: tuple[str, ...], form: str) -> Callable[[random.Random], str]
     def make(rng: random.Random) -> str:
         import phonenumbers as pn
 
-        example = pn.example_number_for_type(rng.choice(regions), rng.choice((0, 1)))
         while True:
+            example = pn.example_number_for_type(rng.choice(regions), rng.choice((0, 1)))
             digits = str(example.national_number)[:-5] + pick(rng, DIGITS, 5)
             number = pn.PhoneNumber(country_code=example.country_code, national_number=int(digits))
             if pn.is_valid_number(number) and "55501" not in digits:
