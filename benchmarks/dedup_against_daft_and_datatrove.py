@@ -166,7 +166,7 @@ def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, 
     }
     own, quarter = medians["ibidem whole"], medians["ibidem quarter"]
     result: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/{Path(__file__).name} CORPUS_DIR PEERS_PYTHON {output.as_posix()}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "size_mb": {name: round(size, 1) for name, size in sizes.items()},
         "medians": medians,

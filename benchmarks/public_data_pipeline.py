@@ -44,7 +44,7 @@ def main() -> None:
         for file in sorted(corpus.glob("*.parquet")):
             shutil.copy(file, source)
         result: dict[str, Any] = {
-            "command": " ".join(["python", *sys.argv]),
+            "command": f"python benchmarks/{Path(__file__).name} CORPUS_DIR {output.as_posix()}",
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "size_mb": round(size_mb(source), 1),
         }
