@@ -97,3 +97,20 @@ def test_help_names_every_flag_with_its_meaning() -> None:
     assert rows["PLACE"] == ("path, required", "Where.")
     assert rows["--optim.lr"] == ("float, default 0.0003", "Learning rate.")
     assert rows["--words"][0] == "str ..., default none"
+
+
+def test_names_in_a_mapping_keep_their_dashes() -> None:
+    @configuration
+    class Part:
+        max_size: int = 1
+
+    @configuration
+    class Whole:
+        parts: dict[str, Part]
+        shares: dict[str, float]
+
+    flags = ["--parts.my-code.max-size", "3", "--parts.my_text.max_size", "4", "--shares.my-code", "0.5"]
+    chosen = parse(Whole, flags)
+    assert {name: part.max_size for name, part in chosen.parts.items()} == {"my-code": 3, "my_text": 4}
+    assert chosen.shares == {"my-code": 0.5}
+    assert [flag for flag, *_ in describe(Whole)] == ["--parts.NAME.max-size", "--shares"]

@@ -138,7 +138,7 @@ def _share_heaps() -> None:
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-    with suppress(AttributeError, OSError):  # only glibc has it
+    with suppress(AttributeError, OSError, ValueError):  # only glibc has it
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, int(os.environ["MALLOC_ARENA_MAX"]))
 
 

@@ -182,7 +182,7 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
             _put(tree, [positionals.pop(0)], word)
             continue
         name, equals, value = word[2:].partition("=")
-        keys = name.replace("-", "_").split(".")
+        keys = _keys(config_type, name.split("."))
         annotation = _annotation(config_type, keys)
         if _mentions_list(annotation):
             values = [value] if equals else _take_values(words)
@@ -197,6 +197,18 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
             hint = _meant(config_type, ".".join(keys)) if annotation is None else ""
             raise ConfigError(f"--{name} needs a value{hint}")
     return tree
+
+
+def _keys(config_type: type[Any], words: Sequence[str]) -> list[str]:
+    """Spell the words of a flag as keys: with underscores, but for the names that a mapping is free to have."""
+    first = words[0].replace("-", "_")
+    field = _fields(config_type).get(first)
+    if field is not None and _is_mapping(field.annotation):
+        return [first, *words[1:2], *(word.replace("-", "_") for word in words[2:])]
+    nested = _nested(field.annotation) if field is not None else None
+    if nested and len(words) > 1:
+        return [first, *_keys(nested, words[1:])]
+    return [first, *(word.replace("-", "_") for word in words[1:])]
 
 
 def _take_values(words: list[str]) -> list[str]:
@@ -292,6 +304,9 @@ def _show(value: Any) -> str:
 def _type_name(annotation: Any) -> str:
     if hasattr(annotation, "__metadata__"):
         return _type_name(annotation.__origin__)
+    if _is_mapping(annotation):
+        key, value = map(_type_name, typing.get_args(annotation))
+        return f"{value} by {key}"
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(typing.get_args(annotation))
     if arguments := [part for part in typing.get_args(annotation) if part is not Ellipsis]:

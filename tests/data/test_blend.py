@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from tests.conftest import python_file
 from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.cli import main
-from ibidem.data.blend import BlendConfig, blend
+from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend
 from ibidem.data.shards import read_rows, shard_paths
 from ibidem.errors import ConfigError, DigestMismatch
 
@@ -70,6 +71,26 @@ def test_every_prefix_has_the_shares(datasets: Path, tmp_path: Path) -> None:
         served[row["category"]] += len(row["text"].encode())
         for category, share in (("code", 0.7), ("text", 0.2), ("instruction", 0.1)):
             assert abs(served[category] - share * served.total()) <= largest
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.5, 0.3, 0.2), (0.34, 0.33, 0.33), (0.9, 0.09, 0.01)])
+def test_no_category_is_ever_more_than_a_document_ahead_of_its_share(shares: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for sizes in (
+        np.ones(4000, np.int64),
+        rng.integers(1, 1000, 4000),
+        (rng.pareto(1.2, 4000) * 100 + 1).astype(np.int64),
+    ):
+        queues = {
+            category: _Queue(share, [Lane(number, category, 1.0, np.arange(number, 4000, 3), sizes)])
+            for number, (category, share) in enumerate(zip(CATEGORIES, shares, strict=True))
+        }
+        served = np.zeros(3)
+        for number, document in _interleave(queues, None):
+            served[number] += sizes[document]
+            ahead = served - np.array(shares) * served.sum()
+            assert -2 * sizes.max() <= ahead.min()
+            assert ahead.max() <= sizes.max()
 
 
 def test_the_blend_ends_with_its_scarcest_category(datasets: Path, tmp_path: Path) -> None:
@@ -170,3 +191,10 @@ def test_the_blend_is_given_by_flags_too(datasets: Path, tmp_path: Path) -> None
     assert main(["blend", *flags, "--output-dir", str(tmp_path / "out")]) == 0
     assert main(["blend", *flags, "--output-dir", str(tmp_path / "out"), "--verify"]) == 0
     assert artifacts.load(tmp_path / "out").config["shares"] == {"code": 0.6, "text": 0.4}
+    swapped = [*flags[:2], *flags[4:], *flags[2:4]]
+    assert main(["blend", *swapped, "--output-dir", str(tmp_path / "out"), "--verify"]) == 0
+
+
+def test_a_blend_does_not_replace_what_it_is_made_of(datasets: Path) -> None:
+    with pytest.raises(ConfigError, match="is the output_dir too"):
+        make(datasets, datasets / "public")

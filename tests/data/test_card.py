@@ -66,3 +66,16 @@ def test_the_cards_of_a_blend_name_the_sources_behind_it(dataset: Path, tmp_path
 def test_a_card_never_goes_into_the_dataset(dataset: Path) -> None:
     with pytest.raises(ArtifactError, match="inside the artifact"):
         card(CardConfig(dataset=dataset, output_dir=dataset / "card"))
+
+
+def test_the_card_of_a_blend_tells_what_its_datasets_dropped(source_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(json.dumps({"kind": "path", "value": "pkg/module_00*"}) + "\n")
+    words = ["--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "data")]
+    assert main(["preprocess", *words, "--removals.requests", str(tmp_path / "r.jsonl")]) == 0
+    flags = ["--datasets.a.path", str(tmp_path / "data"), "--shares.code", "1", "--output-dir", str(tmp_path / "blend")]
+    assert main(["blend", *flags]) == 0
+    assert main(["card", str(tmp_path / "blend")]) == 0
+    text = (tmp_path / "blend.card" / "README.md").read_text()
+    assert "1 requests for removal were honored, and 10 documents left by them" in text
+    assert "| removal.requested | 10 |" in text
+    assert "in the datasets that were blended" in text

@@ -359,3 +359,40 @@ def test_the_same_text_under_the_same_id_is_kept_once(tmp_path: Path) -> None:
         table(tmp_path / "d" / f"{name}.parquet", id=["7"], text=["x = 1"])
     artifact = run(tmp_path / "out", f"{tmp_path / 'd'}:train:text")
     assert artifact.counts["dropped"] == {"duplicate.exact": 1}
+
+
+def test_code_blocks_are_where_they_are_after_scrubbing(tmp_path: Path) -> None:
+    text = "Write to ann.very.long.name@ibidem-company.org please.\n\n```python\nx = 1\n```\n" + "Then wait. " * 9
+    table(tmp_path / "a.parquet", text=[text])
+    run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
+    (row,) = rows(tmp_path / "out")
+    (block,) = row["code_blocks"]
+    assert row["scrubbed"]
+    assert row["text"][block["start"] : block["end"]] == "x = 1\n"
+
+
+def test_steps_can_be_left_out_and_licenses_still_be_lists(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", text=["value = 1"], license=[["MIT", "ISC"]])
+    skip = ("licenses", "filters", "scrub", "contamination")
+    run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", skip=skip)
+    (row,) = rows(tmp_path / "out")
+    assert (row["license"], row["license_raw"]) == (None, '["MIT", "ISC"]')
+
+
+def test_a_license_nested_too_deep_is_unknown(tmp_path: Path) -> None:
+    nested = "MIT"
+    for _ in range(40):
+        nested = f"A OR B AND ({nested})"
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "one", "license": nested}) + "\n" + json.dumps({"text": "two", "license": "MIT"}) + "\n"
+    )
+    run(tmp_path / "out", f"{tmp_path / 'a.jsonl'}:train:text")
+    assert [row["text"] for row in rows(tmp_path / "out")] == ["two\n"]
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.unknown"]
+
+
+def test_the_output_does_not_replace_what_it_is_compared_with(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", text=["value = 1"])
+    run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
+    with pytest.raises(ConfigError, match="is the output_dir too"):
+        run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", dedup={"against": (tmp_path / "out",)})

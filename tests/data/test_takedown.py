@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ TEXTS += TEXTS[::11]
 TEXTS += [text.upper() for text in TEXTS[::13]]
 random.Random(3).shuffle(TEXTS)
 
+PLAIN = "A text of its own that nothing else here is like, long enough to be kept by all the filters."
 EVERY_KIND = [
     {"kind": "repo", "value": "Owner1/R1"},
     {"kind": "owner", "value": "owner3"},
@@ -216,3 +218,150 @@ def test_requests_in_yaml_are_the_same_requests(tmp_path: Path) -> None:
 def test_what_a_request_names(request_: Request, nouns: dict[str, str], named: bool) -> None:
     empty = dict.fromkeys(("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid"))
     assert (Matcher([request_]).find(empty | nouns) is not None) == named
+
+
+def apply(folder: Path, requests: list[dict[str, str]], *datasets: str, name: str = "requests.jsonl") -> int:
+    path = requests_file(folder, requests, name)
+    places = [word for dataset in datasets or ("data",) for word in ("--dataset", str(folder / dataset))]
+    return main(["takedown", "apply", str(path), *places, "--artifacts", str(folder)])
+
+
+def certificate(folder: Path, index: int = -1) -> dict[str, Any]:
+    paths = sorted(folder.glob("*.takedown-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(paths[index].read_text())[0]["predicate"]
+
+
+def test_a_second_takedown_still_names_what_was_made_before_the_first(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    blend = ["--datasets.a.path", str(tmp_path / "data"), "--shares.code", "1", "--output-dir", str(tmp_path / "b")]
+    assert main(["blend", *blend]) == 0
+    for number in ("1", "2"):
+        assert apply(tmp_path, [{"kind": "record", "value": f"d{number}"}], name=f"{number}.jsonl") == 0
+        assert [use["path"] for use in certificate(tmp_path)["seen_by"]] == [str(tmp_path / "b")]
+
+
+def test_a_certificate_is_never_taken_back(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    requests = [{"kind": "record", "value": "d1"}]
+    assert apply(tmp_path, requests) == 0
+    first = certificate(tmp_path)
+    assert first["removed"]
+    assert first["state"] == "done"
+    assert apply(tmp_path, requests) == 0
+    assert certificate(tmp_path) == first
+    (tmp_path / "note.json").write_text("[1]")
+    command = ["takedown", "apply", str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data")]
+    assert main([*command, "--certificate", str(tmp_path / "note.json")]) == 2
+    assert main([*command, "--certificate", str(tmp_path / "data" / "c.json")]) == 2
+    assert (tmp_path / "note.json").read_text() == "[1]"
+
+
+def test_a_certificate_stands_before_anything_is_removed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(source, tmp_path / "data")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ibidem.data.takedown.apply", fail)
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 2
+    assert certificate(tmp_path)["state"] == "planned"
+    assert certificate(tmp_path)["removed"]
+    assert artifacts.verify(tmp_path / "data").digest == before.digest
+
+
+@pytest.mark.parametrize("name", ["sketch-notes", "a.npy-shard-", "sketch-shard"])
+def test_a_dataset_may_have_any_name(name: str, source: Path, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.parquet").write_bytes(source.read_bytes())
+    run(tmp_path / name, tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "repo", "value": "owner1/r1"}]) == 0
+    asked = run(tmp_path / name, tmp_path / "asked", tmp_path / "requests.jsonl")
+    assert artifacts.verify(tmp_path / "data").digest == asked.digest
+
+
+def test_datasets_against_each_other_are_taken_down_together(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    near = tmp_path / "near.jsonl"
+    near.write_text(
+        json.dumps({"text": TEXTS[1].replace("return", "await", 1)}) + "\n" + json.dumps({"text": PLAIN}) + "\n"
+    )
+    flags = ["--dataset", f"{near}:train:text", "--output-dir", str(tmp_path / "more")]
+    assert main(["preprocess", *flags, "--dedup.against", str(tmp_path / "data")]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}], "data", "more") == 0
+    assert main(["verify", str(tmp_path / "more")]) == 0
+
+
+@pytest.mark.parametrize(("near", "exact"), [(False, True), (False, False)])
+def test_without_near_duplicates_only_what_is_named_leaves(
+    near: bool, exact: bool, source: Path, tmp_path: Path
+) -> None:
+    def made(output: Path, requests: Path | None = None) -> artifacts.Artifact:
+        preprocess(
+            PreprocessConfig(
+                dataset=(f"{source}:train:text",),
+                output_dir=output,
+                dedup={"near": near, "exact": exact},
+                removals={"requests": (requests,)} if requests else {},
+            )
+        )
+        return artifacts.load(output)
+
+    made(tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "record", "value": "d3"}, {"kind": "record", "value": "d8"}]) == 0
+    assert artifacts.load(tmp_path / "data").digest == made(tmp_path / "asked", tmp_path / "requests.jsonl").digest
+
+
+def test_a_dataset_of_which_all_is_removed_is_still_one(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "owner", "value": f"owner{i}"} for i in range(5)]) == 0
+    assert artifacts.verify(tmp_path / "data").counts["kept"] == 0
+    assert main(["card", str(tmp_path / "data")]) == 0
+    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}], name="again.jsonl") == 0
+
+
+def test_requests_that_name_nothing_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n")
+    run(tmp_path / "one.jsonl", tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "record", "value": "nothing\u2028\u0085"}]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "nothing else"}], name="again.jsonl") == 0
+    assert artifacts.verify(tmp_path / "data").counts["kept"] == 1
+
+
+def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(source, tmp_path / "data")
+    requests = [{"kind": "record", "value": "d1"}]
+    assert apply(tmp_path, []) == 2
+    assert apply(tmp_path, requests, "data", "../" + tmp_path.name + "/data") == 2
+    assert apply(tmp_path, [{"kind": "record", "value": "\ud800"}]) == 2
+    (tmp_path / "five.yaml").write_text("5")
+    assert main(["takedown", "plan", str(tmp_path / "five.yaml"), "--dataset", str(tmp_path / "data")]) == 2
+    told = capsys.readouterr().err
+    for words in ("holds no request", "given twice", "not valid Unicode", "give a list of requests"):
+        assert words in told
+    assert "Traceback" not in told
+
+
+def test_requests_are_read_generously() -> None:
+    matcher = Matcher([Request("url", "https://example.org/blog"), Request("repo", "a/b")])
+    nouns = dict.fromkeys(("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid"))
+    for url in ("https://example.org/blog?page=2", "http://www.example.org/blog#top", "https://example.org/blog/x?y"):
+        assert matcher.find(nouns | {"url": url})
+    for url in ("https://example.org/blogs", "https://example.org/", "https://example.com/blog"):
+        assert not matcher.find(nouns | {"url": url})
+
+
+def test_blanks_around_a_value_do_not_count(tmp_path: Path) -> None:
+    path = requests_file(tmp_path, [{"kind": "repo", "value": " a/b "}])
+    assert load_requests([path]) == [Request("repo", "a/b")]
+
+
+def test_a_later_request_by_noun_outweighs_an_earlier_one_by_text(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    requests = [{"kind": "text", "value": TEXTS[44][:400]}, {"kind": "record", "value": "d44"}]
+    for number, request in enumerate(requests):
+        assert apply(tmp_path, [request], name=f"{number}.jsonl") == 0
+    asked = run(source, tmp_path / "asked", requests_file(tmp_path, requests))
+    assert artifacts.load(tmp_path / "data").digest == asked.digest

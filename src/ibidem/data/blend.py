@@ -95,7 +95,10 @@ def blend(config: BlendConfig) -> str:
         ConfigError: no dataset gives documents of a category that has a share.
         DigestMismatch: the blend that is there is not what comes out (`verify`).
     """
-    datasets = {name: shards.load_dataset(item.path) for name, item in config.datasets.items()}
+    for name, item in config.datasets.items():
+        if item.path.resolve() == config.output_dir.resolve():
+            raise ConfigError(f"datasets.{name}.path: {item.path} is the output_dir too")
+    datasets = {name: shards.load_dataset(item.path) for name, item in sorted(config.datasets.items())}
     inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]
     if config.tokenizer is not None:
         inputs.append(artifacts.verify(config.tokenizer, kind="tokenizer").as_input("tokenizer", of=config.output_dir))
@@ -229,6 +232,10 @@ class Lane:
     place: int = 0
     served: int = 0
 
+    @property
+    def next_size(self) -> int:
+        return int(self.sizes[self.order[self.place]])
+
 
 class Plan(NamedTuple):
     """What comes when: for each place of the blend the dataset and the number of the document in it."""
@@ -248,10 +255,10 @@ class _Queue:
 
 
 def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -> Plan:
-    queues = {category: _Queue(share) for category, share in config.shares.items() if share > 0}
-    names = list(config.datasets)
+    queues = {c: _Queue(config.shares[c]) for c in CATEGORIES if config.shares.get(c, 0) > 0}
+    names = sorted(config.datasets)
     for number, name in enumerate(names):
-        rows = np.concatenate(measured[name])
+        rows = np.concatenate([np.empty(0, MEASURED), *measured[name]])
         for lane in _lanes(number, config.datasets[name], rows, config.seed):
             if lane.category in queues:
                 queues[lane.category].lanes.append(lane)
@@ -272,6 +279,11 @@ def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -
         "ended": f"no more {dry[0]}" if dry else "the total is reached",
     }
     return Plan(np.array([d for d, _ in picks], np.int32), np.array([n for _, n in picks], np.int64), counts)
+
+
+def _furthest_behind(queue: _Queue) -> Lane:
+    weights = sum(lane.weight for lane in queue.lanes)
+    return max(queue.lanes, key=lambda lane: lane.weight / weights * (queue.served + lane.next_size) - lane.served)
 
 
 def _of_dataset(lanes: Sequence[Lane]) -> dict[str, Any]:
@@ -302,23 +314,21 @@ def _shuffled(keys: NDArray[np.uint64], seed: int, number: int) -> NDArray[np.in
 
 
 def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterator[tuple[int, int]]:
-    """Give (dataset, document) one after the other: who has been served least for its share comes next.
+    """Give (dataset, document) one after the other: the category that is furthest behind its share comes next.
 
-    After every document each category is within the size of one document of its share, and so is each dataset of its
-    share in the category while all have documents left. Ends when a category has no more.
-
-    Source: start-time fair queuing, Goyal, Vin and Cheng 1996, doi:10.1145/248157.248171.
+    Each category counts with the document that it would give, so that none is ever ahead of its share by more than one
+    document; the same holds for the datasets of a category while all of them have documents left. Ends when
+    a category has no more.
     """
     served = 0
     while total is None or served < total:
-        queue = min(queues.values(), key=lambda queue: queue.served / queue.share)
-        while queue.lanes:
-            lane = min(queue.lanes, key=lambda lane: lane.served / lane.weight)
-            if lane.place < len(lane.order):
-                break
-            queue.lanes.remove(lane)
-        else:
-            return
+        for queue in queues.values():
+            queue.lanes = [lane for lane in queue.lanes if lane.place < len(lane.order)]
+            if not queue.lanes:
+                return
+        lanes = {category: _furthest_behind(queue) for category, queue in queues.items()}
+        category = max(lanes, key=lambda c: queues[c].share * (served + lanes[c].next_size) - queues[c].served)
+        queue, lane = queues[category], lanes[category]
         document = int(lane.order[lane.place])
         size = int(lane.sizes[document])
         lane.place += 1

@@ -9,18 +9,20 @@ What no manifest can know (who the provider is, which model) is left for the pro
 """
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import POSITIONAL, configuration, flattened
 from ibidem.data import shards
+from ibidem.errors import ArtifactError
 
 UNKNOWN = "*to be filled in by the provider*"
 MOST_ROWS = 30
@@ -40,22 +42,26 @@ def card(config: CardConfig) -> str:
     """Write the data card, the Croissant metadata and the EU summary."""
     dataset = shards.load_dataset(config.dataset)
     path = dataset.path.resolve()
-    folder = config.output_dir or config.dataset.with_name(f"{path.name}.card")
+    folder = config.output_dir or path.with_name(f"{path.name}.card")
     artifacts.check_outside(folder / "README.md")
-    sources = _sources(dataset)
+    origins = _origins(dataset)
     written = {
-        "README.md": data_card(dataset, path.name, sources),
+        "README.md": data_card(dataset, path.name, origins),
         "croissant.json": json.dumps(croissant(dataset, path.name), ensure_ascii=False, indent=2) + "\n",
-        "eu_training_content_summary.md": eu_summary(dataset, sources),
+        "eu_training_content_summary.md": eu_summary(dataset, origins),
     }
     for name, text in written.items():
         artifacts.write_file(folder / name, text)
     return f"{folder}: {', '.join(written)}"
 
 
-def data_card(dataset: Artifact, name: str, sources: Sequence[Input]) -> str:
-    """Describe a dataset in Markdown, with YAML front matter as the Hugging Face hub reads it."""
-    counts = dataset.counts
+def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
+    """Describe a dataset in Markdown, with YAML front matter as the Hugging Face hub reads it.
+
+    `origins` are the datasets that were read from sources: itself, or what it was blended from.
+    """
+    counts, read = dataset.counts, _totals(origins)
+    where = "" if dataset in origins else ", in the datasets that were blended"
     front = {
         "pretty_name": name,
         "license": "other",
@@ -71,24 +77,27 @@ def data_card(dataset: Artifact, name: str, sources: Sequence[Input]) -> str:
         f"{counts['kept']:,} documents, {counts['bytes']:,} bytes, made by ibidem {dataset.version}. "
         f"Digest `{dataset.digest}`: the same inputs and settings give the same digest.",
         "## Sources",
-        _table(("source", "digest"), [(item.name, f"`{item.digest}`") for item in sources]),
+        _table(("source", "digest"), [(item.name, f"`{item.digest}`") for item in _sources(origins)]),
         "## What was read and what was kept",
-        f"{counts['read']:,} read = {counts['kept']:,} kept + {sum(counts['dropped'].values()):,} dropped "
-        f"+ {counts['quarantined']:,} unreadable. Every dropped document has its row in `{shards.DROPPED}`, "
+        f"{read['read']:,} read = {read['kept']:,} kept + {sum(read['dropped'].values()):,} dropped "
+        f"+ {read['quarantined']:,} unreadable{where}. Every dropped document has its row in `{shards.DROPPED}`, "
         f"every unreadable input its line in `{shards.QUARANTINE}`.",
-        _counted("reason", counts["dropped"]),
+        _counted("reason", read["dropped"]),
         "## Composition",
         *(_counted(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
         "## Licenses",
+        "No license was judged: the settings left that out." if _skips(origins, "licenses") else "",
         "Each row carries its SPDX expression (`license`), the license as the source supplied it (`license_raw`) and "
         f"what it was read from (`license_evidence`). {counts['license_unstated']:,} documents come from sources that "
         "state no license.",
         _counted("license", counts["license"]),
         "## Secrets and personal data",
-        "Became typed placeholders, by kind:",
-        _counted("kind", counts["scrubbed"]),
+        "Were not looked for: the settings left that out."
+        if _skips(origins, "scrub")
+        else "Became typed placeholders, by kind:",
+        _counted("kind", read["scrubbed"]),
         "## Removal",
-        _removals(dataset),
+        _removals(origins),
         "## Settings",
         "```json\n" + json.dumps(dataset.config, ensure_ascii=False, indent=1, sort_keys=True) + "\n```",
     ]
@@ -136,18 +145,19 @@ def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
                 "@type": "cr:RecordSet",
                 "@id": "documents",
                 "name": "documents",
-                "field": [_field(field) for field in pq.read_schema(paths[0])],
+                "field": [_field(column) for column in shards.SCHEMA],
             }
         ],
     }
 
 
-def eu_summary(dataset: Artifact, sources: Sequence[Input]) -> str:
-    """Fill the EU summary of training content with what the manifest knows."""
-    counts = dataset.counts
+def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
+    """Fill the EU summary of training content with what the manifests of the dataset and its origins know."""
+    counts, read, sources = dataset.counts, _totals(origins), _sources(origins)
     public = [item for item in sources if item.digest.startswith("git:")]
     local = [item for item in sources if item not in public]
-    settings = flattened(dataset.config)
+    settings = flattened({origin.path.name: origin.config for origin in origins})
+    judged = "Licenses were not judged." if _skips(origins, "licenses") else "Licenses were judged for each file."
     parts = [
         "# Public summary of training content",
         "Sections of the European Commission's template under article 53(1)(d) of Regulation (EU) 2024/1689. "
@@ -171,15 +181,15 @@ def eu_summary(dataset: Artifact, sources: Sequence[Input]) -> str:
         "2.6 Other sources of data: none.",
         "## 3. Data processing aspects",
         "3.1 Respect of reservations of rights",
-        f"Licenses were judged for each file. Kept only: {_list_of(counts['license'])}. "
-        f"Dropped for their license: {_total(counts['dropped'], 'license.'):,} documents. Without a stated license: "
-        f"{counts['license_unstated']:,}. {_removals(dataset)}",
+        f"{judged} Kept: {_list_of(counts['license'])}. "
+        f"Dropped for their license: {_total(read['dropped'], 'license.'):,} documents. Without a stated license: "
+        f"{counts['license_unstated']:,}. {_removals(origins)}",
         "3.2 Removal of illegal content",
-        f"Dropped as hate speech or profanity: {_total(counts['dropped'], 'filter.profanity'):,} documents. Secrets "
-        f"and personal data that became placeholders: {sum(counts['scrubbed'].values()):,} places.",
+        f"Dropped as hate speech or profanity: {_total(read['dropped'], 'filter.profanity'):,} documents. Secrets "
+        f"and personal data that became placeholders: {sum(read['scrubbed'].values()):,} places.",
         "3.3 Other information",
-        f"Dropped as duplicates: {_total(counts['dropped'], 'duplicate.'):,} documents; as holding evaluation problems:"
-        f" {_total(counts['dropped'], 'contaminated'):,}. All settings:",
+        f"Dropped as duplicates: {_total(read['dropped'], 'duplicate.'):,} documents; as holding evaluation problems:"
+        f" {_total(read['dropped'], 'contaminated'):,}. All settings:",
         _table(("setting", "value"), [(key, f"`{value}`") for key, value in sorted(settings.items())]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -234,20 +244,41 @@ def _field(column: pa.Field) -> dict[str, Any]:
     }
 
 
-def _sources(dataset: Artifact) -> list[Input]:
-    """Find what stands at the beginning: all that no program made, each once."""
-    found: dict[str, Input] = {}
-    for _, _, node in artifacts.lineage(dataset.path):
-        if isinstance(node, Input) and not node.is_artifact and node.role == "source":
-            found.setdefault(node.digest, node)
-    return list(found.values())
+def _origins(dataset: Artifact) -> list[Artifact]:
+    """Find the datasets that were read from sources: the dataset itself, or all that a blend was made of."""
+    if "unit" not in dataset.counts:
+        return [dataset]
+    found: list[Artifact] = []
+    for item in dataset.inputs:
+        if item.role != "tokenizer":
+            path = Path(os.path.normpath(dataset.path.resolve() / item.name))
+            origin = artifacts.load(path, kind=shards.KIND)
+            if origin.digest != item.digest:
+                raise ArtifactError(f"{path}: it is no longer what {dataset.path} was made from; blend again")
+            found += _origins(origin)
+    return list({origin.digest: origin for origin in found}.values())
 
 
-def _removals(dataset: Artifact) -> str:
-    requested = _total(dataset.counts["dropped"], "removal.")
-    if shards.REMOVALS not in dataset.files:
+def _sources(origins: Sequence[Artifact]) -> list[Input]:
+    found = [item for origin in origins for item in origin.inputs if item.role == "source"]
+    return list({item.digest: item for item in found}.values())
+
+
+def _totals(origins: Sequence[Artifact]) -> dict[str, Any]:
+    sums = {name: sum(origin.counts[name] for origin in origins) for name in ("read", "kept", "quarantined")}
+    several = {name: sum((Counter(o.counts[name]) for o in origins), Counter()) for name in ("dropped", "scrubbed")}
+    return sums | {name: dict(counted.most_common()) for name, counted in several.items()}
+
+
+def _skips(origins: Sequence[Artifact], step: str) -> bool:
+    return any(step in origin.config["skip"] for origin in origins)
+
+
+def _removals(origins: Sequence[Artifact]) -> str:
+    requested = _total(_totals(origins)["dropped"], "removal.")
+    requests = sum(o.files[shards.REMOVALS].rows or 0 for o in origins if shards.REMOVALS in o.files)
+    if not requests:
         return "No request for removal has been made."
-    requests = dataset.files[shards.REMOVALS].rows or 0
     return f"{requests:,} requests for removal were honored, and {requested:,} documents left by them."
 
 

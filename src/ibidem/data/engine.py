@@ -54,6 +54,8 @@ class Engine:
             with ThreadPoolExecutor(self.workers) as pool:
                 yield from pool.map(function, tasks)
             return
+        if not tasks:
+            return
         daft = _daft()
 
         def call(task: bytes) -> bytes:

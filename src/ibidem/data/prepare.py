@@ -126,6 +126,8 @@ class Steps:
     def scrub(self, document: Document) -> Drop | None:
         """Put placeholders for secrets and personal data; drop tests that leak secrets."""
         document.text, document.scrubbed = self._scrubber(document.text)
+        if document.code_blocks and document.scrubbed:
+            document.code_blocks = clean.code_blocks(document.text)
         leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
         if leaked and document.path and _TEST_PATH.search(document.path):
             return Drop(DropReason.SECRET_TEST, ", ".join(leaked))

@@ -118,6 +118,8 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
     for spec in specs:
         if Path(spec.name).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
+    if output in (path.resolve() for path in config.dedup.against):
+        raise ConfigError(f"dedup.against: {config.output_dir} is the output_dir too")
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
 
 

@@ -155,14 +155,14 @@ def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piec
         if index < skip:
             continue
         number = piece.row + index + 1
-        if row is None:
-            yield index, Unreadable(piece.name, number, "not UTF-8")
+        if isinstance(row, str):
+            yield index, Unreadable(piece.name, number, row)
         else:
             yield index, _document(columns, row, piece, number)
 
 
 def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
-    """Give the rows as mappings, the text as bytes; None where something is not UTF-8."""
+    """Give the rows as mappings, the text as bytes; where one cannot be read, the reason."""
     place = batch.schema.get_field_index(text)
     kind = batch.schema.field(place).type
     try:
@@ -172,9 +172,10 @@ def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             batch = batch.set_column(place, text, batch.column(place).cast(pa.large_binary()))
         return list(batch.to_pylist())
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, ValueError, OverflowError) as error:
         if batch.num_rows == 1:
-            return [None]
+            text_is_bad = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+            return ["not UTF-8" if text_is_bad else " ".join(str(error).split())[:200]]
         return [row for index in range(batch.num_rows) for row in _rows(batch.slice(index, 1), text)]
 
 

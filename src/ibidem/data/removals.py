@@ -34,6 +34,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NOUNS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched with."""
 
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
 
@@ -134,7 +135,7 @@ class Matcher:
             yield from self._below(nouns["url"], repo)
 
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
-        places = [_bare(url)] if url else []
+        places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
         places += [f"{host}/{repo}" for host in ("github.com", "gitlab.com")] if "/" in repo else []
         for place in places:
             above = place.rstrip("/")
@@ -153,11 +154,9 @@ def _read(path: Path) -> Iterator[Request]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix in (".yaml", ".yml"):
-            rows = list(enumerate(yaml.safe_load(text) or [], start=1))
+            rows = _listed(yaml.safe_load(text), path)
         else:
-            rows = [
-                (n, _json(line, f"{path}:{n}")) for n, line in enumerate(text.splitlines(), start=1) if line.strip()
-            ]
+            rows = [(n, _json(line, f"{path}:{n}")) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     except ConfigError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -166,6 +165,12 @@ def _read(path: Path) -> Iterator[Request]:
         ) from None
     for number, row in rows:
         yield _request(row, f"{path}:{number}")
+
+
+def _listed(value: object, path: Path) -> list[tuple[int, Any]]:
+    if not isinstance(value, list | None):
+        raise ConfigError(f"{path}: give a list of requests")
+    return list(enumerate(value or [], start=1))
 
 
 def _json(line: str, where: str) -> object:
@@ -186,4 +191,9 @@ def _request(row: object, where: str) -> Request:
         raise ConfigError(f"{where}: value is missing; it must be text")
     if kind == "text" and len(re.findall(r"\w+", value)) < 5:
         raise ConfigError(f"{where}: a text of fewer than 5 words would name too much; give more of it")
-    return Request(cast("Kind", kind), value, repo if isinstance(repo, str) else None)
+    try:
+        f"{value}{repo}".encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: value is not valid Unicode") from None
+    bare = value if kind == "text" else value.strip()
+    return Request(cast("Kind", kind), bare, repo.strip() if isinstance(repo, str) else None)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ibidem import artifacts
+from ibidem.data.spdx import serialize
 from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
 
@@ -74,7 +75,7 @@ DROPPED_SCHEMA = pa.schema(
 )
 
 BATCH_ROWS, ROW_GROUP = 128, 1 << 20
-_DERIVED = ("text", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
+_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
 _REPETITIVE = [
     "license",
     "license_raw",
@@ -101,6 +102,7 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     lengths = np.cumsum([0, *(len(document.encoded) for document in documents)])
     text = b"".join(document.encoded for document in documents)
     buffers = pa.py_buffer(lengths.astype(np.int64)), pa.py_buffer(text)
+    values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
     values["num_chars"] = pc.utf8_length(values["text"]).cast(pa.int64())
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
@@ -194,15 +196,8 @@ def write_tombstones(draft: artifacts.Draft, tombstones: Sequence[Mapping[str, A
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """List the shards of a dataset in reading order.
-
-    Raises:
-        DataError: the folder holds none.
-    """
-    found = sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())
-    if not found:
-        raise DataError(f"{folder}: no shard-*.parquet below it; run ibidem preprocess first")
-    return found
+    """List the shards of a dataset in reading order; none where no document was kept."""
+    return sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

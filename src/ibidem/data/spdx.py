@@ -360,7 +360,10 @@ def texts(raw: object) -> tuple[str, ...]:
 @lru_cache(maxsize=8192)
 def _resolve(parts: tuple[str, ...]) -> str | None:
     parts = tuple(_resolve_text(text) or UNKNOWN for text in parts)
-    return render(" AND ".join(f"({part})" for part in parts))
+    try:
+        return render(" AND ".join(f"({part})" for part in parts))
+    except LicenseError:  # nested too deep
+        return None
 
 
 def _resolve_text(text: str) -> str | None:

@@ -11,8 +11,8 @@ unlearned by any of this, and the certificate says so.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -96,19 +96,23 @@ class Plan:
 
 def plan_command(config: TakedownConfig) -> str:
     """Say what would leave, and what saw it."""
-    return "\n".join(map(str, make_plans(config, load_requests([config.requests]))))
+    return "\n".join(map(str, make_plans(config, _requests(config))))
 
 
 def apply_command(config: TakedownConfig) -> str:
     """Remove, prove that nothing is left, and write the certificate."""
-    requests = load_requests([config.requests])
+    requests = _requests(config)
+    path = config.certificate or _beside(config.dataset[0], requests)
+    artifacts.check_outside(path)
     plans = make_plans(config, requests)
     engine = Engine(config)
-    after = [apply(plan, requests, engine) for plan in plans]
+    certificate = Certificate(path)
+    certificate.write([_statement(plan, plan.dataset, requests, None) for plan in plans])  # a kill loses nothing
+    after = _apply_all(plans, requests, engine)
     left = [residuals(plan.dataset.path, requests, engine, plan.policy) for plan in plans]
-    path = config.certificate or _beside(config.dataset[0], requests)
-    certificate = [_statement(plan, now, requests, some) for plan, now, some in zip(plans, after, left, strict=True)]
-    artifacts.write_file(path, json.dumps(certificate, ensure_ascii=False, indent=1) + "\n")
+    certificate.write(
+        [_statement(plan, now, requests, some) for plan, now, some in zip(plans, after, left, strict=True)]
+    )
     if any(some for some in left):
         raise DataError(f"{path}: residuals were found, see there")
     removed = sum(len(plan.sha256s) for plan in plans)
@@ -122,7 +126,7 @@ def verify_command(config: TakedownConfig) -> str:
     Raises:
         DataError: something is.
     """
-    requests = load_requests([config.requests])
+    requests = _requests(config)
     for path in config.dataset:
         dataset = shards.load_dataset(path)
         if left := residuals(path, requests, Engine(config), _policy(dataset, config.requests)):
@@ -144,16 +148,39 @@ def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan
     for dataset, policy, (named, _) in zip(datasets, policies, found, strict=True):
         rows = _rows(dataset, named, doomed)
         hashes = [gone.sha256 for some in rows.values() for gone in some]
-        plans.append(Plan(dataset, policy, rows, uses(config.artifacts, dataset, hashes)))
+        plans.append(Plan(dataset, policy, rows, uses(config.artifacts, hashes, dataset=dataset)))
     return plans
 
 
-def apply(plan: Plan, requests: Sequence[Request], engine: Engine) -> Artifact:
+def _requests(config: TakedownConfig) -> list[Request]:
+    requests = load_requests([config.requests])
+    if not requests:
+        raise ConfigError(f"{config.requests}: holds no request")
+    places = [path.resolve() for path in config.dataset]
+    if len(set(places)) < len(places):
+        raise ConfigError("dataset: the same folder is given twice")
+    for place in places:
+        artifacts.sweep(place.parent)
+    return requests
+
+
+def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engine) -> list[Artifact]:
+    """Apply plans in order; datasets deduplicated against another one of them name it as it has become."""
+    became: dict[str, str] = {}
+    after = []
+    for plan in plans:
+        inputs = [replace(item, digest=became.get(item.digest, item.digest)) for item in plan.dataset.inputs]
+        after.append(apply(plan, requests, engine, inputs=inputs))
+        became[plan.dataset.digest] = after[-1].digest
+    return after
+
+
+def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Sequence[artifacts.Input]) -> Artifact:
     """Replace the dataset by one without the rows; shards that lose none are the same files."""
     dataset = plan.dataset
     honored = {row["id"]: row for row in _tombstones(dataset)} | {request.id: request.tombstone for request in requests}
     tombstones = [honored[key] for key in sorted(honored)]
-    inputs = [item for item in dataset.inputs if item.role != removals.ROLE] + removals.as_inputs(sorted(honored))
+    inputs = [item for item in inputs if item.role != removals.ROLE] + removals.as_inputs(sorted(honored))
     with artifacts.create(dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs) as draft:
         for name, file in dataset.files.items():
             if name not in (shards.DROPPED, shards.REMOVED, shards.REMOVALS) and _shard_of(name) not in plan.rows:
@@ -167,7 +194,8 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine) -> Artifact:
                 draft.rows |= {some.shard: some.num_kept} if some.num_kept else {}
                 removed.append(some)
                 bar.advance()
-        _merge_dropped(dataset, draft, removed, Matcher(requests))
+        texts = {row["id"] for row in tombstones if row["kind"] == "text"}
+        _merge_dropped(dataset, draft, removed, _renamed(pq.read_table(dataset.path / shards.DROPPED), requests, texts))
         shards.write_tombstones(draft, tombstones)
         counted = tally.from_counts(dataset.counts)
         for some in removed:
@@ -195,7 +223,7 @@ def residuals(path: Path, requests: Sequence[Request], engine: Engine, policy: R
         for column in columns.column_names:
             same = pc.indices_nonzero(pc.is_in(columns[column], told[column].combine_chunks())).to_pylist()
             found += [{"shard": name, "row": row, "by": f"exact hash ({column})"} for row in same]
-        if policy.duplicates == "cluster":
+        if policy.duplicates == "cluster" and dataset.config["dedup"]["near"]:
             found += [{"shard": name, **row} for row in _similar(np.load(shards.sketch_path(shard)), removed)]
     return found
 
@@ -251,9 +279,8 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
     return _Removed(name, num_kept, counted, pa.Table.from_batches(dropped, shards.DROPPED_SCHEMA), sketches[places])
 
 
-def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], matcher: Matcher) -> None:
+def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], old: pa.Table) -> None:
     """Write the dropped rows and the sketches of the removed ones, old and added, in the order of the shards."""
-    old = _renamed(pq.read_table(dataset.path / shards.DROPPED), matcher)
     table = pa.concat_tables([old, *(some.dropped for some in removed)])
     order = [("dataset", "ascending"), ("position", "ascending")]
     size = int(dataset.config["shard_size"])
@@ -261,7 +288,7 @@ def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[
     numbers = pc.divide(table["position"], size).to_numpy()
     names = table["dataset"].to_pylist()
     starts = [i for i in range(len(table)) if i == 0 or (names[i], numbers[i]) != (names[i - 1], numbers[i - 1])]
-    ends = [*starts[1:], len(table)]
+    ends = [*starts[1:], len(table)] if starts else []
     pieces = (table.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
     draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, pieces)
     sketches = [np.empty(0, SKETCH)]
@@ -274,12 +301,17 @@ def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[
         np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place.to_numpy()])
 
 
-def _renamed(dropped: pa.Table, matcher: Matcher) -> pa.Table:
-    """Tell of rows that had left before that these requests name them too: of several names the least is told."""
+def _renamed(dropped: pa.Table, requests: Sequence[Request], texts: Collection[str]) -> pa.Table:
+    """Tell of rows that had left before that these requests name them too: of several names the least is told.
+
+    Requests for a text give way to all others.
+    """
+    matcher = Matcher(requests)
     rows = dropped.to_pylist()
     for row in rows:
         if row["reason"] in REMOVED and (request := matcher.find(row)):
-            told = [row["detail"]] if row["reason"] == DropReason.REMOVAL_REQUESTED else []
+            by_noun = row["reason"] == DropReason.REMOVAL_REQUESTED and row["detail"] not in texts
+            told = [row["detail"]] if by_noun else []
             row |= {"reason": str(DropReason.REMOVAL_REQUESTED), "detail": min([*told, request])}
     return pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA)
 
@@ -311,7 +343,7 @@ def _requested(
                 number = int(np.searchsorted(bounds, index, side="right")) - 1
                 named.setdefault((names[number], index - int(bounds[number])), request)
     if policy.duplicates == "cluster":
-        doomed = {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in named}
+        doomed = {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in named} - {None}
         dropped = pq.read_table(dataset.path / shards.DROPPED)
         duplicates = dropped.filter(pc.starts_with(dropped["reason"], "duplicate."))
         doomed |= {row["cluster"] for row in duplicates.to_pylist() if matcher.find(row)}
@@ -319,11 +351,13 @@ def _requested(
 
 
 def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    has_clusters = dataset.config["dedup"]["near"] or dataset.config["dedup"]["exact"]
     for path in shards.shard_paths(dataset.path):
         name = path.relative_to(dataset.path).as_posix()
         rows = pq.read_table(path, columns=[*NOUNS, "cluster"]).to_pylist()
         for number, row in enumerate(rows):
-            row["cluster"] = row["cluster"] or row["sha256"][: verdicts.CLUSTER_DIGITS]
+            if has_clusters:
+                row["cluster"] = row["cluster"] or row["sha256"][: verdicts.CLUSTER_DIGITS]
             yield name, number, row
 
 
@@ -345,10 +379,45 @@ def _policy(dataset: Artifact, requests: Path) -> RemovalPolicy:
     return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
 
 
+class Certificate:
+    """In-toto statements in a file; what it said before is never taken back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            statements = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            self._before = {
+                statement["predicate"]["dataset"]["path"]: statement["predicate"] for statement in statements
+            }
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path} exists and is no certificate; choose another path") from None
+
+    def write(self, statements: Sequence[dict[str, Any]]) -> None:
+        """Write statements, each with what an earlier run of the same takedown found."""
+        for statement in statements:
+            predicate = statement["predicate"]
+            before = self._before.get(predicate["dataset"]["path"])
+            if before is not None:
+                predicate["dataset"]["before"] = before["dataset"]["before"]
+                predicate["removed"] = _union(before["removed"], predicate["removed"])
+                predicate["seen_by"] = _union(before["seen_by"], predicate["seen_by"])
+                rewritten = before["files"]["rewritten"] | predicate["files"]["rewritten"]
+                untouched = before["files"]["untouched"] + len(before["files"]["rewritten"]) - len(rewritten)
+                predicate["files"] = {"rewritten": rewritten, "untouched": untouched}
+        artifacts.write_file(self._path, json.dumps(statements, ensure_ascii=False, indent=1) + "\n")
+
+
+def _union(before: list[Any], more: list[Any]) -> list[Any]:
+    return before + [item for item in more if item not in before]
+
+
 def _statement(
-    plan: Plan, after: Artifact, requests: Sequence[Request], left: Sequence[dict[str, Any]]
+    plan: Plan, after: Artifact, requests: Sequence[Request], left: Sequence[dict[str, Any]] | None
 ) -> dict[str, Any]:
-    """Write an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it holds no text."""
+    """Write an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it holds no text.
+
+    `left` is None before the removal.
+    """
     before = plan.dataset
     touched = {
         name: (file.sha256, after.files[name].sha256 if name in after.files else None)
@@ -367,7 +436,8 @@ def _statement(
                 "rewritten": {name: {"before": old, "after": new} for name, (old, new) in sorted(touched.items())},
                 "untouched": len(before.files) - len(touched),
             },
-            "residuals": list(left),
+            "state": "planned" if left is None else "done",
+            "residuals": None if left is None else list(left),
             "seen_by": [use.as_record() for use in plan.uses],
             "statement": WEIGHTS_STATEMENT,
             "tool": f"ibidem {__version__}",
@@ -383,11 +453,12 @@ def _beside(dataset: Path, requests: Sequence[Request]) -> Path:
 def _tombstones(dataset: Artifact) -> list[dict[str, Any]]:
     if shards.REMOVALS not in dataset.files:
         return []
-    return [json.loads(line) for line in (dataset.path / shards.REMOVALS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (dataset.path / shards.REMOVALS).read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def _shard_of(name: str) -> str:
-    return name.replace("sketch-", "shard-").replace(".npy", ".parquet")
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.replace("sketch-", "shard-").replace(".npy", ".parquet")
 
 
 def _dataset_of(name: str) -> str:

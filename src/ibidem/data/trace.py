@@ -12,7 +12,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.data import shards
-from ibidem.data.uses import Use, artifacts_below, uses_anywhere
+from ibidem.data.uses import Use, artifacts_below, uses
 from ibidem.errors import ConfigError
 
 NAMED_BY = ("record", "sha256", "raw_sha256", "swhid", "path", "url")
@@ -48,7 +48,7 @@ def trace(config: TraceConfig) -> str:
         for line, sha256 in _places(dataset, config.target):
             lines.append(line)
             hashes.add(sha256)
-    lines += [_describe(use) for use in uses_anywhere(roots, hashes)]
+    lines += [_describe(use) for use in uses(roots, hashes) if use.artifact.kind != shards.KIND]
     names = ", ".join(str(dataset.path) for dataset in datasets)
     return "\n".join(lines) if lines else f"{config.target}: in none of {names}, nor among what they dropped"
 
@@ -78,4 +78,4 @@ def _describe(use: Use) -> str:
     places = [
         f"{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}" for span in use.spans
     ]
-    return f"  {use.artifact.kind} {use.artifact.path}: " + ("; ".join(places) or "learned from tokens that hold it")
+    return f"  {use.artifact.kind} {use.artifact.path}: " + ("; ".join(places) or "was made from what holds it")

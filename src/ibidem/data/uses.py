@@ -51,35 +51,28 @@ def artifacts_below(root: Path) -> Iterator[Artifact]:
                 continue
 
 
-def made_from(roots: Collection[Path], digests: Collection[str]) -> list[Artifact]:
-    """Give the artifacts below `roots` that were made, step by step, from those with the given digests."""
-    known = {found.path.resolve(): found for root in roots if root.exists() for found in artifacts_below(root)}
-    reached, found = set(digests), dict[str, Artifact]()
+def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact | None = None) -> list[Use]:
+    """Say which artifacts below `roots` hold the documents, and which were made from those or from the dataset.
+
+    A dataset is asked for its rows and tokens for their documents, whatever became of what they were made from; so an
+    earlier takedown, which changed the dataset, hides nothing.
+    """
+    wanted = pa.array(sorted(sha256s), pa.string())
+    everything = {found.path.resolve(): found for root in roots if root.exists() for found in artifacts_below(root)}
+    if dataset is not None:
+        everything.pop(dataset.path.resolve(), None)
+    spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
+    reached = {artifact.digest for path, artifact in everything.items() if spans[path]}
+    reached |= {dataset.digest} if dataset is not None else set()
+    told = {path for path in everything if spans[path]}
     while True:
-        more = [
-            artifact
-            for artifact in known.values()
-            if artifact.digest not in reached and reached.intersection(item.digest for item in artifact.inputs)
-        ]
-        if not more:
-            return list(found.values())
-        reached.update(artifact.digest for artifact in more)
-        found |= {artifact.digest: artifact for artifact in more}
-
-
-def uses(roots: Collection[Path], dataset: Artifact, sha256s: Collection[str]) -> list[Use]:
-    """Say which artifacts below `roots` were made from a dataset, and which places in them hold the documents."""
-    wanted = pa.array(sorted(sha256s), pa.string())
-    return [Use(artifact, list(_spans(artifact, wanted))) for artifact in made_from(roots, [dataset.digest])]
-
-
-def uses_anywhere(roots: Collection[Path], sha256s: Collection[str]) -> list[Use]:
-    """Say which tokens below `roots` hold the documents, whatever became of the dataset, and what learned from them."""
-    wanted = pa.array(sorted(sha256s), pa.string())
-    found = [Use(artifact, list(_spans(artifact, wanted))) for root in roots for artifact in artifacts_below(root)]
-    holders = [use for use in found if use.spans and use.artifact.kind != shards.KIND]
-    learned = made_from(roots, {use.artifact.digest for use in holders})
-    return holders + [Use(artifact, []) for artifact in learned]
+        more = {
+            path for path, artifact in everything.items() if reached.intersection(i.digest for i in artifact.inputs)
+        }
+        if more <= told:
+            return [Use(everything[path], spans[path]) for path in sorted(told)]
+        told |= more
+        reached |= {everything[path].digest for path in more}
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
