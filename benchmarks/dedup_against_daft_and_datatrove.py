@@ -10,7 +10,7 @@ memory of all processes of the run (proportional set size, sampled) stand beside
     python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
         benchmarks/results/dedup_against_daft_and_datatrove.json
 
-CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has datatrove[processing,io]==0.10.1.
+CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has datatrove[processing,io]==0.10.1 and psutil.
 """
 
 import itertools
@@ -19,14 +19,12 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+import measured
 import pyarrow.parquet as pq
 
 REPEATS, WORKERS = 3, 2
@@ -46,7 +44,7 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {}
         for _ in range(REPEATS):
             for system, name in jobs:
-                found = measure(command(system, str(peers), sets[name], Path(folder, "out")))
+                found = measured.run(command(system, str(peers), sets[name], Path(folder, "out")))
                 found["mb_per_s"] = size_mb(sets[name]) / found["wall_s"]
                 found["mb_per_cpu_s"] = size_mb(sets[name]) / found["cpu_s"]
                 runs.setdefault(f"{system} {name}", []).append(found)
@@ -82,36 +80,6 @@ def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:
 def size_mb(folder: Path) -> float:
     texts = (pq.read_table(path, columns=["text"])["text"] for path in folder.glob("*.parquet"))
     return sum(len(text.as_py().encode()) for column in texts for text in column) / 1e6
-
-
-def measure(command: list[str]) -> dict[str, float]:
-    """Run a command; give its wall time, the CPU time of its tree, and the peak of its memory in MB."""
-    before = os.times()
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, tree_pss(process.pid))
-        time.sleep(0.2)
-    wall = time.monotonic() - started
-    if process.returncode:
-        raise SystemExit(process.stderr.read().decode()[-2000:] if process.stderr else "failed")
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}  # datatrove's own workers are not in its CPU time
-
-
-def tree_pss(pid: int) -> int:
-    """Add up the proportional set sizes of a process and its descendants, in bytes."""
-    total = 0
-    try:
-        parent = psutil.Process(pid)
-        for process in (parent, *parent.children(recursive=True)):
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
-    except (psutil.Error, OSError, IndexError):
-        return 0
-    return total
 
 
 def run_daft(source: Path, output: Path) -> None:

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+import measured
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -183,36 +183,7 @@ def ibidem(*words: str) -> str:
 
 
 def timed(*words: str) -> dict[str, float]:
-    before, started, peak = os.times(), time.monotonic(), 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ibidem", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    os.set_blocking(process.stderr.fileno(), False)
-    told = b""
-    while process.poll() is None:
-        peak = max(peak, tree_pss(process.pid))
-        told = (told + (process.stderr.read() or b""))[-4000:]
-        time.sleep(0.2)
-    wall = time.monotonic() - started
-    if process.returncode:
-        raise SystemExit(told.decode())
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}
-
-
-def tree_pss(pid: int) -> int:
-    """Add up the proportional set sizes of a process and its descendants, in bytes."""
-    total = 0
-    try:
-        parent = psutil.Process(pid)
-        for process in (parent, *parent.children(recursive=True)):
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
-    except (psutil.Error, OSError, IndexError):
-        return 0
-    return total
+    return measured.run([sys.executable, "-m", "ibidem", *words])
 
 
 def medians(runs: list[dict[str, float]], size: float) -> dict[str, Any]:

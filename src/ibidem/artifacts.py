@@ -233,6 +233,24 @@ def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input])
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def make_folder(path: Path) -> Iterator[Path]:
+    """Make a folder of a workspace out of what the block writes into another one: it is there whole or not at all.
+
+    Workers may make the same folder at once, for they write the same: the first stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    try:
+        partial.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
     """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
     for hidden in folder.glob(".*.by-*"):

@@ -1,7 +1,6 @@
 """From prepared shards and verdicts to the artifact: shards, sketches and the list of what was dropped."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -37,14 +36,8 @@ def finish(shard: Shard) -> Tally:
     """Write the shard, its sketches and its dropped rows; give its counts."""
     counts = shard.finished / "tally.json"
     if not counts.exists():
-        partial = shard.finished.with_name(f".{shard.finished.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(shard, partial)
-        try:
-            partial.rename(shard.finished)
-        except OSError:  # another worker was faster; it wrote the same
-            shutil.rmtree(partial, ignore_errors=True)
+        with artifacts.make_folder(shard.finished) as folder:
+            _write(shard, folder)
     return tally.read(counts)
 
 

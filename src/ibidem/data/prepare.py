@@ -8,9 +8,7 @@
 The folder of a shard appears whole or not at all, so a run that was killed goes on where it was.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import groupby
@@ -21,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from ibidem import artifacts
 from ibidem.config import configuration
 from ibidem.data import clean, language, licenses, shards
 from ibidem.data.contamination import ContaminationPolicy, Guard
@@ -179,20 +178,15 @@ def _positioned(task: Task, start: int) -> Iterator[tuple[int, Document | Unread
 def _prepare_shard(
     policies: Policies, work: Path, task: Task, number: int, items: Iterator[tuple[int, Document | Unreadable]]
 ) -> None:
-    final = prepared_path(work, task.source, number)
-    partial = final.with_name(f".{final.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     steps = _steps(policies)
-    with _Writer(partial, task.dataset, near=policies.dedup.near) as writer:
+    with (
+        artifacts.make_folder(prepared_path(work, task.source, number)) as folder,
+        _Writer(folder, task.dataset, near=policies.dedup.near) as writer,
+    ):
         for _, item in items:
             if isinstance(item, Document):
                 steps(item)
             writer.add(item)
-    try:
-        partial.rename(final)
-    except OSError:  # another worker was faster; it wrote the same
-        shutil.rmtree(partial, ignore_errors=True)
     pa.default_memory_pool().release_unused()
 
 
