@@ -10,7 +10,8 @@ memory of all processes of the run (proportional set size, sampled) stand beside
     python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
         benchmarks/results/dedup_against_daft_and_datatrove.json
 
-CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has datatrove[processing,io]==0.10.1 and psutil.
+CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has
+datatrove[processing,io]==0.10.1 and psutil.
 """
 
 import itertools
