@@ -365,3 +365,35 @@ def test_a_later_request_by_noun_outweighs_an_earlier_one_by_text(source: Path, 
         assert apply(tmp_path, [request], name=f"{number}.jsonl") == 0
     asked = run(source, tmp_path / "asked", requests_file(tmp_path, requests))
     assert artifacts.load(tmp_path / "data").digest == asked.digest
+
+
+def test_what_was_removed_does_not_come_back_by_a_new_run(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
+    after = artifacts.load(tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"1 requests for removal were honored there .*record d1"):
+        run(source, tmp_path / "data")
+    assert artifacts.verify(tmp_path / "data").digest == after.digest
+    assert run(source, tmp_path / "data", tmp_path / "requests.jsonl").digest == after.digest
+
+
+def test_a_document_is_traced_where_nothing_was_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN, "id": "r1"}) + "\n")
+    run(tmp_path / "one.jsonl", tmp_path / "data")
+    assert main(["trace", "r1", "--artifacts", str(tmp_path)]) == 0
+    assert "row 0: record r1" in capsys.readouterr().out
+    assert main(["trace", "r2", "--artifacts", str(tmp_path)]) == 0
+    assert "in none of" in capsys.readouterr().out
+
+
+def test_takedown_says_which_blends_still_hold_the_documents(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "data")
+    blend = ["--datasets.a.path", str(tmp_path / "data"), "--shares.code", "1", "--output-dir", str(tmp_path / "b")]
+    assert main(["blend", *blend]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
+    assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
+    assert main(["blend", *blend]) == 0
+    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
+    assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")

@@ -50,8 +50,9 @@ class Ingredient:
     """Share among the datasets of its category."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None
     """Most bytes of text of it, in one pass."""
-    max_repeats: Annotated[int, Field(ge=1)] = 1
-    """How often each of its documents may come; the second pass starts when the first is through."""
+    max_repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often each of its documents may come; the second pass starts when the first is through. Beyond 4 passes a
+    model hardly learns more (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
 
 def _default_shares() -> dict[Category, float]:

@@ -42,7 +42,8 @@ def card(config: CardConfig) -> str:
     """Write the data card, the Croissant metadata and the EU summary."""
     dataset = shards.load_dataset(config.dataset)
     path = dataset.path.resolve()
-    folder = config.output_dir or path.with_name(f"{path.name}.card")
+    beside = config.dataset if config.dataset.name not in ("", "..") else path
+    folder = config.output_dir or beside.with_name(f"{path.name}.card")
     artifacts.check_outside(folder / "README.md")
     origins = _origins(dataset)
     written = {

@@ -17,7 +17,7 @@ import shutil
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -37,7 +37,7 @@ from ibidem.data.readers import Piece
 from ibidem.data.sources import Source, Spec, open_source
 from ibidem.data.tally import Tally
 from ibidem.data.verdicts import read_table
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError
 
 
 @configuration
@@ -67,6 +67,7 @@ def preprocess(config: PreprocessConfig) -> str:
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     requests = removals.load_requests(config.removals.requests)
+    _check_removals(config.output_dir, {request.id for request in requests})
     settled = [shards.load_dataset(path) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [source.as_input() for source in sources]
@@ -121,6 +122,21 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is the output_dir too")
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
+
+
+def _check_removals(output_dir: Path, honored: Collection[str]) -> None:
+    """Refuse to bring back what was removed from the dataset that stands there."""
+    try:
+        before = artifacts.load(output_dir, kind=shards.KIND)
+    except ArtifactError:
+        return
+    forgotten = [row for row in shards.read_tombstones(before) if row["id"] not in honored]
+    if forgotten:
+        first = f"{forgotten[0]['kind']} {forgotten[0]['value']}"
+        raise ConfigError(
+            f"{output_dir}: {len(forgotten)} requests for removal were honored there that this run does not know "
+            f"({first}); give them with --removals.requests, or choose another output_dir"
+        )
 
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:

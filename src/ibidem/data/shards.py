@@ -195,6 +195,13 @@ def write_tombstones(draft: artifacts.Draft, tombstones: Sequence[Mapping[str, A
         draft.rows[REMOVALS] = len(tombstones)
 
 
+def read_tombstones(dataset: artifacts.Artifact) -> list[dict[str, Any]]:
+    """Read the requests for removal that a dataset honors, as `write_tombstones` wrote them."""
+    if REMOVALS not in dataset.files:
+        return []
+    return [json.loads(line) for line in (dataset.path / REMOVALS).read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 def shard_paths(folder: Path) -> list[Path]:
     """List the shards of a dataset in reading order; none where no document was kept."""
     return sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())

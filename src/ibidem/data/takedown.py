@@ -117,7 +117,11 @@ def apply_command(config: TakedownConfig) -> str:
         raise DataError(f"{path}: residuals were found, see there")
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
-    return f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned; certificate: {path}"
+    holders = [use for plan in plans for use in plan.uses if use.spans and use.artifact.kind == shards.KIND]
+    held = ", ".join(sorted({str(use.artifact.path) for use in holders}))
+    again = f"; these still hold some, make them again: {held}" if held else ""
+    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{again}"
+    return f"{told}; certificate: {path}"
 
 
 def verify_command(config: TakedownConfig) -> str:
@@ -178,7 +182,9 @@ def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engin
 def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Sequence[artifacts.Input]) -> Artifact:
     """Replace the dataset by one without the rows; shards that lose none are the same files."""
     dataset = plan.dataset
-    honored = {row["id"]: row for row in _tombstones(dataset)} | {request.id: request.tombstone for request in requests}
+    honored = {row["id"]: row for row in shards.read_tombstones(dataset)} | {
+        request.id: request.tombstone for request in requests
+    }
     tombstones = [honored[key] for key in sorted(honored)]
     inputs = [item for item in inputs if item.role != removals.ROLE] + removals.as_inputs(sorted(honored))
     with artifacts.create(dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs) as draft:
@@ -448,12 +454,6 @@ def _statement(
 def _beside(dataset: Path, requests: Sequence[Request]) -> Path:
     key = removals.as_inputs([request.id for request in requests])[0].digest.removeprefix("sha256:")[:12]
     return dataset.parent / f"{dataset.name}.takedown-{key}.json"
-
-
-def _tombstones(dataset: Artifact) -> list[dict[str, Any]]:
-    if shards.REMOVALS not in dataset.files:
-        return []
-    return [json.loads(line) for line in (dataset.path / shards.REMOVALS).read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def _shard_of(name: str) -> str:

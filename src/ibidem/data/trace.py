@@ -67,6 +67,8 @@ def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
 
 
 def _find(rows: pa.Table, target: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not len(rows):  # pyarrow's kernels crash on tables without chunks
+        return
     found = pa.array([False] * len(rows))
     for name in NAMED_BY:
         found = pc.or_(found, pc.fill_null(pc.equal(rows[name], target), fill_value=False))

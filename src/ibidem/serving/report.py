@@ -272,7 +272,9 @@ def blend(dataset: Artifact) -> Html:
     return join(
         tag("h3", "Blend"),
         tag("p", ", ".join(f"{name} {part}" for name, part in shares.items()), f"; {counts.get('ended')}."),
-        table(("Dataset", "Category", "Documents", "Of", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)),
+        table(
+            ("Dataset", "Category", "Documents", "Of, with repeats", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)
+        ),
     )
 
 
@@ -289,8 +291,10 @@ def corpus(dataset: Artifact) -> Html:
         for aspect in ("license", "language", "natural_language", "category", "source")
     }
     duplicates = counts.get("clusters", {})
+    name = dataset.path.name
     total = (counts.get("kept"), " kept + ", sum(dropped.values()), " dropped + ", counts.get("quarantined"))
     return join(
+        tag("h3", f"What was read into {name}"),
         tag("p", *total, " quarantined = ", counts.get("read"), " documents read."),
         tag("p", "Kept without any stated license: ", counts.get("license_unstated"), "."),
         kept["license"],
