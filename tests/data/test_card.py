@@ -79,3 +79,10 @@ def test_the_card_of_a_blend_tells_what_its_datasets_dropped(source_folder: Path
     assert "1 requests for removal were honored, and 10 documents left by them" in text
     assert "| removal.requested | 10 |" in text
     assert "in the datasets that were blended" in text
+
+
+def test_a_card_overwrites_nobody_elses_file(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ArtifactError, match="is not a card to replace"):
+        card(CardConfig(dataset=dataset, output_dir=tmp_path))
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -130,7 +131,8 @@ def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, by
         port = free.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
     start = ["start", "--head", "--num-cpus", "2", "--port", str(port), "--node-ip-address", "127.0.0.1"]
-    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", f"/tmp/ray-{port}", "--block"]
+    folder = f"{tempfile.gettempdir()}/ray-{port}"  # short, for the names of its sockets
+    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder, "--block"]
     # its own processes alone are stopped: `ray stop` would stop every cluster of the machine
     cluster = subprocess.Popen(
         [ray, *start, *options], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

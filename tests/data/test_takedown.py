@@ -358,6 +358,23 @@ def test_blanks_around_a_value_do_not_count(tmp_path: Path) -> None:
     assert load_requests([path]) == [Request("repo", "a/b")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "spelled", "meant"),
+    [
+        ("repo", "https://github.com/octo/cat", "octo/cat"),
+        ("repo", "octo/cat.git/", "octo/cat.git"),
+        ("repo", "github.com/octo/cat.git", "octo/cat"),
+        ("owner", "@octo", "octo"),
+        ("path", "/src/a.py", "src/a.py"),
+        ("sha256", "sha256:abc", "abc"),
+        ("swhid", "swh:1:cnt:94a9;origin=x", "swh:1:cnt:94a9"),
+    ],
+)
+def test_values_are_read_as_people_write_them(kind: str, spelled: str, meant: str, tmp_path: Path) -> None:
+    path = requests_file(tmp_path, [{"kind": kind, "value": spelled}])
+    assert load_requests([path])[0].value.removesuffix(".git") == meant.removesuffix(".git")
+
+
 def test_a_later_request_by_noun_outweighs_an_earlier_one_by_text(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "data")
     requests = [{"kind": "text", "value": TEXTS[44][:400]}, {"kind": "record", "value": "d44"}]

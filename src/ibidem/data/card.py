@@ -51,6 +51,9 @@ def card(config: CardConfig) -> str:
         "croissant.json": json.dumps(croissant(dataset, path.name), ensure_ascii=False, indent=2) + "\n",
         "eu_training_content_summary.md": eu_summary(dataset, origins),
     }
+    for name in written:
+        if (folder / name).exists() and not (folder / "croissant.json").exists():
+            raise ArtifactError(f"{folder / name} exists and is not a card to replace; choose another output_dir")
     for name, text in written.items():
         artifacts.write_file(folder / name, text)
     return f"{folder}: {', '.join(written)}"

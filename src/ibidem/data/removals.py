@@ -34,6 +34,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NOUNS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched with."""
 
+_HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
@@ -167,6 +168,22 @@ def _read(path: Path) -> Iterator[Request]:
         yield _request(row, f"{path}:{number}")
 
 
+def _plain(kind: Kind, value: str) -> str:
+    """Spell a value as the columns do, however people write it.
+
+    >>> _plain("repo", "https://github.com/octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
+    ('octo/cat', 'octo', 'a.py')
+    """
+    if kind in ("repo", "owner"):
+        bare = _HOST.sub("", _SCHEME.sub("", value)).strip("/").removesuffix(".git")
+        return bare.removeprefix("@")
+    if kind == "path":
+        return value.removeprefix("./").lstrip("/")
+    if kind == "swhid":
+        return value.partition(";")[0]
+    return value.removeprefix("sha256:") if kind == "sha256" else value
+
+
 def _listed(value: object, path: Path) -> list[tuple[int, Any]]:
     if not isinstance(value, list | None):
         raise ConfigError(f"{path}: give a list of requests")
@@ -195,5 +212,5 @@ def _request(row: object, where: str) -> Request:
         f"{value}{repo}".encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{where}: value is not valid Unicode") from None
-    bare = value if kind == "text" else value.strip()
+    bare = value if kind == "text" else _plain(kind, value.strip())
     return Request(cast("Kind", kind), bare, repo.strip() if isinstance(repo, str) else None)
