@@ -19,7 +19,7 @@ from ibidem.data.headers import header_license
 from ibidem.data.licenses import LicensePolicy, judge
 from ibidem.data.preprocess import PreprocessConfig
 from ibidem.data.spdx import GNU_FAMILIES, is_denied, normalize, package_license
-from ibidem.errors import LicenseError
+from ibidem.errors import ConfigError, LicenseError
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 POLICY = LicensePolicy()
@@ -429,3 +429,10 @@ def test_the_real_corpus_hides_gnu_files_in_other_packages():
     assert all("Custom-pg_dump" in raw for raw in unresolved)
     assert recovered > 150
     assert not missed, [entry[1:] for entry in missed[:3]]
+
+
+def test_a_family_that_is_none_is_refused():
+    for families in (["MITT"], ["GPL,LGPL"]):
+        with pytest.raises(ConfigError, match="no family of licenses"):
+            config.build(LicensePolicy, {"denied": families})
+    assert config.build(LicensePolicy, {"denied": ["MPL", "gpl"]}).refuses("MPL-2.0")

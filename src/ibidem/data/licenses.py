@@ -6,10 +6,12 @@ is found, a permissive file in a GNU package is recovered. What was decided, and
 
 from typing import Literal, NamedTuple
 
+from pydantic import field_validator
+
 from ibidem.config import configuration
 from ibidem.data import dep5
 from ibidem.data.headers import header_license
-from ibidem.data.spdx import GNU_FAMILIES, UNKNOWN, is_denied, normalize, serialize, texts
+from ibidem.data.spdx import GNU_FAMILIES, UNKNOWN, is_denied, is_family, normalize, serialize, texts
 
 
 class LicenseVerdict(NamedTuple):
@@ -36,6 +38,13 @@ class LicensePolicy:
     unstated: Literal["keep", "drop"] = "keep"
     """What happens to a source that states no license at all (openwebtext, The Pile): its rows are kept, counted
     as unstated, or dropped."""
+
+    @field_validator("denied")
+    @classmethod
+    def _families_are_known(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [family for family in families if not is_family(family)]:
+            raise ValueError(f"{unknown[0]!r} is no family of licenses, as GPL or MPL")
+        return families
 
     def refuses(self, expression: str) -> bool:
         """Tell whether no choice that the expression leaves open may enter."""

@@ -192,6 +192,15 @@ def is_denied(
     return _is_denied(expression, _Terms(*map(_folded, (denied, allowed, allowed_exceptions))))
 
 
+def is_family(name: str) -> bool:
+    """Tell whether any known license belongs to a family.
+
+    >>> is_family("GPL"), is_family("GPL,LGPL")
+    (True, False)
+    """
+    return any(_in_family(key, name.lower()) for key in _identifiers().values())
+
+
 def normalize(raw: object) -> str | None:
     """Turn any raw license into an SPDX expression, or None when it cannot be resolved.
 
