@@ -1,7 +1,7 @@
 """Preprocessed datasets to one with given shares, in every prefix of it, the same bytes every time.
 
     measure   bytes or tokens of each document
-    plan      which document comes when: fair queuing over the categories, and over the datasets of each
+    plan      which document comes when: the category furthest behind its share, in it the dataset
     scatter   each shard of a dataset is read once, its rows go to the shards that want them
     gather    each shard of the blend is put in order and written
 

@@ -35,7 +35,7 @@ class EngineConfig:
 
 
 class Engine:
-    """Daft, started the way the configuration says."""
+    """The standard library's threads, or Daft for processes and for a cluster, as the configuration says."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._runner = config.runner
