@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 Category = Literal["code", "text", "instruction"]
@@ -117,7 +118,6 @@ class Document:
 
     _text: str | None = field(default=None, init=False, repr=False)
     _encoded: bytes | None = field(default=None, init=False, repr=False)
-    _raw_sha256: str | None = field(default=None, init=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -141,19 +141,18 @@ class Document:
         """Hash of the text as it stands now."""
         return self.raw_sha256 if self._encoded is None else hashlib.sha256(self._encoded).hexdigest()
 
-    @property
+    @cached_property
     def raw_sha256(self) -> str:
         """Hash of the source's own bytes."""
-        if self._raw_sha256 is None:
-            self._raw_sha256 = hashlib.sha256(self.raw).hexdigest()
-        return self._raw_sha256
+        return hashlib.sha256(self.raw).hexdigest()
 
-    @property
+    @cached_property
     def swhid(self) -> str:
         """Software Heritage identifier of the source's own bytes: the git blob hash.
 
         >>> Document(raw=b"", source="s", revision=None, record="1").swhid
         'swh:1:cnt:e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
         """
-        blob = b"blob %d\0" % len(self.raw) + self.raw
-        return "swh:1:cnt:" + hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+        blob = hashlib.sha1(b"blob %d\0" % len(self.raw), usedforsecurity=False)
+        blob.update(self.raw)
+        return "swh:1:cnt:" + blob.hexdigest()

@@ -11,9 +11,10 @@ import re
 from ibidem.records import Category
 
 BYTE_ORDER_MARK = "\ufeff"
+_MARK = BYTE_ORDER_MARK.encode()
 
 _FENCE = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$", re.MULTILINE)
-_TRAILING_BLANKS = re.compile(r"(?<=\S)(?P<blanks>[ \t]+)$|^[ \t]+$", re.MULTILINE)
+_BLANKS = (" ", "\t")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 CodeBlocks = tuple[tuple[int, int, str | None], ...]
@@ -36,6 +37,19 @@ def whitespace(text: str, category: Category) -> str:
         return text  # as it should be: a copy of each text would cost more than all the rest
     text = text.lstrip("\n").rstrip()
     return text + "\n" if text else ""
+
+
+def is_tidy(text: bytes, category: Category) -> bool:
+    r"""Tell by its UTF-8 bytes whether `whitespace` leaves a text as it is; of some that it leaves this says no.
+
+    >>> is_tidy(b"all:  \n\techo\n", "code"), is_tidy(b"one \n", "text"), is_tidy(b"no end", "code")
+    (True, False, False)
+    """
+    if text.startswith((b"\n", _MARK)) or b"\r" in text:
+        return False
+    if category != "code" and any(blanks in text for blanks in (b" \n", b"\t\n", b"\n\n\n")):
+        return False
+    return text.endswith(b"\n") and b" " < text[-2:-1] < b"\x7f"  # beyond it there is white space of other scripts
 
 
 def code_blocks(text: str) -> CodeBlocks:
@@ -76,9 +90,14 @@ def _clean_prose(text: str) -> str:
 
 
 def _clean_lines(text: str) -> str:
-    text = _TRAILING_BLANKS.sub(_line_break, text)
-    return _BLANK_LINES.sub("\n\n", text)
+    lines = (_without_trailing_blanks(line) if line[-1:] in _BLANKS else line for line in text.split("\n"))
+    return _BLANK_LINES.sub("\n\n", "\n".join(lines))
 
 
-def _line_break(blanks: re.Match[str]) -> str:
-    return "  " if blanks["blanks"] and blanks["blanks"].startswith("  ") else ""
+def _without_trailing_blanks(line: str) -> str:
+    kept = line.rstrip(" \t")
+    if not kept:
+        return ""
+    if kept[-1].isspace():  # white space of another kind: who knows what it means
+        return line
+    return kept + "  " if line.startswith("  ", len(kept)) else kept

@@ -9,7 +9,7 @@ The folder of a shard appears whole or not at all, so a run that was killed goes
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -101,9 +101,10 @@ class Steps:
         """Normalize whitespace and annotate fenced code blocks; drop what holds NUL or nothing."""
         if b"\0" in document.raw:
             return Drop(DropReason.BINARY)
-        document.text = clean.whitespace(document.text, document.category)
-        if not document.text:
-            return Drop(DropReason.EMPTY)
+        if not clean.is_tidy(document.raw, document.category):
+            document.text = clean.whitespace(document.text, document.category)
+            if not document.text:
+                return Drop(DropReason.EMPTY)
         if document.category != "code":
             document.code_blocks = clean.code_blocks(document.text)
             document.natural_language = language.natural(document.text)
@@ -183,11 +184,35 @@ def _prepare_shard(
         artifacts.make_folder(prepared_path(work, task.source, number)) as folder,
         _Writer(folder, task.dataset, near=policies.dedup.near) as writer,
     ):
-        for _, item in items:
-            if isinstance(item, Document):
-                steps(item)
-            writer.add(item)
+        for batch in _batches(item for _, item in items):
+            documents = [item for item in batch if isinstance(item, Document)]
+            _hash(documents)
+            for document in documents:
+                steps(document)
+            writer.add(batch)
     pa.default_memory_pool().release_unused()
+
+
+def _batches(items: Iterator[Document | Unreadable]) -> Iterator[list[Document | Unreadable]]:
+    """Gather items, few enough to stay in the processor's cache."""
+    batch: list[Document | Unreadable] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item.raw) if isinstance(item, Document) else 0
+        if size >= BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _hash(documents: Sequence[Document]) -> None:
+    from ibidem.data.hashing import hash_contents
+
+    hashes = hash_contents([document.raw for document in documents])
+    for document, (sha256, blob) in zip(documents, hashes, strict=True):
+        document.raw_sha256, document.swhid = sha256, f"swh:1:cnt:{blob}"
 
 
 class _Writer:
@@ -195,8 +220,6 @@ class _Writer:
 
     def __init__(self, folder: Path, dataset: str, *, near: bool) -> None:
         self._folder, self._dataset, self._near = folder, dataset, near
-        self._kept: list[Document] = []
-        self._size = 0
         self._sketches: list[Any] = []
         self._dropped: list[dict[str, Any]] = []
         self._unreadable: list[Unreadable] = []
@@ -207,7 +230,6 @@ class _Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._flush()
             sketches = np.concatenate([np.empty(0, SKETCH), *self._sketches])
             np.save(self._folder / "sketch.npy", sketches)
             table = pa.Table.from_pylist(self._dropped, schema=shards.DROPPED_SCHEMA)
@@ -216,23 +238,17 @@ class _Writer:
             shards.write_quarantine(self._folder / "quarantine.jsonl", self._unreadable)
         self._file.close()
 
-    def add(self, item: Document | Unreadable) -> None:
-        if isinstance(item, Unreadable):
-            self._unreadable.append(item)
-        elif item.drop is not None:
-            self._dropped.append(shards.dropped_row(item, self._dataset))
-        else:
-            self._kept.append(item)
-            self._size += len(item.raw)
-            if self._size >= BATCH_BYTES or len(self._kept) >= BATCH_DOCUMENTS:
-                self._flush()
+    def add(self, batch: Sequence[Document | Unreadable]) -> None:
+        documents = [item for item in batch if isinstance(item, Document)]
+        self._unreadable += [item for item in batch if isinstance(item, Unreadable)]
+        self._dropped += [shards.dropped_row(item, self._dataset) for item in documents if item.drop is not None]
+        kept = [document for document in documents if document.drop is None]
+        if kept:
+            self._add_kept(kept)
 
-    def _flush(self) -> None:
-        if not self._kept:
-            return
-        batch = shards.as_batch(self._kept)
-        removals = pa.array([document.removal for document in self._kept], pa.string())
+    def _add_kept(self, kept: Sequence[Document]) -> None:
+        batch = shards.as_batch(kept)
+        removals = pa.array([document.removal for document in kept], pa.string())
         self._file.write_batch(pa.RecordBatch.from_arrays([*batch.columns, removals], schema=KEPT_SCHEMA))
         hashes = batch.column("sha256").to_pylist()
         self._sketches.append(sketch_texts(batch.column("text"), hashes, near=self._near))
-        self._kept, self._size = [], 0

@@ -127,7 +127,7 @@ def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
         with pq.ParquetFile(piece.path, pre_buffer=False, buffer_size=1 << 20) as file:
             columns = _columns(file.schema_arrow.names, piece)
             groups = None if piece.row_group is None else [piece.row_group]
-            for batch in file.iter_batches(batch_size=64, columns=columns.wanted, row_groups=groups):
+            for batch in file.iter_batches(64, row_groups=groups, columns=columns.wanted, use_threads=False):
                 yield from _batch(batch, index, skip, columns, piece)
                 index += batch.num_rows
     except (*DAMAGE, DataError) as error:

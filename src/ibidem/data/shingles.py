@@ -96,9 +96,11 @@ def sketch(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], Hashes, Hash
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + count + 1]
     data = np.frombuffer(characters, np.uint8) if characters else np.empty(0, np.uint8)
     signatures = np.empty((count, NUM_PERMUTATIONS), np.uint32)
-    simhashes, sequences = np.empty(count, np.uint64), np.empty(count, np.uint64)
-    if _sketch(data, bounds, _letters(), *_permutations(), signatures, simhashes, sequences) == _HAS_IRREGULAR:
-        return sketch(pa.array([text.lower() for text in texts.to_pylist()], pa.large_string()))
+    simhashes, sequences, irregular = np.empty(count, np.uint64), np.empty(count, np.uint64), np.zeros(count, bool)
+    _sketch(data, bounds, _letters(), *_permutations(), signatures, simhashes, sequences, irregular)
+    if irregular.any():
+        lowered = [text.as_py().lower() for text in texts.filter(pa.array(irregular))]
+        signatures[irregular], simhashes[irregular], sequences[irregular] = sketch(pa.array(lowered, pa.large_string()))
     return signatures, simhashes, sequences
 
 
@@ -155,37 +157,42 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
+def _beyond_ascii(data: Bytes, i: int) -> tuple[np.int32, int]:
+    """Decode the UTF-8 sequence at `i`: its code point and its length."""
+    byte = data[i]
+    if byte < 0xE0:
+        return (np.int32(byte & 0x1F) << 6) | np.int32(data[i + 1] & 0x3F), 2
+    if byte < 0xF0:
+        code = (np.int32(byte & 0xF) << 12) | (np.int32(data[i + 1] & 0x3F) << 6)
+        return code | np.int32(data[i + 2] & 0x3F), 3
+    code = (np.int32(byte & 0x7) << 18) | (np.int32(data[i + 1] & 0x3F) << 12)
+    return code | (np.int32(data[i + 2] & 0x3F) << 6) | np.int32(data[i + 3] & 0x3F), 4
+
+
+@_compiled
 def _hash_words(data: Bytes, start: int, end: int, letters: NDArray[np.int32], words: Hashes) -> int:
-    count = 0
+    """Hash the words by FNV-1a over their letters; give their number.
+
+    Where a word ends is as good as random, so no branch depends on it: each letter writes the hash so far to the next
+    free place, and the place is taken when the word ends.
+    """
+    count = inside = 0
     h = _OFFSET
-    inside = False
     i = start
     while i < end:
-        byte = data[i]
-        if byte < 0x80:
-            code = np.int32(byte)
+        if data[i] < 0x80:
+            letter = letters[data[i]]
             i += 1
-        elif byte < 0xE0:
-            code = (np.int32(byte & 0x1F) << 6) | np.int32(data[i + 1] & 0x3F)
-            i += 2
-        elif byte < 0xF0:
-            code = (np.int32(byte & 0xF) << 12) | (np.int32(data[i + 1] & 0x3F) << 6) | np.int32(data[i + 2] & 0x3F)
-            i += 3
         else:
-            code = (np.int32(byte & 0x7) << 18) | (np.int32(data[i + 1] & 0x3F) << 12)
-            code |= (np.int32(data[i + 2] & 0x3F) << 6) | np.int32(data[i + 3] & 0x3F)
-            i += 4
-        letter = letters[code] if code < _LAST_WORD_CHARACTER else np.int32(0)
-        if letter > 0:
-            h = (h ^ np.uint64(letter)) * _PRIME
-            inside = True
-        elif inside:
-            words[count] = h ^ (h >> np.uint64(32))
-            count += 1
-            h = _OFFSET
-            inside = False
+            code, size = _beyond_ascii(data, i)
+            letter = letters[code] if code < _LAST_WORD_CHARACTER else np.int32(0)
+            i += size
         if letter == _HAS_IRREGULAR:
             return _HAS_IRREGULAR
+        words[count] = h ^ (h >> np.uint64(32))
+        count += inside & (letter == 0)
+        inside = int(letter != 0)
+        h = (h ^ np.uint64(letter)) * _PRIME if inside else _OFFSET
     if inside:
         words[count] = h ^ (h >> np.uint64(32))
         count += 1
@@ -278,16 +285,18 @@ def _sketch(
     signatures: NDArray[np.uint32],
     simhashes: Hashes,
     sequences: Hashes,
-) -> int:
+    irregular: NDArray[np.bool_],
+) -> None:
     longest = 0
     for n in range(len(bounds) - 1):
         longest = max(longest, bounds[n + 1] - bounds[n])
-    words = np.empty(longest // 2 + 1, np.uint64)
-    shingles = np.empty(longest // 2 + 1, np.uint64)
+    shingles = np.empty(longest // 2 + 2, np.uint64)
+    words = shingles[1:]  # each is read for the last time before a shingle takes its place
     for n in range(len(bounds) - 1):
         num_words = _hash_words(data, bounds[n], bounds[n + 1], letters, words)
         if num_words == _HAS_IRREGULAR:
-            return _HAS_IRREGULAR
+            irregular[n] = True
+            continue
         h = np.uint64(num_words)
         for i in range(num_words):
             h = (h ^ words[i]) * _ROLL
@@ -296,4 +305,3 @@ def _sketch(
         count = _roll(words, num_words, SHINGLE_WORDS, shingles)
         _min_hashes(shingles, count, a, b, signatures[n])
         simhashes[n] = _simhash(shingles, count)
-    return len(simhashes)
