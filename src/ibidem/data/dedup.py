@@ -183,9 +183,9 @@ def _candidates(
         for band in range(shingles.NUM_KEYS)
     )
     for keys in chain(bands, simhashes):
-        first = _first_of_equal(keys)
+        first = shingles.first_equal(keys)
         last = np.zeros(len(first), np.int64)
-        np.maximum.at(last, first, documents)
+        last[first] = documents  # ascending: of those with the same key the last one stays
         sizes = np.bincount(first, minlength=len(first))
         open_and_shared = (sizes > 1) & (last >= first_open)
         inside = np.flatnonzero(open_and_shared[first])
@@ -205,10 +205,13 @@ class _Sets(NamedTuple):
     length: Indices
     paths: list[Path]
 
-    def get(self, document: int) -> NDArray[np.uint64]:
-        place = int(np.searchsorted(self.documents, document))
-        path = self.paths[self.file[place]]
-        return np.fromfile(path, np.uint64, int(self.length[place]), offset=8 * int(self.start[place]))
+    def get(self, place: int) -> NDArray[np.uint64]:
+        """Read the set at a place in `documents`."""
+        file = os.open(self.paths[self.file[place]], os.O_RDONLY)
+        try:
+            return np.frombuffer(os.pread(file, 8 * int(self.length[place]), 8 * int(self.start[place])), np.uint64)
+        finally:
+            os.close(file)
 
 
 def _write_sets(parts: Sequence[Part], bounds: Indices, documents: Indices, engine: Engine, scratch: Path) -> _Sets:
@@ -243,30 +246,31 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
 def _cover(
     entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int
 ) -> Iterator[tuple[int, int, float, list[int]]]:
-    """Give (document, its keeper, similarity, all kept documents similar to it) for each that is covered."""
+    """Give (document, its keeper, similarity, all kept documents similar to it) for each that is covered.
+
+    The documents of the entries are those of the sets, in the same order: a place counts among them.
+    """
     from ibidem.data.shingles import jaccard
 
-    recent = lru_cache(_SETS_IN_MEMORY)(sets.get)
     kept_in: defaultdict[int, list[int]] = defaultdict(list)
     documents, buckets = entries
+    lengths, read = sets.length.tolist(), lru_cache(_SETS_IN_MEMORY)(sets.get)
     borders = np.flatnonzero(np.append(True, documents[1:] != documents[:-1]))[: len(documents)].tolist()
-    for start, end in pairwise([*borders, len(documents)]):
+    for place, (start, end) in enumerate(pairwise([*borders, len(documents)])):
         document, own = int(documents[start]), buckets[start:end].tolist()
         candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
-        length = sets.length[np.searchsorted(sets.documents, document)]
         similar = {}
         for kept in candidates:
-            other = sets.length[np.searchsorted(sets.documents, kept)]
-            if min(length, other) >= threshold * max(length, other):
-                score = jaccard(recent(document), recent(kept))
+            if min(lengths[place], lengths[kept]) >= threshold * max(lengths[place], lengths[kept]):
+                score = jaccard(read(place), read(kept))
                 if score >= threshold:
                     similar[kept] = score
         if similar:
             best = max(similar, key=lambda kept: (similar[kept], -kept))
-            yield document, best, similar[best], list(similar)
+            yield document, int(sets.documents[best]), similar[best], sets.documents[list(similar)].tolist()
         else:
             for bucket in own:
-                kept_in[bucket].append(document)
+                kept_in[bucket].append(place)
 
 
 def _link(root: Indices, documents: Sequence[int]) -> None:

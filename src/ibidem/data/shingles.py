@@ -106,10 +106,8 @@ def sketch(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], Hashes, Hash
 
 def band_keys(signatures: NDArray[np.uint32], band: int) -> Hashes:
     """Hash one of the NUM_KEYS bands of signatures [N, H]: texts that agree in all its rows have equal keys; [N]."""
-    keys = np.full(len(signatures), _OFFSET)
-    for row in _deals()[band]:
-        keys = (keys ^ signatures[:, row]) * _ROLL
-        keys ^= keys >> np.uint64(29)
+    keys = np.empty(len(signatures), np.uint64)
+    _band_keys(signatures, _deals()[band], keys)
     return keys
 
 
@@ -119,6 +117,17 @@ def simhash_keys(simhashes: Hashes) -> Hashes:
     masks = [((1 << bits) - 1) << int(end - bits) for bits, end in zip(SIMHASH_BLOCKS, ends, strict=True)]
     triples = [np.uint64(a | b | c) for a, b, c in combinations(masks, 3)]
     return np.stack([simhashes & triple for triple in triples], axis=1)
+
+
+def first_equal(keys: Hashes) -> NDArray[np.int64]:
+    """Give for each key the index of the first that equals it; [K].
+
+    >>> first_equal(np.array([7, 8, 7], np.uint64)).tolist()
+    [0, 1, 0]
+    """
+    first = np.empty(len(keys), np.int64)
+    _first_equal(keys, np.full(2 << len(keys).bit_length(), -1), first)
+    return first
 
 
 @cache
@@ -238,6 +247,28 @@ def num_shared(a: Hashes, b: Hashes) -> int:
         i += x <= y
         j += y <= x
     return shared
+
+
+@_compiled
+def _band_keys(signatures: NDArray[np.uint32], rows: NDArray[np.int64], keys: Hashes) -> None:
+    for n in range(len(keys)):
+        h = _OFFSET
+        for row in rows:
+            h = (h ^ np.uint64(signatures[n, row])) * _ROLL
+            h ^= h >> np.uint64(29)
+        keys[n] = h
+
+
+@_compiled
+def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64]) -> None:
+    """Look each key up in a hash table with linear probing; its size is a power of 2, an empty place is -1."""
+    for n in range(len(keys)):
+        place = _mix(keys[n]) & np.uint64(len(table) - 1)
+        while table[place] >= 0 and keys[table[place]] != keys[n]:
+            place = (place + np.uint64(1)) & np.uint64(len(table) - 1)
+        if table[place] < 0:
+            table[place] = n
+        first[n] = table[place]
 
 
 @_compiled
