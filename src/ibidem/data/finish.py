@@ -80,7 +80,8 @@ def part_rows(
         told.get(field.name, gone[field.name] if field.name in gone.schema.names else nothing).cast(field.type)
         for field in shards.DROPPED_SCHEMA
     ]
-    return rows.filter(pa.array(stays)), pa.RecordBatch.from_arrays(columns, schema=shards.DROPPED_SCHEMA), gone
+    stay = rows.filter(pa.array(stays)) if len(goes) else rows
+    return stay, pa.RecordBatch.from_arrays(columns, schema=shards.DROPPED_SCHEMA), gone
 
 
 _TOLD = ("reason", "detail", "kept", "similarity")

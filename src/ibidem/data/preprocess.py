@@ -30,7 +30,7 @@ from ibidem import artifacts, log
 from ibidem.config import configuration, settings
 from ibidem.data import contamination, finish, removals, shards, tally, verdicts
 from ibidem.data.dedup import Part, find_duplicates
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, rare_collection
 from ibidem.data.finish import Shard
 from ibidem.data.prepare import Policies, Task, prepare, prepared_path
 from ibidem.data.readers import Piece
@@ -77,7 +77,7 @@ def preprocess(config: PreprocessConfig) -> str:
     chosen = _settings(config)
     found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if found is None:
-        with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
+        with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
             engine = Engine(config)
             plan = _plan(sources, config, work)
             _prepare(plan, config, engine)

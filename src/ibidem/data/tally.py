@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,9 +25,10 @@ def of_kept(rows: pa.RecordBatch) -> Tally:
     for aspect in ASPECTS:
         for value in rows[aspect].value_counts().to_pylist():
             tally[aspect, value["values"] or "none"] += value["counts"]
-    for length, count in Counter(int(chars).bit_length() for chars in rows["num_chars"].to_pylist()).items():
+    _, bits = np.frexp(rows["num_chars"].to_numpy().astype(np.float64))
+    for length, count in enumerate(np.bincount(bits).tolist()):
         tally["lengths", f"{2**length}"] += count
-    for scrubbed in rows["scrubbed"].to_pylist():
+    for scrubbed in rows["scrubbed"].to_pylist() if len(rows["scrubbed"].keys) else ():
         for kind, count in scrubbed or ():
             tally["scrubbed", kind] += count
     return tally
