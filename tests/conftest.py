@@ -7,7 +7,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("timeless", deadline=None)  # the first call of a kernel compiles it
+hypothesis.settings.load_profile("timeless")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
