@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -60,6 +61,33 @@ def test_every_damage_is_refused_by_name(damage: object, named: str, tmp_path: P
     damage(tmp_path / "x")
     with pytest.raises(ArtifactError, match=named):
         artifacts.verify(tmp_path / "x")
+
+
+def test_a_damaged_artifact_of_the_right_size_is_not_taken_for_finished(tmp_path: Path) -> None:
+    make(tmp_path / "x")
+    assert artifacts.finished(tmp_path / "x", kind="thing", config={}, inputs=()) is not None
+    flip(tmp_path / "x" / "b.bin")
+    assert artifacts.finished(tmp_path / "x", kind="thing", config={}, inputs=()) is None
+    with pytest.raises(DigestMismatch, match=r"b\.bin: damaged"):
+        artifacts.check(artifacts.load(tmp_path / "x"), ["b.bin"])
+    artifacts.check(artifacts.load(tmp_path / "x"), ["sub/a.txt"])
+
+
+def test_files_that_nobody_touched_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    hash_file = artifacts.sha256_of
+    monkeypatch.setattr(artifacts, "sha256_of", lambda path: hashed.append(path.name) or hash_file(path))
+    with artifacts.create(tmp_path / "x", kind="thing", config={}) as draft:
+        for name in ("old", "moved", "fresh"):
+            (draft.path / name).write_text("the same")
+        for name in ("old", "moved"):
+            os.utime(draft.path / name, ns=(0, 10**18))
+    os.utime(tmp_path / "x" / "moved", ns=(0, 10**18 + 1))
+    hashed.clear()
+    assert artifacts.finished(tmp_path / "x", kind="thing", config={}, inputs=()) is not None
+    assert sorted(hashed) == ["fresh", "moved"]  # what changed just before the sealing could have changed after it too
+    artifacts.verify(tmp_path / "x")
+    assert sorted(hashed) == ["fresh", "fresh", "moved", "moved", "old"]
 
 
 def _edit(path: Path, key: str, value: object) -> None:

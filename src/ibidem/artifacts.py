@@ -5,7 +5,8 @@ every file is flushed to disk and hashed, the manifest names them all, and one r
 without a valid manifest does not exist for the next stage.
 
 The digest covers the kind, the program's version, the digests of the inputs, the settings, the counts and the files.
-It does not cover `volatile`: when, where and how long. Same inputs and settings, same digest.
+It does not cover `volatile`: when, where and how long, and the times of the files, by which `check` knows those that
+nobody has touched since. Same inputs and settings, same digest.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, DigestMismatch
 
 MANIFEST = "manifest.json"
+SETTLED_NS = 2_000_000_000
+"""A file that changed less than this before it was sealed is always hashed again: a later change could bear the same
+time. Two seconds are the coarsest clock of a file system (FAT)."""
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)\.by-(?P<host>.+)-(?P<pid>\d+)")
 
 
@@ -106,7 +110,7 @@ def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence
 
 
 def load(path: Path, *, kind: str | None = None) -> Artifact:
-    """Read the manifest at `path`; the files themselves are checked by `verify`.
+    """Read the manifest at `path`; the files themselves are checked by `check` and `verify`.
 
     Raises:
         ArtifactError: there is no manifest, it cannot be read, or it is of another kind.
@@ -146,31 +150,44 @@ def verify(path: Path, *, kind: str | None = None) -> Artifact:
         DigestMismatch: a file is missing, damaged, or not named by the manifest.
     """
     artifact = load(path, kind=kind)
-    present = set(_file_names(path))
     for name, file in artifact.files.items():
-        if name not in present:
-            raise DigestMismatch(f"{path / name}: missing, though the manifest names it")
-        if (path / name).stat().st_size != file.bytes or sha256_of(path / name) != file.sha256:
-            raise DigestMismatch(f"{path / name}: damaged, its sha256 is not the manifest's")
-    if strangers := sorted(present - set(artifact.files)):
+        _check_file(path / name, file, time_ns=None)
+    if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
         raise DigestMismatch(f"{path / strangers[0]}: not named by the manifest")
     return artifact
 
 
+def check(artifact: Artifact, names: Iterable[str] | None = None) -> None:
+    """Check the files of an artifact before they are read; those untouched since they were sealed are not hashed again.
+
+    Args:
+        artifact: whose files.
+        names: which of them; None for all.
+
+    Raises:
+        DigestMismatch: a file is missing or damaged.
+    """
+    times = artifact.volatile.get("times_ns", {})
+    for name in artifact.files if names is None else names:
+        _check_file(artifact.path / name, artifact.files[name], time_ns=times.get(name))
+
+
 def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
-    """Find the artifact at `path` if it was made from just these inputs and settings, by this version."""
+    """Find the artifact at `path` if it is whole, and was made from just these inputs and settings, by this version."""
     try:
         found = load(path, kind=kind)
     except ArtifactError:
         return None
     same_inputs = [(i.role, i.digest) for i in found.inputs] == [(i.role, i.digest) for i in inputs]
-    same_files = all(
-        (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in found.files.items()
-    )
-    if same_inputs and same_files and found.config == _as_json(config) and found.version == __version__:
-        log.event("artifact.found", kind=kind, path=str(path), digest=found.digest)
-        return found
-    return None
+    if not (same_inputs and found.config == _as_json(config) and found.version == __version__):
+        return None
+    try:
+        check(found)
+    except DigestMismatch as error:
+        log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
+        return None
+    log.event("artifact.found", kind=kind, path=str(path), digest=found.digest)
+    return found
 
 
 def check_replaceable(path: Path, kind: str) -> None:
@@ -323,6 +340,15 @@ def trace(path: Path) -> str:
     return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(path))
 
 
+def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
+    """Hash a file again, unless it bears the time at which it was sealed."""
+    if not path.is_file():
+        raise DigestMismatch(f"{path}: missing, though the manifest names it")
+    there = path.stat()
+    if there.st_size != file.bytes or (there.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
+        raise DigestMismatch(f"{path}: damaged, its sha256 is not the manifest's")
+
+
 def _name(node: Input | Artifact) -> str:
     return node.name if isinstance(node, Input) else str(node.path)
 
@@ -347,12 +373,15 @@ def _ancestry(item: Input, *, seen_from: Path) -> list[tuple[int, str, Input | A
 
 
 def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
-    files = {}
+    files, times_ns = {}, {}
     for name in sorted(_file_names(draft.path)):
         _flush(draft.path / name)
-        size = (draft.path / name).stat().st_size
-        files[name] = File(sha256=sha256_of(draft.path / name), bytes=size, rows=draft.rows.get(name))
-    volatile = {"created": time.time(), "host": platform.node(), "seconds": round(seconds, 3)}
+        there = (draft.path / name).stat()
+        files[name] = File(sha256=sha256_of(draft.path / name), bytes=there.st_size, rows=draft.rows.get(name))
+        times_ns[name] = there.st_mtime_ns
+    settled_ns = time.time_ns() - SETTLED_NS
+    times_ns = {name: changed for name, changed in times_ns.items() if changed < settled_ns}
+    volatile = {"created": time.time(), "host": platform.node(), "seconds": round(seconds, 3), "times_ns": times_ns}
     artifact = Artifact(
         draft.path,
         kind,

@@ -242,6 +242,16 @@ def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder
     assert run(tmp_path / "one", f"{source_folder}:train:text", shard_size=7).digest != first.digest
 
 
+def test_an_output_with_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
+    spec = table(tmp_path / "a.parquet", text=["x = 1\n", "y = 2\n"])
+    digest = run(tmp_path / "out", f"{spec}:train:text").digest
+    (shard,) = shards.shard_paths(tmp_path / "out")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert run(tmp_path / "out", f"{spec}:train:text").digest == digest  # `run` hashes every file again
+
+
 @pytest.mark.parametrize(
     ("spec", "error", "said"),
     [
