@@ -403,6 +403,51 @@ def test_a_document_is_traced_where_nothing_was_dropped(tmp_path: Path, capsys: 
     assert "in none of" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["a/train/shard-00000.parquet", "dropped.parquet", "quarantine.jsonl"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "deleted"])
+def test_a_trace_does_not_look_into_what_is_damaged(
+    name: str, damage: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run(source, tmp_path / "data").path / name
+    content = path.read_bytes() or b"?"
+    path.unlink()
+    if damage != "deleted":
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    intact = damage == "cut" and name == "quarantine.jsonl"  # there is nothing to cut
+    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == (0 if intact else 2)
+    err = capsys.readouterr().err
+    assert intact or (str(path) in err and err.count("\n") == 1)
+
+
+def test_a_trace_does_not_trust_an_edited_manifest(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = run(source, tmp_path / "data").path / artifacts.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"kept": ', '"kept": 1'))
+    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 2
+    assert "it was edited" in capsys.readouterr().err
+
+
+def test_what_could_not_be_read_is_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n{broken\n")
+    (folder / "b.py").write_bytes(b"x = '\xff'\n")
+    (folder / "c.parquet").write_bytes(b"PAR1 and no more")
+    run(folder, tmp_path / "data")
+    for target, said in [
+        ("a.jsonl:2", "a.jsonl:2 was quarantined: not JSON"),
+        ("a.jsonl", "a.jsonl:2 was quarantined: not JSON"),
+        ("b.py", "b.py:1 was quarantined: not UTF-8"),
+        ("c.parquet", "c.parquet was quarantined: "),
+        ("c.parquet:3", "c.parquet was quarantined: "),
+    ]:
+        assert main(["trace", target, "--artifacts", str(tmp_path)]) == 0
+        assert said in capsys.readouterr().out
+    assert main(["trace", "a.jsonl:1", "--artifacts", str(tmp_path)]) == 0
+    assert " was quarantined" not in capsys.readouterr().out
+
+
 def test_takedown_says_which_blends_still_hold_the_documents(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

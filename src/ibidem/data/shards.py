@@ -8,7 +8,7 @@ documents, by which near duplicates are found without the text.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -205,6 +205,30 @@ def read_tombstones(dataset: artifacts.Artifact) -> list[dict[str, Any]]:
 def shard_paths(folder: Path) -> list[Path]:
     """List the shards of a dataset in reading order; none where no document was kept."""
     return sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())
+
+
+def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
+    """List the shards that the manifest of a dataset names, in reading order.
+
+    Raises:
+        DigestMismatch: one is missing or damaged.
+    """
+    names = [name for name in dataset.files if PurePosixPath(name).match("shard-*.parquet")]
+    artifacts.check(dataset, names)
+    return sorted(dataset.path / name for name in names)
+
+
+def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Read what a dataset dropped, the rows of one shard at a time."""
+    with pq.ParquetFile(dataset.path / DROPPED) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns)
+
+
+def read_quarantine(dataset: artifacts.Artifact) -> Iterator[Unreadable]:
+    """Read what could not be read into a dataset."""
+    with (dataset.path / QUARANTINE).open(encoding="utf-8") as file:
+        yield from (Unreadable(**json.loads(line)) for line in file)
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ def trace(config: TraceConfig) -> str:
 
     Raises:
         ConfigError: there is no dataset to look into.
+        DigestMismatch: what is looked into was edited or damaged.
     """
     path = Path(config.target)
     if (path / artifacts.MANIFEST).exists():
@@ -48,22 +49,34 @@ def trace(config: TraceConfig) -> str:
         for line, sha256 in _places(dataset, config.target):
             lines.append(line)
             hashes.add(sha256)
+        lines += _unreadable(dataset, config.target)
     lines += [_describe(use) for use in uses(roots, hashes) if use.artifact.kind != shards.KIND]
     names = ", ".join(str(dataset.path) for dataset in datasets)
-    return "\n".join(lines) if lines else f"{config.target}: in none of {names}, nor among what they dropped"
+    nowhere = f"{config.target}: in none of {names}, nor among what they dropped or could not read"
+    return "\n".join(lines) or nowhere
 
 
 def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
     """Give (what to say, sha256 of the text) for each row of the document, kept or dropped."""
     name = f"{dataset.kind} {dataset.path}"
-    for path in shards.shard_paths(dataset.path):
+    for path in shards.checked_shards(dataset):
         for row, nouns in _find(pq.read_table(path, columns=list(TOLD)), target):
             told = ", ".join(f"{noun} {nouns[noun]}" for noun in TOLD if nouns[noun])
             yield f"{name}: {path.relative_to(dataset.path)} row {row}: {told}", nouns["sha256"]
-    for _, nouns in _find(pq.read_table(dataset.path / shards.DROPPED), target):
+    artifacts.check(dataset, [shards.DROPPED])
+    for _, nouns in (found for rows in shards.read_dropped(dataset) for found in _find(rows, target)):
         kept = f", kept is {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
         detail = f": {nouns['detail']}" if nouns["detail"] else ""
         yield f"{name}: not in it: {nouns['record']} was dropped, {nouns['reason']}{detail}{kept}", nouns["sha256"]
+
+
+def _unreadable(dataset: Artifact, target: str) -> Iterator[str]:
+    """Say why a record `file:row`, or a file, could not be read."""
+    artifacts.check(dataset, [shards.QUARANTINE])
+    for item in shards.read_quarantine(dataset):
+        place = item.file if item.line is None else f"{item.file}:{item.line}"
+        if target in (item.file, place) or (item.line is None and target.startswith(f"{item.file}:")):
+            yield f"{dataset.kind} {dataset.path}: not in it: {place} was quarantined: {item.reason}"
 
 
 def _find(rows: pa.Table, target: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ibidem import artifacts
 from ibidem.artifacts import Artifact
 from ibidem.data import shards
-from ibidem.errors import ArtifactError
+from ibidem.errors import ArtifactError, DigestMismatch
 
 DOCUMENTS = "documents.parquet"
 """In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
@@ -41,12 +41,18 @@ class Use:
 
 
 def artifacts_below(root: Path) -> Iterator[Artifact]:
-    """Give every artifact below a folder; one that cannot be read is passed over."""
+    """Give every artifact below a folder; what is no manifest of ours is passed over.
+
+    Raises:
+        DigestMismatch: a manifest was edited.
+    """
     for manifest in sorted(root.rglob(artifacts.MANIFEST)):
         hidden = any(part.startswith(".") for part in manifest.relative_to(root).parts)
         if not hidden:
             try:
                 yield artifacts.load(manifest.parent)
+            except DigestMismatch:
+                raise
             except ArtifactError:
                 continue
 
@@ -56,6 +62,9 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
 
     A dataset is asked for its rows and tokens for their documents, whatever became of what they were made from; so an
     earlier takedown, which changed the dataset, hides nothing.
+
+    Raises:
+        DigestMismatch: one of them was edited or damaged.
     """
     wanted = pa.array(sorted(sha256s), pa.string())
     everything = {found.path.resolve(): found for root in roots if root.exists() for found in artifacts_below(root)}
@@ -77,11 +86,12 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
     if artifact.kind == shards.KIND:
-        for path in shards.shard_paths(artifact.path):
+        for path in shards.checked_shards(artifact):
             hashes = pq.read_table(path, columns=["sha256"])["sha256"]
             rows = pc.indices_nonzero(pc.is_in(hashes, sha256s)).to_pylist()
             name = path.relative_to(artifact.path).as_posix()
             yield from ({"shard": name, "row": row, "sha256": hashes[row].as_py()} for row in rows)
     elif DOCUMENTS in artifact.files:
+        artifacts.check(artifact, [DOCUMENTS])
         table = pq.read_table(artifact.path / DOCUMENTS)
         yield from table.filter(pc.is_in(table["sha256"], sha256s)).to_pylist()
