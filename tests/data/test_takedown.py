@@ -102,6 +102,23 @@ def test_shards_without_removed_rows_stay_the_same_bytes(source: Path, tmp_path:
     assert after.counts["kept"] == before.counts["kept"] - 1
 
 
+def test_a_takedown_reads_what_was_dropped_a_shard_at_a_time(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(source, tmp_path / "data")
+    assert pq.ParquetFile(before.path / shards.DROPPED).num_row_groups > 1
+    read_table = pq.read_table
+
+    def refuse(path: Path, **options: object) -> pa.Table:
+        assert Path(path).name != shards.DROPPED
+        return read_table(path, **options)
+
+    monkeypatch.setattr(pq, "read_table", refuse)
+    requests = requests_file(tmp_path, EVERY_KIND)
+    for command in ("plan", "apply", "apply", "verify"):
+        assert main(["takedown", command, str(requests), "--dataset", str(before.path)]) == 0
+
+
 def test_requests_add_up_over_takedowns(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "data")
     for number in (0, 3):

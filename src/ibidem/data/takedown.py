@@ -8,12 +8,14 @@ The result equals, byte for byte, what `preprocess` makes when it is given the r
 unlearned by any of this, and the certificate says so.
 """
 
+import heapq
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,7 +30,7 @@ from ibidem import __version__, artifacts, config, log
 from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.data import removals, shards, tally, verdicts
-from ibidem.data.dedup import SKETCH, agreement
+from ibidem.data.dedup import agreement
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.finish import part_rows
 from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
@@ -201,12 +203,12 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
                 removed.append(some)
                 bar.advance()
         texts = {row["id"] for row in tombstones if row["kind"] == "text"}
-        _merge_dropped(dataset, draft, removed, _renamed(pq.read_table(dataset.path / shards.DROPPED), requests, texts))
+        rename = partial(_renamed, matcher=Matcher(requests), texts=texts)
+        dropped = _merge_dropped(dataset, draft, removed, map(rename, shards.read_dropped(dataset)))
         shards.write_tombstones(draft, tombstones)
         counted = tally.from_counts(dataset.counts)
         for some in removed:
             counted.subtract(some.counted)
-        dropped = tally.of_dropped(pq.read_table(draft.path / shards.DROPPED, columns=["reason"]))
         counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
         more = {name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters")}
         draft.counts |= tally.as_counts(counted, more=more)
@@ -221,8 +223,8 @@ def residuals(path: Path, requests: Sequence[Request], engine: Engine, policy: R
     if shards.REMOVED not in dataset.files:
         return found
     removed = np.load(path / shards.REMOVED)
-    told = pq.read_table(path / shards.DROPPED, columns=["reason", "raw_sha256", "sha256", "swhid"])
-    told = told.filter(pc.is_in(told["reason"], pa.array(REMOVED, pa.string())))
+    hashes = ["reason", "raw_sha256", "sha256", "swhid"]
+    told = pa.concat_tables(map(_removed_only, shards.read_dropped(dataset, hashes)))
     for shard in shards.shard_paths(path):
         name = shard.relative_to(path).as_posix()
         columns = pq.read_table(shard, columns=["raw_sha256", "sha256", "swhid"])
@@ -285,34 +287,48 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
     return _Removed(name, num_kept, counted, pa.Table.from_batches(dropped, shards.DROPPED_SCHEMA), sketches[places])
 
 
-def _merge_dropped(dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], old: pa.Table) -> None:
-    """Write the dropped rows and the sketches of the removed ones, old and added, in the order of the shards."""
-    table = pa.concat_tables([old, *(some.dropped for some in removed)])
-    order = [("dataset", "ascending"), ("position", "ascending")]
-    size = int(dataset.config["shard_size"])
-    table = table.sort_by(order)
-    numbers = pc.divide(table["position"], size).to_numpy()
-    names = table["dataset"].to_pylist()
-    starts = [i for i in range(len(table)) if i == 0 or (names[i], numbers[i]) != (names[i - 1], numbers[i - 1])]
-    ends = [*starts[1:], len(table)] if starts else []
-    pieces = (table.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
-    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, pieces)
-    sketches = [np.empty(0, SKETCH)]
-    if shards.REMOVED in dataset.files:
-        sketches.append(np.load(dataset.path / shards.REMOVED))
+def _merge_dropped(
+    dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], old: Iterable[pa.Table]
+) -> tally.Tally:
+    """Write the dropped rows and the sketches of the removed ones, old and added, shard by shard; count the former."""
+    number_of = partial(_shard_number, int(dataset.config["shard_size"]))
+    added = sorted((some.dropped for some in removed), key=number_of)
+    counted: tally.Tally = Counter()
+    places: list[pa.Table] = []
+
+    def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            places.append(_removed_only(table).select(["dataset", "position"]))
+            yield table
+
+    def merged() -> Iterator[pa.Table]:
+        for _, tables in groupby(heapq.merge(noted(old), added, key=number_of), key=number_of):
+            rows = pa.concat_tables(tables).sort_by("position")
+            counted.update(tally.of_dropped(rows))
+            yield rows
+
+    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, merged())
+    sketches = [np.load(dataset.path / shards.REMOVED)] if shards.REMOVED in dataset.files else []
     sketches += [some.sketches for some in removed]
-    places = pa.concat_tables([_removed_only(old), *(_removed_only(some.dropped) for some in removed)])
-    if len(places):
-        by_place = pc.sort_indices(places.select(["dataset", "position"]), sort_keys=order)
-        np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place.to_numpy()])
+    if sketches:
+        order = [("dataset", "ascending"), ("position", "ascending")]
+        there = pa.concat_tables([*places, *(some.dropped.select(["dataset", "position"]) for some in removed)])
+        by_place = pc.sort_indices(there, sort_keys=order).to_numpy()
+        np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place])
+    return counted
 
 
-def _renamed(dropped: pa.Table, requests: Sequence[Request], texts: Collection[str]) -> pa.Table:
+def _shard_number(shard_size: int, dropped: pa.Table) -> tuple[str, int]:
+    return dropped["dataset"][0].as_py(), dropped["position"][0].as_py() // shard_size
+
+
+def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.Table:
     """Tell of rows that had left before that these requests name them too: of several names the least is told.
 
     Requests for a text give way to all others.
     """
-    matcher = Matcher(requests)
+    if not len(_removed_only(dropped)):
+        return dropped
     rows = dropped.to_pylist()
     for row in rows:
         if row["reason"] in REMOVED and (request := matcher.find(row)):
@@ -350,9 +366,9 @@ def _requested(
                 named.setdefault((names[number], index - int(bounds[number])), request)
     if policy.duplicates == "cluster":
         doomed = {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in named} - {None}
-        dropped = pq.read_table(dataset.path / shards.DROPPED)
-        duplicates = dropped.filter(pc.starts_with(dropped["reason"], "duplicate."))
-        doomed |= {row["cluster"] for row in duplicates.to_pylist() if matcher.find(row)}
+        for dropped in shards.read_dropped(dataset):
+            duplicates = dropped.filter(pc.starts_with(dropped["reason"], "duplicate."))
+            doomed |= {row["cluster"] for row in duplicates.to_pylist() if matcher.find(row)}
     return named, doomed
 
 
