@@ -347,6 +347,29 @@ def test_requests_that_name_nothing_change_nothing(tmp_path: Path) -> None:
     assert artifacts.verify(tmp_path / "data").counts["kept"] == 1
 
 
+def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(source, tmp_path / "data")
+    duplicate = next(row for row in pq.read_table(tmp_path / "data" / shards.DROPPED).to_pylist() if row["kept"])
+    wrong = [{"kind": "repo", "value": "someone/else"}, {"kind": "text", "value": "words that stand in no file at all"}]
+    right = [{"kind": "repo", "value": "owner1/r1"}, {"kind": "repo", "value": "Owner1/R1"}]
+    right += [{"kind": "text", "value": TEXTS[44][:400]}, {"kind": "text", "value": TEXTS[44][:401]}]
+    right += [{"kind": "record", "value": "d44"}, {"kind": "record", "value": duplicate["record"]}]
+    path = requests_file(tmp_path, [*right, *wrong])
+    for command, count in (("plan", 2), ("apply", 2), ("verify", 1)):  # a text that was removed cannot be found again
+        assert main(["takedown", command, str(path), "--dataset", str(tmp_path / "data")]) == 0
+        last = capsys.readouterr().out.strip().split("\n")[-1]
+        assert last.startswith(f"{count} of 8 requests name nothing there: ")
+        assert "repo someone/else" in last
+        assert "words that" not in last  # a text that shall be forgotten is told by its hash
+    left_out = {request.id for request in load_requests([requests_file(tmp_path, wrong, "wrong.jsonl")])}
+    assert set(certificate(tmp_path)["unmatched"]) == left_out
+    assert main(["takedown", "apply", str(path), "--dataset", str(tmp_path / "data")]) == 0
+    assert set(certificate(tmp_path)["unmatched"]) == left_out
+    capsys.readouterr()
+    assert apply(tmp_path, right, name="right.jsonl") == 0
+    assert "name nothing" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(source, tmp_path / "data")
     requests = [{"kind": "record", "value": "d1"}]

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import translate
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -95,8 +96,10 @@ class Matcher:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.texts = [request for request in requests if request.kind == "text"]
-        self._exact = {kind: {r.value.lower(): r.id for r in requests if r.kind == kind} for kind in KINDS}
-        self._records = {request.value: request.id for request in requests if request.kind == "record"}
+        self._exact: dict[tuple[str, str | None], list[str]] = {}
+        for request in requests:
+            value = request.value if request.kind == "record" else request.value.lower()
+            self._exact.setdefault((request.kind, value), []).append(request.id)
         globs = [(translate(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
         self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
         self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
@@ -108,28 +111,31 @@ class Matcher:
 
     def find(self, nouns: Mapping[str, Any]) -> str | None:
         """Give the least id of the requests that name a document with these NOUNS, text requests aside."""
-        return min((found for found in self._matches(nouns) if found), default=None)
+        return min(self._matches(nouns), default=None)
 
-    def find_text(self, text: bytes, containment: float) -> str | None:
-        """Give the id of the first requested text of which a document holds the given share."""
+    def find_all(self, nouns: Mapping[str, Any]) -> set[str]:
+        """Give the ids of all requests that name a document with these NOUNS, text requests aside."""
+        return set(self._matches(nouns))
+
+    def find_texts(self, text: bytes, containment: float) -> list[str]:
+        """Give the ids of the requested texts of which a document holds the given share, in order."""
         from ibidem.data import shingles
 
         own = shingles.shingle_set(text)
-        for request in self.texts:
-            wanted = shingles.shingle_set(request.value.encode())
-            if shingles.num_shared(wanted, own) >= containment * len(wanted):
-                return request.id
-        return None
+        return [key for key, some in self._wanted if shingles.num_shared(some, own) >= containment * len(some)]
 
-    def _matches(self, nouns: Mapping[str, Any]) -> Iterator[str | None]:
+    @cached_property
+    def _wanted(self) -> list[tuple[str, Any]]:
+        from ibidem.data import shingles
+
+        return [(request.id, shingles.shingle_set(request.value.encode())) for request in self.texts]
+
+    def _matches(self, nouns: Mapping[str, Any]) -> Iterator[str]:
         repo = (nouns["repo"] or "").lower()
-        yield self._records.get(nouns["record"])
-        yield self._exact["sha256"].get(nouns["sha256"])
-        yield self._exact["sha256"].get(nouns["raw_sha256"])
-        yield self._exact["swhid"].get(nouns["swhid"])
-        if repo:
-            yield self._exact["repo"].get(repo)
-            yield self._exact["owner"].get(repo.partition("/")[0]) if "/" in repo else None
+        owner = repo.partition("/")[0] if "/" in repo else ""
+        hashes = [("sha256", nouns["sha256"]), ("sha256", nouns["raw_sha256"]), ("swhid", nouns["swhid"])]
+        for key in [("record", nouns["record"]), *hashes, ("repo", repo), ("owner", owner)]:
+            yield from self._exact.get(key, ())
         if self._globs and nouns["path"] and self._any_glob.match(nouns["path"]):
             yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(nouns["path"]))
         if self._prefixes:

@@ -80,6 +80,8 @@ class Plan:
     policy: RemovalPolicy
     rows: dict[str, list[Gone]]
     """By shard."""
+    unmatched: list[Request]
+    """Requests that name nothing that is or was in it."""
     uses: list[Use]
 
     @property
@@ -98,7 +100,9 @@ class Plan:
 
 def plan_command(config: TakedownConfig) -> str:
     """Say what would leave, and what saw it."""
-    return "\n".join(map(str, make_plans(config, _requests(config))))
+    requests = _requests(config)
+    plans = make_plans(config, requests)
+    return "\n".join([*map(str, plans), *_warning([(plan.dataset, plan.unmatched) for plan in plans], requests)])
 
 
 def apply_command(config: TakedownConfig) -> str:
@@ -111,7 +115,8 @@ def apply_command(config: TakedownConfig) -> str:
     certificate = Certificate(path)
     certificate.write([_statement(plan, plan.dataset, requests, None) for plan in plans])  # a kill loses nothing
     after = _apply_all(plans, requests, engine)
-    left = [residuals(plan.dataset.path, requests, engine, plan.policy) for plan in plans]
+    found = [_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
+    left = [residuals(now, some, plan.policy) for plan, now, some in zip(plans, after, found, strict=True)]
     certificate.write(
         [_statement(plan, now, requests, some) for plan, now, some in zip(plans, after, left, strict=True)]
     )
@@ -123,7 +128,8 @@ def apply_command(config: TakedownConfig) -> str:
     held = ", ".join(sorted({str(use.artifact.path) for use in holders}))
     again = f"; these still hold some, make them again: {held}" if held else ""
     told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{again}"
-    return f"{told}; certificate: {path}"
+    warning = _warning([(plan.dataset, plan.unmatched) for plan in plans], requests)
+    return "\n".join([f"{told}; certificate: {path}", *warning])
 
 
 def verify_command(config: TakedownConfig) -> str:
@@ -133,14 +139,19 @@ def verify_command(config: TakedownConfig) -> str:
         DataError: something is.
     """
     requests = _requests(config)
+    unmatched = []
     for path in config.dataset:
         dataset = shards.load_dataset(path)
-        if left := residuals(path, requests, Engine(config), _policy(dataset, config.requests)):
+        policy = _policy(dataset, config.requests)
+        found = _requested(dataset, policy, requests, Engine(config))
+        unmatched.append((dataset, found.unmatched))
+        if left := residuals(dataset, found, policy):
             first = left[0]
             raise DataError(
                 f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
             )
-    return f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
+    told = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
+    return "\n".join([told, *_warning(unmatched, requests)])
 
 
 def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan]:
@@ -149,12 +160,12 @@ def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan
     engine = Engine(config)
     policies = [_policy(dataset, config.requests) for dataset in datasets]
     found = [_requested(dataset, policy, requests, engine) for dataset, policy in zip(datasets, policies, strict=True)]
-    doomed = {cluster for _, clusters in found for cluster in clusters}
+    doomed = {cluster for some in found for cluster in some.clusters}
     plans = []
-    for dataset, policy, (named, _) in zip(datasets, policies, found, strict=True):
-        rows = _rows(dataset, named, doomed)
-        hashes = [gone.sha256 for some in rows.values() for gone in some]
-        plans.append(Plan(dataset, policy, rows, uses(config.artifacts, hashes, dataset=dataset)))
+    for dataset, policy, some in zip(datasets, policies, found, strict=True):
+        rows = _rows(dataset, some.rows, doomed)
+        hashes = [gone.sha256 for shard in rows.values() for gone in shard]
+        plans.append(Plan(dataset, policy, rows, some.unmatched, uses(config.artifacts, hashes, dataset=dataset)))
     return plans
 
 
@@ -215,11 +226,10 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
     return artifacts.load(dataset.path, kind=shards.KIND)
 
 
-def residuals(path: Path, requests: Sequence[Request], engine: Engine, policy: RemovalPolicy) -> list[dict[str, Any]]:
+def residuals(dataset: Artifact, requested: "_Requested", policy: RemovalPolicy) -> list[dict[str, Any]]:
     """Find rows that a request names, or that are the same as, or nearly, something that was removed."""
-    dataset = artifacts.load(path, kind=shards.KIND)
-    named, _ = _requested(dataset, policy, requests, engine)
-    found = [{"shard": shard, "row": row, "by": "request"} for shard, row in named]
+    path = dataset.path
+    found: list[dict[str, Any]] = [{"shard": shard, "row": row, "by": "request"} for shard, row in requested.rows]
     if shards.REMOVED not in dataset.files:
         return found
     removed = np.load(path / shards.REMOVED)
@@ -342,34 +352,67 @@ def _removed_only(dropped: pa.Table) -> pa.Table:
     return dropped.filter(pc.is_in(dropped["reason"], pa.array(REMOVED, pa.string())))
 
 
-def _requested(
-    dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine
-) -> tuple[dict[tuple[str, int], str], set[str]]:
-    """Give the request by (shard, row) of the rows that are named, and the clusters that leave with them."""
+class _Requested(NamedTuple):
+    """What requests mean for one dataset."""
+
+    rows: dict[tuple[str, int], str]
+    """The request by (shard, row)."""
+    clusters: set[str]
+    """Those that leave with these rows."""
+    unmatched: list[Request]
+
+
+def _requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine) -> _Requested:
     matcher = Matcher(requests)
-    named: dict[tuple[str, int], str] = {}
-    doomed: set[str] = set()
+    rows: dict[tuple[str, int], str] = {}
+    clusters: set[str | None] = set()
+    met: set[str] = set()
     for name, row, nouns in _shard_rows(dataset):
-        if request := matcher.find(nouns):
-            named[name, row] = request
+        if keys := matcher.find_all(nouns):
+            rows[name, row] = min(keys)
+            met |= keys
     if matcher.texts:
-        names = [path.relative_to(dataset.path).as_posix() for path in shards.shard_paths(dataset.path)]
-        sizes = [dataset.files[name].rows or 0 for name in names]
-        bounds = np.cumsum([0, *sizes])
-        tasks = [
-            (dataset.path / name, np.arange(size), int(start))
-            for name, size, start in zip(names, sizes, bounds, strict=False)
-        ]
-        for some in engine.map(partial(verdicts.find_texts, policy), tasks, processes=False):
-            for index, request in some.items():
-                number = int(np.searchsorted(bounds, index, side="right")) - 1
-                named.setdefault((names[number], index - int(bounds[number])), request)
-    if policy.duplicates == "cluster":
-        doomed = {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in named} - {None}
-        for dropped in shards.read_dropped(dataset):
-            duplicates = dropped.filter(pc.starts_with(dropped["reason"], "duplicate."))
-            doomed |= {row["cluster"] for row in duplicates.to_pylist() if matcher.find(row)}
-    return named, doomed
+        for place, keys_of_texts in _find_texts(dataset, policy, engine):
+            rows.setdefault(place, keys_of_texts[0])
+            met.update(keys_of_texts)
+    for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
+        for nouns in dropped.to_pylist():
+            if keys := matcher.find_all(nouns):
+                met |= keys
+                clusters |= {nouns["cluster"]} if nouns["reason"].startswith("duplicate.") else set()
+            met |= {nouns["detail"]} if nouns["reason"] == DropReason.REMOVAL_REQUESTED else set()
+    clusters |= {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in rows}
+    leaving = {cluster for cluster in clusters if cluster is not None and policy.duplicates == "cluster"}
+    return _Requested(rows, leaving, [request for request in requests if request.id not in met])
+
+
+def _find_texts(
+    dataset: Artifact, policy: RemovalPolicy, engine: Engine
+) -> Iterator[tuple[tuple[str, int], list[str]]]:
+    """Give (shard, row) and the requests of each row that holds a requested text."""
+    names = [path.relative_to(dataset.path).as_posix() for path in shards.shard_paths(dataset.path)]
+    sizes = [dataset.files[name].rows or 0 for name in names]
+    bounds = np.cumsum([0, *sizes])
+    tasks = [
+        (dataset.path / name, np.arange(size), int(start))
+        for name, size, start in zip(names, sizes, bounds, strict=False)
+    ]
+    for some in engine.map(partial(verdicts.find_texts, policy), tasks, processes=False):
+        for index, keys in some.items():
+            number = int(np.searchsorted(bounds, index, side="right")) - 1
+            yield (names[number], index - int(bounds[number])), keys
+
+
+def _warning(unmatched: Sequence[tuple[Artifact, Sequence[Request]]], requests: Sequence[Request]) -> list[str]:
+    """Say in one line which requests name nothing in any of the datasets; nothing where there is none.
+
+    Of a text that was removed once nobody can tell any more in how many documents it stood: only its certificate can.
+    """
+    texts = {row["id"] for dataset, _ in unmatched for row in shards.read_tombstones(dataset) if row["kind"] == "text"}
+    idle = [r.tombstone for r in requests if r.id not in texts and all(r in some for _, some in unmatched)]
+    told = ", ".join(" ".join(f"{request['kind']} {request['value']}".split()) for request in idle[:10])
+    more = f" and {len(idle) - 10:,} more" if len(idle) > 10 else ""
+    return [f"{len(idle):,} of {len(requests):,} requests name nothing there: {told}{more}"] if idle else []
 
 
 def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -423,6 +466,8 @@ class Certificate:
                 predicate["dataset"]["before"] = before["dataset"]["before"]
                 predicate["removed"] = _union(before["removed"], predicate["removed"])
                 predicate["seen_by"] = _union(before["seen_by"], predicate["seen_by"])
+                idle = before.get("unmatched", predicate["unmatched"])
+                predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
                 rewritten = before["files"]["rewritten"] | predicate["files"]["rewritten"]
                 untouched = before["files"]["untouched"] + len(before["files"]["rewritten"]) - len(rewritten)
                 predicate["files"] = {"rewritten": rewritten, "untouched": untouched}
@@ -453,6 +498,7 @@ def _statement(
         "predicate": {
             "dataset": {"path": str(after.path), "before": before.digest, "after": after.digest},
             "requests": [request.tombstone for request in requests],
+            "unmatched": [request.id for request in plan.unmatched],
             "removed": [{"shard": shard, **gone._asdict()} for shard, rows in plan.rows.items() for gone in rows],
             "files": {
                 "rewritten": {name: {"before": old, "after": new} for name, (old, new) in sorted(touched.items())},

@@ -94,19 +94,19 @@ def find_requested(
             for part, start in open_parts
         ]
         for some in engine.map(partial(find_texts, policy), tasks, processes=False):
-            requested = some | requested
+            requested = {index: keys[0] for index, keys in some.items()} | requested
     return requested
 
 
-def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[int, str]:
-    """Look for the requested texts in some rows of a part; give the request by index."""
+def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[int, list[str]]:
+    """Look for the requested texts in some rows of a part; give the requests by index."""
     path, rows, start = task
     matcher = Matcher(load_requests(policy.requests))
     texts = read_texts(path, rows)
     found = {
-        start + int(row): matcher.find_text(text, policy.containment) for row, text in zip(rows, texts, strict=True)
+        start + int(row): matcher.find_texts(text, policy.containment) for row, text in zip(rows, texts, strict=True)
     }
-    return {index: request for index, request in found.items() if request is not None}
+    return {index: requests for index, requests in found.items() if requests}
 
 
 def summary(found: Verdicts) -> dict[str, int]:
