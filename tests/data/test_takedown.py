@@ -257,6 +257,66 @@ def test_a_second_takedown_still_names_what_was_made_before_the_first(source: Pa
         assert [use["path"] for use in certificate(tmp_path)["seen_by"]] == [str(tmp_path / "b")]
 
 
+def made_of(path: Path, kind: str, *inputs: Path, documents: list[str] | None = None) -> None:
+    """Stand for a stage that makes `path` out of other artifacts."""
+    found = [artifacts.load(place) for place in inputs]
+    roles = [artifact.as_input(artifact.kind, of=path) for artifact in found]
+    with artifacts.create(path, kind=kind, config={}, inputs=roles) as draft:
+        (draft.path / "content").write_text(path.name)
+        if documents is not None:
+            places = {"sha256": documents, "split": ["train"] * len(documents), "start": range(len(documents))}
+            pq.write_table(pa.table(places | {"tokens": [1] * len(documents)}), draft.path / "documents.parquet")
+
+
+def hashes_of(dataset: Path) -> list[str]:
+    return [str(h) for path in shards.shard_paths(dataset) for h in pq.read_table(path)["sha256"].to_pylist()]
+
+
+def seen_by(folder: Path) -> dict[str, str]:
+    return {f"{Path(use['path']).name} {use['digest']}": use["state"] for use in certificate(folder)["seen_by"]}
+
+
+def test_what_was_made_again_without_the_documents_did_not_see_them(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, requests = tmp_path / "data", [{"kind": "record", "value": "d1"}]
+    run(source, data)
+    blend = ["--datasets.a.path", str(data), "--shares.code", "1", "--output-dir", str(tmp_path / "b")]
+
+    def make(number: int) -> None:
+        assert main(["blend", *blend]) == 0
+        made_of(tmp_path / f"t{number}", "tokens", tmp_path / "b", tmp_path / "words", documents=hashes_of(data))
+        made_of(tmp_path / f"c{number}", "checkpoint", tmp_path / f"t{number}", tmp_path / "words")
+
+    made_of(tmp_path / "words", "tokenizer", data)
+    make(1)
+    first = {name: artifacts.load(tmp_path / name).digest for name in ("b", "t1", "c1", "words")}
+    assert apply(tmp_path, requests) == 0
+    states = {"b": "holds", "t1": "holds", "c1": "saw", "words": "saw"}
+    assert seen_by(tmp_path) == {f"{name} {first[name]}": state for name, state in states.items()}
+    make(2)
+    made_of(tmp_path / "words2", "tokenizer", data)
+    capsys.readouterr()
+    for command in ("plan", "apply"):
+        assert main(["takedown", command, str(tmp_path / "requests.jsonl"), "--dataset", str(data), "--artifacts",
+                     str(tmp_path)]) == 0  # fmt: skip
+        told = capsys.readouterr().out
+        assert f"{tmp_path / 'c1'} " in told or command == "apply"
+        assert f"{tmp_path / 'c2'} " not in told
+        assert "make them again" not in told
+    states = {"b": "made again since", "t1": "holds", "c1": "saw", "words": "saw"}
+    assert seen_by(tmp_path) == {f"{name} {first[name]}": state for name, state in states.items()}
+
+
+def test_what_was_made_before_an_earlier_takedown_may_have_seen_the_documents(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    made_of(tmp_path / "words", "tokenizer", tmp_path / "data")
+    made_of(tmp_path / "other", "tokenizer")
+    for number, state in (("1", "saw"), ("2", "may have seen")):
+        assert apply(tmp_path, [{"kind": "record", "value": f"d{number}"}], name=f"{number}.jsonl") == 0
+        assert list(seen_by(tmp_path).values()) == [state]
+
+
 def test_a_certificate_is_never_taken_back(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "data")
     requests = [{"kind": "record", "value": "d1"}]

@@ -35,7 +35,7 @@ from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.finish import part_rows
 from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.uses import Use, uses
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -81,7 +81,6 @@ class Plan:
     rows: dict[str, list[Gone]]
     """By shard."""
     unmatched: list[Request]
-    """Requests that name nothing that is or was in it."""
     uses: list[Use]
 
     @property
@@ -164,7 +163,7 @@ def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan
     plans = []
     for dataset, policy, some in zip(datasets, policies, found, strict=True):
         rows = _rows(dataset, some.rows, doomed)
-        hashes = [gone.sha256 for shard in rows.values() for gone in shard]
+        hashes = [*some.gone, *(gone.sha256 for shard in rows.values() for gone in shard)]
         plans.append(Plan(dataset, policy, rows, some.unmatched, uses(config.artifacts, hashes, dataset=dataset)))
     return plans
 
@@ -359,7 +358,10 @@ class _Requested(NamedTuple):
     """The request by (shard, row)."""
     clusters: set[str]
     """Those that leave with these rows."""
+    gone: list[str]
+    """sha256 of the documents that left before, for these requests."""
     unmatched: list[Request]
+    """Requests that name nothing that is or was in it."""
 
 
 def _requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine) -> _Requested:
@@ -375,15 +377,25 @@ def _requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Requ
         for place, keys_of_texts in _find_texts(dataset, policy, engine):
             rows.setdefault(place, keys_of_texts[0])
             met.update(keys_of_texts)
-    for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
-        for nouns in dropped.to_pylist():
-            if keys := matcher.find_all(nouns):
-                met |= keys
-                clusters |= {nouns["cluster"]} if nouns["reason"].startswith("duplicate.") else set()
-            met |= {nouns["detail"]} if nouns["reason"] == DropReason.REMOVAL_REQUESTED else set()
+    removed: list[tuple[bool, dict[str, Any]]] = []
+    for keys, nouns in _dropped_rows(dataset, matcher, {request.id for request in requests}):
+        met |= keys
+        if keys and nouns["reason"].startswith("duplicate."):
+            clusters.add(nouns["cluster"])
+        if nouns["reason"] in REMOVED:
+            removed.append((bool(keys), nouns))
     clusters |= {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in rows}
     leaving = {cluster for cluster in clusters if cluster is not None and policy.duplicates == "cluster"}
-    return _Requested(rows, leaving, [request for request in requests if request.id not in met])
+    along = leaving | {nouns["cluster"] for named, nouns in removed if named}
+    gone = [nouns["sha256"] for named, nouns in removed if named or nouns["detail"] in along]
+    return _Requested(rows, leaving, gone, [request for request in requests if request.id not in met])
+
+
+def _dropped_rows(dataset: Artifact, matcher: Matcher, ids: set[str]) -> Iterator[tuple[set[str], dict[str, Any]]]:
+    """Give each dropped row with the requests that name it, or for which it left."""
+    for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
+        for nouns in dropped.to_pylist():
+            yield matcher.find_all(nouns) | ids.intersection([nouns["detail"]]), nouns
 
 
 def _find_texts(
@@ -465,13 +477,31 @@ class Certificate:
             if before is not None:
                 predicate["dataset"]["before"] = before["dataset"]["before"]
                 predicate["removed"] = _union(before["removed"], predicate["removed"])
-                predicate["seen_by"] = _union(before["seen_by"], predicate["seen_by"])
+                predicate["seen_by"] = _since(before["seen_by"], predicate["seen_by"])
                 idle = before.get("unmatched", predicate["unmatched"])
                 predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
                 rewritten = before["files"]["rewritten"] | predicate["files"]["rewritten"]
                 untouched = before["files"]["untouched"] + len(before["files"]["rewritten"]) - len(rewritten)
                 predicate["files"] = {"rewritten": rewritten, "untouched": untouched}
         artifacts.write_file(self._path, json.dumps(statements, ensure_ascii=False, indent=1) + "\n")
+
+
+def _since(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tell what was told before, with what became of it since, and then what is told now for the first time."""
+    latest = {(use["path"], use["digest"]): use for use in now}
+    told = []
+    for use in before:
+        found = latest.pop((use["path"], use["digest"]), use)
+        certain = use if found.get("state") == "may have seen" else found  # the first takedown knew more
+        told.append(certain | _became(Path(use["path"]), use["digest"]))
+    return told + list(latest.values())
+
+
+def _became(path: Path, digest: str) -> dict[str, str]:
+    try:
+        return {} if artifacts.load(path).digest == digest else {"state": "made again since"}
+    except ArtifactError:
+        return {"state": "gone since"}
 
 
 def _union(before: list[Any], more: list[Any]) -> list[Any]:

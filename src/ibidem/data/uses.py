@@ -1,21 +1,25 @@
 """Where documents went: every artifact that was made from a dataset, and what it holds of given documents."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ibidem import artifacts
-from ibidem.artifacts import Artifact
+from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, DigestMismatch
 
 DOCUMENTS = "documents.parquet"
 """In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
+
+
+State = Literal["holds", "saw", "may have seen"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,11 @@ class Use:
     artifact: Artifact
     spans: Sequence[dict[str, Any]]
     """Rows of shards, or windows of tokens; empty where the artifact only saw them."""
+    state: State
+    """may have seen: it was made from an earlier state of the dataset, of which nobody can tell what it held."""
 
     def __str__(self) -> str:
-        held = f"{len(self.spans):,} of the documents" if self.spans else "saw them"
+        held = f"{len(self.spans):,} of the documents" if self.spans else f"{self.state} them"
         return f"{self.artifact.kind} {self.artifact.path}  {self.artifact.digest[:23]}  {held}"
 
     def as_record(self) -> dict[str, Any]:
@@ -36,6 +42,7 @@ class Use:
             "kind": self.artifact.kind,
             "path": str(self.artifact.path),
             "digest": self.artifact.digest,
+            "state": self.state,
             "spans": list(self.spans),
         }
 
@@ -58,30 +65,56 @@ def artifacts_below(root: Path) -> Iterator[Artifact]:
 
 
 def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact | None = None) -> list[Use]:
-    """Say which artifacts below `roots` hold the documents, and which were made from those or from the dataset.
+    """Say which artifacts below `roots` hold the documents, and which were made from those.
 
-    A dataset is asked for its rows and tokens for their documents, whatever became of what they were made from; so an
-    earlier takedown, which changed the dataset, hides nothing.
+    Datasets and tokens are asked for their documents, whatever they were made from: so an earlier takedown hides
+    nothing, and what was made again without the documents is not told. All others are told by what they were made
+    from, though not by their tokenizer, which hands on no document.
+
+    Args:
+        roots: folders to look into.
+        sha256s: of the documents.
+        dataset: where the documents are or were; not told itself.
 
     Raises:
         DigestMismatch: one of them was edited or damaged.
     """
     wanted = pa.array(sorted(sha256s), pa.string())
-    everything = {found.path.resolve(): found for root in roots if root.exists() for found in artifacts_below(root)}
-    if dataset is not None:
-        everything.pop(dataset.path.resolve(), None)
+    places = [*roots, dataset.path] if dataset is not None else roots
+    everything = {found.path.resolve(): found for root in places if root.exists() for found in artifacts_below(root)}
     spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
-    reached = {artifact.digest for path, artifact in everything.items() if spans[path]}
-    reached |= {dataset.digest} if dataset is not None else set()
-    told = {path for path in everything if spans[path]}
-    while True:
+    states: dict[Path, State] = {path: "holds" for path in everything if spans[path]}
+    _follow(everything, states, {everything[path].digest for path in states}, "saw")
+    if dataset is not None:
+        before = {item.digest for artifact in everything.values() for item in _inputs_at(artifact, dataset.path)}
+        _follow(everything, states, before - {dataset.digest} if wanted else set(), "may have seen")
+        states.pop(dataset.path.resolve(), None)
+    return [Use(everything[path], spans[path], states[path]) for path in sorted(states)]
+
+
+def _follow(
+    everything: Mapping[Path, Artifact], states: dict[Path, State], digests: Collection[str], state: State
+) -> None:
+    """Note everything that does not list its documents and was made, over however many steps, from `digests`."""
+    while digests:
         more = {
-            path for path, artifact in everything.items() if reached.intersection(i.digest for i in artifact.inputs)
+            path: artifact.digest
+            for path, artifact in everything.items()
+            if path not in states
+            and not _lists(artifact)
+            and any(item.digest in digests for item in artifact.inputs if item.role != "tokenizer")
         }
-        if more <= told:
-            return [Use(everything[path], spans[path]) for path in sorted(told)]
-        told |= more
-        reached |= {everything[path].digest for path in more}
+        states.update(dict.fromkeys(more, state))
+        digests = more.values()
+
+
+def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
+    here = artifact.path.resolve()
+    return (item for item in artifact.inputs if item.is_artifact and Path(normpath(here / item.name)) == path.resolve())
+
+
+def _lists(artifact: Artifact) -> bool:
+    return artifact.kind == shards.KIND or DOCUMENTS in artifact.files
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
