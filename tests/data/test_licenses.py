@@ -436,3 +436,20 @@ def test_a_family_that_is_none_is_refused():
         with pytest.raises(ConfigError, match="no family of licenses"):
             config.build(LicensePolicy, {"denied": families})
     assert config.build(LicensePolicy, {"denied": ["MPL", "gpl"]}).refuses("MPL-2.0")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"allowed": ["MIT", "Apache 2.0"]}, r"'Apache 2\.0' is no SPDX identifier.*did you mean Apache-2\.0\?"),
+        ({"allowed": ["GPL-2.0"]}, r"did you mean GPL-2\.0-only\?"),
+        ({"allowed": ["BSD-3-Claus"]}, r"did you mean BSD-3-Clause\?"),
+        ({"allowed": ["Bison-exception-2.2"]}, "no SPDX identifier of a known license"),
+        ({"allowed_exceptions": ["MIT"]}, "no SPDX identifier of a known exception"),
+        ({"allowed_exceptions": ["Bison-exception"]}, r"did you mean Bison-exception-\S+\?"),
+    ],
+)
+def test_a_license_that_is_none_is_refused(policy: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.build(LicensePolicy, policy)
+    assert not config.build(LicensePolicy, {"allowed": ["mit", "Apache-2.0"]}).refuses("MIT")

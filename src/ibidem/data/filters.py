@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ibidem.config import configuration
+from ibidem.config import configuration, suggest
 from ibidem.data import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document, Drop, DropReason
@@ -114,13 +114,31 @@ class FilterPolicy:
     profanity_words: Path | None = None
     """Another list of words, one a line, `!` before those of which one is enough."""
     languages: tuple[str, ...] = ()
-    """Programming languages to keep, by the names that the documents carry; empty: all."""
+    """Programming languages to keep, by the names that the documents carry (those of GitHub Linguist); empty: all."""
     natural_languages: tuple[str, ...] = ()
     """Natural languages of prose to keep, as ISO 639-1 codes; empty: all. Prose too short to tell is kept."""
     scorer: str | None = None
     """One's own judge of hate speech, `package.module:function`: from a text to a probability."""
     scorer_threshold: Share = 0.5
     """Probability from which a text is dropped."""
+
+    @field_validator("languages")
+    @classmethod
+    def _languages_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = {name.lower() for name in language.known()}
+        if unknown := [name for name in names if name.lower() not in known]:
+            meant = language.by_name(f"a.{unknown[0]}")
+            hint = f"; did you mean {meant}?" if meant else suggest(unknown[0], language.known())
+            raise ValueError(f"{unknown[0]!r} is no language, as Python or C++{hint}")
+        return names
+
+    @field_validator("natural_languages")
+    @classmethod
+    def _codes_are_codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [code for code in codes if code not in language.NATURAL]:
+            hint = suggest(wrong[0].lower()[:2], language.NATURAL)
+            raise ValueError(f"{wrong[0]!r} is no code of a language, as en or zh{hint}")
+        return codes
 
 
 class Filters:

@@ -92,7 +92,18 @@ CODE = {
     ".dart": "Dart",
 }
 NAMES = {"Makefile": "Makefile", "Dockerfile": "Dockerfile", "CMakeLists.txt": "CMake", "README": "Text"}
+OTHERS = Path(__file__).with_name("languages.txt")
 _PROSE_LANGUAGES = frozenset(PROSE.values())
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de
+diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo
+io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms
+mt mwl my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn
+sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf
+yi yo yue zh
+"""
+NATURAL = frozenset(_CODES.split())
+"""Codes of the natural languages that the model tells apart."""
 PROSE_CHARS, SEARCHED_CHARS = 1000, 20_000
 MIN_PROSE_CHARS = 40
 """Letters and the blanks between words: in less, a name or two decide."""
@@ -121,6 +132,18 @@ def category(language: str | None) -> Category:
     ('code', 'text', 'text')
     """
     return "text" if language is None or language in _PROSE_LANGUAGES else "code"
+
+
+@cache
+def known() -> tuple[str, ...]:
+    """List the languages that documents may carry: those of the tables here, and the others that GitHub Linguist knows.
+
+    >>> "Python" in known(), "Jupyter Notebook" in known(), "Pyhton" in known()
+    (True, True, False)
+    """
+    lines = OTHERS.read_text(encoding="utf-8").splitlines()
+    others = [line for line in lines if not line.startswith("#")]
+    return tuple(dict.fromkeys([*CODE.values(), *NAMES.values(), *PROSE.values(), *others]))
 
 
 def natural(text: str) -> str | None:

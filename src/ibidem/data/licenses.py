@@ -6,12 +6,12 @@ is found, a permissive file in a GNU package is recovered. What was decided, and
 
 from typing import Literal, NamedTuple
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
-from ibidem.config import configuration
+from ibidem.config import configuration, suggest
 from ibidem.data import dep5
 from ibidem.data.headers import header_license
-from ibidem.data.spdx import GNU_FAMILIES, UNKNOWN, is_denied, is_family, normalize, serialize, texts
+from ibidem.data.spdx import GNU_FAMILIES, UNKNOWN, identifiers, is_denied, is_family, normalize, serialize, texts
 
 
 class LicenseVerdict(NamedTuple):
@@ -45,6 +45,20 @@ class LicensePolicy:
         if unknown := [family for family in families if not is_family(family)]:
             raise ValueError(f"{unknown[0]!r} is no family of licenses, as GPL or MPL")
         return families
+
+    @field_validator("allowed", "allowed_exceptions")
+    @classmethod
+    def _identifiers_are_known(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        if not names:
+            return names
+        exceptions = field.field_name == "allowed_exceptions"
+        known = {key.lower(): key for key in identifiers(exceptions=exceptions)}
+        if unknown := [name for name in names if name.lower() not in known]:
+            kind, example = ("exception", "Bison-exception-2.2") if exceptions else ("license", "Apache-2.0")
+            meant = known.get((normalize(unknown[0]) or "").lower())
+            hint = f"; did you mean {meant}?" if meant else suggest(unknown[0], known.values())
+            raise ValueError(f"{unknown[0]!r} is no SPDX identifier of a known {kind}, as {example}{hint}")
+        return names
 
     def refuses(self, expression: str) -> bool:
         """Tell whether no choice that the expression leaves open may enter."""

@@ -201,6 +201,15 @@ def is_family(name: str) -> bool:
     return any(_in_family(key, name.lower()) for key in _identifiers().values())
 
 
+def identifiers(*, exceptions: bool = False) -> list[str]:
+    """List the SPDX identifiers of all known licenses, or of all exceptions, each in its one current spelling.
+
+    >>> "GPL-2.0-only" in identifiers(), "GPL-2.0" in identifiers(), "Bison-exception-2.2" in identifiers()
+    (True, False, False)
+    """
+    return sorted({symbol.key for symbol in _licensing().known_symbols.values() if symbol.is_exception == exceptions})
+
+
 def normalize(raw: object) -> str | None:
     """Turn any raw license into an SPDX expression, or None when it cannot be resolved.
 
