@@ -105,7 +105,7 @@ class Document:
     """Whether the source states licenses at all."""
     license: str | None = None
     license_evidence: str | None = None
-    """What the license was read from: `metadata`, or the words of the header."""
+    """What the license was read from: `metadata`, a license file, or the words of the header."""
     scrubbed: dict[str, int] = field(default_factory=dict)
     """Secrets and personal data that became placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()

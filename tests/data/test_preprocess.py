@@ -232,6 +232,84 @@ def test_a_row_without_license_among_rows_with_one_is_dropped(tmp_path: Path) ->
     assert [row["text"] for row in rows(tmp_path / "out")] == ["b\n"]
 
 
+def test_a_data_file_that_states_licenses_does_not_ask_them_of_plain_files(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "license": "MIT"}\n')
+    (folder / "plain.py").write_text("x = 1\n")
+    artifact = run(tmp_path / "out", f"{folder}:train:text")
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.missing"]
+    assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT", None]
+    assert artifact.counts["license_unstated"] == 1
+    run(tmp_path / "asked", f"{folder}:train:text", licenses={"unstated": "drop"})
+    assert {row["record"]: row["reason"] for row in dropped(tmp_path / "asked")} == {
+        "a.jsonl:1": "license.missing",
+        "plain.py": "license.unstated",
+    }
+
+
+MIT_TEXT = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
+    "documentation files (the Software), to deal in the Software without restriction."
+)
+GPL_TEXT = "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007. Copyright (C) 2007 Free Software Foundation. " * 3
+
+
+def project(folder: Path, **files: str) -> str:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return f"{folder}:train:text"
+
+
+def test_the_nearest_license_file_states_the_license_of_the_files_below_it(tmp_path: Path) -> None:
+    spec = project(
+        tmp_path / "p",
+        LICENSE=MIT_TEXT,
+        a_dot_py="a = 1\n",
+        header_dot_py=GPL_HEADER + "b = 2\n",
+        lib__deep__c_dot_py="c = 3\n",
+        gnu__COPYING=GPL_TEXT,
+        gnu__d_dot_py="d = 4\n",
+        gnu__e_dot_py="# SPDX-License-Identifier: ISC\ne = 5\n",
+        odd__LICENSE_dot_md="You may look at it, but only on Sundays. " * 9,
+        odd__f_dot_py="f = 6\n",
+        both__LICENSE=MIT_TEXT,
+        both__LICENSE_dot_txt="Apache License, Version 2.0",
+        both__g_dot_py="g = 7\n",
+        rows_dot_jsonl='{"text": "h = 8"}\n',
+    )
+    run(tmp_path / "out", spec, skip=("filters",))
+    found = {row["record"]: (row["license"], row["license_evidence"]) for row in rows(tmp_path / "out")}
+    assert found == {
+        "a.py": ("MIT", "license-file: LICENSE"),
+        "lib/deep/c.py": ("MIT", "license-file: LICENSE"),
+        "gnu/e.py": ("ISC", "header: SPDX-License-Identifier: ISC"),
+        "odd/LICENSE.md": (None, None),
+        "odd/f.py": (None, None),
+        "both/LICENSE.txt": ("MIT AND Apache-2.0", "license-file: both/LICENSE, both/LICENSE.txt"),
+        "both/g.py": ("MIT AND Apache-2.0", "license-file: both/LICENSE, both/LICENSE.txt"),
+        "rows.jsonl:1": (None, None),
+    }
+    assert {row["record"]: (row["reason"], row["detail"]) for row in dropped(tmp_path / "out")} == {
+        "header.py": ("license.header", "free software; you can redistribute it and/or modify it under the terms of "
+                      "the GNU General Public License"),
+        "gnu/d.py": ("license.denied", "GPL-3.0-only"),
+    }  # fmt: skip
+
+
+def test_a_license_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    spec = project(tmp_path / "p", LICENSE="Ask me. " * 30, a_dot_py="a = 1\n")
+    unrecognized = run(tmp_path / "out", spec)
+    assert [row["license"] for row in rows(tmp_path / "out")] == [None]
+    project(tmp_path / "p", LICENSE="Ask her. " * 30)
+    assert run(tmp_path / "out", spec).digest == unrecognized.digest
+    project(tmp_path / "p", LICENSE=MIT_TEXT)
+    assert run(tmp_path / "out", spec).digest != unrecognized.digest
+    assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT"]
+
+
 def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder: Path, tmp_path: Path) -> None:
     first = run(tmp_path / "one", f"{source_folder}:train:text")
     second = run(tmp_path / "two", f"{source_folder}:train:text")

@@ -22,7 +22,7 @@ class LicenseVerdict(NamedTuple):
     reason: str | None
     detail: str | None
     evidence: str | None = None
-    """What the expression was read from: `metadata`, `dep-5: <glob>` or `header: <words>`."""
+    """What the expression was read from: `metadata`, `license-file: <path>`, `dep-5: <glob>` or `header: <words>`."""
 
 
 @configuration
@@ -65,7 +65,15 @@ class LicensePolicy:
         return is_denied(expression, self.denied, allowed=self.allowed, allowed_exceptions=self.allowed_exceptions)
 
 
-def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool, path: str | None = None) -> LicenseVerdict:
+def judge(
+    raw: object,
+    text: str,
+    policy: LicensePolicy,
+    *,
+    stated: bool,
+    path: str | None = None,
+    evidence: str = "metadata",
+) -> LicenseVerdict:
     """Decide about one document: denied metadata first, then a denied header, then what is missing or unknown.
 
     The license that the header states is the one of the file, whatever the metadata says.
@@ -76,6 +84,7 @@ def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool, path: 
         policy: what is denied.
         stated: the source's schema carries a license column.
         path: of the file in its package; chooses the stanza of a DEP-5 file.
+        evidence: where `raw` was read.
     >>> judge("GPLv3", "", LicensePolicy(), stated=True).reason
     'license.denied'
     >>> judge("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
@@ -85,7 +94,7 @@ def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool, path: 
     header = header_license(text)
     if header is not None and not policy.refuses(header[0]):
         return LicenseVerdict(header[0], supplied, None, None, f"header: {header[1]}")
-    expression, evidence = _of_metadata(raw, path) if stated else (None, "")
+    expression, evidence = _of_metadata(raw, path, evidence) if stated else (None, "")
     if expression is not None and policy.refuses(expression):
         return LicenseVerdict(expression, supplied, "license.denied", expression[:200], evidence)
     if header is not None:
@@ -99,8 +108,8 @@ def judge(raw: object, text: str, policy: LicensePolicy, *, stated: bool, path: 
     return LicenseVerdict(expression, supplied, None, None, evidence)
 
 
-def _of_metadata(raw: object, path: str | None) -> tuple[str | None, str]:
+def _of_metadata(raw: object, path: str | None, evidence: str) -> tuple[str | None, str]:
     if isinstance(raw, str) and dep5.is_dep5(raw):
         names, glob = dep5.licenses_of(raw, path)
-        return normalize(names), f"dep-5: {glob}" if glob else "metadata"
-    return normalize(raw), "metadata"
+        return normalize(names), f"dep-5: {glob}" if glob else evidence
+    return normalize(raw), evidence

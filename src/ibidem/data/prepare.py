@@ -118,6 +118,7 @@ class Steps:
             self._policies.licenses,
             stated=document.license_stated,
             path=document.path,
+            evidence=document.license_evidence or "metadata",
         )
         document.license, document.license_raw = verdict.expression, verdict.raw
         document.license_evidence = verdict.evidence

@@ -26,6 +26,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.data import language
 from ibidem.data.columns import LICENSE, Columns
+from ibidem.data.license_files import LicenseFiles, Stated
 from ibidem.data.readers import DAMAGE, READERS, Piece, lines, printable, suffix_of
 from ibidem.errors import ConfigError, DataError
 
@@ -125,15 +126,19 @@ class LocalFiles:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
-        return Input("source", content_digest(self._files()), str(self.spec.name), is_artifact=False)
+        files = list(self._files())
+        stated = filter(None, (self._license_of(name, path) for name, path in files))
+        stating = dict.fromkeys((found.evidence, path) for found in stated for path in found.files)
+        return Input("source", content_digest(iter([*files, *stating])), str(self.spec.name), is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
         self.skipped.clear()
         files = list(self._files(self.skipped))
-        # one file that states licenses binds the others
+        # one data file that states licenses binds the others
         stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
         first = 0
         for name, path in files:
+            license_file = self._license_of(name, path)
             for row_group, row, count, damage in _parts(path, name, self.spec.column):
                 yield Piece(
                     path=str(path),
@@ -145,10 +150,19 @@ class LocalFiles:
                     column=self.spec.column,
                     row_group=row_group,
                     row=row,
-                    license_stated=stated,
+                    nouns={} if license_file is None else license_file.nouns,
+                    license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
                     damage=damage,
                 )
                 first += count
+
+    def _license_of(self, name: str, path: Path) -> Stated | None:
+        """Give the license of a plain file by the license file above it; rows of a data file are somebody else's."""
+        return None if name.endswith(DATA_SUFFIXES) or path == Path(self.spec.name) else self._license_files.of(path)
+
+    @cached_property
+    def _license_files(self) -> LicenseFiles:
+        return LicenseFiles(Path(self.spec.name))
 
     def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
         skipped = Counter() if skipped is None else skipped
