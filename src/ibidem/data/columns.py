@@ -7,6 +7,7 @@
 | StarCoderData | `id`, `max_stars_repo_name`, `max_stars_repo_path`; no license |
 | The Pile, SlimPajama | `meta.pile_set_name`, `meta.redpajama_set_name`: which part is code; no license |
 | openwebtext | nothing |
+| chats, instructions | a list of messages, or an instruction and its answer: see `instructions` |
 | one's own | `id`, `license`, `repo`, `path`, `language`, `revision`, or any of the names below |
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ibidem.data import language
+from ibidem.data import instructions, language
 from ibidem.records import Category, Document
 
 # For each noun, the columns that may carry it; the first that a source has is taken.
@@ -44,6 +45,9 @@ class Columns:
     language: str | None
     revision: str | None
     meta: str | None
+    context: str | None = None
+    answer: str | None = None
+    """What an instruction is about, and its answer; only where the text is an instruction."""
 
     @classmethod
     def find(cls, present: Collection[str], *, text: str) -> "Columns":
@@ -62,6 +66,8 @@ class Columns:
             "revision": REVISION,
             "meta": META,
         }
+        if text in instructions.ASKED:
+            nouns |= {"context": instructions.CONTEXT, "answer": instructions.ANSWER}
         found = {
             noun: next((name for name in names if name in present and name != text), None)
             for noun, names in nouns.items()
@@ -80,6 +86,8 @@ class Columns:
             ValueError: the text is missing, is not text, or is not valid Unicode.
         """
         text = row.get(self.text)
+        conversation = self._conversation(row, text)
+        text = text if conversation is None else conversation
         raw = text.encode() if isinstance(text, str) else text
         if not isinstance(raw, bytes):
             found = "missing" if text is None else type(text).__name__
@@ -96,11 +104,19 @@ class Columns:
             repo=_string(row, self.repo),
             path=path,
             url=_string(row, self.url),
-            category=self._category(row, name),
+            category=self._category(row, name) if conversation is None else "instruction",
             language=name,
             license_raw=license_raw,
             license_stated=self.license is not None,
         )
+
+    def _conversation(self, row: Mapping[str, Any], text: object) -> str | None:
+        if isinstance(text, list | Mapping):
+            return instructions.conversation(text)
+        if self.answer is None or not isinstance(text, str | bytes):
+            return None
+        asked = text.decode() if isinstance(text, bytes) else text
+        return instructions.pair(asked, row.get(self.context) if self.context else None, row.get(self.answer))
 
     def _category(self, row: Mapping[str, Any], name: str | None) -> Category:
         meta = row.get(self.meta) if self.meta else None

@@ -2,8 +2,8 @@
 
 NAME is a file or a folder here, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
 of the hub dataset, otherwise a revision. SPLIT chooses among the splits of the hub dataset or of a folder whose files
-are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON-lines files; source and text files are
-one document each.
+are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON-lines files, or a conversation (see
+`instructions`); source and text files are one document each.
 """
 
 import hashlib
