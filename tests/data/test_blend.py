@@ -13,7 +13,7 @@ from tests.conftest import python_file
 from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.cli import main
-from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend
+from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend, num_documents, size_of
 from ibidem.data.shards import read_rows, shard_paths
 from ibidem.errors import ConfigError, DigestMismatch
 
@@ -99,6 +99,18 @@ def test_the_blend_ends_with_its_scarcest_category(datasets: Path, tmp_path: Pat
     assert sum(row["category"] == "code" for row in rows_of(artifact)) == 300
     assert artifact.counts["shares"]["code"] == pytest.approx(0.7, abs=0.01)
     assert artifact.counts["read"] == artifact.counts["kept"] == len(rows_of(artifact))
+
+
+def test_documents_that_come_again_are_counted_once(datasets: Path, tmp_path: Path) -> None:
+    for number, repeats in enumerate((1, 3)):
+        public = {"path": str(datasets / "public"), "max_repeats": repeats}
+        again = {"path": str(datasets / "public"), "weight": 2.0}
+        for more in ({"a": public}, {"a": public, "b": again}):
+            artifact = make(datasets, tmp_path / f"out{number}", datasets=more, shares={"code": 0.5, "text": 0.5})
+            distinct = len({row["sha256"] for row in rows_of(artifact)})
+            assert num_documents(artifact) == distinct
+            assert size_of(artifact).startswith(f"{distinct} documents")
+            assert ("rows" in size_of(artifact)) == (len(rows_of(artifact)) > distinct)
 
 
 def test_a_total_weights_and_caps_are_kept(datasets: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.page import MOST_ROWS, ticks
-from ibidem.serving.report import corpora, explanations, history_of, report
+from ibidem.serving.report import History, Run, corpora, explanations, heading, history_of, report
 
 EVIL = "<script>alert('1')</script>"
 MISSING = "NOT MEASURED"
@@ -336,8 +336,17 @@ def test_the_report_loads_nothing_heavy() -> None:
 
 def test_a_blend_is_shown_before_what_it_was_made_of(dataset: Path, tmp_path: Path) -> None:
     flags = ["--datasets.mine.path", str(dataset), "--shares.code", "1", "--output-dir", str(tmp_path / "blend")]
-    assert main(["blend", *flags]) == 0
+    assert main(["blend", *flags, "--datasets.mine.max-repeats", "2"]) == 0
     page = str(corpora([artifacts.load(tmp_path / "blend"), artifacts.load(dataset)]))
     assert "code 100.0 %; no more code" in page
+    assert "241 documents in 482 rows." in page
     assert page.index("Blend") < page.index("documents read")
     assert page.count("documents read") == 1
+    blended = artifacts.load(tmp_path / "blend")
+    inputs = [blended.as_input("dataset", of=tmp_path / "step-1")]
+    with artifacts.create(tmp_path / "step-1", kind="checkpoint", config={}, inputs=inputs) as draft:
+        (draft.path / "weights").write_text("w")
+    run = Run(tmp_path, artifacts.load(tmp_path / "step-1"), History(), 0)
+    text = re.sub("<[^>]+>", " ", str(heading("t", run, [])))
+    assert re.search(r"Documents kept\s+241\s+of 242 read", text)
+    assert re.search(r"Rows of the blend\s+482\s+repeats included", text)

@@ -117,7 +117,27 @@ def summary(blended: Artifact) -> str:
     counts = blended.counts
     unit = counts["unit"]
     amounts = ", ".join(f"{name} {100 * share:.1f} %" for name, share in counts["shares"].items())
-    return f"{blended.path}: {counts['kept']:,} documents, {counts['total']:,} {unit}; {amounts}; {counts['ended']}"
+    return f"{blended.path}: {size_of(blended)}, {counts['total']:,} {unit}; {amounts}; {counts['ended']}"
+
+
+def size_of(dataset: Artifact) -> str:
+    """Say how many documents a dataset holds, and in how many rows where some come more than once."""
+    documents, rows = num_documents(dataset), dataset.counts["kept"]
+    return f"{documents:,} documents" + (f" in {rows:,} rows" if rows != documents else "")
+
+
+def num_documents(dataset: Artifact) -> int:
+    """Count the documents of a dataset, those of a blend once however often they come."""
+    if "unit" not in dataset.counts:
+        return int(dataset.counts["kept"])
+    digests = {item.role: item.digest for item in dataset.inputs}
+    once: dict[tuple[str, str], int] = {}
+    for name, lanes in dataset.counts["datasets"].items():
+        for category, lane in lanes.items():
+            in_one_pass = lane["of"] // dataset.config["datasets"][name]["max_repeats"]
+            lane_of = digests[name], category  # of one dataset under two names both lanes begin with the same documents
+            once[lane_of] = max(once.get(lane_of, 0), min(lane["documents"], in_one_pass))
+    return sum(once.values())
 
 
 def _settings(config: BlendConfig) -> dict[str, Any]:

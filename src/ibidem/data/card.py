@@ -22,6 +22,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import POSITIONAL, configuration, flattened
 from ibidem.data import shards
+from ibidem.data.blend import size_of
 from ibidem.errors import ArtifactError
 
 UNKNOWN = "*to be filled in by the provider*"
@@ -78,7 +79,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
     parts = [
         "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---",
         f"# {name}",
-        f"{counts['kept']:,} documents, {counts['bytes']:,} bytes, made by ibidem {dataset.version}. "
+        f"{size_of(dataset)}, {counts['bytes']:,} bytes, made by ibidem {dataset.version}. "
         f"Digest `{dataset.digest}`: the same inputs and settings give the same digest.",
         "## Sources",
         _table(("source", "digest"), [(item.name, f"`{item.digest}`") for item in _sources(origins)]),
@@ -139,7 +140,7 @@ def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
-        "description": f"{dataset.counts['kept']:,} documents; licenses by row; made by ibidem {dataset.version}.",
+        "description": f"{size_of(dataset)}; licenses by row; made by ibidem {dataset.version}.",
         "license": sorted(name for name in dataset.counts["license"] if name != "none"),
         "version": dataset.version,
         "identifier": dataset.digest,
@@ -170,7 +171,7 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
         f"1.1 Provider: {UNKNOWN}",
         f"1.2 Model: {UNKNOWN}",
         "1.3 Modalities: text. Size: "
-        f"{_eu_size(counts['bytes'])} ({counts['kept']:,} documents, {counts['bytes']:,} bytes of UTF-8). "
+        f"{_eu_size(counts['bytes'])} ({size_of(dataset)}, {counts['bytes']:,} bytes of UTF-8). "
         "Languages of prose: " + _list_of(counts["natural_language"]) + ". Programming and markup languages: "
         f"{_list_of(counts['language'])}. Latest date of acquisition: {UNKNOWN}",
         "## 2. List of data sources",

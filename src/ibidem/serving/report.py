@@ -24,6 +24,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened
 from ibidem.data import shards
+from ibidem.data.blend import num_documents, size_of
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
@@ -223,11 +224,13 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     datasets, history = run.find_all(shards.KIND), run.history
     counts = datasets[0].counts if datasets else {}
     read = sum(dataset.counts.get("read", 0) for dataset in datasets if not _is_blend(dataset))
+    blended = bool(datasets) and _is_blend(datasets[0])
     tokens = history.curve("train.step", "tokens")
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
     figures: list[Row] = [
-        ("Documents kept", counts.get("kept"), join("of ", read, " read")),
+        ("Documents kept", num_documents(datasets[0]) if datasets else None, join("of ", read, " read")),
+        *([("Rows of the blend", counts.get("kept"), "repeats included, as in all that follows")] if blended else []),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
         ("Parameters", history.parameters, ""),
         ("Held-out bits per byte", *_first_to_last(history.curve("train.measured", "bits_per_byte"))),
@@ -271,10 +274,9 @@ def blend(dataset: Artifact) -> Html:
     shares = {name: f"{100 * part:.1f} %" for name, part in counts.get("shares", {}).items()}
     return join(
         tag("h3", "Blend"),
+        tag("p", size_of(dataset), "."),
         tag("p", ", ".join(f"{name} {part}" for name, part in shares.items()), f"; {counts.get('ended')}."),
-        table(
-            ("Dataset", "Category", "Documents", "Of, with repeats", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)
-        ),
+        table(("Dataset", "Category", "Rows", "Of, with repeats", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)),
     )
 
 
