@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import sysconfig
 from collections import Counter
 from email.message import Message
 from importlib import metadata
@@ -453,3 +454,15 @@ def test_a_license_that_is_none_is_refused(policy: dict[str, list[str]], message
     with pytest.raises(ConfigError, match=message):
         config.build(LicensePolicy, policy)
     assert not config.build(LicensePolicy, {"allowed": ["mit", "Apache-2.0"]}).refuses("MIT")
+
+
+def test_the_license_of_python_grants_nothing_under_the_gpl():
+    path = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
+    text = (
+        path.read_text() if path.exists() else metadata.distribution("typing_extensions").read_text("licenses/LICENSE")
+    )
+    if text is None:
+        pytest.skip("no copy of it here")
+    assert "GPL" not in normalize(text)
+    assert "PSF-2.0" in normalize(text)
+    assert "GPL" in normalize("This is software that is released under the GPL, as all of its parts are. " * 3)

@@ -166,7 +166,8 @@ _STOP_WORDS = {"the", "a", "license", "licence", "licenses", "licences", "licens
 
 
 GRANT = pattern(
-    r"\b(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
+    r"\b(?<!\bother software that is )(?<!\bmaterial that was previously )"  # what Python's license says of others
+    r"(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
     r"provided|published|covered|protected|governed)\b"
     r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?" + GNU
 )
