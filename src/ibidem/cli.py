@@ -82,6 +82,42 @@ COMMANDS = {
         "ibidem.evaluation.perplexity:perplexity",
         "perplexity and bits per byte of a checkpoint on text",
     ),
+    "evaluate dashboard": Command(
+        "ibidem.evaluation.config:DashboardConfig",
+        "ibidem.evaluation.dashboard:dashboard",
+        "perplexity of many checkpoints on many texts, by language and category, as a page",
+    ),
+    "evaluate human-eval": Command(
+        "ibidem.evaluation.config:HumanEvalConfig",
+        "ibidem.evaluation.human_eval:human_eval",
+        "HumanEval and HumanEval+, judged where forged verdicts do not reach",
+    ),
+    "evaluate mbpp": Command(
+        "ibidem.evaluation.config:MbppConfig", "ibidem.evaluation.mbpp:mbpp", "MBPP, sanitized MBPP and MBPP+"
+    ),
+    "evaluate mmlu": Command(
+        "ibidem.evaluation.config:MmluConfig", "ibidem.evaluation.mmlu:mmlu", "MMLU subjects, few-shot"
+    ),
+    "evaluate doc-qa": Command(
+        "ibidem.evaluation.config:DocQaConfig",
+        "ibidem.evaluation.doc_qa:doc_qa",
+        "answers from documents: exact match, F1, citations, unsupported claims, abstentions",
+    ),
+    "evaluate chat": Command(
+        "ibidem.evaluation.config:ChatConfig",
+        "ibidem.evaluation.chat:chat",
+        "responses to support scenarios and red-team prompts, to be rated by people",
+    ),
+    "evaluate ratings": Command(
+        "ibidem.evaluation.config:RatingsConfig",
+        "ibidem.evaluation.ratings:ratings",
+        "people's ratings of responses, with the raters' agreement",
+    ),
+    "gate": Command(
+        "ibidem.evaluation.gate_config:GateConfig",
+        "ibidem.evaluation.gate:gate",
+        "may this checkpoint be released? Yes or no, with the evidence",
+    ),
     "report": Command(
         "ibidem.serving.config:ReportConfig",
         "ibidem.serving.report:report",

@@ -35,3 +35,7 @@ class TrainingError(IbidemError, ArithmeticError):
 
 class CheckpointError(ArtifactError):
     """A checkpoint cannot be loaded."""
+
+
+class SandboxError(IbidemError, RuntimeError):
+    """Code of a model cannot be run safely here."""

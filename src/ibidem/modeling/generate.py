@@ -1,6 +1,7 @@
 """Sampling from a decoder: batched, cached, reproducible."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,7 +23,8 @@ class TextCodec(Protocol):
         """Give the text of ids."""
 
 
-class Sampling(NamedTuple):
+@dataclass(frozen=True)
+class Sampling:
     """How to choose the next token."""
 
     max_tokens: int = 128
@@ -31,6 +33,8 @@ class Sampling(NamedTuple):
     top_p: float = 0.95
     """Choose among the most likely tokens that together have this probability."""
     seed: int = 0
+    first: int = 0
+    """Number of the first prompt among all that are completed: each number draws with a generator of its own."""
 
 
 class Completion(NamedTuple):
@@ -79,7 +83,8 @@ def generate(
     longest = max(len(prompt) for prompt in prompts)
     _check_length(longest, sampling.max_tokens, model.config.context)
     device = model.embedding_VD.device
-    generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in range(len(prompts))]
+    numbers = range(sampling.first, sampling.first + len(prompts))
+    generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + number) for number in numbers]
     pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids_BT = torch.tensor([[end_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     cache = KVCache(model.config, pads_B, longest + sampling.max_tokens, model.embedding_VD.dtype)

@@ -1,0 +1,215 @@
+"""Programming benchmarks from problems to evidence: complete, judge, estimate pass@k."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.config import settings
+from ibidem.data.contamination import Problem as Benchmarked
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import contamination, evidence, models
+from ibidem.evaluation.config import CodingConfig
+from ibidem.evaluation.problems import Problem, by_id
+from ibidem.evaluation.statistics import pass_at_k
+from ibidem.modeling.generate import Sampling
+from ibidem.sandbox.judge import Judge
+from ibidem.sandbox.walls import Limits
+
+SAMPLES = "samples.jsonl"
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion of one problem."""
+
+    task_id: str
+    number: int
+    completion: str
+
+
+def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], benchmark: Sequence[Input], **notes: Any) -> str:
+    """Evaluate, and say the figures; an interrupted run goes on where it was.
+
+    Raises:
+        ConfigError: neither a checkpoint nor samples are named, or both.
+        DataError: the samples do not fit the problems.
+        SandboxError: code cannot be run safely here.
+    """
+    if (config.checkpoint is None) == (config.samples is None):
+        raise ConfigError("give either --checkpoint, to complete the problems, or --samples, to judge completions")
+    subject = models.subject(config.checkpoint) if config.checkpoint else None
+    given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
+    inputs = [*benchmark, *_model_inputs(config, subject, given)]
+    if found := artifacts.finished(config.output_dir, kind=evidence.KIND, config=_settings(config, task), inputs=inputs):
+        return _say(task, json.loads((found.path / evidence.RESULTS).read_text(encoding="utf-8")), config.output_dir)
+    artifacts.check_replaceable(config.output_dir, evidence.KIND)
+    with artifacts.workspace(config.output_dir, config=_settings(config, task), inputs=inputs) as work:
+        samples = given.samples if given else _complete(config, problems, work / SAMPLES)
+        items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
+        found_in_training = _contamination(config, subject, problems)
+        metrics = measure(items, config.k)
+        notes |= {"kinds": dict(sorted(Counter(item["kind"] for item in items).items())), **found_in_training}
+        evidence.write(
+            config.output_dir,
+            task,
+            config={key: value for key, value in _settings(config, task).items() if key != "task"},
+            inputs=inputs,
+            items=items,
+            metrics=metrics,
+            notes={"problems": len({item["task_id"] for item in items}), **notes},
+        )
+    return _say(task, {**metrics, **notes}, config.output_dir)
+
+
+def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.Metrics:
+    """Average pass@k over the problems, for each k that every problem has samples for."""
+    outcomes: dict[str, list[bool]] = defaultdict(list)
+    for item in items:
+        outcomes[item["task_id"]].append(item["passed"])
+    fewest = min(map(len, outcomes.values()), default=0)
+    return {
+        f"pass@{each}": evidence.mean([pass_at_k(len(passed), sum(passed), each) for passed in outcomes.values()])
+        for each in k
+        if each <= fewest
+    }
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file of samples."""
+
+    path: Path
+    samples: list[Sample]
+    checkpoint: str | None
+    """The checkpoint that all rows name as their origin."""
+
+
+def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> Given:
+    """Read completions.
+
+    Raises:
+        DataError: a row is no sample, its problem is unknown, or a problem has none.
+    """
+    known, numbers, samples, origins = by_id(problems), Counter[str](), [], set()
+    for row in evidence.read_lines(path, "samples"):
+        task_id, completion = str(row.get("task_id")), row.get("completion")
+        if not isinstance(completion, str) or row.get("task_id") is None:
+            raise DataError(f"samples {path}: row {len(samples) + 1} needs task_id and completion")
+        if task_id not in known:
+            raise DataError(f"samples {path}: {task_id!r} is no problem of this benchmark")
+        samples.append(Sample(task_id, numbers[task_id], completion))
+        numbers[task_id] += 1
+        origins.add(row.get("checkpoint"))
+    missing = [task_id for task_id in known if task_id not in numbers]
+    if missing and complete:
+        raise DataError(f"samples {path}: {len(missing)} problems have none, {missing[0]} first; --ignore-incomplete")
+    origin = origins.pop() if len(origins) == 1 else None
+    return Given(path, samples, origin if isinstance(origin, str) else None)
+
+
+def _model_inputs(config: CodingConfig, subject: models.Subject | None, given: Given | None) -> list[Input]:
+    if subject is not None:
+        return [subject.as_input(of=config.output_dir)]
+    assert given is not None
+    sha256 = artifacts.sha256_of(given.path)
+    inputs = [Input("samples", f"sha256:{sha256}", given.path.name, is_artifact=False)]
+    if given.checkpoint is not None:
+        inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
+    return inputs
+
+
+def _settings(config: CodingConfig, task: str) -> dict[str, Any]:
+    apart = {"workers", "batch"}  # they change no result
+    return {"task": task, **{key: value for key, value in settings(config).items() if key not in apart}}
+
+
+def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
+    """Complete each problem `n` times; what stands in `path` already is not made again."""
+    done = [Sample(**row) for row in _whole_lines(path)]
+    wanted = [(problem, number) for problem in problems for number in range(config.n)]
+    if len(done) == len(wanted):
+        return done
+    assert config.checkpoint is not None
+    model = models.open_model(config.checkpoint)
+    with path.open("a", encoding="utf-8") as file, log.progress("complete", len(wanted), "samples") as bar:
+        bar.advance(len(done))
+        while len(done) < len(wanted):
+            batch = _same_stop(wanted[len(done) : len(done) + config.batch])
+            sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=len(done))
+            texts = model.complete([problem.prompt for problem, _ in batch], sampling, batch[0][0].stop)
+            made = [Sample(each.task_id, number, text) for (each, number), text in zip(batch, texts, strict=True)]
+            file.write(evidence.lines_of([vars(sample) for sample in made]))
+            file.flush()
+            done += made
+            bar.advance(len(made))
+    return done
+
+
+def _same_stop(batch: list[tuple[Problem, int]]) -> list[tuple[Problem, int]]:
+    return [each for each in batch if each[0].stop == batch[0][0].stop]
+
+
+def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence[Sample], path: Path) -> list[Row]:
+    """Judge each sample; what stands in `path` already is not judged again."""
+    items: list[Row] = list(_whole_lines(path))
+    left = samples[len(items) :]
+    if not left:
+        return items
+    limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
+    image = config.sandbox_image
+    with (
+        Judge(config.workers, limits, walls_of=config.sandbox, image=image) as judge,
+        path.open("a", encoding="utf-8") as file,
+        log.progress("judge", len(samples), "programs") as bar,
+    ):
+        bar.advance(len(items))
+        verdicts = judge.verdicts(known[sample.task_id].program(sample.completion) for sample in left)
+        for sample, verdict in zip(left, verdicts, strict=True):
+            item = {
+                "task_id": sample.task_id,
+                "sample": sample.number,
+                "passed": verdict.passed,
+                "kind": verdict.kind,
+                "detail": _ADDRESS.sub("0x", verdict.detail),
+                "completion": sample.completion,
+            }
+            file.write(evidence.lines_of([item]))
+            file.flush()
+            items.append(item)
+            bar.advance(passed=sum(1 for each in items if each["passed"]))
+    return items
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read what an interrupted run has written, and cut off a torn last line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+    yield from map(json.loads, whole.decode().splitlines())
+
+
+def _contamination(config: CodingConfig, subject: models.Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
+    if not config.contamination or subject is None or not subject.is_checkpoint:
+        return {"contamination": None}
+    texts = [Benchmarked(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]
+    return {"contamination": contamination.look(subject.path, texts)}
+
+
+def _say(task: str, results: Row, output_dir: Path) -> str:
+    figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in results.items() if key.startswith("pass@"))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
+    return f"{task}: {figures} ({kinds}); {output_dir}"
+
+

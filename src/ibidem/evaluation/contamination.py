@@ -1,0 +1,47 @@
+"""Was the checkpoint trained on the test? Its lineage names the data; the guard of the data room looks for the problems."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.data import shards
+from ibidem.data.contamination import ContaminationPolicy, Guard, Problem
+
+
+def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None:
+    """Look for problems in every document behind a checkpoint; None where its data are not there any more.
+
+    A document holds a problem if it quotes half of the 10-word runs of its statement or solution, or is, as a whole,
+    like the problem: exact Jaccard similarity of 5-word shingles, which MinHash estimates.
+    """
+    datasets = _training_data(checkpoint)
+    if not datasets:
+        return None
+    guard = Guard(ContaminationPolicy(), problems)
+    found: dict[str, str] = {}
+    documents = 0
+    for dataset in datasets:
+        with log.progress("contamination", int(dataset.counts["kept"]), "documents") as bar:
+            for path in shards.shard_paths(dataset.path):
+                for row in shards.read_rows(path, ["text", "record"]):
+                    for name, drop in guard.hits(row["text"].encode()):
+                        found.setdefault(name, f"{row['record']}: {drop.detail}")
+                    documents += 1
+                    bar.advance()
+    named = {dataset.path.name: dataset.digest for dataset in datasets}
+    return {"documents": documents, "datasets": named, "problems": len(found), "found": dict(sorted(found.items()))}
+
+
+def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
+    """Find the datasets that the tokens were made of: the ones nearest to the checkpoint."""
+    found: dict[str, artifacts.Artifact] = {}
+    depth_of_tokens: int | None = None
+    for depth, state, node in artifacts.lineage(checkpoint):
+        if not isinstance(node, artifacts.Artifact) or state != "ok":
+            continue
+        if node.kind == "tokens":
+            depth_of_tokens = depth
+        elif node.kind == shards.KIND and depth_of_tokens is not None and depth == depth_of_tokens + 1:
+            found.setdefault(node.digest, node)
+    return list(found.values())

@@ -1,0 +1,116 @@
+"""Results as sealed evidence: an artifact that names the very checkpoint, with one row for each item that was judged.
+
+    <output-dir>/results.json    what was measured, of what, how
+    <output-dir>/items.jsonl     an item a line; every figure of results.json follows from them, and is recomputed by the gate
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts
+from ibidem.artifacts import Artifact, Input
+from ibidem.errors import ArtifactError, DataError
+
+KIND = "evaluation"
+RESULTS, ITEMS = "results.json", "items.jsonl"
+
+Row = Mapping[str, Any]
+Metrics = dict[str, float | None]
+Summary = Callable[[Sequence[Row]], Metrics]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One evaluation, read again."""
+
+    artifact: Artifact
+    results: Row
+    items: list[Row]
+
+    @property
+    def task(self) -> str:
+        return str(self.results["task"])
+
+    @property
+    def checkpoint_digest(self) -> str | None:
+        """The checkpoint that was evaluated, by the manifest."""
+        return next((item.digest for item in self.artifact.inputs if item.role == "checkpoint"), None)
+
+
+def write(
+    output_dir: Path,
+    task: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Sequence[Input],
+    items: Sequence[Row],
+    metrics: Metrics,
+    notes: Mapping[str, Any],
+) -> Artifact:
+    """Seal an evaluation; metrics stand at the top of results.json, beside what they were measured on."""
+    digest = next((item.digest for item in inputs if item.role == "checkpoint"), None)
+    results = {"task": task, "checkpoint_digest": digest, **metrics, "items": len(items), **notes}
+    with artifacts.create(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs) as draft:
+        text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
+        (draft.path / RESULTS).write_text(text + "\n", encoding="utf-8")
+        (draft.path / ITEMS).write_text(lines_of(items), encoding="utf-8")
+        draft.counts = {"items": len(items), **metrics}
+        draft.rows = {ITEMS: len(items)}
+    return artifacts.load(output_dir, kind=KIND)
+
+
+def read(folder: Path) -> Evidence:
+    """Read an evaluation whose every file is as it was sealed.
+
+    Raises:
+        ArtifactError, DigestMismatch: it is not.
+    """
+    artifact = artifacts.verify(folder, kind=KIND)
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        items = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: this evaluation cannot be read: {error}") from None
+    if not isinstance(results, dict) or not all(isinstance(item, dict) for item in items) or "task" not in results:
+        raise ArtifactError(f"{folder}: this is not an evaluation")
+    return Evidence(artifact, results, items)
+
+
+def lines_of(rows: Iterable[Row]) -> str:
+    """Write rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def read_lines(path: Path, what: str) -> list[Row]:
+    """Read a file of JSON objects, one a line.
+
+    Raises:
+        DataError: it cannot be read, or a line is no object.
+    """
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{what} {path}: {reason}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{what} {path}: line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{what} {path}: line {number} is no JSON object")
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{what} {path}: it is empty")
+    return rows
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Average; None of nothing."""
+    return sum(values) / len(values) if values else None

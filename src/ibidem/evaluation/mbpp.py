@@ -1,0 +1,23 @@
+"""MBPP, its sanitized version and MBPP+: `ibidem evaluate mbpp`."""
+
+from ibidem.evaluation import coding, evidence
+from ibidem.evaluation.config import MbppConfig
+from ibidem.evaluation.human_eval import benchmark
+from ibidem.evaluation.problems import mbpp as read_problems
+from ibidem.evaluation.problems import number_in_test
+
+TASK = "mbpp"
+
+
+def mbpp(config: MbppConfig) -> str:
+    """Evaluate on MBPP: the paper's prompt of three examples; code, then set-up, then tests."""
+    split = config.split or ("all" if _goes_beyond_the_test_split(config) else "test")
+    problems = read_problems(str(config.problems), split)
+    return coding.evaluate(config, TASK, problems, benchmark(str(config.problems)), split=split)
+
+
+def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
+    if config.samples is None:
+        return False
+    rows = evidence.read_lines(config.samples, "samples")
+    return not all(number_in_test(str(row.get("task_id"))) for row in rows)

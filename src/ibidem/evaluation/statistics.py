@@ -1,0 +1,169 @@
+"""What a number of trials allows to say: pass@k, exact bounds, the paired bootstrap, the agreement of raters."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Estimate the chance that one of `k` samples passes, given that `c` of `n` did: 1 - C(n - c, k) / C(n, k).
+
+    >>> pass_at_k(5, 2, 1), pass_at_k(5, 2, 4)
+    (0.4, 1.0)
+
+    Raises:
+        ValueError: not 0 <= c <= n, 1 <= k <= n.
+    Source: Chen et al. 2021, arXiv:2107.03374, equation 1.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@{k} of {c} among {n}")
+    return float(1 - Fraction(math.comb(n - c, k), math.comb(n, k)))
+
+
+def lower_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
+    """Give the share that is exceeded with this confidence: the exact one-sided bound.
+
+    >>> round(lower_bound(50, 50), 4), lower_bound(0, 10)
+    (0.9418, 0.0)
+
+    Source: Clopper and Pearson 1934, Biometrika 26.
+    """
+    if n == 0 or passed == 0:
+        return 0.0
+    return _solve(lambda share: _tail(passed, n, share) - (1 - confidence))
+
+
+def upper_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
+    """Give the share that is not exceeded with this confidence.
+
+    >>> round(upper_bound(0, 59), 4)
+    0.0495
+    """
+    return 1.0 - lower_bound(n - passed, n, confidence) if n else 1.0
+
+
+def least_passes(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
+    """Count the passes that `n` trials need to show at least `share`; None if no number is enough.
+
+    >>> least_passes(300, 0.8), least_passes(300, 0.9), least_passes(50, 0.95)
+    (252, 279, None)
+    """
+    low, high = 0, n + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if lower_bound(middle, n, confidence) >= share else (middle + 1, high)
+    return low if low <= n else None
+
+
+def _tail(passed: int, n: int, share: float) -> float:
+    """Give the chance of at least `passed` successes in `n` trials."""
+    if share <= 0 or share >= 1:
+        return float(share >= 1 or passed == 0)
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(share) + (n - i) * math.log1p(-share)
+        for i in range(passed, n + 1)
+    )
+    return math.fsum(map(math.exp, logs))
+
+
+def _solve(rising: Callable[[float], float]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return low
+
+
+def bootstrap_lower_bound(
+    differences: Sequence[float], *, seed: int, resamples: int = 10_000, confidence: float = CONFIDENCE
+) -> float:
+    """Bound the mean of paired differences from below: the percentile bootstrap over the items.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; for models on the same problems,
+    Koehn 2004, Statistical significance tests for machine translation evaluation.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    if not differences:
+        raise ValueError("no pair")
+    rng, values = np.random.default_rng(seed), np.asarray(differences, np.float64)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    return float(np.sort(means)[math.floor((1 - confidence) * resamples)])
+
+
+def mean_lower_bound(scores: Sequence[float], *, seed: int) -> float:
+    """Bound a mean of scores in [0, 1] from below: exactly if each is 0 or 1, by the bootstrap otherwise."""
+    if all(score in (0, 1) for score in scores):
+        return lower_bound(round(sum(scores)), len(scores))
+    return bootstrap_lower_bound(scores, seed=seed)
+
+
+Metric = Callable[[float, float], float]
+
+
+def nominal(first: float, second: float) -> float:
+    """Distance of categories: the same, or not."""
+    return float(first != second)
+
+
+def interval(first: float, second: float) -> float:
+    """Distance of numbers: the square of the difference."""
+    return (first - second) ** 2
+
+
+def krippendorff_alpha(ratings: Mapping[Hashable, Sequence[float]], metric: Metric | str = "ordinal") -> float | None:
+    """Measure the agreement of raters: 1 is perfect, 0 is chance; None where nothing could disagree.
+
+    Args:
+        ratings: the ratings that each unit was given; a unit with fewer than two counts for nothing.
+        metric: `nominal`, `ordinal`, `interval`, or the squared distance of two values.
+
+    >>> krippendorff_alpha({1: [1, 1], 2: [2, 2], 3: [1, 2]}, "nominal")
+    0.4444444444444444
+
+    Source: Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, sections A to D.
+    """
+    units = [values for values in ratings.values() if len(values) > 1]
+    coincidences: Counter[tuple[float, float]] = Counter()
+    for values in units:
+        for i, first in enumerate(values):
+            for j, second in enumerate(values):
+                if i != j:
+                    coincidences[first, second] += 1 / (len(values) - 1)  # type: ignore[assignment]
+    totals: Counter[float] = Counter()
+    for (first, _), count in coincidences.items():
+        totals[first] += count
+    n = sum(totals.values())
+    distance = _metric(metric, totals)
+    expected = math.fsum(
+        totals[first] * totals[second] * distance(first, second) for first in totals for second in totals
+    )
+    if expected == 0:
+        return None
+    observed = math.fsum(count * distance(*pair) for pair, count in coincidences.items())
+    return 1 - (n - 1) * observed / expected
+
+
+def _metric(metric: Metric | str, totals: Mapping[float, float]) -> Metric:
+    if not isinstance(metric, str):
+        return metric
+    if metric == "ordinal":
+        return _ordinal(totals)
+    return {"nominal": nominal, "interval": interval}[metric]
+
+
+def _ordinal(totals: Mapping[float, float]) -> Metric:
+    """Distance of ranks: how many ratings lie between two values, squared."""
+
+    def distance(first: float, second: float) -> float:
+        low, high = sorted((first, second))
+        between = math.fsum(count for value, count in totals.items() if low <= value <= high)
+        return (between - (totals[low] + totals[high]) / 2) ** 2
+
+    return distance

@@ -1,0 +1,92 @@
+"""The jail of the candidate: runs code that nobody trusts, and answers calls of its functions.
+
+It is told the program, what sets it up and, call by call, the arguments. It never sees a test or an expected value.
+
+    ("run", sources)                   -> ("done", None, None)
+    ("call", name, arguments, named)   -> ("value", value, the arguments where the call has changed them)
+    ("get", object, attribute)         -> ("value", value, None)
+    whatever raises                    -> ("raised", builtin kind, kind and message)
+"""
+
+import os
+import random
+import sys
+import types
+from typing import Any, NoReturn
+
+from ibidem.sandbox import frames, values
+
+MODULE = "program"
+LONGEST_MESSAGE = 500
+MUTABLE = (list, dict, set, bytearray)
+
+Answer = tuple[str, Any, Any]
+
+
+class Jail:
+    """The program's names, and its objects that the other side knows by number."""
+
+    def __init__(self) -> None:
+        self._module = types.ModuleType(MODULE)
+        self._objects: list[object] = []
+
+    def answer(self, request: bytes) -> bytes:
+        """Do what is asked."""
+        try:
+            words = values.loads(request, self._find)
+            match words[0]:
+                case "run":
+                    done = self._run(words[1])
+                case "call":
+                    done = self._call(*words[1:])
+                case _:
+                    done = ("value", getattr(words[1], words[2]), None)
+            return values.dumps(done, self._keep)
+        except BaseException as error:  # noqa: BLE001 - whatever the program raises is its answer
+            return values.dumps(("raised", *_explain(error)), self._keep)
+
+    def _run(self, sources: list[str]) -> Answer:
+        sys.modules[MODULE] = self._module
+        for source in sources:
+            exec(compile(source, MODULE, "exec", dont_inherit=True), self._module.__dict__)  # noqa: S102 - its purpose
+        return ("done", None, None)
+
+    def _call(self, target: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Answer:
+        may_change = any(type(argument) in MUTABLE for argument in arguments)
+        before = values.dumps(arguments, self._keep) if may_change else b""
+        value = target(*arguments, **named)
+        changed = may_change and values.dumps(arguments, self._keep) != before
+        return ("value", value, arguments if changed else None)
+
+    def _keep(self, value: object) -> int:
+        self._objects.append(value)
+        return len(self._objects) - 1
+
+    def _find(self, reference: int | str) -> object:
+        if isinstance(reference, int):
+            return self._objects[reference]
+        if reference not in self._module.__dict__:
+            raise NameError(f"name {reference!r} is not defined")
+        return self._module.__dict__[reference]
+
+
+def serve(channel: int) -> NoReturn:
+    """Run the program that the first message brings, then answer calls until the other side is gone."""
+    random.seed(0)  # a program judged twice gets the same verdict twice
+    jail, reader = Jail(), frames.Reader(channel)
+    while True:
+        try:
+            request = reader.receive()
+        except EOFError:
+            os._exit(0)
+        frames.send(channel, jail.answer(request))
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """Give the kind of an exception as the nearest builtin, and its own name with its message."""
+    builtin = next(kind.__name__ for kind in type.mro(type(error)) if kind.__module__ == "builtins")
+    try:
+        message = str(error)[:LONGEST_MESSAGE]
+    except BaseException:  # noqa: BLE001 - a program may write `__str__` as it likes
+        message = ""
+    return str(builtin), f"{type(error).__name__}: {message}"

@@ -1,0 +1,200 @@
+"""The judge: gives programs to warm jails and says what they are worth.
+
+    with Judge(workers=2) as judge:
+        for verdict in judge.verdicts(programs):
+            ...
+
+What a program prints, returns or raises never decides: the tests run in a jail of their own, and only plain values
+cross. A judge first proves itself on programs that must fail and programs that must pass (`selftest`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+from ibidem.errors import SandboxError
+from ibidem.sandbox import frames, keeper, seccomp, selftest, walls
+from ibidem.sandbox.program import Kind, Program, Verdict
+from ibidem.sandbox.walls import Limits
+
+SOURCE = Path(__file__).resolve().parents[2]
+BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from ibidem.sandbox.keeper import main; main()"
+PYTHON_FLAGS = ("-s", "-S", "-P", "-c", BOOT)
+DOCKER = "docker"
+CLOCK_SLACK = 0.9  # of the CPU limit: the kernel counts a little less than it enforces
+REMEDY = (
+    "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
+    "kernel.apparmor_restrict_unprivileged_userns=0), or use --sandbox docker"
+)
+
+
+class Judge:
+    """A pool of keepers, each with a pair of warm jails; use it as a context.
+
+    Raises:
+        SandboxError: no jail can be made here, or one of them does not hold what it must.
+    """
+
+    def __init__(
+        self, workers: int = 2, limits: Limits | None = None, *, walls_of: str = keeper.NAMESPACES, image: str = ""
+    ) -> None:
+        self._limits = limits or Limits()
+        _check_platform(walls_of)
+        command = _command(walls_of, self._limits, image)
+        self._idle: SimpleQueue[_Keeper] = SimpleQueue()
+        self._keepers: list[_Keeper] = []
+        try:
+            self._keepers = [_Keeper(command) for _ in range(workers)]
+            for each in self._keepers:
+                each.wait_until_ready()
+                selftest.check(partial(self._judge_with, each), has_namespaces=walls_of == keeper.NAMESPACES)
+                self._idle.put(each)
+        except BaseException:
+            self.close()
+            raise
+        self._threads = ThreadPoolExecutor(workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all jails."""
+        for each in self._keepers:
+            each.stop()
+
+    def judge(self, program: Program) -> Verdict:
+        """Judge one program."""
+        each = self._idle.get()
+        try:
+            return self._judge_with(each, program)
+        finally:
+            self._idle.put(each)
+
+    def verdicts(self, programs: Iterable[Program]) -> Iterator[Verdict]:
+        """Judge many, side by side; the verdicts come in the order of the programs."""
+        waiting = iter(programs)
+        ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * len(self._keepers))]
+        while ahead:
+            verdict = ahead.pop(0).result()
+            ahead += [self._threads.submit(self.judge, program) for program in islice(waiting, 1)]
+            yield verdict
+
+    def _judge_with(self, each: "_Keeper", program: Program) -> Verdict:
+        said, end = each.run(asdict(program))
+        return _verdict(said, end, self._limits)
+
+
+class _Keeper:
+    """A keeper process and the two pipes to it."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen(command, env=environment, start_new_session=True, bufsize=0, **pipes)  # noqa: S603
+        except OSError as error:
+            raise SandboxError(f"{command[0]} cannot be started: {error.strerror}") from None
+        assert self._process.stdout is not None
+        self._reader = frames.Reader(self._process.stdout.fileno())
+
+    def wait_until_ready(self) -> None:
+        """Wait until the walls stand."""
+        try:
+            self._reader.receive()
+        except (EOFError, ValueError):
+            raise SandboxError(f"no jail can be made here: {self._complaint()}; {REMEDY}") from None
+
+    def run(self, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Give the referee's verdict, if it came to one, and the keeper's account."""
+        try:
+            frames.send(self._in, json.dumps(job).encode())
+            first = json.loads(self._reader.receive())
+            return (first, json.loads(self._reader.receive())) if "kind" in first else (None, first)
+        except (OSError, EOFError):
+            raise SandboxError(f"the keeper of the jails has died: {self._complaint()}") from None
+
+    def stop(self) -> None:
+        """End the keeper: its jails end with it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    @property
+    def _in(self) -> int:
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    def _complaint(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"it ended with code {self._process.wait()}"
+
+
+def _check_platform(walls_of: str) -> None:
+    if walls_of == keeper.NAMESPACES and not (sys.platform == "linux" and seccomp.supported()):
+        raise SandboxError(
+            "running model-written code needs Linux namespaces on x86-64 or ARM64; use --sandbox docker here"
+        )
+
+
+def _command(walls_of: str, limits: Limits, image: str) -> list[str]:
+    setup: dict[str, Any] = {"walls": walls_of, "packages": (), "limits": asdict(limits)}
+    if walls_of == keeper.NAMESPACES:
+        setup["packages"] = walls.numpy_folders()
+        python = getattr(sys, "_base_executable", sys.executable)
+        return [python, *PYTHON_FLAGS, json.dumps(setup), str(SOURCE)]
+    user, scratch = f"{walls.NOBODY}:{walls.NOBODY}", f"{walls.SCRATCH}:size={limits.scratch_bytes},uid={walls.NOBODY}"
+    hard = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", f"--user={user}"]
+    hard += ["--pids-limit=16", f"--memory={3 * limits.memory_bytes}", f"--tmpfs={scratch},nosuid,nodev,noexec"]
+    code = ["--volume", f"{SOURCE / 'ibidem'}:/ibidem/ibidem:ro", "--env=PYTHONHASHSEED=0"]
+    start = [DOCKER, "run", "--rm", "--interactive", "--pull=never", *hard, *code, image]
+    return [*start, "python3", *PYTHON_FLAGS, json.dumps(setup), "/ibidem"]
+
+
+def _verdict(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) -> Verdict:
+    kind, detail = _decide(said, end, limits)
+    candidate, referee = end["candidate"], said or end["referee"]
+    cpu_s, peak_kb = candidate["cpu_s"] + referee["cpu_s"], max(candidate["peak_kb"], referee["peak_kb"])
+    return Verdict(kind, detail, said["answers"] if said else 0, cpu_s, peak_kb)
+
+
+def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) -> tuple[Kind, str]:
+    if end["idle"]:
+        return Kind.IDLE, f"nothing was computed for {limits.idle_s:g} s"
+    if said is None:
+        is_late = end["referee"]["code"] == -signal.SIGXCPU
+        return (Kind.TIMEOUT, "the tests ran out of time") if is_late else (Kind.TESTS, _ending(end["referee"]))
+    if said["kind"] == Kind.CRASH:
+        is_late = end["candidate"]["cpu_s"] >= CLOCK_SLACK * limits.cpu_s
+        is_killed = end["candidate"]["code"] == -signal.SIGKILL
+        return (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds") if is_late and is_killed else (Kind.CRASH, _ending(end["candidate"]))
+    if said["kind"] == Kind.RAISED and said["detail"].startswith("MemoryError"):
+        return Kind.MEMORY, said["detail"]
+    return Kind(said["kind"]), said["detail"]
+
+
+def _ending(process: dict[str, Any]) -> str:
+    code = process["code"]
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

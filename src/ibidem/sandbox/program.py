@@ -1,0 +1,63 @@
+"""The nouns of the judge: a program with its tests, and the verdict on it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What became of a program."""
+
+    PASSED = "passed"
+    """All tests hold."""
+    FAILED = "failed"
+    """A test does not hold."""
+    RAISED = "raised"
+    """It raised an exception."""
+    SYNTAX = "syntax"
+    """It is no Python."""
+    TIMEOUT = "timeout"
+    """It, or a test of what it answered, used up its CPU time."""
+    IDLE = "idle"
+    """It slept."""
+    MEMORY = "memory"
+    """It used up its memory."""
+    CRASH = "crash"
+    """It ended instead of answering."""
+    ANSWER = "answer"
+    """Its answer is no plain value, or too large."""
+    UNTESTED = "untested"
+    """The tests ended without asking it anything."""
+    TESTS = "tests"
+    """The tests themselves cannot be run."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Code that nobody trusts, and the tests that decide about it."""
+
+    sources: tuple[str, ...]
+    """Run one after the other in the candidate's jail: the code, then what sets the tests up."""
+    tests: str
+    """Run in the referee's jail; it passes if nothing is raised."""
+    names: tuple[str, ...]
+    """What the tests take from the program. Nothing else of it is visible to them."""
+    preamble: str = ""
+    """Run before the tests, in their jail: imports and helpers that belong to the benchmark."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of a program."""
+
+    kind: Kind
+    detail: str
+    answers: int
+    """Calls that the program answered."""
+    cpu_s: float
+    """CPU seconds of the program and its tests."""
+    peak_kb: int
+    """Peak resident memory of the larger of the two."""
+
+    @property
+    def passed(self) -> bool:
+        return self.kind is Kind.PASSED

@@ -1,0 +1,221 @@
+"""The walls of a jail: namespaces, a root that holds Python's own library and nothing else, limits, no privileges.
+
+    keeper     enters user, mount, pid, net, ipc and uts namespaces, but stays outside the pid namespace itself
+    init       process 1 of the pid namespace: when it is killed, the kernel kills all the others
+    children   find an empty scratch folder, lose every privilege, and are bound to the system calls of `seccomp`
+
+The root is an empty tmpfs with read-only views of the standard library (without site-packages, where benchmarks with
+their answers may be installed), the folders of the shared libraries, the time zones, numpy and four devices. There is no
+/proc, no /sys, no home. The views are bound while the keeper may still read everything, so an interpreter in a folder
+that only its owner enters works too.
+"""
+
+import functools
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibidem.sandbox import kernel, seccomp
+
+NOBODY = 65534
+STACK_BYTES = 64 << 20
+PACKAGES = "/packages"
+SCRATCH = "/tmp"  # noqa: S108 - inside the jail
+_STAGE = "/proc"  # exists on every Linux, and is not needed inside
+_LIBRARY_ROOTS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_DEVICES = ("null", "zero", "urandom", "random")
+_NAMESPACES = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. Time is time of the CPU: a loaded machine changes no verdict."""
+
+    cpu_s: int = 10
+    """CPU seconds of the candidate, and as many of its tests."""
+    idle_s: float = 5.0
+    """Seconds in which neither of them computes or waits for a CPU: a program that sleeps."""
+    memory_bytes: int = 512 << 20
+    """Address space."""
+    scratch_bytes: int = 16 << 20
+    """What may be written below /tmp, which is empty at the start."""
+    scratch_files: int = 256
+
+
+def enter(packages: tuple[str, ...], limits: Limits, proc: int) -> None:
+    """Enter the namespaces and change the root, for good; `proc` is an open folder of /proc.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if os.geteuid() == 0 and _may_mount():
+        _build_root(packages)
+        os.setgroups([])
+        _enter_with_maps_from_outside(proc)
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    else:
+        uid, gid = os.geteuid(), os.getegid()
+        kernel.unshare(_NAMESPACES)
+        _write_maps(proc, "self", uid, gid)
+        _build_root(packages)
+    mount_scratch(limits)
+    kernel.forgo_capabilities()
+
+
+def mount_scratch(limits: Limits) -> None:
+    """Mount an empty scratch folder."""
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    options = f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=700"
+    kernel.mount("tmpfs", SCRATCH, "tmpfs", flags, options)
+
+
+def clear_scratch(limits: Limits) -> None:
+    """Take away what a program has left in the scratch folder, if it has."""
+    if os.listdir(SCRATCH):
+        kernel.unmount(SCRATCH)
+        mount_scratch(limits)
+
+
+def prepare(limits: Limits) -> None:
+    """Work out once what every child needs, so that none of them has to."""
+    _resources(limits)
+    seccomp.program(1)
+
+
+def restrict(limits: Limits, *, calls: tuple[str, ...] = (), cpu_s: int | None = None) -> None:
+    """Set limits, drop all capabilities and filter the system calls, for good."""
+    for kind, value in (*_resources(limits), (resource.RLIMIT_CPU, cpu_s or limits.cpu_s)):
+        resource.setrlimit(kind, (value, value))
+    kernel.drop_capabilities()
+    seccomp.install(kernel.prctl, os.getpid(), calls)
+
+
+def close_descriptors(*keep: int) -> None:
+    """Close everything but `keep`; what is read is empty, what is printed is lost."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    start = 3
+    for descriptor in sorted(keep):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, 1 << 16)
+
+
+def numpy_folders() -> tuple[str, ...]:
+    """Find numpy where this interpreter would import it from, without importing it."""
+    for folder in sys.path:
+        found = Path(folder or ".", "numpy", "__init__.py")
+        if found.is_file():
+            root = found.parents[1].resolve()
+            return tuple(str(root / name) for name in ("numpy", "numpy.libs") if (root / name).is_dir())
+    return ()
+
+
+@functools.cache
+def _resources(limits: Limits) -> tuple[tuple[int, int], ...]:
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    return (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_FSIZE, limits.scratch_bytes),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_STACK, STACK_BYTES if hard == resource.RLIM_INFINITY else min(hard, STACK_BYTES)),
+    )
+
+
+def _may_mount() -> bool:
+    try:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    except PermissionError:
+        return False
+    return True
+
+
+def _enter_with_maps_from_outside(proc: int) -> None:
+    """Let a process that stays outside map the ids, for only it may name another user than itself."""
+    entered, done = os.pipe()
+    pid, helper = str(os.getpid()), os.fork()
+    if helper == 0:
+        status = 1
+        try:
+            os.close(done)
+            if os.read(entered, 1):
+                _write_maps(proc, pid, NOBODY, NOBODY)
+                status = 0
+        finally:
+            os._exit(status)
+    kernel.unshare(_NAMESPACES)
+    os.write(done, b"x")
+    os.close(done)
+    os.close(entered)
+    if os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) != 0:
+        raise PermissionError(1, "the user namespace got no ids")
+
+
+def _write_maps(proc: int, pid: str, uid: int, gid: int) -> None:
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
+        file = os.open(f"{pid}/{name}", os.O_WRONLY, dir_fd=proc)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+
+
+def _build_root(packages: tuple[str, ...]) -> None:
+    """Mount what the jail may see below `_STAGE`, and make it the root."""
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    views = {**_library_views(), **{f"{PACKAGES}/{Path(source).name}": source for source in packages}}
+    links = {link: os.readlink(link) for link in _LIBRARY_ROOTS if os.path.islink(link)}
+    kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    for link, target in links.items():
+        os.makedirs(_STAGE + os.path.dirname(link), exist_ok=True)
+        os.symlink(target, _STAGE + link)
+    for target, source in sorted(views.items()):
+        _view(source, target)
+    for name in _DEVICES:
+        _view(f"/dev/{name}", f"/dev/{name}")
+    os.mkdir(_STAGE + SCRATCH)
+    kernel.pivot_root(_STAGE)
+    kernel.protect("/", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
+
+
+def _view(source: str, target: str) -> None:
+    place = _STAGE + target
+    if os.path.isdir(source):
+        os.makedirs(place, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
+    kernel.mount(source, place, None, kernel.MS_BIND | kernel.MS_REC)
+    if target.startswith("/dev/"):
+        return
+    kernel.protect(place, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+    for pattern in ("site-packages", "dist-packages", "python3*/site-packages", "python3*/dist-packages"):
+        for hidden in Path(place).glob(pattern):
+            kernel.mount("tmpfs", str(hidden), "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=755")
+
+
+def _library_views() -> dict[str, str]:
+    """Find the standard library and the folders of all shared libraries that are loaded now."""
+    folders = {os.path.realpath(folder) for folder in sys.path if os.path.isdir(folder)}
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        files = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
+    folders |= {os.path.realpath(os.path.dirname(file)) for file in files}
+    folders |= {folder for folder in ("/usr/share/zoneinfo",) if os.path.isdir(folder)}
+    outer = {folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)}
+    cache = {"/etc/ld.so.cache"} if os.path.isfile("/etc/ld.so.cache") else set()
+    return {path: path for path in outer | cache}
