@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ibidem import __version__, config, log
-from ibidem.errors import ConfigError, IbidemError
+from ibidem.errors import ConfigError, GateFailed, IbidemError
 
 _M_ARENA_MAX = -8  # of malloc.h
 
@@ -152,6 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_help(name, command))
             return 0
         return _run(command, rest)
+    except GateFailed as decision:
+        print(decision)
+        return 1
     except IbidemError as error:
         if is_main_process():
             print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)

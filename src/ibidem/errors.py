@@ -39,3 +39,7 @@ class CheckpointError(ArtifactError):
 
 class SandboxError(IbidemError, RuntimeError):
     """Code of a model cannot be run safely here."""
+
+
+class GateFailed(IbidemError):  # noqa: N818 - it is a decision
+    """A gate says no; the message is its decision."""

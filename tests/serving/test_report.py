@@ -16,7 +16,7 @@ from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.page import MOST_ROWS, ticks
+from ibidem.page import MOST_ROWS, ticks
 from ibidem.serving.report import History, Run, corpora, explanations, heading, history_of, report
 
 EVIL = "<script>alert('1')</script>"

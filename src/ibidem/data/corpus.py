@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ibidem import artifacts, log
 from ibidem.data import shards
@@ -10,6 +11,15 @@ from ibidem.data.readers import read
 from ibidem.data.sources import LocalFiles, Spec
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
+
+
+class Text(NamedTuple):
+    """A document, and what kind of text it is."""
+
+    sha256: str
+    text: str
+    category: str | None
+    language: str | None
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,19 @@ class Corpus:
         Raises:
             DataError: there is none.
         """
+        for found in self.texts():
+            yield found.sha256, found.text
+
+    def texts(self) -> Iterator[Text]:
+        """Give every document with its category and language.
+
+        Raises:
+            DataError: there is none.
+        """
         some = False
-        for sha256, text in self._shards() if self.is_dataset else self._read_files():
+        for found in self._shards() if self.is_dataset else self._read_files():
             some = True
-            yield sha256, text
+            yield found
         if not some:
             raise DataError(f"{self.path}: it holds no document that could be read")
 
@@ -62,18 +81,18 @@ class Corpus:
     def _files(self) -> LocalFiles:
         return LocalFiles(Spec(str(self.path), None, "train", self.column))
 
-    def _shards(self) -> Iterator[tuple[str, str]]:
+    def _shards(self) -> Iterator[Text]:
         for path in shards.shard_paths(self.path):
-            for row in shards.read_rows(path, [self.column, "sha256"]):
-                yield row["sha256"], row[self.column]
+            for row in shards.read_rows(path, [self.column, "sha256", "category", "language"]):
+                yield Text(row["sha256"], row[self.column], row["category"], row["language"])
 
-    def _read_files(self) -> Iterator[tuple[str, str]]:
+    def _read_files(self) -> Iterator[Text]:
         first = None
         some = False
         for _, item in (found for piece in self._files.pieces() for found in read(piece)):
             if isinstance(item, Document):
                 some = True
-                yield item.sha256, item.text
+                yield Text(item.sha256, item.text, item.category, item.language or item.natural_language)
             else:
                 first = first or item
                 log.event("corpus.unreadable", file=item.file, line=item.line, reason=item.reason)

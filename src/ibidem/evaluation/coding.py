@@ -36,7 +36,9 @@ class Sample:
     completion: str
 
 
-def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], benchmark: Sequence[Input], **notes: Any) -> str:
+def evaluate(
+    config: CodingConfig, task: str, problems: Sequence[Problem], benchmark: Sequence[Input], **notes: Any
+) -> str:
     """Evaluate, and say the figures; an interrupted run goes on where it was.
 
     Raises:
@@ -49,7 +51,9 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], bench
     subject = models.subject(config.checkpoint) if config.checkpoint else None
     given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
     inputs = [*benchmark, *_model_inputs(config, subject, given)]
-    if found := artifacts.finished(config.output_dir, kind=evidence.KIND, config=_settings(config, task), inputs=inputs):
+    if found := artifacts.finished(
+        config.output_dir, kind=evidence.KIND, config=_settings(config, task), inputs=inputs
+    ):
         return _say(task, json.loads((found.path / evidence.RESULTS).read_text(encoding="utf-8")), config.output_dir)
     artifacts.check_replaceable(config.output_dir, evidence.KIND)
     with artifacts.workspace(config.output_dir, config=_settings(config, task), inputs=inputs) as work:
@@ -83,6 +87,29 @@ def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.M
     }
 
 
+def rejudge(found: evidence.Evidence, problems: Sequence[Problem], *, workers: int) -> list[str]:
+    """Judge every completion of an evaluation again; name the outcomes that differ, and the problems that are missing.
+
+    Raises:
+        SandboxError: code cannot be run safely here.
+    """
+    known = by_id(problems)
+    if unknown := [item["task_id"] for item in found.items if item["task_id"] not in known]:
+        return unknown
+    settled = found.artifact.config
+    limits = Limits(cpu_s=int(settled["cpu_s"]), memory_bytes=int(settled["memory_mb"]) << 20)
+    with (
+        Judge(workers, limits, walls_of=settled["sandbox"], image=settled["sandbox_image"]) as judge,
+        log.progress("gate.judge", len(found.items), "programs") as bar,
+    ):
+        wrong = []
+        programs = (known[item["task_id"]].program(item["completion"]) for item in found.items)
+        for item, verdict in zip(found.items, judge.verdicts(programs), strict=True):
+            wrong += [item["task_id"]] if item["passed"] is not verdict.passed else []
+            bar.advance()
+    return wrong + sorted(set(known) - {item["task_id"] for item in found.items})
+
+
 @dataclass(frozen=True)
 class Given:
     """A file of samples."""
@@ -99,7 +126,8 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
     Raises:
         DataError: a row is no sample, its problem is unknown, or a problem has none.
     """
-    known, numbers, samples, origins = by_id(problems), Counter[str](), [], set()
+    known, numbers, origins = by_id(problems), Counter[str](), set()
+    samples: list[Sample] = []
     for row in evidence.read_lines(path, "samples"):
         task_id, completion = str(row.get("task_id")), row.get("completion")
         if not isinstance(completion, str) or row.get("task_id") is None:
@@ -211,5 +239,3 @@ def _say(task: str, results: Row, output_dir: Path) -> str:
     figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
     return f"{task}: {figures} ({kinds}); {output_dir}"
-
-

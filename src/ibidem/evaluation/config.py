@@ -102,3 +102,101 @@ class MbppConfig(CodingConfig):
     """JSON lines or a JSON array."""
     split: Literal["test", "all"] | None = None
     """test: problems 11 to 510. If none: all where the samples go beyond the test split, otherwise test."""
+
+
+@configuration
+class MmluConfig:
+    """MMLU: the share of multiple-choice questions that the model answers rightly."""
+
+    checkpoint: Path
+    """A checkpoint of `ibidem train`, or the folder of any Hugging Face causal language model."""
+    data: Path
+    """A folder with <subject>_test.csv and <subject>_dev.csv, as the benchmark comes."""
+    output_dir: Path
+    """Folder of the result."""
+    subjects: tuple[str, ...] = ()
+    """All in the folder if none is named."""
+    shots: Annotated[int, Field(ge=0)] = 5
+    """Examples before each question."""
+    scoring: Literal["letter", "text"] = "letter"
+    """Compare the likelihood of the letters, or of the choices' own words for each byte."""
+
+
+@configuration
+class DocQaConfig:
+    """Answers from documents: exact match, F1, citations, unsupported claims; abstentions apart."""
+
+    data: Path
+    """JSON lines with id, question, answers (or answer; none where the documents do not tell) and passages (a list of
+    {id, text}; or context, one text)."""
+    output_dir: Path
+    """Folder of the result."""
+    checkpoint: Path | None = None
+    """Answer with this model: a checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
+    predictions: Path | None = None
+    """Judge these answers: JSON lines with id and answer; citations stand in it as [passage id]."""
+    entailment: str = "words"
+    """What decides whether passages support a claim: words (their words cover the claim's), or the folder of a Hugging
+    Face model for natural language inference."""
+    word_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """With words: share of a claim's content words that must stand in what it cites."""
+    calibration: Path | None = None
+    """People's labels to hold the entailment judge against: JSON lines with premise, claim, supported."""
+    abstentions: tuple[str, ...] = ("i don't know", "i do not know", "not in the documents", "cannot be answered")
+    """An answer that is empty or starts like this abstains."""
+    max_tokens: Positive = 64
+    batch: Positive = 16
+
+
+@configuration
+class ChatConfig(ModelChoice):
+    """Let the model respond to scripted support scenarios and red-team prompts; people rate the responses."""
+
+    checkpoint: Path
+    """A checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
+    prompts: Path
+    """JSON lines or CSV with id and prompt (or turns, a list of the user's words); other columns are kept: `label` safe
+    or unsafe as in XSTest, `criteria` of a scenario."""
+    output_dir: Path
+    """Folder of the responses."""
+    max_tokens: Positive = 256
+
+
+@configuration
+class RatingsConfig:
+    """Import ratings: who rated which response how, bound to the model and the prompts by digest."""
+
+    responses: Path
+    """A folder of `ibidem evaluate chat`."""
+    ratings: Path
+    """CSV or JSON lines with id, rater, criterion, score (from 0 to 1), model_digest, prompts_digest; and, of a judge
+    model, rater_kind model."""
+    output_dir: Path
+    """Folder of the result."""
+    good_from: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A response is good by a criterion if the mean of its ratings is above this, or equal."""
+    least_agreement: Annotated[float, Field(ge=0, le=1)] = 0.667
+    """Krippendorff's alpha between a judge model and people from which its ratings count (his own lower limit)."""
+    least_calibration: Positive = 50
+    """Responses that people and the judge model must both have rated."""
+
+
+@configuration
+class DashboardConfig:
+    """Perplexity and bits per byte of checkpoints over time, by language and category."""
+
+    checkpoint: tuple[Path, ...] = ()
+    """Checkpoints, or folders of Hugging Face models."""
+    run: Path | None = None
+    """The folder of a run: all its checkpoints."""
+    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Files, folders or preprocessed datasets."""
+    output_dir: Path
+    """Folder of dashboard.html and dashboard.json; what it holds already is not measured again."""
+    column: str = "text"
+    window: Positive | None = None
+    """Tokens that the model sees at once; its context if none."""
+    max_documents: Positive = 200
+    """Of each dataset."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of a preprocessed dataset, read only what a training with this share has held out."""

@@ -1,4 +1,4 @@
-"""Was the checkpoint trained on the test? Its lineage names the data; the guard of the data room looks for the problems."""
+"""Was the checkpoint trained on the test? Its lineage names the data, and the data room's guard looks for problems."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,9 +1,10 @@
 """Results as sealed evidence: an artifact that names the very checkpoint, with one row for each item that was judged.
 
-    <output-dir>/results.json    what was measured, of what, how
-    <output-dir>/items.jsonl     an item a line; every figure of results.json follows from them, and is recomputed by the gate
+<output-dir>/results.json    what was measured, of what, how
+<output-dir>/items.jsonl     an item a line; every figure follows from them, and the gate counts it again
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def read_lines(path: Path, what: str) -> list[Row]:
     Raises:
         DataError: it cannot be read, or a line is no object.
     """
-    rows = []
+    rows: list[Row] = []
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -114,3 +115,10 @@ def read_lines(path: Path, what: str) -> list[Row]:
 def mean(values: Sequence[float]) -> float | None:
     """Average; None of nothing."""
     return sum(values) / len(values) if values else None
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Hash the names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = "".join(f"{artifacts.sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"

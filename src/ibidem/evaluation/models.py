@@ -1,6 +1,5 @@
 """The model under evaluation: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
+from ibidem.evaluation import evidence
 from ibidem.modeling import checkpoint as checkpoints
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
@@ -69,7 +69,7 @@ def subject(path: Path) -> Subject:
     if (path / artifacts.MANIFEST).exists():
         return Subject(path, checkpoints.verified(path).digest, is_checkpoint=True)
     if (path / "config.json").exists():
-        return Subject(path, _digest_of_files(path), is_checkpoint=False)
+        return Subject(path, evidence.digest_of_folder(path), is_checkpoint=False)
     raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")
 
 
@@ -201,10 +201,3 @@ def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> 
         else:
             scores.append(-model.nll(ids, first))
     return scores
-
-
-def _digest_of_files(folder: Path) -> str:
-    """Hash the names and contents of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = "".join(f"{artifacts.sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"

@@ -123,7 +123,9 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
         try:
             problem = parse(row)
         except (KeyError, TypeError, ValueError, SyntaxError) as error:
-            raise ConfigError(f"problems {source}: row {number} is no problem: {type(error).__name__} {error}") from None
+            raise ConfigError(
+                f"problems {source}: row {number} is no problem: {type(error).__name__} {error}"
+            ) from None
         if problem.task_id in problems:
             raise ConfigError(f"problems {source}: {problem.task_id} stands there twice")
         problems[problem.task_id] = problem
@@ -176,8 +178,9 @@ def _mbpp(row: Row, shots: str) -> Problem:
     code = _reference_of(row)
     setup = row.get("test_setup_code") or ""
     imports = "\n".join(row.get("test_imports") or [])
+    names: tuple[str, ...] = ("candidate",)
     if "base_input" in row:
-        tests, names = _plus_tests(row), ("candidate",)
+        tests = _plus_tests(row)
         setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
     else:
         tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
@@ -261,7 +264,9 @@ def _rows(path: Path) -> Iterator[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             text = file.read()
-        rows = json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
+        rows = (
+            json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
+        )
         for row in rows:
             if not isinstance(row, dict):
                 raise DataError(f"problems {path}: {str(row)[:40]!r} is no JSON object")

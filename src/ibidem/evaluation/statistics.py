@@ -4,10 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 
 CONFIDENCE = 0.95
+
+H = TypeVar("H", bound=Hashable)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -65,7 +68,11 @@ def _tail(passed: int, n: int, share: float) -> float:
     if share <= 0 or share >= 1:
         return float(share >= 1 or passed == 0)
     logs = (
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(share) + (n - i) * math.log1p(-share)
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(share)
+        + (n - i) * math.log1p(-share)
         for i in range(passed, n + 1)
     )
     return math.fsum(map(math.exp, logs))
@@ -117,7 +124,7 @@ def interval(first: float, second: float) -> float:
     return (first - second) ** 2
 
 
-def krippendorff_alpha(ratings: Mapping[Hashable, Sequence[float]], metric: Metric | str = "ordinal") -> float | None:
+def krippendorff_alpha(ratings: Mapping[H, Sequence[float]], metric: Metric | str = "ordinal") -> float | None:
     """Measure the agreement of raters: 1 is perfect, 0 is chance; None where nothing could disagree.
 
     Args:

@@ -189,7 +189,11 @@ def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) ->
     if said["kind"] == Kind.CRASH:
         is_late = end["candidate"]["cpu_s"] >= CLOCK_SLACK * limits.cpu_s
         is_killed = end["candidate"]["code"] == -signal.SIGKILL
-        return (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds") if is_late and is_killed else (Kind.CRASH, _ending(end["candidate"]))
+        return (
+            (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds")
+            if is_late and is_killed
+            else (Kind.CRASH, _ending(end["candidate"]))
+        )
     if said["kind"] == Kind.RAISED and said["detail"].startswith("MemoryError"):
         return Kind.MEMORY, said["detail"]
     return Kind(said["kind"]), said["detail"]

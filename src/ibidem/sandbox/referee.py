@@ -121,8 +121,8 @@ class Remote:
     def _refuse(self, *_: object) -> NoReturn:
         self._link.fail("answer", "an object of a class of its own, which has no value for a test")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = __contains__ = _refuse  # type: ignore[assignment]
-    __hash__ = __add__ = __radd__ = __sub__ = __rsub__ = __float__ = __int__ = __index__ = __str__ = __repr__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = __contains__ = _refuse
+    __hash__ = __add__ = __radd__ = __sub__ = __rsub__ = __float__ = __int__ = __index__ = __str__ = __repr__ = _refuse
 
 
 def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoReturn:

@@ -1,8 +1,8 @@
 """Which system calls a jailed process may make: an allow-list, everything else fails with EPERM.
 
 Allowed is what a single Python process needs to compute, to read its own library and to write below its scratch
-folder. Not allowed are, among others, new processes and threads, programs, sockets, signals to others, tracing, anonymous
-files, shared memory segments, links, mounts, io_uring, keys and performance counters.
+folder. Not allowed are, among others, new processes and threads, programs, sockets, signals to others, tracing,
+anonymous files, shared memory segments, links, mounts, io_uring, keys and performance counters.
 
 Source: Linux, Documentation/userspace-api/seccomp_filter.rst; the numbers are those of asm/unistd_64.h and
 asm-generic/unistd.h.

@@ -12,7 +12,7 @@ theirs runs here. A subclass of a builtin crosses as the value that the builtin'
 import array
 import base64
 import collections
-import datetime
+import datetime as dt
 import decimal
 import fractions
 import itertools
@@ -130,8 +130,11 @@ def _encode(value: Any, keep: Keep, depth: int) -> Any:
     if kind is list:
         return [_encode(item, keep, depth - 1) for item in value]
     encode = _ENCODERS.get(kind)
-    if encode is not None:
-        return encode(value, keep, depth)
+    return encode(value, keep, depth) if encode is not None else _encode_other(value, kind, keep, depth)
+
+
+def _encode_other(value: Any, kind: type, keep: Keep, depth: int) -> Any:
+    """Write an instance of a subclass, an array, an iterator, or the number of an object."""
     for base in _BASES:
         if issubclass(kind, base):
             return _encode(_as_base(base, value), keep, depth)
@@ -185,17 +188,33 @@ _ENCODERS: dict[type, Callable[[Any, Keep, int], Any]] = {
     bytearray: _text("bytearray", _base64),
     decimal.Decimal: _text("decimal", str),
     fractions.Fraction: lambda value, _keep, _depth: {"fraction": [hex(value.numerator), hex(value.denominator)]},
-    datetime.date: _text("date", datetime.date.isoformat),
-    datetime.datetime: _text("datetime", datetime.datetime.isoformat),
-    datetime.time: _text("time", datetime.time.isoformat),
-    datetime.timedelta: lambda value, _keep, _depth: {"timedelta": [value.days, value.seconds, value.microseconds]},
+    dt.date: _text("date", dt.date.isoformat),
+    dt.datetime: _text("datetime", dt.datetime.isoformat),
+    dt.time: _text("time", dt.time.isoformat),
+    dt.timedelta: lambda value, _keep, _depth: {"timedelta": [value.days, value.seconds, value.microseconds]},
     type: lambda value, keep, _depth: {"type": value.__name__} if value in _TYPES.values() else {"ref": keep(value)},
     re.Match: lambda value, keep, depth: {"match": [_encode([value[0], *value.groups()], keep, depth), value.regs]},
     array.array: lambda value, keep, depth: {"array": [value.typecode, _encode(value.tolist(), keep, depth)]},
 }
-_TYPES = {
+_TYPES: dict[str, type] = {
     kind.__name__: kind
-    for kind in (int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object, type)
+    for kind in (
+        int,
+        float,
+        complex,
+        bool,
+        str,
+        bytes,
+        bytearray,
+        list,
+        tuple,
+        dict,
+        set,
+        frozenset,
+        range,
+        object,
+        type,
+    )
 }
 _BASES = (
     int,
@@ -222,7 +241,7 @@ def _as_base(base: type, value: Any) -> Any:
         plain = {key: dict.__getitem__(value, key) for key in dict.__iter__(value)}
         return collections.defaultdict(None, plain) if base is collections.defaultdict else base(plain)
     if base in {list, tuple, set, frozenset, collections.deque}:
-        return base(base.__iter__(value))  # type: ignore[attr-defined]
+        return base(base.__iter__(value))
     plain_of: dict[type, Callable[[Any], Any]] = {
         int: lambda item: int.__add__(item, 0),
         float: lambda item: float.__add__(item, 0.0),
@@ -313,10 +332,10 @@ _OF_WORDS: dict[str, Callable[[Any], Any]] = {
     "bytearray": lambda word: bytearray(base64.b64decode(word, validate=True)),
     "decimal": lambda word: decimal.Decimal(str(word)),
     "fraction": lambda words: fractions.Fraction(*(int(word, 16) for word in words)),
-    "date": datetime.date.fromisoformat,
-    "datetime": datetime.datetime.fromisoformat,
-    "time": datetime.time.fromisoformat,
-    "timedelta": lambda parts: datetime.timedelta(*parts),
+    "date": dt.date.fromisoformat,
+    "datetime": dt.datetime.fromisoformat,
+    "time": dt.time.fromisoformat,
+    "timedelta": lambda parts: dt.timedelta(*parts),
     "type": lambda name: _TYPES[name],
     "match": lambda parts: Match(_decode(parts[0], _refuse_reference, MAX_DEPTH), parts[1]),
     "array": _decode_array,

@@ -5,9 +5,9 @@
     children   find an empty scratch folder, lose every privilege, and are bound to the system calls of `seccomp`
 
 The root is an empty tmpfs with read-only views of the standard library (without site-packages, where benchmarks with
-their answers may be installed), the folders of the shared libraries, the time zones, numpy and four devices. There is no
-/proc, no /sys, no home. The views are bound while the keeper may still read everything, so an interpreter in a folder
-that only its owner enters works too.
+their answers may be installed), the folders of the shared libraries, the time zones, numpy and four devices. There is
+no /proc, no /sys, no home. The views are bound while the keeper may still read everything, so an interpreter in a
+folder that only its owner enters works too.
 """
 
 import functools

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from ibidem import artifacts, log
@@ -26,9 +24,23 @@ from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.blend import num_documents, size_of
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.page import (
+    Html,
+    Point,
+    Row,
+    bars,
+    document,
+    duration,
+    join,
+    line_chart,
+    share,
+    spread,
+    table,
+    tag,
+    top,
+)
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.page import Html, Point, Row, bars, duration, join, line_chart, share, show, spread, table, tag, top
 
 EVENTS = "events.jsonl"
 CHECKPOINT = re.compile(r"step-(\d+)")
@@ -124,9 +136,7 @@ def report(config: ReportConfig) -> str:
         "Time": bars(run.stages, duration),
     }
     body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
-    page = Template(resources.files("ibidem.serving").joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(title=show(config.title), body=join(heading(config.title, run, list(sections)), *body))
-    artifacts.write_file(config.output, text)
+    artifacts.write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
     return f"{config.output}: the report of {run.checkpoint.path}"
 
 

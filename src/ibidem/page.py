@@ -5,6 +5,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from string import Template
 
 MOST_BARS = 15
 MOST_ROWS = 200
@@ -55,6 +57,12 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 def join(*parts: object) -> Html:
     """Write parts one after the other."""
     return Html("".join(show(part) for part in parts))
+
+
+def document(title: str, *body: object) -> str:
+    """Write a whole page: one file with its style, with no script, and with no link outside."""
+    template = Template(resources.files("ibidem").joinpath("page.html").read_text(encoding="utf-8"))
+    return template.substitute(title=show(title), body=join(*body))
 
 
 def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:

@@ -1,0 +1,154 @@
+"""Responses to scripted support scenarios and red-team prompts, for people to rate: `ibidem evaluate chat`.
+
+The folder holds `responses.jsonl`, and `ratings.csv`, a form with a line for every response: each rater fills in a copy
+of it, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so that nobody's
+ratings can be taken for another model's.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.config import settings
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import evidence, models
+from ibidem.evaluation.config import ChatConfig
+from ibidem.modeling.generate import Sampling
+
+KIND = "responses"
+RESPONSES, FORM = "responses.jsonl", "ratings.csv"
+FORM_COLUMNS = ("id", "rater", "criterion", "score", "model_digest", "prompts_digest")
+STOP = ("\nUser:",)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a user says, one turn or several."""
+
+    id: str
+    turns: tuple[str, ...]
+    more: Mapping[str, Any]
+    """Other columns: the label of a red-team prompt, the criteria of a scenario."""
+
+
+def chat(config: ChatConfig) -> str:
+    """Let the model respond, and seal the responses.
+
+    Raises:
+        DataError: a row is no prompt.
+    """
+    prompts = read_prompts(config.prompts)
+    digest = prompts_digest(prompts)
+    subject = models.subject(config.checkpoint)
+    inputs = [subject.as_input(of=config.output_dir), Input("prompts", digest, config.prompts.name, is_artifact=False)]
+    chosen = {key: value for key, value in settings(config).items() if key != "batch"}
+    if not artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
+        model = models.open_model(config.checkpoint)
+        with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
+            rows = respond(model, prompts, config)
+            (draft.path / RESPONSES).write_text(evidence.lines_of(rows), encoding="utf-8")
+            (draft.path / FORM).write_text(_form(prompts, subject.digest, digest), encoding="utf-8")
+            draft.counts = {"responses": len(rows)}
+    return f"{config.output_dir}: {len(prompts)} responses; let two people or more fill in copies of {FORM}"
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read prompts from JSON lines or CSV.
+
+    Raises:
+        DataError: a row is none, or its id stands there twice.
+    """
+    prompts: dict[str, Prompt] = {}
+    for number, row in enumerate(read_table(path, "prompts"), 1):
+        turns = row.get("turns", row.get("prompt"))
+        turns = [turns] if isinstance(turns, str) else turns
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
+            raise DataError(f"prompts {path}: row {number} needs prompt, or turns")
+        key = str(row.get("id", number))
+        if key in prompts:
+            raise DataError(f"prompts {path}: row {number}: the id {key!r} stands there twice")
+        more = {name: value for name, value in row.items() if name not in {"id", "turns", "prompt"}}
+        prompts[key] = Prompt(key, tuple(turns), more)
+    return list(prompts.values())
+
+
+def read_table(path: Path, what: str) -> list[evidence.Row]:
+    """Read rows from JSON lines, or from CSV with a line of column names.
+
+    Raises:
+        DataError: it cannot be read, or it is empty.
+    """
+    if path.suffix.lower() != ".csv":
+        return evidence.read_lines(path, what)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows: list[evidence.Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{what} {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not rows:
+        raise DataError(f"{what} {path}: it is empty")
+    if any(None in row or None in row.values() for row in rows):
+        raise DataError(f"{what} {path}: a row has more or fewer cells than there are columns")
+    return rows
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """Name a set of prompts by its content, whatever its order and its format."""
+    lines = sorted(json.dumps([prompt.id, list(prompt.turns)], ensure_ascii=False) for prompt in prompts)
+    return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
+
+
+def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:
+    """Answer turn by turn: what was answered stands before the next turn."""
+    talks = {prompt.id: "" for prompt in prompts}
+    answers: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
+    total = sum(len(prompt.turns) for prompt in prompts)
+    done = 0
+    with log.progress("respond", total, "turns") as bar:
+        for turn in range(max(len(prompt.turns) for prompt in prompts)):
+            left = [prompt for prompt in prompts if turn < len(prompt.turns)]
+            for start in range(0, len(left), config.batch):
+                batch = left[start : start + config.batch]
+                for prompt in batch:
+                    talks[prompt.id] += f"User: {prompt.turns[turn]}\nAssistant:"
+                sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=done)
+                texts = model.complete([talks[prompt.id] for prompt in batch], sampling, STOP)
+                for prompt, text in zip(batch, texts, strict=True):
+                    talks[prompt.id] += f" {text.strip()}\n"
+                    answers[prompt.id].append(text.strip())
+                done += len(batch)
+                bar.advance(len(batch))
+    return [{"id": each.id, "turns": list(each.turns), "responses": answers[each.id], **each.more} for each in prompts]
+
+
+def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[evidence.Row]]:
+    """Read sealed responses.
+
+    Raises:
+        ArtifactError: they are missing or damaged.
+    """
+    artifact = artifacts.verify(folder, kind=KIND)
+    return artifact, evidence.read_lines(folder / RESPONSES, "responses")
+
+
+def digest_of(artifact: artifacts.Artifact, role: str) -> str:
+    """Find the digest of the model or of the prompts."""
+    found = next((item.digest for item in artifact.inputs if item.role == role), None)
+    if found is None:
+        raise ConfigError(f"{artifact.path}: it names no {role}")
+    return found
+
+
+def _form(prompts: Sequence[Prompt], model_digest: str, digest: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(FORM_COLUMNS)
+    writer.writerows((prompt.id, "", "", "", model_digest, digest) for prompt in prompts)
+    return text.getvalue()

@@ -1,0 +1,144 @@
+"""Perplexity of many checkpoints on many texts, by language and category, as a page: `ibidem evaluate dashboard`.
+
+What `dashboard.json` holds already, of the same weights and the same text, is not measured again: run it after every
+checkpoint, and the curves grow.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.data import shards
+from ibidem.data.corpus import Corpus, Text
+from ibidem.errors import ConfigError
+from ibidem.evaluation import models
+from ibidem.evaluation.config import DashboardConfig
+from ibidem.evaluation.perplexity import measure
+from ibidem.page import Html, document, join, line_chart, table, tag
+
+WHOLE = "all"
+_STEP = re.compile(r"step-(\d+)")
+
+Row = dict[str, Any]
+
+
+def dashboard(config: DashboardConfig) -> str:
+    """Measure what is missing, write dashboard.json and dashboard.html.
+
+    Raises:
+        ConfigError: no checkpoint is named, or one is none.
+    """
+    subjects = [models.subject(path) for path in _checkpoints(config)]
+    path = config.output_dir / "dashboard.json"
+    rows = _read(path)
+    for subject in subjects:
+        for data in config.data:
+            corpus = Corpus.open(data, config.column)
+            key = _key(config, subject, corpus)
+            if not any(row["key"] == key for row in rows):
+                rows += _measure(config, subject, corpus, key)
+                artifacts.write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    page = config.output_dir / "dashboard.html"
+    artifacts.write_file(page, document("Perplexity", *sections(rows)))
+    return f"{page}: {len({row['checkpoint_digest'] for row in rows})} checkpoints, {len(rows)} figures"
+
+
+def sections(rows: Sequence[Row]) -> Iterator[Html]:
+    """Write the page: a section for each text, with curves over the steps and a table."""
+    yield tag("h1", "Perplexity over time")
+    yield tag("p", "Bits per byte: lower is better, and tokenizers do not matter.", cls="soft")
+    for data in dict.fromkeys(row["data"] for row in rows):
+        mine = [row for row in rows if row["data"] == data]
+        curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in sorted(mine, key=lambda row: row["step"] if row["step"] is not None else math.inf):
+            curves[row["aspect"], row["value"]].append(row)
+        yield tag("section", tag("h2", data), *(_curve(*name, points) for name, points in curves.items()), _table(mine))
+
+
+def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
+    points = [
+        (float(row["step"]), row["bits_per_byte"])
+        for row in rows
+        if row["step"] is not None and row["bits_per_byte"] is not None
+    ]
+    if len(points) < 2:
+        return join()
+    return line_chart(value if aspect == WHOLE else f"{aspect} {value}", "bits per byte", points, marked=True)
+
+
+def _table(rows: Sequence[Row]) -> Html:
+    heads = ("Checkpoint", "Of", "Documents", "Bytes", "Bits per byte", "Perplexity")
+    shown = [
+        (
+            row["checkpoint"],
+            row["value"] if row["aspect"] == WHOLE else f"{row['aspect']} {row['value']}",
+            row["documents"],
+            row["bytes"],
+            row["bits_per_byte"],
+            row["perplexity"],
+        )
+        for row in rows
+    ]
+    return table(heads, shown, right=(2, 3, 4, 5))
+
+
+def _measure(config: DashboardConfig, subject: models.Subject, corpus: Corpus, key: str) -> list[Row]:
+    model = models.open_model(subject.path)
+    window = config.window or model.context
+    if window > model.context:
+        raise ConfigError(f"window {window} is more than the context of {subject.path}, {model.context}")
+    texts = list(islice(_texts(corpus, config.held_out_share), config.max_documents))
+    groups: dict[tuple[str, str], list[str]] = {(WHOLE, WHOLE): [text.text for text in texts]}
+    for text in texts:
+        for aspect, value in (("category", text.category), ("language", text.language)):
+            groups.setdefault((aspect, value or "unknown"), []).append(text.text)
+    about: Row = {
+        "key": key,
+        "checkpoint": subject.path.name,
+        "checkpoint_digest": subject.digest,
+        "data": corpus.path.name,
+    }
+    step = _STEP.fullmatch(subject.path.name)
+    about |= {"step": int(step[1]) if step else None}
+    rows = []
+    for (aspect, value), members in groups.items():
+        if not any(members):
+            continue
+        found = measure(model, iter(members), window=window, stride=max(1, window // 2))
+        rows.append({**about, "aspect": aspect, "value": value, **found})
+        log.event("evaluate.dashboard", checkpoint=about["checkpoint"], data=about["data"], of=value)
+    return rows
+
+
+def _texts(corpus: Corpus, share: float | None) -> Iterator[Text]:
+    held_out = share if corpus.is_dataset else None
+    return (text for text in corpus.texts() if held_out is None or shards.is_held_out(text.sha256, held_out))
+
+
+def _checkpoints(config: DashboardConfig) -> list[Path]:
+    of_run = sorted((config.run / "checkpoints").glob("step-*")) if config.run else []
+    if not (found := [*config.checkpoint, *of_run]):
+        raise ConfigError("name a --checkpoint, or a --run that has some")
+    return found
+
+
+def _key(config: DashboardConfig, subject: models.Subject, corpus: Corpus) -> str:
+    text = corpus.as_input("data", of=config.output_dir).digest
+    how = [config.column, config.window, config.max_documents, config.held_out_share]
+    return json.dumps([subject.digest, text, *how])
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [row for row in rows if row["key"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: this is no dashboard; move it away") from None

@@ -1,0 +1,247 @@
+"""Questions about documents: is the answer right, and does what it cites support it? `ibidem evaluate doc-qa`.
+
+    exact_match, f1            of the questions that the documents answer, an abstention counting as wrong
+    abstentions                apart: of those they answer (too careful), of those they do not (right)
+    citation_coverage          claims that cite at least one of the passages that were retrieved
+    citation_recall            claims that all they cite, together, supports
+    citation_precision         citations that are needed: without them support is lost, or they support alone
+    unsupported_claims         1 - citation_recall
+
+A claim is a sentence of an answer; its citations stand in it as [passage id].
+Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and F1); Gao et al. 2023, arXiv:2305.14627, section 4
+(ALCE: citation recall and precision).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.config import settings
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import evidence, models
+from ibidem.evaluation.config import DocQaConfig
+from ibidem.evaluation.entailment import Entailment, calibrate, open_entailment
+from ibidem.modeling.generate import Sampling
+
+TASK = "doc-qa"
+_CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the passages that were retrieved for it, and the answers that are right."""
+
+    id: str
+    text: str
+    passages: Mapping[str, str]
+    answers: tuple[str, ...]
+    """Empty where the passages do not tell."""
+
+
+def doc_qa(config: DocQaConfig) -> str:
+    """Evaluate, and say the figures.
+
+    Raises:
+        ConfigError: neither a checkpoint nor predictions are named, or both.
+        DataError: a row is no question, or an answer is missing.
+    """
+    if (config.checkpoint is None) == (config.predictions is None):
+        raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
+    questions = read_questions(config.data)
+    judge = open_entailment(config.entailment, config.word_share)
+    inputs, answers = _inputs_and_answers(config, questions)
+    items = []
+    with log.progress("doc-qa", len(questions), "questions") as bar:
+        for question in questions:
+            items.append(assess(question, answers[question.id], judge, config.abstentions))
+            bar.advance()
+    calibration = calibrate(judge, config.calibration) if config.calibration else None
+    evidence.write(
+        config.output_dir,
+        TASK,
+        config=settings(config),
+        inputs=inputs,
+        items=items,
+        metrics=measure(items),
+        notes={"entailment": judge.name, "calibration": calibration},
+    )
+    found = evidence.read(config.output_dir).results
+    names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
+    shown = [f"{name} {'NOT MEASURED' if found[name] is None else f'{100 * found[name]:.2f} %'}" for name in names]
+    return f"doc-qa: {', '.join(shown)} on {len(items)} questions; {config.output_dir}"
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read questions.
+
+    Raises:
+        DataError: a row is none, or its id stands there twice.
+    """
+    questions: dict[str, Question] = {}
+    for number, row in enumerate(evidence.read_lines(path, "data"), 1):
+        text, answers = row.get("question"), row.get("answers", row.get("answer"))
+        answers = [answers] if isinstance(answers, str) else list(answers or ())
+        passages = _passages(row)
+        if not isinstance(text, str) or not all(isinstance(each, str) for each in answers) or not passages:
+            raise DataError(f"data {path}: line {number} needs question, answers, and passages or context")
+        key = str(row.get("id", number))
+        if key in questions:
+            raise DataError(f"data {path}: line {number}: the id {key!r} stands there twice")
+        questions[key] = Question(key, text, passages, tuple(answers))
+    return list(questions.values())
+
+
+def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> evidence.Row:
+    """Judge one answer."""
+    if is_abstention(answer, abstentions):
+        return {"id": question.id, "answerable": bool(question.answers), "abstained": True, "answer": answer}
+    plain = _CITATION.sub("", answer)
+    claims = [assess_claim(sentence, question.passages, judge) for sentence in sentences(answer)]
+    return {
+        "id": question.id,
+        "answerable": bool(question.answers),
+        "abstained": False,
+        "answer": answer,
+        "exact_match": max((float(normalize(plain) == normalize(gold)) for gold in question.answers), default=0.0),
+        "f1": max((f1(plain, gold) for gold in question.answers), default=0.0),
+        "claims": claims,
+    }
+
+
+def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) -> dict[str, Any]:
+    """Judge one sentence and its citations (ALCE, section 4)."""
+    cited = list(dict.fromkeys(_CITATION.findall(sentence)))
+    claim = _CITATION.sub("", sentence).strip()
+    known = [key for key in cited if key in passages]
+
+    def supports(keys: Sequence[str]) -> bool:
+        return bool(keys) and judge.entails("\n".join(passages[key] for key in keys), claim)
+
+    is_supported = supports(known)
+    needed = [
+        is_supported and (supports([key]) or not supports([other for other in known if other != key])) for key in known
+    ]
+    return {"cited": cited, "covered": bool(known), "supported": is_supported, "needed": sum(needed)}
+
+
+def sentences(answer: str) -> list[str]:
+    """Split an answer into claims; citations behind a full stop belong to the sentence before it.
+
+    >>> sentences("It is red. [a] It is new [b].")
+    ['It is red. [a]', 'It is new [b].']
+    """
+    whole = re.sub(r"([.!?])\s+((?:\[[^\[\]]+\]\s*)+)", r"\1 \2\n", answer)
+    parts = [part for line in whole.split("\n") for part in _SENTENCE_END.split(line)]
+    return [part.strip() for part in parts if _CITATION.sub("", part).strip(string.punctuation + string.whitespace)]
+
+
+def is_abstention(answer: str, abstentions: Sequence[str]) -> bool:
+    """Tell whether an answer is none.
+
+    >>> is_abstention("I don't know.", ["i don't know"]), is_abstention("Paris", ["i don't know"])
+    (True, False)
+    """
+    said = _CITATION.sub("", answer).strip().lower().replace("\u2019", "'")
+    return not said or any(said.startswith(phrase.lower()) for phrase in abstentions)
+
+
+def normalize(text: str) -> str:
+    """Lower case, without punctuation, articles and extra blanks, as SQuAD's evaluation does.
+
+    >>> normalize("The  Eiffel-Tower!")
+    'eiffeltower'
+    """
+    kept = "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", kept).split())
+
+
+def f1(answer: str, gold: str) -> float:
+    """Overlap of the words of two texts.
+
+    >>> f1("the red fox", "a red dog")
+    0.5
+    """
+    ours, theirs = normalize(answer).split(), normalize(gold).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs))
+
+
+def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+    """Average over questions and claims."""
+    answerable = [item for item in items if item["answerable"]]
+    hopeless = [item for item in items if not item["answerable"]]
+    claims = [claim for item in items for claim in item.get("claims", ())]
+    cited = sum(len(claim["cited"]) for claim in claims)
+    supported = evidence.mean([float(claim["supported"]) for claim in claims])
+    return {
+        "exact_match": evidence.mean([item.get("exact_match", 0.0) for item in answerable]),
+        "f1": evidence.mean([item.get("f1", 0.0) for item in answerable]),
+        "abstentions.answerable": evidence.mean([float(item["abstained"]) for item in answerable]),
+        "abstentions.unanswerable": evidence.mean([float(item["abstained"]) for item in hopeless]),
+        "citation_coverage": evidence.mean([float(claim["covered"]) for claim in claims]),
+        "citation_recall": supported,
+        "citation_precision": sum(claim["needed"] for claim in claims) / cited if cited else None,
+        "unsupported_claims": None if supported is None else 1 - supported,
+    }
+
+
+def _passages(row: evidence.Row) -> dict[str, str]:
+    if isinstance(context := row.get("context"), str):
+        return {"1": context}
+    passages = row.get("passages", context)
+    if not isinstance(passages, list):
+        return {}
+    found = {}
+    for number, each in enumerate(passages, 1):
+        if isinstance(each, str):
+            found[str(number)] = each
+        elif isinstance(each, dict) and isinstance(each.get("text"), str):
+            found[str(each.get("id", number))] = each["text"]
+    return found
+
+
+def _inputs_and_answers(config: DocQaConfig, questions: Sequence[Question]) -> tuple[list[Input], dict[str, str]]:
+    inputs = [Input("benchmark", f"sha256:{artifacts.sha256_of(config.data)}", config.data.name, is_artifact=False)]
+    if config.checkpoint is not None:
+        inputs.append(models.subject(config.checkpoint).as_input(of=config.output_dir))
+        return inputs, _generate(config, questions)
+    assert config.predictions is not None
+    rows = evidence.read_lines(config.predictions, "predictions")
+    answers = {str(row.get("id")): row.get("answer") for row in rows}
+    for question in questions:
+        if not isinstance(answers.get(question.id), str):
+            raise DataError(f"predictions {config.predictions}: no answer to the question {question.id!r}")
+    digest = f"sha256:{artifacts.sha256_of(config.predictions)}"
+    inputs.append(Input("predictions", digest, config.predictions.name, is_artifact=False))
+    if len(origins := {row.get("checkpoint") for row in rows}) == 1 and isinstance(origin := origins.pop(), str):
+        inputs.append(Input("checkpoint", origin, "named by the predictions", is_artifact=False))
+    return inputs, {key: str(answer) for key, answer in answers.items()}
+
+
+def _generate(config: DocQaConfig, questions: Sequence[Question]) -> dict[str, str]:
+    assert config.checkpoint is not None
+    model = models.open_model(config.checkpoint)
+    answers: dict[str, str] = {}
+    with log.progress("complete", len(questions), "answers") as bar:
+        for start in range(0, len(questions), config.batch):
+            batch = questions[start : start + config.batch]
+            sampling = Sampling(config.max_tokens, temperature=0, first=start)
+            texts = model.complete([_prompt(question) for question in batch], sampling, ("\n",))
+            answers |= {question.id: text.strip() for question, text in zip(batch, texts, strict=True)}
+            bar.advance(len(batch))
+    return answers
+
+
+def _prompt(question: Question) -> str:
+    passages = "\n".join(f"[{key}] {text}" for key, text in question.passages.items())
+    return f"{passages}\n\nAnswer from the passages above and cite them as [id].\nQuestion: {question.text}\nAnswer:"

@@ -1,0 +1,290 @@
+"""The release gate: yes or no, with the evidence: `ibidem gate --config configs/evaluation/gate.yaml`.
+
+    PASS            the figure is shown to be good enough: the exact one-sided 95 % bound reaches the target
+    FAIL            it is shown not to be: the bound on the other side misses the target
+    INSUFFICIENT    neither is shown: too few items, too little agreement, or no evidence
+    REFUSED         the evidence is damaged, edited, of another checkpoint, or not what it should be
+
+All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
+never heals evidence that was refused. No figure is taken from results.json: it is counted again from the items, and
+programs are judged again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact
+from ibidem.errors import ArtifactError, GateFailed
+from ibidem.evaluation import coding, evidence, human_eval, mbpp, models, outcomes
+from ibidem.evaluation.evidence import Evidence
+from ibidem.evaluation.gate_config import Criterion, GateConfig
+from ibidem.evaluation.gate_page import card, page
+from ibidem.evaluation.problems import Problem
+from ibidem.evaluation.problems import human_eval as read_human_eval
+from ibidem.evaluation.problems import mbpp as read_mbpp
+from ibidem.evaluation.statistics import bootstrap_lower_bound, least_passes, mean_lower_bound
+
+RELEASE, BLOCK = "RELEASE", "BLOCK"
+
+
+class Verdict(StrEnum):
+    """What the gate says of a criterion."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    FAIL = "FAIL"
+    INSUFFICIENT = "INSUFFICIENT"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one criterion, and what it stands on."""
+
+    criterion: str
+    verdict: Verdict
+    reason: str
+    metric: str
+    target: str
+    point: float | None = None
+    """The figure itself, which decides nothing."""
+    lower: float | None = None
+    upper: float | None = None
+    items: int = 0
+    evidence: str | None = None
+    """Digest of the evaluation."""
+    exception: str | None = None
+    """Who answers for it, and why."""
+
+
+class Refusal(Exception):  # noqa: N818 - it is no error of the program
+    """The evidence does not count."""
+
+
+def gate(config: GateConfig) -> str:
+    """Judge every criterion, write the decision, the page and the model card.
+
+    Raises:
+        GateFailed: the checkpoint is not to be released.
+        CheckpointError: it is damaged.
+    """
+    subject = models.subject(config.checkpoint)
+    found = {
+        key: _open(config, key, subject.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
+    }
+    findings = []
+    with log.progress("gate", len(config.criteria), "criteria") as bar:
+        for name, criterion in config.criteria.items():
+            findings.append(_except(config, judge(name, criterion, found[criterion.evidence], seed=config.seed)))
+            bar.advance()
+    decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
+    record = {
+        "decision": decision,
+        "checkpoint": config.checkpoint.name,
+        "checkpoint_digest": subject.digest,
+        "decided": datetime.now(UTC).isoformat(timespec="seconds"),
+        "criteria": [asdict(finding) for finding in findings],
+    }
+    _write(config, subject, record, {key: each for key, each in found.items() if isinstance(each, Evidence)})
+    log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
+    said = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
+    if decision is BLOCK:
+        raise GateFailed(said)
+    return said
+
+
+def judge(name: str, criterion: Criterion, found: "Evidence | Finding", *, seed: int) -> Finding:
+    """Judge one criterion by its evidence, or by the reason for which there is none."""
+    target = _target(criterion)
+    if isinstance(found, Finding):
+        return replace(found, criterion=name, metric=criterion.metric, target=target)
+    try:
+        trials = _trials(criterion, found)
+        digest = found.artifact.digest
+        about = {"metric": criterion.metric, "target": target, "items": len(trials), "evidence": digest}
+        if doubt := _doubt(criterion, found, trials):
+            return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
+        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, seed)  # type: ignore[arg-type]
+    except (Refusal, ArtifactError) as refusal:
+        return Finding(name, Verdict.REFUSED, str(refusal), criterion.metric, target, evidence=found.artifact.digest)
+
+
+def _compare(finding: Finding, criterion: Criterion, trials: Mapping[str, float], seed: int) -> Finding:
+    """Hold the bounds of the figure, or of its distance from the baseline's, against the target."""
+    scores, least, what = list(trials.values()), criterion.at_least, ""
+    point = evidence.mean(scores)
+    if criterion.baseline is not None and criterion.baseline.evidence is not None:
+        scores = _differences(criterion, trials)
+        lower, upper = bootstrap_lower_bound(scores, seed=seed), -bootstrap_lower_bound([-s for s in scores], seed=seed)
+        least, what = -criterion.margin, f" better than {criterion.baseline.name}"
+    else:
+        lower, upper = mean_lower_bound(scores, seed=seed), 1 - mean_lower_bound([1 - s for s in scores], seed=seed)
+        if criterion.baseline is not None and criterion.baseline.published is not None:
+            least = criterion.baseline.published - criterion.margin
+    if criterion.below is not None:
+        shown, refuted = upper < criterion.below, lower >= criterion.below
+        reason = f"at most {_percent(upper)}{what}, with 95 % confidence"
+    else:
+        assert least is not None
+        shown, refuted = lower >= least, upper < least
+        reason = f"at least {_percent(lower)}{what}, with 95 % confidence"
+    verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
+    if verdict is Verdict.INSUFFICIENT:
+        reason += _remedy(criterion, len(scores), least)
+    return replace(finding, verdict=verdict, reason=reason, point=point, lower=lower, upper=upper)
+
+
+def _remedy(criterion: Criterion, n: int, least: float | None) -> str:
+    if criterion.baseline is not None and criterion.baseline.evidence is not None:
+        return f": {n} pairs cannot tell"
+    share = 1 - criterion.below if criterion.below is not None else least or 0.0
+    needed = least_passes(n, share)
+    return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
+
+
+def _differences(criterion: Criterion, trials: Mapping[str, float]) -> list[float]:
+    assert criterion.baseline is not None
+    assert criterion.baseline.evidence is not None
+    theirs = outcomes.trials(_recounted(evidence.read(criterion.baseline.evidence)), criterion.metric)
+    if theirs is None or set(theirs) < set(trials):
+        raise Refusal(f"the baseline's evidence {criterion.baseline.evidence} is not of the same items")
+    return [score - theirs[key] for key, score in trials.items()]
+
+
+def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
+    """Read evidence and everything that must hold of it, or say why it does not count."""
+    if key not in config.evidence:
+        return Finding("", Verdict.INSUFFICIENT, f"no evidence {key!r} is given", "", "")
+    try:
+        return _checked(config, key, digest)
+    except (Refusal, ArtifactError) as refusal:
+        missing = not (config.evidence[key] / artifacts.MANIFEST).exists()
+        verdict = Verdict.INSUFFICIENT if missing else Verdict.REFUSED
+        return Finding("", verdict, str(refusal), "", "")
+
+
+def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
+    found = _recounted(evidence.read(config.evidence[key]))
+    if found.checkpoint_digest != digest or found.results.get("checkpoint_digest") != digest:
+        raise Refusal(f"it is of another checkpoint: {found.checkpoint_digest or 'none is named'}")
+    if found.task in {human_eval.TASK, mbpp.TASK}:
+        _rejudge(config, key, found)
+    return found
+
+
+def _recounted(found: Evidence) -> Evidence:
+    """Count every figure again from the items."""
+    counted = outcomes.measure(found)
+    if counted is None:
+        raise Refusal(f"the task {found.task!r} is unknown")
+    figures = set(found.artifact.counts) - {"items"}
+    if any(key not in counted or not _same(found.results.get(key), counted[key]) for key in figures):
+        raise Refusal("its figures do not follow from its items: it was edited")
+    return found
+
+
+def _rejudge(config: GateConfig, key: str, found: Evidence) -> None:
+    """Run every program of a coding benchmark again."""
+    if key not in config.problems:
+        raise Refusal(f"its programs cannot be judged again: name problems.{key}")
+    problems = _problems(found, config.problems[key])
+    benchmark = {item.digest for item in found.artifact.inputs if item.role == "benchmark"}
+    if benchmark != {item.digest for item in human_eval.benchmark(config.problems[key])}:
+        raise Refusal(f"it was judged on other problems than {config.problems[key]}")
+    if wrong := coding.rejudge(found, problems, workers=config.workers):
+        raise Refusal(f"{len(wrong)} outcomes are not what the judge says, {wrong[0]} first: it was edited")
+
+
+def _problems(found: Evidence, source: str) -> Sequence[Problem]:
+    if found.task == human_eval.TASK:
+        return read_human_eval(source)
+    return read_mbpp(source, str(found.results.get("split")))
+
+
+def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
+    if found.task != criterion.task:
+        raise Refusal(f"it is an evaluation of {found.task}, not of {criterion.task}")
+    trials = outcomes.trials(found, criterion.metric)
+    if trials is None:
+        raise Refusal(f"{criterion.metric} is no figure of this evaluation")
+    return trials
+
+
+def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float]) -> str | None:
+    """Say why figures do not count, though nobody has touched them."""
+    if len(trials) < criterion.least_items:
+        return f"{len(trials)} items, and {criterion.least_items} are due"
+    if found.task in outcomes.CHECKED_FOR_CONTAMINATION and found.results.get("contamination") is None:
+        return "whether the model was trained on the problems is NOT MEASURED"
+    if found.task == outcomes.RATINGS:
+        return _doubt_ratings(criterion, found)
+    if found.task == outcomes.DOC_QA and criterion.metric.startswith(("citation", "unsupported")):
+        calibration = found.results.get("calibration")
+        agreement = calibration["agreement_at_least"] if calibration else None
+        due = criterion.least_calibration
+        if agreement is None or agreement < due:
+            return f"the entailment judge agrees with people {_percent(agreement)}, and {_percent(due)} is due"
+    return None
+
+
+def _doubt_ratings(criterion: Criterion, found: Evidence) -> str | None:
+    kind = criterion.metric.partition(".")[2]
+    counted = outcomes.measure(found) or {}
+    if unrated := counted.get(f"unrated.{kind}"):
+        return f"{unrated:.0f} responses lack ratings by two people"
+    alpha = counted.get(f"alpha.{kind}")
+    if alpha is None:
+        return "all raters gave one score to all, so their agreement means nothing: add responses that are known bad"
+    if alpha < criterion.least_agreement:
+        return f"the raters' agreement, Krippendorff's alpha, is {alpha:.3f}, and {criterion.least_agreement:g} is due"
+    return None
+
+
+def _except(config: GateConfig, finding: Finding) -> Finding:
+    signed = config.exceptions.get(finding.criterion)
+    if signed is None or finding.verdict in {Verdict.PASS, Verdict.REFUSED}:
+        return finding
+    if signed.until < date.today():  # noqa: DTZ011 - a day of the person who signed
+        return replace(finding, reason=f"{finding.reason}; the exception by {signed.by} ended on {signed.until}")
+    return replace(finding, exception=f"{signed.by}, until {signed.until}: {signed.reason}")
+
+
+def _write(
+    config: GateConfig, subject: models.Subject, record: Mapping[str, object], found: Mapping[str, Evidence]
+) -> None:
+    checkpoint: Artifact | None = artifacts.load(subject.path) if subject.is_checkpoint else None
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    artifacts.write_file(config.output_dir / "gate.json", text + "\n")
+    artifacts.write_file(config.output_dir / "gate.html", page(record))
+    artifacts.write_file(config.output_dir / "MODEL_CARD.md", card(record, checkpoint, found))
+
+
+def _target(criterion: Criterion) -> str:
+    if criterion.at_least is not None:
+        return f"at least {_percent(criterion.at_least)}"
+    if criterion.below is not None:
+        return f"below {_percent(criterion.below)}"
+    assert criterion.baseline is not None
+    published = criterion.baseline.published
+    figure = f", {_percent(published)} ({criterion.baseline.source})" if published is not None else ""
+    margin = f" less {_percent(criterion.margin)}" if criterion.margin else ""
+    return f"at least {criterion.baseline.name}{figure}{margin}"
+
+
+def _line(finding: Finding) -> str:
+    excepted = f" [EXCEPTION by {finding.exception}]" if finding.exception else ""
+    point = "NOT MEASURED" if finding.point is None else _percent(finding.point)
+    return f"{finding.verdict:<12}  {finding.criterion}: {point}, due {finding.target}; {finding.reason}{excepted}"
+
+
+def _percent(value: float | None) -> str:
+    return "NOT MEASURED" if value is None else f"{100 * value:.2f} %"
+
+
+def _same(told: object, counted: float | None) -> bool:
+    if counted is None or isinstance(told, bool) or not isinstance(told, int | float):
+        return told is None and counted is None
+    return abs(told - counted) <= 1e-9

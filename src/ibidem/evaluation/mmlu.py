@@ -1,0 +1,180 @@
+"""MMLU: multiple choice over subjects, few-shot, from the original CSV files: `ibidem evaluate mmlu`.
+
+    question, choice A, choice B, choice C, choice D, answer        the answer as a letter, or as a number from 0
+
+Source: Hendrycks et al. 2021, arXiv:2009.03300, and its evaluate.py for the prompt.
+"""
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.config import settings
+from ibidem.data.contamination import Problem
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import contamination, evidence, models
+from ibidem.evaluation.config import MmluConfig
+
+TASK = "mmlu"
+LETTERS = "ABCD"
+GROUPS = {
+    "business": ("business_ethics", "management", "marketing"),
+    "security": ("computer_security",),
+    "software": ("college_computer_science", "high_school_computer_science", "machine_learning"),
+}
+
+
+class Question(NamedTuple):
+    """One question of a subject."""
+
+    subject: str
+    number: int
+    text: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def mmlu(config: MmluConfig) -> str:
+    """Evaluate, and say the figures.
+
+    Raises:
+        ConfigError: there are no such subjects, or the model is none.
+        DataError: a row is no question.
+    """
+    files = find_subjects(config.data, config.subjects)
+    subject = models.subject(config.checkpoint)
+    inputs = [_input(path) for pair in files.values() for path in pair if path is not None]
+    inputs.append(subject.as_input(of=config.output_dir))
+    if not artifacts.finished(config.output_dir, kind=evidence.KIND, config=_settings(config), inputs=inputs):
+        artifacts.check_replaceable(config.output_dir, evidence.KIND)
+        questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
+        model = models.open_model(config.checkpoint)
+        total = sum(len(tests) for tests, _ in questions.values())
+        items = []
+        with log.progress("mmlu", total, "questions") as bar:
+            for tests, examples in questions.values():
+                for question in tests:
+                    items.append(answer(model, question, examples[: config.shots], config.scoring))
+                    bar.advance()
+        every = [question for tests, _ in questions.values() for question in tests]
+        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(subject, every)}
+        own = {key: value for key, value in _settings(config).items() if key != "task"}
+        evidence.write(
+            config.output_dir, TASK, config=own, inputs=inputs, items=items, metrics=measure(items), notes=notes
+        )
+    found = evidence.read(config.output_dir).results
+    figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in found.items() if key.startswith("accuracy"))
+    return f"mmlu: {figures} on {found['items']} questions; {config.output_dir}"
+
+
+def answer(model: models.LanguageModel, question: Question, examples: Sequence[Question], scoring: str) -> evidence.Row:
+    """Let the model choose; `scores` are log-likelihoods in nats, in the order of the choices.
+
+    letter    of " A" to " D" after the question with its choices
+    text      of the choices themselves after the bare question, each divided by its bytes
+    """
+    if scoring == "letter":
+        scores = models.option_scores(model, prompt(question, examples), [f" {letter}" for letter in LETTERS])
+        compared = scores
+    else:
+        options = [f" {choice}" for choice in question.choices]
+        scores = models.option_scores(model, prompt(question, examples, with_choices=False), options)
+        compared = [score / max(1, len(option.encode())) for score, option in zip(scores, options, strict=True)]
+    chosen = max(range(len(LETTERS)), key=compared.__getitem__)
+    return {
+        "subject": question.subject,
+        "number": question.number,
+        "passed": chosen == question.answer,
+        "chosen": LETTERS[chosen],
+        "answer": LETTERS[question.answer],
+        "scores": scores,
+    }
+
+
+def prompt(question: Question, examples: Sequence[Question], *, with_choices: bool = True) -> str:
+    """Write the examples with their answers, then the question."""
+    subject = question.subject.replace("_", " ")
+    head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    shown = [f"{_ask(each, with_choices)} {_solution(each, with_choices)}\n\n" for each in examples]
+    return head + "".join(shown) + _ask(question, with_choices)
+
+
+def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+    """Count the share of right answers: of all questions, of each group and of each subject."""
+    by_subject = defaultdict(list)
+    for item in items:
+        by_subject[item["subject"]].append(float(item["passed"]))
+    metrics = {"accuracy": evidence.mean([float(item["passed"]) for item in items])}
+    for group, subjects in GROUPS.items():
+        passed = [each for subject in subjects for each in by_subject.get(subject, ())]
+        metrics |= {f"accuracy.{group}": evidence.mean(passed)} if passed else {}
+    return metrics | {f"accuracy.{subject}": evidence.mean(passed) for subject, passed in sorted(by_subject.items())}
+
+
+def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, Path | None]]:
+    """Find `<subject>_test.csv`, and `<subject>_dev.csv` for the examples, in a folder or its `test` and `dev`.
+
+    Raises:
+        ConfigError: a wanted subject is not there, or none is.
+    """
+    tests = {path.name.removesuffix("_test.csv"): path for path in sorted(folder.rglob("*_test.csv"))}
+    devs = {path.name.removesuffix("_dev.csv"): path for path in sorted(folder.rglob("*_dev.csv"))}
+    if missing := [name for name in wanted if name not in tests]:
+        raise ConfigError(f"data {folder}: no {missing[0]}_test.csv there; subjects: {', '.join(tests) or 'none'}")
+    if not tests:
+        raise ConfigError(f"data {folder}: no <subject>_test.csv there")
+    return {name: (path, devs.get(name)) for name, path in tests.items() if not wanted or name in wanted}
+
+
+def read(subject: str, path: Path) -> list[Question]:
+    """Read the questions of a file, with or without a line of column names.
+
+    Raises:
+        DataError: a row is no question.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if rows and rows[0][0].strip().lower() == "question":
+        rows = rows[1:]
+    questions = []
+    for number, row in enumerate(rows, 1):
+        place = row[5].strip() if len(row) == 6 else ""
+        index = LETTERS.find(place) if place in LETTERS else int(place) if place.isdecimal() else -1
+        if len(row) != 6 or not place or not 0 <= index < len(LETTERS):
+            raise DataError(f"{path}: row {number} is no question with four choices and an answer")
+        questions.append(Question(subject, number, row[0].strip(), tuple(row[1:5]), index))
+    if not questions:
+        raise DataError(f"{path}: it holds no question")
+    return questions
+
+
+def _ask(question: Question, with_choices: bool) -> str:
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True)]
+    return "\n".join([question.text, *(lines if with_choices else ()), "Answer:"])
+
+
+def _solution(question: Question, with_choices: bool) -> str:
+    return LETTERS[question.answer] if with_choices else question.choices[question.answer]
+
+
+def _contamination(subject: models.Subject, questions: Sequence[Question]) -> dict[str, object] | None:
+    if not subject.is_checkpoint:
+        return None
+    problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]
+    return contamination.look(subject.path, problems)
+
+
+def _settings(config: MmluConfig) -> dict[str, object]:
+    return {"task": TASK, **settings(config)}
+
+
+def _input(path: Path) -> Input:
+    return Input("benchmark", f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}", path.name, is_artifact=False)

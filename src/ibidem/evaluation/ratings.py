@@ -1,0 +1,167 @@
+"""People's ratings of responses, and how far the raters agree: `ibidem evaluate ratings`.
+
+A rating counts if it names the very model and the very prompts; nobody rates a response twice by the same criterion.
+A response is judged when two people have rated it, or a judge model that agrees with people where both have rated.
+Raters become pseudonyms.
+"""
+
+import hashlib
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ibidem.artifacts import Artifact, Input
+from ibidem.config import settings
+from ibidem.errors import DataError
+from ibidem.evaluation import evidence
+from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
+from ibidem.evaluation.config import RatingsConfig
+from ibidem.evaluation.statistics import krippendorff_alpha
+
+TASK = "ratings"
+PEOPLE = 2
+MODEL, HUMAN = "model", "human"
+
+
+class Rating(NamedTuple):
+    """One score of one rater."""
+
+    id: str
+    criterion: str
+    rater: str
+    kind: str
+    score: float
+
+
+def ratings(config: RatingsConfig) -> str:
+    """Import ratings, and say the figures.
+
+    Raises:
+        DataError: a rating is of another model, of other prompts, of an unknown response, out of range or given twice.
+    """
+    responses, rows = read_responses(config.responses)
+    model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
+    given = read_ratings(config, {str(row["id"]) for row in rows}, model, prompts)
+    trusted = trusted_judges(given, config.least_agreement, config.least_calibration)
+    items = [
+        item(str(row["id"]), criterion, given, trusted, config.good_from)
+        for criterion in sorted({rating.criterion for rating in given})
+        for row in rows
+        if criterion in row.get("criteria", (criterion,))
+    ]
+    judges = {rating.rater for rating in given if rating.kind == MODEL}
+    evidence.write(
+        config.output_dir,
+        TASK,
+        config=settings(config),
+        inputs=[responses.as_input("responses", of=config.output_dir), _checkpoint(responses, config.output_dir)],
+        items=items,
+        metrics=measure(items),
+        notes={
+            "prompts_digest": prompts,
+            "raters": len({rating.rater for rating in given if rating.kind == HUMAN}),
+            "good_from": config.good_from,
+            "judges_refused": sorted(judges - trusted),
+        },
+    )
+    found = evidence.read(config.output_dir).results
+    names = [key for key in found if key.startswith(("good.", "alpha.", "unrated."))]
+    return f"ratings: {', '.join(f'{name} {_shown(found[name])}' for name in names)}; {config.output_dir}"
+
+
+def read_ratings(config: RatingsConfig, known: set[str], model: str, prompts: str) -> list[Rating]:
+    """Read and check the ratings; the names of raters do not leave this function."""
+    found: dict[tuple[str, str, str], Rating] = {}
+    for number, row in enumerate(read_table(config.ratings, "ratings"), 1):
+        where = f"ratings {config.ratings}: row {number}"
+        if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
+            raise DataError(f"{where} lacks {missing[0]}")
+        if row["model_digest"] != model:
+            raise DataError(f"{where} is of another model: {row['model_digest']}, and the responses are of {model}")
+        if row["prompts_digest"] != prompts:
+            raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {prompts}")
+        if str(row["id"]) not in known:
+            raise DataError(f"{where}: there is no response {row['id']!r}")
+        kind = str(row.get("rater_kind") or HUMAN)
+        if kind not in {HUMAN, MODEL}:
+            raise DataError(f"{where}: rater_kind is {HUMAN} or {MODEL}, not {kind!r}")
+        rater = _pseudonym(str(row["rater"]), prompts, kind)
+        rating = Rating(str(row["id"]), str(row["criterion"]).strip(), rater, kind, _score(row["score"], where))
+        if (key := rating[:3]) in found:
+            raise DataError(f"{where}: the same rater has rated {rating.id!r} by {rating.criterion!r} already")
+        found[key] = rating
+    return list(found.values())
+
+
+def trusted_judges(given: Sequence[Rating], least_agreement: float, least_calibration: int) -> set[str]:
+    """Find the judge models that agree with people, by every criterion that they rate."""
+    people: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for rating in given:
+        if rating.kind == HUMAN:
+            people[rating.id, rating.criterion].append(rating.score)
+    trusted = set()
+    for judge in {rating.rater for rating in given if rating.kind == MODEL}:
+        pairs: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        for rating in given:
+            if rating.rater == judge:
+                scores = people.get((rating.id, rating.criterion))
+                pairs[rating.criterion] |= {rating.id: [rating.score, sum(scores) / len(scores)]} if scores else {}
+        alphas = [krippendorff_alpha(rated, "interval") for rated in pairs.values()]
+        enough = all(len(rated) >= least_calibration for rated in pairs.values())
+        if enough and all(alpha is not None and alpha >= least_agreement for alpha in alphas):
+            trusted.add(judge)
+    return trusted
+
+
+def item(key: str, criterion: str, given: Sequence[Rating], trusted: set[str], good_from: float) -> dict[str, Any]:
+    """Judge one response by one criterion; `good` is None where too few have rated it."""
+    mine = [rating for rating in given if rating.id == key and rating.criterion == criterion]
+    people = {rating.rater: rating.score for rating in mine if rating.kind == HUMAN}
+    judges = {rating.rater: rating.score for rating in mine if rating.rater in trusted}
+    average = evidence.mean(list((people if len(people) >= PEOPLE else judges).values()))
+    good = None if average is None else average >= good_from
+    return {"id": key, "criterion": criterion, "good": good, "people": people, "judges": judges}
+
+
+def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+    """Give the share of good responses, the agreement of the people, and how many responses lack ratings."""
+    metrics: evidence.Metrics = {}
+    for criterion in dict.fromkeys(each["criterion"] for each in items):
+        mine = [each for each in items if each["criterion"] == criterion]
+        judged = [float(each["good"]) for each in mine if each["good"] is not None]
+        people = {each["id"]: list(each["people"].values()) for each in mine}
+        metrics[f"good.{criterion}"] = evidence.mean(judged)
+        metrics[f"alpha.{criterion}"] = krippendorff_alpha(people, "ordinal")
+        metrics[f"unrated.{criterion}"] = len(mine) - len(judged)
+    return metrics
+
+
+def _checkpoint(responses: Artifact, output_dir: Path) -> Input:
+    """Name the checkpoint of the responses, seen from the result."""
+    found = next(each for each in responses.inputs if each.role == "checkpoint")
+    if not found.is_artifact:
+        return found
+    place = Path(os.path.normpath(responses.path.resolve() / found.name))
+    return replace(found, name=os.path.relpath(place, output_dir.resolve()))
+
+
+def _pseudonym(name: str, prompts: str, kind: str) -> str:
+    return f"{kind}-{hashlib.sha256(f'{prompts} {name.strip().lower()}'.encode()).hexdigest()[:8]}"
+
+
+def _score(value: object, where: str) -> float:
+    try:
+        score = float(str(value))
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise DataError(f"{where}: score {value!r} is not between 0 and 1")
+    return score
+
+
+def _shown(value: float | None) -> str:
+    return "NOT MEASURED" if value is None else f"{value:.3g}"
