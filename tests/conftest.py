@@ -91,3 +91,23 @@ def train_settings(dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_pat
         "validation": {"every": 20, "windows": 4},
         "checkpoints": {"every": 20},
     }
+
+
+@pytest.fixture(scope="session")
+def checkpoint(dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after ten steps."""
+    from ibidem.config import build
+    from ibidem.training.config import TrainConfig
+    from ibidem.training.train import train
+
+    run = tmp_path_factory.mktemp("checkpoint") / "run"
+    settings = {
+        "model": model_file,
+        "output_dir": run,
+        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 64},
+        "training": {"steps": 10, "batch_sequences": 2, "mixed_precision": "no"},
+        "optim": {"lr": 1e-2, "warmup_steps": 1},
+        "validation": {"every": 10, "windows": 2},
+    }
+    train(build(TrainConfig, settings))
+    return run / "checkpoints" / "step-000010"

@@ -5,28 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ibidem.config import build
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
 from ibidem.evaluation.perplexity import measure, perplexity, windows
-from ibidem.training.config import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def checkpoint(dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ibidem.training.train import train
-
-    run = tmp_path_factory.mktemp("perplexity") / "run"
-    settings = {
-        "model": model_file,
-        "output_dir": run,
-        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 64},
-        "training": {"steps": 10, "batch_sequences": 2, "mixed_precision": "no"},
-        "optim": {"lr": 1e-2, "warmup_steps": 1},
-        "validation": {"every": 10, "windows": 2},
-    }
-    train(build(TrainConfig, settings))
-    return run / "checkpoints" / "step-000010"
 
 
 def run(checkpoint: Path, data: Path, output: Path, **changes: object) -> dict:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,13 @@ Verdicts = dict[str, list[str]]
 
 def run(command: list[str], **more: object) -> Verdicts:
     done = subprocess.run(
-        command, input=json.dumps(list(EVERY.values())), capture_output=True, text=True, check=False, timeout=600, **more
+        command,
+        input=json.dumps(list(EVERY.values())),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        **more,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(EVERY, json.loads(done.stdout), strict=True))
@@ -42,7 +49,9 @@ def as_somebody(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     folder = tmp_path_factory.mktemp("somebody")
-    for parent in (folder, folder.parent, folder.parent.parent):
+    for parent in (folder, *folder.parents):
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
     places = {"python": sys.base_prefix, "site": sysconfig.get_paths()["purelib"], "src": str(REPOSITORY / "src")}
     for name in places:

@@ -14,9 +14,9 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.page import MOST_ROWS, ticks
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.page import MOST_ROWS, ticks
 from ibidem.serving.report import History, Run, corpora, explanations, heading, history_of, report
 
 EVIL = "<script>alert('1')</script>"

@@ -117,7 +117,7 @@ def _criteria(criteria: Sequence[Record]) -> Html:
 def _method(record: Record) -> list[str]:
     return [
         "A criterion passes if the exact one-sided 95 % bound of its figure reaches the target; the figure itself does "
-        "not decide. Against a baseline whose outcomes are at hand, it is the bound of a paired bootstrap over the items.",
+        "not decide. Against a baseline whose outcomes are known, the bound is of a paired bootstrap over the items.",
         "Every figure was counted again from the items of its evaluation, and every program was judged again. Evidence "
         "that is damaged, edited, incomplete or of another checkpoint is refused.",
         f"Decided {record['decided']} by ibidem gate. The same figures stand in gate.json and in MODEL_CARD.md.",

@@ -14,6 +14,7 @@ import ast
 import builtins
 import gzip
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def _helpers(prompt: str, solution: str) -> str:
     """Give what a prompt defines beside the function that is asked for: tests may call it, and trust it."""
     for completion in (solution, "    pass\n", ""):
         try:
-            ast.parse(prompt + completion)
+            _tree(prompt + completion)
         except SyntaxError:
             continue
         return prompt + completion
@@ -218,11 +219,19 @@ def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
     >>> _names_taken("assert sum(add(1), 2) == 3", "def add(x): return x", "")
     ('add',)
     """
-    tree = ast.parse(tests)
+    tree = _tree(tests)
     loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     own = _defined(tree)
-    offered = _defined(ast.parse(code)) | _defined(ast.parse(setup)) if code else loaded - set(dir(builtins))
+    offered = _defined(_tree(code)) | _defined(_tree(setup)) if code else loaded - set(dir(builtins))
     return tuple(sorted((loaded & offered) - own))
+
+
+def _tree(source: str) -> ast.Module:
+    """Parse a benchmark's code without its warnings: escapes that Python has come to frown on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(source)
 
 
 def _defined(tree: ast.Module) -> set[str]:
@@ -238,8 +247,8 @@ def _defined(tree: ast.Module) -> set[str]:
 
 def _imports_of(source: str, tests: str) -> str:
     """Give the import lines of a trusted source whose names the tests use."""
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    used = {node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)}
+    imports = [node for node in _tree(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     bound = {node: {(name.asname or name.name).partition(".")[0] for name in node.names} for node in imports}
     return "\n".join(ast.unparse(node) for node, names in bound.items() if names & (used | {"*"}))
 

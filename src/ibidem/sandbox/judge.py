@@ -109,6 +109,7 @@ class _Keeper:
         try:
             self._process = subprocess.Popen(command, env=environment, start_new_session=True, bufsize=0, **pipes)  # noqa: S603
         except OSError as error:
+            self._errors.close()
             raise SandboxError(f"{command[0]} cannot be started: {error.strerror}") from None
         assert self._process.stdout is not None
         self._reader = frames.Reader(self._process.stdout.fileno())

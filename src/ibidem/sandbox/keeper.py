@@ -84,7 +84,7 @@ def main() -> None:
     for name in WARM:
         __import__(name)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    sys.path[:] = [folder for folder in sys.path if folder != sys.argv[2]] + [walls.PACKAGES]
+    sys.path.remove(sys.argv[2])
     os.environ.clear()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy wants threads otherwise, and there are none
     if setup.walls == NAMESPACES:

@@ -38,6 +38,8 @@ class Link:
 
     def start(self, sources: list[str]) -> None:
         """Let the candidate run its program."""
+        if sum(map(len, sources)) > values.MAX_BYTES // 4:  # a character takes up to twelve bytes; most take one
+            self.fail("answer", f"a program of more than {values.MAX_BYTES // 4:,} characters")
         kind, first, second = self._exchange(("run", sources))
         if kind == "raised":
             self.fail("syntax" if first in {"SyntaxError", "IndentationError", "TabError"} else "raised", second)

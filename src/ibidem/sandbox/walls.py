@@ -70,6 +70,7 @@ def enter(packages: tuple[str, ...], limits: Limits, proc: int) -> None:
         _build_root(packages)
     mount_scratch(limits)
     kernel.forgo_capabilities()
+    sys.path[:] = [*(_inside(os.path.realpath(folder)) for folder in sys.path), PACKAGES]
 
 
 def mount_scratch(limits: Limits) -> None:
@@ -218,4 +219,13 @@ def _library_views() -> dict[str, str]:
     folders |= {folder for folder in ("/usr/share/zoneinfo",) if os.path.isdir(folder)}
     outer = {folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)}
     cache = {"/etc/ld.so.cache"} if os.path.isfile("/etc/ld.so.cache") else set()
-    return {path: path for path in outer | cache}
+    return {_inside(path): path for path in outer | cache}
+
+
+def _inside(path: str) -> str:
+    """Place a folder in the jail: where it stands outside, but never where the scratch folder would hide it.
+
+    >>> _inside("/usr/lib"), _inside("/tmp/python/lib")
+    ('/usr/lib', '/outside/tmp/python/lib')
+    """
+    return f"/outside{path}" if path.startswith(f"{SCRATCH}/") else path

@@ -1,0 +1,261 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import SHARED_DATA
+
+from ibidem.errors import SandboxError
+from ibidem.evaluation.problems import Problem, human_eval, mbpp
+from ibidem.sandbox import judge as judges
+from ibidem.sandbox import selftest
+from ibidem.sandbox.judge import Judge
+from ibidem.sandbox.program import Kind, Program, Verdict
+from ibidem.sandbox.walls import Limits
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces")
+
+ALWAYS_EQUAL = """
+class _Always:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    __le__ = __gt__ = __ge__ = __lt__
+    def __bool__(self): return True
+    def __hash__(self): return 0
+    def __len__(self): return 1
+    def __iter__(self): return iter([self])
+    def __sub__(self, other): return 0
+    __rsub__ = __add__ = __radd__ = __abs__ = __float__ = __sub__
+    def __call__(self, *a, **k): return self
+    def __getattr__(self, name): return self
+def {name}(*arguments, **named):
+    return _Always()
+"""
+FORGED = """
+import sys, os
+def _forge():
+    frame = sys._getframe()
+    while frame:
+        for space in (frame.f_globals, frame.f_locals):
+            space['check'] = lambda *a, **k: None
+            for held in list(space.values()):
+                if isinstance(held, list):
+                    held.append('passed')
+        frame = frame.f_back
+    sys.settrace(None)
+_forge()
+def {name}(*arguments, **named):
+    _forge()
+    return None
+"""
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    with Judge(workers=2) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[Problem]:
+    return human_eval("human-eval")
+
+
+def ask(judge: Judge, code: str, tests: str, **more: str) -> Verdict:
+    return judge.judge(Program((code,), tests, ("f",), **more))
+
+
+def test_every_canonical_solution_of_human_eval_passes(judge: Judge, problems: list[Problem]) -> None:
+    verdicts = list(judge.verdicts(problem.program(problem.reference) for problem in problems))
+    assert Counter(verdict.kind for verdict in verdicts) == {Kind.PASSED: 164}
+    assert max(verdict.peak_kb for verdict in verdicts) <= 20_000
+
+
+@pytest.mark.parametrize("lie", [FORGED, ALWAYS_EQUAL], ids=["forged verdict", "always equal"])
+def test_no_lie_passes_a_problem_of_human_eval(judge: Judge, problems: list[Problem], lie: str) -> None:
+    programs = [
+        Program((problem.prompt + problem.reference + lie.replace("{name}", problem.names[0]),), *problem_tests(problem))
+        for problem in problems
+    ]
+    assert not [verdict for verdict in judge.verdicts(programs) if verdict.passed]
+
+
+def problem_tests(problem: Problem) -> tuple[str, tuple[str, ...], str]:
+    return problem.tests, problem.names, problem.preamble
+
+
+@pytest.mark.parametrize(("name", "count"), [("mbpp/mbpp.jsonl", 974), ("mbpp_sanitized/sanitized-mbpp.json", 427)])
+def test_every_reference_of_mbpp_passes(judge: Judge, name: str, count: int) -> None:
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"{name} is not here")
+    found = mbpp(str(path), "all")
+    verdicts = list(judge.verdicts(problem.program(problem.reference) for problem in found))
+    assert Counter(verdict.kind for verdict in verdicts) == {Kind.PASSED: count}
+
+
+@pytest.mark.slow
+def test_verdicts_are_the_same_twenty_times_also_on_a_machine_with_four_times_the_work(problems: list[Problem]) -> None:
+    solutions = [problem.program(problem.reference) for problem in problems]
+    wrong = [problem.program("    return None\n") for problem in problems]
+    slow = [Program((f"def f(x):\n    return sum(range({10**6}))\n",), "assert f(1) == 499999500000", ("f",))] * 4
+    cores = len(os.sched_getaffinity(0))
+    seen = set()
+    for round_ in range(20):
+        spins = [sys.executable, "-c", "while True: pass"]
+        busy = [subprocess.Popen(spins) for _ in range(4 * cores if round_ % 2 else 0)]
+        try:
+            with Judge(workers=2) as judge:
+                seen.add(tuple(verdict.kind for verdict in judge.verdicts([*solutions, *wrong, *slow])))
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+    assert len(seen) == 1
+    (kinds,) = seen
+    assert Counter(kinds[:164]) == {Kind.PASSED: 164}
+    assert Kind.PASSED not in kinds[164:328]
+
+
+def test_what_a_call_changes_in_its_arguments_is_seen_by_the_tests(judge: Judge) -> None:
+    code = "def f(numbers, seen):\n    numbers.sort()\n    seen.add(1)\n    return None\n"
+    tests = "a, b = [3, 1, 2], set()\nassert f(a, b) is None\nassert a == [1, 2, 3] and b == {1}"
+    assert ask(judge, code, tests).passed
+
+
+def test_a_changed_argument_cannot_change_what_is_expected(judge: Judge) -> None:
+    code = "def f(numbers):\n    numbers.append(9)\n    return list(numbers)\n"
+    assert ask(judge, code, "expected = [1, 2]\nassert f(list(expected)) == expected").kind is Kind.FAILED
+
+
+def test_exceptions_that_tests_ask_for_are_raised_there(judge: Judge) -> None:
+    tests = "try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    assert False"
+    assert ask(judge, "def f(x):\n    raise ValueError('no')\n", tests).passed
+    assert ask(judge, "class E(ValueError): pass\ndef f(x):\n    raise E\n", tests).passed
+    assert not ask(judge, "def f(x):\n    raise KeyError('no')\n", tests).passed
+
+
+def test_what_tests_catch_does_not_hide_a_program_that_is_gone(judge: Judge) -> None:
+    tests = "try:\n    f(1)\nexcept BaseException:\n    pass"
+    assert ask(judge, "import os\ndef f(x):\n    os._exit(0)\n", tests).kind is Kind.CRASH
+
+
+def test_objects_of_a_program_can_be_passed_back(judge: Judge) -> None:
+    code = "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(ps):\n    return sum(p.n for p in ps)\n"
+    assert judge.judge(Program((code,), "assert f([P(1), P(2)]) == 3\nassert P(4).n == 4", ("f", "P"))).passed
+
+
+def test_tests_that_ask_nothing_prove_nothing(judge: Judge) -> None:
+    assert ask(judge, "def f(x):\n    return x\n", "pass").kind is Kind.UNTESTED
+
+
+def test_tests_that_cannot_run_are_told_apart(judge: Judge) -> None:
+    assert ask(judge, "def f(x):\n    return x\n", "f(lambda: 1)").kind is Kind.TESTS
+    assert ask(judge, "def f(x):\n    return x\n", "import os\nf(1)\nos._exit(3)").kind is Kind.TESTS
+    assert ask(judge, "def f(x):\n    return x\n", "assert f(1) == 1").passed
+
+
+def test_nothing_of_a_program_is_left_for_the_next(judge: Judge) -> None:
+    leave = "import os, builtins\nopen('left', 'w').write('x')\nos.mkdir('d')\nbuiltins.left = 1\ndef f(x):\n    return 1\n"
+    look = "import os, builtins\ndef f(x):\n    return [os.listdir('/tmp'), hasattr(builtins, 'left')]\n"
+    for _ in range(4):
+        assert ask(judge, leave, "assert f(1) == 1").passed
+        assert ask(judge, look, "assert f(1) == [[], False]").passed
+
+
+def test_arrays_are_compared_by_value(judge: Judge) -> None:
+    code = "import numpy as np\ndef f(n):\n    return np.arange(n) * 2\n"
+    tests = "import numpy as np\nassert np.allclose(f(3), [0, 2, 4])"
+    verdict = ask(judge, code, tests)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("source", ["\ud800", "\0", "x = '" + "y" * 10**7 + "'", "#" * 10**6, "\ufeffdef f(x): return x"])
+def test_any_text_gets_a_verdict(judge: Judge, source: str) -> None:
+    assert ask(judge, source, "assert f(1) == 2").kind in {Kind.SYNTAX, Kind.RAISED, Kind.FAILED, Kind.ANSWER}
+
+
+def test_limits_are_of_cpu_time_and_of_idleness() -> None:
+    with Judge(workers=1, limits=Limits(cpu_s=1, idle_s=0.5)) as judge:
+        spin = ask(judge, "def f(x):\n    while True: pass\n", "f(1)")
+        sleep = ask(judge, "import time\ndef f(x):\n    time.sleep(60)\n", "f(1)")
+        slow_tests = ask(judge, "def f(x):\n    return 1\n", "f(1)\nwhile True: pass")
+        after = ask(judge, "def f(x):\n    return 1\n", "assert f(1) == 1")
+    assert (spin.kind, sleep.kind, slow_tests.kind, after.kind) == (
+        Kind.TIMEOUT,
+        Kind.IDLE,
+        Kind.TIMEOUT,
+        Kind.PASSED,
+    )
+
+
+def test_a_sandbox_that_does_not_hold_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "_HIDDEN", ["done"] * 2)
+    with pytest.raises(SandboxError, match="so no code is run: passed was due"):
+        Judge(workers=1)
+
+
+def test_a_platform_without_namespaces_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges.sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="--sandbox docker"):
+        Judge(workers=1)
+
+
+def test_a_python_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges.sys, "_base_executable", "/nowhere/python")
+    with pytest.raises(SandboxError, match="/nowhere/python cannot be started"):
+        Judge(workers=1)
+
+
+def test_containers_are_started_hard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No daemon is needed: a stand-in for docker records how it was called."""
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit 125\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(SandboxError, match="no jail can be made here"):
+        Judge(workers=1, walls_of="docker", image="python:3.11-slim")
+    words = (tmp_path / "words").read_text().splitlines()
+    assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pull=never", "python:3.11-slim"} <= set(words)
+
+
+def processes_of(word: str) -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_when_the_harness_is_killed_nothing_is_left() -> None:
+    marker = "--- a harness that is killed ---"
+    script = (
+        "from ibidem.sandbox.judge import Judge\nfrom ibidem.sandbox.program import Program\n"
+        "from ibidem.sandbox import judge\n"
+        f"judge.BOOT = '# {marker}\\n' + judge.BOOT\n"
+        f"judge.PYTHON_FLAGS = (*judge.PYTHON_FLAGS[:-1], judge.BOOT)\n"
+        "with Judge(workers=1) as j:\n    print('up', flush=True)\n"
+        "    j.judge(Program(('def f(x):\\n    while True: pass',), 'f(1)', ('f',)))\n"
+    )
+    harness = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert harness.stdout.readline() == b"up\n"
+    time.sleep(0.3)
+    mine = processes_of(marker) - {harness.pid}
+    assert len(mine) >= 3  # keeper, init, candidate, referee
+    os.kill(harness.pid, signal.SIGKILL)
+    harness.wait()
+    harness.stdout.close()
+    for _ in range(100):
+        if not processes_of(marker) & mine:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"left behind: {processes_of(marker) & mine}")
