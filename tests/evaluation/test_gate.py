@@ -1,0 +1,462 @@
+"""The gate: a good bundle passes, and nothing else does."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import REPOSITORY
+
+from ibidem import artifacts
+from ibidem.artifacts import Input
+from ibidem.cli import main
+from ibidem.config import build, parse, read_yaml
+from ibidem.errors import ConfigError, GateFailed, IbidemError
+from ibidem.evaluation import evidence, mmlu, ratings
+from ibidem.evaluation.chat import chat, digest_of, read_responses
+from ibidem.evaluation.config import ChatConfig, DocQaConfig, HumanEvalConfig, RatingsConfig
+from ibidem.evaluation.doc_qa import doc_qa
+from ibidem.evaluation.gate import gate
+from ibidem.evaluation.gate_config import GateConfig
+from ibidem.evaluation.human_eval import human_eval
+from ibidem.evaluation.ratings import ratings as import_ratings
+
+N = 90
+CRITERIA = {
+    "code": {"evidence": "human-eval", "task": "human-eval", "metric": "pass@1", "at_least": 0.9, "least_items": N},
+    "knowledge": {
+        "evidence": "mmlu", "task": "mmlu", "metric": "accuracy.business", "at_least": 0.6, "least_items": N,
+    },
+    "documents": {"evidence": "doc-qa", "task": "doc-qa", "metric": "unsupported_claims", "below": 0.05},
+    "citations": {"evidence": "doc-qa", "task": "doc-qa", "metric": "citation_coverage", "at_least": 0.9},
+    "helpful": {"evidence": "chat", "task": "ratings", "metric": "good.helpful", "at_least": 0.7, "least_items": N},
+}  # fmt: skip
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def problems(folder: Path) -> Path:
+    rows = [
+        {
+            "task_id": f"T/{n}",
+            "prompt": f'def add{n}(a):\n    """Add {n}."""\n',
+            "entry_point": f"add{n}",
+            "canonical_solution": f"    return a + {n}\n",
+            "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
+        }
+        for n in range(N)
+    ]
+    return lines(folder / "problems.jsonl", rows)
+
+
+def make_code(folder: Path, checkpoint: Path, digest: str) -> None:
+    samples = [{"task_id": f"T/{n}", "completion": f"    return a + {n}\n", "checkpoint": digest} for n in range(N)]
+    human_eval(
+        HumanEvalConfig(
+            checkpoint=checkpoint,
+            samples=lines(folder / "samples.jsonl", samples),
+            problems=str(problems(folder)),
+            output_dir=folder / "human-eval",
+        )  # fmt: skip
+    )
+
+
+def make_knowledge(folder: Path, checkpoint: Path) -> None:
+    items = [
+        {"subject": subject, "number": n, "passed": n % 10 != 0, "chosen": "A", "answer": "A", "scores": [0.0] * 4}
+        for subject in mmlu.GROUPS["business"]
+        for n in range(N)
+    ]
+    inputs = [artifacts.load(checkpoint).as_input("checkpoint", of=folder / "mmlu")]
+    notes = {"contamination": {"documents": 1, "datasets": {}, "problems": 0, "found": {}}}
+    metrics = mmlu.measure(items)
+    evidence.write(folder / "mmlu", "mmlu", config={}, inputs=inputs, items=items, metrics=metrics, notes=notes)
+
+
+def make_documents(folder: Path, digest: str) -> None:
+    data, answers, labels = [], [], []
+    for n in range(N):
+        passage = f"Part {n} weighs {n} kilograms."
+        data.append({"id": str(n), "question": "?", "answers": [str(n)], "passages": [{"id": "a", "text": passage}]})
+        answers.append({"id": str(n), "answer": f"Part {n} weighs {n} kilograms [a].", "checkpoint": digest})
+        labels += [{"premise": passage, "claim": passage, "supported": True}]
+    config = DocQaConfig(
+        data=lines(folder / "data.jsonl", data), predictions=lines(folder / "answers.jsonl", answers),
+        calibration=lines(folder / "labels.jsonl", labels), output_dir=folder / "doc-qa",
+    )  # fmt: skip
+    doc_qa(config)
+
+
+def make_ratings(folder: Path, checkpoint: Path, *, errs: float = 0.03, raters: int = 2) -> None:
+    prompts = lines(folder / "prompts.jsonl", [{"id": f"p{n}", "prompt": f"Question {n}?"} for n in range(N)])
+    chat(ChatConfig(checkpoint=checkpoint, prompts=prompts, output_dir=folder / "responses", max_tokens=2))
+    artifact, _ = read_responses(folder / "responses")
+    bound = {"model_digest": digest_of(artifact, "checkpoint"), "prompts_digest": digest_of(artifact, "prompts")}
+    rng = random.Random(3)
+    rows = [
+        {
+            "id": f"p{n}", "rater": f"r{r}", "criterion": "helpful",
+            "score": int((n % 10 > 0) != (rng.random() < errs)), **bound,
+        }
+        for n in range(N)
+        for r in range(raters)
+    ]  # fmt: skip
+    given = lines(folder / "ratings.jsonl", rows)
+    import_ratings(RatingsConfig(responses=folder / "responses", ratings=given, output_dir=folder / "chat"))
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint and good evidence of all kinds for it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "checkpoint").parent.mkdir(exist_ok=True)
+    digest = artifacts.load(checkpoint).digest
+    make_code(folder, checkpoint, digest)
+    make_knowledge(folder, checkpoint)
+    make_documents(folder, digest)
+    make_ratings(folder, checkpoint)
+    return folder
+
+
+def settings(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint,
+        "output_dir": folder / "gate",
+        "evidence": {name: folder / name for name in ("human-eval", "mmlu", "doc-qa")} | {"chat": folder / "chat"},
+        "problems": {"human-eval": str(folder / "problems.jsonl")},
+        "criteria": CRITERIA,
+        **more,
+    }
+
+
+def decide(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
+    """Run the gate; give gate.json."""
+    try:
+        gate(build(GateConfig, settings(folder, checkpoint, **more)))
+    except GateFailed:
+        pass
+    return json.loads((folder / "gate" / "gate.json").read_text())
+
+
+def test_good_evidence_is_released(bundle: Path, checkpoint: Path) -> None:
+    record = decide(bundle, checkpoint)
+    assert {each["criterion"]: each["verdict"] for each in record["criteria"]} == dict.fromkeys(CRITERIA, "PASS")
+    assert record["decision"] == "RELEASE"
+    page = (bundle / "gate" / "gate.html").read_text()
+    assert "may be released" in page
+    card = (bundle / "gate" / "MODEL_CARD.md").read_text()
+    assert record["checkpoint_digest"] in card
+    assert "RELEASE" in card
+    assert "NOT MEASURED" in card
+
+
+# Each of these spoils a bundle in one way; a seed decides where.
+
+Spoil = Callable[[Path, random.Random], dict[str, Any] | None]
+
+
+def reseal(folder: Path, change: Callable[[dict, list[dict]], None], *, recount: bool, **other: Any) -> None:
+    """Edit an evaluation as somebody would who knows the format: with a manifest that fits again."""
+    found = evidence.read(folder)
+    results, items = dict(found.results), [dict(item) for item in found.items]
+    change(results, items)
+    if recount:
+        measure = {
+            "human-eval": __import__("ibidem.evaluation.coding", fromlist=["measure"]).measure,
+            "mmlu": mmlu.measure,
+        }
+        results |= measure.get(found.task, ratings.measure)(items) if found.task != "doc-qa" else {}
+    metrics = {key: results[key] for key in found.artifact.counts if key != "items" and key in results}
+    notes = {
+        key: value for key, value in results.items() if key not in {*metrics, "task", "items", "checkpoint_digest"}
+    }
+    config = {key: value for key, value in found.artifact.config.items() if key != "task"}
+    inputs = other.get("inputs", found.artifact.inputs)
+    shutil.rmtree(folder)
+    evidence.write(folder, found.task, config=config, inputs=inputs, items=items, metrics=metrics, notes=notes)
+
+
+def any_of(rng: random.Random) -> str:
+    return rng.choice(["human-eval", "mmlu", "doc-qa", "chat"])
+
+
+def missing_evidence(folder: Path, rng: random.Random) -> None:
+    shutil.rmtree(folder / any_of(rng))
+
+
+def missing_file(folder: Path, rng: random.Random) -> None:
+    (folder / any_of(rng) / rng.choice(["results.json", "items.jsonl", "manifest.json"])).unlink()
+
+
+def unnamed_evidence(folder: Path, rng: random.Random) -> dict[str, Any]:
+    name = any_of(rng)
+    kept = {"human-eval", "mmlu", "doc-qa", "chat"} - {name}
+    return {"evidence": {each: folder / each for each in kept}}
+
+
+def edited_score(folder: Path, rng: random.Random) -> None:
+    path = folder / any_of(rng) / "results.json"
+    results = json.loads(path.read_text())
+    key = rng.choice([key for key, value in results.items() if isinstance(value, float)])
+    path.write_text(json.dumps(results | {key: min(1.0, results[key] + 0.01)}))
+
+
+def edited_item(folder: Path, rng: random.Random) -> None:
+    path = folder / any_of(rng) / "items.jsonl"
+    rows = path.read_text().splitlines()
+    rows.pop(rng.randrange(len(rows)))
+    path.write_text("\n".join(rows) + "\n")
+
+
+def resealed_score(folder: Path, rng: random.Random) -> None:
+    name, key = rng.choice([("mmlu", "accuracy.business"), ("chat", "good.helpful"), ("doc-qa", "citation_recall")])
+    reseal(folder / name, lambda results, _: results.update({key: results[key] - 0.01}), recount=False)
+
+
+def resealed_outcome(folder: Path, rng: random.Random) -> None:
+    """A program that fails is said to pass: only judging it again shows it."""
+
+    def change(_: dict, items: list[dict]) -> None:
+        items[rng.randrange(N)]["completion"] = (
+            "    return a\n    # fails\n" if rng.random() < 0.5 else "    return None\n"
+        )
+
+    reseal(folder / "human-eval", change, recount=True)
+
+
+def other_checkpoint(folder: Path, rng: random.Random) -> None:
+    wrong = Input("checkpoint", f"sha256:{rng.getrandbits(256):064x}", "x", is_artifact=False)
+    name = any_of(rng)
+    old = evidence.read(folder / name).artifact.inputs
+    inputs = [wrong if each.role == "checkpoint" else each for each in old]
+    reseal(folder / name, lambda *_: None, recount=False, inputs=inputs)
+
+
+def no_checkpoint(folder: Path, rng: random.Random) -> None:
+    name = any_of(rng)
+    inputs = [each for each in evidence.read(folder / name).artifact.inputs if each.role != "checkpoint"]
+    reseal(folder / name, lambda *_: None, recount=False, inputs=inputs)
+
+
+def too_few(folder: Path, rng: random.Random) -> None:
+    name, least = rng.choice([("human-eval", N), ("chat", N), ("mmlu", 30)])
+
+    def change(_: dict, items: list[dict]) -> None:
+        del items[rng.randrange(5, least - 1) :]
+
+    reseal(folder / name, change, recount=True)
+
+
+def doubled_item(folder: Path, rng: random.Random) -> None:
+    reseal(folder / any_of(rng), lambda _, items: items.append(dict(rng.choice(items))), recount=True)
+
+
+def swapped(folder: Path, rng: random.Random) -> dict[str, Any]:
+    names = ["human-eval", "mmlu", "doc-qa", "chat"]
+    first, second = rng.sample(names, 2)
+    places = {name: folder / name for name in names}
+    return {"evidence": places | {first: places[second], second: places[first]}}
+
+
+def low_alpha(folder: Path, rng: random.Random) -> None:
+    def change(_: dict, items: list[dict]) -> None:
+        for item in items:
+            names = list(item["people"])
+            item["people"] = {names[0]: 1.0, names[1]: float(rng.random() < 0.8)}
+            item["good"] = True
+
+    reseal(folder / "chat", change, recount=True)
+
+
+def one_voice(folder: Path, rng: random.Random) -> None:
+    """All raters give one score to everything."""
+    score = rng.choice([1.0, 0.9])
+
+    def change(_: dict, items: list[dict]) -> None:
+        for item in items:
+            item["people"], item["good"] = dict.fromkeys(item["people"], score), True
+
+    reseal(folder / "chat", change, recount=True)
+
+
+def one_rater(folder: Path, rng: random.Random) -> None:
+    def change(_: dict, items: list[dict]) -> None:
+        for item in rng.sample(items, rng.randrange(1, N)):
+            item["people"], item["good"] = dict(list(item["people"].items())[:1]), None
+
+    reseal(folder / "chat", change, recount=True)
+
+
+def one_rater_twice(folder: Path, rng: random.Random) -> None:
+    """Ratings in which somebody rates twice are never imported, so there is no evidence."""
+    rows = [json.loads(line) for line in (folder / "ratings.jsonl").read_text().splitlines()]
+    lines(folder / "ratings.jsonl", [*rows, dict(rng.choice(rows))])
+    shutil.rmtree(folder / "chat")
+    with pytest.raises(IbidemError, match="the same rater"):
+        import_ratings(
+            RatingsConfig(responses=folder / "responses", ratings=folder / "ratings.jsonl", output_dir=folder / "chat")
+        )
+
+
+def no_calibration(folder: Path, rng: random.Random) -> None:
+    weak = rng.choice([None, {"labels": 90, "agreed": 60, "agreement_at_least": 0.57}])
+    reseal(folder / "doc-qa", lambda results, _: results.update(calibration=weak), recount=False)
+
+
+def contaminated(folder: Path, rng: random.Random) -> None:
+    found = {f"T/{n}": "somewhere" for n in rng.sample(range(N), rng.randrange(1, N))}
+    told = rng.choice([None, {"documents": 9, "datasets": {}, "problems": len(found), "found": found}])
+    reseal(folder / "human-eval", lambda results, _: results.update(contamination=told), recount=False)
+
+
+def other_problems(folder: Path, rng: random.Random) -> None:
+    path = folder / "problems.jsonl"
+    path.write_text(path.read_text().replace(f"== {rng.randrange(2, N)}", "== 0", 1))
+
+
+def strange_values(folder: Path, rng: random.Random) -> None:
+    value = rng.choice(["true", None, 2, [True], -1])
+    key = rng.choice(["passed", "good"])
+    name = "mmlu" if key == "passed" else "chat"
+    path = folder / name / "items.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows[: N // 2]:
+        row[key] = value
+    lines(path, rows)
+
+
+def damaged_bytes(folder: Path, rng: random.Random) -> None:
+    path = folder / any_of(rng) / rng.choice(["results.json", "items.jsonl", "manifest.json"])
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(data))
+
+
+def extra_file(folder: Path, rng: random.Random) -> None:
+    (folder / any_of(rng) / "approved.txt").write_text("approved")
+
+
+SPOILS = [
+    missing_evidence, missing_file, unnamed_evidence, edited_score, edited_item, resealed_score, resealed_outcome,
+    other_checkpoint, no_checkpoint, too_few, doubled_item, swapped, low_alpha, one_voice, one_rater, one_rater_twice,
+    no_calibration, contaminated, other_problems, strange_values, damaged_bytes, extra_file,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda spoil: spoil.__name__)
+def test_a_spoiled_bundle_never_passes(spoil: Spoil, seed: int, bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    relink = checkpoint  # inputs name the checkpoint by digest; its place is given to the gate
+    more = spoil(folder, random.Random(seed)) or {}
+    record = decide(folder, relink, **more)
+    assert record["decision"] == "BLOCK"
+    spoiled = [each for each in record["criteria"] if each["verdict"] != "PASS"]
+    assert spoiled
+    assert all(each["reason"] for each in spoiled)
+
+
+def test_a_stale_or_damaged_checkpoint_never_passes(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    stale = tmp_path / "stale"
+    shutil.copytree(checkpoint, stale)
+    found = artifacts.load(stale)
+    shutil.rmtree(stale)
+    with artifacts.create(stale, kind="checkpoint", config={**found.config, "seed": 99}, inputs=found.inputs) as draft:
+        shutil.copytree(checkpoint, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    record = decide(bundle, stale, output_dir=bundle / "gate")
+    assert {each["verdict"] for each in record["criteria"]} == {"REFUSED"}
+    with (stale / "model.safetensors").open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(IbidemError, match="refused"):
+        decide(bundle, stale)
+
+
+def test_the_bound_decides_and_not_the_figure(bundle: Path, checkpoint: Path) -> None:
+    high = {**CRITERIA["code"], "at_least": 0.97}  # 90 of 90 pass, and show 96.7 % at most
+    low = {**CRITERIA["helpful"], "at_least": 0.99}
+    record = decide(bundle, checkpoint, criteria={"high": high, "low": low})
+    verdicts = {each["criterion"]: each for each in record["criteria"]}
+    assert verdicts["high"]["verdict"] == "INSUFFICIENT"
+    assert verdicts["high"]["point"] == 1
+    assert "90 items cannot show it" in verdicts["high"]["reason"]
+    assert verdicts["low"]["verdict"] == "FAIL"
+
+
+def test_a_baseline_is_compared_problem_by_problem(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    def baseline(name: str, good: int) -> dict[str, Any]:
+        samples = [
+            {"task_id": f"T/{n}", "completion": f"    return a + {n if n < good else -1}\n", "checkpoint": "sha256:7b"}
+            for n in range(N)
+        ]
+        config = HumanEvalConfig(
+            samples=lines(tmp_path / f"{name}.jsonl", samples), problems=str(bundle / "problems.jsonl"),
+            output_dir=tmp_path / name,
+        )  # fmt: skip
+        human_eval(config)
+        target = {"name": "Some 7B", "evidence": tmp_path / name}
+        return {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": target}
+
+    record = decide(bundle, checkpoint, criteria={"worse": baseline("worse", 50), "same": baseline("same", N)})
+    assert [each["verdict"] for each in record["criteria"]] == ["PASS", "PASS"]
+    published = {"name": "Some 7B", "published": 0.99, "source": "a paper"}
+    criterion = {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": published}
+    assert decide(bundle, checkpoint, criteria={"published": criterion})["decision"] == "BLOCK"
+
+
+def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
+    bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    criteria = {**CRITERIA, "code": {**CRITERIA["code"], "at_least": 0.99}}
+    signed = {"by": "R. Manager", "reason": "a preview for three people", "until": date.today() + timedelta(days=9)}
+    record = decide(bundle, checkpoint, criteria=criteria, exceptions={"code": signed})
+    assert record["decision"] == "RELEASE"
+    (excepted,) = [each for each in record["criteria"] if each["exception"]]
+    assert excepted["verdict"] == "INSUFFICIENT"
+    for name in ("gate.html", "MODEL_CARD.md", "gate.json"):
+        text = (bundle / "gate" / name).read_text()
+        assert "R. Manager" in text
+        assert "a preview for three people" in text
+    ended = {**signed, "until": date.today() - timedelta(days=1)}
+    assert decide(bundle, checkpoint, criteria=criteria, exceptions={"code": ended})["decision"] == "BLOCK"
+    shutil.copytree(bundle, tmp_path / "b")
+    extra_file(tmp_path / "b", random.Random(0))
+    every = dict.fromkeys(CRITERIA, signed)
+    assert decide(tmp_path / "b", checkpoint, exceptions=every)["decision"] == "BLOCK"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"exceptions": {"other": {"by": "abc", "reason": "x" * 10, "until": "2999-01-01"}}}, "other is no criterion"),
+        ({"exceptions": {"code": {"by": "", "reason": "x" * 10, "until": "2999-01-01"}}}, "exceptions.code.by"),
+        ({"exceptions": {"code": {"by": "abc", "reason": "", "until": "2999-01-01"}}}, "exceptions.code.reason"),
+        ({"criteria": {}}, "criteria"),
+        ({"criteria": {"x": {"evidence": "abc", "task": "mmlu", "metric": "accuracy"}}}, "needs one of"),
+        ({"criteria": {"x": {**CRITERIA["code"], "below": 0.5}}}, "needs one of"),
+        ({"criteria": {"x": {**CRITERIA["code"], "at_least": 60}}}, "criteria.x.at_least"),
+    ],
+)
+def test_a_gate_that_makes_no_sense_is_one_line(change: dict, said: str, bundle: Path, checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(GateConfig, settings(bundle, checkpoint, **change))
+
+
+def test_the_blueprints_gate_is_read_and_says_no_with_exit_code_1(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = REPOSITORY / "configs" / "evaluation" / "gate.yaml"
+    assert len(parse(GateConfig, ["--config", str(file)]).criteria) == len(read_yaml(file)["criteria"]) >= 11
+    words = ["gate", "--config", str(file), "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "gate")]
+    assert main(words) == 1
+    said = capsys.readouterr().out
+    assert said.count("INSUFFICIENT") >= 11
+    assert "BLOCK" in said
+    assert json.loads((tmp_path / "gate" / "gate.json").read_text())["decision"] == "BLOCK"
