@@ -69,10 +69,11 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
         {"id": "3", "question": "When?", "answer": "1889", "context": "It was built in 1889."},
     ]
     answers = [
-        {"id": "1", "answer": "The tower is 330 metres high [a]. It was built in 1999 [b]. Parks are nice.", "checkpoint": "sha256:1"},
-        {"id": "2", "answer": "I don't know.", "checkpoint": "sha256:1"},
-        {"id": "3", "answer": "", "checkpoint": "sha256:1"},
+        {"id": "1", "answer": "The tower is 330 metres high [a]. It was built in 1999 [b]. Parks are nice."},
+        {"id": "2", "answer": "I don't know."},
+        {"id": "3", "answer": ""},
     ]  # fmt: skip
+    answers = [{**row, "checkpoint": "sha256:1"} for row in answers]
     for name, rows in (("data", data), ("answers", answers)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "data.jsonl", tmp_path / "answers.jsonl"

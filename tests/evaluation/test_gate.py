@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def make_code(folder: Path, checkpoint: Path, digest: str) -> None:
             samples=lines(folder / "samples.jsonl", samples),
             problems=str(problems(folder)),
             output_dir=folder / "human-eval",
-        )  # fmt: skip
+        )
     )
 
 
@@ -138,10 +139,8 @@ def settings(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
 
 def decide(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
     """Run the gate; give gate.json."""
-    try:
+    with suppress(GateFailed):
         gate(build(GateConfig, settings(folder, checkpoint, **more)))
-    except GateFailed:
-        pass
     return json.loads((folder / "gate" / "gate.json").read_text())
 
 

@@ -72,8 +72,8 @@ class CodingConfig(ModelChoice, SandboxConfig):
     output_dir: Path
     """Folder of the result: results.json, items.jsonl and the samples."""
     samples: Path | None = None
-    """Judge these completions instead of generating: JSON lines with task_id and completion; `checkpoint`, the digest of
-    the one that wrote them, binds them to it."""
+    """Judge these completions instead of generating: JSON lines with task_id and completion, and `checkpoint`, the
+    digest of the one that wrote them, which binds them to it."""
     n: Positive = 1
     """Completions of each problem."""
     k: tuple[Positive, ...] = (1, 10, 100)
