@@ -13,6 +13,7 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig, MbppConfig
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.mbpp import mbpp
+from ibidem.evaluation.problems import _human_eval
 from ibidem.evaluation.problems import human_eval as read_human_eval
 from ibidem.evaluation.problems import mbpp as read_mbpp
 
@@ -210,9 +211,52 @@ def test_plus_files_are_judged_by_the_reference_on_all_their_inputs(tmp_path: Pa
     with coding.Judge(workers=1) as judge:
         right = judge.judge(problem.program("    return a + b\n"))
         wrong = judge.judge(problem.program("    return a + b if a < 1000 else 0\n"))
-        near = judge.judge(problem.program("    return a + b + 1e-12\n" if False else "    return b + a\n"))
+        near = judge.judge(problem.program("    return b + a\n"))
         cheat = judge.judge(problem.program("    return a + b - 1\n_reference = add\n"))
     assert (right.passed, wrong.passed, near.passed, cheat.passed) == (True, False, True, False)
+
+
+def plus(solution: str, inputs: list) -> coding.Problem:
+    row = {"task_id": "P/0", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": solution}
+    return _human_eval({**row, "base_input": inputs, "plus_input": [], "atol": 0})
+
+
+@pytest.mark.parametrize(
+    ("solution", "inputs", "completion", "passes"),
+    [
+        ("    return x * 10.0\n", [[1e308], [1.0]], "    return 5.0 if x > 1 else 10.0\n", False),
+        ("    return x * 10.0\n", [[1e308], [1.0]], "    return 10 * x\n", True),
+        ("    return [x * 10.0]\n", [[1e308]], "    return [-5.0]\n", False),
+        ("    return {x: 1}[x]\n", [[[1, 2]]], "    return 1 if type(x) is tuple else 0\n", True),
+        ("    return 1.0 / 3\n", [[1]], "    return 0.3333333333\n", True),
+        ("    return 1 / 3\n", [[1]], "    return 0.33\n", False),
+    ],
+)
+def test_plus_files_compare_numbers_as_they_should(solution: str, inputs: list, completion: str, passes: bool) -> None:
+    with coding.Judge(workers=1) as judge:
+        assert judge.judge(plus(solution, inputs).program(completion)).passed is passes
+
+
+def test_half_characters_in_what_a_program_says_are_kept(problems: Path, tmp_path: Path) -> None:
+    rows = [
+        {"task_id": "T/0", "completion": "    raise ValueError('\\ud800')\n"},
+        {"task_id": "T/1", "completion": "    return '\ud800'\n"},
+    ]
+    config = HumanEvalConfig(
+        samples=lines(tmp_path / "s.jsonl", rows), problems=str(problems), output_dir=tmp_path / "o"
+    )
+    human_eval(config)
+    assert [item["completion"] for item in evidence.read(tmp_path / "o").items] == [row["completion"] for row in rows]
+
+
+def test_helpers_of_the_reference_that_judge_an_answer_are_the_benchmarks(tmp_path: Path) -> None:
+    code = "def same(a, b):\n    return a == b\ndef f(x):\n    return 2 * x\n"
+    row = {"task_id": 11, "text": "Double.", "code": code, "test_list": ["assert same(f(2), 4)"]}
+    (problem,) = read_mbpp(str(lines(tmp_path / "m.jsonl", [row])), "all")
+    with coding.Judge(workers=1) as judge:
+        assert judge.judge(problem.program(code)).passed
+        lie = "def same(a, b):\n    return True\ndef f(x):\n    return 0\n"
+        assert not judge.judge(problem.program(lie)).passed
 
 
 def test_plus_files_of_the_hub_bring_their_tests(tmp_path: Path) -> None:

@@ -265,3 +265,71 @@ def test_when_the_harness_is_killed_nothing_is_left() -> None:
             return
         time.sleep(0.1)
     pytest.fail(f"left behind: {processes_of(marker) & mine}")
+
+
+def test_a_question_that_was_broken_off_is_never_answered_later() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Judge(workers=1) as judge:
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                ask(judge, "import time\ntime.sleep(1)\ndef f(x):\n    return 2 * x\n", "assert f(21) == 42")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        for _ in range(3):
+            assert not ask(judge, "def f(x):\n    return x\n", "assert f(21) == 42").passed
+            assert ask(judge, "def f(x):\n    return 2 * x\n", "assert f(21) == 42").passed
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "import os\nos.chmod('/tmp', 0)\n",
+        "import os\nos.utime('/tmp', (1, 42))\n",
+        "import os\nos.mkdir('/tmp/d', 0)\n",
+    ],
+)
+def test_the_scratch_folder_is_as_new_for_every_program(spoil: str) -> None:
+    look = "import os\ndef f(x):\n    open('/tmp/a', 'w').close()\n    return os.listdir('/tmp'), os.stat('/tmp').st_mtime\n"
+    with Judge(workers=1) as judge:
+        assert ask(judge, spoil + "def f(x):\n    return x\n", "assert f(1) == 1").passed
+        assert ask(judge, look, "found = f(1)\nassert found[0] == ['a'] and found[1] > 1000").passed
+
+
+def test_any_end_of_a_program_is_told(judge: Judge) -> None:
+    for number in (6, 9, 11, 34, 40, 64):
+        verdict = ask(judge, f"import os\nos.kill(os.getpid(), {number})\n", "f(1)")
+        assert verdict.kind is Kind.CRASH
+        assert "ended by" in verdict.detail
+
+
+def test_draws_are_the_same_every_time(judge: Judge) -> None:
+    draw = "import random\ndef f(x):\n    return random.random()\n"
+    found = {ask(judge, draw, "assert f(1) == 0, f(1)").detail for _ in range(4)}
+    told = {ask(judge, draw, "raise KeyError(f(1))").detail for _ in range(4)}
+    assert len(found) == len(told) == 1
+
+
+def test_jails_end_with_the_harness_also_where_a_child_of_it_lives_on() -> None:
+    script = (
+        "import os, time\nfrom ibidem.sandbox.judge import Judge\n"
+        "judge = Judge(workers=1)\n"
+        "if os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n"
+        "print(judge._keepers[0]._process.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    harness = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        keeper = int(harness.stdout.readline())
+        harness.kill()
+        harness.wait()
+        for _ in range(100):
+            if not Path(f"/proc/{keeper}").exists() or "Z" in Path(f"/proc/{keeper}/stat").read_text().split()[2]:
+                return
+            time.sleep(0.1)
+        pytest.fail("the keeper lives on")
+    finally:
+        os.killpg(harness.pid, signal.SIGKILL)
+        harness.stdout.close()

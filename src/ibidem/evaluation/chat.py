@@ -20,6 +20,7 @@ from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence, models
 from ibidem.evaluation.config import ChatConfig
+from ibidem.evaluation.subject import subject as subject_of
 from ibidem.modeling.generate import Sampling
 
 KIND = "responses"
@@ -46,7 +47,7 @@ def chat(config: ChatConfig) -> str:
     """
     prompts = read_prompts(config.prompts)
     digest = prompts_digest(prompts)
-    subject = models.subject(config.checkpoint)
+    subject = subject_of(config.checkpoint)
     inputs = [subject.as_input(of=config.output_dir), Input("prompts", digest, config.prompts.name, is_artifact=False)]
     chosen = {key: value for key, value in settings(config).items() if key != "batch"}
     if not artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):

@@ -11,13 +11,13 @@ from typing import Any
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
-from ibidem.data.contamination import Problem as Benchmarked
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import contamination, evidence, models
+from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig
 from ibidem.evaluation.problems import Problem, by_id
 from ibidem.evaluation.statistics import pass_at_k
-from ibidem.modeling.generate import Sampling
+from ibidem.evaluation.subject import Subject
+from ibidem.evaluation.subject import subject as subject_of
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.walls import Limits
 
@@ -48,7 +48,7 @@ def evaluate(
     """
     if config.checkpoint is None and config.samples is None:
         raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
-    subject = models.subject(config.checkpoint) if config.checkpoint else None
+    subject = subject_of(config.checkpoint) if config.checkpoint else None
     given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
     if subject and given and given.checkpoint != subject.digest:
         raise DataError(f"samples {given.path}: not all name {subject.digest} as their checkpoint")
@@ -146,7 +146,7 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
     return Given(path, samples, origin if isinstance(origin, str) else None)
 
 
-def _model_inputs(config: CodingConfig, subject: models.Subject | None, given: Given | None) -> list[Input]:
+def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | None) -> list[Input]:
     inputs = [subject.as_input(of=config.output_dir)] if subject else []
     if given is not None:
         sha256 = artifacts.sha256_of(given.path)
@@ -167,8 +167,11 @@ def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> 
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
         return done
+    from ibidem.evaluation.models import open_model
+    from ibidem.modeling.generate import Sampling
+
     assert config.checkpoint is not None
-    model = models.open_model(config.checkpoint)
+    model = open_model(config.checkpoint)
     with path.open("a", encoding="utf-8") as file, log.progress("complete", len(wanted), "samples") as bar:
         bar.advance(len(done))
         while len(done) < len(wanted):
@@ -229,11 +232,14 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     yield from map(json.loads, whole.decode().splitlines())
 
 
-def _contamination(config: CodingConfig, subject: models.Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
+def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
     if not config.contamination or subject is None or not subject.is_checkpoint:
         return {"contamination": None}
+    from ibidem.data.contamination import Problem as Benchmarked
+    from ibidem.evaluation.contamination import look
+
     texts = [Benchmarked(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]
-    return {"contamination": contamination.look(subject.path, texts)}
+    return {"contamination": look(subject.path, texts)}
 
 
 def _say(task: str, results: Row, output_dir: Path) -> str:

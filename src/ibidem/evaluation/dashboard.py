@@ -20,6 +20,8 @@ from ibidem.errors import ConfigError
 from ibidem.evaluation import models
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import measure
+from ibidem.evaluation.subject import Subject
+from ibidem.evaluation.subject import subject as subject_of
 from ibidem.page import Html, document, join, line_chart, table, tag
 
 WHOLE = "all"
@@ -34,7 +36,7 @@ def dashboard(config: DashboardConfig) -> str:
     Raises:
         ConfigError: no checkpoint is named, or one is none.
     """
-    subjects = [models.subject(path) for path in _checkpoints(config)]
+    subjects = [subject_of(path) for path in _checkpoints(config)]
     path = config.output_dir / "dashboard.json"
     rows = _read(path)
     for subject in subjects:
@@ -88,7 +90,7 @@ def _table(rows: Sequence[Row]) -> Html:
     return table(heads, shown, right=(2, 3, 4, 5))
 
 
-def _measure(config: DashboardConfig, subject: models.Subject, corpus: Corpus, key: str) -> list[Row]:
+def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str) -> list[Row]:
     model = models.open_model(subject.path)
     window = config.window or model.context
     if window > model.context:
@@ -128,7 +130,7 @@ def _checkpoints(config: DashboardConfig) -> list[Path]:
     return found
 
 
-def _key(config: DashboardConfig, subject: models.Subject, corpus: Corpus) -> str:
+def _key(config: DashboardConfig, subject: Subject, corpus: Corpus) -> str:
     text = corpus.as_input("data", of=config.output_dir).digest
     how = [config.column, config.window, config.max_documents, config.held_out_share]
     return json.dumps([subject.digest, text, *how])

@@ -27,6 +27,7 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence, models
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.entailment import Entailment, calibrate, open_entailment
+from ibidem.evaluation.subject import subject as subject_of
 from ibidem.modeling.generate import Sampling
 
 TASK = "doc-qa"
@@ -213,7 +214,7 @@ def _passages(row: evidence.Row) -> dict[str, str]:
 def _inputs_and_answers(config: DocQaConfig, questions: Sequence[Question]) -> tuple[list[Input], dict[str, str]]:
     inputs = [Input("benchmark", f"sha256:{artifacts.sha256_of(config.data)}", config.data.name, is_artifact=False)]
     if config.checkpoint is not None:
-        inputs.append(models.subject(config.checkpoint).as_input(of=config.output_dir))
+        inputs.append(subject_of(config.checkpoint).as_input(of=config.output_dir))
         return inputs, _generate(config, questions)
     assert config.predictions is not None
     rows = evidence.read_lines(config.predictions, "predictions")

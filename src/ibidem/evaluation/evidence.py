@@ -81,8 +81,18 @@ def read(folder: Path) -> Evidence:
 
 
 def lines_of(rows: Iterable[Row]) -> str:
-    """Write rows as JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    """Write rows as JSON lines, in plain ASCII where a text holds half a character that UTF-8 does not know."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+    whole = [line if _is_unicode(line) else json.dumps(json.loads(line)) for line in lines]
+    return "".join(f"{line}\n" for line in whole)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_lines(path: Path, what: str) -> list[Row]:

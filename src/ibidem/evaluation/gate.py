@@ -19,7 +19,7 @@ from enum import StrEnum
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact
 from ibidem.errors import ArtifactError, GateFailed
-from ibidem.evaluation import coding, evidence, human_eval, mbpp, models, outcomes
+from ibidem.evaluation import coding, evidence, human_eval, mbpp, outcomes
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate_config import Criterion, GateConfig
 from ibidem.evaluation.gate_page import card, page
@@ -27,6 +27,8 @@ from ibidem.evaluation.problems import Problem
 from ibidem.evaluation.problems import human_eval as read_human_eval
 from ibidem.evaluation.problems import mbpp as read_mbpp
 from ibidem.evaluation.statistics import bootstrap_lower_bound, least_passes, mean_lower_bound
+from ibidem.evaluation.subject import Subject
+from ibidem.evaluation.subject import subject as subject_of
 
 RELEASE, BLOCK = "RELEASE", "BLOCK"
 
@@ -71,7 +73,7 @@ def gate(config: GateConfig) -> str:
         GateFailed: the checkpoint is not to be released.
         CheckpointError: it is damaged.
     """
-    subject = models.subject(config.checkpoint)
+    subject = subject_of(config.checkpoint)
     found = {
         key: _open(config, key, subject.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
     }
@@ -252,9 +254,7 @@ def _except(config: GateConfig, finding: Finding) -> Finding:
     return replace(finding, exception=f"{signed.by}, until {signed.until}: {signed.reason}")
 
 
-def _write(
-    config: GateConfig, subject: models.Subject, record: Mapping[str, object], found: Mapping[str, Evidence]
-) -> None:
+def _write(config: GateConfig, subject: Subject, record: Mapping[str, object], found: Mapping[str, Evidence]) -> None:
     checkpoint: Artifact | None = artifacts.load(subject.path) if subject.is_checkpoint else None
     text = json.dumps(record, ensure_ascii=False, indent=1)
     artifacts.write_file(config.output_dir / "gate.json", text + "\n")

@@ -19,6 +19,8 @@ from ibidem.data.contamination import Problem
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence, models
 from ibidem.evaluation.config import MmluConfig
+from ibidem.evaluation.subject import Subject
+from ibidem.evaluation.subject import subject as subject_of
 
 TASK = "mmlu"
 LETTERS = "ABCD"
@@ -47,7 +49,7 @@ def mmlu(config: MmluConfig) -> str:
         DataError: a row is no question.
     """
     files = find_subjects(config.data, config.subjects)
-    subject = models.subject(config.checkpoint)
+    subject = subject_of(config.checkpoint)
     inputs = [_input(path) for pair in files.values() for path in pair if path is not None]
     inputs.append(subject.as_input(of=config.output_dir))
     if not artifacts.finished(config.output_dir, kind=evidence.KIND, config=_settings(config), inputs=inputs):
@@ -165,7 +167,7 @@ def _solution(question: Question, with_choices: bool) -> str:
     return LETTERS[question.answer] if with_choices else question.choices[question.answer]
 
 
-def _contamination(subject: models.Subject, questions: Sequence[Question]) -> dict[str, object] | None:
+def _contamination(subject: Subject, questions: Sequence[Question]) -> dict[str, object] | None:
     if not subject.is_checkpoint:
         return None
     problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]

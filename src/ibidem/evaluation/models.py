@@ -1,7 +1,7 @@
 """The model under evaluation: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,11 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ibidem import artifacts
-from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
-from ibidem.evaluation import evidence
-from ibidem.modeling import checkpoint as checkpoints
+from ibidem.evaluation.subject import subject
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
@@ -41,36 +38,6 @@ class LanguageModel(Protocol):
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         """Continue each prompt up to the first stop string; a prompt that is too long loses its beginning."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated, before any weight is read."""
-
-    path: Path
-    digest: str
-    is_checkpoint: bool
-    """Whether `ibidem train` made it, so that its lineage is known."""
-
-    def as_input(self, *, of: Path) -> Input:
-        """Name it as an input of the artifact at `of`."""
-        if self.is_checkpoint:
-            return artifacts.load(self.path).as_input("checkpoint", of=of)
-        return Input("checkpoint", self.digest, self.path.name, is_artifact=False)
-
-
-def subject(path: Path) -> Subject:
-    """Find what stands at `path`.
-
-    Raises:
-        ConfigError: no model does.
-        CheckpointError: the checkpoint is damaged.
-    """
-    if (path / artifacts.MANIFEST).exists():
-        return Subject(path, checkpoints.verified(path).digest, is_checkpoint=True)
-    if (path / "config.json").exists():
-        return Subject(path, evidence.digest_of_folder(path), is_checkpoint=False)
-    raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")
 
 
 def open_model(path: Path) -> LanguageModel:

@@ -33,7 +33,7 @@ MBPP_TEST = range(11, 511)
 
 Row = Mapping[str, Any]
 
-# EvalPlus compares answers of these functions in ways of their own (evalplus/eval/__init__.py).
+# Answers of these functions are compared in ways of their own, as EvalPlus does.
 _ANY_BUT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 _AS_SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
@@ -46,17 +46,29 @@ def _floats(x):
 def _close(x, y, atol):
     if isinstance(y, (list, tuple)):
         return type(x) is type(y) and len(x) == len(y) and all(_close(i, j, atol) for i, j in zip(x, y))
-    return abs(x - y) <= atol + 1e-7 * abs(y)
+    return x == y or (math.isfinite(x) and math.isfinite(y) and abs(x - y) <= atol + 1e-7 * abs(y))
+def _told(x):
+    return x if isinstance(x, bool) else x is not None
 def _same(x, y, atol):
     if HOW == "any but none":
-        return (x is not None) == (y is not None)
+        return _told(x) == _told(y)
     if HOW == "as sets":
         return set(x) == set(y)
     return x == y or bool(atol or _floats(y)) and _close(x, y, atol or 1e-6)
-for _arguments in json.loads(INPUTS):
-    try:
-        _expected = _reference(*copy.deepcopy(_arguments))
-    except Exception:
+def _tuples(x):
+    return tuple(map(_tuples, x)) if isinstance(x, list) else x
+def _forms(arguments):
+    yield arguments
+    yield [[_tuples(i) for i in a] if isinstance(a, list) else a for a in arguments]
+    yield [_tuples(a) for a in arguments]
+for _given in json.loads(INPUTS):  # JSON has no tuples: the first form that the reference takes is meant
+    for _arguments in _forms(_given):
+        try:
+            _expected = _reference(*copy.deepcopy(_arguments))
+            break
+        except Exception:
+            pass
+    else:
         continue  # outside of what the problem asks
     _answer = candidate(*copy.deepcopy(_arguments))
     if HOW == "root":
@@ -140,7 +152,7 @@ def _human_eval(row: Row) -> Problem:
     plus = "test" not in row
     tests = _plus_tests(row) if plus else f"{row['test']}\ncheck({name})\n"
     helpers = _helpers(prompt, solution)
-    preamble = f"{helpers}\n_reference = {name}\n" if plus else helpers
+    preamble = f"{helpers}\n_reference = {name}\n" if plus else helpers if _uses(tests, helpers, but=name) else ""
     names = ("candidate",) if plus else (name,)
     return Problem(
         task_id=str(row["task_id"]),
@@ -167,6 +179,15 @@ def _helpers(prompt: str, solution: str) -> str:
     raise ValueError("the prompt is no Python")
 
 
+def _uses(tests: str, helpers: str, *, but: str) -> bool:
+    """Tell whether tests name anything that the prompt defines or imports, beside what is asked for."""
+    tree = _tree(helpers)
+    return bool(
+        ({node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)} - {but})
+        & (_defined(tree) | _imported(tree))
+    )
+
+
 def _plus_tests(row: Row) -> str:
     name = row["entry_point"]
     how = "any but none" if name in _ANY_BUT_NONE else "as sets" if name in _AS_SETS else ""
@@ -185,8 +206,11 @@ def _mbpp(row: Row, shots: str) -> Problem:
         setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
     else:
         tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
-        names = _names_taken(tests, code, setup)
-        preamble = "\n".join([imports, _imports_of(setup, tests), _imports_of(code, tests)])
+        names = _names_taken(tests, code, f"{imports}\n{setup}")
+        lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
+        if helpers := _helpers_called(tests, code, names):
+            names, lines = tuple(name for name in names if name not in helpers), [code, *lines]
+        preamble = "\n".join(lines)
     return Problem(
         task_id=str(row["task_id"]),
         statement=row.get("text") or row["prompt"],
@@ -222,7 +246,8 @@ def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
     tree = _tree(tests)
     loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     own = _defined(tree)
-    offered = _defined(_tree(code)) | _defined(_tree(setup)) if code else loaded - set(dir(builtins))
+    stated = _defined(_tree(code)) | _defined(_tree(setup))
+    offered = stated if code else loaded - set(dir(builtins)) - _imported(_tree(setup))
     return tuple(sorted((loaded & offered) - own))
 
 
@@ -234,14 +259,34 @@ def _tree(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-def _defined(tree: ast.Module) -> set[str]:
+def _helpers_called(tests: str, code: str, names: Sequence[str]) -> set[str]:
+    """Find functions of the reference that tests hand answers to: they judge, so they are the benchmark's."""
+    functions = {node.name for node in _tree(code).body if isinstance(node, ast.FunctionDef)} & set(names)
+
+    def called(node: ast.AST) -> set[str]:
+        calls = (each for each in ast.walk(node) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+        return {each.func.id for each in calls if isinstance(each.func, ast.Name)} & functions
+
+    calls = [each for each in ast.walk(_tree(tests)) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)]
+    consuming = (each for each in calls if any(called(argument) for argument in each.args))
+    return {each.func.id for each in consuming if isinstance(each.func, ast.Name)} & functions
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+    return {(name.asname or name.name).partition(".")[0] for node in nodes for name in node.names}
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    """Find the names that a module binds, also under `if`, `for` and `try`, but not inside functions and classes."""
     found: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.For):
-            stored = (name for name in ast.walk(node) if isinstance(name, ast.Name))
-            found |= {name.id for name in stored if isinstance(name.ctx, ast.Store)}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        else:
+            found |= _defined(node)
     return found
 
 

@@ -32,7 +32,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from ibidem.sandbox.keeper import main; main()"
 PYTHON_FLAGS = ("-s", "-S", "-P", "-c", BOOT)
 DOCKER = "docker"
-CLOCK_SLACK = 0.9  # of the CPU limit: the kernel counts a little less than it enforces
+CLOCK_SLACK_S = 0.3  # the kernel accounts for a little less than it enforces
 REMEDY = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
     "kernel.apparmor_restrict_unprivileged_userns=0), or use --sandbox docker"
@@ -52,13 +52,14 @@ class Judge:
         self._limits = limits or Limits()
         _check_platform(walls_of)
         command = _command(walls_of, self._limits, image)
-        self._idle: SimpleQueue[_Keeper] = SimpleQueue()
+        self._start = partial(_Keeper, command)
+        self._has_namespaces = walls_of == keeper.NAMESPACES
+        self._idle: SimpleQueue[_Keeper | None] = SimpleQueue()
         self._keepers: list[_Keeper] = []
         try:
-            self._keepers = [_Keeper(command) for _ in range(workers)]
+            self._keepers = [self._start() for _ in range(workers)]
             for each in self._keepers:
-                each.wait_until_ready()
-                selftest.check(partial(self._judge_with, each), has_namespaces=walls_of == keeper.NAMESPACES)
+                self._prove(each)
                 self._idle.put(each)
         except BaseException:
             self.close()
@@ -79,11 +80,16 @@ class Judge:
 
     def judge(self, program: Program) -> Verdict:
         """Judge one program."""
-        each = self._idle.get()
+        each = self._idle.get() or self._renew()
         try:
-            return self._judge_with(each, program)
-        finally:
-            self._idle.put(each)
+            verdict = self._judge_with(each, program)
+        except BaseException:  # a keeper that still owes an answer must not answer the next question
+            each.stop()
+            self._keepers.remove(each)
+            self._idle.put(None)
+            raise
+        self._idle.put(each)
+        return verdict
 
     def verdicts(self, programs: Iterable[Program]) -> Iterator[Verdict]:
         """Judge many, side by side; the verdicts come in the order of the programs."""
@@ -93,6 +99,16 @@ class Judge:
             verdict = ahead.pop(0).result()
             ahead += [self._threads.submit(self.judge, program) for program in islice(waiting, 1)]
             yield verdict
+
+    def _renew(self) -> "_Keeper":
+        each = self._start()
+        self._keepers.append(each)
+        self._prove(each)
+        return each
+
+    def _prove(self, each: "_Keeper") -> None:
+        each.wait_until_ready()
+        selftest.check(partial(self._judge_with, each), has_namespaces=self._has_namespaces)
 
     def _judge_with(self, each: "_Keeper", program: Program) -> Verdict:
         said, end = each.run(asdict(program))
@@ -112,6 +128,7 @@ class _Keeper:
             self._errors.close()
             raise SandboxError(f"{command[0]} cannot be started: {error.strerror}") from None
         assert self._process.stdout is not None
+        self._jobs = 0
         self._reader = frames.Reader(self._process.stdout.fileno())
 
     def wait_until_ready(self) -> None:
@@ -123,12 +140,17 @@ class _Keeper:
 
     def run(self, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Give the referee's verdict, if it came to one, and the keeper's account."""
+        self._jobs += 1
         try:
-            frames.send(self._in, json.dumps(job).encode())
+            frames.send(self._in, json.dumps({**job, "number": self._jobs}).encode())
             first = json.loads(self._reader.receive())
-            return (first, json.loads(self._reader.receive())) if "kind" in first else (None, first)
+            said, end = (first, json.loads(self._reader.receive())) if "kind" in first else (None, first)
         except (OSError, EOFError):
+            self._process.kill()
             raise SandboxError(f"the keeper of the jails has died: {self._complaint()}") from None
+        if said is not None and said["number"] != self._jobs:
+            raise SandboxError(f"the verdict on job {said['number']} came for job {self._jobs}")
+        return said, end
 
     def stop(self) -> None:
         """End the keeper: its jails end with it."""
@@ -150,7 +172,7 @@ class _Keeper:
     def _complaint(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it ended with code {self._process.wait()}"
+        return lines[-1] if lines else f"it ended with code {self._process.wait(timeout=5)}"
 
 
 def _check_platform(walls_of: str) -> None:
@@ -188,7 +210,7 @@ def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) ->
         is_late = end["referee"]["code"] == -signal.SIGXCPU
         return (Kind.TIMEOUT, "the tests ran out of time") if is_late else (Kind.TESTS, _ending(end["referee"]))
     if said["kind"] == Kind.CRASH:
-        is_late = end["candidate"]["cpu_s"] >= CLOCK_SLACK * limits.cpu_s
+        is_late = end["candidate"]["cpu_s"] >= limits.cpu_s - CLOCK_SLACK_S
         is_killed = end["candidate"]["code"] == -signal.SIGKILL
         return (
             (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds")
@@ -202,4 +224,7 @@ def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) ->
 
 def _ending(process: dict[str, Any]) -> str:
     code = process["code"]
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    if code >= 0:
+        return f"ended with code {code}"
+    named = {each.value: each.name for each in signal.Signals}  # real-time signals have numbers alone
+    return f"ended by {named.get(-code, f'signal {-code}')}"

@@ -78,23 +78,51 @@ class Clock:
         return (int(ran) + int(waited)) / 1e9
 
 
+class Harness:
+    """The process of the judge: when it is gone, the keeper goes too, and takes the jails along."""
+
+    def __init__(self) -> None:
+        parent = os.getppid()  # 0 in a container: then the end of the pipe tells
+        self._pidfd = os.pidfd_open(parent) if parent else None
+
+    def wait_for(self, descriptor: int, timeout_ms: int | None = None) -> bool:
+        """Wait until something can be read; False if the time is over."""
+        poll = select.poll()
+        if self._pidfd is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        poll.register(JOBS, 0)
+        poll.register(descriptor, select.POLLIN)
+        found = dict(poll.poll(timeout_ms))
+        if self._pidfd in found or found.get(JOBS, 0) & (select.POLLHUP | select.POLLERR):
+            os._exit(0)
+        return descriptor in found
+
+
 def main() -> None:
     """Serve the judge that holds the other ends of standard input and output."""
-    setup = _read_setup(sys.argv[1])
-    for name in WARM:
-        __import__(name)
+    setup, harness = _read_setup(sys.argv[1]), Harness()
+    _import_warm()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     sys.path.remove(sys.argv[2])
     os.environ.clear()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy wants threads otherwise, and there are none
+    clear_scratch = _sweep
     if setup.walls == NAMESPACES:
-        walls.enter(setup.packages, setup.limits, proc)
-        _start_init()
-    walls.prepare(setup.limits)
+        walls.enter(setup.packages, proc)
+        clear_scratch = Scratch(_start_init(setup.limits)).clear
+    walls.surrender(setup.limits)
     gc.collect()
     gc.freeze()
     frames.send(VERDICTS, b"ready")
-    _serve(setup, proc)
+    _serve(setup, harness, proc, clear_scratch)
+
+
+def _import_warm() -> None:
+    """Import what most programs want, without what would reseed `random` in every child: the same draws every time."""
+    register, os.register_at_fork = os.register_at_fork, lambda **_: None
+    for name in WARM:
+        __import__(name)
+    os.register_at_fork = register
 
 
 def _read_setup(text: str) -> Setup:
@@ -102,21 +130,47 @@ def _read_setup(text: str) -> Setup:
     return Setup(tree["walls"], tuple(tree["packages"]), Limits(**tree["limits"]))
 
 
-def _start_init() -> None:
-    """Start process 1 of the pid namespace, which dies with the keeper and takes all others along."""
+def _start_init(limits: Limits) -> socket.socket:
+    """Start process 1 of the pid namespace, which dies with the keeper and takes all others along.
+
+    It alone keeps the right to mount: a new scratch folder for every byte that it is sent.
+    """
+    ours, theirs = socket.socketpair()
     if os.fork() == 0:
         kernel.die_with_parent(signal.SIGKILL)
-        walls.close_descriptors()
-        kernel.drop_capabilities()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        while True:
-            signal.pause()
+        walls.close_descriptors(theirs.fileno())
+        walls.mount_scratch(limits)
+        theirs.send(b"m")
+        while theirs.recv(1):
+            kernel.unmount(walls.SCRATCH)
+            walls.mount_scratch(limits)
+            theirs.send(b"m")
+        os._exit(0)
+    theirs.close()
+    if not ours.recv(1):
+        raise OSError("the scratch folder cannot be mounted")
+    return ours
 
 
-def _serve(setup: Setup, proc: int) -> None:
+class Scratch:
+    """The one folder in which a program may write."""
+
+    def __init__(self, init: socket.socket) -> None:
+        self._init = init
+        self._fresh = os.stat(walls.SCRATCH).st_ctime_ns
+
+    def clear(self) -> None:
+        """Ask for an empty one if the folder was touched at all: nobody can set its change time back."""
+        if os.stat(walls.SCRATCH).st_ctime_ns != self._fresh:
+            self._init.send(b"m")
+            if not self._init.recv(1):
+                os._exit(1)
+            self._fresh = os.stat(walls.SCRATCH).st_ctime_ns
+
+
+def _serve(setup: Setup, harness: Harness, proc: int, clear_scratch: Callable[[], None]) -> None:
     """Judge one job after the other: a new candidate for each, a new referee now and then."""
     referee_of: Referee | None = None
-    clear_scratch = partial(walls.clear_scratch, setup.limits) if setup.walls == NAMESPACES else _sweep
     for number in itertools.count():
         if referee_of is None or number % RENEW_AFTER == 0:
             if referee_of is not None:
@@ -126,10 +180,13 @@ def _serve(setup: Setup, proc: int) -> None:
         ours, theirs = socket.socketpair()
         jail = _fork(partial(_run_candidate, theirs, setup))
         theirs.close()
-        _wait_for_job()
+        harness.wait_for(JOBS)
         socket.send_fds(referee_of.control, [b"j"], [ours.fileno()])
         ours.close()
-        state = _watch(referee_of, Clock(proc, (jail.pid, referee_of.child.pid)), setup.limits)
+        harness.wait_for(referee_of.control.fileno())
+        if referee_of.control.recv(1) != referee.READ:  # what is left of the job would be taken for the next one
+            os._exit(1)
+        state = _watch(harness, referee_of, Clock(proc, (jail.pid, referee_of.child.pid)), setup.limits)
         end: dict[str, Any] = {"idle": state == IDLE, "candidate": _end(jail)}
         if state != DONE:
             end["referee"] = _end(referee_of.child)
@@ -171,28 +228,12 @@ def _run_referee(theirs: socket.socket, setup: Setup) -> NoReturn:
     referee.serve(theirs, jobs, verdicts, setup.limits.cpu_s)
 
 
-def _wait_for_job() -> None:
-    """Wait until the judge has written a job; leave when it is gone, and take the jails along."""
-    poll = select.poll()
-    poll.register(JOBS, select.POLLIN)
-    ((_, state),) = poll.poll()
-    if not state & select.POLLIN:
-        os._exit(0)
-
-
-def _watch(referee_of: Referee, clock: Clock, limits: Limits) -> str:
+def _watch(harness: Harness, referee_of: Referee, clock: Clock, limits: Limits) -> str:
     """Wait until the referee is done or dead, or both it and the candidate only wait."""
-    poll = select.poll()
-    poll.register(JOBS, 0)
-    poll.register(referee_of.control, select.POLLIN)
-    while True:
-        found = dict(poll.poll(TICK_MS))
-        if found.get(JOBS, 0) & (select.POLLHUP | select.POLLERR):
-            os._exit(0)
-        if referee_of.control.fileno() in found:
-            return DONE if referee_of.control.recv(1) else DEAD
+    while not harness.wait_for(referee_of.control.fileno(), TICK_MS):
         if clock.idle() > limits.idle_s:
             return IDLE
+    return DONE if referee_of.control.recv(1) == referee.DONE else DEAD
 
 
 def _end(child: Child) -> dict[str, Any]:

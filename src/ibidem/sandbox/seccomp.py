@@ -204,12 +204,14 @@ def _packed(lines: list[Instruction]) -> bytes:
 
 
 def install(prctl: Callable[..., None], pid: int, more: tuple[str, ...] = ()) -> None:
-    """Bind this process to the filter, for good; `prctl` raises OSError where the kernel refuses."""
+    """Bind this process to the filter, for good; new privileges must have been forgone.
+
+    `prctl` raises OSError where the kernel refuses.
+    """
     code = program(pid, more)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
-    pr_set_no_new_privs, pr_set_seccomp, mode_filter = 38, 22, 2
-    prctl(pr_set_no_new_privs, 1, 0, 0, 0)
+    pr_set_seccomp, mode_filter = 22, 2
     prctl(pr_set_seccomp, mode_filter, ctypes.addressof(header), 0, 0)
 
 

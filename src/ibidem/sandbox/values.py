@@ -28,6 +28,7 @@ MAX_ITEMS = 200_000
 """Items taken from an iterator; more count as endless."""
 PLAIN_INT_BITS = 2048  # a larger one is written in hexadecimal, which takes linear time
 NUMPY_KINDS = "biufc"
+_DTYPE = re.compile(r"[<>|=][biufc]\d{1,2}")
 
 Keep = Callable[[object], int | str]
 Find = Callable[[int | str], object]
@@ -296,9 +297,9 @@ def _decode_numpy(payload: Any) -> Any:
     import numpy as np
 
     kind, shape, data, is_scalar = payload
+    if not (type(kind) is str and _DTYPE.fullmatch(kind)):
+        raise Unsendable("an array of no plain numbers")
     dtype = np.dtype(kind)
-    if dtype.kind not in NUMPY_KINDS:
-        raise Unsendable("an array of objects")
     array_ = np.frombuffer(base64.b64decode(data, validate=True), dtype).reshape(shape).copy()
     return array_[()] if is_scalar is True else array_
 

@@ -2,7 +2,7 @@
 
     keeper     enters user, mount, pid, net, ipc and uts namespaces, but stays outside the pid namespace itself
     init       process 1 of the pid namespace: when it is killed, the kernel kills all the others
-    children   find an empty scratch folder, lose every privilege, and are bound to the system calls of `seccomp`
+    children   find an empty scratch folder, have no privilege, and are bound to the system calls of `seccomp`
 
 The root is an empty tmpfs with read-only views of the standard library (without site-packages, where benchmarks with
 their answers may be installed), the folders of the shared libraries, the time zones, numpy and four devices. There is
@@ -10,7 +10,6 @@ no /proc, no /sys, no home. The views are bound while the keeper may still read 
 folder that only its owner enters works too.
 """
 
-import functools
 import os
 import resource
 import sys
@@ -51,7 +50,7 @@ class Limits:
     scratch_files: int = 256
 
 
-def enter(packages: tuple[str, ...], limits: Limits, proc: int) -> None:
+def enter(packages: tuple[str, ...], proc: int) -> None:
     """Enter the namespaces and change the root, for good; `proc` is an open folder of /proc.
 
     Raises:
@@ -68,36 +67,30 @@ def enter(packages: tuple[str, ...], limits: Limits, proc: int) -> None:
         kernel.unshare(_NAMESPACES)
         _write_maps(proc, "self", uid, gid)
         _build_root(packages)
-    mount_scratch(limits)
     kernel.forgo_capabilities()
     sys.path[:] = [*(_inside(os.path.realpath(folder)) for folder in sys.path), PACKAGES]
 
 
 def mount_scratch(limits: Limits) -> None:
     """Mount an empty scratch folder."""
-    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
     options = f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=700"
     kernel.mount("tmpfs", SCRATCH, "tmpfs", flags, options)
 
 
-def clear_scratch(limits: Limits) -> None:
-    """Take away what a program has left in the scratch folder, if it has."""
-    if os.listdir(SCRATCH):
-        kernel.unmount(SCRATCH)
-        mount_scratch(limits)
-
-
-def prepare(limits: Limits) -> None:
-    """Work out once what every child needs, so that none of them has to."""
-    _resources(limits)
-    seccomp.program(1)
+def surrender(limits: Limits) -> None:
+    """Take from the keeper, and so from all its children, what none of them needs any more."""
+    for kind, value in _resources(limits):
+        resource.setrlimit(kind, (value, value))
+    kernel.drop_capabilities()
+    kernel.forgo_new_privileges()
+    seccomp.program(1)  # works out once what is the same for all
 
 
 def restrict(limits: Limits, *, calls: tuple[str, ...] = (), cpu_s: int | None = None) -> None:
-    """Set limits, drop all capabilities and filter the system calls, for good."""
-    for kind, value in (*_resources(limits), (resource.RLIMIT_CPU, cpu_s or limits.cpu_s)):
+    """Limit this process to itself, to its CPU time and to its system calls, for good."""
+    for kind, value in ((resource.RLIMIT_NPROC, 0), (resource.RLIMIT_CPU, cpu_s or limits.cpu_s)):
         resource.setrlimit(kind, (value, value))
-    kernel.drop_capabilities()
     seccomp.install(kernel.prctl, os.getpid(), calls)
 
 
@@ -123,7 +116,6 @@ def numpy_folders() -> tuple[str, ...]:
     return ()
 
 
-@functools.cache
 def _resources(limits: Limits) -> tuple[tuple[int, int], ...]:
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     return (
@@ -131,7 +123,6 @@ def _resources(limits: Limits) -> tuple[tuple[int, int], ...]:
         (resource.RLIMIT_FSIZE, limits.scratch_bytes),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_STACK, STACK_BYTES if hard == resource.RLIM_INFINITY else min(hard, STACK_BYTES)),
