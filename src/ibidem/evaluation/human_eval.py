@@ -5,7 +5,7 @@ from typing import Any
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
-from ibidem.data.contamination import benchmark_files
+from ibidem.data.benchmarks import benchmark_files
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem.data.contamination import HUMAN_EVAL, benchmark_files
+from ibidem.data.benchmarks import HUMAN_EVAL, benchmark_files
 from ibidem.errors import ConfigError, DataError
 from ibidem.sandbox.program import Program
 

@@ -123,6 +123,7 @@ def _import_warm() -> None:
     for name in WARM:
         __import__(name)
     os.register_at_fork = register
+    sys.modules["random"].seed(0)
 
 
 def _read_setup(text: str) -> Setup:
