@@ -34,6 +34,12 @@ from ibidem.training.config import TrainConfig
 PROMPTS = ("import os\n", "def __init__(self, name", "class Error(Exception):\n", "The function returns")
 BLEND_BYTES = 16_000_000
 HELD_OUT_SHARE = 0.02
+HELD_OUT: dict[str, Any] = {
+    "held_out_share": HELD_OUT_SHARE,
+    "window": 256,
+    "max_documents": 20,
+    "max_chars": 20_000,  # one long document would take minutes
+}
 WARM_UP_SHARE = 0.05
 
 
@@ -141,10 +147,7 @@ def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
     digest = artifacts.load(checkpoint).digest
     if result.exists() and json.loads(result.read_text(encoding="utf-8")).get("checkpoint_digest") == digest:
         return
-    config = PerplexityConfig(
-        checkpoint=checkpoint, data=data, held_out_share=HELD_OUT_SHARE, window=256, max_documents=20, output=result
-    )
-    say(perplexity(config))
+    say(perplexity(PerplexityConfig(checkpoint=checkpoint, data=data, output=result, **HELD_OUT)))
 
 
 def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out: Path) -> list[Path]:
@@ -157,8 +160,7 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
     from ibidem.evaluation.mmlu import mmlu
 
     asked: dict[str, Any] = {"checkpoint": checkpoint, "max_tokens": 48}
-    held_out: dict[str, Any] = {"window": 256, "max_documents": 20, "held_out_share": HELD_OUT_SHARE}
-    say(dashboard(DashboardConfig(run=run, data=(data,), output_dir=out / "dashboard", **held_out)))
+    say(dashboard(DashboardConfig(run=run, data=(data,), output_dir=out / "dashboard", **HELD_OUT)))
     say(human_eval(HumanEvalConfig(output_dir=out / "human-eval", **asked)))
     if config.mbpp:
         say(mbpp(MbppConfig(problems=config.mbpp, output_dir=out / "mbpp", **asked)))

@@ -34,6 +34,17 @@ def test_the_journey_ends_with_a_page_that_traces_back_to_the_packages(journey: 
     assert any(getattr(node, "name", "") == "installed-packages" for _, node in states)
 
 
+def test_the_gate_blocks_the_tiny_model_and_says_why(journey: DemoConfig) -> None:
+    record = json.loads((journey.output_dir / "gate" / "gate.json").read_text())
+    assert record["decision"] == "BLOCK"
+    verdicts = {each["criterion"]: each for each in record["criteria"]}
+    assert verdicts["code.human-eval"]["verdict"] == "FAIL"
+    assert verdicts["code.human-eval"]["items"] > 150
+    assert "no evidence" not in verdicts["documents.citations"]["reason"]
+    assert all(each["verdict"] != "PASS" and each["reason"] for each in verdicts.values())
+    assert "must not be released" in (journey.output_dir / "gate" / "gate.html").read_text()
+
+
 def test_the_second_time_finds_everything_done(journey: DemoConfig) -> None:
     manifests = list(journey.output_dir.rglob("manifest.json"))
     before = {path: path.stat().st_mtime_ns for path in manifests}

@@ -22,6 +22,7 @@ from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.walls import Limits
 
 SAMPLES = "samples.jsonl"
+CHANGES_NO_RESULT = ("workers", "batch")
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 Row = Mapping[str, Any]
@@ -53,12 +54,10 @@ def evaluate(
     if subject and given and given.checkpoint != subject.digest:
         raise DataError(f"samples {given.path}: not all name {subject.digest} as their checkpoint")
     inputs = [*benchmark, *_model_inputs(config, subject, given)]
-    if found := artifacts.finished(
-        config.output_dir, kind=evidence.KIND, config=_settings(config, task), inputs=inputs
-    ):
-        return _say(task, json.loads((found.path / evidence.RESULTS).read_text(encoding="utf-8")), config.output_dir)
-    artifacts.check_replaceable(config.output_dir, evidence.KIND)
-    with artifacts.workspace(config.output_dir, config=_settings(config, task), inputs=inputs) as work:
+    chosen = {key: value for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
+    if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
+        return _say(evidence.read(config.output_dir).results, config.output_dir)
+    with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
         samples = given.samples if given else _complete(config, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
         found_in_training = _contamination(config, subject, problems)
@@ -67,13 +66,13 @@ def evaluate(
         evidence.write(
             config.output_dir,
             task,
-            config={key: value for key, value in _settings(config, task).items() if key != "task"},
+            config=chosen,
             inputs=inputs,
             items=items,
             metrics=metrics,
             notes={"problems": len({item["task_id"] for item in items}), **notes},
         )
-    return _say(task, {**metrics, **notes}, config.output_dir)
+    return _say(evidence.read(config.output_dir).results, config.output_dir)
 
 
 def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.Metrics:
@@ -154,11 +153,6 @@ def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | 
         if subject is None and given.checkpoint is not None:
             inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
     return inputs
-
-
-def _settings(config: CodingConfig, task: str) -> dict[str, Any]:
-    apart = {"workers", "batch"}  # they change no result
-    return {"task": task, **{key: value for key, value in settings(config).items() if key not in apart}}
 
 
 def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
@@ -242,7 +236,7 @@ def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequ
     return {"contamination": look(subject.path, texts)}
 
 
-def _say(task: str, results: Row, output_dir: Path) -> str:
+def _say(results: Row, output_dir: Path) -> str:
     figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
-    return f"{task}: {figures} ({kinds}); {output_dir}"
+    return f"{results['task']}: {figures} ({kinds}); {output_dir}"

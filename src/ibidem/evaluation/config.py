@@ -28,6 +28,8 @@ class PerplexityConfig:
     """Of a preprocessed dataset, read only what a training with this share has held out."""
     max_documents: Positive | None = None
     """Read at most so many documents."""
+    max_chars: Positive | None = None
+    """Of each document, read at most so many characters."""
     output: Path | None = None
     """Write the result to this JSON file."""
 
@@ -199,5 +201,7 @@ class DashboardConfig:
     """Tokens that the model sees at once; its context if none."""
     max_documents: Positive = 200
     """Of each dataset."""
+    max_chars: Positive | None = None
+    """Of each document, read at most so many characters."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of a preprocessed dataset, read only what a training with this share has held out."""

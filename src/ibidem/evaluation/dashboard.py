@@ -19,7 +19,7 @@ from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError
 from ibidem.evaluation import models
 from ibidem.evaluation.config import DashboardConfig
-from ibidem.evaluation.perplexity import measure
+from ibidem.evaluation.perplexity import Score, figures, score
 from ibidem.evaluation.subject import Subject
 from ibidem.evaluation.subject import subject as subject_of
 from ibidem.page import Html, document, join, line_chart, table, tag
@@ -95,11 +95,13 @@ def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str
     window = config.window or model.context
     if window > model.context:
         raise ConfigError(f"window {window} is more than the context of {subject.path}, {model.context}")
-    texts = list(islice(_texts(corpus, config.held_out_share), config.max_documents))
-    groups: dict[tuple[str, str], list[str]] = {(WHOLE, WHOLE): [text.text for text in texts]}
-    for text in texts:
-        for aspect, value in (("category", text.category), ("language", text.language)):
-            groups.setdefault((aspect, value or "unknown"), []).append(text.text)
+    groups: dict[tuple[str, str], list[Score]] = {}
+    with log.progress("dashboard", config.max_documents, "documents") as bar:
+        for text in islice(_texts(corpus, config.held_out_share), config.max_documents):
+            found = score(model, text.text[: config.max_chars], window=window, stride=max(1, window // 2))
+            for aspect, value in ((WHOLE, WHOLE), ("category", text.category), ("language", text.language)):
+                groups.setdefault((aspect, value or "unknown"), []).append(found)
+            bar.advance()
     about: Row = {
         "key": key,
         "checkpoint": subject.path.name,
@@ -109,12 +111,10 @@ def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str
     step = _STEP.fullmatch(subject.path.name)
     about |= {"step": int(step[1]) if step else None}
     rows = []
-    for (aspect, value), members in groups.items():
-        if not any(members):
-            continue
-        found = measure(model, iter(members), window=window, stride=max(1, window // 2))
-        rows.append({**about, "aspect": aspect, "value": value, **found})
-        log.event("evaluate.dashboard", checkpoint=about["checkpoint"], data=about["data"], of=value)
+    for (aspect, value), scores in groups.items():
+        if any(each.tokens for each in scores):
+            told = figures(scores, has_start=bool(model.start_ids))
+            rows.append({**about, "aspect": aspect, "value": value, **told})
     return rows
 
 
@@ -132,7 +132,7 @@ def _checkpoints(config: DashboardConfig) -> list[Path]:
 
 def _key(config: DashboardConfig, subject: Subject, corpus: Corpus) -> str:
     text = corpus.as_input("data", of=config.output_dir).digest
-    how = [config.column, config.window, config.max_documents, config.held_out_share]
+    how = [config.column, config.window, config.max_documents, config.max_chars, config.held_out_share]
     return json.dumps([subject.digest, text, *how])
 
 
@@ -141,6 +141,9 @@ def _read(path: Path) -> list[Row]:
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [row for row in rows if row["key"]]
+        known = [row for row in rows if row["key"]] if isinstance(rows, list) else None
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: this is no dashboard; move it away") from None
+        known = None
+    if known is None:
+        raise ConfigError(f"{path}: this is no dashboard; move it away")
+    return known

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
@@ -58,26 +58,21 @@ def doc_qa(config: DocQaConfig) -> str:
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
     questions = read_questions(config.data)
     judge = open_entailment(config.entailment, config.word_share)
-    inputs, answers = _inputs_and_answers(config, questions)
-    items = []
-    with log.progress("doc-qa", len(questions), "questions") as bar:
-        for question in questions:
-            items.append(assess(question, answers[question.id], judge, config.abstentions))
-            bar.advance()
-    calibration = calibrate(judge, config.calibration) if config.calibration else None
-    evidence.write(
-        config.output_dir,
-        TASK,
-        config=settings(config),
-        inputs=inputs,
-        items=items,
-        metrics=measure(items),
-        notes={"entailment": judge.name, "calibration": calibration},
-    )
+    given = read_answers(config.predictions, questions) if config.predictions else None
+    inputs = _inputs(config, given)
+    chosen = {**settings(config), "entailment": judge.name}
+    if not evidence.finished(config.output_dir, TASK, config=chosen, inputs=inputs):
+        answers = given.answers if given else _generate(config, questions)
+        items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
+        calibration = calibrate(judge, config.calibration) if config.calibration else None
+        notes = {"entailment": judge.name, "calibration": calibration}
+        evidence.write(
+            config.output_dir, TASK, config=chosen, inputs=inputs, items=items, metrics=measure(items), notes=notes
+        )
     found = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
     shown = [f"{name} {'NOT MEASURED' if found[name] is None else f'{100 * found[name]:.2f} %'}" for name in names]
-    return f"doc-qa: {', '.join(shown)} on {len(items)} questions; {config.output_dir}"
+    return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -211,22 +206,46 @@ def _passages(row: evidence.Row) -> dict[str, str]:
     return found
 
 
-def _inputs_and_answers(config: DocQaConfig, questions: Sequence[Question]) -> tuple[list[Input], dict[str, str]]:
-    inputs = [Input("benchmark", f"sha256:{artifacts.sha256_of(config.data)}", config.data.name, is_artifact=False)]
+class Given(NamedTuple):
+    """A file of answers."""
+
+    path: Path
+    answers: dict[str, str]
+    checkpoint: str | None
+    """The checkpoint that all rows name as their origin."""
+
+
+def read_answers(path: Path, questions: Sequence[Question]) -> Given:
+    """Read an answer to every question.
+
+    Raises:
+        DataError: one is missing, or given twice.
+    """
+    answers: dict[str, str] = {}
+    origins = set()
+    for number, row in enumerate(evidence.read_lines(path, "predictions"), 1):
+        key, answer = str(row.get("id")), row.get("answer")
+        if not isinstance(answer, str) or key in answers:
+            raise DataError(f"predictions {path}: line {number} needs an answer, one for each id")
+        answers[key] = answer
+        origins.add(str(row.get("checkpoint")))
+    if missing := [question.id for question in questions if question.id not in answers]:
+        raise DataError(f"predictions {path}: no answer to the question {missing[0]!r}")
+    return Given(path, answers, next(iter(origins - {"None"})) if len(origins) == 1 and "None" not in origins else None)
+
+
+def _inputs(config: DocQaConfig, given: Given | None) -> list[Input]:
+    files = {"benchmark": config.data, "predictions": config.predictions, "calibration": config.calibration}
+    inputs = [
+        Input(role, f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)
+        for role, path in files.items()
+        if path is not None
+    ]
     if config.checkpoint is not None:
         inputs.append(subject_of(config.checkpoint).as_input(of=config.output_dir))
-        return inputs, _generate(config, questions)
-    assert config.predictions is not None
-    rows = evidence.read_lines(config.predictions, "predictions")
-    answers = {str(row.get("id")): row.get("answer") for row in rows}
-    for question in questions:
-        if not isinstance(answers.get(question.id), str):
-            raise DataError(f"predictions {config.predictions}: no answer to the question {question.id!r}")
-    digest = f"sha256:{artifacts.sha256_of(config.predictions)}"
-    inputs.append(Input("predictions", digest, config.predictions.name, is_artifact=False))
-    if len(origins := {row.get("checkpoint") for row in rows}) == 1 and isinstance(origin := origins.pop(), str):
-        inputs.append(Input("checkpoint", origin, "named by the predictions", is_artifact=False))
-    return inputs, {key: str(answer) for key, answer in answers.items()}
+    elif given is not None and given.checkpoint is not None:
+        inputs.append(Input("checkpoint", given.checkpoint, "named by the predictions", is_artifact=False))
+    return inputs
 
 
 def _generate(config: DocQaConfig, questions: Sequence[Question]) -> dict[str, str]:

@@ -63,6 +63,14 @@ def write(
     return artifacts.load(output_dir, kind=KIND)
 
 
+def finished(output_dir: Path, task: str, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
+    """Find the evaluation if it was made of just these inputs and settings; otherwise see that it may stand there."""
+    found = artifacts.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
+    if found is None:
+        artifacts.check_replaceable(output_dir, KIND)
+    return found
+
+
 def read(folder: Path) -> Evidence:
     """Read an evaluation whose every file is as it was sealed.
 

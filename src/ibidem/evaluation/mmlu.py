@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem import artifacts, log
+from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.data.contamination import Problem
@@ -52,8 +52,7 @@ def mmlu(config: MmluConfig) -> str:
     subject = subject_of(config.checkpoint)
     inputs = [_input(path) for pair in files.values() for path in pair if path is not None]
     inputs.append(subject.as_input(of=config.output_dir))
-    if not artifacts.finished(config.output_dir, kind=evidence.KIND, config=_settings(config), inputs=inputs):
-        artifacts.check_replaceable(config.output_dir, evidence.KIND)
+    if not evidence.finished(config.output_dir, TASK, config=settings(config), inputs=inputs):
         questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
         model = models.open_model(config.checkpoint)
         total = sum(len(tests) for tests, _ in questions.values())
@@ -65,9 +64,14 @@ def mmlu(config: MmluConfig) -> str:
                     bar.advance()
         every = [question for tests, _ in questions.values() for question in tests]
         notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(subject, every)}
-        own = {key: value for key, value in _settings(config).items() if key != "task"}
         evidence.write(
-            config.output_dir, TASK, config=own, inputs=inputs, items=items, metrics=measure(items), notes=notes
+            config.output_dir,
+            TASK,
+            config=settings(config),
+            inputs=inputs,
+            items=items,
+            metrics=measure(items),
+            notes=notes,
         )
     found = evidence.read(config.output_dir).results
     figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in found.items() if key.startswith("accuracy"))
@@ -172,10 +176,6 @@ def _contamination(subject: Subject, questions: Sequence[Question]) -> dict[str,
         return None
     problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]
     return contamination.look(subject.path, problems)
-
-
-def _settings(config: MmluConfig) -> dict[str, object]:
-    return {"task": TASK, **settings(config)}
 
 
 def _input(path: Path) -> Input:

@@ -10,12 +10,18 @@ from ibidem.evaluation.evidence import Evidence, Metrics, Row
 DOC_QA, RATINGS = doc_qa.TASK, ratings.TASK
 CHECKED_FOR_CONTAMINATION = (human_eval.TASK, mbpp.TASK, mmlu.TASK)
 
-_MEASURES: dict[str, Callable[[Sequence[Row]], Metrics]] = {
-    human_eval.TASK: coding.measure,
-    mbpp.TASK: coding.measure,
-    mmlu.TASK: mmlu.measure,
-    doc_qa.TASK: doc_qa.measure,
-    ratings.TASK: ratings.measure,
+
+def _measure_coding(found: Evidence) -> Metrics:
+    told = [int(key.removeprefix("pass@")) for key in found.artifact.counts if key.startswith("pass@")]
+    return coding.measure(found.items, told)
+
+
+_MEASURES: dict[str, Callable[[Evidence], Metrics]] = {
+    human_eval.TASK: _measure_coding,
+    mbpp.TASK: _measure_coding,
+    mmlu.TASK: lambda found: mmlu.measure(found.items),
+    doc_qa.TASK: lambda found: doc_qa.measure(found.items),
+    ratings.TASK: lambda found: ratings.measure(found.items),
 }
 _KEYS = {
     human_eval.TASK: ("task_id", "sample"),
@@ -38,7 +44,7 @@ def measure(found: Evidence) -> Metrics | None:
         keys = Counter(tuple(str(item[part]) for part in _KEYS[found.task]) for item in found.items)
         if twice := next((key for key, count in keys.items() if count > 1), None):
             raise ArtifactError(f"{found.artifact.path}: the item {' '.join(twice)} stands there twice")
-        return _MEASURES[found.task](found.items)
+        return _MEASURES[found.task](found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{found.artifact.path}: its items are not those of {found.task}: {error!r}") from None
 

@@ -10,9 +10,9 @@ Source: the strided evaluation of the transformers documentation, "Perplexity of
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibidem import artifacts, log
 from ibidem.data import shards
@@ -44,6 +44,7 @@ def perplexity(config: PerplexityConfig) -> str:
         "data": str(config.data),
         "data_digest": corpus.as_input("data", of=config.data).digest,
         "held_out_share": config.held_out_share,
+        "max_chars": config.max_chars,
         "window": window,
         "stride": stride,
         **measure(model, _texts(corpus, config), window=window, stride=stride),
@@ -58,28 +59,56 @@ def perplexity(config: PerplexityConfig) -> str:
     )
 
 
-def measure(model: LanguageModel, texts: Iterator[str], *, window: int, stride: int) -> dict[str, Any]:
+class Score(NamedTuple):
+    """How a text was predicted."""
+
+    nll: float
+    """In nats, summed over the tokens."""
+    tokens: int
+    bytes: int
+
+
+def measure(model: LanguageModel, texts: Iterable[str], *, window: int, stride: int) -> dict[str, Any]:
     """Score every token of every text once."""
-    nll, num_tokens, num_bytes, documents = 0.0, 0, 0, 0
+    scores = []
     with log.progress("evaluate.perplexity", None, "documents") as bar:
         for text in texts:
-            ids = [*model.start_ids, *model.encode(text)]
-            for start, end, first in windows(len(ids), window=window, stride=stride):
-                nll += model.nll(ids[start:end], first - start)
-                num_tokens += end - first
-            documents += 1
-            num_bytes += len(text.encode())
+            scores.append(score(model, text, window=window, stride=stride))
             bar.advance()
+    return figures(scores, has_start=bool(model.start_ids))
+
+
+def score(model: LanguageModel, text: str, *, window: int, stride: int) -> Score:
+    """Score every token of a text once."""
+    nll, num_tokens = 0.0, 0
+    ids = [*model.start_ids, *model.encode(text)]
+    for start, end, first in windows(len(ids), window=window, stride=stride):
+        nll += model.nll(ids[start:end], first - start)
+        num_tokens += end - first
+    return Score(nll, num_tokens, len(text.encode()))
+
+
+def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
+    """Sum up the scores of documents.
+
+    Raises:
+        DataError: there is no token in them.
+    """
+    nll, num_tokens, num_bytes = (
+        math.fsum(s.nll for s in scores),
+        sum(s.tokens for s in scores),
+        sum(s.bytes for s in scores),
+    )
     if num_tokens == 0 or num_bytes == 0:
         raise DataError("there is no token to score: the documents are empty, or none is held out")
     return {
-        "documents": documents,
+        "documents": len(scores),
         "tokens": num_tokens,
         "bytes": num_bytes,
         "nll": nll,
-        "first_token_scored": bool(model.start_ids),
+        "first_token_scored": has_start,
         "perplexity": math.exp(nll / num_tokens),
-        "bits_per_byte": nll / math.log(2) / num_bytes if model.start_ids else None,  # else the first token lacks
+        "bits_per_byte": nll / math.log(2) / num_bytes if has_start else None,  # else the first token lacks
     }
 
 
@@ -101,4 +130,4 @@ def windows(length: int, *, window: int, stride: int) -> Iterator[tuple[int, int
 def _texts(corpus: Corpus, config: PerplexityConfig) -> Iterator[str]:
     share = config.held_out_share
     texts = (text for sha256, text in corpus.documents() if share is None or shards.is_held_out(sha256, share))
-    return islice(texts, config.max_documents)
+    return (text[: config.max_chars] for text in islice(texts, config.max_documents))

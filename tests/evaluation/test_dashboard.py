@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ibidem.data.corpus import Corpus
+from ibidem.errors import ConfigError
+from ibidem.evaluation import dashboard as dashboards
+from ibidem.evaluation.config import DashboardConfig
+from ibidem.evaluation.dashboard import dashboard
+from ibidem.evaluation.models import open_model
+from ibidem.evaluation.perplexity import measure
+
+
+def run(output: Path, **more: object) -> list[dict]:
+    dashboard(DashboardConfig(output_dir=output, max_documents=12, max_chars=300, **more))
+    return json.loads((output / "dashboard.json").read_text())
+
+
+def test_figures_are_told_by_category_and_language_and_equal_the_measure(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    rows = run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
+    found = {(row["aspect"], row["value"]): row for row in rows}
+    assert {("all", "all"), ("category", "code"), ("language", "Python")} <= set(found)
+    texts = [text[:300] for _, text in Corpus.open(dataset, "text").documents()][:12]
+    model = open_model(checkpoint)
+    direct = measure(model, texts, window=model.context, stride=model.context // 2)
+    assert found["all", "all"]["bits_per_byte"] == pytest.approx(direct["bits_per_byte"])
+    assert found["all", "all"]["documents"] == 12
+    assert sum(row["tokens"] for row in rows if row["aspect"] == "language") == direct["tokens"]
+    page = (tmp_path / "o" / "dashboard.html").read_text()
+    assert "step-000010" in page
+    assert "language Python" in page
+
+
+def test_what_is_known_is_not_measured_again(
+    checkpoint: Path, hf_model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
+    opened = []
+    monkeypatch.setattr(dashboards.models, "open_model", lambda path: opened.append(path) or open_model(path))
+    (tmp_path / "a.txt").write_text("def f(x):\n    return x\n")
+    both = run(tmp_path / "o", checkpoint=(checkpoint, hf_model), data=(dataset,))
+    assert opened == [hf_model]
+    assert both[: len(first)] == first
+    assert len({row["checkpoint_digest"] for row in both}) == 2
+
+
+def test_a_run_gives_all_its_checkpoints(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    rows = run(tmp_path / "o", run=checkpoint.parents[1], data=(dataset,), held_out_share=0.1)
+    assert {row["step"] for row in rows} == {10}
+
+
+def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name a --checkpoint"):
+        run(tmp_path / "o", data=(dataset,))
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "dashboard.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no dashboard"):
+        run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
