@@ -128,11 +128,12 @@ def _compare(finding: Finding, criterion: Criterion, trials: Mapping[str, float]
             least = criterion.baseline.published - criterion.margin
     if criterion.below is not None:
         shown, refuted = upper < criterion.below, lower >= criterion.below
-        reason = f"at most {_percent(upper)}{what}, with 95 % confidence"
+        known = f"at least {_percent(lower)}" if refuted else f"at most {_percent(upper)}"
     else:
         assert least is not None
         shown, refuted = lower >= least, upper < least
-        reason = f"at least {_percent(lower)}{what}, with 95 % confidence"
+        known = f"at most {_percent(upper)}" if refuted else f"at least {_percent(lower)}"
+    reason = f"{known}{what}, with 95 % confidence"
     verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
     if verdict is Verdict.INSUFFICIENT:
         reason += _remedy(criterion, len(scores), least)
@@ -160,12 +161,12 @@ def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
     """Read evidence and everything that must hold of it, or say why it does not count."""
     if key not in config.evidence:
         return Finding("", Verdict.INSUFFICIENT, f"no evidence {key!r} is given", "", "")
+    if not config.evidence[key].exists():
+        return Finding("", Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}", "", "")
     try:
         return _checked(config, key, digest)
     except (Refusal, ArtifactError) as refusal:
-        missing = not (config.evidence[key] / artifacts.MANIFEST).exists()
-        verdict = Verdict.INSUFFICIENT if missing else Verdict.REFUSED
-        return Finding("", verdict, str(refusal), "", "")
+        return Finding("", Verdict.REFUSED, str(refusal), "", "")
 
 
 def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
