@@ -60,7 +60,9 @@ def sections(rows: Sequence[Row]) -> Iterator[Html]:
         curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in sorted(mine, key=lambda row: row["step"] if row["step"] is not None else math.inf):
             curves[row["aspect"], row["value"]].append(row)
-        yield tag("section", tag("h2", data), *(_curve(*name, points) for name, points in curves.items()), _table(mine))
+        whole = _curve(WHOLE, WHOLE, curves.pop((WHOLE, WHOLE), []))
+        parts = tag("div", *(_curve(*name, points) for name, points in curves.items()), cls="thirds")
+        yield tag("section", tag("h2", data), whole, parts, _table(mine))
 
 
 def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
@@ -71,7 +73,8 @@ def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
     ]
     if len(points) < 2:
         return join()
-    return line_chart(value if aspect == WHOLE else f"{aspect} {value}", "bits per byte", points, marked=True)
+    name = "all documents" if aspect == WHOLE else f"{aspect} {value}"
+    return line_chart(name, "bits per byte", points, marked=True, wide=aspect == WHOLE)
 
 
 def _table(rows: Sequence[Row]) -> Html:
