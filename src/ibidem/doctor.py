@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 def doctor(config: DoctorConfig) -> str:
     """List what was found, the remedies after it."""
-    findings = [*_machine(config.workdir), *_packages(), *_accelerators()]
+    findings = [*_machine(config.workdir), *_packages(), *_accelerators(), _sandbox()]
     width = max(len(finding.name) for finding in findings)
     lines = [f"{'ok ' if f.remedy is None else '!! '} {f.name:<{width}}  {f.value}" for f in findings]
     remedies = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
@@ -81,6 +81,18 @@ def _disk(workdir: Path) -> Finding:
         return Finding("disk", f"{workdir.resolve()} cannot be written", "give --workdir a folder of your own")
     remedy = f"free some space: {DISK_GB} GB are wanted" if free < DISK_GB else None
     return Finding("disk", f"{free:.0f} GB free in {workdir.resolve()}", remedy)
+
+
+def _sandbox() -> Finding:
+    """Make a jail, and prove it."""
+    from ibidem.errors import SandboxError
+    from ibidem.sandbox.judge import Judge
+
+    try:
+        with Judge(workers=1):
+            return Finding("sandbox", "holds: code that a model wrote can be judged here")
+    except SandboxError as error:
+        return Finding("sandbox", "none", str(error))
 
 
 def _packages() -> list[Finding]:

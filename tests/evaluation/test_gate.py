@@ -331,6 +331,23 @@ def strange_values(folder: Path, rng: random.Random) -> None:
     lines(path, rows)
 
 
+def forged_rows(folder: Path, rng: random.Random) -> None:
+    """Rows and notes of other types than an evaluation writes, sealed anew."""
+    name = rng.choice(["human-eval", "mmlu", "chat"])
+    key = {"human-eval": "completion", "mmlu": "passed", "chat": "good"}[name]
+    value = rng.choice([5, [], {"a": 1}])
+
+    def change(results: dict, items: list[dict]) -> None:
+        for item in items:
+            item[key] = value
+        results["contamination"] = []
+
+    try:
+        reseal(folder / name, change, recount=False)
+    except (TypeError, ValueError):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def damaged_bytes(folder: Path, rng: random.Random) -> None:
     path = folder / any_of(rng) / rng.choice(["results.json", "items.jsonl", "manifest.json"])
     data = bytearray(path.read_bytes())
@@ -345,7 +362,7 @@ def extra_file(folder: Path, rng: random.Random) -> None:
 SPOILS = [
     missing_evidence, missing_file, unnamed_evidence, edited_score, edited_item, resealed_score, resealed_outcome,
     other_checkpoint, no_checkpoint, too_few, doubled_item, swapped, low_alpha, one_voice, one_rater, one_rater_twice,
-    no_calibration, contaminated, other_problems, strange_values, damaged_bytes, extra_file,
+    no_calibration, contaminated, other_problems, strange_values, forged_rows, damaged_bytes, extra_file,
 ]  # fmt: skip
 
 

@@ -231,6 +231,16 @@ def test_containers_are_started_hard(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pull=never", "python:3.11-slim"} <= set(words)
 
 
+def test_a_container_that_is_none_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\nwhile [ "$1" != python3 ]; do shift; done\nshift\nexec {sys.executable} "$@"\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(judges.SOURCE))
+    with pytest.raises(SandboxError, match="no jail can be made here"):
+        Judge(workers=1, walls_of="docker", image="any")
+
+
 def processes_of(word: str) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():

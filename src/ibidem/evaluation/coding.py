@@ -13,7 +13,7 @@ from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
-from ibidem.evaluation.config import CodingConfig
+from ibidem.evaluation.config import CodingConfig, SandboxConfig
 from ibidem.evaluation.problems import Problem, by_id
 from ibidem.evaluation.statistics import pass_at_k
 from ibidem.evaluation.subject import Subject
@@ -88,7 +88,7 @@ def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.M
     }
 
 
-def rejudge(found: evidence.Evidence, problems: Sequence[Problem], *, workers: int) -> list[str]:
+def rejudge(found: evidence.Evidence, problems: Sequence[Problem], sandbox: SandboxConfig) -> list[str]:
     """Judge every completion of an evaluation again; name the outcomes that differ, and the problems that are missing.
 
     Raises:
@@ -98,9 +98,9 @@ def rejudge(found: evidence.Evidence, problems: Sequence[Problem], *, workers: i
     if unknown := [item["task_id"] for item in found.items if item["task_id"] not in known]:
         return unknown
     settled = found.artifact.config
-    limits = Limits(cpu_s=int(settled["cpu_s"]), memory_bytes=int(settled["memory_mb"]) << 20)
+    cpu_s, memory_mb = max(sandbox.cpu_s, settled["cpu_s"]), max(sandbox.memory_mb, settled["memory_mb"])
     with (
-        Judge(workers, limits, walls_of=settled["sandbox"], image=settled["sandbox_image"]) as judge,
+        _open_judge(sandbox, Limits(cpu_s=cpu_s, memory_bytes=memory_mb << 20)) as judge,
         log.progress("gate.judge", len(found.items), "programs") as bar,
     ):
         wrong = []
@@ -190,10 +190,8 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
     left = samples[len(items) :]
     if not left:
         return items
-    limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
-    image = config.sandbox_image
     with (
-        Judge(config.workers, limits, walls_of=config.sandbox, image=image) as judge,
+        _open_judge(config, Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)) as judge,
         path.open("a", encoding="utf-8") as file,
         log.progress("judge", len(samples), "programs") as bar,
     ):
@@ -213,6 +211,10 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
             items.append(item)
             bar.advance(passed=sum(1 for each in items if each["passed"]))
     return items
+
+
+def _open_judge(config: SandboxConfig, limits: Limits) -> Judge:
+    return Judge(config.workers, limits, walls_of=config.sandbox, image=config.sandbox_image)
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ from ibidem.evaluation.subject import Subject
 from ibidem.evaluation.subject import subject as subject_of
 
 RELEASE, BLOCK = "RELEASE", "BLOCK"
+NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
 
 
 class Verdict(StrEnum):
@@ -111,7 +112,10 @@ def judge(name: str, criterion: Criterion, found: "Evidence | Finding", *, seed:
             return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
         return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, seed)  # type: ignore[arg-type]
     except (Refusal, ArtifactError) as refusal:
-        return Finding(name, Verdict.REFUSED, str(refusal), criterion.metric, target, evidence=found.artifact.digest)
+        reason = str(refusal)
+    except NOT_AN_EVALUATION as error:
+        reason = f"it holds what no evaluation writes: {error!r}"
+    return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=found.artifact.digest)
 
 
 def _compare(finding: Finding, criterion: Criterion, trials: Mapping[str, float], seed: int) -> Finding:
@@ -167,6 +171,8 @@ def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
         return _checked(config, key, digest)
     except (Refusal, ArtifactError) as refusal:
         return Finding("", Verdict.REFUSED, str(refusal), "", "")
+    except NOT_AN_EVALUATION as error:
+        return Finding("", Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}", "", "")
 
 
 def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
@@ -197,8 +203,8 @@ def _rejudge(config: GateConfig, key: str, found: Evidence) -> None:
     benchmark = {item.digest for item in found.artifact.inputs if item.role == "benchmark"}
     if benchmark != {item.digest for item in human_eval.benchmark(config.problems[key])}:
         raise Refusal(f"it was judged on other problems than {config.problems[key]}")
-    if wrong := coding.rejudge(found, problems, workers=config.workers):
-        raise Refusal(f"{len(wrong)} outcomes are not what the judge says, {wrong[0]} first: it was edited")
+    if wrong := coding.rejudge(found, problems, config):
+        raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
 
 
 def _problems(found: Evidence, source: str) -> Sequence[Problem]:
@@ -213,6 +219,8 @@ def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
     trials = outcomes.trials(found, criterion.metric)
     if trials is None:
         raise Refusal(f"{criterion.metric} is no figure of this evaluation")
+    if not all(0 <= score <= 1 for score in trials.values()):
+        raise Refusal("its scores are not between 0 and 1")
     return trials
 
 

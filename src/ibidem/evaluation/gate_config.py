@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ibidem.config import configuration
 from ibidem.errors import ConfigError
+from ibidem.evaluation.config import SandboxConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[str, Field(min_length=3)]
@@ -80,7 +81,7 @@ class ReleaseException:
 
 
 @configuration
-class GateConfig:
+class GateConfig(SandboxConfig):
     """Decide whether a checkpoint may be released."""
 
     checkpoint: Path
@@ -95,8 +96,6 @@ class GateConfig:
     """What must be shown, by name."""
     exceptions: dict[str, ReleaseException] = Field(default_factory=dict)
     """Criteria that somebody answers for, by name. They never heal evidence that was refused."""
-    workers: Annotated[int, Field(ge=1)] = 2
-    """Programs that are judged side by side."""
     seed: int = 0
     """Of the bootstrap."""
 
