@@ -44,7 +44,7 @@ def people(score: object = 1, raters: int = 2, criterion: str = "helpful") -> li
 
 
 def run(responses: Path, path: Path, output: Path, **more: object) -> evidence.Evidence:
-    ratings(RatingsConfig(responses=responses, ratings=path, output_dir=output, **more))
+    ratings(RatingsConfig(responses=responses, ratings=(path,), output_dir=output, **more))
     return evidence.read(output)
 
 

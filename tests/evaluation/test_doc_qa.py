@@ -7,7 +7,18 @@ from ibidem.cli import main
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
-from ibidem.evaluation.doc_qa import Question, assess, assess_claim, doc_qa, f1, normalize, read_questions, sentences
+from ibidem.evaluation.doc_qa import (
+    Question,
+    assess,
+    assess_claim,
+    doc_qa,
+    f1,
+    is_abstention,
+    normalize,
+    read_questions,
+    sentences,
+)
+from ibidem.evaluation.entailment import WordCover
 
 ABSTENTIONS = ("i don't know",)
 PASSAGES = {"a": "The tower is 330 metres high.", "b": "It was built in 1889.", "c": "Paris has many parks."}
@@ -130,3 +141,43 @@ def test_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(DataError, match=said):
             read_questions(tmp_path / "bad.jsonl")
+
+
+def test_squads_own_answers_are_read_and_strange_ones_refused(tmp_path: Path) -> None:
+    row = {"id": "1", "question": "q", "context": "c"}
+
+    def read(answers: object) -> tuple[str, ...]:
+        (tmp_path / "d.jsonl").write_text(json.dumps({**row, "answers": answers}) + "\n")
+        return read_questions(tmp_path / "d.jsonl")[0].answers
+
+    assert read({"text": ["a", "b"], "answer_start": [1, 2]}) == ("a", "b")
+    assert read({"text": [], "answer_start": []}) == read("") == read(None) == ()
+    for strange in (5, [5], [["a"]]):
+        with pytest.raises(DataError, match="line 1 needs"):
+            read(strange)
+    for passages in ([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}], [{"id": "a"}]):
+        (tmp_path / "d.jsonl").write_text(json.dumps({"question": "q", "answers": [], "passages": passages}) + "\n")
+        with pytest.raises(DataError, match="line 1 needs"):
+            read_questions(tmp_path / "d.jsonl")
+
+
+def test_who_says_more_than_that_he_does_not_know_makes_a_claim() -> None:
+    phrases = ("i don't know", "")
+    assert is_abstention("I don't know from these passages.", phrases)
+    assert not is_abstention("I don't know much, but the tower was built in 1889 by aliens.", phrases)
+    assert not is_abstention("Paris", phrases)
+
+
+def test_the_judge_by_words_sees_negations_on_both_sides() -> None:
+    cover = WordCover(0.75)
+    assert cover.entails("The tower is not red.", "The tower isn't red")
+    assert not cover.entails("The tower is not red.", "The tower is red")
+    assert not cover.entails("The tower is red.", "The tower is not red")
+
+
+def test_other_line_ends_inside_of_an_answer_are_kept(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, answers = files
+    odd = "a\u2028b\u0085c\u2029d"
+    answers.write_text("".join(json.dumps({"id": str(n), "answer": odd}) + "\n" for n in (1, 2, 3)))
+    doc_qa(DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o"))
+    assert {item["answer"] for item in evidence.read(tmp_path / "o").items} == {odd}

@@ -71,7 +71,14 @@ def make_code(folder: Path, checkpoint: Path, digest: str) -> None:
 
 def make_knowledge(folder: Path, checkpoint: Path) -> None:
     items = [
-        {"subject": subject, "number": n, "passed": n % 10 != 0, "chosen": "A", "answer": "A", "scores": [0.0] * 4}
+        {
+            "subject": subject,
+            "number": n,
+            "passed": n % 10 != 0,
+            "chosen": "AB"[n % 10 == 0],
+            "answer": "A",
+            "scores": [],
+        }
         for subject in mmlu.GROUPS["business"]
         for n in range(N)
     ]
@@ -110,7 +117,7 @@ def make_ratings(folder: Path, checkpoint: Path, *, errs: float = 0.03, raters: 
         for r in range(raters)
     ]  # fmt: skip
     given = lines(folder / "ratings.jsonl", rows)
-    import_ratings(RatingsConfig(responses=folder / "responses", ratings=given, output_dir=folder / "chat"))
+    import_ratings(RatingsConfig(responses=folder / "responses", ratings=(given,), output_dir=folder / "chat"))
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +307,9 @@ def one_rater_twice(folder: Path, rng: random.Random) -> None:
     shutil.rmtree(folder / "chat")
     with pytest.raises(IbidemError, match="the same rater"):
         import_ratings(
-            RatingsConfig(responses=folder / "responses", ratings=folder / "ratings.jsonl", output_dir=folder / "chat")
+            RatingsConfig(
+                responses=folder / "responses", ratings=(folder / "ratings.jsonl",), output_dir=folder / "chat"
+            )
         )
 
 
@@ -476,3 +485,26 @@ def test_the_blueprints_gate_is_read_and_says_no_with_exit_code_1(
     assert said.count("INSUFFICIENT") >= 11
     assert "BLOCK" in said
     assert json.loads((tmp_path / "gate" / "gate.json").read_text())["decision"] == "BLOCK"
+
+
+def test_a_model_is_no_baseline_of_itself_nor_one_of_other_problems(
+    bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def against(folder: Path) -> str:
+        target = {"name": "Some 7B", "evidence": folder}
+        criterion = {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": target}
+        (found,) = decide(bundle, checkpoint, criteria={"code": criterion})["criteria"]
+        assert found["verdict"] == "REFUSED"
+        return found["reason"]
+
+    assert "this very checkpoint" in against(bundle / "human-eval")
+    other = lines(tmp_path / "p.jsonl", [json.loads(line) for line in problems(tmp_path).read_text().splitlines()][:-1])
+    samples = [{"task_id": f"T/{n}", "completion": "", "checkpoint": "sha256:7b"} for n in range(N - 1)]
+    given = lines(tmp_path / "s.jsonl", samples)
+    human_eval(HumanEvalConfig(samples=given, problems=str(other), output_dir=tmp_path / "o"))
+    assert "not of the same benchmark" in against(tmp_path / "o")
+
+
+def test_nothing_is_written_into_the_checkpoint(bundle: Path, checkpoint: Path) -> None:
+    with pytest.raises(IbidemError, match="inside the artifact"):
+        decide(bundle, checkpoint, output_dir=checkpoint / "gate")

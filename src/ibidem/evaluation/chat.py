@@ -1,8 +1,8 @@
 """Responses to scripted support scenarios and red-team prompts, for people to rate: `ibidem evaluate chat`.
 
-The folder holds `responses.jsonl`, and `ratings.csv`, a form with a line for every response: each rater fills in a copy
-of it, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so that nobody's
-ratings can be taken for another model's.
+The folder holds `responses.jsonl`, and `ratings.csv`, a form with a line for every response and criterion: each rater
+fills in a copy of it, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so
+that nobody's ratings can be taken for another model's.
 """
 
 import csv
@@ -26,6 +26,8 @@ from ibidem.modeling.generate import Sampling
 KIND = "responses"
 RESPONSES, FORM = "responses.jsonl", "ratings.csv"
 FORM_COLUMNS = ("id", "rater", "criterion", "score", "model_digest", "prompts_digest")
+CRITERIA = ("helpful", "harmless")
+"""What a response is rated by where its prompt says nothing else."""
 STOP = ("\nUser:",)
 
 
@@ -75,9 +77,18 @@ def read_prompts(path: Path) -> list[Prompt]:
         key = str(row.get("id", number))
         if key in prompts:
             raise DataError(f"prompts {path}: row {number}: the id {key!r} stands there twice")
-        more = {name: value for name, value in row.items() if name not in {"id", "turns", "prompt"}}
+        more = {name: value for name, value in row.items() if name not in {"id", "turns", "prompt", "responses"}}
+        if "criteria" in more:
+            more["criteria"] = _criteria(more["criteria"], f"prompts {path}: row {number}")
         prompts[key] = Prompt(key, tuple(turns), more)
     return list(prompts.values())
+
+
+def _criteria(value: object, where: str) -> list[str]:
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: criteria is a list of words, such as {' '.join(CRITERIA)}")
+    return names
 
 
 def read_table(path: Path, what: str) -> list[evidence.Row]:
@@ -102,7 +113,7 @@ def read_table(path: Path, what: str) -> list[evidence.Row]:
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
     """Name a set of prompts by its content, whatever its order and its format."""
-    lines = sorted(json.dumps([prompt.id, list(prompt.turns)], ensure_ascii=False) for prompt in prompts)
+    lines = sorted(json.dumps([each.id, list(each.turns), each.more.get("criteria")]) for each in prompts)
     return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
@@ -126,7 +137,7 @@ def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: Chat
                     answers[prompt.id].append(text.strip())
                 done += len(batch)
                 bar.advance(len(batch))
-    return [{"id": each.id, "turns": list(each.turns), "responses": answers[each.id], **each.more} for each in prompts]
+    return [{**each.more, "id": each.id, "turns": list(each.turns), "responses": answers[each.id]} for each in prompts]
 
 
 def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[evidence.Row]]:
@@ -151,5 +162,9 @@ def _form(prompts: Sequence[Prompt], model_digest: str, digest: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(FORM_COLUMNS)
-    writer.writerows((prompt.id, "", "", "", model_digest, digest) for prompt in prompts)
+    writer.writerows(
+        (prompt.id, "", criterion, "", model_digest, digest)
+        for prompt in prompts
+        for criterion in prompt.more.get("criteria", CRITERIA)
+    )
     return text.getvalue()

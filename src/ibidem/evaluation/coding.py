@@ -137,12 +137,12 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
             raise DataError(f"samples {path}: {task_id!r} is no problem of this benchmark")
         samples.append(Sample(task_id, numbers[task_id], completion))
         numbers[task_id] += 1
-        origins.add(row.get("checkpoint"))
+        origins.add(str(row.get("checkpoint")))
     missing = [task_id for task_id in known if task_id not in numbers]
     if missing and complete:
         raise DataError(f"samples {path}: {len(missing)} problems have none, {missing[0]} first; --ignore-incomplete")
-    origin = origins.pop() if len(origins) == 1 else None
-    return Given(path, samples, origin if isinstance(origin, str) else None)
+    origin = origins.pop() if len(origins) == 1 else "None"
+    return Given(path, samples, None if origin == "None" else origin)
 
 
 def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | None) -> list[Input]:
@@ -225,7 +225,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
         path.write_bytes(whole)
-    yield from map(json.loads, whole.decode().splitlines())
+    yield from map(json.loads, filter(None, whole.decode().split("\n")))  # other line ends stand inside of texts
 
 
 def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:

@@ -171,9 +171,9 @@ class RatingsConfig:
 
     responses: Path
     """A folder of `ibidem evaluate chat`."""
-    ratings: Path
-    """CSV or JSON lines with id, rater, criterion, score (from 0 to 1), model_digest, prompts_digest; and, of a judge
-    model, rater_kind model."""
+    ratings: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Files that raters filled in: CSV or JSON lines with id, rater, criterion, score (from 0 to 1), model_digest and
+    prompts_digest; and, of a judge model, rater_kind model."""
     output_dir: Path
     """Folder of the result."""
     good_from: Annotated[float, Field(gt=0, le=1)] = 0.5

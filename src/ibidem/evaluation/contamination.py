@@ -34,14 +34,15 @@ def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None
 
 
 def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
-    """Find the datasets that the tokens were made of: the ones nearest to the checkpoint."""
+    """Find the datasets that the tokens were made of; none if one of them is not there as it was."""
     found: dict[str, artifacts.Artifact] = {}
-    depth_of_tokens: int | None = None
+    kinds: dict[int, str] = {}
     for depth, state, node in artifacts.lineage(checkpoint):
-        if not isinstance(node, artifacts.Artifact) or state != "ok":
+        kinds[depth] = node.kind if isinstance(node, artifacts.Artifact) else node.role
+        if kinds.get(depth - 1) != "tokens" or kinds[depth] == "tokenizer":
             continue
-        if node.kind == "tokens":
-            depth_of_tokens = depth
-        elif node.kind == shards.KIND and depth_of_tokens is not None and depth == depth_of_tokens + 1:
+        if state != "ok" or not isinstance(node, artifacts.Artifact):
+            return []
+        if node.kind == shards.KIND:
             found.setdefault(node.digest, node)
     return list(found.values())

@@ -25,6 +25,7 @@ from ibidem.evaluation.subject import subject as subject_of
 from ibidem.page import Html, document, join, line_chart, table, tag
 
 WHOLE = "all"
+COLUMNS = {"key", "checkpoint", "data", "step", "aspect", "value", "documents", "bytes", "bits_per_byte", "perplexity"}
 _STEP = re.compile(r"step-(\d+)")
 
 Row = dict[str, Any]
@@ -38,6 +39,7 @@ def dashboard(config: DashboardConfig) -> str:
     """
     subjects = [subject_of(path) for path in _checkpoints(config)]
     path = config.output_dir / "dashboard.json"
+    artifacts.check_outside(path)
     rows = _read(path)
     for subject in subjects:
         for data in config.data:
@@ -144,7 +146,7 @@ def _read(path: Path) -> list[Row]:
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        known = [row for row in rows if row["key"]] if isinstance(rows, list) else None
+        known = [row for row in rows if set(row) >= COLUMNS] if isinstance(rows, list) else None
     except (OSError, ValueError, KeyError, TypeError):
         known = None
     if known is None:

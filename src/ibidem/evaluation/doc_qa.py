@@ -31,6 +31,7 @@ from ibidem.evaluation.subject import subject as subject_of
 from ibidem.modeling.generate import Sampling
 
 TASK = "doc-qa"
+MOST_WORDS_BEHIND = 6  # an abstention may name its reason; who says more makes a claim
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -83,15 +84,13 @@ def read_questions(path: Path) -> list[Question]:
     """
     questions: dict[str, Question] = {}
     for number, row in enumerate(evidence.read_lines(path, "data"), 1):
-        text, answers = row.get("question"), row.get("answers", row.get("answer"))
-        answers = [answers] if isinstance(answers, str) else list(answers or ())
-        passages = _passages(row)
-        if not isinstance(text, str) or not all(isinstance(each, str) for each in answers) or not passages:
-            raise DataError(f"data {path}: line {number} needs question, answers, and passages or context")
+        text, answers, passages = row.get("question"), _answers(row), _passages(row)
+        if not isinstance(text, str) or answers is None or not passages:
+            raise DataError(f"data {path}: line {number} needs question, answers, and context or passages with ids")
         key = str(row.get("id", number))
         if key in questions:
             raise DataError(f"data {path}: line {number}: the id {key!r} stands there twice")
-        questions[key] = Question(key, text, passages, tuple(answers))
+        questions[key] = Question(key, text, passages, answers)
     return list(questions.values())
 
 
@@ -146,7 +145,8 @@ def is_abstention(answer: str, abstentions: Sequence[str]) -> bool:
     (True, False)
     """
     said = _CITATION.sub("", answer).strip().lower().replace("\u2019", "'")
-    return not said or any(said.startswith(phrase.lower()) for phrase in abstentions)
+    phrases = [phrase.lower() for phrase in abstentions if phrase.strip() and said.startswith(phrase.lower())]
+    return not said or any(len(said[len(phrase) :].split()) <= MOST_WORDS_BEHIND for phrase in phrases)
 
 
 def normalize(text: str) -> str:
@@ -191,18 +191,27 @@ def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
     }
 
 
+def _answers(row: evidence.Row) -> tuple[str, ...] | None:
+    """Read answers as a text, a list, or SQuAD's own form; None if they are none of these."""
+    answers = row.get("answers", row.get("answer"))
+    answers = answers.get("text") if isinstance(answers, dict) else answers
+    answers = [answers] if isinstance(answers, str) else [] if answers is None else answers
+    if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
+        return None
+    return tuple(each for each in answers if each.strip())
+
+
 def _passages(row: evidence.Row) -> dict[str, str]:
+    """Read passages by their ids; nothing if one has no text, or two have one id."""
     if isinstance(context := row.get("context"), str):
         return {"1": context}
     passages = row.get("passages", context)
-    if not isinstance(passages, list):
-        return {}
-    found = {}
-    for number, each in enumerate(passages, 1):
-        if isinstance(each, str):
-            found[str(number)] = each
-        elif isinstance(each, dict) and isinstance(each.get("text"), str):
-            found[str(each.get("id", number))] = each["text"]
+    found: dict[str, str] = {}
+    for number, each in enumerate(passages if isinstance(passages, list) else (), 1):
+        key, text = (each.get("id", number), each.get("text")) if isinstance(each, dict) else (number, each)
+        if not isinstance(text, str) or str(key) in found:
+            return {}
+        found[str(key)] = text
     return found
 
 

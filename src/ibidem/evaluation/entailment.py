@@ -95,13 +95,17 @@ class WordCover:
         >>> cover.entails("The tower is 330 m high.", "The tower is 330 m high"), cover.entails("It is 330 m.", "300 m")
         (True, False)
         """
-        known, words = set(_WORD.findall(premise.lower())), _WORD.findall(claim.lower())
+        known, words = set(_words(premise)), _words(claim)
         content = [word for word in words if word not in _EMPTY]
         if not content or any(word not in known for word in words if word[0].isdigit()):
             return False
-        if _NEGATIONS.isdisjoint(words) != _NEGATIONS.isdisjoint(known) and not _NEGATIONS.isdisjoint(words):
+        if _NEGATIONS.isdisjoint(words) != _NEGATIONS.isdisjoint(known):
             return False
         return sum(word in known for word in content) >= self._share * len(content)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower().replace("\u2019", "'").replace("n't", " not"))
 
 
 class InferenceModel:

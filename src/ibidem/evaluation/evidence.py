@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ RESULTS, ITEMS = "results.json", "items.jsonl"
 
 Row = Mapping[str, Any]
 Metrics = dict[str, float | None]
-Summary = Callable[[Sequence[Row]], Metrics]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def read(folder: Path) -> Evidence:
     artifact = artifacts.verify(folder, kind=KIND)
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        items = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+        items = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: this evaluation cannot be read: {error}") from None
     if not isinstance(results, dict) or not all(isinstance(item, dict) for item in items) or "task" not in results:

@@ -7,7 +7,8 @@
 
 All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
 never heals evidence that was refused. No figure is taken from results.json: it is counted again from the items, and
-programs are judged again.
+programs are judged again. Which problems stand in the training data, and how often the entailment judge agreed with
+people, is the evaluation's own word.
 """
 
 import json
@@ -18,7 +19,7 @@ from enum import StrEnum
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact
-from ibidem.errors import ArtifactError, GateFailed
+from ibidem.errors import ArtifactError, GateFailed, IbidemError
 from ibidem.evaluation import coding, evidence, human_eval, mbpp, outcomes
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate_config import Criterion, GateConfig
@@ -26,7 +27,7 @@ from ibidem.evaluation.gate_page import card, page
 from ibidem.evaluation.problems import Problem
 from ibidem.evaluation.problems import human_eval as read_human_eval
 from ibidem.evaluation.problems import mbpp as read_mbpp
-from ibidem.evaluation.statistics import bootstrap_lower_bound, least_passes, mean_lower_bound
+from ibidem.evaluation.statistics import bootstrap_lower_bound, least_passes, lower_bound, mean_lower_bound
 from ibidem.evaluation.subject import Subject
 from ibidem.evaluation.subject import subject as subject_of
 
@@ -74,6 +75,7 @@ def gate(config: GateConfig) -> str:
         GateFailed: the checkpoint is not to be released.
         CheckpointError: it is damaged.
     """
+    artifacts.check_outside(config.output_dir / "gate.json")
     subject = subject_of(config.checkpoint)
     found = {
         key: _open(config, key, subject.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
@@ -81,7 +83,7 @@ def gate(config: GateConfig) -> str:
     findings = []
     with log.progress("gate", len(config.criteria), "criteria") as bar:
         for name, criterion in config.criteria.items():
-            findings.append(_except(config, judge(name, criterion, found[criterion.evidence], seed=config.seed)))
+            findings.append(_except(config, judge(name, criterion, found[criterion.evidence], config)))
             bar.advance()
     decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
     record = {
@@ -99,7 +101,7 @@ def gate(config: GateConfig) -> str:
     return said
 
 
-def judge(name: str, criterion: Criterion, found: "Evidence | Finding", *, seed: int) -> Finding:
+def judge(name: str, criterion: Criterion, found: "Evidence | Finding", config: GateConfig) -> Finding:
     """Judge one criterion by its evidence, or by the reason for which there is none."""
     target = _target(criterion)
     if isinstance(found, Finding):
@@ -110,24 +112,28 @@ def judge(name: str, criterion: Criterion, found: "Evidence | Finding", *, seed:
         about = {"metric": criterion.metric, "target": target, "items": len(trials), "evidence": digest}
         if doubt := _doubt(criterion, found, trials):
             return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
-        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, seed)  # type: ignore[arg-type]
+        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, found, config)  # type: ignore[arg-type]
     except (Refusal, ArtifactError) as refusal:
         reason = str(refusal)
+    except IbidemError:
+        raise
     except NOT_AN_EVALUATION as error:
         reason = f"it holds what no evaluation writes: {error!r}"
     return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=found.artifact.digest)
 
 
-def _compare(finding: Finding, criterion: Criterion, trials: Mapping[str, float], seed: int) -> Finding:
+def _compare(
+    finding: Finding, criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig
+) -> Finding:
     """Hold the bounds of the figure, or of its distance from the baseline's, against the target."""
-    scores, least, what = list(trials.values()), criterion.at_least, ""
+    scores, least, what, seed = list(trials.values()), criterion.at_least, "", config.seed
     point = evidence.mean(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
-        scores = _differences(criterion, trials)
+        scores = _differences(criterion, trials, found, config)
         lower, upper = bootstrap_lower_bound(scores, seed=seed), -bootstrap_lower_bound([-s for s in scores], seed=seed)
         least, what = -criterion.margin, f" better than {criterion.baseline.name}"
     else:
-        lower, upper = mean_lower_bound(scores, seed=seed), 1 - mean_lower_bound([1 - s for s in scores], seed=seed)
+        lower, upper = mean_lower_bound(scores), 1 - mean_lower_bound([1 - s for s in scores])
         if criterion.baseline is not None and criterion.baseline.published is not None:
             least = criterion.baseline.published - criterion.margin
     if criterion.below is not None:
@@ -152,13 +158,25 @@ def _remedy(criterion: Criterion, n: int, least: float | None) -> str:
     return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
 
 
-def _differences(criterion: Criterion, trials: Mapping[str, float]) -> list[float]:
+def _differences(criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig) -> list[float]:
+    """Subtract the baseline's scores; its evidence has to be as good as ours, of another model on the same items."""
     assert criterion.baseline is not None
     assert criterion.baseline.evidence is not None
-    theirs = outcomes.trials(_recounted(evidence.read(criterion.baseline.evidence)), criterion.metric)
-    if theirs is None or set(theirs) < set(trials):
+    theirs = _recounted(evidence.read(criterion.baseline.evidence))
+    if theirs.checkpoint_digest == found.checkpoint_digest:
+        raise Refusal("the baseline's evidence is of this very checkpoint")
+    if theirs.task != found.task or _benchmark(theirs) != _benchmark(found):
+        raise Refusal("the baseline's evidence is not of the same benchmark")
+    if theirs.task in {human_eval.TASK, mbpp.TASK}:
+        _rejudge(config, criterion.evidence, theirs)
+    scores = outcomes.trials(theirs, criterion.metric) or {}
+    if not set(trials) <= set(scores):
         raise Refusal(f"the baseline's evidence {criterion.baseline.evidence} is not of the same items")
-    return [score - theirs[key] for key, score in trials.items()]
+    return [score - scores[key] for key, score in trials.items()]
+
+
+def _benchmark(found: Evidence) -> set[str]:
+    return {item.digest for item in found.artifact.inputs if item.role == "benchmark"}
 
 
 def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
@@ -171,6 +189,8 @@ def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
         return _checked(config, key, digest)
     except (Refusal, ArtifactError) as refusal:
         return Finding("", Verdict.REFUSED, str(refusal), "", "")
+    except IbidemError:
+        raise
     except NOT_AN_EVALUATION as error:
         return Finding("", Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}", "", "")
 
@@ -200,8 +220,7 @@ def _rejudge(config: GateConfig, key: str, found: Evidence) -> None:
     if key not in config.problems:
         raise Refusal(f"its programs cannot be judged again: name problems.{key}")
     problems = _problems(found, config.problems[key])
-    benchmark = {item.digest for item in found.artifact.inputs if item.role == "benchmark"}
-    if benchmark != {item.digest for item in human_eval.benchmark(config.problems[key])}:
+    if _benchmark(found) != {item.digest for item in human_eval.benchmark(config.problems[key])}:
         raise Refusal(f"it was judged on other problems than {config.problems[key]}")
     if wrong := coding.rejudge(found, problems, config):
         raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
@@ -228,13 +247,13 @@ def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float]) -
     """Say why figures do not count, though nobody has touched them."""
     if len(trials) < criterion.least_items:
         return f"{len(trials)} items, and {criterion.least_items} are due"
-    if found.task in outcomes.CHECKED_FOR_CONTAMINATION and found.results.get("contamination") is None:
+    if found.task in outcomes.CHECKED_FOR_CONTAMINATION and not found.results.get("contamination"):
         return "whether the model was trained on the problems is NOT MEASURED"
     if found.task == outcomes.RATINGS:
         return _doubt_ratings(criterion, found)
     if found.task == outcomes.DOC_QA and criterion.metric.startswith(("citation", "unsupported")):
         calibration = found.results.get("calibration")
-        agreement = calibration["agreement_at_least"] if calibration else None
+        agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
         due = criterion.least_calibration
         if agreement is None or agreement < due:
             return f"the entailment judge agrees with people {_percent(agreement)}, and {_percent(due)} is due"

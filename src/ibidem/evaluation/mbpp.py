@@ -11,7 +11,9 @@ TASK = "mbpp"
 
 def mbpp(config: MbppConfig) -> str:
     """Evaluate on MBPP: the paper's prompt of three examples; code, then set-up, then tests."""
-    split = config.split or ("all" if _goes_beyond_the_test_split(config) else "test")
+    split: str = config.split or ("all" if _goes_beyond_the_test_split(config) else "test")
+    if split == "all" and config.samples is None:
+        split = "unseen"  # the model reads the solutions of the examples in its prompt
     problems = read_problems(str(config.problems), split)
     return coding.evaluate(config, TASK, problems, benchmark(str(config.problems)), split=split)
 

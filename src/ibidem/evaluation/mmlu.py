@@ -145,7 +145,7 @@ def read(subject: str, path: Path) -> list[Question]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
+            rows = [row for row in csv.reader(file) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if rows and rows[0][0].strip().lower() == "question":
@@ -153,7 +153,7 @@ def read(subject: str, path: Path) -> list[Question]:
     questions = []
     for number, row in enumerate(rows, 1):
         place = row[5].strip() if len(row) == 6 else ""
-        index = LETTERS.find(place) if place in LETTERS else int(place) if place.isdecimal() else -1
+        index = LETTERS.find(place) if len(place) == 1 and place in LETTERS else int(place) if place.isdecimal() else -1
         if len(row) != 6 or not place or not 0 <= index < len(LETTERS):
             raise DataError(f"{path}: row {number} is no question with four choices and an answer")
         questions.append(Question(subject, number, row[0].strip(), tuple(row[1:5]), index))

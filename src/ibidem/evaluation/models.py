@@ -76,7 +76,7 @@ class OwnModel:
         return log_softmax(self._model.logits(row)[0, -1].float().cpu(), dim=-1)
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
-        room = self.context - sampling.max_tokens - len(self.start_ids)
+        room = _room(self.context - len(self.start_ids), sampling.max_tokens)
         shortened = [self._last_tokens(prompt, room) for prompt in prompts]
         return [done.text for done in complete(self._model, self._tokenizer, shortened, sampling, stop)]
 
@@ -128,7 +128,7 @@ class HuggingFaceModel:
 
     @torch.no_grad()
     def _complete(self, prompt: str, sampling: Sampling, stop: Sequence[str]) -> str:
-        room = self.context - sampling.max_tokens
+        room = _room(self.context, sampling.max_tokens)
         ids = [*self.start_ids, *self.encode(prompt)][-room:]
         drawing: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
@@ -148,6 +148,12 @@ class HuggingFaceModel:
         longest = max(len(word.encode()) for word in stop)
         tail = self._tokenizer.decode(ids[-longest - 4 :], skip_special_tokens=True)
         return torch.tensor([any(word in tail for word in stop)], device=ids.device)
+
+
+def _room(context: int, max_tokens: int) -> int:
+    if max_tokens >= context:
+        raise ConfigError(f"max_tokens {max_tokens}: no room is left for a prompt in a context of {context}")
+    return context - max_tokens
 
 
 def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> list[float]:

@@ -44,9 +44,21 @@ def measure(found: Evidence) -> Metrics | None:
         keys = Counter(tuple(str(item[part]) for part in _KEYS[found.task]) for item in found.items)
         if twice := next((key for key, count in keys.items() if count > 1), None):
             raise ArtifactError(f"{found.artifact.path}: the item {' '.join(twice)} stands there twice")
+        _check_outcomes(found)
         return _MEASURES[found.task](found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{found.artifact.path}: its items are not those of {found.task}: {error!r}") from None
+
+
+def _check_outcomes(found: Evidence) -> None:
+    """See that each outcome follows from what the item says of it."""
+    for item in found.items:
+        if found.task == mmlu.TASK and item["passed"] is not (item["chosen"] == item["answer"]):
+            raise ArtifactError(f"{found.artifact.path}: {item['subject']} {item['number']} is not what was chosen")
+        if found.task == ratings.TASK:
+            told = ratings.is_good(item["people"], item["judges"], found.results["good_from"])
+            if item["good"] is not told:
+                raise ArtifactError(f"{found.artifact.path}: {item['id']} is not what its raters say")
 
 
 def trials(found: Evidence, metric: str) -> dict[str, float] | None:
@@ -84,9 +96,9 @@ def _questions(items: Sequence[Row], metric: str, known: set[str]) -> dict[str, 
 
 def _answers(items: Sequence[Row], metric: str) -> dict[str, float] | None:
     of_claims = {"citation_coverage": "covered", "citation_recall": "supported", "unsupported_claims": "supported"}
-    if metric in of_claims:
-        claims = {f"{item['id']} {n}": claim for item in items for n, claim in enumerate(item.get("claims", ()))}
-        shares = {key: float(claim[of_claims[metric]]) for key, claim in claims.items()}
+    if metric in of_claims:  # by question, for the claims of one answer stand and fall together
+        claims = {item["id"]: [float(claim[of_claims[metric]]) for claim in item.get("claims", ())] for item in items}
+        shares = {key: sum(each) / len(each) for key, each in claims.items() if each}
         return {key: 1 - share for key, share in shares.items()} if metric == "unsupported_claims" else shares
     if metric in {"exact_match", "f1"}:
         return {item["id"]: item.get(metric, 0.0) for item in items if item["answerable"]}

@@ -15,6 +15,7 @@ import builtins
 import gzip
 import json
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,16 +114,21 @@ def human_eval(source: str) -> list[Problem]:
 
 
 def mbpp(source: str, split: str) -> list[Problem]:
-    """Read MBPP or MBPP+; the split `test` is the problems 11 to 510.
+    """Read MBPP or MBPP+; the split `test` is the problems 11 to 510, `unseen` all but the examples of the prompt.
 
     Raises:
         ConfigError: nothing is there, or a row is no problem.
     """
     rows = list(_rows(Path(source)))
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
-    lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
+    try:
+        lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"problems {source}: the examples 2 to 4 are no problems: {error!r}") from None
     problems = _parsed(source, lambda row: _mbpp(row, lead), rows)
-    return problems if split == "all" else [each for each in problems if _number_of(each.task_id) in MBPP_TEST]
+    if split == "unseen":
+        return [each for each in problems if _number_of(each.task_id) not in MBPP_SHOTS]
+    return problems if split == "all" else [each for each in problems if number_in_test(each.task_id)]
 
 
 def number_in_test(task_id: str) -> bool:
@@ -135,7 +141,7 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
     for number, row in enumerate(_rows_of(source) if rows is None else rows, 1):
         try:
             problem = parse(row)
-        except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
             raise ConfigError(
                 f"problems {source}: row {number} is no problem: {type(error).__name__} {error}"
             ) from None
@@ -327,7 +333,7 @@ def _rows(path: Path) -> Iterator[Row]:
             yield row
     except FileNotFoundError:
         raise ConfigError(f"problems {path}: no such file") from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise ConfigError(f"problems {path}: cannot be read: {' '.join(str(error).split())[:160]}") from None

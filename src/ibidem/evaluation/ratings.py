@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +45,14 @@ def ratings(config: RatingsConfig) -> str:
     """
     responses, rows = read_responses(config.responses)
     model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
-    given = read_ratings(config, {str(row["id"]) for row in rows}, model, prompts)
+    known = {str(row["id"]): row.get("criteria") for row in rows}
+    given = read_ratings(config, known, model, prompts)
     trusted = trusted_judges(given, config.least_agreement, config.least_calibration)
     items = [
         item(str(row["id"]), criterion, given, trusted, config.good_from)
         for criterion in sorted({rating.criterion for rating in given})
         for row in rows
-        if criterion in row.get("criteria", (criterion,))
+        if criterion in (row.get("criteria") or (criterion,))
     ]
     judges = {rating.rater for rating in given if rating.kind == MODEL}
     evidence.write(
@@ -73,28 +74,43 @@ def ratings(config: RatingsConfig) -> str:
     return f"ratings: {', '.join(f'{name} {_shown(found[name])}' for name in names)}; {config.output_dir}"
 
 
-def read_ratings(config: RatingsConfig, known: set[str], model: str, prompts: str) -> list[Rating]:
-    """Read and check the ratings; the names of raters do not leave this function."""
+def read_ratings(
+    config: RatingsConfig, known: Mapping[str, Sequence[str] | None], model: str, prompts: str
+) -> list[Rating]:
+    """Read and check the ratings; the names of raters do not leave this function. Lines nobody filled in are none."""
     found: dict[tuple[str, str, str], Rating] = {}
-    for number, row in enumerate(read_table(config.ratings, "ratings"), 1):
-        where = f"ratings {config.ratings}: row {number}"
-        if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
-            raise DataError(f"{where} lacks {missing[0]}")
-        if row["model_digest"] != model:
-            raise DataError(f"{where} is of another model: {row['model_digest']}, and the responses are of {model}")
-        if row["prompts_digest"] != prompts:
-            raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {prompts}")
-        if str(row["id"]) not in known:
-            raise DataError(f"{where}: there is no response {row['id']!r}")
-        kind = str(row.get("rater_kind") or HUMAN)
-        if kind not in {HUMAN, MODEL}:
-            raise DataError(f"{where}: rater_kind is {HUMAN} or {MODEL}, not {kind!r}")
-        rater = _pseudonym(str(row["rater"]), prompts, kind)
-        rating = Rating(str(row["id"]), str(row["criterion"]).strip(), rater, kind, _score(row["score"], where))
+    rows = [(path, number, row) for path in config.ratings for number, row in enumerate(read_table(path, "ratings"), 1)]
+    for path, number, row in rows:
+        where = f"ratings {path}: row {number}"
+        if row.get("score") in (None, "") and row.get("rater") in (None, ""):
+            continue
+        rating = _rating(row, known, model, prompts, where)
         if (key := rating[:3]) in found:
             raise DataError(f"{where}: the same rater has rated {rating.id!r} by {rating.criterion!r} already")
         found[key] = rating
+    if not found:
+        raise DataError(f"ratings {config.ratings[0]}: nobody has filled it in")
     return list(found.values())
+
+
+def _rating(
+    row: evidence.Row, known: Mapping[str, Sequence[str] | None], model: str, prompts: str, where: str
+) -> Rating:
+    if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
+        raise DataError(f"{where} lacks {missing[0]}")
+    if row["model_digest"] != model:
+        raise DataError(f"{where} is of another model: {row['model_digest']}, and the responses are of {model}")
+    if row["prompts_digest"] != prompts:
+        raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {prompts}")
+    if str(row["id"]) not in known:
+        raise DataError(f"{where}: there is no response {row['id']!r}")
+    if (due := known[str(row["id"])]) and str(row["criterion"]).strip() not in due:
+        raise DataError(f"{where}: {row['id']} is not rated by {row['criterion']!r}, but by {', '.join(due)}")
+    kind = str(row.get("rater_kind") or HUMAN)
+    if kind not in {HUMAN, MODEL}:
+        raise DataError(f"{where}: rater_kind is {HUMAN} or {MODEL}, not {kind!r}")
+    rater = _pseudonym(str(row["rater"]), prompts, kind)
+    return Rating(str(row["id"]), str(row["criterion"]).strip(), rater, kind, _score(row["score"], where))
 
 
 def trusted_judges(given: Sequence[Rating], least_agreement: float, least_calibration: int) -> set[str]:
@@ -122,9 +138,14 @@ def item(key: str, criterion: str, given: Sequence[Rating], trusted: set[str], g
     mine = [rating for rating in given if rating.id == key and rating.criterion == criterion]
     people = {rating.rater: rating.score for rating in mine if rating.kind == HUMAN}
     judges = {rating.rater: rating.score for rating in mine if rating.rater in trusted}
-    average = evidence.mean(list((people if len(people) >= PEOPLE else judges).values()))
-    good = None if average is None else average >= good_from
+    good = is_good(people, judges, good_from)
     return {"id": key, "criterion": criterion, "good": good, "people": people, "judges": judges}
+
+
+def is_good(people: Mapping[str, float], judges: Mapping[str, float], good_from: float) -> bool | None:
+    """Decide by two people or more, otherwise by trusted judge models; None where there are neither."""
+    average = evidence.mean(list((people if len(people) >= PEOPLE else judges).values()))
+    return None if average is None else average >= good_from
 
 
 def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
@@ -150,7 +171,8 @@ def _checkpoint(responses: Artifact, output_dir: Path) -> Input:
 
 
 def _pseudonym(name: str, prompts: str, kind: str) -> str:
-    return f"{kind}-{hashlib.sha256(f'{prompts} {name.strip().lower()}'.encode()).hexdigest()[:8]}"
+    named = f"{prompts} {name.strip().lower()}".encode(errors="backslashreplace")
+    return f"{kind}-{hashlib.sha256(named).hexdigest()[:8]}"
 
 
 def _score(value: object, where: str) -> float:

@@ -101,9 +101,16 @@ class Judge:
             yield verdict
 
     def _renew(self) -> "_Keeper":
-        each = self._start()
+        each = None
+        try:
+            each = self._start()
+            self._prove(each)
+        except BaseException:
+            self._idle.put(None)
+            if each is not None:
+                each.stop()
+            raise
         self._keepers.append(each)
-        self._prove(each)
         return each
 
     def _prove(self, each: "_Keeper") -> None:
