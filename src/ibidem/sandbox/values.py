@@ -120,8 +120,10 @@ _READ = json.JSONDecoder(object_pairs_hook=_one_pair, parse_constant=_refuse_con
 
 def _encode(value: Any, keep: Keep, depth: int) -> Any:
     kind = type(value)
-    if value is None or kind is bool or kind is str:
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        return _short_enough(value)
     if kind is int:
         return value if value.bit_length() <= PLAIN_INT_BITS else {"int": hex(value)}
     if kind is float:
@@ -167,8 +169,15 @@ def _text(name: str, write: Callable[[Any], str]) -> Callable[[Any, Keep, int], 
     return lambda value, _keep, _depth: {name: write(value)}
 
 
+def _short_enough(value: Any) -> Any:
+    """Refuse what is too large before it is written, which takes its time."""
+    if len(value) > MAX_BYTES:
+        raise Unsendable(f"{len(value):,} characters, more than {MAX_BYTES:,}")
+    return value
+
+
 def _base64(value: Any) -> str:
-    return base64.b64encode(bytes(value)).decode()
+    return base64.b64encode(bytes(_short_enough(value))).decode()
 
 
 _ENCODERS: dict[type, Callable[[Any, Keep, int], Any]] = {
