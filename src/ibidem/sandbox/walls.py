@@ -216,7 +216,7 @@ def _library_views() -> dict[str, str]:
 def _inside(path: str) -> str:
     """Place a folder in the jail: where it stands outside, but never where the scratch folder would hide it.
 
-    >>> _inside("/usr/lib"), _inside("/tmp/python/lib")
-    ('/usr/lib', '/outside/tmp/python/lib')
+    >>> _inside("/usr/lib"), _inside(f"{SCRATCH}/lib") == f"/outside{SCRATCH}/lib"
+    ('/usr/lib', True)
     """
     return f"/outside{path}" if path.startswith(f"{SCRATCH}/") else path
