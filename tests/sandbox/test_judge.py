@@ -13,7 +13,7 @@ from tests.conftest import SHARED_DATA
 from ibidem.errors import SandboxError
 from ibidem.evaluation.problems import Problem, human_eval, mbpp
 from ibidem.sandbox import judge as judges
-from ibidem.sandbox import selftest
+from ibidem.sandbox import frames, selftest
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.program import Kind, Program, Verdict
 from ibidem.sandbox.walls import Limits
@@ -292,6 +292,14 @@ def test_a_question_that_was_broken_off_is_never_answered_later() -> None:
         for _ in range(3):
             assert not ask(judge, "def f(x):\n    return x\n", "assert f(21) == 42").passed
             assert ask(judge, "def f(x):\n    return 2 * x\n", "assert f(21) == 42").passed
+
+
+def test_what_is_left_of_a_job_that_was_not_read_is_never_taken_for_the_next() -> None:
+    with Judge(workers=1) as judge:
+        with pytest.raises(SandboxError, match="the keeper of the jails has died"):
+            ask(judge, "def f(x):\n    return x\n", "#" * (frames.MAX_BYTES + 1))
+        assert ask(judge, "def f(x):\n    return 2 * x\n", "assert f(21) == 42").passed
+        assert not ask(judge, "def f(x):\n    return x\n", "assert f(21) == 42").passed
 
 
 @pytest.mark.parametrize(

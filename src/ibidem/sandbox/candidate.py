@@ -80,6 +80,15 @@ def serve(channel: int) -> NoReturn:
         frames.send(channel, jail.answer(request))
 
 
+def rehearse() -> None:
+    """Answer a program of our own."""
+    jail = Jail()
+    requests: tuple[Any, ...] = (("run", ["def answer(x):\n    return x\n"]), ("call", jail, ([1, 2.5, "a"],), {}))
+    for request in requests:
+        jail.answer(values.dumps(request, lambda _: "answer"))
+    del sys.modules[MODULE]
+
+
 def _explain(error: BaseException) -> tuple[str, str]:
     """Give the kind of an exception as the nearest builtin, and its own name with its message."""
     builtin = next(kind.__name__ for kind in type.mro(type(error)) if kind.__module__ == "builtins")

@@ -190,7 +190,7 @@ def _check_platform(walls_of: str) -> None:
 
 
 def _command(walls_of: str, limits: Limits, image: str) -> list[str]:
-    setup: dict[str, Any] = {"walls": walls_of, "packages": (), "limits": asdict(limits)}
+    setup: dict[str, Any] = {"walls": walls_of, "packages": (), "limits": limits._asdict()}
     if walls_of == keeper.NAMESPACES:
         setup["packages"] = walls.numpy_folders()
         python = getattr(sys, "_base_executable", sys.executable)

@@ -21,12 +21,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from ibidem.sandbox import candidate, frames, kernel, referee, walls
+from ibidem.sandbox import candidate, frames, kernel, referee, seccomp, walls
 from ibidem.sandbox.walls import Limits
 
 JOBS, VERDICTS = 0, 1
 DONE, DEAD, IDLE = "done", "dead", "idle"
 TICK_MS = 100
+RUNS_TO_SPECIALIZE = 20
 RENEW_AFTER = 64
 """Jobs of a referee: what benchmarks leave behind in its memory goes with it."""
 NAMESPACES = "namespaces"
@@ -101,7 +102,7 @@ class Harness:
 def main() -> None:
     """Serve the judge that holds the other ends of standard input and output."""
     setup, harness = _read_setup(sys.argv[1]), Harness()
-    _import_warm()
+    _warm_up()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     sys.path.remove(sys.argv[2])
     os.environ.clear()
@@ -119,12 +120,14 @@ def main() -> None:
     _serve(setup, harness, proc, clear_scratch)
 
 
-def _import_warm() -> None:
-    """Import what most programs want, without what would reseed `random` in every child: the same draws every time."""
+def _warm_up() -> None:
+    """Do once what every child would: imports, and the first runs of its code, after which Python specializes it."""
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
     for name in WARM:
         __import__(name)
-    os.register_at_fork = register
+    os.register_at_fork = register  # not what reseeds `random` in every child: the same draws every time
+    for _ in range(RUNS_TO_SPECIALIZE):
+        candidate.rehearse()
     sys.modules["random"].seed(0)
 
 
@@ -173,15 +176,16 @@ class Scratch:
 
 def _serve(setup: Setup, harness: Harness, proc: int, clear_scratch: Callable[[], None]) -> None:
     """Judge one job after the other: a new candidate for each, a new referee now and then."""
+    candidate_calls, referee_calls = seccomp.Filter(), seccomp.Filter(("recvmsg",))
     referee_of: Referee | None = None
     for number in itertools.count():
         if referee_of is None or number % RENEW_AFTER == 0:
             if referee_of is not None:
                 _end(referee_of.child)
                 referee_of.control.close()
-            referee_of = _start_referee(setup)
+            referee_of = _start_referee(referee_calls, setup.limits)
         ours, theirs = socket.socketpair()
-        jail = _fork(partial(_run_candidate, theirs, setup))
+        jail = _fork(partial(_run_candidate, theirs, candidate_calls, setup.limits))
         theirs.close()
         harness.wait_for(JOBS)
         socket.send_fds(referee_of.control, [b"j"], [ours.fileno()])
@@ -209,26 +213,26 @@ def _fork(work: Callable[[], NoReturn]) -> Child:
     return Child(pid, os.pidfd_open(pid))
 
 
-def _start_referee(setup: Setup) -> Referee:
+def _start_referee(calls: seccomp.Filter, limits: Limits) -> Referee:
     ours, theirs = socket.socketpair()
-    child = _fork(partial(_run_referee, theirs, setup))
+    child = _fork(partial(_run_referee, theirs, calls, limits))
     theirs.close()
     return Referee(child, ours)
 
 
-def _run_candidate(theirs: socket.socket, setup: Setup) -> NoReturn:
+def _run_candidate(theirs: socket.socket, calls: seccomp.Filter, limits: Limits) -> NoReturn:
     channel = theirs.detach()
     walls.close_descriptors(channel)
     os.chdir(walls.SCRATCH)
-    walls.restrict(setup.limits)
+    walls.restrict(calls, limits.cpu_s)
     candidate.serve(channel)
 
 
-def _run_referee(theirs: socket.socket, setup: Setup) -> NoReturn:
+def _run_referee(theirs: socket.socket, calls: seccomp.Filter, limits: Limits) -> NoReturn:
     jobs, verdicts = os.dup(JOBS), os.dup(VERDICTS)
     walls.close_descriptors(theirs.fileno(), jobs, verdicts)
-    walls.restrict(setup.limits, calls=("recvmsg",), cpu_s=RENEW_AFTER * setup.limits.cpu_s)
-    referee.serve(theirs, jobs, verdicts, setup.limits.cpu_s)
+    walls.restrict(calls, RENEW_AFTER * limits.cpu_s)
+    referee.serve(theirs, jobs, verdicts, limits.cpu_s)
 
 
 def _watch(harness: Harness, referee_of: Referee, clock: Clock, limits: Limits) -> str:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 
+MACHINE = os.uname().machine if hasattr(os, "uname") else ""
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME = 0x2, 0x4, 0x8, 0x400
@@ -22,7 +23,6 @@ _LAST_CAPABILITY = 63
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_MACHINE = os.uname().machine if hasattr(os, "uname") else ""
 
 
 def prctl(option: int, *arguments: int) -> None:
@@ -59,7 +59,7 @@ def unmount(target: str) -> None:
 def pivot_root(folder: str) -> None:
     """Make a mounted folder the root, and let go of the old one."""
     os.chdir(folder)
-    _syscall(_SYS_PIVOT_ROOT[_MACHINE], b".", b".")
+    _syscall(_SYS_PIVOT_ROOT[MACHINE], b".", b".")
     unmount(".")
     os.chdir("/")
 
@@ -79,7 +79,7 @@ def forgo_capabilities() -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability."""
-    _syscall(_SYS_CAPSET[_MACHINE], _CAPABILITY_HEADER, _NO_CAPABILITY)
+    _syscall(_SYS_CAPSET[MACHINE], _CAPABILITY_HEADER, _NO_CAPABILITY)
 
 
 def forgo_new_privileges() -> None:

@@ -10,14 +10,13 @@ asm-generic/unistd.h.
 
 import ctypes
 import errno
-import functools
-import platform
+import os
 import struct
-from collections.abc import Callable
+
+from ibidem.sandbox import kernel
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 
-_MACHINE = platform.machine()
 _MACHINES = (X86_64, AARCH64)
 _AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 
@@ -138,6 +137,7 @@ _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, BPF_
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets into struct seccomp_data
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ANY_PID = 0xFFFFFFFF  # stands in the filter until the pid is known
 
 Instruction = tuple[int, int, int, int]
@@ -145,16 +145,11 @@ Instruction = tuple[int, int, int, int]
 
 def supported() -> bool:
     """Tell whether the machine's system calls are known."""
-    return _MACHINE in _AUDIT_ARCH
+    return kernel.MACHINE in _AUDIT_ARCH
 
 
-def program(pid: int, more: tuple[str, ...] = (), machine: str = _MACHINE) -> bytes:
+def program(pid: int, more: tuple[str, ...] = (), machine: str = kernel.MACHINE) -> bytes:
     """Write the filter of the process `pid` (as it sees itself) as an array of struct sock_filter."""
-    return _program(machine, more).replace(struct.pack("=I", _ANY_PID), struct.pack("=I", pid))
-
-
-@functools.cache
-def _program(machine: str, more: tuple[str, ...]) -> bytes:
     column = _MACHINES.index(machine)
     lines: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH),
@@ -164,7 +159,7 @@ def _program(machine: str, more: tuple[str, ...]) -> bytes:
     ]
     lines += [line for name in more for line in ((_EQUAL, 0, 1, _EXTRA[name][column]), (_RETURN, 0, 0, _ALLOW))]
     for numbers in _ONLY_SELF.values():
-        lines += _only(numbers[column], argument=0, values=(_ANY_PID,))
+        lines += _only(numbers[column], argument=0, values=(pid,))
     for numbers in _ONLY_ZERO.values():
         lines += _only(numbers[column], argument=0, values=(0,))
     lines += _only(_FCNTL[column], argument=1, values=_FCNTL_COMMANDS)
@@ -203,16 +198,27 @@ def _packed(lines: list[Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
-def install(prctl: Callable[..., None], pid: int, more: tuple[str, ...] = ()) -> None:
-    """Bind this process to the filter, for good; new privileges must have been forgone.
+class Filter:
+    """A filter laid out in memory: a process that was forked since has only to write its own number into it."""
 
-    `prctl` raises OSError where the kernel refuses.
-    """
-    code = program(pid, more)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    header = ctypes.create_string_buffer(struct.pack("@HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
-    pr_set_seccomp, mode_filter = 22, 2
-    prctl(pr_set_seccomp, mode_filter, ctypes.addressof(header), 0, 0)
+    def __init__(self, more: tuple[str, ...] = ()) -> None:
+        code = program(_ANY_PID, more)
+        self._code = ctypes.create_string_buffer(code, len(code))
+        head = struct.pack("@HxxxxxxP", len(code) // 8, ctypes.addressof(self._code))
+        self._head = ctypes.create_string_buffer(head)
+        self._address = ctypes.addressof(self._head)
+        unknown = struct.pack("=I", _ANY_PID)
+        self._places = [at for at in range(4, len(code), 8) if code[at : at + 4] == unknown]
+
+    def install(self) -> None:
+        """Bind this process to the filter, for good; new privileges must have been forgone.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        for place in self._places:
+            struct.pack_into("=I", self._code, place, os.getpid())
+        kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._address, 0, 0)
 
 
 def _only(number: int, *, argument: int, values: tuple[int, ...]) -> list[Instruction]:

@@ -13,8 +13,8 @@ folder that only its owner enters works too.
 import os
 import resource
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from glob import escape, glob
+from typing import NamedTuple
 
 from ibidem.sandbox import kernel, seccomp
 
@@ -35,8 +35,7 @@ _NAMESPACES = (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What a program may use. Time is time of the CPU: a loaded machine changes no verdict."""
 
     cpu_s: int = 10
@@ -84,14 +83,13 @@ def surrender(limits: Limits) -> None:
         resource.setrlimit(kind, (value, value))
     kernel.drop_capabilities()
     kernel.forgo_new_privileges()
-    seccomp.program(1)  # works out once what is the same for all
 
 
-def restrict(limits: Limits, *, calls: tuple[str, ...] = (), cpu_s: int | None = None) -> None:
-    """Limit this process to itself, to its CPU time and to its system calls, for good."""
-    for kind, value in ((resource.RLIMIT_NPROC, 0), (resource.RLIMIT_CPU, cpu_s or limits.cpu_s)):
-        resource.setrlimit(kind, (value, value))
-    seccomp.install(kernel.prctl, os.getpid(), calls)
+def restrict(calls: seccomp.Filter, cpu_s: int) -> None:
+    """Limit this process to itself, to so much CPU time and to these system calls, for good."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    calls.install()
 
 
 def close_descriptors(*keep: int) -> None:
@@ -109,10 +107,9 @@ def close_descriptors(*keep: int) -> None:
 def numpy_folders() -> tuple[str, ...]:
     """Find numpy where this interpreter would import it from, without importing it."""
     for folder in sys.path:
-        found = Path(folder or ".", "numpy", "__init__.py")
-        if found.is_file():
-            root = found.parents[1].resolve()
-            return tuple(str(root / name) for name in ("numpy", "numpy.libs") if (root / name).is_dir())
+        if os.path.isfile(os.path.join(folder, "numpy", "__init__.py")):
+            root = os.path.realpath(folder)
+            return tuple(path for name in ("numpy", "numpy.libs") if os.path.isdir(path := os.path.join(root, name)))
     return ()
 
 
@@ -170,7 +167,7 @@ def _write_maps(proc: int, pid: str, uid: int, gid: int) -> None:
 def _build_root(packages: tuple[str, ...]) -> None:
     """Mount what the jail may see below `_STAGE`, and make it the root."""
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    views = {**_library_views(), **{f"{PACKAGES}/{Path(source).name}": source for source in packages}}
+    views = {**_library_views(), **{f"{PACKAGES}/{os.path.basename(source)}": source for source in packages}}
     links = {link: os.readlink(link) for link in _LIBRARY_ROOTS if os.path.islink(link)}
     kernel.mount("tmpfs", _STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
     for link, target in links.items():
@@ -197,8 +194,8 @@ def _view(source: str, target: str) -> None:
         return
     kernel.protect(place, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
     for pattern in ("site-packages", "dist-packages", "python3*/site-packages", "python3*/dist-packages"):
-        for hidden in Path(place).glob(pattern):
-            kernel.mount("tmpfs", str(hidden), "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=755")
+        for hidden in glob(f"{escape(place)}/{pattern}"):
+            kernel.mount("tmpfs", hidden, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=755")
 
 
 def _library_views() -> dict[str, str]:
