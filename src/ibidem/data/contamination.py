@@ -13,7 +13,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.config import configuration
 from ibidem.data.benchmarks import HUMAN_EVAL, benchmark_files
@@ -101,7 +100,7 @@ class Guard:
 def as_inputs(policy: ContaminationPolicy) -> list[Input]:
     """Name the benchmarks as inputs, with digests of their content."""
     return [
-        Input("benchmark", f"sha256:{artifacts.sha256_of(path)}", f"{name}: {path.name}", is_artifact=False)
+        replace(Input.of_file("benchmark", path), name=f"{name}: {path.name}")
         for name in policy.benchmarks
         for path in benchmark_files(name)
     ]

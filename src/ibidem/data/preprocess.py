@@ -148,7 +148,7 @@ def _word_list(config: PreprocessConfig) -> list[artifacts.Input]:
     path = config.filters.profanity_words
     if path is None:
         return []
-    return [artifacts.Input("word-list", f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)]
+    return [artifacts.Input.of_file("word-list", path)]
 
 
 def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:

@@ -48,16 +48,15 @@ def chat(config: ChatConfig) -> str:
         DataError: a row is no prompt.
     """
     prompts = read_prompts(config.prompts)
-    digest = prompts_digest(prompts)
-    subject = subject_of(config.checkpoint)
-    inputs = [subject.as_input(of=config.output_dir), Input("prompts", digest, config.prompts.name, is_artifact=False)]
+    subject, asked = subject_of(config.checkpoint), benchmark(config.prompts)
+    inputs = [subject.as_input(of=config.output_dir), asked]
     chosen = {key: value for key, value in settings(config).items() if key != "batch"}
     if not artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
         model = models.open_model(config.checkpoint)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
             (draft.path / RESPONSES).write_text(evidence.lines_of(rows), encoding="utf-8")
-            (draft.path / FORM).write_text(_form(prompts, subject.digest, digest), encoding="utf-8")
+            (draft.path / FORM).write_text(_form(prompts, subject.digest, asked.digest), encoding="utf-8")
             draft.counts = {"responses": len(rows)}
     return f"{config.output_dir}: {len(prompts)} responses; let two people or more fill in copies of {FORM}"
 
@@ -111,10 +110,12 @@ def read_table(path: Path, what: str) -> list[evidence.Row]:
     return rows
 
 
-def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Name a set of prompts by its content, whatever its order and its format."""
+def benchmark(path: Path) -> Input:
+    """Name the prompts as an input: the digest is of what they say, whatever their order and their format."""
+    prompts = read_prompts(path)
     lines = sorted(json.dumps([each.id, list(each.turns), each.more.get("criteria")]) for each in prompts)
-    return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Input("prompts", f"sha256:{digest}", path.name, is_artifact=False)
 
 
 def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:

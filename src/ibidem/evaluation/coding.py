@@ -97,10 +97,8 @@ def rejudge(found: evidence.Evidence, problems: Sequence[Problem], sandbox: Sand
     known = by_id(problems)
     if unknown := [item["task_id"] for item in found.items if item["task_id"] not in known]:
         return unknown
-    settled = found.artifact.config
-    cpu_s, memory_mb = max(sandbox.cpu_s, settled["cpu_s"]), max(sandbox.memory_mb, settled["memory_mb"])
     with (
-        _open_judge(sandbox, Limits(cpu_s=cpu_s, memory_bytes=memory_mb << 20)) as judge,
+        _open_judge(sandbox) as judge,
         log.progress("gate.judge", len(found.items), "programs") as bar,
     ):
         wrong = []
@@ -148,8 +146,7 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
 def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | None) -> list[Input]:
     inputs = [subject.as_input(of=config.output_dir)] if subject else []
     if given is not None:
-        sha256 = artifacts.sha256_of(given.path)
-        inputs.append(Input("samples", f"sha256:{sha256}", given.path.name, is_artifact=False))
+        inputs.append(Input.of_file("samples", given.path))
         if subject is None and given.checkpoint is not None:
             inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
     return inputs
@@ -191,7 +188,7 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
     if not left:
         return items
     with (
-        _open_judge(config, Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)) as judge,
+        _open_judge(config) as judge,
         path.open("a", encoding="utf-8") as file,
         log.progress("judge", len(samples), "programs") as bar,
     ):
@@ -213,7 +210,8 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
     return items
 
 
-def _open_judge(config: SandboxConfig, limits: Limits) -> Judge:
+def _open_judge(config: SandboxConfig) -> Judge:
+    limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
     return Judge(config.workers, limits, walls_of=config.sandbox, image=config.sandbox_image)
 
 

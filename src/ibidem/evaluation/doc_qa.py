@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibidem import artifacts, log
+from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
@@ -74,6 +74,11 @@ def doc_qa(config: DocQaConfig) -> str:
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
     shown = [f"{name} {'NOT MEASURED' if found[name] is None else f'{100 * found[name]:.2f} %'}" for name in names]
     return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
+
+
+def benchmark(data: Path) -> Input:
+    """Name the questions as an input, with a digest of their content."""
+    return Input.of_file("benchmark", data)
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -244,12 +249,9 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
 
 
 def _inputs(config: DocQaConfig, given: Given | None) -> list[Input]:
-    files = {"benchmark": config.data, "predictions": config.predictions, "calibration": config.calibration}
-    inputs = [
-        Input(role, f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)
-        for role, path in files.items()
-        if path is not None
-    ]
+    given_files = {"predictions": config.predictions, "calibration": config.calibration}
+    inputs = [benchmark(config.data)]
+    inputs += [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
     if config.checkpoint is not None:
         inputs.append(subject_of(config.checkpoint).as_input(of=config.output_dir))
     elif given is not None and given.checkpoint is not None:

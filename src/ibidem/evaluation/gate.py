@@ -7,8 +7,9 @@
 
 All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
 never heals evidence that was refused. No figure is taken from results.json: it is counted again from the items, and
-programs are judged again. Which problems stand in the training data, and how often the entailment judge agreed with
-people, is the evaluation's own word.
+programs are judged again. Each evaluation must be of the very benchmark, and made with the very settings, that the gate
+names. Which problems stand in the training data, and how often the entailment judge agreed with people, is the
+evaluation's own word.
 """
 
 import json
@@ -20,7 +21,7 @@ from enum import StrEnum
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact
 from ibidem.errors import ArtifactError, GateFailed, IbidemError
-from ibidem.evaluation import coding, evidence, human_eval, mbpp, outcomes
+from ibidem.evaluation import coding, doc_qa, evidence, human_eval, outcomes, ratings
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate_config import Criterion, GateConfig
 from ibidem.evaluation.gate_page import card, page
@@ -32,6 +33,7 @@ from ibidem.evaluation.subject import Subject
 from ibidem.evaluation.subject import subject as subject_of
 
 RELEASE, BLOCK = "RELEASE", "BLOCK"
+BENCHMARK_ROLES = {"benchmark", "prompts"}
 NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
 
 
@@ -62,6 +64,14 @@ class Finding:
     """Digest of the evaluation."""
     exception: str | None = None
     """Who answers for it, and why."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no evidence that counts."""
+
+    verdict: Verdict
+    reason: str
 
 
 class Refusal(Exception):  # noqa: N818 - it is no error of the program
@@ -101,11 +111,11 @@ def gate(config: GateConfig) -> str:
     return said
 
 
-def judge(name: str, criterion: Criterion, found: "Evidence | Finding", config: GateConfig) -> Finding:
+def judge(name: str, criterion: Criterion, found: Evidence | Missing, config: GateConfig) -> Finding:
     """Judge one criterion by its evidence, or by the reason for which there is none."""
     target = _target(criterion)
-    if isinstance(found, Finding):
-        return replace(found, criterion=name, metric=criterion.metric, target=target)
+    if isinstance(found, Missing):
+        return Finding(name, found.verdict, found.reason, criterion.metric, target)
     try:
         trials = _trials(criterion, found)
         digest = found.artifact.digest
@@ -146,13 +156,16 @@ def _compare(
     reason = f"{known}{what}, with 95 % confidence"
     verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
     if verdict is Verdict.INSUFFICIENT:
-        reason += _remedy(criterion, len(scores), least)
+        reason += _remedy(criterion, scores, least)
     return replace(finding, verdict=verdict, reason=reason, point=point, lower=lower, upper=upper)
 
 
-def _remedy(criterion: Criterion, n: int, least: float | None) -> str:
+def _remedy(criterion: Criterion, scores: Sequence[float], least: float | None) -> str:
+    n = len(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
         return f": {n} pairs cannot tell"
+    if not set(scores) <= {0, 1}:
+        return f": {n} items cannot tell"
     share = 1 - criterion.below if criterion.below is not None else least or 0.0
     needed = least_passes(n, share)
     return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
@@ -165,64 +178,67 @@ def _differences(criterion: Criterion, trials: Mapping[str, float], found: Evide
     theirs = _recounted(evidence.read(criterion.baseline.evidence))
     if theirs.checkpoint_digest == found.checkpoint_digest:
         raise Refusal("the baseline's evidence is of this very checkpoint")
-    if theirs.task != found.task or _benchmark(theirs) != _benchmark(found):
-        raise Refusal("the baseline's evidence is not of the same benchmark")
-    if theirs.task in {human_eval.TASK, mbpp.TASK}:
-        _rejudge(config, criterion.evidence, theirs)
+    if theirs.task != found.task:
+        raise Refusal(f"the baseline's evidence is of {theirs.task}, not of {found.task}")
+    _check_making(config, criterion.evidence, theirs)
     scores = outcomes.trials(theirs, criterion.metric) or {}
     if not set(trials) <= set(scores):
         raise Refusal(f"the baseline's evidence {criterion.baseline.evidence} is not of the same items")
     return [score - scores[key] for key, score in trials.items()]
 
 
-def _benchmark(found: Evidence) -> set[str]:
-    return {item.digest for item in found.artifact.inputs if item.role == "benchmark"}
-
-
-def _open(config: GateConfig, key: str, digest: str) -> "Evidence | Finding":
+def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
     """Read evidence and everything that must hold of it, or say why it does not count."""
     if key not in config.evidence:
-        return Finding("", Verdict.INSUFFICIENT, f"no evidence {key!r} is given", "", "")
+        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} is given")
     if not config.evidence[key].exists():
-        return Finding("", Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}", "", "")
+        return Missing(Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}")
     try:
         return _checked(config, key, digest)
     except (Refusal, ArtifactError) as refusal:
-        return Finding("", Verdict.REFUSED, str(refusal), "", "")
+        return Missing(Verdict.REFUSED, str(refusal))
     except IbidemError:
         raise
     except NOT_AN_EVALUATION as error:
-        return Finding("", Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}", "", "")
+        return Missing(Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}")
 
 
 def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
     found = _recounted(evidence.read(config.evidence[key]))
     if found.checkpoint_digest != digest or found.results.get("checkpoint_digest") != digest:
         raise Refusal(f"it is of another checkpoint: {found.checkpoint_digest or 'none is named'}")
-    if found.task in {human_eval.TASK, mbpp.TASK}:
-        _rejudge(config, key, found)
+    _check_making(config, key, found)
     return found
 
 
 def _recounted(found: Evidence) -> Evidence:
     """Count every figure again from the items."""
     counted = outcomes.measure(found)
-    if counted is None:
-        raise Refusal(f"the task {found.task!r} is unknown")
     figures = set(found.artifact.counts) - {"items"}
     if any(key not in counted or not _same(found.results.get(key), counted[key]) for key in figures):
         raise Refusal("its figures do not follow from its items: it was edited")
     return found
 
 
-def _rejudge(config: GateConfig, key: str, found: Evidence) -> None:
-    """Run every program of a coding benchmark again."""
-    if key not in config.problems:
-        raise Refusal(f"its programs cannot be judged again: name problems.{key}")
-    problems = _problems(found, config.problems[key])
-    if _benchmark(found) != {item.digest for item in human_eval.benchmark(config.problems[key])}:
-        raise Refusal(f"it was judged on other problems than {config.problems[key]}")
-    if wrong := coding.rejudge(found, problems, config):
+def _check_making(config: GateConfig, key: str, found: Evidence) -> None:
+    """See that an evaluation is of the benchmark and made with the settings that the gate names; judge code again."""
+    if key not in config.benchmarks:
+        raise Refusal(f"which benchmark it is of cannot be seen: name benchmarks.{key}")
+    task, place = outcomes.task_of(found), config.benchmarks[key]
+    try:
+        due = {item.digest for item in task.benchmark(place)}
+    except (OSError, IbidemError) as error:
+        raise Refusal(f"benchmarks.{key} is no benchmark of {found.task}: {error}") from None
+    used = {item.digest for item in found.artifact.inputs if item.role in BENCHMARK_ROLES}
+    if not used or not used <= due:
+        raise Refusal(f"it is of another benchmark than {place}")
+    limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.is_coding else {}
+    for name, value in {**config.settings.get(key, {}), **limits}.items():
+        if name not in found.artifact.config:
+            raise Refusal(f"{found.task} has no setting {name}")
+        if (made_with := found.artifact.config[name]) != value:
+            raise Refusal(f"it was made with {name} {made_with!r}, not {value!r}")
+    if task.is_coding and (wrong := coding.rejudge(found, _problems(found, place), config)):
         raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
 
 
@@ -247,11 +263,11 @@ def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float]) -
     """Say why figures do not count, though nobody has touched them."""
     if len(trials) < criterion.least_items:
         return f"{len(trials)} items, and {criterion.least_items} are due"
-    if found.task in outcomes.CHECKED_FOR_CONTAMINATION and not found.results.get("contamination"):
+    if outcomes.task_of(found).is_published and not found.results.get("contamination"):
         return "whether the model was trained on the problems is NOT MEASURED"
-    if found.task == outcomes.RATINGS:
+    if found.task == ratings.TASK:
         return _doubt_ratings(criterion, found)
-    if found.task == outcomes.DOC_QA and criterion.metric.startswith(("citation", "unsupported")):
+    if found.task == doc_qa.TASK and criterion.metric.startswith(("citation", "unsupported")):
         calibration = found.results.get("calibration")
         agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
         due = criterion.least_calibration
@@ -262,7 +278,7 @@ def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float]) -
 
 def _doubt_ratings(criterion: Criterion, found: Evidence) -> str | None:
     kind = criterion.metric.partition(".")[2]
-    counted = outcomes.measure(found) or {}
+    counted = outcomes.measure(found)
     if unrated := counted.get(f"unrated.{kind}"):
         return f"{unrated:.0f} responses lack ratings by two people"
     alpha = counted.get(f"alpha.{kind}")

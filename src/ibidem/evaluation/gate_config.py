@@ -2,7 +2,7 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -65,6 +65,8 @@ class Criterion:
     def _one_target(self) -> "Criterion":
         if sum(target is not None for target in (self.at_least, self.below, self.baseline)) != 1:
             raise ValueError("a criterion needs one of at_least, below, baseline")
+        if self.margin and self.baseline is None:
+            raise ValueError("a margin is one to a baseline")
         return self
 
 
@@ -90,8 +92,10 @@ class GateConfig(SandboxConfig):
     """Folder of gate.json, gate.html and MODEL_CARD.md."""
     evidence: dict[str, Path] = Field(default_factory=dict)
     """Folders of evaluations, by the keys that the criteria use."""
-    problems: dict[str, str] = Field(default_factory=lambda: {"human-eval": "human-eval"})
-    """By evidence, the problems of a programming benchmark: every completion is judged again here."""
+    benchmarks: dict[str, str] = Field(default_factory=lambda: {"human-eval": "human-eval"})
+    """By evidence, where the problems, questions or prompts stand that it must be of. Programs are judged again."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By evidence, settings that it must have been made with: shots, scoring, good_from, abstentions, ..."""
     criteria: Annotated[dict[str, Criterion], Field(min_length=1)]
     """What must be shown, by name."""
     exceptions: dict[str, ReleaseException] = Field(default_factory=dict)

@@ -27,10 +27,7 @@ def human_eval(config: HumanEvalConfig) -> str:
 
 def benchmark(problems: str) -> list[Input]:
     """Name the problems as inputs, with digests of their content."""
-    return [
-        Input("benchmark", f"sha256:{artifacts.sha256_of(path)}", path.name, is_artifact=False)
-        for path in benchmark_files(problems)
-    ]
+    return [Input.of_file("benchmark", path) for path in benchmark_files(problems)]
 
 
 def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:

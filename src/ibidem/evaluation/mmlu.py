@@ -6,9 +6,8 @@ Source: Hendrycks et al. 2021, arXiv:2009.03300, and its evaluate.py for the pro
 """
 
 import csv
-import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +49,7 @@ def mmlu(config: MmluConfig) -> str:
     """
     files = find_subjects(config.data, config.subjects)
     subject = subject_of(config.checkpoint)
-    inputs = [_input(path) for pair in files.values() for path in pair if path is not None]
-    inputs.append(subject.as_input(of=config.output_dir))
+    inputs = [*benchmark(files), subject.as_input(of=config.output_dir)]
     if not evidence.finished(config.output_dir, TASK, config=settings(config), inputs=inputs):
         questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
         model = models.open_model(config.checkpoint)
@@ -137,6 +135,11 @@ def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, 
     return {name: (path, devs.get(name)) for name, path in tests.items() if not wanted or name in wanted}
 
 
+def benchmark(files: Mapping[str, tuple[Path, Path | None]]) -> list[Input]:
+    """Name the files of subjects as inputs, with digests of their content."""
+    return [Input.of_file("benchmark", path) for pair in files.values() for path in pair if path is not None]
+
+
 def read(subject: str, path: Path) -> list[Question]:
     """Read the questions of a file, with or without a line of column names.
 
@@ -176,7 +179,3 @@ def _contamination(subject: Subject, questions: Sequence[Question]) -> dict[str,
         return None
     problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]
     return contamination.look(subject.path, problems)
-
-
-def _input(path: Path) -> Input:
-    return Input("benchmark", f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}", path.name, is_artifact=False)

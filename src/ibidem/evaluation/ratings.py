@@ -59,13 +59,15 @@ def ratings(config: RatingsConfig) -> str:
         config.output_dir,
         TASK,
         config=settings(config),
-        inputs=[responses.as_input("responses", of=config.output_dir), _checkpoint(responses, config.output_dir)],
+        inputs=[
+            responses.as_input("responses", of=config.output_dir),
+            _checkpoint(responses, config.output_dir),
+            next(each for each in responses.inputs if each.role == "prompts"),
+        ],
         items=items,
         metrics=measure(items),
         notes={
-            "prompts_digest": prompts,
             "raters": len({rating.rater for rating in given if rating.kind == HUMAN}),
-            "good_from": config.good_from,
             "judges_refused": sorted(judges - trusted),
         },
     )
