@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem.cli import main
-from ibidem.data.contamination import ContaminationPolicy, Guard, load_problems
+from ibidem.data.contamination import ContaminationPolicy, Guard, Problem, load_problems
 from ibidem.errors import ConfigError
 from ibidem.records import DropReason
 
@@ -59,6 +59,11 @@ def test_a_problem_with_other_names_is_found_as_rewritten(guard: Guard) -> None:
         name = text.split("def ")[-1].split("(")[0]
         found += guard(text.replace(name, "my_function").encode()) is not None
     assert found >= 0.9 * len(problems)
+
+
+def test_problems_that_are_too_short_to_be_found_are_named() -> None:
+    problems = [Problem("short", ("add two",)), Problem("long", ("take the first of all the numbers that are even",))]
+    assert Guard(ContaminationPolicy(), problems).unchecked() == {"short"}
 
 
 def test_code_that_has_nothing_of_them_is_kept(guard: Guard) -> None:

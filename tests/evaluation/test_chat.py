@@ -94,6 +94,7 @@ def test_ratings_become_figures_with_the_raters_agreement(responses: Path, tmp_p
     assert found.results["unrated.helpful"] == 0
     assert found.results["raters"] == 3
     assert "Rater" not in (tmp_path / "o" / "items.jsonl").read_text()
+    assert {name for item in found.items for name in item["people"]} == {"human-1", "human-2", "human-3"}
     states = [state for _, state, _ in artifacts.lineage(tmp_path / "o")]
     assert "missing" not in states
     assert "changed" not in states

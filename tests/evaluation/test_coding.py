@@ -290,6 +290,7 @@ def test_mbpp_runs_code_then_setup_then_tests(tmp_path: Path) -> None:
     found = evidence.read(tmp_path / "o")
     assert found.results["pass@1"] == 1
     assert found.results["split"] == "test"
+    assert found.results["shots"] == 3
 
 
 def test_mbpp_prompts_with_the_three_examples_of_the_paper(tmp_path: Path) -> None:

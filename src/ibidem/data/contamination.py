@@ -82,6 +82,11 @@ class Guard:
         """Name a problem that a UTF-8 text holds."""
         return next((drop for _, drop in self.hits(text)), None)
 
+    def unchecked(self) -> set[str]:
+        """Name the problems that no document could be found to hold: too short, or like too many others."""
+        parts = [*self._quoted.parts, *self._rewritten.parts]
+        return {part.name for part in parts} - {part.name for part in parts if part.size}
+
     def hits(self, text: bytes) -> Iterator[tuple[str, Drop]]:
         """Name every problem that a UTF-8 text holds, once for each way in which it does."""
         words = self._shingles.word_hashes(text)
@@ -136,7 +141,7 @@ class _Index:
                 owners.setdefault(run, set()).add(number)
         self._owners = {run: own for run, own in owners.items() if len({texts[n][0] for n in own}) <= most_sharing}
         sizes = Counter(number for own in self._owners.values() for number in own)
-        self._parts = [_Part(name, sizes[number]) for number, (name, _) in enumerate(texts)]
+        self.parts = [_Part(name, sizes[number]) for number, (name, _) in enumerate(texts)]
         self._is_known = np.zeros(1 << _BITS, bool)
         self._is_known[_slot(np.fromiter(self._owners, np.uint64, len(self._owners)))] = True
 
@@ -151,7 +156,7 @@ class _Index:
         found = Counter(number for run in set(likely.tolist()) for number in self._owners.get(run, ()))
         size = len(np.unique(runs))
         for number, count in sorted(found.items()):
-            yield self._parts[number], count, size
+            yield self.parts[number], count, size
 
 
 def _slot(runs: Hashes) -> Hashes:

@@ -13,7 +13,7 @@ def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None
     """Look for problems in every document behind a checkpoint; None where its data are not there any more.
 
     A document holds a problem if it quotes half of the 10-word runs of its statement or solution, or is, as a whole,
-    like the problem: exact Jaccard similarity of 5-word shingles, which MinHash estimates.
+    like the problem: exact Jaccard similarity of 5-word shingles, which MinHash estimates. `unchecked` are too short.
     """
     datasets = _training_data(checkpoint)
     if not datasets:
@@ -30,7 +30,13 @@ def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None
                     documents += 1
                     bar.advance()
     named = {dataset.path.name: dataset.digest for dataset in datasets}
-    return {"documents": documents, "datasets": named, "problems": len(found), "found": dict(sorted(found.items()))}
+    return {
+        "documents": documents,
+        "datasets": named,
+        "problems": len(found),
+        "found": dict(sorted(found.items())),
+        "unchecked": sorted(guard.unchecked()),
+    }
 
 
 def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:

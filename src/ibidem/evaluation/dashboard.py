@@ -111,7 +111,7 @@ def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str
         "key": key,
         "checkpoint": subject.path.name,
         "checkpoint_digest": subject.digest,
-        "data": corpus.path.name,
+        "data": str(corpus.path),
     }
     step = _STEP.fullmatch(subject.path.name)
     about |= {"step": int(step[1]) if step else None}

@@ -10,64 +10,12 @@ from ibidem.evaluation.statistics import lower_bound
 
 WORDS = "words"
 _WORD = re.compile(r"\w+")
-_EMPTY = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "but",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "with",
-        "by",
-        "from",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "he",
-        "she",
-        "they",
-        "we",
-        "you",
-        "i",
-        "his",
-        "her",
-        "their",
-        "our",
-        "your",
-        "not",
-        "no",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "will",
-        "would",
-        "can",
-        "could",
-        "may",
-        "might",
-    ]
-)
+_EMPTY_WORDS = """
+a an the and or but of in on at to for with by from as is are was were be been being it its this that these
+those he she they we you i his her their our your not no do does did has have had will would can could may
+might
+"""
+_EMPTY = frozenset(_EMPTY_WORDS.split())
 _NEGATIONS = frozenset(["not", "no", "never", "none", "neither", "nor", "cannot", "without"])
 
 
@@ -113,6 +61,7 @@ class InferenceModel:
 
     def __init__(self, path: Path) -> None:
         import torch
+        from safetensors import SafetensorError
 
         try:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -122,7 +71,7 @@ class InferenceModel:
             local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
             self._model: Any = AutoModelForSequenceClassification.from_pretrained(path, **local).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"entailment {path}: {' '.join(str(error).split())[:200]}") from None
         labels = {str(name).lower(): index for index, name in self._model.config.id2label.items()}
         self._label = next((index for name, index in labels.items() if name.startswith("entail")), None)

@@ -1,10 +1,11 @@
 """MBPP, its sanitized version and MBPP+: `ibidem evaluate mbpp`."""
 
+from ibidem import log
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import MbppConfig
 from ibidem.evaluation.human_eval import benchmark
+from ibidem.evaluation.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
 from ibidem.evaluation.problems import mbpp as read_problems
-from ibidem.evaluation.problems import number_in_test
 
 TASK = "mbpp"
 
@@ -15,7 +16,10 @@ def mbpp(config: MbppConfig) -> str:
     if split == "all" and config.samples is None:
         split = "unseen"  # the model reads the solutions of the examples in its prompt
     problems = read_problems(str(config.problems), split)
-    return coding.evaluate(config, TASK, problems, benchmark(str(config.problems)), split=split)
+    shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
+    if shots < len(MBPP_SHOTS):
+        log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")
+    return coding.evaluate(config, TASK, problems, benchmark(str(config.problems)), split=split, shots=shots)
 
 
 def _goes_beyond_the_test_split(config: MbppConfig) -> bool:

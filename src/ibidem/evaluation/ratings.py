@@ -5,7 +5,6 @@ A response is judged when two people have rated it, or a judge model that agrees
 Raters become pseudonyms.
 """
 
-import hashlib
 import math
 import os
 from collections import defaultdict
@@ -81,12 +80,15 @@ def read_ratings(
 ) -> list[Rating]:
     """Read and check the ratings; the names of raters do not leave this function. Lines nobody filled in are none."""
     found: dict[tuple[str, str, str], Rating] = {}
+    pseudonyms: dict[tuple[str, str], str] = {}
     rows = [(path, number, row) for path in config.ratings for number, row in enumerate(read_table(path, "ratings"), 1)]
     for path, number, row in rows:
         where = f"ratings {path}: row {number}"
         if row.get("score") in (None, "") and row.get("rater") in (None, ""):
             continue
         rating = _rating(row, known, model, prompts, where)
+        named = (rating.kind, rating.rater.strip().lower())
+        rating = rating._replace(rater=pseudonyms.setdefault(named, f"{rating.kind}-{len(pseudonyms) + 1}"))
         if (key := rating[:3]) in found:
             raise DataError(f"{where}: the same rater has rated {rating.id!r} by {rating.criterion!r} already")
         found[key] = rating
@@ -111,8 +113,8 @@ def _rating(
     kind = str(row.get("rater_kind") or HUMAN)
     if kind not in {HUMAN, MODEL}:
         raise DataError(f"{where}: rater_kind is {HUMAN} or {MODEL}, not {kind!r}")
-    rater = _pseudonym(str(row["rater"]), prompts, kind)
-    return Rating(str(row["id"]), str(row["criterion"]).strip(), rater, kind, _score(row["score"], where))
+    criterion, rater = str(row["criterion"]).strip(), str(row["rater"])
+    return Rating(str(row["id"]), criterion, rater, kind, _score(row["score"], where))
 
 
 def trusted_judges(given: Sequence[Rating], least_agreement: float, least_calibration: int) -> set[str]:
@@ -170,11 +172,6 @@ def _checkpoint(responses: Artifact, output_dir: Path) -> Input:
         return found
     place = Path(os.path.normpath(responses.path.resolve() / found.name))
     return replace(found, name=os.path.relpath(place, output_dir.resolve()))
-
-
-def _pseudonym(name: str, prompts: str, kind: str) -> str:
-    named = f"{prompts} {name.strip().lower()}".encode(errors="backslashreplace")
-    return f"{kind}-{hashlib.sha256(named).hexdigest()[:8]}"
 
 
 def _score(value: object, where: str) -> float:
