@@ -4,7 +4,9 @@ Nothing heavy is imported before the flags are understood: `--help` and a spelli
 Exit codes: 0 done, 1 a gate said no, 2 something the user can mend, said in one line.
 """
 
+import atexit
 import ctypes
+import gc
 import importlib
 import os
 import sys
@@ -138,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     _share_heaps()
+    atexit.register(gc.freeze)  # or Python looks through everything once more before it lets all of it go
     if words[:1] == ["--version"]:
         print(f"ibidem {__version__}")
         return 0

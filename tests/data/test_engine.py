@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     rng, kills = random.Random(7), 0
     while kills < 8:
         process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + rng.uniform(0.8, 4.0)
+        deadline = time.monotonic() + rng.uniform(0.4, 1.6)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if process.poll() is not None:
@@ -118,6 +118,24 @@ def test_an_error_in_a_worker_keeps_its_kind_and_its_traceback() -> None:
         assert "in _fail" in told
 
 
+def test_workers_end_with_the_process_that_gives_them_work(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, sys, time\nfrom ibidem.data.engine import Engine, EngineConfig\n"
+        "def work(number):\n    pathlib.Path(sys.argv[1], str(os.getpid())).touch()\n    time.sleep(60)\n"
+        "list(Engine(EngineConfig(workers=2)).map(work, [1, 2], processes=True))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while len(pids := [path.name for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(pids) == 2
+    assert not any(_runs(pid) for pid in pids)
+
+
 def test_a_missing_cluster_is_one_line() -> None:
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match="no cluster at 127.0.0.1:1"):
@@ -157,6 +175,14 @@ def _wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
                 return
         time.sleep(0.2)
     pytest.fail("the cluster did not start")
+
+
+def _runs(pid: str) -> bool:
+    """Tell whether a process is there and no zombie that nobody has reaped."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _fail(task: int) -> int:

@@ -1,4 +1,4 @@
-"""Run a function over tasks: on the cores of this computer, or on a Ray cluster, with Daft.
+"""Run a function over tasks: on the cores of this computer, or, with Daft, on a Ray cluster.
 
 A task names files and a function turns them into other files, so only names travel; whichever worker takes a task, the
 same bytes come out. Python-heavy functions run in processes of their own; functions that spend their time in Arrow and
@@ -6,12 +6,15 @@ compiled kernels run in threads, where they share memory.
 """
 
 import gc
+import multiprocessing
 import os
 import pickle
 import socket
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -37,7 +40,7 @@ class EngineConfig:
 
 
 class Engine:
-    """The standard library's threads, or Daft for processes and for a cluster, as the configuration says."""
+    """The standard library's threads and processes, or Daft for a cluster, as the configuration says."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._runner = config.runner
@@ -52,8 +55,14 @@ class Engine:
         Raises:
             Exception: what the function raised, with the worker's traceback as a note.
         """
-        if self._runner == "native" and (len(tasks) <= 1 or not processes):
-            with ThreadPoolExecutor(self.workers) as pool:
+        workers = max(1, min(self.workers, len(tasks)))
+        if self._runner == "native":
+            pool = (
+                ProcessPoolExecutor(workers, initializer=_begin_work)
+                if processes and workers > 1
+                else ThreadPoolExecutor(workers)
+            )
+            with pool:
                 yield from pool.map(function, tasks)
             return
         if not tasks:
@@ -71,7 +80,7 @@ class Engine:
             def __call__(self, task: bytes) -> bytes:
                 return call(task)
 
-        run = daft.cls(Worker, max_concurrency=min(self.workers, len(tasks)), use_process=processes)()
+        run = daft.cls(Worker, max_concurrency=workers, use_process=processes)()
         frame = daft.from_pydict({"task": [pickle.dumps(task) for task in tasks]})
         for row in frame.into_batches(1).select(run(daft.col("task")).alias("result")).iter_rows():
             result, error = pickle.loads(row["result"])  # noqa: S301
@@ -89,6 +98,22 @@ def rare_collection() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _begin_work() -> None:
+    """Let a worker end when the process that gives it work is gone, however it went.
+
+    It opens its standard streams anew: a thread that draws progress may have held their locks when it was forked.
+    """
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _daft() -> Any:
