@@ -133,6 +133,16 @@ def test_a_killed_process_leaves_only_what_the_next_one_clears(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y"]
 
 
+def test_what_a_run_left_that_was_killed_when_all_was_done_is_cleared(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    found = artifacts.load(tmp_path / "a")
+    with pytest.raises(KeyError), artifacts.workspace(tmp_path / "a", config=found.config, inputs=found.inputs):
+        raise KeyError
+    assert list(tmp_path.glob(".a.work-*"))
+    assert artifacts.finished(tmp_path / "a", kind=found.kind, config=found.config, inputs=found.inputs)
+    assert not list(tmp_path.glob(".a.work-*"))
+
+
 @pytest.mark.parametrize("host", ["laptop", "node-1.cluster.example.com"])
 def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

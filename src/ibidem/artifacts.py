@@ -191,6 +191,7 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
     except DigestMismatch as error:
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
+    _clear_workspaces(path)  # of a run that was killed when all was done
     log.event("artifact.found", kind=kind, path=str(path), digest=found.digest)
     return found
 
@@ -246,13 +247,17 @@ def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input])
     identity = [__version__, config, [(item.role, item.digest, item.name) for item in inputs]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     work = path.parent / f".{path.name}.work-{key}"
-    for other in path.parent.glob(f".{path.name}.work-*"):
-        if other != work:
-            with suppress(ArtifactError), locked(other):
-                shutil.rmtree(other, ignore_errors=True)
+    _clear_workspaces(path, but=work)
     with locked(work):
         yield work
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_workspaces(path: Path, *, but: Path | None = None) -> None:
+    for work in path.parent.glob(f".{path.name}.work-*"):
+        if work != but:
+            with suppress(ArtifactError), locked(work):
+                shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
