@@ -30,8 +30,6 @@ from typing import Any
 import measured
 import pyarrow.parquet as pq
 
-import ibidem
-
 REPEATS, WORKERS = 3, 2
 QUARTER_FILES, PEER_BYTES = 2, 27_000_000
 SKIP = ("licenses", "filters", "scrub", "contamination")
@@ -41,6 +39,8 @@ def main() -> None:
     if sys.argv[1] == "run":
         globals()[f"run_{sys.argv[2]}"](*map(Path, sys.argv[3:]))
         return
+    import ibidem  # which the peers' Python does not have
+
     corpus, peers, output = map(Path, sys.argv[1:])
     compileall.compile_dir(str(Path(ibidem.__file__).parent), quiet=1)
     with tempfile.TemporaryDirectory() as folder:
