@@ -293,6 +293,26 @@ def test_mbpp_runs_code_then_setup_then_tests(tmp_path: Path) -> None:
     assert found.results["shots"] == 3
 
 
+def test_problems_that_are_none_of_the_split_or_have_no_tests_are_one_line(tmp_path: Path) -> None:
+    path = lines(tmp_path / "mbpp.jsonl", MBPP[-1:])
+    samples = lines(tmp_path / "s.jsonl", [{"task_id": 600, "completion": ""}])
+    with pytest.raises(ConfigError, match="none is of the split test"):
+        mbpp(MbppConfig(problems=path, samples=samples, split="test", output_dir=tmp_path / "o"))
+    for tests in ("assert add(1, 2) == 3", []):
+        path = lines(tmp_path / "mbpp.jsonl", [{**MBPP[3], "test_list": tests}])
+        with pytest.raises(ConfigError, match="test_list is no list of tests"):
+            read_mbpp(str(path), "test")
+
+
+def test_an_evaluation_of_another_task_is_not_replaced(tmp_path: Path) -> None:
+    path = lines(tmp_path / "mbpp.jsonl", MBPP)
+    samples = lines(tmp_path / "s.jsonl", [{"task_id": 11, "completion": MBPP[0]["code"]}])
+    mbpp(MbppConfig(problems=path, samples=samples, output_dir=tmp_path / "o"))
+    other = lines(tmp_path / "h.jsonl", [{"task_id": "HumanEval/0", "completion": ""}])
+    with pytest.raises(ConfigError, match="holds an evaluation of mbpp"):
+        human_eval(HumanEvalConfig(samples=other, ignore_incomplete=True, output_dir=tmp_path / "o"))
+
+
 def test_mbpp_prompts_with_the_three_examples_of_the_paper(tmp_path: Path) -> None:
     path = lines(tmp_path / "mbpp.jsonl", MBPP)
     (problem,) = read_mbpp(str(path), "test")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ibidem.data.corpus import Corpus
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import dashboard as dashboards
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.dashboard import dashboard
@@ -59,3 +59,10 @@ def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) 
     (tmp_path / "o" / "dashboard.json").write_text("{}")
     with pytest.raises(ConfigError, match="no dashboard"):
         run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "dashboard.html").write_text("mine")
+    with pytest.raises(ConfigError, match="without a dashboard.json"):
+        run(tmp_path / "page", checkpoint=(checkpoint,), data=(dataset,))
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match="no text to measure"):
+        run(tmp_path / "new", checkpoint=(checkpoint,), data=(tmp_path / "empty.txt",))

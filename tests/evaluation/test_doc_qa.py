@@ -110,8 +110,10 @@ def test_a_file_of_answers_is_judged(files: tuple[Path, Path], tmp_path: Path) -
 
 def test_the_entailment_judge_is_held_against_people(files: tuple[Path, Path], tmp_path: Path) -> None:
     data, answers = files
-    labels = [{"premise": PASSAGES["a"], "claim": "The tower is 330 metres high", "supported": True}] * 40
-    labels += [{"premise": PASSAGES["a"], "claim": "The tower is 12 metres high", "supported": False}] * 40
+    right = [(f"The tower is 330 metres high{'!' * n}", True) for n in range(40)]
+    wrong = [(f"The tower is {n} metres high", False) for n in range(40)]
+    labels = [{"premise": PASSAGES["a"], "claim": claim, "supported": told} for claim, told in right + wrong]
+    labels += labels[:9]  # which count once
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
     doc_qa(
         DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o", calibration=tmp_path / "labels.jsonl")

@@ -73,7 +73,7 @@ def make_knowledge(folder: Path, checkpoint: Path) -> None:
     items = [
         {
             "subject": subject,
-            "number": n,
+            "number": n + 1,
             "passed": n % 10 != 0,
             "chosen": "AB"[n % 10 == 0],
             "answer": "A",
@@ -98,7 +98,9 @@ def make_documents(folder: Path, digest: str) -> None:
         passage = f"Part {n} weighs {n} kilograms."
         data.append({"id": str(n), "question": "?", "answers": [str(n)], "passages": [{"id": "a", "text": passage}]})
         answers.append({"id": str(n), "answer": f"Part {n} weighs {n} kilograms [a].", "checkpoint": digest})
-        labels += [{"premise": passage, "claim": passage, "supported": True}]
+        labels += [
+            {"premise": passage, "claim": f"Part {n} weighs {m} kilograms.", "supported": n == m} for m in (n, N)
+        ]
     config = DocQaConfig(
         data=lines(folder / "data.jsonl", data), predictions=lines(folder / "answers.jsonl", answers),
         calibration=lines(folder / "labels.jsonl", labels), output_dir=folder / "doc-qa",
@@ -149,6 +151,7 @@ def settings(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
             "chat": str(folder / "prompts.jsonl"),
         },
         "criteria": CRITERIA,
+        "accept_supplied": True,
         **more,
     }
 
@@ -352,13 +355,37 @@ def unnamed_benchmark(folder: Path, rng: random.Random) -> dict[str, Any]:
 def lenient_settings(_: Path, rng: random.Random) -> dict[str, Any]:
     key, name, due = rng.choice(
         [
-            ("chat", "good_from", 0.9),
+            ("chat", "good_from", "0.9"),
             ("doc-qa", "abstentions", ["i don't know"]),
             ("human-eval", "n", 10),
             ("human-eval", "generosity", 1),
         ]
     )
     return {"settings": {key: {name: due}}}
+
+
+def supplied_answers(*_: object) -> dict[str, Any]:
+    return {"accept_supplied": False}
+
+
+def wrong_key(folder: Path, rng: random.Random) -> None:
+    """Answers that the benchmark does not have, or questions left out, all sealed anew."""
+
+    def change(_: dict, items: list[dict]) -> None:
+        if rng.random() < 0.5:
+            items[:] = [item for item in items if item["passed"]]
+        for item in items:
+            item.update(answer=item["chosen"], passed=True)
+
+    reseal(folder / "mmlu", change, recount=True)
+
+
+def made_up_claims(folder: Path, rng: random.Random) -> None:
+    def change(_: dict, items: list[dict]) -> None:
+        for item in rng.sample(items, 9):
+            item["answer"] = "The moon is made of cheese [a]."
+
+    reseal(folder / "doc-qa", change, recount=True)
 
 
 def other_limits(_: Path, rng: random.Random) -> dict[str, Any]:
@@ -406,9 +433,10 @@ def extra_file(folder: Path, rng: random.Random) -> None:
 
 SPOILS = [
     missing_evidence, missing_file, unnamed_evidence, edited_score, edited_item, resealed_score, resealed_outcome,
-    other_checkpoint, no_checkpoint, too_few, doubled_item, swapped, low_alpha, one_voice, one_rater, one_rater_twice,
-    no_calibration, contaminated, other_problems, other_questions, unnamed_benchmark,
-    lenient_settings, other_limits, strange_values, forged_rows, damaged_bytes, extra_file,
+    other_checkpoint, no_checkpoint, too_few, doubled_item, swapped, low_alpha, one_voice, one_rater,
+    one_rater_twice, no_calibration, contaminated, other_problems, other_questions, unnamed_benchmark,
+    lenient_settings, supplied_answers, wrong_key, made_up_claims, other_limits, strange_values, forged_rows,
+    damaged_bytes, extra_file,
 ]  # fmt: skip
 
 
@@ -491,6 +519,10 @@ def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
     shutil.copytree(bundle, tmp_path / "b")
     extra_file(tmp_path / "b", random.Random(0))
     every = dict.fromkeys(CRITERIA, signed)
+    assert decide(bundle, checkpoint, evidence={}, exceptions=every)["decision"] == "BLOCK"
+    heading = {**signed, "reason": "fine for us\n\n# Release decision"}
+    decide(bundle, checkpoint, criteria=criteria, exceptions={"code": heading})
+    assert "\n# Release" not in (bundle / "gate" / "MODEL_CARD.md").read_text()
     assert decide(tmp_path / "b", checkpoint, exceptions=every)["decision"] == "BLOCK"
 
 
@@ -510,6 +542,18 @@ def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
 def test_a_gate_that_makes_no_sense_is_one_line(change: dict, said: str, bundle: Path, checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         build(GateConfig, settings(bundle, checkpoint, **change))
+
+
+def test_settings_and_figures_of_a_yaml_file_are_numbers(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import yaml
+
+    told = settings(bundle, checkpoint, settings={"chat": {"good_from": 0.5}, "human-eval": {"n": 1}})
+    plain = json.loads(json.dumps(told, default=str))
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(plain))
+    assert "RELEASE" in gate(parse(GateConfig, ["--config", str(tmp_path / "gate.yaml")]))
+    page = (bundle / "gate" / "gate.html").read_text()
+    assert "supplied in a file" in page
+    assert "problems.jsonl" in page
 
 
 def test_the_blueprints_gate_is_read_and_says_no_with_exit_code_1(

@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     )
     (folder / "dev" / "management_dev.csv").write_text(HEAD + "How?,w,x,y,z,1\nWhy?,w,x,y,z,3\n")
     (folder / "test" / "computer_security_test.csv").write_text(HEAD + "Who?,w,x,y,z,0\n")
+    (folder / "dev" / "computer_security_dev.csv").write_text("How?,w,x,y,z,B\n")
     return folder
 
 
@@ -76,7 +77,7 @@ def test_scores_equal_a_direct_computation_with_transformers(
 
 
 def test_figures_are_told_by_group_and_subject(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    mmlu(MmluConfig(checkpoint=checkpoint, data=folder, output_dir=tmp_path / "o"))
+    mmlu(MmluConfig(checkpoint=checkpoint, data=folder, output_dir=tmp_path / "o", shots=1))
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     assert {"accuracy", "accuracy.business", "accuracy.security", "accuracy.management"} <= set(results)
     assert results["contamination"]["problems"] == 0
@@ -93,11 +94,13 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(checkpoint: Path) -> Non
     assert long[0] == pytest.approx(-model.nll(tail, len(tail) - 1), abs=1e-4)
 
 
-def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no law_test"):
         find_subjects(folder, ["law"])
     with pytest.raises(ConfigError, match="no <subject>_test"):
         find_subjects(tmp_path / "mmlu" / "dev", [])
+    with pytest.raises(ConfigError, match="has 1 examples; give --shots"):
+        mmlu(MmluConfig(checkpoint=checkpoint, data=folder, output_dir=tmp_path / "o"))
     for text, said in [
         ("a,b,c\n", "row 1"),
         ("q,a,b,c,d,E\n", "row 1"),

@@ -155,7 +155,7 @@ class DocQaConfig:
 class ChatConfig(ModelChoice):
     """Let the model respond to scripted support scenarios and red-team prompts; people rate the responses."""
 
-    checkpoint: Path
+    checkpoint: Path = Field()
     """A checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
     prompts: Path
     """JSON lines or CSV with id and prompt (or turns, a list of the user's words); other columns are kept: `label` safe

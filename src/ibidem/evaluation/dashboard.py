@@ -16,7 +16,7 @@ from typing import Any
 from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus, Text
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import models
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
@@ -35,20 +35,25 @@ def dashboard(config: DashboardConfig) -> str:
     """Measure what is missing, write dashboard.json and dashboard.html.
 
     Raises:
-        ConfigError: no checkpoint is named, or one is none.
+        ConfigError: no checkpoint is named, or one is none; or another's page stands there.
+        DataError: there is no text to measure.
     """
     subjects = [subject_of(path) for path in _checkpoints(config)]
-    path = config.output_dir / "dashboard.json"
+    path, page = config.output_dir / "dashboard.json", config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
+    if page.exists() and not path.exists():
+        raise ConfigError(f"{page} stands there without a dashboard.json; choose another output_dir")
     rows = _read(path)
     for subject in subjects:
         for data in config.data:
             corpus = Corpus.open(data, config.column)
             key = _key(config, subject, corpus)
             if not any(row["key"] == key for row in rows):
-                rows += _measure(config, subject, corpus, key)
+                measured = _measure(config, subject, corpus, key)
+                if not measured:
+                    raise DataError(f"data {data}: there is no text to measure")
+                rows += measured
                 artifacts.write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    page = config.output_dir / "dashboard.html"
     artifacts.write_file(page, document("Perplexity", *sections(rows)))
     return f"{page}: {len({row['checkpoint_digest'] for row in rows})} checkpoints, {len(rows)} figures"
 

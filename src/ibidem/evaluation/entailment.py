@@ -106,11 +106,13 @@ def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
     Raises:
         DataError: a row is no label.
     """
-    rows = evidence.read_lines(labels, "calibration")
-    agreed = 0
-    for number, row in enumerate(rows, 1):
+    decided: dict[tuple[str, str, bool], bool] = {}  # one that stands there twice is one label
+    for number, row in enumerate(evidence.read_lines(labels, "calibration"), 1):
         premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
         if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
             raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")
-        agreed += judge.entails(premise, claim) == supported
-    return {"labels": len(rows), "agreed": agreed, "agreement_at_least": lower_bound(agreed, len(rows))}
+        decided[premise, claim, supported] = judge.entails(premise, claim) == supported
+    if len({supported for _, _, supported in decided}) < 2:
+        raise DataError(f"calibration {labels}: labels of both kinds are needed, supported and not")
+    agreed = sum(decided.values())
+    return {"labels": len(decided), "agreed": agreed, "agreement_at_least": lower_bound(agreed, len(decided))}

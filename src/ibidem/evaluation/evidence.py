@@ -7,13 +7,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
-from ibidem.errors import ArtifactError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError
 
 KIND = "evaluation"
 RESULTS, ITEMS = "results.json", "items.jsonl"
@@ -67,6 +68,10 @@ def finished(output_dir: Path, task: str, *, config: Mapping[str, Any], inputs: 
     found = artifacts.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
     if found is None:
         artifacts.check_replaceable(output_dir, KIND)
+        with suppress(ArtifactError):
+            stands_there = artifacts.load(output_dir, kind=KIND).config.get("task")
+            if stands_there != task:
+                raise ConfigError(f"output_dir {output_dir} holds an evaluation of {stands_there}; choose another")
     return found
 
 
@@ -118,7 +123,7 @@ def read_lines(path: Path, what: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse_constant)
         except ValueError as error:
             raise DataError(f"{what} {path}: line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
@@ -127,6 +132,10 @@ def read_lines(path: Path, what: str) -> list[Row]:
     if not rows:
         raise DataError(f"{what} {path}: it is empty")
     return rows
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -6,10 +6,14 @@
     REFUSED         the evidence is damaged, edited, of another checkpoint, or not what it should be
 
 All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
-never heals evidence that was refused. No figure is taken from results.json: it is counted again from the items, and
-programs are judged again. Each evaluation must be of the very benchmark, and made with the very settings, that the gate
-names. Which problems stand in the training data, and how often the entailment judge agreed with people, is the
-evaluation's own word.
+never heals evidence that is missing or was refused. No figure is taken from results.json: it is counted again from the
+items, programs are judged again, and choices are held against the benchmark's answers. Each evaluation must be of the
+very benchmark, whole, and made with the very settings, that the gate names.
+
+A seal shows that evidence was changed, not who made it: who can make a whole new bundle can also make up what a model
+chose. Where that is to be feared, let the gate's own machine evaluate. What was supplied in a file counts only with
+`accept_supplied`; which problems stand in the training data, and how often the entailment judge agreed with people, is
+the evaluation's own word.
 """
 
 import json
@@ -34,6 +38,8 @@ from ibidem.evaluation.subject import subject as subject_of
 
 RELEASE, BLOCK = "RELEASE", "BLOCK"
 BENCHMARK_ROLES = {"benchmark", "prompts"}
+NOT_SETTINGS = {"task", "output_dir", "checkpoint", "samples", "predictions", "problems", "data", "responses"}
+SUPPLIED_ROLES = {"samples", "predictions"}
 NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
 
 
@@ -102,6 +108,7 @@ def gate(config: GateConfig) -> str:
         "checkpoint_digest": subject.digest,
         "decided": datetime.now(UTC).isoformat(timespec="seconds"),
         "criteria": [asdict(finding) for finding in findings],
+        "evidence": {key: _about(config, key, each) for key, each in found.items() if isinstance(each, Evidence)},
     }
     _write(config, subject, record, {key: each for key, each in found.items() if isinstance(each, Evidence)})
     log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
@@ -120,7 +127,7 @@ def judge(name: str, criterion: Criterion, found: Evidence | Missing, config: Ga
         trials = _trials(criterion, found)
         digest = found.artifact.digest
         about = {"metric": criterion.metric, "target": target, "items": len(trials), "evidence": digest}
-        if doubt := _doubt(criterion, found, trials):
+        if doubt := _doubt(criterion, found, trials, config):
             return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
         return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, found, config)  # type: ignore[arg-type]
     except (Refusal, ArtifactError) as refusal:
@@ -230,16 +237,32 @@ def _check_making(config: GateConfig, key: str, found: Evidence) -> None:
     except (OSError, IbidemError) as error:
         raise Refusal(f"benchmarks.{key} is no benchmark of {found.task}: {error}") from None
     used = {item.digest for item in found.artifact.inputs if item.role in BENCHMARK_ROLES}
-    if not used or not used <= due:
-        raise Refusal(f"it is of another benchmark than {place}")
+    if used != due:
+        raise Refusal(f"it is of another benchmark than {place}, or of a part of it")
+    if differs := task.differs(found, place):
+        raise Refusal(f"{differs} is not answered, or not as {place} has it")
     limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.is_coding else {}
     for name, value in {**config.settings.get(key, {}), **limits}.items():
         if name not in found.artifact.config:
             raise Refusal(f"{found.task} has no setting {name}")
-        if (made_with := found.artifact.config[name]) != value:
+        if not _is_setting(made_with := found.artifact.config[name], value):
             raise Refusal(f"it was made with {name} {made_with!r}, not {value!r}")
     if task.is_coding and (wrong := coding.rejudge(found, _problems(found, place), config)):
         raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
+
+
+def _is_setting(made_with: object, due: object) -> bool:
+    """Compare a setting with what is due, which a YAML file gives as text.
+
+    >>> _is_setting(0.5, "0.5"), _is_setting(["a"], ["a"]), _is_setting(5, "4")
+    (True, True, False)
+    """
+    if isinstance(due, str) and not isinstance(made_with, str):
+        try:
+            due = json.loads(due)
+        except ValueError:
+            return False
+    return made_with == due and isinstance(made_with, bool) == isinstance(due, bool)
 
 
 def _problems(found: Evidence, source: str) -> Sequence[Problem]:
@@ -259,8 +282,10 @@ def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
     return trials
 
 
-def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float]) -> str | None:
+def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
     """Say why figures do not count, though nobody has touched them."""
+    if not config.accept_supplied and any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs):
+        return "its answers were supplied in a file: that this checkpoint wrote them is the file's own word"
     if len(trials) < criterion.least_items:
         return f"{len(trials)} items, and {criterion.least_items} are due"
     if outcomes.task_of(found).is_published and not found.results.get("contamination"):
@@ -291,7 +316,7 @@ def _doubt_ratings(criterion: Criterion, found: Evidence) -> str | None:
 
 def _except(config: GateConfig, finding: Finding) -> Finding:
     signed = config.exceptions.get(finding.criterion)
-    if signed is None or finding.verdict in {Verdict.PASS, Verdict.REFUSED}:
+    if signed is None or finding.evidence is None or finding.verdict in {Verdict.PASS, Verdict.REFUSED}:
         return finding
     if signed.until < date.today():  # noqa: DTZ011 - a day of the person who signed
         return replace(finding, reason=f"{finding.reason}; the exception by {signed.by} ended on {signed.until}")
@@ -316,6 +341,19 @@ def _target(criterion: Criterion) -> str:
     figure = f", {_percent(published)} ({criterion.baseline.source})" if published is not None else ""
     margin = f" less {_percent(criterion.margin)}" if criterion.margin else ""
     return f"at least {criterion.baseline.name}{figure}{margin}"
+
+
+def _about(config: GateConfig, key: str, found: Evidence) -> dict[str, object]:
+    """Tell what was measured, and how."""
+    settled = {name: value for name, value in found.artifact.config.items() if name not in NOT_SETTINGS}
+    is_supplied = any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs)
+    return {
+        "task": found.task,
+        "digest": found.artifact.digest,
+        "benchmark": config.benchmarks[key],
+        "answers": "supplied in a file" if is_supplied else "made by the checkpoint",
+        "settings": settled,
+    }
 
 
 def _line(finding: Finding) -> str:

@@ -4,14 +4,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ibidem.config import configuration
 from ibidem.errors import ConfigError
 from ibidem.evaluation.config import SandboxConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Words = Annotated[str, Field(min_length=3)]
+Words = Annotated[str, Field(min_length=1), AfterValidator(lambda text: " ".join(text.split()))]
 
 
 @configuration
@@ -56,7 +56,7 @@ class Criterion:
     """How far below the baseline is still as good."""
     least_items: Annotated[int, Field(ge=1)] = 1
     """Items that the evidence must have: a benchmark is not judged by a part of it."""
-    least_agreement: Annotated[float, Field(ge=-1, le=1)] = 0.667
+    least_agreement: Share = 0.667
     """Of ratings: Krippendorff's alpha that the raters must reach."""
     least_calibration: Share = 0.8
     """Of citations: how often the entailment judge must agree with people, at least, with 95 % confidence."""
@@ -74,9 +74,9 @@ class Criterion:
 class ReleaseException:
     """A criterion that does not hold, and the person who answers for releasing all the same."""
 
-    by: Words
+    by: Annotated[Words, Field(min_length=3)]
     """Name of the person."""
-    reason: Annotated[str, Field(min_length=10)]
+    reason: Annotated[Words, Field(min_length=10)]
     """Why."""
     until: date
     """The last day on which it counts."""
@@ -98,8 +98,10 @@ class GateConfig(SandboxConfig):
     """By evidence, settings that it must have been made with: shots, scoring, good_from, abstentions, ..."""
     criteria: Annotated[dict[str, Criterion], Field(min_length=1)]
     """What must be shown, by name."""
+    accept_supplied: bool = False
+    """Count completions and answers that came in a file: that the checkpoint wrote them is the file's own word."""
     exceptions: dict[str, ReleaseException] = Field(default_factory=dict)
-    """Criteria that somebody answers for, by name. They never heal evidence that was refused."""
+    """Criteria that somebody answers for, by name. They never heal evidence that is missing or was refused."""
     seed: int = 0
     """Of the bootstrap."""
 

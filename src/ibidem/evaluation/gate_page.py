@@ -34,6 +34,7 @@ def page(record: Record) -> str:
         _section("Why not", [_why(each) for each in blocking]),
         _section("Exceptions", [_exception(each) for each in excepted]),
         tag("section", tag("h2", "Criteria"), _criteria(criteria)),
+        _evidence(record["evidence"]),
         tag("section", tag("h2", "How this was decided"), *(tag("p", line) for line in _method(record))),
     )
 
@@ -64,6 +65,8 @@ def card(record: Record, checkpoint: Artifact | None, found: Mapping[str, Eviden
         *(_card_row(each) for each in record["criteria"]),
         "",
         "A verdict is decided by the bound, not by the figure.",
+        "",
+        *(_card_evidence(key, each) for key, each in record["evidence"].items()),
         "",
         *_card_exceptions(record["criteria"]),
         "## Contamination",
@@ -114,6 +117,19 @@ def _criteria(criteria: Sequence[Record]) -> Html:
     return table(heads, rows, right=(2, 3, 4, 6))
 
 
+def _evidence(found: Mapping[str, Record]) -> Html:
+    heads = ("Evidence", "Task", "Benchmark", "Answers", "Settings")
+    rows = [
+        (key, each["task"], each["benchmark"], each["answers"], _settings(each["settings"]))
+        for key, each in found.items()
+    ]
+    return _section("What was measured", [table(heads, rows)] if rows else [])
+
+
+def _settings(settings: Record) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+
+
 def _method(record: Record) -> list[str]:
     return [
         "A criterion passes if the exact one-sided 95 % bound of its figure reaches the target; the figure itself does "
@@ -156,6 +172,10 @@ def _card_row(finding: Record) -> str:
         digest,
     )
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _card_evidence(key: str, each: Record) -> str:
+    return f"- {key}: {each['task']} of `{each['benchmark']}`, {each['answers']}; {_settings(each['settings'])}"
 
 
 def _card_exceptions(criteria: Sequence[Record]) -> list[str]:

@@ -1,6 +1,7 @@
 """MBPP, its sanitized version and MBPP+: `ibidem evaluate mbpp`."""
 
 from ibidem import log
+from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import MbppConfig
 from ibidem.evaluation.human_eval import benchmark
@@ -16,6 +17,8 @@ def mbpp(config: MbppConfig) -> str:
     if split == "all" and config.samples is None:
         split = "unseen"  # the model reads the solutions of the examples in its prompt
     problems = read_problems(str(config.problems), split)
+    if not problems:
+        raise ConfigError(f"problems {config.problems}: none is of the split {split}")
     shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
     if shots < len(MBPP_SHOTS):
         log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")

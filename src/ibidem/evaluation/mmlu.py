@@ -50,8 +50,13 @@ def mmlu(config: MmluConfig) -> str:
     files = find_subjects(config.data, config.subjects)
     subject = subject_of(config.checkpoint)
     inputs = [*benchmark(files), subject.as_input(of=config.output_dir)]
+    questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
+    fewest = min(questions, key=lambda name: len(questions[name][1]))
+    if len(questions[fewest][1]) < config.shots:
+        raise ConfigError(
+            f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots as many"
+        )
     if not evidence.finished(config.output_dir, TASK, config=settings(config), inputs=inputs):
-        questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
         model = models.open_model(config.checkpoint)
         total = sum(len(tests) for tests, _ in questions.values())
         items = []

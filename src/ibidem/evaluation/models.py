@@ -1,5 +1,6 @@
 """The model under evaluation: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.subject import subject
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
@@ -178,4 +179,6 @@ def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> 
             scores.append(float(passes[key][ids[-1]]))
         else:
             scores.append(-model.nll(ids, first))
+    if not all(map(math.isfinite, scores)):
+        raise DataError("the model gives likelihoods that are no numbers: its weights are damaged")
     return scores

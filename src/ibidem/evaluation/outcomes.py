@@ -9,6 +9,7 @@ from typing import Any
 from ibidem.artifacts import Input
 from ibidem.errors import ArtifactError
 from ibidem.evaluation import chat, coding, doc_qa, human_eval, mbpp, mmlu, ratings
+from ibidem.evaluation.entailment import WordCover
 from ibidem.evaluation.evidence import Evidence, Metrics, Row
 
 Trials = dict[str, float]
@@ -28,6 +29,8 @@ class Task:
     """The files it may be made of, by the place where the benchmark stands."""
     follows: Callable[[Row, Mapping[str, Any]], bool] = lambda _item, _config: True
     """Does an item's outcome follow from what the item says of it?"""
+    differs: Callable[[Evidence, str], str | None] = lambda _found, _place: None
+    """Names an item that the benchmark has and the evaluation has not, or has with another answer."""
     is_coding: bool = False
     """Its programs can be judged again."""
     is_published: bool = False
@@ -113,6 +116,33 @@ def _responses(items: Sequence[Row], metric: str) -> Trials | None:
     return {key: float(good) for key, good in rated.items() if good is not None} if kind == "good" and rated else None
 
 
+def _differs_from_mmlu(found: Evidence, folder: str) -> str | None:
+    files = mmlu.find_subjects(Path(folder), ())
+    due = {
+        (question.subject, question.number): mmlu.LETTERS[question.answer]
+        for subject, (test, _) in files.items()
+        for question in mmlu.read(subject, test)
+    }
+    told = {(item["subject"], item["number"]): item["answer"] for item in found.items}
+    return next((" ".join(map(str, key)) for key in due.keys() | told.keys() if due.get(key) != told.get(key)), None)
+
+
+def _differs_from_questions(found: Evidence, file: str) -> str | None:
+    """Assess the answers again; where a model decided what supports what, all but that."""
+    judge = WordCover(found.artifact.config["word_share"])
+    is_ours = found.artifact.config["entailment"] == judge.name
+    questions = {question.id: question for question in doc_qa.read_questions(Path(file))}
+    told = {item["id"]: item for item in found.items}
+    for key in questions.keys() | told.keys():
+        if key not in questions or key not in told:
+            return str(key)
+        due = doc_qa.assess(questions[key], told[key]["answer"], judge, found.artifact.config["abstentions"])
+        names = due.keys() if is_ours else due.keys() - {"claims"}
+        if any(due[name] != told[key].get(name) for name in names):
+            return str(key)
+    return None
+
+
 _CODING = Task(
     key=("task_id", "sample"),
     measure=_measure_coding,
@@ -130,6 +160,7 @@ TASKS = {
         trials=_questions,
         benchmark=lambda folder: mmlu.benchmark(mmlu.find_subjects(Path(folder), ())),
         follows=lambda item, _config: item["passed"] is (item["chosen"] == item["answer"]),
+        differs=_differs_from_mmlu,
         is_published=True,
     ),
     doc_qa.TASK: Task(
@@ -137,6 +168,7 @@ TASKS = {
         measure=lambda found: doc_qa.measure(found.items),
         trials=_answers,
         benchmark=lambda file: [doc_qa.benchmark(Path(file))],
+        differs=_differs_from_questions,
     ),
     ratings.TASK: Task(
         key=("id", "criterion"),

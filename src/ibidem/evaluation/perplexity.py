@@ -79,12 +79,18 @@ def measure(model: LanguageModel, texts: Iterable[str], *, window: int, stride: 
 
 
 def score(model: LanguageModel, text: str, *, window: int, stride: int) -> Score:
-    """Score every token of a text once."""
+    """Score every token of a text once.
+
+    Raises:
+        DataError: the model gives no number.
+    """
     nll, num_tokens = 0.0, 0
     ids = [*model.start_ids, *model.encode(text)]
     for start, end, first in windows(len(ids), window=window, stride=stride):
         nll += model.nll(ids[start:end], first - start)
         num_tokens += end - first
+    if not math.isfinite(nll):
+        raise DataError("the model gives likelihoods that are no numbers: its weights are damaged")
     return Score(nll, num_tokens, len(text.encode()))
 
 

@@ -211,6 +211,8 @@ def _mbpp(row: Row, shots: str) -> Problem:
         tests = _plus_tests(row)
         setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
     else:
+        if not row.get("test") and not (isinstance(row["test_list"], list) and row["test_list"]):
+            raise ValueError("test_list is no list of tests")
         tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
         names = _names_taken(tests, code, f"{imports}\n{setup}")
         lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]

@@ -84,7 +84,7 @@ def read_ratings(
     rows = [(path, number, row) for path in config.ratings for number, row in enumerate(read_table(path, "ratings"), 1)]
     for path, number, row in rows:
         where = f"ratings {path}: row {number}"
-        if row.get("score") in (None, "") and row.get("rater") in (None, ""):
+        if {"score", "rater"} <= row.keys() and row["score"] in (None, "") and row["rater"] in (None, ""):
             continue
         rating = _rating(row, known, model, prompts, where)
         named = (rating.kind, rating.rater.strip().lower())

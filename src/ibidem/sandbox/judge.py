@@ -135,7 +135,7 @@ class _Keeper:
             self._errors.close()
             raise SandboxError(f"{command[0]} cannot be started: {error.strerror}") from None
         assert self._process.stdout is not None
-        self._jobs = 0
+        self._jobs, self._in_container = 0, command[0] == DOCKER
         self._reader = frames.Reader(self._process.stdout.fileno())
 
     def wait_until_ready(self) -> None:
@@ -143,7 +143,8 @@ class _Keeper:
         try:
             self._reader.receive()
         except (EOFError, ValueError):
-            raise SandboxError(f"no jail can be made here: {self._complaint()}; {REMEDY}") from None
+            remedy = "" if self._in_container else f"; {REMEDY}"
+            raise SandboxError(f"no jail can be made here: {self._complaint()}{remedy}") from None
 
     def run(self, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Give the referee's verdict, if it came to one, and the keeper's account."""
@@ -179,7 +180,8 @@ class _Keeper:
     def _complaint(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it ended with code {self._process.wait(timeout=5)}"
+        told = next((line for line in lines if line.startswith(f"{DOCKER}: ")), lines[-1] if lines else "")
+        return told or f"it ended with code {self._process.wait(timeout=5)}"
 
 
 def _check_platform(walls_of: str) -> None:
