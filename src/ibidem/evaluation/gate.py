@@ -101,6 +101,7 @@ def gate(config: GateConfig) -> str:
         for name, criterion in config.criteria.items():
             findings.append(_except(config, judge(name, criterion, found[criterion.evidence], config)))
             bar.advance()
+    counted = {key: each for key, each in found.items() if isinstance(each, Evidence)}
     decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
     record = {
         "decision": decision,
@@ -108,9 +109,9 @@ def gate(config: GateConfig) -> str:
         "checkpoint_digest": subject.digest,
         "decided": datetime.now(UTC).isoformat(timespec="seconds"),
         "criteria": [asdict(finding) for finding in findings],
-        "evidence": {key: _about(config, key, each) for key, each in found.items() if isinstance(each, Evidence)},
+        "evidence": {key: _about(config, key, each) for key, each in counted.items()},
     }
-    _write(config, subject, record, {key: each for key, each in found.items() if isinstance(each, Evidence)})
+    _write(config, subject, record, counted)
     log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
     said = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
     if decision is BLOCK:
@@ -284,7 +285,7 @@ def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
 
 def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
     """Say why figures do not count, though nobody has touched them."""
-    if not config.accept_supplied and any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs):
+    if not config.accept_supplied and _is_supplied(found):
         return "its answers were supplied in a file: that this checkpoint wrote them is the file's own word"
     if len(trials) < criterion.least_items:
         return f"{len(trials)} items, and {criterion.least_items} are due"
@@ -346,14 +347,17 @@ def _target(criterion: Criterion) -> str:
 def _about(config: GateConfig, key: str, found: Evidence) -> dict[str, object]:
     """Tell what was measured, and how."""
     settled = {name: value for name, value in found.artifact.config.items() if name not in NOT_SETTINGS}
-    is_supplied = any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs)
     return {
         "task": found.task,
         "digest": found.artifact.digest,
         "benchmark": config.benchmarks[key],
-        "answers": "supplied in a file" if is_supplied else "made by the checkpoint",
+        "answers": "supplied in a file" if _is_supplied(found) else "made by the checkpoint",
         "settings": settled,
     }
+
+
+def _is_supplied(found: Evidence) -> bool:
+    return any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs)
 
 
 def _line(finding: Finding) -> str:
