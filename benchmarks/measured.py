@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,12 @@ def run(command: Sequence[str]) -> dict[str, float]:
         SystemExit: the command failed.
     """
     before, started, peak = os.times(), time.monotonic(), 0
-    with tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as told, ThreadPoolExecutor(1) as pool:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
-        while process.poll() is None:
+        ended = pool.submit(lambda: (process.wait(), time.monotonic())[1])  # to the moment, whatever is sampled
+        while not wait([ended], SAMPLE_S).done:
             peak = max(peak, tree_pss(process.pid))
-            time.sleep(SAMPLE_S)
-        wall = time.monotonic() - started
+        wall = ended.result() - started
         if process.returncode:
             told.seek(0)
             raise SystemExit(told.read()[-2000:].decode(errors="replace"))

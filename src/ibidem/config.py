@@ -7,10 +7,14 @@ Flags win over the file, the file over the defaults. Keys and types are checked 
 is read as text, as a flag is, so that `1e-3` is a number where a number is asked for and `no` stays a word elsewhere.
 """
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +33,7 @@ POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def configuration(cls: type[C]) -> type[C]:
     """Turn a class into a frozen, keyword-only dataclass whose keys and types are checked."""
-    strict = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+    strict = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
     return typing.cast("type[C]", pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls))
 
 
@@ -143,11 +147,24 @@ def _fields(config_type: type[Any]) -> dict[str, Any]:
 
 def _description(config_type: type[Any], name: str) -> str:
     """Find the meaning of a field where it was declared: there or in a base class."""
-    for base in config_type.__mro__:
-        field = _fields(base).get(name)
-        if field is not None and field.description:
-            return str(field.description)
-    return ""
+    return next((meanings[name] for base in config_type.__mro__ if name in (meanings := _meanings(base))), "")
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """Read the docstrings below the fields of a configuration from its source; only help wants them."""
+    if not _fields(cls):
+        return {}
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(declared, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(told.value.value)
+        for field, told in pairwise(declared.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(told, ast.Expr)
+        and isinstance(told.value, ast.Constant)
+        and isinstance(told.value.value, str)
+    }
 
 
 def _nested(annotation: Any) -> type[Any] | None:

@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 Record = dict[str, Any]
 Sink = Callable[[Record], None]
 
@@ -133,7 +130,10 @@ class _Terminal:
     silent = ("train.step",)  # shown by the figures beside a bar
 
     def __init__(self, stream: TextIO) -> None:
-        self._bars: dict[str, TaskID] = {}
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars: dict[str, Any] = {}
         self._progress = Progress(
             TextColumn("[bold]{task.description:<20}"),
             BarColumn(bar_width=12),

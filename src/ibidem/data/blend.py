@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -213,16 +214,16 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
     if kept.exists():
         return
     pieces = []
-    for row_group in shards.read_batches(path):
-        texts = row_group["text"]
+    for rows in shards.read_batches(path, ["text", "sha256", "category"]):
+        texts = rows["text"]
         measured = np.zeros(len(texts), MEASURED)
-        measured["key"] = [int(sha256[:16], 16) for sha256 in row_group["sha256"].to_pylist()]
+        measured["key"] = [int(sha256[:16], 16) for sha256 in rows["sha256"].to_pylist()]
         measured["bytes"] = np.diff(np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :][: len(texts) + 1])
         measured["size"] = measured["bytes"]
         if tokenizer is not None:
             # a document ends with one more token
             measured["size"] = [len(ids) + 1 for ids in _encoder(tokenizer).encode(texts.to_pylist())]
-        measured["category"] = [CATEGORIES.index(category) for category in row_group["category"].to_pylist()]
+        measured["category"] = [CATEGORIES.index(category) for category in rows["category"].to_pylist()]
         pieces.append(measured)
     partial_path = kept.with_suffix(".partial.npy")
     np.save(partial_path, np.concatenate(pieces))
@@ -412,8 +413,9 @@ def _gather(folder: Path) -> Tally:
                 with pa.ipc.open_stream(file) as stream:
                     pieces.append(stream.read_all())
         rows = pa.concat_tables(pieces).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
-        shards.write_shard(folder / "shard.parquet", rows.to_batches())
-        counted = tally.total(tally.of_kept(batch) for batch in rows.to_batches())
+        facts, texts = rows.drop_columns("text"), rows["text"]
+        shards.write_shard(folder / "shard.parquet", facts, texts.chunks)
+        counted = tally.of_kept(facts, pc.sum(pc.binary_length(texts)).as_py())
         counted["read", ""] = counted["kept", ""]
         tally.write(counts, counted)
     return tally.read(counts)

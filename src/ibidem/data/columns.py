@@ -30,6 +30,7 @@ REVISION = ("revision", "max_stars_repo_head_hexsha", "revision_id", "version")
 META = ("meta",)
 SET_NAME = ("pile_set_name", "redpajama_set_name")
 CODE_SETS = ("Github", "RedPajamaGithub")
+_PLAIN_TEXT = (str, bytes)
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,17 @@ class Columns:
         )
 
     def _conversation(self, row: Mapping[str, Any], text: object) -> str | None:
-        if isinstance(text, list | Mapping):
-            return instructions.conversation(text)
-        if self.answer is None or not isinstance(text, str | bytes):
+        if not isinstance(text, _PLAIN_TEXT):
+            return instructions.conversation(text) if isinstance(text, list | Mapping) else None
+        if self.answer is None:
             return None
         asked = text.decode() if isinstance(text, bytes) else text
         return instructions.pair(asked, row.get(self.context) if self.context else None, row.get(self.answer))
 
     def _category(self, row: Mapping[str, Any], name: str | None) -> Category:
-        meta = row.get(self.meta) if self.meta else None
+        if self.meta is None:
+            return language.category(name)
+        meta = row.get(self.meta)
         if isinstance(meta, str):
             meta = _parsed(meta)
         if isinstance(meta, Mapping):

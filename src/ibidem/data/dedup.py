@@ -16,17 +16,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ibidem import artifacts
 from ibidem.config import configuration
+from ibidem.data import shards
 from ibidem.data.engine import Engine
 
 SKETCH = np.dtype(
@@ -134,25 +135,11 @@ def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDAr
 def read_texts(path: Path, rows: Indices) -> Iterator[bytes]:
     """Read the texts of some rows, ascending, a batch at a time."""
     before = 0
-    for batch in _text_batches(path):
+    for batch in shards.read_batches(path, ["text"]):
         inside = rows[(rows >= before) & (rows < before + len(batch))] - before
-        for text in batch.take(pa.array(inside)) if len(inside) else ():
+        for text in batch["text"].take(pa.array(inside)) if len(inside) else ():
             yield text.as_buffer().to_pybytes()
         before += len(batch)
-
-
-def _text_batches(path: Path) -> Iterator[Any]:
-    if path.suffix == ".arrow":
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=_TEXT_ONLY) as reader:
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number).column(0)
-    else:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=["text"]):
-                yield batch.column(0)
-
-
-_TEXT_ONLY = pa.ipc.IpcReadOptions(included_fields=[0])
 
 
 def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
@@ -175,22 +162,23 @@ def _candidates(
     """Put documents that share a key into a bucket, as (document, bucket) entries sorted by document."""
     from ibidem.data import shingles
 
-    found: list[tuple[Indices, Indices]] = []
-    num_buckets = 0
-    simhashes = shingles.simhash_keys(_column(sketches, "simhash")[documents]).T if simhash else ()
-    bands = (
-        np.concatenate([shingles.band_keys(sketch["signature"], band) for sketch in sketches])[documents]
-        for band in range(shingles.NUM_KEYS)
-    )
-    for keys in chain(bands, simhashes):
+    simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
+
+    def entries(number: int) -> tuple[Indices, Indices]:
+        if number < shingles.NUM_KEYS:
+            keys = np.concatenate([shingles.band_keys(sketch["signature"], number) for sketch in sketches])[documents]
+        else:
+            keys = simhashes & shingles.SIMHASH_MASKS[number - shingles.NUM_KEYS]
         first = shingles.first_equal(keys)
         last = np.zeros(len(first), np.int64)
         last[first] = documents  # ascending: of those with the same key the last one stays
         sizes = np.bincount(first, minlength=len(first))
         open_and_shared = (sizes > 1) & (last >= first_open)
         inside = np.flatnonzero(open_and_shared[first])
-        found.append((documents[inside], first[inside] + num_buckets))
-        num_buckets += len(first)
+        return documents[inside], first[inside] + number * len(documents)
+
+    num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
+    found = artifacts.on_each(entries, range(num_keys))
     entry_documents = np.concatenate([entry[0] for entry in found])
     order = np.argsort(entry_documents, kind="stable")
     return entry_documents[order], np.concatenate([entry[1] for entry in found])[order]
@@ -259,12 +247,14 @@ def _cover(
     for place, (start, end) in enumerate(pairwise([*borders, len(documents)])):
         document, own = int(documents[start]), buckets[start:end].tolist()
         candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
+        length = lengths[place]
+        alike = [k for k in candidates if min(length, lengths[k]) >= threshold * max(length, lengths[k])]
+        shingles = read(place) if alike else None
         similar = {}
-        for kept in candidates:
-            if min(lengths[place], lengths[kept]) >= threshold * max(lengths[place], lengths[kept]):
-                score = jaccard(read(place), read(kept))
-                if score >= threshold:
-                    similar[kept] = score
+        for kept in alike:
+            score = jaccard(shingles, read(kept))
+            if score >= threshold:
+                similar[kept] = score
         if similar:
             best = max(similar, key=lambda kept: (similar[kept], -kept))
             yield document, int(sets.documents[best]), similar[best], sets.documents[list(similar)].tolist()

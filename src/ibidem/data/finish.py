@@ -1,7 +1,6 @@
 """From prepared shards and verdicts to the artifact: shards, sketches and the list of what was dropped."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -11,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.data import shards, tally
 from ibidem.data.tally import Tally
-from ibidem.data.verdicts import aligned, read_table, write_table
+from ibidem.data.verdicts import read_table, write_table
 
 
 class Shard(NamedTuple):
@@ -61,59 +61,79 @@ def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
         np.save(draft.path / shards.REMOVED, removed)
 
 
-def part_rows(
-    rows: pa.RecordBatch, verdicts: pa.Table, dataset: str
-) -> tuple[pa.RecordBatch, pa.RecordBatch, pa.RecordBatch]:
-    """Part rows into those that stay and those that go; the latter also as rows of the dropped, in the middle.
+class Parted(NamedTuple):
+    """What became of the rows of a shard."""
 
-    `verdicts` counts rows from the first of these and gives `reason` and, where there is one, `detail`, `kept` and
-    `similarity`; rows without a reason stay.
+    kept: Tally
+    gone: Tally
+    dropped: pa.Table
+    """The rows that go, as DROPPED_SCHEMA has them."""
+    stays: NDArray[np.bool_]
+
+
+def part(source: Path, target: Path, verdicts: pa.Table, dataset: str) -> Parted:
+    """Write the rows of a shard that stay.
+
+    Args:
+        source: a shard, or rows in an Arrow file.
+        target: the shard that is written; no file if nothing stays.
+        verdicts: `row`, `reason` and, where there is one, `detail`, `kept`, `similarity` and `cluster`; a row that has
+            no reason stays.
+        dataset: the folder of the shard, for the dropped rows.
     """
-    goes = verdicts.filter(pc.is_valid(verdicts["reason"])).combine_chunks()
-    stays = np.ones(len(rows), bool)
+    facts = shards.read_facts(source)
+    if "cluster" in verdicts.column_names:
+        facts = _with_clusters(facts, verdicts)
+    goes = verdicts.filter(pc.is_valid(verdicts["reason"]))
+    stays = np.ones(len(facts), bool)
     stays[goes["row"].to_numpy()] = False
-    gone = rows.filter(pa.array(~stays))
-    told = {name: goes[name].combine_chunks() for name in _TOLD if name in goes.column_names}
-    nothing = pa.nulls(len(gone))
-    told["dataset"] = pa.array([dataset] * len(gone), pa.string())
-    columns = [
-        told.get(field.name, gone[field.name] if field.name in gone.schema.names else nothing).cast(field.type)
-        for field in shards.DROPPED_SCHEMA
-    ]
-    stay = rows.filter(pa.array(stays)) if len(goes) else rows
-    return stay, pa.RecordBatch.from_arrays(columns, schema=shards.DROPPED_SCHEMA), gone
+    stay, gone = facts.filter(pa.array(stays)), facts.filter(pa.array(~stays))
+    sizes = [np.empty(0, np.int64)]  # of the texts, in bytes
+
+    def staying() -> Iterator[pa.LargeStringArray]:
+        before = 0
+        for batch in shards.read_batches(source, ["text"]):
+            inside = stays[before : before + len(batch)]
+            sizes.append(pc.binary_length(batch["text"]).to_numpy())
+            yield batch["text"] if inside.all() else batch["text"].filter(pa.array(inside))
+            before += len(batch)
+
+    shards.write_shard(target, stay, staying())
+    num_bytes = np.concatenate(sizes)
+    return Parted(
+        tally.of_kept(stay, int(num_bytes[stays].sum())),
+        tally.of_kept(gone, int(num_bytes[~stays].sum())),
+        _dropped(gone, goes, dataset),
+        stays,
+    )
 
 
-_TOLD = ("reason", "detail", "kept", "similarity")
-
-
-def _with_clusters(rows: pa.RecordBatch, verdicts: pa.Table) -> pa.RecordBatch:
-    clusters = np.full(len(rows), None, object)
+def _with_clusters(facts: pa.Table, verdicts: pa.Table) -> pa.Table:
+    clusters = np.full(len(facts), None, object)
     clusters[verdicts["row"].to_numpy()] = verdicts["cluster"].to_pylist()
-    return rows.set_column(rows.schema.get_field_index("cluster"), "cluster", pa.array(clusters, pa.string()))
+    return facts.set_column(facts.schema.get_field_index("cluster"), "cluster", pa.array(clusters, pa.string()))
+
+
+def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
+    nothing = pa.nulls(len(gone))
+    known = {name: table[name] for table in (gone, verdicts) for name in table.schema.names}
+    known["dataset"] = pa.array([dataset] * len(gone), pa.string())
+    columns = [known.get(field.name, nothing).cast(field.type) for field in shards.DROPPED_SCHEMA]
+    return pa.table(columns, schema=shards.DROPPED_SCHEMA)
 
 
 def _write(shard: Shard, folder: Path) -> None:
     verdicts = read_table(shard.verdicts)
-    counts: Tally = Counter()
-    dropped = [read_table(shard.prepared / "dropped.arrow")]
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        for batch, inside in aligned(shards.read_batches(shard.prepared / "kept.arrow"), verdicts):
-            stay, go, _ = part_rows(_with_clusters(batch, inside), inside, shard.dataset)
-            dropped.append(pa.Table.from_batches([go]))
-            counts.update(tally.of_kept(stay))
-            yield stay.select(shards.SCHEMA.names)
-
+    parted = part(shard.prepared / "kept.arrow", folder / "shard.parquet", verdicts, shard.dataset)
     sketches = np.load(shard.prepared / "sketch.npy", mmap_mode="r")
-    gone = verdicts.filter(pc.is_valid(verdicts["reason"]))
-    removed = gone.filter(pc.starts_with(gone["reason"], "removal."))
+    removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))
     np.save(folder / shards.REMOVED, sketches[removed["row"].to_numpy()])
-    if shards.write_shard(folder / "shard.parquet", kept()):
-        np.save(folder / "sketch.npy", np.delete(sketches, gone["row"].to_numpy()))
-    table = pa.concat_tables(dropped).sort_by("position")
+    if parted.stays.any():
+        np.save(folder / "sketch.npy", sketches[parted.stays])
+        artifacts.flush(folder / "shard.parquet")  # here, where others work meanwhile
+    table = pa.concat_tables([read_table(shard.prepared / "dropped.arrow"), parted.dropped]).sort_by("position")
     write_table(folder / "dropped.arrow", table)
-    counts.update(tally.of_dropped(table))
+    counts = parted.kept + tally.of_dropped(table)
     counts["quarantined", ""] = (shard.prepared / shards.QUARANTINE).read_bytes().count(b"\n")
     counts["read", ""] = counts["kept", ""] + len(table) + counts["quarantined", ""]
     tally.write(folder / "tally.json", counts)

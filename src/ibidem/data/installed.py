@@ -38,11 +38,11 @@ class InstalledPackages:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
-        files = (
+        files = [
             (f"{package.name}=={package.version}/{name}", path)
             for package in _packages()
             for name, path in self._within_cap(package)
-        )
+        ]
         return Input("source", content_digest(files), self.spec.name, is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar

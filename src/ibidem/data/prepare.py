@@ -191,7 +191,6 @@ def _prepare_shard(
             for document in documents:
                 steps(document)
             writer.add(batch)
-    pa.default_memory_pool().release_unused()
 
 
 def _batches(items: Iterator[Document | Unreadable]) -> Iterator[list[Document | Unreadable]]:

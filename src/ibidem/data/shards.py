@@ -8,12 +8,12 @@ documents, by which near duplicates are found without the text.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ibidem import artifacts
@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
         ("cluster", pa.string()),
     ]
 )
+FACTS = tuple(name for name in SCHEMA.names if name != "text")
 DROPPED_SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -74,8 +75,9 @@ DROPPED_SCHEMA = pa.schema(
     ]
 )
 
-BATCH_ROWS, ROW_GROUP = 128, 1 << 20
-_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
+BATCH_ROWS, ROW_GROUP = 256, 1 << 20
+_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "scrubbed", "cluster")
+_PLAIN = tuple(name for name in SCHEMA.names if name not in _DERIVED)
 _REPETITIVE = [
     "license",
     "license_raw",
@@ -91,9 +93,7 @@ _REPETITIVE = [
 
 def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     """Turn documents into rows of SCHEMA."""
-    values: dict[str, Any] = {
-        name: [getattr(document, name) for document in documents] for name in SCHEMA.names if name not in _DERIVED
-    }
+    values: dict[str, Any] = dict(zip(_PLAIN, zip(*map(attrgetter(*_PLAIN), documents), strict=True), strict=True))
     values["num_code_blocks"] = [len(document.code_blocks) for document in documents]
     values["code_blocks"] = [
         [dict(zip(("start", "end", "language"), block, strict=True)) for block in document.code_blocks]
@@ -104,7 +104,6 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     buffers = pa.py_buffer(lengths.astype(np.int64)), pa.py_buffer(text)
     values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
-    values["num_chars"] = pc.utf8_length(values["text"]).cast(pa.int64())
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
     values["cluster"] = [None] * len(documents)
     return pa.RecordBatch.from_arrays([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
@@ -118,21 +117,27 @@ def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
     return {"dataset": dataset, **row, **hashes, **vars(document.drop)}
 
 
-def write_shard(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write the rows of a shard, and no file for no rows; give their number.
+def write_shard(path: Path, facts: pa.Table, texts: Iterable[pa.LargeStringArray]) -> None:
+    """Write the rows of a shard, and no file for no rows.
 
-    The bytes depend on the rows alone, not on how they come in batches.
+    The bytes depend on the rows alone, not on how the texts come.
+
+    Args:
+        path: of the shard.
+        facts: every column of SCHEMA but the text.
+        texts: of the same rows, some at a time.
     """
-    count = 0
+    columns = [facts[name].combine_chunks() for name in FACTS]
+    first, writer = 0, None
     with ExitStack() as stack:
-        writer = None
-        for batch in _rebatched(batches):
+        for some in _rebatched(texts):
             writer = writer or stack.enter_context(
                 pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE)
             )
-            writer.write_batch(batch, row_group_size=ROW_GROUP)
-            count += len(batch)
-    return count
+            beside = [column.slice(first, len(some)) for column in columns]
+            rows = pa.RecordBatch.from_arrays([some, *beside], names=["text", *FACTS])
+            writer.write_batch(rows.select(SCHEMA.names), row_group_size=ROW_GROUP)
+            first += len(some)
 
 
 def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
@@ -146,28 +151,43 @@ def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
     return count
 
 
-def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Read a shard, or rows in an Arrow file, a batch at a time."""
+def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read columns of a shard, or of rows in an Arrow file, a batch at a time."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS)
-    else:
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+                yield batch.select(columns)
+        return
+    with pa.OSFile(str(path)) as source:
+        names = pa.ipc.open_file(source).schema.names
+        options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in columns])
+        with pa.ipc.open_file(source, options=options) as reader:
             for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
+                yield reader.get_batch(number).select(columns)
 
 
-def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Cut batches anew, each of BATCH_ROWS rows."""
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
+def read_facts(path: Path) -> pa.Table:
+    """Read what is known of the texts of a shard, or of rows in an Arrow file: every column but the text."""
+    schema = pa.schema([SCHEMA.field(name) for name in FACTS])
+    return pa.Table.from_batches(read_batches(path, FACTS), schema).combine_chunks()
+
+
+def read_column(path: Path, name: str) -> pa.ChunkedArray:
+    """Read one column of a shard, or of rows in an Arrow file, that holds strings."""
+    return pa.chunked_array([batch[name] for batch in read_batches(path, [name])], pa.string())
+
+
+def _rebatched(texts: Iterable[pa.LargeStringArray]) -> Iterator[pa.LargeStringArray]:
+    """Cut arrays anew, each of BATCH_ROWS texts."""
+    pending: list[pa.LargeStringArray] = []
+    for some in texts:
+        pending.append(some)
         while sum(map(len, pending)) >= BATCH_ROWS:
-            rows = pa.concat_batches(pending)
-            yield rows.slice(0, BATCH_ROWS)
-            pending = [rows.slice(BATCH_ROWS)]
+            joined = pa.concat_arrays(pending)
+            yield joined.slice(0, BATCH_ROWS)
+            pending = [joined.slice(BATCH_ROWS)]
     if sum(map(len, pending)):
-        yield pa.concat_batches(pending)
+        yield pa.concat_arrays(pending)
 
 
 def sketch_path(shard: Path) -> Path:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,16 +106,19 @@ def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
     return HubDataset(spec)
 
 
-def content_digest(files: Iterator[tuple[str, Path]]) -> str:
+def content_digest(files: Sequence[tuple[str, Path]]) -> str:
     """Hash names and contents of files, in the order given; what cannot be read counts by its name."""
     total = hashlib.sha256()
-    for name, path in files:
-        try:
-            content = artifacts.sha256_of(path)
-        except OSError as error:
-            content = str(error.strerror)
+    for (name, _), content in zip(files, artifacts.on_each(_content_of, [path for _, path in files]), strict=True):
         total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))
     return "sha256:" + total.hexdigest()
+
+
+def _content_of(path: Path) -> str:
+    try:
+        return artifacts.sha256_of(path)
+    except OSError as error:
+        return str(error.strerror)
 
 
 @dataclass
@@ -129,7 +132,7 @@ class LocalFiles:
         files = list(self._files())
         stated = filter(None, (self._license_of(name, path) for name, path in files))
         stating = dict.fromkeys((found.evidence, path) for found in stated for path in found.files)
-        return Input("source", content_digest(iter([*files, *stating])), str(self.spec.name), is_artifact=False)
+        return Input("source", content_digest([*files, *stating]), str(self.spec.name), is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
         self.skipped.clear()

@@ -32,7 +32,7 @@ from ibidem.config import POSITIONAL, configuration
 from ibidem.data import removals, shards, tally, verdicts
 from ibidem.data.dedup import agreement
 from ibidem.data.engine import Engine, EngineConfig
-from ibidem.data.finish import part_rows
+from ibidem.data.finish import part
 from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.uses import Use, uses
 from ibidem.errors import ArtifactError, ConfigError, DataError
@@ -277,23 +277,14 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
         {"row": places, "reason": [str(one.reason) for one in gone], "detail": [one.detail for one in gone]},
         schema=verdicts.SCHEMA.empty_table().select(["row", "reason", "detail"]).schema,
     )
-    counted: tally.Tally = Counter()
-    dropped = []
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        for batch, inside in verdicts.aligned(shards.read_batches(old / name), table):
-            stay, go, rows = part_rows(batch, inside, _dataset_of(name))
-            counted.update(tally.of_kept(rows))
-            dropped.append(go)
-            yield stay
-
     path = new / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    num_kept = shards.write_shard(path, kept())
+    parted = part(old / name, path, table, _dataset_of(name))
     sketches = np.load(shards.sketch_path(old / name))
+    num_kept = int(parted.stays.sum())
     if num_kept:
-        np.save(shards.sketch_path(path), np.delete(sketches, places))
-    return _Removed(name, num_kept, counted, pa.Table.from_batches(dropped, shards.DROPPED_SCHEMA), sketches[places])
+        np.save(shards.sketch_path(path), sketches[parted.stays])
+    return _Removed(name, num_kept, parted.gone, parted.dropped, sketches[places])
 
 
 def _merge_dropped(

@@ -17,19 +17,18 @@ Tally = Counter[tuple[str, str]]
 """Numbers by (what is counted, its value); the value is empty for a plain sum."""
 
 
-def of_kept(rows: pa.RecordBatch) -> Tally:
-    """Count rows of a shard."""
-    tally: Tally = Counter({("kept", ""): len(rows)})
-    tally["chars", ""] = pc.sum(rows["num_chars"]).as_py() or 0
-    tally["bytes", ""] = pc.sum(pc.binary_length(rows["text"])).as_py() or 0
+def of_kept(facts: pa.Table, num_bytes: int) -> Tally:
+    """Count rows of a shard, by every column but the text, and the bytes of their texts."""
+    tally: Tally = Counter({("kept", ""): len(facts), ("bytes", ""): num_bytes})
+    tally["chars", ""] = pc.sum(facts["num_chars"]).as_py() or 0
     for aspect in ASPECTS:
-        for value in rows[aspect].value_counts().to_pylist():
+        for value in facts[aspect].value_counts().to_pylist():
             tally[aspect, value["values"] or "none"] += value["counts"]
-    _, bits = np.frexp(rows["num_chars"].to_numpy().astype(np.float64))
+    _, bits = np.frexp(facts["num_chars"].to_numpy().astype(np.float64))
     for length, count in enumerate(np.bincount(bits).tolist()):
         tally["lengths", f"{2**length}"] += count
-    for scrubbed in rows["scrubbed"].to_pylist() if len(rows["scrubbed"].keys) else ():
-        for kind, count in scrubbed or ():
+    for scrubbed in facts["scrubbed"].to_pylist():
+        for kind, count in scrubbed:
             tally["scrubbed", kind] += count
     return tally
 

@@ -4,17 +4,15 @@ A requested document still stands for its duplicates, so that none of them takes
 after duplicates are, removing it from finished shards gives the same corpus as asking before the first run.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from ibidem.data import shards
 from ibidem.data.dedup import Indices, Part, Verdicts, read_texts
 from ibidem.data.engine import Engine
 from ibidem.data.removals import Matcher, RemovalPolicy, load_requests
@@ -45,27 +43,28 @@ def write_verdicts(
         policy: whether near duplicates leave with a requested document.
         paths: where the verdicts of the last `len(paths)` parts go.
     """
-    names = _Names(parts)
+    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
+    bounds, hashes = np.cumsum([0, *map(len, sketches)]), np.concatenate([sketch["sha256"] for sketch in sketches])
     doomed = {int(found.cluster[index]) for index in requested} - {-1} if policy.duplicates == "cluster" else set()
-    records = names.of(np.unique(found.keeper[found.keeper >= 0]), "record")
-    clusters = names.of(np.unique(found.cluster[found.cluster >= 0]), "sha256")
+    records = _records(parts, bounds, np.unique(found.keeper[found.keeper >= 0]))
     telling = (found.keeper >= 0) | (found.cluster >= 0)
     telling[list(requested)] = True
-    for path, start, end in zip(paths, names.bounds[-len(paths) - 1 :], names.bounds[-len(paths) :], strict=False):
+    for path, start, end in zip(paths, bounds[-len(paths) - 1 :], bounds[-len(paths) :], strict=False):
         rows = []
-        for index in (start + np.flatnonzero(telling[start:end])).tolist():
+        inside = start + np.flatnonzero(telling[start:end])
+        exact = (hashes[inside] == hashes[found.keeper[inside]]).all(axis=1)  # where there is a keeper
+        for place, index in enumerate(inside.tolist()):
             keeper, cluster = int(found.keeper[index]), int(found.cluster[index])
             row: dict[str, Any] = {"row": index - int(start)}
             if cluster >= 0:
-                row["cluster"] = clusters[cluster][:CLUSTER_DIGITS]
+                row["cluster"] = hashes[cluster].tobytes().hex()[:CLUSTER_DIGITS]
             if keeper >= 0:
-                exact = names.same_text(index, keeper)
                 row |= {"kept": records[keeper], "similarity": float(found.similarity[index])}
-                row["reason"] = DropReason.DUPLICATE_EXACT if exact else DropReason.DUPLICATE_NEAR
+                row["reason"] = DropReason.DUPLICATE_EXACT if exact[place] else DropReason.DUPLICATE_NEAR
             elif index in requested:
                 row |= {"reason": DropReason.REMOVAL_REQUESTED, "detail": requested[index]}
             elif cluster in doomed:
-                row |= {"reason": DropReason.REMOVAL_CLUSTER, "detail": clusters[cluster][:CLUSTER_DIGITS]}
+                row |= {"reason": DropReason.REMOVAL_CLUSTER, "detail": row["cluster"]}
             rows.append(row)
         write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
@@ -76,12 +75,12 @@ def find_requested(
     """Give the request for each document that one names: by its nouns, or, if it is kept, by its text."""
     if not policy.requests:
         return {}
-    bounds = _Names(parts).bounds
+    bounds = np.cumsum([0, *(len(np.load(part.sketch, mmap_mode="r")) for part in parts)])
     open_parts = list(zip(parts, bounds, strict=False))[num_settled:]
     requested = {
         int(start) + row: request
         for part, start in open_parts
-        for row, request in enumerate(read_column(part.text, "removal"))
+        for row, request in enumerate(shards.read_column(part.text, "removal").to_pylist())
         if request is not None
     }
     if Matcher(load_requests(policy.requests)).texts:
@@ -115,28 +114,6 @@ def summary(found: Verdicts) -> dict[str, int]:
     return {"clusters": len(sizes), "documents": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
 
 
-def aligned(batches: Iterable[pa.RecordBatch], verdicts: pa.Table) -> Iterator[tuple[pa.RecordBatch, pa.Table]]:
-    """Give each batch with the verdicts about its rows, counted from its first."""
-    before = 0
-    places = verdicts["row"].to_numpy()
-    for batch in batches:
-        start, end = np.searchsorted(places, [before, before + len(batch)])
-        inside = verdicts.slice(start, end - start)
-        yield batch, inside.set_column(0, "row", pc.subtract(inside["row"], before))
-        before += len(batch)
-
-
-def read_column(path: Path, name: str) -> list[Any]:
-    """Read one column of a Parquet or Arrow file."""
-    if path.suffix == ".parquet":
-        return list(pq.read_table(path, columns=[name])[name].to_pylist())
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-        place = reader.schema.get_field_index(name)
-    options = pa.ipc.IpcReadOptions(included_fields=[place])
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
-        return list(reader.read_all().column(0).to_pylist())
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """Write an Arrow file."""
     with pa.ipc.new_file(path, table.schema) as file:
@@ -149,28 +126,12 @@ def read_table(path: Path) -> pa.Table:
         return reader.read_all()
 
 
-class _Names:
-    """What single documents are called, among all the parts."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
-        self.bounds = np.cumsum([0, *map(len, self._sketches)])
-
-    def of(self, indices: Indices, column: str) -> dict[int, str]:
-        """Give a column's value for each index."""
-        by_part = defaultdict(list)
-        for index in indices.tolist():
-            by_part[int(np.searchsorted(self.bounds, index, side="right")) - 1].append(index)
-        values: dict[int, str] = {}
-        for number, some in by_part.items():
-            column_values = read_column(self._parts[number].text, column)
-            values |= {index: column_values[index - self.bounds[number]] for index in some}
-        return values
-
-    def same_text(self, one: int, other: int) -> bool:
-        return bool((self._sha256(one) == self._sha256(other)).all())
-
-    def _sha256(self, index: int) -> Any:
-        number = int(np.searchsorted(self.bounds, index, side="right")) - 1
-        return self._sketches[number][index - self.bounds[number]]["sha256"]
+def _records(parts: Sequence[Part], bounds: Indices, documents: Indices) -> dict[int, str]:
+    """Give the record of each document, by its index among all the parts; indices ascend."""
+    records: dict[int, str] = {}
+    for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
+        inside = documents[np.searchsorted(documents, start) : np.searchsorted(documents, end)]
+        if len(inside):
+            column = shards.read_column(part.text, "record").take(pa.array(inside - start))
+            records |= zip(inside.tolist(), column.to_pylist(), strict=True)
+    return records
