@@ -225,6 +225,7 @@ def _load(place: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     finally:
+        gc.freeze()
         gc.enable()
 
 

@@ -137,11 +137,6 @@ class Document:
         return self.raw if self._encoded is None else self._encoded
 
     @property
-    def num_chars(self) -> int:
-        """Characters of the text as it stands now."""
-        return len(self.encoded) if self.encoded.isascii() else len(self.text)
-
-    @property
     def sha256(self) -> str:
         """Hash of the text as it stands now."""
         return self.raw_sha256 if self._encoded is None else hashlib.sha256(self._encoded).hexdigest()

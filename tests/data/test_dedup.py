@@ -125,6 +125,13 @@ def test_hashed_sets_have_the_similarity_of_the_words(a: str, b: str) -> None:
     assert found == similarity(shingle_tuples(a), shingle_tuples(b))
 
 
+@given(st.lists(st.text(max_size=60), max_size=6))
+def test_many_texts_have_the_sets_of_each(texts: list[str]) -> None:
+    texts = [text.encode(errors="ignore").decode() for text in [*texts, "ΑΣ İ ΣΑΣ", "a b c d e f g"]]
+    found = list(shingles.shingle_sets(pa.array(["before", *texts], pa.large_string()).slice(1)))
+    assert [some.tolist() for some in found] == [shingles.shingle_set(text.encode()).tolist() for text in texts]
+
+
 @pytest.mark.parametrize(
     "text", ["ΑΣ ΣΑΣ α", "İstanbul İ", "straße STRASSE ǅ ǆ", "日本語 テキスト", "a_b 1２３ x²", "e\u0301 É"]
 )

@@ -35,7 +35,7 @@ _PLAIN_TEXT = (str, bytes)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a source carries which noun; None where none does."""
+    """Which column of a source carries which noun; None where none does, and no row has a column of that name."""
 
     text: str
     record: str | None
@@ -80,7 +80,7 @@ class Columns:
         """The columns worth reading."""
         return [name for name in vars(self).values() if name is not None]
 
-    def document(self, row: Mapping[str, Any], *, source: str, revision: str | None, place: str) -> Document:
+    def document(self, row: Mapping[str | None, Any], *, source: str, revision: str | None, place: str) -> Document:
         """Make a document of a row.
 
         Raises:
@@ -93,47 +93,44 @@ class Columns:
         if not isinstance(raw, bytes):
             found = "missing" if text is None else type(text).__name__
             raise ValueError(f"column {self.text!r} is {found}, not text")  # noqa: TRY004 - a fact about the data
-        license_raw = row.get(self.license) if self.license else None
+        license_raw = row.get(self.license)
         str(license_raw).encode()
-        path = _string(row, self.path)
-        name = _string(row, self.language) or (language.by_name(path) if path else None)
+        path = _string(row.get(self.path))
+        name = _string(row.get(self.language)) or (language.by_name(path) if path else None)
         return Document(
             raw=raw,
             source=source,
-            revision=_string(row, self.revision) or revision,
-            record=_string(row, self.record) or place,
-            repo=_string(row, self.repo),
+            revision=_string(row.get(self.revision)) or revision,
+            record=_string(row.get(self.record)) or place,
+            repo=_string(row.get(self.repo)),
             path=path,
-            url=_string(row, self.url),
+            url=_string(row.get(self.url)),
             category=self._category(row, name) if conversation is None else "instruction",
             language=name,
             license_raw=license_raw,
             license_stated=self.license is not None,
         )
 
-    def _conversation(self, row: Mapping[str, Any], text: object) -> str | None:
+    def _conversation(self, row: Mapping[str | None, Any], text: object) -> str | None:
         if not isinstance(text, _PLAIN_TEXT):
             return instructions.conversation(text) if isinstance(text, list | Mapping) else None
         if self.answer is None:
             return None
         asked = text.decode() if isinstance(text, bytes) else text
-        return instructions.pair(asked, row.get(self.context) if self.context else None, row.get(self.answer))
+        return instructions.pair(asked, row.get(self.context), row.get(self.answer))
 
-    def _category(self, row: Mapping[str, Any], name: str | None) -> Category:
-        if self.meta is None:
-            return language.category(name)
+    def _category(self, row: Mapping[str | None, Any], name: str | None) -> Category:
         meta = row.get(self.meta)
         if isinstance(meta, str):
             meta = _parsed(meta)
-        if isinstance(meta, Mapping):
+        if meta is not None and isinstance(meta, Mapping):
             names = [meta[key] for key in SET_NAME if key in meta]
             if names:
                 return "code" if names[0] in CODE_SETS else "text"
         return language.category(name)
 
 
-def _string(row: Mapping[str, Any], column: str | None) -> str | None:
-    value = row.get(column) if column else None
+def _string(value: Any) -> str | None:
     if value is None or value == "" or value != value:  # noqa: PLR0124 - NaN
         return None
     text = value if isinstance(value, str) else str(value)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -132,13 +132,13 @@ def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDAr
     return np.asarray((others == signature).mean(axis=1))
 
 
-def read_texts(path: Path, rows: Indices) -> Iterator[bytes]:
+def read_texts(path: Path, rows: Indices) -> Iterator[pa.LargeStringArray]:
     """Read the texts of some rows, ascending, a batch at a time."""
     before = 0
     for batch in shards.read_batches(path, ["text"]):
         inside = rows[(rows >= before) & (rows < before + len(batch))] - before
-        for text in batch["text"].take(pa.array(inside)) if len(inside) else ():
-            yield text.as_buffer().to_pybytes()
+        if len(inside):
+            yield batch["text"].take(pa.array(inside))
         before += len(batch)
 
 
@@ -223,9 +223,8 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
     lengths = []
     partial_path = path.with_name(f".{path.name}.{os.getpid()}")
     with partial_path.open("wb") as file:
-        for document in read_texts(text, rows):
-            found = shingles.shingle_set(document)
-            file.write(found.tobytes())
+        for found in chain.from_iterable(map(shingles.shingle_sets, read_texts(text, rows))):
+            file.write(found.data)
             lengths.append(len(found))
     partial_path.replace(path)
     return number, np.array(lengths, np.int64)

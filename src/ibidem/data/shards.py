@@ -76,7 +76,7 @@ DROPPED_SCHEMA = pa.schema(
 )
 
 BATCH_ROWS, ROW_GROUP = 256, 1 << 20
-_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "scrubbed", "cluster")
+_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
 _PLAIN = tuple(name for name in SCHEMA.names if name not in _DERIVED)
 _REPETITIVE = [
     "license",
@@ -99,9 +99,12 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
         [dict(zip(("start", "end", "language"), block, strict=True)) for block in document.code_blocks]
         for document in documents
     ]
-    lengths = np.cumsum([0, *(len(document.encoded) for document in documents)])
-    text = b"".join(document.encoded for document in documents)
-    buffers = pa.py_buffer(lengths.astype(np.int64)), pa.py_buffer(text)
+    texts = [document.encoded for document in documents]
+    bounds = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    buffers = pa.py_buffer(bounds), pa.py_buffer(b"".join(texts))
+    values["num_chars"] = [
+        len(text) if text.isascii() else len(document.text) for text, document in zip(texts, documents, strict=True)
+    ]
     values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]

@@ -355,7 +355,7 @@ def _plain(raw: object) -> Any:
 
 def serialize(raw: object) -> str | None:
     """Spell a raw license as it goes into the row: text as it is, lists and mappings as JSON."""
-    plain = _plain(raw)
+    plain = raw if isinstance(raw, str) else _plain(raw)
     return plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 

@@ -101,7 +101,7 @@ def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[i
     """Look for the requested texts in some rows of a part; give the requests by index."""
     path, rows, start = task
     matcher = Matcher(load_requests(policy.requests))
-    texts = read_texts(path, rows)
+    texts = (text.as_buffer().to_pybytes() for some in read_texts(path, rows) for text in some)
     found = {
         start + int(row): matcher.find_texts(text, policy.containment) for row, text in zip(rows, texts, strict=True)
     }
