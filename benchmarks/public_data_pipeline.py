@@ -4,7 +4,8 @@
     pipeline      all steps with the contamination guard and 100 requests for removal, then the blend: MB/s, peak memory
     takedown      1,000 documents out of finished shards: seconds beyond start-up (the time of a plan for no document),
                   residuals, untouched shards byte-equal, the result byte-equal to a run asked from the start
-    increment     1 % new documents against the finished corpus, as a share of the time of a full run
+    increment     1 % new documents against the finished corpus, as a share of the time of a full run; start-up is the
+                  time of a run for one document that is kept, for which all that is needed has to be loaded
     kills         kill -9 at 30 random moments of one run: the output byte-equal to an uninterrupted one
 
 Wall-clock with 2 workers, medians of 3; memory is the peak of the proportional set size of all processes of a run.
@@ -125,10 +126,12 @@ def increment(source: Path, work: Path, _: float) -> dict[str, Any]:
     full = [timed(*whole(source, fresh(work / "full"))) for _ in range(REPEATS)]
     against = ("--dedup.against", str(work / "full"))
     some = [timed(*whole(more, fresh(work / "one")), *against) for _ in range(REPEATS)]
-    nothing = work / "nothing"
-    nothing.mkdir()
-    pq.write_table(table.slice(0, 1), nothing / "one.parquet")
-    startup = statistics.median(timed(*whole(nothing, fresh(work / "none")))["wall_s"] for _ in range(REPEATS))
+    least = work / "least"
+    least.mkdir()
+    kept = {path.as_py() for shard in (work / "full").rglob("shard-*.parquet") for path in pq.read_table(shard)["path"]}
+    first = next(row for row, path in enumerate(table["path"].to_pylist()) if path in kept)
+    pq.write_table(table.slice(first, 1), least / "one.parquet")
+    startup = statistics.median(timed(*whole(least, fresh(work / "none")))["wall_s"] for _ in range(REPEATS))
     full_s, one_s = (statistics.median(run["wall_s"] for run in runs) for runs in (full, some))
     cpu = [statistics.median(run["cpu_s"] for run in runs) for runs in (full, some)]
     return {

@@ -14,6 +14,7 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,11 +151,16 @@ def _description(config_type: type[Any], name: str) -> str:
     return next((meanings[name] for base in config_type.__mro__ if name in (meanings := _meanings(base))), "")
 
 
+@cache
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """Read the docstrings below the fields of a configuration from its source; only help wants them."""
+    """Read the docstrings below the fields of a configuration from its source, if that is there; for help alone."""
     if not _fields(cls):
         return {}
-    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    try:
+        source = inspect.getsource(cls)
+    except OSError:
+        return {}
+    (declared,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(declared, ast.ClassDef)
     return {
         field.target.id: inspect.cleandoc(told.value.value)

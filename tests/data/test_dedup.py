@@ -125,6 +125,24 @@ def test_hashed_sets_have_the_similarity_of_the_words(a: str, b: str) -> None:
     assert found == similarity(shingle_tuples(a), shingle_tuples(b))
 
 
+@given(st.lists(st.sampled_from("01"), max_size=12), st.lists(st.sampled_from("01"), max_size=12))
+def test_only_the_same_words_in_the_same_order_are_the_same_sequence(a: list[str], b: list[str]) -> None:
+    thue_morse = "0 1 1 0 1 0 0 1 1 0 0 1 0 1 1 0"
+    texts = [" ".join(a), " ".join(b), thue_morse, thue_morse.translate(str.maketrans("01", "10"))]
+    _, _, sequences = shingles.sketch(pa.array(texts, pa.large_string()))
+    assert (sequences[0] == sequences[1]) == (a == b)
+    assert sequences[2] != sequences[3]
+
+
+def test_of_pairs_at_the_threshold_one_in_thousands_is_missed() -> None:
+    agrees = np.random.default_rng(0).random((200_000, shingles.NUM_PERMUTATIONS)) < 0.8
+    signatures = np.where(agrees, np.uint32(0), np.uint32(1))
+    same = np.zeros(len(agrees), bool)
+    for band in range(shingles.NUM_KEYS):
+        same |= shingles.band_keys(signatures, band) == shingles.band_keys(np.zeros((1, 112), np.uint32), band)
+    assert np.count_nonzero(~same) < 80  # 40 are expected
+
+
 @given(st.lists(st.text(max_size=60), max_size=6))
 def test_many_texts_have_the_sets_of_each(texts: list[str]) -> None:
     texts = [text.encode(errors="ignore").decode() for text in [*texts, "ΑΣ İ ΣΑΣ", "a b c d e f g"]]

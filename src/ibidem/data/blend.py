@@ -218,7 +218,7 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
         texts = rows["text"]
         measured = np.zeros(len(texts), MEASURED)
         measured["key"] = [int(sha256[:16], 16) for sha256 in rows["sha256"].to_pylist()]
-        measured["bytes"] = np.diff(np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :][: len(texts) + 1])
+        measured["bytes"] = pc.binary_length(texts)
         measured["size"] = measured["bytes"]
         if tokenizer is not None:
             # a document ends with one more token

@@ -35,7 +35,7 @@ _PLAIN_TEXT = (str, bytes)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a source carries which noun; None where none does, and no row has a column of that name."""
+    """Which column of a source carries which noun; None where none does, and None is what a row has there."""
 
     text: str
     record: str | None
@@ -123,7 +123,7 @@ class Columns:
         meta = row.get(self.meta)
         if isinstance(meta, str):
             meta = _parsed(meta)
-        if meta is not None and isinstance(meta, Mapping):
+        if isinstance(meta, Mapping):
             names = [meta[key] for key in SET_NAME if key in meta]
             if names:
                 return "code" if names[0] in CODE_SETS else "text"

@@ -2,18 +2,19 @@
 
     sketch      each text, once, in the stage that cleans it        -> SKETCH rows
     equal       the same words in the same order                    -> the first stands for the others
-    candidates  those that agree in a band of MinHash, or in the bits of SimHash
+    candidates  those that agree in a band of MinHash, or in the bits of SimHash, and in most MinHashes
     verify      exact Jaccard similarity of the 5-word shingles     -> candidates that are not similar stay
     cover       in the order of the sources: keep a document unless one that is kept is similar to it
 
 Every removed document is thus covered by a kept one, at the similarity asked for or above: a chain of documents, each
 like the next, does not shrink to one. Documents linked by similarity share a cluster, named after its first.
-What grows with the corpus lies on disk; in memory stand a few numbers a document.
+What grows with the corpus lies on disk; in memory stand a few numbers a document, for each worker.
 """
 
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -25,7 +26,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ibidem import artifacts
 from ibidem.config import configuration
 from ibidem.data import shards
 from ibidem.data.engine import Engine
@@ -87,6 +87,12 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
     return rows
 
 
+def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
+    """Map the sketches of parts into memory; give also which document, counted over all parts, each begins with."""
+    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
+    return sketches, np.cumsum([0, *map(len, sketches)])
+
+
 def find_duplicates(
     parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
 ) -> Verdicts:
@@ -99,8 +105,7 @@ def find_duplicates(
         scratch: folder for what does not fit into memory.
         num_settled: so many parts come first whose documents are kept already.
     """
-    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
-    bounds = np.cumsum([0, *map(len, sketches)])
+    sketches, bounds = load_sketches(parts)
     first_open = int(bounds[num_settled])
     equal = ["sequence"] if policy.near else ["sha256"]
     first = _first_of_equal(*(column.T for name in equal for column in [_column(sketches, name)]))
@@ -110,9 +115,9 @@ def find_duplicates(
         return Verdicts(keeper, similarity, keeper)
     root = np.arange(len(first))
     if policy.near:
-        entries = _candidates(
-            sketches, np.flatnonzero(first == np.arange(len(first))), first_open, simhash=policy.simhash
-        )
+        originals = np.flatnonzero(first == np.arange(len(first)))
+        entries = _candidates(sketches, originals, first_open, simhash=policy.simhash, workers=engine.workers)
+        entries = _likely(sketches, bounds, entries, policy.similarity)
         sets = _write_sets(parts, bounds, np.unique(entries[0]), engine, scratch)
         for document, kept, similar, linked in _cover(entries, sets, policy.similarity, first_open):
             keeper[document], similarity[document] = kept, similar
@@ -140,6 +145,8 @@ def read_texts(path: Path, rows: Indices) -> Iterator[pa.LargeStringArray]:
         if len(inside):
             yield batch["text"].take(pa.array(inside))
         before += len(batch)
+        if not (rows >= before).any():
+            break
 
 
 def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
@@ -157,7 +164,7 @@ def _first_of_equal(*columns: NDArray[np.uint64]) -> Indices:
 
 
 def _candidates(
-    sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool
+    sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool, workers: int
 ) -> tuple[Indices, Indices]:
     """Put documents that share a key into a bucket, as (document, bucket) entries sorted by document."""
     from ibidem.data import shingles
@@ -178,10 +185,36 @@ def _candidates(
         return documents[inside], first[inside] + number * len(documents)
 
     num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
-    found = artifacts.on_each(entries, range(num_keys))
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(entries, range(num_keys)))
     entry_documents = np.concatenate([entry[0] for entry in found])
     order = np.argsort(entry_documents, kind="stable")
     return entry_documents[order], np.concatenate([entry[1] for entry in found])[order]
+
+
+def _likely(
+    sketches: Sequence[NDArray[Any]], bounds: Indices, entries: tuple[Indices, Indices], threshold: float
+) -> tuple[Indices, Indices]:
+    """Leave out each document whose MinHashes agree too seldom with those of any other in its buckets.
+
+    Too seldom is 4 standard deviations below the similarity that is asked for.
+    """
+    from ibidem.data import shingles
+
+    documents, buckets = entries
+    some, places = np.unique(documents, return_inverse=True)
+    starts = np.searchsorted(some, bounds)
+    signatures = [
+        sketch["signature"][some[start:end] - first].astype(np.uint8)
+        for sketch, first, start, end in zip(sketches, bounds, starts, starts[1:], strict=False)
+    ]
+    deviation = (threshold * (1 - threshold) / shingles.NUM_PERMUTATIONS) ** 0.5
+    least = shingles.NUM_PERMUTATIONS * (threshold - 4 * deviation)
+    order = np.argsort(buckets, kind="stable")
+    likely = np.zeros(len(some), bool)
+    shingles.mark_agreeing(np.concatenate(signatures), buckets[order], places[order], least, likely)
+    inside = likely[places]
+    return documents[inside], buckets[inside]
 
 
 class _Sets(NamedTuple):

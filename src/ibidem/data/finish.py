@@ -61,17 +61,20 @@ def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
         np.save(draft.path / shards.REMOVED, removed)
 
 
-class Parted(NamedTuple):
+class Outcome(NamedTuple):
     """What became of the rows of a shard."""
 
     kept: Tally
+    """Counts of the rows that stay."""
     gone: Tally
+    """Counts of the rows that go."""
     dropped: pa.Table
     """The rows that go, as DROPPED_SCHEMA has them."""
     stays: NDArray[np.bool_]
+    """Which rows stay."""
 
 
-def part(source: Path, target: Path, verdicts: pa.Table, dataset: str) -> Parted:
+def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) -> Outcome:
     """Write the rows of a shard that stay.
 
     Args:
@@ -100,7 +103,7 @@ def part(source: Path, target: Path, verdicts: pa.Table, dataset: str) -> Parted
 
     shards.write_shard(target, stay, staying())
     num_bytes = np.concatenate(sizes)
-    return Parted(
+    return Outcome(
         tally.of_kept(stay, int(num_bytes[stays].sum())),
         tally.of_kept(gone, int(num_bytes[~stays].sum())),
         _dropped(gone, goes, dataset),
@@ -124,16 +127,16 @@ def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
 
 def _write(shard: Shard, folder: Path) -> None:
     verdicts = read_table(shard.verdicts)
-    parted = part(shard.prepared / "kept.arrow", folder / "shard.parquet", verdicts, shard.dataset)
+    outcome = write_staying(shard.prepared / "kept.arrow", folder / "shard.parquet", verdicts, shard.dataset)
     sketches = np.load(shard.prepared / "sketch.npy", mmap_mode="r")
     removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))
     np.save(folder / shards.REMOVED, sketches[removed["row"].to_numpy()])
-    if parted.stays.any():
-        np.save(folder / "sketch.npy", sketches[parted.stays])
+    if outcome.stays.any():
+        np.save(folder / "sketch.npy", sketches[outcome.stays])
         artifacts.flush(folder / "shard.parquet")  # here, where others work meanwhile
-    table = pa.concat_tables([read_table(shard.prepared / "dropped.arrow"), parted.dropped]).sort_by("position")
+    table = pa.concat_tables([read_table(shard.prepared / "dropped.arrow"), outcome.dropped]).sort_by("position")
     write_table(folder / "dropped.arrow", table)
-    counts = parted.kept + tally.of_dropped(table)
+    counts = outcome.kept + tally.of_dropped(table)
     counts["quarantined", ""] = (shard.prepared / shards.QUARANTINE).read_bytes().count(b"\n")
     counts["read", ""] = counts["kept", ""] + len(table) + counts["quarantined", ""]
     tally.write(folder / "tally.json", counts)

@@ -265,7 +265,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             if missing := sorted(set(columns) - set(file.schema_arrow.names)):
                 present = ", ".join(file.schema_arrow.names)
                 raise DataError(f"{path}: no column {missing[0]!r} (columns: {present})")
-            for batch in file.iter_batches(batch_size=256, columns=list(columns)):
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None

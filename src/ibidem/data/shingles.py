@@ -5,7 +5,7 @@ r"""Words, shingles and sketches of a text: what duplicates and quotations are f
     shingles   {the cat sat on the, cat sat on the mat}     5 words in a row; a shorter text is one shingle
     MinHash    of each of 112 permutations of the hashes, the least; two texts agree in one with probability Jaccard
     bands      14 of 8 rows: two texts of similarity s share one with probability 1 - (1 - s**8)**14, 0.92 at 0.8; the
-               rows are dealt out six times, so that of pairs at 0.8 one in 2,900 is missed, and fewer above
+               rows are dealt out six times, so that of pairs at 0.8 one in 5,000 is missed, and fewer above
     SimHash    64 bits, each the majority vote of the shingles; close texts differ in few
 
 The kernels are plain Python that numba compiles; they read the UTF-8 bytes of Arrow arrays in place, off the GIL.
@@ -45,6 +45,7 @@ _OFFSET = np.uint64(0xCBF29CE484222325)
 _ROLL = np.uint64(0x9E3779B97F4A7C15)
 _SIGMA, _DOTTED_I = 0x3A3, 0x130  # the only two that `str.lower` does not map one to one, whatever stands beside them
 _IRREGULAR, _HAS_IRREGULAR = np.uint64(0xFFFFFFFFFFFFFFFF), -1
+_MOST_COMPARED = 64
 _MOST_VOTES = 63  # that six bit planes count, for 64 bits at once
 
 
@@ -72,8 +73,7 @@ def shingle_set(text: bytes) -> Hashes:
 def shingle_sets(texts: pa.LargeStringArray) -> Iterator[Hashes]:
     """Hash the shingles of each text as `shingle_set` does, for many at less cost."""
     data, bounds = _bytes_of(texts)
-    longest = int(np.diff(bounds).max(initial=0))
-    shingles = np.empty((len(data) + longest) // 2 + len(texts) + 3, np.uint64)
+    shingles = np.empty(len(data) // 2 + len(texts) + 2, np.uint64)
     ends = np.empty(len(texts), np.int64)
     _shingles(data, bounds, _letters(), shingles, ends)
     start = 0
@@ -280,7 +280,7 @@ def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
     hashes[0] = _mix(h)
     if num_words <= size:
         return 1
-    oldest = np.uint64(1)
+    oldest = _ONE
     for _ in range(size):
         oldest *= _ROLL
     salt = np.uint64(size) * (oldest * _ROLL - oldest)  # what the length contributes must not roll away
@@ -334,6 +334,37 @@ def _band_keys(signatures: NDArray[np.uint32], rows: NDArray[np.int64], keys: Ha
 
 
 @_compiled
+def mark_agreeing(
+    signatures: Bytes, buckets: NDArray[np.int64], texts: NDArray[np.int64], least: float, marked: NDArray[np.bool_]
+) -> None:
+    """Mark every text that shares a bucket with one that agrees with it in `least` MinHashes.
+
+    Args:
+        signatures: the lowest byte of each MinHash; [N, H].
+        buckets: entries sorted by bucket; in one of more than _MOST_COMPARED texts all are marked.
+        texts: which text each entry is of.
+        least: MinHashes.
+        marked: is set; [N].
+    """
+    start = 0
+    for end in range(1, len(buckets) + 1):
+        if end < len(buckets) and buckets[end] == buckets[start]:
+            continue
+        for j in range(start, end):
+            if end - start > _MOST_COMPARED:
+                marked[texts[j]] = True
+                continue
+            for i in range(start, j):
+                if not (marked[texts[i]] and marked[texts[j]]):
+                    agreed = 0
+                    for p in range(NUM_PERMUTATIONS):
+                        agreed += signatures[texts[i], p] == signatures[texts[j], p]
+                    if agreed >= least:
+                        marked[texts[i]] = marked[texts[j]] = True
+        start = end
+
+
+@_compiled
 def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64]) -> None:
     """Look each key up in a hash table with linear probing; its size is a power of 2, an empty place is -1."""
     for n in range(len(keys)):
@@ -368,10 +399,10 @@ def _upper_half(shingle: np.uint64) -> np.uint32:
 
 @_compiled
 def _in_order(words: Hashes, num_words: int) -> np.uint64:
-    """Hash a sequence: a word weighs more the later it comes."""
+    """Hash a sequence: the sum of its words, each mixed with its place."""
     h = np.uint64(num_words)
     for i in range(num_words):
-        h += _mix(words[i]) * np.uint64(2 * i + 1)
+        h += _mix(words[i] + np.uint64(i) * _ROLL)
     return np.uint64(_mix(h))
 
 

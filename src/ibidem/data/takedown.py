@@ -32,7 +32,7 @@ from ibidem.config import POSITIONAL, configuration
 from ibidem.data import removals, shards, tally, verdicts
 from ibidem.data.dedup import agreement
 from ibidem.data.engine import Engine, EngineConfig
-from ibidem.data.finish import part
+from ibidem.data.finish import write_staying
 from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.uses import Use, uses
 from ibidem.errors import ArtifactError, ConfigError, DataError
@@ -279,12 +279,12 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
     )
     path = new / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    parted = part(old / name, path, table, _dataset_of(name))
+    outcome = write_staying(old / name, path, table, _dataset_of(name))
     sketches = np.load(shards.sketch_path(old / name))
-    num_kept = int(parted.stays.sum())
+    num_kept = int(outcome.stays.sum())
     if num_kept:
-        np.save(shards.sketch_path(path), sketches[parted.stays])
-    return _Removed(name, num_kept, parted.gone, parted.dropped, sketches[places])
+        np.save(shards.sketch_path(path), sketches[outcome.stays])
+    return _Removed(name, num_kept, outcome.gone, outcome.dropped, sketches[places])
 
 
 def _merge_dropped(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ibidem.data import shards
-from ibidem.data.dedup import Indices, Part, Verdicts, read_texts
+from ibidem.data.dedup import Indices, Part, Verdicts, load_sketches, read_texts
 from ibidem.data.engine import Engine
 from ibidem.data.removals import Matcher, RemovalPolicy, load_requests
 from ibidem.records import DropReason
@@ -43,8 +43,8 @@ def write_verdicts(
         policy: whether near duplicates leave with a requested document.
         paths: where the verdicts of the last `len(paths)` parts go.
     """
-    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
-    bounds, hashes = np.cumsum([0, *map(len, sketches)]), np.concatenate([sketch["sha256"] for sketch in sketches])
+    sketches, bounds = load_sketches(parts)
+    hashes = np.concatenate([sketch["sha256"] for sketch in sketches])
     doomed = {int(found.cluster[index]) for index in requested} - {-1} if policy.duplicates == "cluster" else set()
     records = _records(parts, bounds, np.unique(found.keeper[found.keeper >= 0]))
     telling = (found.keeper >= 0) | (found.cluster >= 0)
@@ -75,22 +75,17 @@ def find_requested(
     """Give the request for each document that one names: by its nouns, or, if it is kept, by its text."""
     if not policy.requests:
         return {}
-    bounds = np.cumsum([0, *(len(np.load(part.sketch, mmap_mode="r")) for part in parts)])
-    open_parts = list(zip(parts, bounds, strict=False))[num_settled:]
+    _, bounds = load_sketches(parts)
+    open_parts = list(zip(parts, bounds, bounds[1:], strict=False))[num_settled:]
     requested = {
         int(start) + row: request
-        for part, start in open_parts
+        for part, start, _ in open_parts
         for row, request in enumerate(shards.read_column(part.text, "removal").to_pylist())
         if request is not None
     }
     if Matcher(load_requests(policy.requests)).texts:
         tasks = [
-            (
-                part.text,
-                np.flatnonzero(found.keeper[start : start + np.load(part.sketch, mmap_mode="r").shape[0]] < 0),
-                int(start),
-            )
-            for part, start in open_parts
+            (part.text, np.flatnonzero(found.keeper[start:end] < 0), int(start)) for part, start, end in open_parts
         ]
         for some in engine.map(partial(find_texts, policy), tasks, processes=False):
             requested = {index: keys[0] for index, keys in some.items()} | requested
