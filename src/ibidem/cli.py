@@ -19,7 +19,7 @@ from ibidem.errors import ConfigError, GateFailed, IbidemError
 
 _HEAPS = {  # name in the environment: number in malloc.h, value
     "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 8 << 20),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 4 << 20),
     "MALLOC_TRIM_THRESHOLD_": (-1, 32 << 20),
 }
 
