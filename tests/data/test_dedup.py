@@ -203,6 +203,12 @@ def test_a_sketch_row_is_the_same_in_every_batch() -> None:
     assert SKETCH.itemsize == 496
 
 
+@given(st.lists(st.integers(0, 99)), st.lists(st.integers(0, 99)))
+def test_a_set_of_hashes_holds_what_was_put_into_it(held: list[int], asked: list[int]) -> None:
+    found = shingles.HashSet(np.array(held, np.uint64)).among(np.array(asked, np.uint64))
+    assert found.tolist() == [key for key in asked if key in set(held)]
+
+
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared corpus is not here")
 def test_real_files_lose_every_true_duplicate_and_nothing_else(tmp_path: Path) -> None:
     texts = pq.read_table(SHARED_DATA / "corpus" / "part-00016.parquet", columns=["text"])["text"].to_pylist()[:1500]

@@ -34,7 +34,6 @@ SOLUTION_COLUMNS = ("canonical_solution", "code", "solution", "answer")
 ID_COLUMNS = ("task_id", "id", "name")
 MOST_SHARING = 2  # problems: a run that more of them share is boilerplate
 LEAST_RUNS = 3
-_BITS = 20
 
 Hashes = NDArray[np.uint64]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -90,13 +89,15 @@ class Guard:
     def hits(self, text: bytes) -> Iterator[tuple[str, Drop]]:
         """Name every problem that a UTF-8 text holds, once for each way in which it does."""
         words = self._shingles.word_hashes(text)
-        for part, shared, _ in self._quoted.shared(words):
+        for part, shared in self._quoted.shared(words):
             if shared >= max(min(LEAST_RUNS, part.size), self._policy.quoted * part.size):
                 detail = f"{part.name}: {shared} of {part.size} runs of {self._policy.run_words} words"
                 yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
         if len(words) <= self._most_words:
-            for part, shared, size in self._rewritten.shared(words):
-                similarity = shared / (part.size + size - shared)
+            for part, shared in self._rewritten.shared(words):
+                if shared < self._policy.rewritten * part.size:
+                    continue
+                similarity = shared / (part.size + len(self._shingles.shingle_set(text)) - shared)
                 if similarity >= self._policy.rewritten:
                     detail = f"{part.name}: rewritten"
                     yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=similarity)
@@ -142,25 +143,15 @@ class _Index:
         self._owners = {run: own for run, own in owners.items() if len({texts[n][0] for n in own}) <= most_sharing}
         sizes = Counter(number for own in self._owners.values() for number in own)
         self.parts = [_Part(name, sizes[number]) for number, (name, _) in enumerate(texts)]
-        self._is_known = np.zeros(1 << _BITS, bool)
-        self._is_known[_slot(np.fromiter(self._owners, np.uint64, len(self._owners)))] = True
+        self._known = shingles.HashSet(np.fromiter(self._owners, np.uint64, len(self._owners)))
 
-    def shared(self, words: Hashes) -> Iterator[tuple[_Part, int, int]]:
-        """Give (text, runs that it shares with a document, runs of the document) where they share any."""
+    def shared(self, words: Hashes) -> list[tuple[_Part, int]]:
+        """Give each text that shares runs with a document, and how many."""
         if len(words) < self._run_words:
-            return
-        runs = self._runs(words, self._run_words)
-        likely = runs[self._is_known[_slot(runs)]]
-        if not len(likely):
-            return
-        found = Counter(number for run in set(likely.tolist()) for number in self._owners.get(run, ()))
-        size = len(np.unique(runs))
-        for number, count in sorted(found.items()):
-            yield self.parts[number], count, size
-
-
-def _slot(runs: Hashes) -> Hashes:
-    return runs >> np.uint64(64 - _BITS)
+            return []
+        runs = self._known.among(self._runs(words, self._run_words))
+        found = Counter(number for run in set(runs.tolist()) for number in self._owners[run])
+        return [(self.parts[number], count) for number, count in sorted(found.items())]
 
 
 def _problems(name: str) -> Iterator[Problem]:

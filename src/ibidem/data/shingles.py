@@ -137,6 +137,25 @@ def first_equal(keys: Hashes) -> NDArray[np.int64]:
     return first
 
 
+class HashSet:
+    """A set of hashes in which many are looked up at once.
+
+    >>> HashSet(np.array([3, 5], np.uint64)).among(np.array([5, 4, 5], np.uint64)).tolist()
+    [5, 5]
+    """
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._table = np.full(4 << len(hashes).bit_length(), -1)
+        self._hashes = hashes
+        _first_equal(hashes, self._table, np.empty(len(hashes), np.int64))
+
+    def among(self, hashes: Hashes) -> Hashes:
+        """Give those that are in the set, in their order; [K]."""
+        is_in = np.empty(len(hashes), bool)
+        _look_up(hashes, self._hashes, self._table, is_in)
+        return hashes[is_in]
+
+
 @cache
 def _letters() -> Hashes:
     r"""For each code point its lower case, or 0 where it belongs to no word; `\w` as Python's `re` has it."""
@@ -374,6 +393,16 @@ def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64
         if table[place] < 0:
             table[place] = n
         first[n] = table[place]
+
+
+@_compiled
+def _look_up(keys: Hashes, known: Hashes, table: NDArray[np.int64], is_known: NDArray[np.bool_]) -> None:
+    """Look each key up among those that `_first_equal` put into the table."""
+    for n in range(len(keys)):
+        place = _mix(keys[n]) & np.uint64(len(table) - 1)
+        while table[place] >= 0 and known[table[place]] != keys[n]:
+            place = (place + np.uint64(1)) & np.uint64(len(table) - 1)
+        is_known[n] = table[place] >= 0
 
 
 @_compiled
