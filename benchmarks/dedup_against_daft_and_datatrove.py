@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 REPEATS, WORKERS = 5, 2
 QUARTER_FILES, PEER_BYTES = 2, 27_000_000
-SKIP = ("licenses", "filters", "scrub", "contamination")
+SKIP = ("clean", "languages", "licenses", "filters", "scrub", "contamination")
 
 
 def main() -> None:

@@ -467,6 +467,19 @@ def test_steps_can_be_left_out_and_licenses_still_be_lists(tmp_path: Path) -> No
     assert (row["license"], row["license_raw"]) == (None, '["MIT", "ISC"]')
 
 
+def test_texts_enter_as_they_are_where_cleaning_is_left_out(tmp_path: Path) -> None:
+    prose = "The quick brown fox jumps over the lazy dog, \r\nand the dog does not care at all.\n\n\n\n```sh\nls\n```"
+    table(tmp_path / "a.parquet", text=[prose, "\ufeffvalue = 1", " \r\n\t", "nul\0"])
+    flags = {"dedup": {"near": False}, "skip": ("clean", "languages", "filters")}
+    run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", **flags)
+    found = rows(tmp_path / "out")
+    assert [row["text"] for row in found] == [prose, "\ufeffvalue = 1"]
+    assert [row["natural_language"] for row in found] == [None, None]
+    (block,) = found[0]["code_blocks"]
+    assert prose[block["start"] : block["end"]] == "ls\n"
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["empty", "binary"]
+
+
 def test_a_license_nested_too_deep_is_unknown(tmp_path: Path) -> None:
     nested = "MIT"
     for _ in range(40):

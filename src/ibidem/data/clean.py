@@ -52,6 +52,11 @@ def is_tidy(text: bytes, category: Category) -> bool:
     return text.endswith(b"\n") and b" " < text[-2:-1] < b"\x7f"  # beyond it there is white space of other scripts
 
 
+def may_have_code_blocks(text: bytes) -> bool:
+    """Tell by its UTF-8 bytes whether a text, once it is decoded, is worth looking through."""
+    return b"```" in text or b"~~~" in text
+
+
 def code_blocks(text: str) -> CodeBlocks:
     r"""Find fenced code blocks as (start, end, language): the characters between the fences.
 

@@ -35,6 +35,10 @@ KEPT_SCHEMA = shards.SCHEMA.append(pa.field("removal", pa.string()))
 _TEST_PATH = re.compile(r"(^|[/_.-])(tests?|testing|spec|fixtures?)([/_.-]|$)", re.IGNORECASE)
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 256
 
+Step = Literal["clean", "languages", "licenses", "filters", "scrub", "contamination"]
+COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
+"""Steps that spend their time in Python."""
+
 
 @configuration
 class Policies:
@@ -52,7 +56,7 @@ class Policies:
     """Which documents are duplicates."""
     removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
     """Whose requests for removal are honored."""
-    skip: tuple[Literal["licenses", "filters", "scrub", "contamination"], ...] = ()
+    skip: tuple[Step, ...] = ()
     """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
 
 
@@ -76,7 +80,12 @@ class Steps:
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
         self._requests = Matcher(load_requests(policies.removals.requests))
-        self._steps: list[Callable[[Document], Drop | None]] = [self.clean]
+        self._steps: list[Callable[[Document], Drop | None]] = [self.refuse]
+        if "clean" not in policies.skip:
+            self._steps.append(self.clean)
+        self._steps.append(self.code_blocks)
+        if "languages" not in policies.skip:
+            self._steps.append(self.language)
         if "licenses" not in policies.skip:
             self._steps.append(self.license)
         if "filters" not in policies.skip:
@@ -97,18 +106,27 @@ class Steps:
         if self._requests.is_needed:
             document.removal = self._requests.find({noun: getattr(document, noun) for noun in NOUNS})
 
-    def clean(self, document: Document) -> Drop | None:
-        """Normalize whitespace and annotate fenced code blocks; drop what holds NUL or nothing."""
+    def refuse(self, document: Document) -> Drop | None:
+        """Drop what holds NUL or nothing."""
         if b"\0" in document.raw:
             return Drop(DropReason.BINARY)
+        return None if document.raw and not document.raw.isspace() else Drop(DropReason.EMPTY)
+
+    def clean(self, document: Document) -> Drop | None:
+        """Normalize whitespace; drop what holds nothing else."""
         if not clean.is_tidy(document.raw, document.category):
             document.text = clean.whitespace(document.text, document.category)
-            if not document.text:
-                return Drop(DropReason.EMPTY)
-        if document.category != "code":
+        return None if document.encoded else Drop(DropReason.EMPTY)
+
+    def code_blocks(self, document: Document) -> None:
+        """Annotate fenced code blocks of prose."""
+        if document.category != "code" and clean.may_have_code_blocks(document.encoded):
             document.code_blocks = clean.code_blocks(document.text)
+
+    def language(self, document: Document) -> None:
+        """Annotate the language of prose."""
+        if document.category != "code":
             document.natural_language = language.natural(document.text)
-        return None
 
     def license(self, document: Document) -> Drop | None:
         """Resolve the license to SPDX; drop what the policy denies, by metadata or by a header in the file."""

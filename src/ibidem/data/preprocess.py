@@ -32,7 +32,7 @@ from ibidem.data import contamination, finish, removals, shards, tally, verdicts
 from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig, rare_collection
 from ibidem.data.finish import Shard
-from ibidem.data.prepare import Policies, Task, prepare, prepared_path
+from ibidem.data.prepare import COSTLY, Policies, Task, prepare, prepared_path
 from ibidem.data.readers import Piece
 from ibidem.data.sources import Source, Spec, open_source
 from ibidem.data.tally import Tally
@@ -216,7 +216,7 @@ def _prepare(plan: _Plan, config: PreprocessConfig, engine: Engine) -> None:
         min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size for task in plan.tasks
     )
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(work, plan.tasks, processes=len(config.skip) < 4):
+        for count in engine.map(work, plan.tasks, processes=not COSTLY.issubset(config.skip)):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
         folders = [shard.prepared for shard in plan.shards if shard.prepared.name.startswith(f"{number:03d}-")]
