@@ -137,18 +137,6 @@ def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDAr
     return np.asarray((others == signature).mean(axis=1))
 
 
-def read_texts(path: Path, rows: Indices) -> Iterator[pa.LargeStringArray]:
-    """Read the texts of some rows, ascending, a batch at a time."""
-    before = 0
-    for batch in shards.read_batches(path, ["text"]):
-        inside = rows[(rows >= before) & (rows < before + len(batch))] - before
-        if len(inside):
-            yield batch["text"].take(pa.array(inside))
-        before += len(batch)
-        if not (rows >= before).any():
-            break
-
-
 def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
     return np.concatenate([sketch[name] for sketch in sketches])
 
@@ -256,7 +244,7 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
     lengths = []
     partial_path = path.with_name(f".{path.name}.{os.getpid()}")
     with partial_path.open("wb") as file:
-        for found in chain.from_iterable(map(shingles.shingle_sets, read_texts(text, rows))):
+        for found in chain.from_iterable(map(shingles.shingle_sets, shards.read_texts(text, rows))):
             file.write(found.data)
             lengths.append(len(found))
     partial_path.replace(path)

@@ -98,7 +98,9 @@ def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) 
         for batch in shards.read_batches(source, ["text"]):
             inside = stays[before : before + len(batch)]
             sizes.append(pc.binary_length(batch["text"]).to_numpy())
-            yield batch["text"] if inside.all() else batch["text"].filter(pa.array(inside))
+            edges = np.flatnonzero(np.diff(inside, prepend=False, append=False)).tolist()
+            for start, end in zip(edges[::2], edges[1::2], strict=True):  # runs, for they need no copy
+                yield batch["text"].slice(start, end - start)
             before += len(batch)
 
     shards.write_shard(target, stay, staying())

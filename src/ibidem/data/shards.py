@@ -6,15 +6,18 @@ documents, by which near duplicates are found without the text.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.data.spdx import serialize
@@ -75,7 +78,7 @@ DROPPED_SCHEMA = pa.schema(
     ]
 )
 
-BATCH_ROWS, ROW_GROUP = 256, 1 << 20
+BATCH_ROWS = 256
 _DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
 _PLAIN = tuple(name for name in SCHEMA.names if name not in _DERIVED)
 _REPETITIVE = [
@@ -102,11 +105,9 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     texts = [document.encoded for document in documents]
     bounds = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     buffers = pa.py_buffer(bounds), pa.py_buffer(b"".join(texts))
-    values["num_chars"] = [
-        len(text) if text.isascii() else len(document.text) for text, document in zip(texts, documents, strict=True)
-    ]
     values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
+    values["num_chars"] = pc.utf8_length(values["text"])
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
     values["cluster"] = [None] * len(documents)
     return pa.RecordBatch.from_arrays([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
@@ -121,7 +122,7 @@ def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
 
 
 def write_shard(path: Path, facts: pa.Table, texts: Iterable[pa.LargeStringArray]) -> None:
-    """Write the rows of a shard, and no file for no rows.
+    """Write the rows of a shard, BATCH_ROWS to a row group, and no file for no rows.
 
     The bytes depend on the rows alone, not on how the texts come.
 
@@ -139,7 +140,7 @@ def write_shard(path: Path, facts: pa.Table, texts: Iterable[pa.LargeStringArray
             )
             beside = [column.slice(first, len(some)) for column in columns]
             rows = pa.RecordBatch.from_arrays([some, *beside], names=["text", *FACTS])
-            writer.write_batch(rows.select(SCHEMA.names), row_group_size=ROW_GROUP)
+            writer.write_batch(rows.select(SCHEMA.names))
             first += len(some)
 
 
@@ -169,6 +170,33 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
                 yield reader.get_batch(number).select(columns)
 
 
+def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
+    """Read the texts of some rows, ascending, some at a time; what holds none of them is passed over."""
+    first = 0
+    for size, read in _passages(path):
+        inside = rows[(rows >= first) & (rows < first + size)] - first
+        if len(inside):
+            yield read().take(pa.array(inside))
+        first += size
+
+
+def _passages(path: Path) -> Iterator[tuple[int, Callable[[], pa.LargeStringArray]]]:
+    """Give the number of consecutive texts, and how to read them."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.metadata.row_group(number).num_rows, partial(_texts_of_group, file, number)
+        return
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            yield len(batch), partial(batch.column, "text")
+
+
+def _texts_of_group(file: pq.ParquetFile, number: int) -> pa.LargeStringArray:
+    return file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
+
+
 def read_facts(path: Path) -> pa.Table:
     """Read what is known of the texts of a shard, or of rows in an Arrow file: every column but the text."""
     schema = pa.schema([SCHEMA.field(name) for name in FACTS])
@@ -183,13 +211,16 @@ def read_column(path: Path, name: str) -> pa.ChunkedArray:
 def _rebatched(texts: Iterable[pa.LargeStringArray]) -> Iterator[pa.LargeStringArray]:
     """Cut arrays anew, each of BATCH_ROWS texts."""
     pending: list[pa.LargeStringArray] = []
+    count = 0
     for some in texts:
-        pending.append(some)
-        while sum(map(len, pending)) >= BATCH_ROWS:
-            joined = pa.concat_arrays(pending)
-            yield joined.slice(0, BATCH_ROWS)
-            pending = [joined.slice(BATCH_ROWS)]
-    if sum(map(len, pending)):
+        start = 0
+        while count + len(some) - start >= BATCH_ROWS:
+            end = start + BATCH_ROWS - count
+            yield pa.concat_arrays([*pending, some.slice(start, end - start)])
+            pending, count, start = [], 0, end
+        pending.append(some.slice(start))
+        count += len(some) - start
+    if count:
         yield pa.concat_arrays(pending)
 
 

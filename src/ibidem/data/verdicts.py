@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ibidem.data import shards
-from ibidem.data.dedup import Indices, Part, Verdicts, load_sketches, read_texts
+from ibidem.data.dedup import Indices, Part, Verdicts, load_sketches
 from ibidem.data.engine import Engine
 from ibidem.data.removals import Matcher, RemovalPolicy, load_requests
 from ibidem.records import DropReason
@@ -96,7 +96,7 @@ def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[i
     """Look for the requested texts in some rows of a part; give the requests by index."""
     path, rows, start = task
     matcher = Matcher(load_requests(policy.requests))
-    texts = (text.as_buffer().to_pybytes() for some in read_texts(path, rows) for text in some)
+    texts = (text.as_buffer().to_pybytes() for some in shards.read_texts(path, rows) for text in some)
     found = {
         start + int(row): matcher.find_texts(text, policy.containment) for row, text in zip(rows, texts, strict=True)
     }
