@@ -116,11 +116,10 @@ def takedown(source: Path, work: Path, _: float) -> dict[str, Any]:
 
 
 def increment(source: Path, work: Path, _: float) -> dict[str, Any]:
-    table = pq.read_table(sorted(source.glob("*.parquet"))[3])
+    table = pa.concat_tables(map(pq.read_table, sorted(source.glob("*.parquet"))))
     more = work / "more"
     more.mkdir()
-    total = sum(pq.read_metadata(path).num_rows for path in source.glob("*.parquet"))
-    chosen = sorted(range(len(table)), key=lambda row: hashed(str(row)))[: total // 100]
+    chosen = sorted(range(len(table)), key=lambda row: hashed(str(row)))[: len(table) // 100]
     texts = [text.replace("the", f"the new{i}") for i, text in enumerate(table["text"].take(chosen).to_pylist())]
     place = table.schema.get_field_index("text")
     pq.write_table(table.take(chosen).set_column(place, "text", pa.array(texts, pa.string())), more / "new.parquet")
