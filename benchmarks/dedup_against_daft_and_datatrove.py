@@ -4,9 +4,10 @@ Ours is `ibidem preprocess` with every other step left out: it still reads, hash
 similarity and writes provenance. Plain Daft is `minhash` (112 hashes of 5-word shingles), 14 bands, groupby, join.
 datatrove is its documented four-stage MinHash pipeline with 14 buckets of 8 hashes, on its default tokenizer, over a
 part of the corpus, for it takes minutes a hundred megabytes. Every run is a process of its own on bytecode that is
-compiled already, as an installer leaves it for all of them; systems take turns, medians of 5; time is wall-clock with 2
-workers, for both cores are what a user has; CPU-seconds and the peak of the memory of all processes of the run
-(proportional set size, sampled) stand beside.
+compiled already, as an installer leaves it for all of them; systems take turns, medians of 5. Time is wall-clock with 2
+workers, for both cores are what a user has, and once more with one worker on one core, where no system waits for
+itself; CPU-seconds and the peak of the memory of all processes of the run (proportional set size, sampled) stand
+beside.
 
     python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
         benchmarks/results/dedup_against_daft_and_datatrove.json
@@ -32,6 +33,16 @@ import pyarrow.parquet as pq
 
 REPEATS, WORKERS = 5, 2
 QUARTER_FILES, PEER_BYTES = 2, 27_000_000
+JOBS = (  # system, set, cores
+    ("ibidem", "whole", WORKERS),
+    ("daft", "whole", WORKERS),
+    ("ibidem", "whole", 1),
+    ("daft", "whole", 1),
+    ("ibidem", "quarter", WORKERS),
+    ("daft", "quarter", WORKERS),
+    ("ibidem", "part", WORKERS),
+    ("datatrove", "part", WORKERS),
+)
 SKIP = ("clean", "languages", "licenses", "filters", "scrub", "contamination")
 
 
@@ -45,26 +56,27 @@ def main() -> None:
     compileall.compile_dir(str(Path(ibidem.__file__).parent), quiet=1)
     with tempfile.TemporaryDirectory() as folder:
         sets = make_sets(corpus, Path(folder))
-        jobs = [("ibidem", "whole"), ("daft", "whole"), ("ibidem", "quarter"), ("daft", "quarter")]
-        jobs += [("ibidem", "part"), ("datatrove", "part")]
+        sizes = {name: size_mb(path) for name, path in sets.items()}
         runs: dict[str, list[dict[str, float]]] = {}
         for _ in range(REPEATS):
-            for system, name in jobs:
-                found = measured.run(command(system, str(peers), sets[name], Path(folder, "out")))
-                found["mb_per_s"] = size_mb(sets[name]) / found["wall_s"]
-                found["mb_per_cpu_s"] = size_mb(sets[name]) / found["cpu_s"]
-                runs.setdefault(f"{system} {name}", []).append(found)
-                print(system, name, found, flush=True)
-        write(output, {name: size_mb(path) for name, path in sets.items()}, runs)
+            for system, name, cores in JOBS:
+                found = measured.run(command(system, str(peers), sets[name], Path(folder, "out"), cores))
+                found["mb_per_s"] = sizes[name] / found["wall_s"]
+                found["mb_per_cpu_s"] = sizes[name] / found["cpu_s"]
+                run = f"{system} {name}" + (", one core" if cores == 1 else "")
+                runs.setdefault(run, []).append(found)
+                print(run, found, flush=True)
+        write(output, sizes, runs)
 
 
-def command(system: str, peers: str, source: Path, output: Path) -> list[str]:
+def command(system: str, peers: str, source: Path, output: Path, cores: int) -> list[str]:
     shutil.rmtree(output, ignore_errors=True)
+    pinned = ["taskset", "--cpu-list", f"0-{cores - 1}"]
     if system == "ibidem":
-        flags = ["--dataset", f"{source}:train:text", "--output-dir", str(output), "--workers", str(WORKERS)]
-        return [sys.executable, "-m", "ibidem", "preprocess", *flags, "--skip", *SKIP]
+        flags = ["--dataset", f"{source}:train:text", "--output-dir", str(output), "--workers", str(cores)]
+        return [*pinned, sys.executable, "-m", "ibidem", "preprocess", *flags, "--skip", *SKIP]
     python = peers if system == "datatrove" else sys.executable
-    return [python, __file__, "run", system, str(source), str(output)]
+    return [*pinned, python, __file__, "run", system, str(source), str(output)]
 
 
 def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:
@@ -139,6 +151,7 @@ def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, 
         for name, some in runs.items()
     }
     own, quarter = medians["ibidem whole"], medians["ibidem quarter"]
+    one, daft_one = medians["ibidem whole, one core"], medians["daft whole, one core"]
     result: dict[str, Any] = {
         "command": f"python benchmarks/{Path(__file__).name} CORPUS_DIR PEERS_PYTHON {output.as_posix()}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
@@ -147,6 +160,8 @@ def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, 
         "ratios": {
             "mb_per_s against daft": round(own["mb_per_s"] / medians["daft whole"]["mb_per_s"], 2),
             "mb_per_cpu_s against daft": round(own["mb_per_cpu_s"] / medians["daft whole"]["mb_per_cpu_s"], 2),
+            "mb_per_s against daft, one core": round(one["mb_per_s"] / daft_one["mb_per_s"], 2),
+            "mb_per_cpu_s against daft, one core": round(one["mb_per_cpu_s"] / daft_one["mb_per_cpu_s"], 2),
             "mb_per_s against datatrove": round(own["mb_per_s"] / medians["datatrove part"]["mb_per_s"], 1),
             "mb_per_s against datatrove, same part": round(
                 medians["ibidem part"]["mb_per_s"] / medians["datatrove part"]["mb_per_s"], 1
