@@ -149,8 +149,9 @@ class _Index:
         """Give each text that shares runs with a document, and how many."""
         if len(words) < self._run_words:
             return []
-        runs = self._known.among(self._runs(words, self._run_words))
-        found = Counter(number for run in set(runs.tolist()) for number in self._owners[run])
+        runs = self._runs(words, self._run_words)
+        known = set(runs[self._known.has(runs)].tolist())
+        found = Counter(number for run in known for number in self._owners[run])
         return [(self.parts[number], count) for number, count in sorted(found.items())]
 
 

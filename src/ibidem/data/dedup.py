@@ -89,7 +89,7 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
 
 def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
     """Map the sketches of parts into memory; give also which document, counted over all parts, each begins with."""
-    sketches = [np.load(part.sketch, mmap_mode="r") for part in parts]
+    sketches = [np.load(part.sketch, mmap_mode="r").view(np.ndarray) for part in parts]
     return sketches, np.cumsum([0, *map(len, sketches)])
 
 
@@ -158,19 +158,21 @@ def _candidates(
     from ibidem.data import shingles
 
     simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
+    num_settled = int(np.searchsorted(documents, first_open))
 
     def entries(number: int) -> tuple[Indices, Indices]:
         if number < shingles.NUM_KEYS:
             keys = np.concatenate([shingles.band_keys(sketch["signature"], number) for sketch in sketches])[documents]
         else:
             keys = simhashes & shingles.SIMHASH_MASKS[number - shingles.NUM_KEYS]
+        asked = documents
+        if num_settled:  # of what is kept already only what has the key of a new one
+            has_key = shingles.HashSet(keys[num_settled:]).has(keys)
+            keys, asked = keys[has_key], documents[has_key]
         first = shingles.first_equal(keys)
-        last = np.zeros(len(first), np.int64)
-        last[first] = documents  # ascending: of those with the same key the last one stays
         sizes = np.bincount(first, minlength=len(first))
-        open_and_shared = (sizes > 1) & (last >= first_open)
-        inside = np.flatnonzero(open_and_shared[first])
-        return documents[inside], first[inside] + number * len(documents)
+        inside = np.flatnonzero(sizes[first] > 1)
+        return asked[inside], first[inside] + number * len(documents)
 
     num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
     with ThreadPoolExecutor(workers) as pool:

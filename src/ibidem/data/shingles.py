@@ -140,8 +140,8 @@ def first_equal(keys: Hashes) -> NDArray[np.int64]:
 class HashSet:
     """A set of hashes in which many are looked up at once.
 
-    >>> HashSet(np.array([3, 5], np.uint64)).among(np.array([5, 4, 5], np.uint64)).tolist()
-    [5, 5]
+    >>> HashSet(np.array([3, 5], np.uint64)).has(np.array([5, 4, 5], np.uint64)).tolist()
+    [True, False, True]
     """
 
     def __init__(self, hashes: Hashes) -> None:
@@ -149,11 +149,11 @@ class HashSet:
         self._hashes = hashes
         _first_equal(hashes, self._table, np.empty(len(hashes), np.int64))
 
-    def among(self, hashes: Hashes) -> Hashes:
-        """Give those that are in the set, in their order; [K]."""
-        is_in = np.empty(len(hashes), bool)
-        _look_up(hashes, self._hashes, self._table, is_in)
-        return hashes[is_in]
+    def has(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Tell of each whether it is in the set; [K]."""
+        known = np.empty(len(hashes), bool)
+        _look_up(hashes, self._hashes, self._table, known)
+        return known
 
 
 @cache
