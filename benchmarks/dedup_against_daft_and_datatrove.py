@@ -43,7 +43,7 @@ JOBS = (  # system, set, cores
     ("ibidem", "part", WORKERS),
     ("datatrove", "part", WORKERS),
 )
-SKIP = ("clean", "languages", "licenses", "filters", "scrub", "contamination")
+SKIP = ("clean", "natural_languages", "licenses", "filters", "scrub", "contamination")
 
 
 def main() -> None:

@@ -181,7 +181,7 @@ def _share_heaps() -> None:
     """Let all threads, here and in workers, share two heaps, so that one uses what another frees: a fifth less memory.
 
     Blocks as large as pages of Parquet files come from the heaps too: asking the system for them anew each time costs a
-    twentieth of a run. What is larger than 32 MB, the most that glibc allows, goes back at once.
+    twentieth of a run. What is larger than 32 MB goes back at once.
     Has to happen before pyarrow is imported and before threads start.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -63,6 +63,15 @@ def test_the_cards_of_a_blend_name_the_sources_behind_it(dataset: Path, tmp_path
         assert source.name in (tmp_path / "blend.card" / name).read_text()
 
 
+def test_the_cards_say_that_languages_of_prose_were_not_looked_for(source_folder: Path, tmp_path: Path) -> None:
+    spec, output = f"{source_folder}:train:text", tmp_path / "out"
+    assert main(["preprocess", "--dataset", spec, "--output-dir", str(output), "--skip", "natural_languages"]) == 0
+    card(CardConfig(dataset=output, output_dir=tmp_path / "card"))
+    said = {name: (tmp_path / "card" / name).read_text() for name in ("README.md", "eu_training_content_summary.md")}
+    assert "Languages of prose were not looked for" in said["README.md"]
+    assert "Languages of prose: not looked for." in said["eu_training_content_summary.md"]
+
+
 def test_a_card_never_goes_into_the_dataset(dataset: Path) -> None:
     with pytest.raises(ArtifactError, match="inside the artifact"):
         card(CardConfig(dataset=dataset, output_dir=dataset / "card"))

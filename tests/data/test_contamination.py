@@ -78,6 +78,16 @@ def test_the_real_corpus_loses_hardly_anything(guard: Guard) -> None:
     assert len(found) <= len(texts) // 1000
 
 
+def test_a_rewritten_problem_is_found_from_the_very_similarity_on_that_is_asked_for() -> None:
+    words = [f"w{n}" for n in range(104)]  # of 100 shingles
+    problem = Problem("p", (" ".join(words),))
+    for percent in range(1, 101):
+        text = " ".join(words[: percent + 4]).encode()  # has so many of them
+        asked = [percent / 100, min(1, (percent + 1) / 100)]
+        found = [Guard(ContaminationPolicy(rewritten=least, quoted=1), [problem])(text) for least in asked]
+        assert [drop is not None for drop in found] == [True, percent == 100]
+
+
 def test_mbpp_is_found() -> None:
     folder = SHARED_DATA / "mbpp"
     if not folder.is_dir():

@@ -10,6 +10,7 @@ from tests.conftest import SHARED_DATA, python_file
 from ibidem import config
 from ibidem.data import language
 from ibidem.data.filters import FilterPolicy, Filters, WordList
+from ibidem.data.prepare import Policies, Steps
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
 
@@ -110,7 +111,11 @@ def test_languages_are_chosen() -> None:
     assert judged("x = 1;\n", "m.js", languages=["Python"]) == "filter.language"
     assert judged(PROSE, languages=["Python"]) is None
     german = "Der Bibliothekar sagte mir einmal, dass jedes Buch von jemandem ins Regal getragen worden sei. " * 2
-    assert judged(german, natural_languages=["en"]) == "filter.language"
+    steps = Steps(config.build(Policies, {"filters": {"natural_languages": ["en"]}, "skip": ["licenses"]}))
+    for text, reason in ((german, "filter.language"), (PROSE, None)):
+        found = document(text, "notes.txt")
+        steps(found)
+        assert (found.drop and found.drop.reason) == reason
     assert judged(german, natural_languages=["de", "en"]) is None
     assert judged("ok", natural_languages=["de"]) is None
 

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SHARED_DATA
 
-from ibidem import artifacts
+from ibidem import artifacts, config
 from ibidem.data import clean, shards
+from ibidem.data.prepare import Policies
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.sources import Spec
 from ibidem.errors import ConfigError, DataError
@@ -469,15 +470,21 @@ def test_steps_can_be_left_out_and_licenses_still_be_lists(tmp_path: Path) -> No
 
 def test_texts_enter_as_they_are_where_cleaning_is_left_out(tmp_path: Path) -> None:
     prose = "The quick brown fox jumps over the lazy dog, \r\nand the dog does not care at all.\n\n\n\n```sh\nls\n```"
-    table(tmp_path / "a.parquet", text=[prose, "\ufeffvalue = 1", " \r\n\t", "nul\0"])
-    flags = {"dedup": {"near": False}, "skip": ("clean", "languages", "filters")}
+    blank = ["", " \r\n\t", "\ufeff", "\ufeff \n", "\u00a0\u2003\n", "\x1c\x1d", "\u2028"]
+    table(tmp_path / "a.parquet", text=[prose, "\ufeffvalue = 1", *blank, "nul\0"])
+    flags = {"dedup": {"near": False}, "skip": ("clean", "natural_languages", "filters")}
     run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", **flags)
     found = rows(tmp_path / "out")
     assert [row["text"] for row in found] == [prose, "\ufeffvalue = 1"]
     assert [row["natural_language"] for row in found] == [None, None]
     (block,) = found[0]["code_blocks"]
     assert prose[block["start"] : block["end"]] == "ls\n"
-    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["empty", "binary"]
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["empty"] * len(blank) + ["binary"]
+
+
+def test_the_language_of_prose_is_not_left_out_where_it_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="natural_languages cannot be left out"):
+        config.build(Policies, {"filters": {"natural_languages": ["en"]}, "skip": ["natural_languages"]})
 
 
 def test_a_license_nested_too_deep_is_unknown(tmp_path: Path) -> None:

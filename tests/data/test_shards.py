@@ -1,6 +1,6 @@
-"""Shards: what is read of them."""
+"""Shards: what is written and read of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,51 +9,101 @@ import pyarrow.parquet as pq
 import pytest
 
 from ibidem.data import shards
+from ibidem.data.finish import write_staying
 from ibidem.records import Document
 
 NUM_TEXTS = 2 * shards.BATCH_ROWS + 100
+ARROW_ROWS = 90
 
 
-@pytest.fixture(params=["shard.parquet", "kept.arrow"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    documents = [Document(f"text {n}\n".encode() * (n % 7), "s", None, f"r{n}") for n in range(NUM_TEXTS)]
+def text(number: int) -> str:
+    return f"text {number}\n" * (number % 7)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write rows into an Arrow file, as they are prepared."""
+    documents = [Document(text(number).encode(), "s", None, f"r{number}") for number in range(NUM_TEXTS)]
     batch = shards.as_batch(documents)
-    path = tmp_path / request.param
-    if path.suffix == ".parquet":
-        table = pa.Table.from_batches([batch])
-        shards.write_shard(path, table.select(shards.FACTS), table["text"].chunks)
-    else:
-        with pa.ipc.new_file(path, batch.schema) as file:
-            for start in range(0, NUM_TEXTS, 90):
-                file.write_batch(batch.slice(start, 90))
+    path = tmp_path_factory.mktemp("shards") / "kept.arrow"
+    with pa.ipc.new_file(path, batch.schema) as file:
+        for start in range(0, NUM_TEXTS, ARROW_ROWS):
+            file.write_batch(batch.slice(start, ARROW_ROWS))
     return path
 
 
-def texts(arrays: Iterator[pa.LargeStringArray]) -> list[str]:
-    return [text for some in arrays for text in some.to_pylist()]
+@pytest.fixture(scope="module")
+def shard(kept: Path) -> Path:
+    return finished(kept, [], "shard.parquet")
+
+
+def finished(kept: Path, gone: Iterable[int], name: str) -> Path:
+    rows = [{"row": row, "reason": "duplicate.near"} for row in gone]
+    schema = pa.schema([("row", pa.int64()), ("reason", pa.string())])
+    write_staying(kept, kept.with_name(name), pa.Table.from_pylist(rows, schema=schema), "d/train")
+    return kept.with_name(name)
+
+
+def read(path: Path, rows: Sequence[int]) -> list[str]:
+    return [text for some in shards.read_texts(path, np.array(rows, np.int64)) for text in some.to_pylist()]
+
+
+@pytest.mark.parametrize("name", ["shard", "kept"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [0],
+        [NUM_TEXTS - 1],
+        [shards.BATCH_ROWS - 1, shards.BATCH_ROWS],
+        [ARROW_ROWS - 1, ARROW_ROWS],
+        [3, 400, 500],
+        range(NUM_TEXTS),
+    ],
+    ids=["none", "first", "last", "a border of row groups", "a border of batches", "some", "all"],
+)
+def test_the_texts_of_some_rows_are_read(name: str, rows: Sequence[int], request: pytest.FixtureRequest) -> None:
+    assert read(request.getfixturevalue(name), rows) == list(map(text, rows))
+
+
+@pytest.mark.parametrize("name", ["shard", "kept"])
+def test_what_holds_none_of_the_rows_is_not_read(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    content = bytearray(request.getfixturevalue(name).read_bytes())
+    damaged = tmp_path / request.getfixturevalue(name).name
+    if name == "shard":
+        column = pq.read_metadata(request.getfixturevalue(name)).row_group(0).column(0)
+        start, size = column.data_page_offset, column.total_compressed_size
+    else:
+        start, size = content.index(text(1).encode()), len(text(1))
+    content[start : start + size] = bytes(size)
+    damaged.write_bytes(content)
+    assert read(damaged, [shards.BATCH_ROWS + 5]) == [text(shards.BATCH_ROWS + 5)]
+    if name == "shard":
+        with pytest.raises(OSError, match="Parquet|zstd|ZSTD|page|thrift"):
+            read(damaged, [1])
+    else:
+        assert read(damaged, [1]) != [text(1)]
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [[], [0], [NUM_TEXTS - 1], [255, 256], [3, 89, 90, 400, 500], range(NUM_TEXTS)],
-    ids=["none", "first", "last", "a border", "some", "all"],
+    "gone",
+    [[], range(NUM_TEXTS), range(0, NUM_TEXTS, 2), range(1, NUM_TEXTS, 2), range(100, 300), [0, NUM_TEXTS - 1]],
+    ids=["none", "all", "even", "odd", "some batches", "ends"],
 )
-def test_the_texts_of_some_rows_are_read(path: Path, rows: list[int]) -> None:
-    found = texts(shards.read_texts(path, np.array(rows, np.int64)))
-    assert found == [f"text {n}\n" * (n % 7) for n in rows]
+def test_rows_that_go_leave_the_others_in_their_order(gone: Sequence[int], kept: Path, tmp_path: Path) -> None:
+    path = finished(kept, gone, f"{tmp_path.name}.parquet")
+    stay = [row for row in range(NUM_TEXTS) if row not in gone]
+    assert path.exists() == bool(stay)
+    if stay:
+        table = pq.read_table(path)
+        assert table["text"].to_pylist() == list(map(text, stay))
+        assert table["record"].to_pylist() == [f"r{row}" for row in stay]
 
 
-def test_what_holds_none_of_the_rows_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "shard.parquet"
-    table = pa.Table.from_batches([shards.as_batch([Document(b"x" * n, "s", None, f"r{n}") for n in range(NUM_TEXTS)])])
-    shards.write_shard(path, table.select(shards.FACTS), table["text"].chunks)
-    first = pq.read_metadata(path).row_group(0).column(0)
-    content = bytearray(path.read_bytes())
-    content[first.data_page_offset : first.data_page_offset + first.total_compressed_size] = bytes(
-        first.total_compressed_size
-    )
-    path.write_bytes(content)
-    beyond = np.array([shards.BATCH_ROWS + 5])
-    assert texts(shards.read_texts(path, beyond)) == ["x" * beyond[0]]
-    with pytest.raises(OSError, match="."):
-        texts(shards.read_texts(path, np.array([5])))
+def test_the_bytes_of_a_shard_depend_on_its_rows_alone(kept: Path, shard: Path) -> None:
+    twice = finished(kept, range(0, NUM_TEXTS, 3), "once.parquet")
+    left = [row for row in range(NUM_TEXTS) if row % 3]
+    again = [place for place, row in enumerate(left) if row % 5 == 0]
+    at_once = finished(kept, [row for row in range(NUM_TEXTS) if row % 3 == 0 or row % 5 == 0], "at-once.parquet")
+    assert finished(twice, again, "twice.parquet").read_bytes() == at_once.read_bytes()
+    assert finished(shard, [], "copy.parquet").read_bytes() == shard.read_bytes()

@@ -90,6 +90,9 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
         _counted("reason", read["dropped"]),
         "## Composition",
         *(_counted(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
+        "Languages of prose were not looked for: the settings left that out."
+        if _skips(origins, "natural_languages")
+        else "",
         "## Licenses",
         "No license was judged: the settings left that out." if _skips(origins, "licenses") else "",
         "Each row carries its SPDX expression (`license`), the license as the source supplied it (`license_raw`) and "
@@ -162,6 +165,7 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
     public = [item for item in sources if item.digest.startswith("git:")]
     local = [item for item in sources if item not in public]
     settings = flattened({origin.path.name: origin.config for origin in origins})
+    prose = "not looked for" if _skips(origins, "natural_languages") else _list_of(counts["natural_language"])
     judged = "Licenses were not judged." if _skips(origins, "licenses") else "Licenses were judged for each file."
     parts = [
         "# Public summary of training content",
@@ -172,8 +176,8 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
         f"1.2 Model: {UNKNOWN}",
         "1.3 Modalities: text. Size: "
         f"{_eu_size(counts['bytes'])} ({size_of(dataset)}, {counts['bytes']:,} bytes of UTF-8). "
-        "Languages of prose: " + _list_of(counts["natural_language"]) + ". Programming and markup languages: "
-        f"{_list_of(counts['language'])}. Latest date of acquisition: {UNKNOWN}",
+        f"Languages of prose: {prose}. Programming and markup languages: {_list_of(counts['language'])}. "
+        f"Latest date of acquisition: {UNKNOWN}",
         "## 2. List of data sources",
         "2.1 Publicly available datasets",
         _table(("dataset", "revision"), [(item.name, f"`{item.digest}`") for item in public]) or "none",

@@ -52,9 +52,15 @@ def is_tidy(text: bytes, category: Category) -> bool:
     return text.endswith(b"\n") and b" " < text[-2:-1] < b"\x7f"  # beyond it there is white space of other scripts
 
 
-def may_have_code_blocks(text: bytes) -> bool:
-    """Tell by its UTF-8 bytes whether a text, once it is decoded, is worth looking through."""
-    return b"```" in text or b"~~~" in text
+def is_blank(text: bytes) -> bool:
+    r"""Tell by its UTF-8 bytes whether a text holds nothing that `whitespace` leaves.
+
+    >>> is_blank("\ufeff \u3000\n".encode()), is_blank(b" x"), is_blank(b"")
+    (True, False, True)
+    """
+    if b" " < text[:1] < b"\x7f":
+        return False
+    return not text.decode().removeprefix(BYTE_ORDER_MARK).strip()
 
 
 def code_blocks(text: str) -> CodeBlocks:

@@ -90,14 +90,15 @@ class Guard:
         """Name every problem that a UTF-8 text holds, once for each way in which it does."""
         words = self._shingles.word_hashes(text)
         for part, shared in self._quoted.shared(words):
-            if shared >= max(min(LEAST_RUNS, part.size), self._policy.quoted * part.size):
+            if shared >= min(LEAST_RUNS, part.size) and shared / part.size >= self._policy.quoted:
                 detail = f"{part.name}: {shared} of {part.size} runs of {self._policy.run_words} words"
                 yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
         if len(words) <= self._most_words:
-            for part, shared in self._rewritten.shared(words):
-                if shared < self._policy.rewritten * part.size:
-                    continue
-                similarity = shared / (part.size + len(self._shingles.shingle_set(text)) - shared)
+            found = self._rewritten.shared(words)
+            likely = [(part, shared) for part, shared in found if shared / part.size >= self._policy.rewritten]
+            size = len(self._shingles.shingle_set(text)) if likely else 0
+            for part, shared in likely:
+                similarity = shared / (part.size + size - shared)
                 if similarity >= self._policy.rewritten:
                     detail = f"{part.name}: rewritten"
                     yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=similarity)

@@ -89,7 +89,8 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
 
 def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
     """Map the sketches of parts into memory; give also which document, counted over all parts, each begins with."""
-    sketches = [np.load(part.sketch, mmap_mode="r").view(np.ndarray) for part in parts]
+    mapped = (np.load(part.sketch, mmap_mode="r") for part in parts)
+    sketches = [sketch.view(np.ndarray) for sketch in mapped]  # each view of a memmap would be one again, at some cost
     return sketches, np.cumsum([0, *map(len, sketches)])
 
 
@@ -158,21 +159,21 @@ def _candidates(
     from ibidem.data import shingles
 
     simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
-    num_settled = int(np.searchsorted(documents, first_open))
 
     def entries(number: int) -> tuple[Indices, Indices]:
         if number < shingles.NUM_KEYS:
             keys = np.concatenate([shingles.band_keys(sketch["signature"], number) for sketch in sketches])[documents]
         else:
             keys = simhashes & shingles.SIMHASH_MASKS[number - shingles.NUM_KEYS]
-        asked = documents
-        if num_settled:  # of what is kept already only what has the key of a new one
-            has_key = shingles.HashSet(keys[num_settled:]).has(keys)
-            keys, asked = keys[has_key], documents[has_key]
+        compared = documents
+        if first_open:  # of what is kept already, which comes first, only what has the key of a new one
+            has_key = shingles.HashSet(keys[first_open:]).has(keys[:first_open])
+            chosen = np.append(np.flatnonzero(has_key), np.arange(first_open, len(documents)))
+            keys, compared = keys[chosen], documents[chosen]
         first = shingles.first_equal(keys)
         sizes = np.bincount(first, minlength=len(first))
         inside = np.flatnonzero(sizes[first] > 1)
-        return asked[inside], first[inside] + number * len(documents)
+        return compared[inside], first[inside] + number * len(documents)
 
     num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
     with ThreadPoolExecutor(workers) as pool:
@@ -270,7 +271,7 @@ def _cover(
         document, own = int(documents[start]), buckets[start:end].tolist()
         candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
         length = lengths[place]
-        alike = [k for k in candidates if min(length, lengths[k]) >= threshold * max(length, lengths[k])]
+        alike = [k for k in candidates if min(length, lengths[k]) / max(length, lengths[k]) >= threshold]
         shingles = read(place) if alike else None
         similar = {}
         for kept in alike:

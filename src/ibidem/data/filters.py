@@ -193,7 +193,7 @@ class Filters:
     def _judge_natural_language(self, document: Document) -> Drop | None:
         if document.category == "code" or not self._policy.natural_languages:
             return None
-        found = document.natural_language or language.natural(document.text)
+        found = document.natural_language
         wanted = found is None or found in self._policy.natural_languages
         return None if wanted else Drop(DropReason.FILTER_LANGUAGE, found)
 

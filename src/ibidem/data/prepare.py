@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ibidem import artifacts
 from ibidem.config import configuration
@@ -35,9 +35,7 @@ KEPT_SCHEMA = shards.SCHEMA.append(pa.field("removal", pa.string()))
 _TEST_PATH = re.compile(r"(^|[/_.-])(tests?|testing|spec|fixtures?)([/_.-]|$)", re.IGNORECASE)
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 256
 
-Step = Literal["clean", "languages", "licenses", "filters", "scrub", "contamination"]
-COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
-"""Steps that spend their time in Python."""
+Step = Literal["clean", "natural_languages", "licenses", "filters", "scrub", "contamination"]
 
 
 @configuration
@@ -58,6 +56,13 @@ class Policies:
     """Whose requests for removal are honored."""
     skip: tuple[Step, ...] = ()
     """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
+
+    @model_validator(mode="after")
+    def _filters_are_told_what_they_ask(self) -> Self:
+        asks = self.filters.natural_languages and "filters" not in self.skip
+        if asks and "natural_languages" in self.skip:
+            raise ValueError("skip: natural_languages cannot be left out while filters.natural_languages asks for some")
+        return self
 
 
 class Task(NamedTuple):
@@ -84,8 +89,8 @@ class Steps:
         if "clean" not in policies.skip:
             self._steps.append(self.clean)
         self._steps.append(self.code_blocks)
-        if "languages" not in policies.skip:
-            self._steps.append(self.language)
+        if "natural_languages" not in policies.skip:
+            self._steps.append(self.natural_language)
         if "licenses" not in policies.skip:
             self._steps.append(self.license)
         if "filters" not in policies.skip:
@@ -107,23 +112,22 @@ class Steps:
             document.removal = self._requests.find({noun: getattr(document, noun) for noun in NOUNS})
 
     def refuse(self, document: Document) -> Drop | None:
-        """Drop what holds NUL or nothing."""
+        """Drop what holds NUL, or nothing but whitespace."""
         if b"\0" in document.raw:
             return Drop(DropReason.BINARY)
-        return None if document.raw and not document.raw.isspace() else Drop(DropReason.EMPTY)
+        return Drop(DropReason.EMPTY) if clean.is_blank(document.raw) else None
 
-    def clean(self, document: Document) -> Drop | None:
-        """Normalize whitespace; drop what holds nothing else."""
+    def clean(self, document: Document) -> None:
+        """Normalize whitespace."""
         if not clean.is_tidy(document.raw, document.category):
             document.text = clean.whitespace(document.text, document.category)
-        return None if document.encoded else Drop(DropReason.EMPTY)
 
     def code_blocks(self, document: Document) -> None:
         """Annotate fenced code blocks of prose."""
-        if document.category != "code" and clean.may_have_code_blocks(document.encoded):
+        if document.category != "code":
             document.code_blocks = clean.code_blocks(document.text)
 
-    def language(self, document: Document) -> None:
+    def natural_language(self, document: Document) -> None:
         """Annotate the language of prose."""
         if document.category != "code":
             document.natural_language = language.natural(document.text)

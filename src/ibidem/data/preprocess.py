@@ -32,12 +32,15 @@ from ibidem.data import contamination, finish, removals, shards, tally, verdicts
 from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig, rare_collection
 from ibidem.data.finish import Shard
-from ibidem.data.prepare import COSTLY, Policies, Task, prepare, prepared_path
+from ibidem.data.prepare import Policies, Step, Task, prepare, prepared_path
 from ibidem.data.readers import Piece
 from ibidem.data.sources import Source, Spec, open_source
 from ibidem.data.tally import Tally
 from ibidem.data.verdicts import read_table
 from ibidem.errors import ArtifactError, ConfigError, DataError
+
+_COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
+"""Steps that hold Python's lock for so long that processes are worth starting."""
 
 
 @configuration
@@ -216,7 +219,7 @@ def _prepare(plan: _Plan, config: PreprocessConfig, engine: Engine) -> None:
         min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size for task in plan.tasks
     )
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(work, plan.tasks, processes=not COSTLY.issubset(config.skip)):
+        for count in engine.map(work, plan.tasks, processes=not _COSTLY.issubset(config.skip)):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
         folders = [shard.prepared for shard in plan.shards if shard.prepared.name.startswith(f"{number:03d}-")]

@@ -6,9 +6,9 @@ documents, by which near duplicates are found without the text.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -171,30 +171,26 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
-    """Read the texts of some rows, ascending, some at a time; what holds none of them is passed over."""
-    first = 0
-    for size, read in _passages(path):
-        inside = rows[(rows >= first) & (rows < first + size)] - first
-        if len(inside):
-            yield read().take(pa.array(inside))
-        first += size
-
-
-def _passages(path: Path) -> Iterator[tuple[int, Callable[[], pa.LargeStringArray]]]:
-    """Give the number of consecutive texts, and how to read them."""
+    """Read the texts of some rows, ascending, some at a time; what holds none of them is not read."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
-            for number in range(file.num_row_groups):
-                yield file.metadata.row_group(number).num_rows, partial(_texts_of_group, file, number)
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            for number, inside in _parted(rows, groups):
+                texts = file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
+                yield texts.take(pa.array(inside))
         return
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            yield len(batch), partial(batch.column, "text")
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for number, inside in _parted(rows, list(map(len, batches))):
+            yield batches[number]["text"].take(pa.array(inside))
 
 
-def _texts_of_group(file: pq.ParquetFile, number: int) -> pa.LargeStringArray:
-    return file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
+def _parted(rows: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Part ascending rows among batches of these sizes, as (batch, rows in it), where it has any."""
+    bounds = np.cumsum([0, *sizes])
+    for number, (start, end) in enumerate(pairwise(np.searchsorted(rows, bounds).tolist())):
+        if end > start:
+            yield number, rows[start:end] - bounds[number]
 
 
 def read_facts(path: Path) -> pa.Table:
