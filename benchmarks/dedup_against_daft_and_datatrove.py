@@ -1,13 +1,14 @@
 """Near-duplicate removal, Parquet in and Parquet out, against plain Daft and datatrove's default.
 
-Ours is `ibidem preprocess` with every other step left out: it still reads, hashes, verifies each pair by exact Jaccard
-similarity and writes provenance. Plain Daft is `minhash` (112 hashes of 5-word shingles), 14 bands, groupby, join.
-datatrove is its documented four-stage MinHash pipeline with 14 buckets of 8 hashes, on its default tokenizer, over a
-part of the corpus, for it takes minutes a hundred megabytes. Every run is a process of its own on bytecode that is
-compiled already, as an installer leaves it for all of them; systems take turns, medians of 5. Time is wall-clock with 2
-workers, for both cores are what a user has, and once more with one worker on one core, where no system waits for
-itself; CPU-seconds and the peak of the memory of all processes of the run (proportional set size, sampled) stand
-beside.
+Ours is `ibidem preprocess` with every step left out that can be: it still reads, refuses what is blank, finds code
+blocks, hashes, verifies each pair by exact Jaccard similarity and writes provenance. Plain Daft is `minhash` (112
+hashes of 5-word shingles), 14 bands, groupby, join. datatrove is its documented four-stage MinHash pipeline with 14
+buckets of 8 hashes, on its default tokenizer, over a part of the corpus, for it takes minutes a hundred megabytes.
+Every run is a process of its own on bytecode that is compiled already, as an installer leaves it for all of them, and
+is pinned to the cores it may use; systems take turns, medians of 5. Time is wall-clock with 2 workers on 2 cores, for
+both are what a user has, and for ibidem and Daft on the whole corpus once more with one worker on one core. CPU-seconds
+stand beside (not for datatrove, whose processes nobody waits for), and the peak of the memory of all processes of the
+run (proportional set size, sampled).
 
     python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
         benchmarks/results/dedup_against_daft_and_datatrove.json
@@ -62,7 +63,10 @@ def main() -> None:
             for system, name, cores in JOBS:
                 found = measured.run(command(system, str(peers), sets[name], Path(folder, "out"), cores))
                 found["mb_per_s"] = sizes[name] / found["wall_s"]
-                found["mb_per_cpu_s"] = sizes[name] / found["cpu_s"]
+                if system == "datatrove":
+                    del found["cpu_s"]
+                else:
+                    found["mb_per_cpu_s"] = sizes[name] / found["cpu_s"]
                 run = f"{system} {name}" + (", one core" if cores == 1 else "")
                 runs.setdefault(run, []).append(found)
                 print(run, found, flush=True)
@@ -71,7 +75,7 @@ def main() -> None:
 
 def command(system: str, peers: str, source: Path, output: Path, cores: int) -> list[str]:
     shutil.rmtree(output, ignore_errors=True)
-    pinned = ["taskset", "--cpu-list", f"0-{cores - 1}"]
+    pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))]
     if system == "ibidem":
         flags = ["--dataset", f"{source}:train:text", "--output-dir", str(output), "--workers", str(cores)]
         return [*pinned, sys.executable, "-m", "ibidem", "preprocess", *flags, "--skip", *SKIP]
