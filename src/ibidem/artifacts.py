@@ -202,6 +202,8 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
 def check_replaceable(path: Path, kind: str) -> None:
     """Refuse to write over anything but an artifact of the same kind that holds only its own files."""
     check_outside(path)
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a symbolic link, which would be replaced itself; give {path.resolve()}")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from string import Template
 
 MOST_BARS = 15
 MOST_ROWS = 200
 MOST_POINTS = 400  # of a curve; more are averaged
+_DOCTYPE = b"<!doctype html>"
 
 Row = Sequence[object]
 Point = tuple[float, float]
@@ -63,6 +65,12 @@ def document(title: str, *body: object) -> str:
     """Write a whole page: one file with its style, with no script, and with no link outside."""
     template = Template(resources.files("ibidem").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(title=show(title), body=join(*body))
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file begins as a page does."""
+    with path.open("rb") as file:
+        return file.read(len(_DOCTYPE)) == _DOCTYPE
 
 
 def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:

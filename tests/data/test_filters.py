@@ -141,6 +141,8 @@ def test_ones_own_scorer_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judged(PROSE, scorer=scorer) is None
     with pytest.raises(DataError, match="want a probability"):
         judged(PROSE, scorer=f"{Path(__file__).stem}:not_a_score")
+    with pytest.raises(DataError, match=r"scorer os:getcwd: TypeError: .* takes no arguments"):
+        judged(PROSE, scorer="os:getcwd")
     for name in ("nowhere:function", "json:nothing", "json"):
         with pytest.raises(ConfigError, match="scorer"):
             judged(PROSE, scorer=name)

@@ -13,7 +13,7 @@ from ibidem.data import clean, shards
 from ibidem.data.prepare import Policies
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.sources import Spec
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError
 
 GPL_HEADER = (
     "# This program is free software; you can redistribute it and/or modify it\n"
@@ -287,8 +287,6 @@ def test_the_nearest_license_file_states_the_license_of_the_files_below_it(tmp_p
         "a.py": ("MIT", "license-file: LICENSE"),
         "lib/deep/c.py": ("MIT", "license-file: LICENSE"),
         "gnu/e.py": ("ISC", "header: SPDX-License-Identifier: ISC"),
-        "odd/LICENSE.md": (None, None),
-        "odd/f.py": (None, None),
         "both/LICENSE.txt": ("MIT AND Apache-2.0", "license-file: both/LICENSE, both/LICENSE.txt"),
         "both/g.py": ("MIT AND Apache-2.0", "license-file: both/LICENSE, both/LICENSE.txt"),
         "rows.jsonl:1": (None, None),
@@ -297,15 +295,71 @@ def test_the_nearest_license_file_states_the_license_of_the_files_below_it(tmp_p
         "header.py": ("license.header", "free software; you can redistribute it and/or modify it under the terms of "
                       "the GNU General Public License"),
         "gnu/d.py": ("license.denied", "GPL-3.0-only"),
+        "odd/LICENSE.md": ("license.unknown", "license-file: odd/LICENSE.md"),
+        "odd/f.py": ("license.unknown", "license-file: odd/LICENSE.md"),
     }  # fmt: skip
+
+
+GNU, OPEN = "license.denied", "license.unknown"
+ODD_TEXT = "You may look at it, but only on Sundays. " * 9
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"COPYING.LESSER": GPL_TEXT}, GNU),
+        ({"LICENSE-GPL": GPL_TEXT}, GNU),
+        ({"LICENSE.GPL": GPL_TEXT}, GNU),
+        ({"LICENSE-MIT": MIT_TEXT, "LICENSE-GPL": GPL_TEXT}, GNU),
+        ({"LICENSES/GPL-3.0-only.txt": GPL_TEXT}, GNU),
+        ({"LICENSE": MIT_TEXT, "LICENSES/GPL-3.0-only.txt": GPL_TEXT}, GNU),
+        ({"COPYING": GPL_TEXT.encode("utf-16")}, GNU),
+        ({"COPYING": b"\xef\xbb\xbf" + GPL_TEXT.encode()}, GNU),
+        ({"COPYING": Path("nowhere")}, OPEN),
+        ({"COPYING": ODD_TEXT}, OPEN),
+        ({"COPYING.gz": gzip.compress(GPL_TEXT.encode())}, OPEN),
+        ({"LICENSE": MIT_TEXT, "LICENSE-OTHER": Path("nowhere")}, OPEN),
+        ({"LICENSE": ODD_TEXT, "LICENSE-MIT": MIT_TEXT}, OPEN),
+        ({"LICENSE": MIT_TEXT, "LICENSE-THIRD-PARTY": ODD_TEXT}, None),
+        ({"LICENSE-MIT": MIT_TEXT, "LICENSE-APACHE": "Apache License, Version 2.0"}, None),
+        ({"UNLICENSE": "This is free and unencumbered software released into the public domain. " * 3}, None),
+        ({"license.py": GPL_TEXT, "copying": None}, None),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else str(value),
+)
+def test_license_files_have_many_names(
+    files: dict[str, str | bytes | Path | None], reason: str | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "p"
+    spec = project(folder, a_dot_py="a = 1\n")
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        match content:
+            case None:
+                path.mkdir()
+            case Path():
+                path.symlink_to(content)
+            case _:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+    run(tmp_path / "out", spec, skip=("filters",))
+    assert {row["record"]: row["reason"] for row in dropped(tmp_path / "out")}.get("a.py") == reason
+
+
+def test_a_byte_order_mark_hides_no_header(tmp_path: Path) -> None:
+    spec = project(
+        tmp_path / "p", a_dot_c="\ufeff// SPDX-License-Identifier: GPL-3.0-only\nint a;\n", b_dot_c="int b;\n"
+    )
+    run(tmp_path / "out", spec, skip=("clean",))
+    assert [(row["record"], row["reason"]) for row in dropped(tmp_path / "out")] == [("a.c", "license.header")]
 
 
 def test_a_license_file_that_changes_is_read_again(tmp_path: Path) -> None:
     spec = project(tmp_path / "p", LICENSE="Ask me. " * 30, a_dot_py="a = 1\n")
     unrecognized = run(tmp_path / "out", spec)
-    assert [row["license"] for row in rows(tmp_path / "out")] == [None]
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["license.unknown"]
     project(tmp_path / "p", LICENSE="Ask her. " * 30)
-    assert run(tmp_path / "out", spec).digest == unrecognized.digest
+    assert run(tmp_path / "out", spec).digest != unrecognized.digest
     project(tmp_path / "p", LICENSE=MIT_TEXT)
     assert run(tmp_path / "out", spec).digest != unrecognized.digest
     assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT"]
@@ -398,6 +452,20 @@ def test_specs_are_read_from_the_right(tmp_path: Path) -> None:
     odd.mkdir()
     assert Spec.parse(f"{odd}:train:text") == Spec(str(odd), None, "train", "text")
     assert Spec.parse("a/b:train:text") == Spec("a/b", None, "train", "text")
+
+
+@pytest.mark.parametrize("split", ["..", ".", "../../x", "a/b", "-x"])
+def test_a_split_is_a_name(split: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no name of a split"):
+        Spec.parse(f"{tmp_path}:{split}:text")
+
+
+def test_a_link_is_not_replaced_by_the_output(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", text=["value = 1"])
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with pytest.raises(ArtifactError, match=f"is a symbolic link.*give {tmp_path / 'disk'}"):
+        run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
 
 
 def test_installed_packages_show_the_prey_of_the_license_filter(tmp_path: Path) -> None:

@@ -348,6 +348,27 @@ def test_a_certificate_stands_before_anything_is_removed(
     assert artifacts.verify(tmp_path / "data").digest == before.digest
 
 
+def test_a_takedown_that_was_killed_and_given_again_tells_all_that_it_wrote(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        run(source, tmp_path / name / "data")
+    requests = [{"kind": "owner", "value": "owner1"}]
+    assert apply(tmp_path / "whole", requests) == 0
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr("ibidem.data.takedown.residuals", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                apply(tmp_path / "killed", requests)
+    assert apply(tmp_path / "killed", requests) == 0
+    whole, killed = certificate(tmp_path / "whole"), certificate(tmp_path / "killed")
+    assert killed["files"] == whole["files"]
+    assert killed["removed"] == whole["removed"]
+    assert killed["dataset"]["before"] == whole["dataset"]["before"]
+    assert whole["files"]["rewritten"]
+
+
 @pytest.mark.parametrize("name", ["sketch-notes", "a.npy-shard-", "sketch-shard"])
 def test_a_dataset_may_have_any_name(name: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
@@ -491,6 +512,8 @@ def test_what_was_removed_does_not_come_back_by_a_new_run(source: Path, tmp_path
     with pytest.raises(ConfigError, match=r"1 requests for removal were honored there .*record d1"):
         run(source, tmp_path / "data")
     assert artifacts.verify(tmp_path / "data").digest == after.digest
+    flags = ["--dataset", f"{source}:train:text", "--output-dir", str(tmp_path / "more")]
+    assert main(["preprocess", *flags, "--dedup.against", str(tmp_path / "data")]) == 2
     assert run(source, tmp_path / "data", tmp_path / "requests.jsonl").digest == after.digest
 
 
@@ -556,6 +579,12 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     assert main(["blend", *blend]) == 0
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
     assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
+    verify = ["takedown", "verify", str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data")]
+    assert main([*verify, "--artifacts", str(tmp_path)]) == 0
+    assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
+    assert certificate(tmp_path)["searched"] == [str(tmp_path)]
+    assert main([*verify, "--artifacts", str(tmp_path / "nowhere")]) == 0
+    assert "make them again" not in capsys.readouterr().out
     assert main(["blend", *blend]) == 0
     assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
     assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")

@@ -308,6 +308,10 @@ def test_an_output_or_a_result_that_cannot_be_is_refused(tmp_path: Path) -> None
         report(ReportConfig(run=run, output=tmp_path))
     with pytest.raises(ConfigError, match="would spoil it"):
         report(ReportConfig(run=run, output=tmp_path / "data" / "report.html"))
+    for name in ("events.jsonl", "notes.html"):
+        (run / "notes.html").write_text("<p>mine</p>")
+        with pytest.raises(ConfigError, match="no report to replace"):
+            report(ReportConfig(run=run, output=run / name))
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
         page_of(run, evaluation=(tmp_path / "none.json",))
     (tmp_path / "list.json").write_text("[]")

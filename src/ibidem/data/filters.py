@@ -200,7 +200,11 @@ class Filters:
     def _judge_score(self, text: str) -> Drop | None:
         if self._scorer is None:
             return None
-        score = self._scorer(text)
+        try:
+            score = self._scorer(text)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DataError(f"scorer {self._policy.scorer}: {reason}") from error
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             raise DataError(f"scorer {self._policy.scorer}: gave {score!r}; want a probability from 0 to 1")
         hateful = score >= self._policy.scorer_threshold

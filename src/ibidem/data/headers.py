@@ -51,7 +51,7 @@ def header_license(text: str) -> tuple[str, str] | None:
     >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
     ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
     """
-    head = text[:HEAD_CHARS]
+    head = text[:HEAD_CHARS].removeprefix("\ufeff")
     lowered = head.lower()
     if not any(word in lowered for word in _TELLING):
         return None

@@ -104,7 +104,7 @@ def judge(
     if not texts(raw):
         return LicenseVerdict(None, supplied, "license.missing", None)
     if expression is None or UNKNOWN in expression:
-        return LicenseVerdict(None, supplied, "license.unknown", (supplied or "")[:200])
+        return LicenseVerdict(None, supplied, "license.unknown", (evidence if raw == UNKNOWN else supplied or "")[:200])
     return LicenseVerdict(expression, supplied, None, None, evidence)
 
 

@@ -70,7 +70,9 @@ def preprocess(config: PreprocessConfig) -> str:
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     requests = removals.load_requests(config.removals.requests)
-    _check_removals(config.output_dir, {request.id for request in requests})
+    honored = {request.id for request in requests}
+    for path in (config.output_dir, *config.dedup.against):
+        _check_removals(path, honored)
     settled = [shards.load_dataset(path) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [source.as_input() for source in sources]
@@ -127,18 +129,18 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
 
 
-def _check_removals(output_dir: Path, honored: Collection[str]) -> None:
-    """Refuse to bring back what was removed from the dataset that stands there."""
+def _check_removals(path: Path, honored: Collection[str]) -> None:
+    """Refuse to bring back what was removed from the dataset that stands there, to be replaced or to be added to."""
     try:
-        before = artifacts.load(output_dir, kind=shards.KIND)
+        before = artifacts.load(path, kind=shards.KIND)
     except ArtifactError:
         return
     forgotten = [row for row in shards.read_tombstones(before) if row["id"] not in honored]
     if forgotten:
         first = f"{forgotten[0]['kind']} {forgotten[0]['value']}"
         raise ConfigError(
-            f"{output_dir}: {len(forgotten)} requests for removal were honored there that this run does not know "
-            f"({first}); give them with --removals.requests, or choose another output_dir"
+            f"{path}: {len(forgotten)} requests for removal were honored there that this run does not know "
+            f"({first}); give them with --removals.requests, or choose another path"
         )
 
 

@@ -61,6 +61,8 @@ class Spec:
         name, *rest = text.rsplit(":", 2)
         if len(rest) != 2 or not all((name, *rest)):
             raise ConfigError(f"dataset {text!r}: expected NAME[:VERSION]:SPLIT:COLUMN, as in openwebtext:train:text")
+        if not re.fullmatch(r"\w[\w.+-]*", rest[0]):
+            raise ConfigError(f"dataset {text!r}: {rest[0]!r} is no name of a split, as train or validation")
         version = None
         if ":" in name and not Path(name).exists():
             name, _, version = name.rpartition(":")
@@ -357,7 +359,7 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
-            if not path.is_file():
+            if not _is_file(path):
                 skipped["not a regular file"] += 1
             elif has_arrow and name in ARROW_METADATA:
                 skipped["metadata of an Arrow dataset"] += 1
@@ -367,6 +369,13 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
                 skipped[f"unknown kind {path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
     return sorted(found)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a link into a folder that is closed to us
+        return False
 
 
 def _states_license(path: Path) -> bool:

@@ -12,7 +12,7 @@ import heapq
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -112,21 +112,22 @@ def apply_command(config: TakedownConfig) -> str:
     plans = make_plans(config, requests)
     engine = Engine(config)
     certificate = Certificate(path)
-    certificate.write([_statement(plan, plan.dataset, requests, None) for plan in plans])  # a kill loses nothing
+    searched = config.artifacts
+    planned = [_statement(plan, plan.dataset, requests, searched, None) for plan in plans]
+    certificate.write(planned)  # a kill loses nothing
     after = _apply_all(plans, requests, engine)
     found = [_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
     left = [residuals(now, some, plan.policy) for plan, now, some in zip(plans, after, found, strict=True)]
     certificate.write(
-        [_statement(plan, now, requests, some) for plan, now, some in zip(plans, after, left, strict=True)]
+        [_statement(plan, now, requests, searched, some) for plan, now, some in zip(plans, after, left, strict=True)]
     )
     if any(some for some in left):
         raise DataError(f"{path}: residuals were found, see there")
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
-    holders = [use for plan in plans for use in plan.uses if use.spans and use.artifact.kind == shards.KIND]
-    held = ", ".join(sorted({str(use.artifact.path) for use in holders}))
-    again = f"; these still hold some, make them again: {held}" if held else ""
-    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{again}"
+    held = _still_held([use for plan in plans for use in plan.uses])
+    below = ", ".join(str(path) for path in searched if path.is_dir()) or "no folder: none of --artifacts is there"
+    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned, below {below}{held}"
     warning = _warning([(plan.dataset, plan.unmatched) for plan in plans], requests)
     return "\n".join([f"{told}; certificate: {path}", *warning])
 
@@ -138,19 +139,26 @@ def verify_command(config: TakedownConfig) -> str:
         DataError: something is.
     """
     requests = _requests(config)
-    unmatched = []
+    unmatched, used = [], []
     for path in config.dataset:
         dataset = shards.load_dataset(path)
         policy = _policy(dataset, config.requests)
         found = _requested(dataset, policy, requests, Engine(config))
         unmatched.append((dataset, found.unmatched))
+        used += uses(config.artifacts, found.gone, dataset=dataset)
         if left := residuals(dataset, found, policy):
             first = left[0]
             raise DataError(
                 f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
             )
     told = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
-    return "\n".join([told, *_warning(unmatched, requests)])
+    return "\n".join([told + _still_held(used), *_warning(unmatched, requests)])
+
+
+def _still_held(used: Sequence[Use]) -> str:
+    """Name the datasets that were made from others and hold removed documents."""
+    held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind == shards.KIND})
+    return f"; these still hold some, make them again: {', '.join(held)}" if held else ""
 
 
 def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan]:
@@ -454,9 +462,7 @@ class Certificate:
         self._path = path
         try:
             statements = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-            self._before = {
-                statement["predicate"]["dataset"]["path"]: statement["predicate"] for statement in statements
-            }
+            self._before = {statement["predicate"]["dataset"]["path"]: statement for statement in statements}
         except (ValueError, KeyError, TypeError):
             raise ConfigError(f"{path} exists and is no certificate; choose another path") from None
 
@@ -464,17 +470,31 @@ class Certificate:
         """Write statements, each with what an earlier run of the same takedown found."""
         for statement in statements:
             predicate = statement["predicate"]
-            before = self._before.get(predicate["dataset"]["path"])
-            if before is not None:
+            earlier = self._before.get(predicate["dataset"]["path"])
+            if earlier is not None:
+                before = earlier["predicate"]
                 predicate["dataset"]["before"] = before["dataset"]["before"]
                 predicate["removed"] = _union(before["removed"], predicate["removed"])
                 predicate["seen_by"] = _since(before["seen_by"], predicate["seen_by"])
                 idle = before.get("unmatched", predicate["unmatched"])
                 predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
-                rewritten = before["files"]["rewritten"] | predicate["files"]["rewritten"]
-                untouched = before["files"]["untouched"] + len(before["files"]["rewritten"]) - len(rewritten)
-                predicate["files"] = {"rewritten": rewritten, "untouched": untouched}
+                told, changed = before["files"], _changed(_hashes(earlier), _hashes(statement))
+                rewritten = told["rewritten"] | {
+                    name: {"before": told["rewritten"].get(name, {"before": old})["before"], "after": new}
+                    for name, (old, new) in changed.items()
+                }
+                untouched = told["untouched"] + len(told["rewritten"]) - len(rewritten)
+                predicate["files"] = {"rewritten": dict(sorted(rewritten.items())), "untouched": untouched}
         artifacts.write_file(self._path, json.dumps(statements, ensure_ascii=False, indent=1) + "\n")
+
+
+def _hashes(statement: Mapping[str, Any]) -> dict[str, str]:
+    return {row["name"]: row["digest"]["sha256"] for row in statement["subject"]}
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+    """Give the hashes of each file that was written anew, or is gone."""
+    return {name: (old, after.get(name)) for name, old in sorted(before.items()) if after.get(name) != old}
 
 
 def _since(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -500,18 +520,19 @@ def _union(before: list[Any], more: list[Any]) -> list[Any]:
 
 
 def _statement(
-    plan: Plan, after: Artifact, requests: Sequence[Request], left: Sequence[dict[str, Any]] | None
+    plan: Plan,
+    after: Artifact,
+    requests: Sequence[Request],
+    searched: Sequence[Path],
+    left: Sequence[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """Write an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it holds no text.
 
     `left` is None before the removal.
     """
     before = plan.dataset
-    touched = {
-        name: (file.sha256, after.files[name].sha256 if name in after.files else None)
-        for name, file in before.files.items()
-        if after.files.get(name) != file
-    }
+    hashes = [{name: file.sha256 for name, file in dataset.files.items()} for dataset in (before, after)]
+    touched = _changed(*hashes)
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": name, "digest": {"sha256": file.sha256}} for name, file in sorted(after.files.items())],
@@ -522,11 +543,12 @@ def _statement(
             "unmatched": [request.id for request in plan.unmatched],
             "removed": [{"shard": shard, **gone._asdict()} for shard, rows in plan.rows.items() for gone in rows],
             "files": {
-                "rewritten": {name: {"before": old, "after": new} for name, (old, new) in sorted(touched.items())},
+                "rewritten": {name: {"before": old, "after": new} for name, (old, new) in touched.items()},
                 "untouched": len(before.files) - len(touched),
             },
             "state": "planned" if left is None else "done",
             "residuals": None if left is None else list(left),
+            "searched": [str(path.resolve()) for path in searched if path.is_dir()],
             "seen_by": [use.as_record() for use in plan.uses],
             "statement": WEIGHTS_STATEMENT,
             "tool": f"ibidem {__version__}",

@@ -31,6 +31,7 @@ from ibidem.page import (
     bars,
     document,
     duration,
+    is_page,
     join,
     line_chart,
     share,
@@ -217,6 +218,8 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"output {path}: this is a folder; name a file, such as {path / 'report.html'}")
     if sealed := next((folder for folder in path.parents if (folder / artifacts.MANIFEST).exists()), None):
         raise ConfigError(f"output {path}: {sealed} is an artifact, and one more file would spoil it; choose another")
+    if path.exists() and not is_page(path):
+        raise ConfigError(f"output {path}: exists and is no report to replace; choose another path")
 
 
 def _intact(artifact: Artifact, name: str) -> Path | None:
