@@ -139,6 +139,7 @@ KINDS = {
     "parquet of string views": Kind({"a.parquet": column(["one"], pa.string_view())}, ["one"]),
     "schemas that drift": Kind({"a.parquet": column(["one"]), "b.parquet": lambda path: parquet(path, pa.table({"id": [7], "text": pa.array(["two"], pa.large_string())})), "c.jsonl": jsonl("three", id=[1])}, ["one", "two", "three"]),
     "truncated arrow": Kind({"a.arrow": cut_arrow}, ["row 0 of an arrow file"], [("a.arrow", -1, "")], {"duplicate.exact": 2}),
+    "a truncated arrow file": Kind({"a.arrow": b"ARROW1\0\0" + b"x" * 40}, bad=[("a.arrow", None, "")]),
     "no arrow at all": Kind({"a.arrow": b"nothing"}, bad=[("a.arrow", None, "")]),
     "cut json": Kind({"a.jsonl": b'{"text": "cut\n' + jsonl("one")}, ["one"], [("a.jsonl", 1, "not JSON")]),
     "json that is no object": Kind({"a.jsonl": b'[1]\n7\nnull\n"text"\n'}, bad=[("a.jsonl", 1, "a list"), ("a.jsonl", 2, "a int"), ("a.jsonl", 3, "NoneType"), ("a.jsonl", 4, "a str")]),

@@ -172,6 +172,16 @@ def test_arrow_files_as_datasets_saves_them_are_read(tmp_path: Path) -> None:
     assert [row["text"] for row in rows(tmp_path / "out")] == ["a = 1\n", "b = 2\n"]
 
 
+def test_arrow_files_that_begin_with_a_mark_are_read(tmp_path: Path) -> None:
+    batch = pa.record_batch({"text": ["a = 1", "b = 2"], "license": ["MIT", "GPL-3.0"]})
+    with pa.ipc.new_file(tmp_path / "a.arrow", batch.schema) as file:
+        file.write_batch(batch)
+        file.write_batch(batch.slice(1))
+    artifact = run(tmp_path / "out", f"{tmp_path / 'a.arrow'}:train:text")
+    assert [row["text"] for row in rows(tmp_path / "out")] == ["a = 1\n"]
+    assert artifact.counts["dropped"] == {"license.denied": 2}
+
+
 def test_a_split_is_chosen_among_files_named_by_split(tmp_path: Path) -> None:
     table(tmp_path / "d" / "train-0.parquet", text=["a"])
     table(tmp_path / "d" / "test-0.parquet", text=["b"])

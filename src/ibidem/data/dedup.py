@@ -47,7 +47,7 @@ class DedupPolicy:
     """Which documents are duplicates."""
 
     exact: bool = True
-    """Remove documents with the same text as one that is kept."""
+    """Remove documents with the same text as one that is kept; `near` alone does so too."""
     near: bool = True
     """Remove documents whose sets of 5-word shingles are similar to those of one that is kept."""
     simhash: bool = True

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ibidem.records import Document, Unreadable
 Item = Document | Unreadable
 DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
 """What reading a damaged file raises."""
+_ARROW_FILE = b"ARROW1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,26 @@ def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
 def _read_arrow(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
     index = 0
     try:
-        with Path(piece.path).open("rb") as file:
-            table = pa.ipc.open_stream(file)
-            columns = _columns(table.schema.names, piece)
-            for batch in table:
+        with open_arrow(Path(piece.path)) as (schema, batches):
+            columns = _columns(schema.names, piece)
+            for batch in batches:
                 yield from _batch(batch.select(columns.wanted), index, skip, columns, piece)
                 index += batch.num_rows
     except (*DAMAGE, DataError) as error:
         yield index, _broken(piece, index, error)
+
+
+@contextmanager
+def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Open an Arrow file, which begins with a mark, or an Arrow stream, as `datasets` saves it."""
+    with path.open("rb") as file:
+        if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
+            reader = pa.ipc.open_file(file)
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            stream = pa.ipc.open_stream(file)
+            yield stream.schema, iter(stream)
 
 
 def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piece: Piece) -> Iterator[tuple[int, Item]]:

@@ -37,7 +37,7 @@ class ScrubPolicy:
     """What becomes a placeholder."""
 
     secrets: bool = True
-    """Keys, tokens, passwords and private keys."""
+    """Keys, tokens, private keys, and passwords: in URLs, and random ones of 16 characters or more in quotes."""
     personal: bool = True
     """Email and IP addresses, phone, card and account numbers, US social security numbers."""
 

@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ibidem import artifacts, log
@@ -27,7 +26,7 @@ from ibidem.artifacts import Input
 from ibidem.data import language
 from ibidem.data.columns import LICENSE, Columns
 from ibidem.data.license_files import LicenseFiles, Stated
-from ibidem.data.readers import DAMAGE, READERS, Piece, lines, printable, suffix_of
+from ibidem.data.readers import DAMAGE, READERS, Piece, lines, open_arrow, printable, suffix_of
 from ibidem.errors import ConfigError, DataError
 
 INSTALLED = "installed-packages"
@@ -324,8 +323,8 @@ def _num_arrow_rows(path: Path) -> int:
     """Count the rows that stand before any damage, and the damage as one more."""
     count = 0
     try:
-        with path.open("rb") as file:
-            for batch in pa.ipc.open_stream(file):
+        with open_arrow(path) as (_, batches):
+            for batch in batches:
                 count += batch.num_rows
     except DAMAGE:
         count += 1
@@ -384,8 +383,8 @@ def _states_license(path: Path) -> bool:
         if path.suffix == ".parquet":
             return not LICENSE_COLUMNS.isdisjoint(pq.read_schema(path).names)
         if path.suffix == ".arrow":
-            with path.open("rb") as file:
-                return not LICENSE_COLUMNS.isdisjoint(pa.ipc.open_stream(file).schema.names)
+            with open_arrow(path) as (schema, _):
+                return not LICENSE_COLUMNS.isdisjoint(schema.names)
         keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
         return any(key in line for line in lines(path) for key in keys)
     except DAMAGE:
