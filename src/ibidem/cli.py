@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _share_heaps() -> None:
-    """Let all threads, here and in workers, share two heaps, so that one uses what another frees: a fifth less memory.
+    """Let Arrow and Python share their heaps, and all threads two of them, here and in workers: a fifth less memory.
 
     Blocks as large as pages of Parquet files come from the heaps too: asking the system for them anew each time costs a
     twentieth of a run. What is larger than 32 MB goes back at once.
