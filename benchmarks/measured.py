@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 0.2
+SAMPLE_S = 0.1
 
 
 def run(command: Sequence[str]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ibidem.errors import ConfigError, GateFailed, IbidemError
 
 _HEAPS = {  # name in the environment: number in malloc.h, value
     "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 16 << 20),
     "MALLOC_TRIM_THRESHOLD_": (-1, 32 << 20),
 }
 
@@ -181,7 +181,7 @@ def _share_heaps() -> None:
     """Let Arrow and Python share their heaps, and all threads two of them, here and in workers: a fifth less memory.
 
     Blocks as large as pages of Parquet files come from the heaps too: asking the system for them anew each time costs a
-    twentieth of a run. What is larger than 32 MB goes back at once.
+    twentieth of a run. What is larger than 16 MB goes back at once.
     Has to happen before pyarrow is imported and before threads start.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
