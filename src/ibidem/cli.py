@@ -20,7 +20,7 @@ from ibidem.errors import ConfigError, GateFailed, IbidemError
 _HEAPS = {  # name in the environment: number in malloc.h, value
     "MALLOC_ARENA_MAX": (-8, 2),
     "MALLOC_MMAP_THRESHOLD_": (-3, 16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 64 << 20),
 }
 
 
@@ -180,10 +180,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _share_heaps() -> None:
     """Let Arrow and Python share their heaps, and all threads two of them, here and in workers: a fifth less memory.
 
-    Blocks as large as pages of Parquet files come from the heaps too: asking the system for them anew each time costs a
-    twentieth of a run. What is larger than 16 MB goes back at once.
+    A heap keeps up to 64 MB that are free, for asking the system anew for each page of a Parquet file costs a twentieth of
+    a run; blocks of more than 16 MB go back at once, or what is left between them would add up.
     Has to happen before pyarrow is imported and before threads start.
     """
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # threads of numpy wait for work instead of spinning
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     for name, (number, value) in _HEAPS.items():
         os.environ.setdefault(name, str(value))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -107,7 +106,9 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     buffers = pa.py_buffer(bounds), pa.py_buffer(b"".join(texts))
     values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
-    values["num_chars"] = pc.utf8_length(values["text"])
+    values["num_chars"] = [  # faster than to count in UTF-8 what most often is ASCII
+        len(text) if text.isascii() else len(document.text) for text, document in zip(texts, documents, strict=True)
+    ]
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
     values["cluster"] = [None] * len(documents)
     return pa.RecordBatch.from_arrays([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
