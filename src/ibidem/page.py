@@ -12,7 +12,7 @@ from string import Template
 MOST_BARS = 15
 MOST_ROWS = 200
 MOST_POINTS = 400  # of a curve; more are averaged
-_DOCTYPE = b"<!doctype html>"
+_GENERATOR, _HEAD_BYTES = b'<meta name="generator" content="ibidem">', 1024
 
 Row = Sequence[object]
 Point = tuple[float, float]
@@ -68,9 +68,12 @@ def document(title: str, *body: object) -> str:
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file begins as a page does."""
+    """Tell whether a file is a page that `document` wrote, or an empty one."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return file.read(len(_DOCTYPE)) == _DOCTYPE
+        head = file.read(_HEAD_BYTES)
+    return not head or _GENERATOR in head
 
 
 def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:

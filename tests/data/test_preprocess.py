@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -333,23 +334,38 @@ ODD_TEXT = "You may look at it, but only on Sundays. " * 9
         ({"LICENSE": MIT_TEXT, "LICENSE-THIRD-PARTY": ODD_TEXT}, None),
         ({"LICENSE-MIT": MIT_TEXT, "LICENSE-APACHE": "Apache License, Version 2.0"}, None),
         ({"UNLICENSE": "This is free and unencumbered software released into the public domain. " * 3}, None),
+        ({"COPYING3.LIB": GPL_TEXT}, GNU),
+        ({"LICENSE_GPL.txt": GPL_TEXT}, GNU),
+        ({"GPL-LICENSE.txt": GPL_TEXT}, GNU),
+        ({"LICENSES": GPL_TEXT}, GNU),
+        ({"LICENSES/preferred/GPL-2.0": GPL_TEXT}, GNU),
+        ({"License.html": "<p>" + GPL_TEXT}, GNU),
+        ({"COPYING": os.mkfifo}, OPEN),
+        ({"LICENSE.TXT": ODD_TEXT, "LICENSE-MIT": MIT_TEXT}, OPEN),
+        ({"LICENSE-GPL": GPL_TEXT.encode("utf-16-le"), "LICENSE-MIT": MIT_TEXT}, OPEN),
+        ({"LICENSES/MIT.txt": MIT_TEXT, "LICENSES/LicenseRef-Own.txt": ODD_TEXT}, OPEN),
+        ({"LICENSES/MIT.txt": MIT_TEXT, "LICENSES/BSD-3-Clause.txt": "See there."}, None),
+        ({"LICENSE": MIT_TEXT, "license.svg": "<svg/>"}, None),
+        ({"license.key": "abc", "no-license-check.cfg": "x"}, None),
         ({"license.py": GPL_TEXT, "copying": None}, None),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else str(value),
 )
 def test_license_files_have_many_names(
-    files: dict[str, str | bytes | Path | None], reason: str | None, tmp_path: Path
+    files: dict[str, str | bytes | Path | Callable[[Path], None] | None], reason: str | None, tmp_path: Path
 ) -> None:
     folder = tmp_path / "p"
     spec = project(folder, a_dot_py="a = 1\n")
     for name, content in files.items():
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         match content:
             case None:
                 path.mkdir()
             case Path():
                 path.symlink_to(content)
+            case _ if callable(content):
+                content(path)
             case _:
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
     run(tmp_path / "out", spec, skip=("filters",))

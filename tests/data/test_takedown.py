@@ -369,6 +369,25 @@ def test_a_takedown_that_was_killed_and_given_again_tells_all_that_it_wrote(
     assert whole["files"]["rewritten"]
 
 
+def test_a_certificate_keeps_to_its_requests_and_tells_of_all_its_datasets(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certificate.json"
+    for name in ("a", "b"):
+        run(source, tmp_path / name)
+    requests = [requests_file(tmp_path, [{"kind": "record", "value": f"d{n}"}], f"{n}.jsonl") for n in (1, 2)]
+    for name, searched in (("a", tmp_path / "a"), ("b", tmp_path / "b"), ("a", tmp_path / "b")):
+        words = ["--dataset", str(tmp_path / name), "--artifacts", str(searched), "--certificate", str(path)]
+        assert main(["takedown", "apply", str(requests[0]), *words]) == 0
+    statements = {Path(s["predicate"]["dataset"]["path"]).name: s["predicate"] for s in json.loads(path.read_text())}
+    assert statements["a"]["searched"] == [str(tmp_path / name) for name in ("a", "b")]
+    assert statements["b"]["removed"]
+    told = path.read_text()
+    assert main(["takedown", "apply", str(requests[1]), *words]) == 2
+    assert "is the certificate of other requests" in capsys.readouterr().err
+    assert path.read_text() == told
+
+
 @pytest.mark.parametrize("name", ["sketch-notes", "a.npy-shard-", "sketch-shard"])
 def test_a_dataset_may_have_any_name(name: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
@@ -583,8 +602,10 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     assert main([*verify, "--artifacts", str(tmp_path)]) == 0
     assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
     assert certificate(tmp_path)["searched"] == [str(tmp_path)]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"kind": "dataset", "digest": "sha256:0"}')
     assert main([*verify, "--artifacts", str(tmp_path / "nowhere")]) == 0
-    assert "make them again" not in capsys.readouterr().out
+    assert "nothing else was looked for" in capsys.readouterr().out
     assert main(["blend", *blend]) == 0
     assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
     assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")

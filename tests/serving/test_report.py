@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -308,8 +309,9 @@ def test_an_output_or_a_result_that_cannot_be_is_refused(tmp_path: Path) -> None
         report(ReportConfig(run=run, output=tmp_path))
     with pytest.raises(ConfigError, match="would spoil it"):
         report(ReportConfig(run=run, output=tmp_path / "data" / "report.html"))
-    for name in ("events.jsonl", "notes.html"):
-        (run / "notes.html").write_text("<p>mine</p>")
+    (run / "notes.html").write_text("<!doctype html>\n<p>mine</p>")
+    os.mkfifo(run / "fifo")
+    for name in ("events.jsonl", "notes.html", "fifo"):
         with pytest.raises(ConfigError, match="no report to replace"):
             report(ReportConfig(run=run, output=run / name))
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):

@@ -91,7 +91,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
         "## Composition",
         *(_counted(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
         "Languages of prose were not looked for: the settings left that out."
-        if _skips(origins, "natural_languages")
+        if all(_skips([origin], "natural_languages") for origin in origins)
         else "",
         "## Licenses",
         "No license was judged: the settings left that out." if _skips(origins, "licenses") else "",
@@ -165,7 +165,8 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
     public = [item for item in sources if item.digest.startswith("git:")]
     local = [item for item in sources if item not in public]
     settings = flattened({origin.path.name: origin.config for origin in origins})
-    prose = "not looked for" if _skips(origins, "natural_languages") else _list_of(counts["natural_language"])
+    is_unknown = all(_skips([origin], "natural_languages") for origin in origins)
+    prose = "not looked for" if is_unknown else _list_of(counts["natural_language"])
     judged = "Licenses were not judged." if _skips(origins, "licenses") else "Licenses were judged for each file."
     parts = [
         "# Public summary of training content",

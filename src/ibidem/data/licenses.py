@@ -104,8 +104,13 @@ def judge(
     if not texts(raw):
         return LicenseVerdict(None, supplied, "license.missing", None)
     if expression is None or UNKNOWN in expression:
-        return LicenseVerdict(None, supplied, "license.unknown", (evidence if raw == UNKNOWN else supplied or "")[:200])
+        return LicenseVerdict(None, supplied, "license.unknown", _short(evidence, supplied))
     return LicenseVerdict(expression, supplied, None, None, evidence)
+
+
+def _short(evidence: str, supplied: str | None) -> str:
+    """Say what was not recognized: the license file, or the source's words."""
+    return (evidence if evidence.startswith("license-file:") else supplied or "")[:200]
 
 
 def _of_metadata(raw: object, path: str | None, evidence: str) -> tuple[str | None, str]:

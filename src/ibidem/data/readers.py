@@ -25,7 +25,7 @@ from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
 
 Item = Document | Unreadable
-DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException)
 """What reading a damaged file raises."""
 _ARROW_FILE = b"ARROW1"
 
@@ -78,6 +78,14 @@ def suffix_of(name: str) -> str | None:
     ('.jsonl.gz', None)
     """
     return next((suffix for suffix in READERS if name.endswith(suffix)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a regular file stands there that we may look for; `Path.is_file` raises where we may not."""
+    try:
+        return path.is_file()
+    except OSError:  # a link into a folder that is closed to us
+        return False
 
 
 def printable(name: str) -> str:

@@ -26,7 +26,7 @@ from ibidem.artifacts import Input
 from ibidem.data import language
 from ibidem.data.columns import LICENSE, Columns
 from ibidem.data.license_files import LicenseFiles, Stated
-from ibidem.data.readers import DAMAGE, READERS, Piece, lines, open_arrow, printable, suffix_of
+from ibidem.data.readers import DAMAGE, READERS, Piece, is_file, lines, open_arrow, printable, suffix_of
 from ibidem.errors import ConfigError, DataError
 
 INSTALLED = "installed-packages"
@@ -358,7 +358,7 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
-            if not _is_file(path):
+            if not is_file(path):
                 skipped["not a regular file"] += 1
             elif has_arrow and name in ARROW_METADATA:
                 skipped["metadata of an Arrow dataset"] += 1
@@ -368,13 +368,6 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
                 skipped[f"unknown kind {path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
     return sorted(found)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a link into a folder that is closed to us
-        return False
 
 
 def _states_license(path: Path) -> bool:

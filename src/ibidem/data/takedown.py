@@ -35,7 +35,7 @@ from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.finish import write_staying
 from ibidem.data.removals import NOUNS, Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.uses import Use, uses
-from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError, IbidemError
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -125,9 +125,8 @@ def apply_command(config: TakedownConfig) -> str:
         raise DataError(f"{path}: residuals were found, see there")
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
-    held = _still_held([use for plan in plans for use in plan.uses])
-    below = ", ".join(str(path) for path in searched if path.is_dir()) or "no folder: none of --artifacts is there"
-    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned, below {below}{held}"
+    held = _still_held([use for plan in plans for use in plan.uses], searched)
+    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{held}"
     warning = _warning([(plan.dataset, plan.unmatched) for plan in plans], requests)
     return "\n".join([f"{told}; certificate: {path}", *warning])
 
@@ -139,26 +138,32 @@ def verify_command(config: TakedownConfig) -> str:
         DataError: something is.
     """
     requests = _requests(config)
-    unmatched, used = [], []
+    found_in = []
     for path in config.dataset:
         dataset = shards.load_dataset(path)
         policy = _policy(dataset, config.requests)
         found = _requested(dataset, policy, requests, Engine(config))
-        unmatched.append((dataset, found.unmatched))
-        used += uses(config.artifacts, found.gone, dataset=dataset)
+        found_in.append((dataset, found))
         if left := residuals(dataset, found, policy):
             first = left[0]
             raise DataError(
                 f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
             )
     told = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
-    return "\n".join([told + _still_held(used), *_warning(unmatched, requests)])
+    try:
+        used = [use for dataset, some in found_in for use in uses(config.artifacts, some.gone, dataset=dataset)]
+        told += _still_held(used, config.artifacts)
+    except IbidemError as error:  # the proof is about the datasets, and stands
+        told += f"; what else holds some was not found out: {error}"
+    return "\n".join([told, *_warning([(dataset, some.unmatched) for dataset, some in found_in], requests)])
 
 
-def _still_held(used: Sequence[Use]) -> str:
-    """Name the datasets that were made from others and hold removed documents."""
+def _still_held(used: Sequence[Use], searched: Sequence[Path]) -> str:
+    """Name the other datasets that hold removed documents, and where they were looked for."""
     held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind == shards.KIND})
-    return f"; these still hold some, make them again: {', '.join(held)}" if held else ""
+    below = ", ".join(str(path) for path in searched if path.is_dir())
+    told = f"; these still hold some, make them again: {', '.join(held)}" if held else ""
+    return f"{told}; looked for below {below}" if below else "; nothing else was looked for: no --artifacts are there"
 
 
 def make_plans(config: TakedownConfig, requests: Sequence[Request]) -> list[Plan]:
@@ -463,29 +468,42 @@ class Certificate:
         try:
             statements = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
             self._before = {statement["predicate"]["dataset"]["path"]: statement for statement in statements}
+            self._hashes = {name: _hashes(statement) for name, statement in self._before.items()}
         except (ValueError, KeyError, TypeError):
             raise ConfigError(f"{path} exists and is no certificate; choose another path") from None
 
     def write(self, statements: Sequence[dict[str, Any]]) -> None:
-        """Write statements, each with what an earlier run of the same takedown found."""
+        """Write statements, each with what an earlier run of the same takedown found.
+
+        Raises:
+            ConfigError: the certificate is of another takedown.
+        """
         for statement in statements:
             predicate = statement["predicate"]
             earlier = self._before.get(predicate["dataset"]["path"])
             if earlier is not None:
                 before = earlier["predicate"]
+                if [row["id"] for row in before["requests"]] != [row["id"] for row in predicate["requests"]]:
+                    raise ConfigError(f"{self._path} is the certificate of other requests; choose another path")
+                predicate["searched"] = _union(before.get("searched", []), predicate["searched"])
                 predicate["dataset"]["before"] = before["dataset"]["before"]
                 predicate["removed"] = _union(before["removed"], predicate["removed"])
                 predicate["seen_by"] = _since(before["seen_by"], predicate["seen_by"])
                 idle = before.get("unmatched", predicate["unmatched"])
                 predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
-                told, changed = before["files"], _changed(_hashes(earlier), _hashes(statement))
+                told, changed = (
+                    before["files"],
+                    _changed(self._hashes[predicate["dataset"]["path"]], _hashes(statement)),
+                )
                 rewritten = told["rewritten"] | {
                     name: {"before": told["rewritten"].get(name, {"before": old})["before"], "after": new}
                     for name, (old, new) in changed.items()
                 }
                 untouched = told["untouched"] + len(told["rewritten"]) - len(rewritten)
                 predicate["files"] = {"rewritten": dict(sorted(rewritten.items())), "untouched": untouched}
-        artifacts.write_file(self._path, json.dumps(statements, ensure_ascii=False, indent=1) + "\n")
+        given = {statement["predicate"]["dataset"]["path"] for statement in statements}
+        kept = [statement for path, statement in self._before.items() if path not in given]
+        artifacts.write_file(self._path, json.dumps([*statements, *kept], ensure_ascii=False, indent=1) + "\n")
 
 
 def _hashes(statement: Mapping[str, Any]) -> dict[str, str]:
