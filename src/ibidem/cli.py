@@ -180,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _share_heaps() -> None:
     """Let Arrow and Python share their heaps, and all threads two of them, here and in workers: a fifth less memory.
 
-    A heap keeps up to 64 MB that are free, for asking the system anew for each page of a Parquet file costs a twentieth
-    of a run; blocks of more than 16 MB go back at once, or what is left between them would add up.
+    A heap keeps up to 64 MB that are free, for the system gives memory slowly, and each page of a Parquet file asks for
+    some; blocks of more than 16 MB go back at once, or what is left between them would add up.
     Has to happen before pyarrow is imported and before threads start.
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # threads of numpy wait for work instead of spinning
