@@ -375,15 +375,18 @@ def test_a_certificate_keeps_to_its_requests_and_tells_of_all_its_datasets(
     path = tmp_path / "certificate.json"
     for name in ("a", "b"):
         run(source, tmp_path / name)
-    requests = [requests_file(tmp_path, [{"kind": "record", "value": f"d{n}"}], f"{n}.jsonl") for n in (1, 2)]
+    rows = [{"kind": "record", "value": f"d{number}"} for number in (1, 2, 3)]
+    requests = [requests_file(tmp_path, rows[:2]), requests_file(tmp_path, rows[2:], "others.jsonl")]
     for name, searched in (("a", tmp_path / "a"), ("b", tmp_path / "b"), ("a", tmp_path / "b")):
         words = ["--dataset", str(tmp_path / name), "--artifacts", str(searched), "--certificate", str(path)]
         assert main(["takedown", "apply", str(requests[0]), *words]) == 0
+        requests_file(tmp_path, rows[1::-1])  # the same requests, in another order
     statements = {Path(s["predicate"]["dataset"]["path"]).name: s["predicate"] for s in json.loads(path.read_text())}
     assert statements["a"]["searched"] == [str(tmp_path / name) for name in ("a", "b")]
     assert statements["b"]["removed"]
     told = path.read_text()
     assert main(["takedown", "apply", str(requests[1]), *words]) == 2
+
     assert "is the certificate of other requests" in capsys.readouterr().err
     assert path.read_text() == told
 

@@ -90,9 +90,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
         _counted("reason", read["dropped"]),
         "## Composition",
         *(_counted(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
-        "Languages of prose were not looked for: the settings left that out."
-        if all(_skips([origin], "natural_languages") for origin in origins)
-        else "",
+        "Languages of prose were not looked for: the settings left that out." if _knows_no_prose(origins) else "",
         "## Licenses",
         "No license was judged: the settings left that out." if _skips(origins, "licenses") else "",
         "Each row carries its SPDX expression (`license`), the license as the source supplied it (`license_raw`) and "
@@ -165,8 +163,7 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
     public = [item for item in sources if item.digest.startswith("git:")]
     local = [item for item in sources if item not in public]
     settings = flattened({origin.path.name: origin.config for origin in origins})
-    is_unknown = all(_skips([origin], "natural_languages") for origin in origins)
-    prose = "not looked for" if is_unknown else _list_of(counts["natural_language"])
+    prose = "not looked for" if _knows_no_prose(origins) else _list_of(counts["natural_language"])
     judged = "Licenses were not judged." if _skips(origins, "licenses") else "Licenses were judged for each file."
     parts = [
         "# Public summary of training content",
@@ -282,6 +279,10 @@ def _totals(origins: Sequence[Artifact]) -> dict[str, Any]:
 
 def _skips(origins: Sequence[Artifact], step: str) -> bool:
     return any(step in origin.config["skip"] for origin in origins)
+
+
+def _knows_no_prose(origins: Sequence[Artifact]) -> bool:
+    return all(_skips([origin], "natural_languages") for origin in origins)
 
 
 def _removals(origins: Sequence[Artifact]) -> str:

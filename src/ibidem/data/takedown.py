@@ -483,7 +483,7 @@ class Certificate:
             earlier = self._before.get(predicate["dataset"]["path"])
             if earlier is not None:
                 before = earlier["predicate"]
-                if [row["id"] for row in before["requests"]] != [row["id"] for row in predicate["requests"]]:
+                if _ids(before["requests"]) != _ids(predicate["requests"]):
                     raise ConfigError(f"{self._path} is the certificate of other requests; choose another path")
                 predicate["searched"] = _union(before.get("searched", []), predicate["searched"])
                 predicate["dataset"]["before"] = before["dataset"]["before"]
@@ -491,10 +491,8 @@ class Certificate:
                 predicate["seen_by"] = _since(before["seen_by"], predicate["seen_by"])
                 idle = before.get("unmatched", predicate["unmatched"])
                 predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
-                told, changed = (
-                    before["files"],
-                    _changed(self._hashes[predicate["dataset"]["path"]], _hashes(statement)),
-                )
+                told = before["files"]
+                changed = _changed(self._hashes[predicate["dataset"]["path"]], _hashes(statement))
                 rewritten = told["rewritten"] | {
                     name: {"before": told["rewritten"].get(name, {"before": old})["before"], "after": new}
                     for name, (old, new) in changed.items()
@@ -504,6 +502,10 @@ class Certificate:
         given = {statement["predicate"]["dataset"]["path"] for statement in statements}
         kept = [statement for path, statement in self._before.items() if path not in given]
         artifacts.write_file(self._path, json.dumps([*statements, *kept], ensure_ascii=False, indent=1) + "\n")
+
+
+def _ids(tombstones: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {row["id"] for row in tombstones}
 
 
 def _hashes(statement: Mapping[str, Any]) -> dict[str, str]:
