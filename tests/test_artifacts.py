@@ -9,6 +9,8 @@ import pytest
 
 from ibidem import artifacts
 from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem.files import sha256_of, sweep
+from ibidem.lineage import walk
 
 
 def make(path: Path, text: str = "hello", **settings: object) -> artifacts.Artifact:
@@ -75,7 +77,7 @@ def test_a_damaged_artifact_of_the_right_size_is_not_taken_for_finished(tmp_path
 
 def test_files_that_nobody_touched_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    hash_file = artifacts.sha256_of
+    hash_file = sha256_of
     monkeypatch.setattr(artifacts, "sha256_of", lambda path: hashed.append(path.name) or hash_file(path))
     with artifacts.create(tmp_path / "x", kind="thing", config={}) as draft:
         for name in ("old", "moved", "fresh"):
@@ -113,9 +115,9 @@ def test_lineage_tells_what_is_missing_or_changed(tmp_path: Path) -> None:
     inputs = [source.as_input("base", of=tmp_path / "b")]
     with artifacts.create(tmp_path / "b", kind="derived", config={}, inputs=inputs) as draft:
         (draft.path / "f").write_text("f")
-    assert [state for _, state, _ in artifacts.lineage(tmp_path / "b")] == ["ok", "ok"]
+    assert [state for _, state, _ in walk(tmp_path / "b")] == ["ok", "ok"]
     make(tmp_path / "a", "another text")
-    assert [state for _, state, _ in artifacts.lineage(tmp_path / "b")] == ["ok", "changed"]
+    assert [state for _, state, _ in walk(tmp_path / "b")] == ["ok", "changed"]
     with pytest.raises(DigestMismatch, match="no longer"):
         artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
 
@@ -153,7 +155,7 @@ def test_a_replaced_artifact_comes_back_after_a_kill_between_the_renames(
     (tmp_path / "x").rename(tmp_path / f".x.replaced.by-{host}-{int(dead.stdout)}")
     (tmp_path / ".song.by-me").write_text("mine")
     (tmp_path / f".page.html.partial.by-{host}-{int(dead.stdout)}").write_text("half")
-    artifacts.sweep(tmp_path)
+    sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".song.by-me", "x"]
     assert artifacts.verify(tmp_path / "x").digest == old.digest
 

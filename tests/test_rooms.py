@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from tests.conftest import REPOSITORY
 
-from ibidem.data.spdx import is_denied, normalize, package_license
+from ibidem.data.licenses.spdx import is_denied, normalize, package_license
 
 DENIED = ("GPL", "AGPL", "LGPL")
 PREY = {"chardet"}
@@ -37,7 +37,7 @@ def test_the_import_contract_holds() -> None:
         ("ibidem.demo", {"torch"}),
         ("ibidem.sandbox.judge", {"torch", "numpy", "pyarrow", "pydantic"}),
         ("ibidem.evaluation.human_eval", {"torch", "transformers"}),
-        ("ibidem.evaluation.gate_config", {"torch"}),
+        ("ibidem.evaluation.gate.gate.config", {"torch"}),
     ],
 )
 def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:

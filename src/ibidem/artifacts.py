@@ -14,28 +14,22 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 from ibidem import __version__, log
-from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, DigestMismatch
-
-T = TypeVar("T")
-R = TypeVar("R")
+from ibidem.files import flush, hidden, on_each, sha256_of, sweep
 
 MANIFEST = "manifest.json"
 SETTLED_NS = 2_000_000_000
 """A file that changed less than this before it was sealed is always hashed again: a later change could bear the same
 time. Two seconds are the coarsest clock of a file system (FAT)."""
-_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)\.by-(?P<host>.+)-(?P<pid>\d+)")
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence
     started = time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    draft = Draft(_hidden(path, "partial"))
+    draft = Draft(hidden(path, "partial"))
     shutil.rmtree(draft.path, ignore_errors=True)
     draft.path.mkdir()
     try:
@@ -283,103 +277,6 @@ def make_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
-    for hidden in folder.glob(".*.by-*"):
-        found = _HIDDEN.fullmatch(hidden.name)
-        if found is None or found["host"] != platform.node() or _is_alive(int(found["pid"])):
-            continue
-        if found["state"] == "replaced" and not (folder / found["name"]).exists():
-            hidden.rename(folder / found["name"])
-        elif hidden.is_dir():
-            shutil.rmtree(hidden, ignore_errors=True)
-        else:
-            hidden.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def on_each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Call a function that reads a file on each item, on all cores; give the results in the order of the items.
-
-    >>> on_each(str.upper, ["a", "b", "c"])
-    ['A', 'B', 'C']
-
-    Raises:
-        Exception: what the function raised for the first item for which it did; what is not begun then never is.
-    """
-    cores = os.cpu_count() or 1
-    size = -(-len(items) // (8 * cores)) or 1  # a future for each of a million files would take a gigabyte
-    some = (items[start : start + size] for start in range(0, len(items), size))
-    with ThreadPoolExecutor(cores) as pool:
-        return [result for results in pool.map(lambda items: list(map(function, items)), some) for result in results]
-
-
-def lineage(path: Path) -> list[tuple[int, str, Input | Artifact]]:
-    """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
-
-    State is `ok`, `source` (outside the program), `missing` or `changed` (what stands there now has another digest).
-    """
-    artifact = load(path)
-    rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
-    for item in artifact.inputs:
-        rows += [(depth + 1, state, node) for depth, state, node in _ancestry(item, seen_from=path)]
-    return rows
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _hidden(path, "partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        flush(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@configuration
-class ArtifactPath:
-    """Name an artifact."""
-
-    path: Annotated[Path, POSITIONAL]
-    """The artifact's folder."""
-
-
-def verify_command(config: ArtifactPath) -> str:
-    """Hash every file of an artifact again, and of all the artifacts it was made from."""
-    lines: dict[str, None] = {}  # each node once, in order
-    for _, state, node in lineage(config.path):
-        if state == "missing":
-            raise ArtifactError(f"{_name(node)}: missing, though {config.path} was made from it")
-        if state == "changed":
-            raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")
-        if isinstance(node, Artifact) and (line := _describe(state, node)) not in lines:
-            verify(node.path)
-            lines[line] = None
-        lines.setdefault(_describe(state, node))
-    return "\n".join(lines)
-
-
-def trace(path: Path) -> str:
-    """Show what an artifact was made from, back to the sources."""
-    return "\n".join("  " * depth + _describe(state, node) for depth, state, node in lineage(path))
-
-
 def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
     """Hash a file again, unless it bears the time at which it was sealed."""
     if not path.is_file():
@@ -387,29 +284,6 @@ def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
     there = path.stat()
     if there.st_size != file.bytes or (there.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
         raise DigestMismatch(f"{path}: damaged, its sha256 is not the manifest's")
-
-
-def _name(node: Input | Artifact) -> str:
-    return node.name if isinstance(node, Input) else str(node.path)
-
-
-def _describe(state: str, node: Input | Artifact) -> str:
-    if isinstance(node, Input):
-        return f"{node.role} {node.name}  {node.digest[:23]}  {state}"
-    size = sum(file.bytes for file in node.files.values())
-    return f"{node.kind} {node.path}  {node.digest[:23]}  {state}, {len(node.files)} files, {size:,} bytes"
-
-
-def _ancestry(item: Input, *, seen_from: Path) -> list[tuple[int, str, Input | Artifact]]:
-    if not item.is_artifact:
-        return [(0, "source", item)]
-    path = Path(os.path.normpath(seen_from.resolve() / item.name))
-    try:
-        if load(path).digest != item.digest:
-            return [(0, "changed", item)]
-    except ArtifactError:
-        return [(0, "missing", item)]
-    return lineage(path)
 
 
 def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
@@ -453,7 +327,7 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
 
 
 def _publish(folder: Path, path: Path) -> None:
-    replaced = _hidden(path, "replaced")
+    replaced = hidden(path, "replaced")
     if path.exists():
         path.rename(replaced)
     folder.rename(path)
@@ -482,20 +356,6 @@ def _file_names(path: Path) -> Iterator[str]:
     for file in path.rglob("*"):
         if not file.is_dir() and file != path / MANIFEST:
             yield file.relative_to(path).as_posix()
-
-
-def _hidden(path: Path, state: str) -> Path:
-    return path.parent / f".{path.name}.{state}.by-{platform.node()}-{os.getpid()}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _expected(kind: str | None) -> str:

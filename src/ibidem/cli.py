@@ -55,23 +55,23 @@ COMMANDS = {
         "preprocessed datasets to one with given shares, the same bytes every time",
     ),
     "takedown plan": Command(
-        "ibidem.data.takedown:TakedownConfig",
-        "ibidem.data.takedown:plan_command",
+        "ibidem.data.provenance.takedown:TakedownConfig",
+        "ibidem.data.provenance.takedown:plan_command",
         "what a request for removal means: documents, shards, tokens, checkpoints",
     ),
     "takedown apply": Command(
-        "ibidem.data.takedown:TakedownConfig",
-        "ibidem.data.takedown:apply_command",
+        "ibidem.data.provenance.takedown:TakedownConfig",
+        "ibidem.data.provenance.takedown:apply_command",
         "remove documents from finished shards, prove it and certify it",
     ),
     "takedown verify": Command(
-        "ibidem.data.takedown:TakedownConfig",
-        "ibidem.data.takedown:verify_command",
+        "ibidem.data.provenance.takedown:TakedownConfig",
+        "ibidem.data.provenance.takedown:verify_command",
         "prove that nothing of the requests is left",
     ),
     "card": Command(
-        "ibidem.data.card:CardConfig",
-        "ibidem.data.card:card",
+        "ibidem.data.provenance.card:CardConfig",
+        "ibidem.data.provenance.card:card",
         "data card, Croissant and the EU training-content summary of a dataset",
     ),
     "train-tokenizer": Command(
@@ -120,8 +120,8 @@ COMMANDS = {
         "people's ratings of responses, with the raters' agreement",
     ),
     "gate": Command(
-        "ibidem.evaluation.gate_config:GateConfig",
-        "ibidem.evaluation.gate:gate",
+        "ibidem.evaluation.gate.config:GateConfig",
+        "ibidem.evaluation.gate.gate:gate",
         "may this checkpoint be released? Yes or no, with the evidence",
     ),
     "report": Command(
@@ -130,11 +130,11 @@ COMMANDS = {
         "one HTML page about data, training, model",
     ),
     "verify": Command(
-        "ibidem.artifacts:ArtifactPath", "ibidem.artifacts:verify_command", "hash an artifact and its ancestors again"
+        "ibidem.lineage:ArtifactPath", "ibidem.lineage:verify_command", "hash an artifact and its ancestors again"
     ),
     "trace": Command(
-        "ibidem.data.trace:TraceConfig",
-        "ibidem.data.trace:trace",
+        "ibidem.data.provenance.trace:TraceConfig",
+        "ibidem.data.provenance.trace:trace",
         "what an artifact was made from; or where a document went",
     ),
 }

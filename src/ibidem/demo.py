@@ -14,8 +14,8 @@ from pydantic import Field
 from ibidem import artifacts, log
 from ibidem.config import build, configuration, read_yaml
 from ibidem.data.blend import BlendConfig, Ingredient, blend
-from ibidem.data.card import CardConfig, card
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.provenance.card import CardConfig, card
 from ibidem.errors import ConfigError, GateFailed
 from ibidem.evaluation.config import (
     ChatConfig,
@@ -26,7 +26,7 @@ from ibidem.evaluation.config import (
     MmluConfig,
     PerplexityConfig,
 )
-from ibidem.evaluation.gate_config import GateConfig
+from ibidem.evaluation.gate.config import GateConfig
 from ibidem.serving.config import GenerateConfig, ReportConfig
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import TrainConfig
@@ -174,7 +174,7 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
 
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     """Ask for the release; no is the honest answer, and the demo's last word."""
-    from ibidem.evaluation.gate import gate
+    from ibidem.evaluation.gate.gate import gate
 
     tree = read_yaml(config.configs / "gate.yaml")
     places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}

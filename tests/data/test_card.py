@@ -10,7 +10,7 @@ import yaml
 
 from ibidem import artifacts
 from ibidem.cli import main
-from ibidem.data.card import UNKNOWN, CardConfig, card
+from ibidem.data.provenance.card import UNKNOWN, CardConfig, card
 from ibidem.errors import ArtifactError
 
 

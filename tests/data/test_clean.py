@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.data import clean
+from ibidem.data.text import clean
 from ibidem.records import Category
 
 PIECES = ["a", " ", "\t", "\n", "\r", "```", "~~~", "\u00a0", "\x0b", "\x1c", "\ufeff", "é"]

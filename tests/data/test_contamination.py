@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem.cli import main
-from ibidem.data.contamination import ContaminationPolicy, Guard, Problem, load_problems
+from ibidem.data.filters.contamination import ContaminationPolicy, Guard, Problem, load_problems
 from ibidem.errors import ConfigError
 from ibidem.records import DropReason
 

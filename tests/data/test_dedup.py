@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem import artifacts
-from ibidem.data import shards, shingles
+from ibidem.data import shards
 from ibidem.data.dedup import SKETCH, agreement
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.text import shingles
 from ibidem.errors import ConfigError
 
 WORDS = re.compile(r"\w+")

@@ -8,9 +8,9 @@ import pytest
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem import config
-from ibidem.data import language
-from ibidem.data.filters import FilterPolicy, Filters, WordList
-from ibidem.data.prepare import Policies, Steps
+from ibidem.data.filters.quality import FilterPolicy, Filters, WordList
+from ibidem.data.pipeline.prepare import Policies, Steps
+from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
 

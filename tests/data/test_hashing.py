@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.data import hashing
+from ibidem.data.text import hashing
 from ibidem.records import Document
 
 

@@ -14,12 +14,12 @@ import pytest
 from license_expression import get_spdx_licensing
 
 from ibidem import config
-from ibidem.data import spdx
-from ibidem.data.dep5 import licenses_of
-from ibidem.data.headers import header_license
-from ibidem.data.licenses import LicensePolicy, judge
+from ibidem.data.licenses import spdx
+from ibidem.data.licenses.dep5 import licenses_of
+from ibidem.data.licenses.headers import header_license
+from ibidem.data.licenses.policy import LicensePolicy, judge
+from ibidem.data.licenses.spdx import GNU_FAMILIES, is_denied, normalize, package_license
 from ibidem.data.preprocess import PreprocessConfig
-from ibidem.data.spdx import GNU_FAMILIES, is_denied, normalize, package_license
 from ibidem.errors import ConfigError, LicenseError
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.data.scrub import PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
+from ibidem.data.scrub.scrubber import PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 SCRUBBER = Scrubber(ScrubPolicy())

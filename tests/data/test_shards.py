@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ibidem.data import shards
-from ibidem.data.finish import write_staying
+from ibidem.data.pipeline.finish import write_staying
 from ibidem.records import Document
 
 NUM_TEXTS = 2 * shards.BATCH_ROWS + 100

@@ -14,8 +14,8 @@ from tests.conftest import python_file
 from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
+from ibidem.data.filters.removals import Matcher, Request, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.data.removals import Matcher, Request, load_requests
 from ibidem.errors import ConfigError
 
 TEXTS = [python_file(seed) for seed in range(200)]
@@ -341,7 +341,7 @@ def test_a_certificate_stands_before_anything_is_removed(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ibidem.data.takedown.apply", fail)
+    monkeypatch.setattr("ibidem.data.provenance.takedown.apply", fail)
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 2
     assert certificate(tmp_path)["state"] == "planned"
     assert certificate(tmp_path)["removed"]
@@ -358,7 +358,7 @@ def test_a_takedown_that_was_killed_and_given_again_tells_all_that_it_wrote(
     assert apply(tmp_path / "whole", requests) == 0
     for _ in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr("ibidem.data.takedown.residuals", lambda *_: 1 / 0)
+            patched.setattr("ibidem.data.provenance.takedown.residuals", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 apply(tmp_path / "killed", requests)
     assert apply(tmp_path / "killed", requests) == 0

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
+from ibidem.lineage import walk
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_data_tokenizer_and_training_run_one_after_the_other(
         "--data.held-out-share 0.1",
     )
     checkpoint = project / "artifacts" / "checkpoints" / "step-000002"
-    assert {state for _, state, _ in artifacts.lineage(checkpoint)} == {"ok", "source"}
+    assert {state for _, state, _ in walk(checkpoint)} == {"ok", "source"}
     run(
         project,
         "python src/evaluation/perplexity.py --checkpoint artifacts/checkpoints/step-000002 "

@@ -7,6 +7,7 @@ from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
 from ibidem.demo import DemoConfig, demo
+from ibidem.lineage import walk
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_the_journey_ends_with_a_page_that_traces_back_to_the_packages(journey: 
     result = json.loads((out / "perplexity.json").read_text())
     (checkpoint,) = out.glob("pretrain-*/checkpoints/step-000003")
     assert result["checkpoint_digest"] == artifacts.verify(checkpoint).digest
-    states = [(state, node) for _, state, node in artifacts.lineage(checkpoint)]
+    states = [(state, node) for _, state, node in walk(checkpoint)]
     assert {state for state, _ in states} == {"ok", "source"}
     assert any(getattr(node, "name", "") == "installed-packages" for _, node in states)
 

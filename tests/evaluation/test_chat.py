@@ -12,6 +12,7 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
 from ibidem.evaluation.ratings import ratings
+from ibidem.lineage import walk
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"How do I do thing {n}?", "label": "safe"} for n in range(60)]
 
@@ -95,7 +96,7 @@ def test_ratings_become_figures_with_the_raters_agreement(responses: Path, tmp_p
     assert found.results["raters"] == 3
     assert "Rater" not in (tmp_path / "o" / "items.jsonl").read_text()
     assert {name for item in found.items for name in item["people"]} == {"human-1", "human-2", "human-3"}
-    states = [state for _, state, _ in artifacts.lineage(tmp_path / "o")]
+    states = [state for _, state, _ in walk(tmp_path / "o")]
     assert "missing" not in states
     assert "changed" not in states
 

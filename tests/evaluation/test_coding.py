@@ -13,9 +13,9 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig, MbppConfig
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.mbpp import mbpp
-from ibidem.evaluation.problems import _human_eval
-from ibidem.evaluation.problems import human_eval as read_human_eval
-from ibidem.evaluation.problems import mbpp as read_mbpp
+from ibidem.sandbox.problems import _human_eval
+from ibidem.sandbox.problems import human_eval as read_human_eval
+from ibidem.sandbox.problems import mbpp as read_mbpp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces")
 
@@ -323,7 +323,7 @@ def test_mbpp_prompts_with_the_three_examples_of_the_paper(tmp_path: Path) -> No
 
 
 def test_what_tests_take_from_a_program_is_the_benchmarks_word() -> None:
-    from ibidem.evaluation.problems import _names_taken
+    from ibidem.sandbox.problems import _names_taken
 
     assert _names_taken("assert sum(add(1), 2) == 3", "def add(x): return x", "") == ("add",)
     assert _names_taken("assert sum(1, 2) == 3", "def sum(a, b): return a + b", "") == ("sum",)

@@ -8,8 +8,8 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import dashboard as dashboards
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.dashboard import dashboard
-from ibidem.evaluation.models import open_model
 from ibidem.evaluation.perplexity import measure
+from ibidem.inference.models import open_model
 
 
 def run(output: Path, **more: object) -> list[dict]:

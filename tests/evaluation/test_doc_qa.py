@@ -18,7 +18,7 @@ from ibidem.evaluation.doc_qa import (
     read_questions,
     sentences,
 )
-from ibidem.evaluation.entailment import WordCover
+from ibidem.grounding.support import WordCover
 
 ABSTENTIONS = ("i don't know",)
 PASSAGES = {"a": "The tower is 330 metres high.", "b": "It was built in 1889.", "c": "Paris has many parks."}

@@ -21,8 +21,8 @@ from ibidem.evaluation import evidence, mmlu, ratings
 from ibidem.evaluation.chat import chat, digest_of, read_responses
 from ibidem.evaluation.config import ChatConfig, DocQaConfig, HumanEvalConfig, RatingsConfig
 from ibidem.evaluation.doc_qa import doc_qa
-from ibidem.evaluation.gate import gate
-from ibidem.evaluation.gate_config import GateConfig
+from ibidem.evaluation.gate.config import GateConfig
+from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.ratings import ratings as import_ratings
 

@@ -85,7 +85,7 @@ def test_figures_are_told_by_group_and_subject(folder: Path, checkpoint: Path, t
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(checkpoint: Path) -> None:
-    from ibidem.evaluation.models import open_model, option_scores
+    from ibidem.inference.models import open_model, option_scores
 
     model = open_model(checkpoint)
     long = option_scores(model, "import os\n" * 200 + "x = ", ["1", "value"])

@@ -3,9 +3,9 @@
 import json
 import sys
 
+from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.program import Program
-from ibidem.sandbox.walls import Limits
 
 TESTS = "assert f(21) == 42"
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.sandbox.programs import CONTROLS, ESCAPES, FORGERIES
 
-from ibidem.sandbox import kernel
+from ibidem.sandbox import syscalls
 
 SCRIPT = Path(__file__).with_name("judge_programs.py")
 HOSTILE = {**ESCAPES, **FORGERIES}
@@ -60,10 +60,10 @@ def as_somebody(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
     python = folder / "python" / "bin" / Path(os.path.realpath(sys.executable)).name
 
     def become_somebody() -> None:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         for name, source in places.items():
-            kernel.mount(source, str(folder / name), None, kernel.MS_BIND | kernel.MS_REC)
+            syscalls.mount(source, str(folder / name), None, syscalls.MS_BIND | syscalls.MS_REC)
         os.setgroups([])
         os.setgid(SOMEBODY)
         os.setuid(SOMEBODY)

@@ -11,12 +11,12 @@ import pytest
 from tests.conftest import SHARED_DATA
 
 from ibidem.errors import SandboxError
-from ibidem.evaluation.problems import Problem, human_eval, mbpp
-from ibidem.sandbox import frames, selftest
 from ibidem.sandbox import judge as judges
+from ibidem.sandbox import messages, selftest
+from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
+from ibidem.sandbox.problems import Problem, human_eval, mbpp
 from ibidem.sandbox.program import Kind, Program, Verdict
-from ibidem.sandbox.walls import Limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces")
 
@@ -226,7 +226,7 @@ def test_containers_are_started_hard(tmp_path: Path, monkeypatch: pytest.MonkeyP
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(SandboxError, match="no jail can be made here"):
-        Judge(workers=1, walls_of="docker", image="python:3.11-slim")
+        Judge(workers=1, sandbox="docker", image="python:3.11-slim")
     words = (tmp_path / "words").read_text().splitlines()
     assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pull=never", "python:3.11-slim"} <= set(words)
 
@@ -238,7 +238,7 @@ def test_a_container_that_is_none_runs_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("PYTHONPATH", str(judges.SOURCE))
     with pytest.raises(SandboxError, match="no jail can be made here"):
-        Judge(workers=1, walls_of="docker", image="any")
+        Judge(workers=1, sandbox="docker", image="any")
 
 
 def processes_of(word: str) -> set[int]:
@@ -266,7 +266,7 @@ def test_when_the_harness_is_killed_nothing_is_left() -> None:
     assert harness.stdout.readline() == b"up\n"
     time.sleep(0.3)
     mine = processes_of(marker) - {harness.pid}
-    assert len(mine) >= 3  # keeper, init, candidate, referee
+    assert len(mine) >= 3  # supervisor, init, candidate, referee
     os.kill(harness.pid, signal.SIGKILL)
     harness.wait()
     harness.stdout.close()
@@ -296,8 +296,8 @@ def test_a_question_that_was_broken_off_is_never_answered_later() -> None:
 
 def test_what_is_left_of_a_job_that_was_not_read_is_never_taken_for_the_next() -> None:
     with Judge(workers=1) as judge:
-        with pytest.raises(SandboxError, match="the keeper of the jails has died"):
-            ask(judge, "def f(x):\n    return x\n", "#" * (frames.MAX_BYTES + 1))
+        with pytest.raises(SandboxError, match="the supervisor of the jails has died"):
+            ask(judge, "def f(x):\n    return x\n", "#" * (messages.MAX_BYTES + 1))
         assert ask(judge, "def f(x):\n    return 2 * x\n", "assert f(21) == 42").passed
         assert not ask(judge, "def f(x):\n    return x\n", "assert f(21) == 42").passed
 
@@ -336,18 +336,21 @@ def test_jails_end_with_the_harness_also_where_a_child_of_it_lives_on() -> None:
         "import os, time\nfrom ibidem.sandbox.judge import Judge\n"
         "judge = Judge(workers=1)\n"
         "if os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n"
-        "print(judge._keepers[0]._process.pid, flush=True)\ntime.sleep(60)\n"
+        "print(judge._supervisors[0]._process.pid, flush=True)\ntime.sleep(60)\n"
     )
     harness = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True)
     try:
-        keeper = int(harness.stdout.readline())
+        supervisor = int(harness.stdout.readline())
         harness.kill()
         harness.wait()
         for _ in range(100):
-            if not Path(f"/proc/{keeper}").exists() or "Z" in Path(f"/proc/{keeper}/stat").read_text().split()[2]:
+            if (
+                not Path(f"/proc/{supervisor}").exists()
+                or "Z" in Path(f"/proc/{supervisor}/stat").read_text().split()[2]
+            ):
                 return
             time.sleep(0.1)
-        pytest.fail("the keeper lives on")
+        pytest.fail("the supervisor lives on")
     finally:
         os.killpg(harness.pid, signal.SIGKILL)
         harness.stdout.close()

@@ -26,9 +26,16 @@ from pydantic import Field, model_validator
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import configuration, settings
-from ibidem.data import shards, tally
+from ibidem.data import shards
+from ibidem.data.counts import (
+    Counts,
+    count_kept,
+    read_counts,
+    to_manifest,
+    total_of,
+    write_counts,
+)
 from ibidem.data.engine import Engine, EngineConfig
-from ibidem.data.tally import Tally
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.records import Category
 
@@ -182,7 +189,7 @@ def _make(
         plan = _plan(config, measured)
         _scatter(plan, config, datasets, work)
         gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(plan.document) // config.shard_size))]
-        tallies = list(_progress(engine, "gather", _gather, gathered))
+        counted = list(_progress(engine, "gather", _gather, gathered))
         with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
             (draft.path / "blend" / "train").mkdir(parents=True)
             for number, folder in enumerate(gathered):
@@ -191,7 +198,7 @@ def _make(
                 draft.rows[name] = pq.read_metadata(draft.path / name).num_rows
             draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
             shards.write_quarantine(draft.path / shards.QUARANTINE, ())
-            draft.counts |= tally.as_counts(tally.total(tallies), more=plan.counts)
+            draft.counts |= to_manifest(total_of(counted), more=plan.counts)
     log.event("blend.finished", path=str(path), **plan.counts)
     return artifacts.load(path)
 
@@ -403,9 +410,9 @@ def _hand_out(table: pa.Table, rows: NDArray[np.int64], places: NDArray[np.int64
             stream.write_table(wanted)
 
 
-def _gather(folder: Path) -> Tally:
+def _gather(folder: Path) -> Counts:
     """Put one shard of the blend in order and write it; give its counts."""
-    counts = folder / "tally.json"
+    counts = folder / "counts.json"
     if not counts.exists():
         pieces = []
         with pa.OSFile(str(folder / "scattered.arrows")) as file:
@@ -415,10 +422,10 @@ def _gather(folder: Path) -> Tally:
         rows = pa.concat_tables(pieces).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
         facts, texts = rows.drop_columns("text"), rows["text"]
         shards.write_shard(folder / "shard.parquet", facts, texts.chunks)
-        counted = tally.of_kept(facts, pc.sum(pc.binary_length(texts)).as_py())
+        counted = count_kept(facts, pc.sum(pc.binary_length(texts)).as_py())
         counted["read", ""] = counted["kept", ""]
-        tally.write(counts, counted)
-    return tally.read(counts)
+        write_counts(counts, counted)
+    return read_counts(counts)
 
 
 def _progress(

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from ibidem import artifacts, log
 from ibidem.data import shards
-from ibidem.data.readers import read
-from ibidem.data.sources import LocalFiles, Spec
+from ibidem.data.sources.local import LocalFiles
+from ibidem.data.sources.readers import read
+from ibidem.data.sources.spec import Spec
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
 

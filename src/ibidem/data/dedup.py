@@ -81,7 +81,7 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
     rows = np.zeros(len(texts), SKETCH)
     rows["sha256"] = np.frombuffer(bytes.fromhex("".join(sha256s)), "<u8").reshape(-1, 4)
     if near:
-        from ibidem.data import shingles
+        from ibidem.data.text import shingles
 
         rows["signature"], rows["simhash"], rows["sequence"] = shingles.sketch(texts)
     return rows
@@ -156,7 +156,7 @@ def _candidates(
     sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool, workers: int
 ) -> tuple[Indices, Indices]:
     """Put documents that share a key into a bucket, as (document, bucket) entries sorted by document."""
-    from ibidem.data import shingles
+    from ibidem.data.text import shingles
 
     simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
 
@@ -190,7 +190,7 @@ def _likely(
 
     Too seldom is 4 standard deviations below the similarity that is asked for.
     """
-    from ibidem.data import shingles
+    from ibidem.data.text import shingles
 
     documents, buckets = entries
     some, places = np.unique(documents, return_inverse=True)
@@ -241,7 +241,7 @@ def _write_sets(parts: Sequence[Part], bounds: Indices, documents: Indices, engi
 
 
 def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indices]:
-    from ibidem.data import shingles
+    from ibidem.data.text import shingles
 
     text, rows, path, number = task
     lengths = []
@@ -261,7 +261,7 @@ def _cover(
 
     The documents of the entries are those of the sets, in the same order: a place counts among them.
     """
-    from ibidem.data.shingles import jaccard
+    from ibidem.data.text.shingles import jaccard
 
     kept_in: defaultdict[int, list[int]] = defaultdict(list)
     documents, buckets = entries

@@ -28,16 +28,24 @@ from pydantic import Field
 
 from ibidem import artifacts, log
 from ibidem.config import configuration, settings
-from ibidem.data import contamination, finish, removals, shards, tally, verdicts
+from ibidem.data import shards
+from ibidem.data.counts import (
+    Counts,
+    to_manifest,
+    total_of,
+)
 from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig, rare_collection
-from ibidem.data.finish import Shard
-from ibidem.data.prepare import Policies, Step, Task, prepare, prepared_path
-from ibidem.data.readers import Piece
-from ibidem.data.sources import Source, Spec, open_source
-from ibidem.data.tally import Tally
-from ibidem.data.verdicts import read_table
+from ibidem.data.filters import contamination, removals
+from ibidem.data.pipeline import decide, finish
+from ibidem.data.pipeline.decide import read_table
+from ibidem.data.pipeline.finish import Shard
+from ibidem.data.pipeline.prepare import Policies, Step, Task, prepare, prepared_path
+from ibidem.data.sources.open import open_source
+from ibidem.data.sources.readers import Piece
+from ibidem.data.sources.spec import Source, Spec
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.files import write_file
 
 _COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
 """Steps that hold Python's lock for so long that processes are worth starting."""
@@ -91,7 +99,7 @@ def preprocess(config: PreprocessConfig) -> str:
             with artifacts.create(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
                 finish.assemble(draft, plan.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])
-                draft.counts |= tally.as_counts(tally.total(counted), more=_other_counts(sources, work))
+                draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, work))
         found = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **found.counts)
     return summary(found)
@@ -247,11 +255,11 @@ def _decide(plan: _Plan, settled: list[Part], config: PreprocessConfig, engine: 
     parts = settled + [Part(shard.prepared / "sketch.npy", shard.prepared / "kept.arrow") for shard in plan.shards]
     with log.progress("preprocess.deduplicate", None, "documents"):
         found = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
-        requested = verdicts.find_requested(parts, found, len(settled), config.removals, engine)
+        requested = decide.find_requested(parts, found, len(settled), config.removals, engine)
     (plan.work / "verdicts").mkdir(exist_ok=True)
-    verdicts.write_verdicts(parts, found, requested, config.removals, [shard.verdicts for shard in plan.shards])
+    decide.write_verdicts(parts, found, requested, config.removals, [shard.verdicts for shard in plan.shards])
     shutil.rmtree(plan.work / "sets", ignore_errors=True)
-    artifacts.write_file(plan.work / "clusters.json", json.dumps(verdicts.summary(found)))
+    write_file(plan.work / "clusters.json", json.dumps(decide.summary(found)))
 
 
 def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
@@ -262,11 +270,11 @@ def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
     }
 
 
-def _finish(plan: _Plan, engine: Engine) -> list[Tally]:
+def _finish(plan: _Plan, engine: Engine) -> list[Counts]:
     counted = []
     with log.progress("preprocess.finish", len(plan.shards), "shards") as bar:
-        for tally_of_shard in engine.map(finish.finish, plan.shards, processes=False):
-            counted.append(tally_of_shard)
+        for counted_of_shard in engine.map(finish.finish, plan.shards, processes=False):
+            counted.append(counted_of_shard)
             bar.advance()
     return counted
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ibidem import artifacts
-from ibidem.data.spdx import serialize
+from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
 

@@ -18,9 +18,10 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence, models
+from ibidem.evaluation import evidence
 from ibidem.evaluation.config import ChatConfig
-from ibidem.evaluation.subject import subject as subject_of
+from ibidem.inference import models
+from ibidem.inference.model_id import subject as subject_of
 from ibidem.modeling.generate import Sampling
 
 KIND = "responses"

@@ -14,12 +14,12 @@ from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
-from ibidem.evaluation.problems import Problem, by_id
-from ibidem.evaluation.statistics import pass_at_k
-from ibidem.evaluation.subject import Subject
-from ibidem.evaluation.subject import subject as subject_of
+from ibidem.inference.model_id import Subject
+from ibidem.inference.model_id import subject as subject_of
+from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
-from ibidem.sandbox.walls import Limits
+from ibidem.sandbox.problems import Problem, by_id
+from ibidem.statistics import pass_at_k
 
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
@@ -158,7 +158,7 @@ def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> 
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
         return done
-    from ibidem.evaluation.models import open_model
+    from ibidem.inference.models import open_model
     from ibidem.modeling.generate import Sampling
 
     assert config.checkpoint is not None
@@ -212,7 +212,7 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
 
 def _open_judge(config: SandboxConfig) -> Judge:
     limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
-    return Judge(config.workers, limits, walls_of=config.sandbox, image=config.sandbox_image)
+    return Judge(config.workers, limits, sandbox=config.sandbox, image=config.sandbox_image)
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -229,7 +229,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
     if not config.contamination or subject is None or not subject.is_checkpoint:
         return {"contamination": None}
-    from ibidem.data.contamination import Problem as Benchmarked
+    from ibidem.data.filters.contamination import Problem as Benchmarked
     from ibidem.evaluation.contamination import look
 
     texts = [Benchmarked(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]

@@ -6,7 +6,8 @@ from typing import Any
 
 from ibidem import artifacts, log
 from ibidem.data import shards
-from ibidem.data.contamination import ContaminationPolicy, Guard, Problem
+from ibidem.data.filters.contamination import ContaminationPolicy, Guard, Problem
+from ibidem.lineage import walk
 
 
 def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None:
@@ -43,7 +44,7 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
     """Find the datasets that the tokens were made of; none if one of them is not there as it was."""
     found: dict[str, artifacts.Artifact] = {}
     kinds: dict[int, str] = {}
-    for depth, state, node in artifacts.lineage(checkpoint):
+    for depth, state, node in walk(checkpoint):
         kinds[depth] = node.kind if isinstance(node, artifacts.Artifact) else node.role
         if kinds.get(depth - 1) != "tokens" or kinds[depth] == "tokenizer":
             continue

@@ -17,11 +17,12 @@ from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import models
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
-from ibidem.evaluation.subject import Subject
-from ibidem.evaluation.subject import subject as subject_of
+from ibidem.files import write_file
+from ibidem.inference import models
+from ibidem.inference.model_id import Subject
+from ibidem.inference.model_id import subject as subject_of
 from ibidem.page import Html, document, join, line_chart, table, tag
 
 WHOLE = "all"
@@ -53,8 +54,8 @@ def dashboard(config: DashboardConfig) -> str:
                 if not measured:
                     raise DataError(f"data {data}: there is no text to measure")
                 rows += measured
-                artifacts.write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    artifacts.write_file(page, document("Perplexity", *sections(rows)))
+                write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    write_file(page, document("Perplexity", *sections(rows)))
     return f"{page}: {len({row['checkpoint_digest'] for row in rows})} checkpoints, {len(rows)} figures"
 
 

@@ -24,10 +24,11 @@ from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence, models
+from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
-from ibidem.evaluation.entailment import Entailment, calibrate, open_entailment
-from ibidem.evaluation.subject import subject as subject_of
+from ibidem.grounding.support import Entailment, calibrate, open_entailment
+from ibidem.inference import models
+from ibidem.inference.model_id import subject as subject_of
 from ibidem.modeling.generate import Sampling
 
 TASK = "doc-qa"

@@ -4,7 +4,6 @@
 <output-dir>/items.jsonl     an item a line; every figure follows from them, and the gate counts it again
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -141,10 +140,3 @@ def _refuse_constant(word: str) -> float:
 def mean(values: Sequence[float]) -> float | None:
     """Average; None of nothing."""
     return sum(values) / len(values) if values else None
-
-
-def digest_of_folder(folder: Path) -> str:
-    """Hash the names and contents of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = "".join(f"{artifacts.sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ibidem import artifacts, log
+from ibidem import log
 from ibidem.artifacts import Input
-from ibidem.data.benchmarks import benchmark_files
+from ibidem.data.filters.benchmarks import benchmark_files
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
-from ibidem.evaluation.problems import Problem, by_id
-from ibidem.evaluation.problems import human_eval as read_problems
+from ibidem.files import write_file
+from ibidem.sandbox.problems import Problem, by_id
+from ibidem.sandbox.problems import human_eval as read_problems
 
 TASK = "human-eval"
 OFFICIAL_TIMEOUT_S = 3.0
@@ -40,7 +41,7 @@ def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
         if item["passed"] != (result == "passed")
     ]
     path = config.output_dir.with_name(f"{config.output_dir.name}.official.jsonl")
-    artifacts.write_file(path, evidence.lines_of(rows))
+    write_file(path, evidence.lines_of(rows))
     passed = sum(result == "passed" for result in official)
     return f"official evaluator: {passed} of {len(items)} passed, {len(rows)} disagreements; {path}"
 

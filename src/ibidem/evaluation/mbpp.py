@@ -5,8 +5,8 @@ from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import MbppConfig
 from ibidem.evaluation.human_eval import benchmark
-from ibidem.evaluation.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
-from ibidem.evaluation.problems import mbpp as read_problems
+from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
+from ibidem.sandbox.problems import mbpp as read_problems
 
 TASK = "mbpp"
 

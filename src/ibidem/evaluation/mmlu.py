@@ -14,12 +14,13 @@ from typing import NamedTuple
 from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.config import settings
-from ibidem.data.contamination import Problem
+from ibidem.data.filters.contamination import Problem
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import contamination, evidence, models
+from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
-from ibidem.evaluation.subject import Subject
-from ibidem.evaluation.subject import subject as subject_of
+from ibidem.inference import models
+from ibidem.inference.model_id import Subject
+from ibidem.inference.model_id import subject as subject_of
 
 TASK = "mmlu"
 LETTERS = "ABCD"

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ibidem import artifacts, log
+from ibidem import log
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
-from ibidem.evaluation.models import LanguageModel, open_model
+from ibidem.files import write_file
+from ibidem.inference.models import LanguageModel, open_model
 
 
 def perplexity(config: PerplexityConfig) -> str:
@@ -50,7 +51,7 @@ def perplexity(config: PerplexityConfig) -> str:
         **measure(model, _texts(corpus, config), window=window, stride=stride),
     }
     if config.output is not None:
-        artifacts.write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     log.event("evaluate.perplexity", **result)
     bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
     return (

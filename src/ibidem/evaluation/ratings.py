@@ -19,7 +19,7 @@ from ibidem.errors import DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
-from ibidem.evaluation.statistics import krippendorff_alpha
+from ibidem.statistics import krippendorff_alpha
 
 TASK = "ratings"
 PEOPLE = 2

@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from ibidem.sandbox import frames, values
+from ibidem.sandbox import messages, values
 
 MODULE = "program"
 LONGEST_MESSAGE = 500
@@ -71,13 +71,13 @@ class Jail:
 
 def serve(channel: int) -> NoReturn:
     """Run the program that the first message brings, then answer calls until the other side is gone."""
-    jail, reader = Jail(), frames.Reader(channel)
+    jail, reader = Jail(), messages.Reader(channel)
     while True:
         try:
             request = reader.receive()
         except EOFError:
             os._exit(0)
-        frames.send(channel, jail.answer(request))
+        messages.send(channel, jail.answer(request))
 
 
 def rehearse() -> None:

@@ -24,12 +24,12 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from ibidem.errors import SandboxError
-from ibidem.sandbox import frames, keeper, seccomp, selftest, walls
+from ibidem.sandbox import isolation, messages, seccomp, selftest, supervisor
+from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.program import Kind, Program, Verdict
-from ibidem.sandbox.walls import Limits
 
 SOURCE = Path(__file__).resolve().parents[2]
-BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from ibidem.sandbox.keeper import main; main()"
+BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from ibidem.sandbox.supervisor import main; main()"
 PYTHON_FLAGS = ("-s", "-S", "-P", "-c", BOOT)
 DOCKER = "docker"
 CLOCK_SLACK_S = 0.3  # the kernel accounts for a little less than it enforces
@@ -40,25 +40,25 @@ REMEDY = (
 
 
 class Judge:
-    """A pool of keepers, each with a pair of warm jails; use it as a context.
+    """A pool of supervisors, each with a pair of warm jails; use it as a context.
 
     Raises:
         SandboxError: no jail can be made here, or one of them does not hold what it must.
     """
 
     def __init__(
-        self, workers: int = 2, limits: Limits | None = None, *, walls_of: str = keeper.NAMESPACES, image: str = ""
+        self, workers: int = 2, limits: Limits | None = None, *, sandbox: str = supervisor.NAMESPACES, image: str = ""
     ) -> None:
         self._limits = limits or Limits()
-        _check_platform(walls_of)
-        command = _command(walls_of, self._limits, image)
-        self._start = partial(_Keeper, command)
-        self._has_namespaces = walls_of == keeper.NAMESPACES
-        self._idle: SimpleQueue[_Keeper | None] = SimpleQueue()
-        self._keepers: list[_Keeper] = []
+        _check_platform(sandbox)
+        command = _command(sandbox, self._limits, image)
+        self._start = partial(_Supervisor, command)
+        self._has_namespaces = sandbox == supervisor.NAMESPACES
+        self._idle: SimpleQueue[_Supervisor | None] = SimpleQueue()
+        self._supervisors: list[_Supervisor] = []
         try:
-            self._keepers = [self._start() for _ in range(workers)]
-            for each in self._keepers:
+            self._supervisors = [self._start() for _ in range(workers)]
+            for each in self._supervisors:
                 self._prove(each)
                 self._idle.put(each)
         except BaseException:
@@ -75,7 +75,7 @@ class Judge:
 
     def close(self) -> None:
         """Let go of all jails."""
-        for each in self._keepers:
+        for each in self._supervisors:
             each.stop()
 
     def judge(self, program: Program) -> Verdict:
@@ -83,9 +83,9 @@ class Judge:
         each = self._idle.get() or self._renew()
         try:
             verdict = self._judge_with(each, program)
-        except BaseException:  # a keeper that still owes an answer must not answer the next question
+        except BaseException:  # a supervisor that still owes an answer must not answer the next question
             each.stop()
-            self._keepers.remove(each)
+            self._supervisors.remove(each)
             self._idle.put(None)
             raise
         self._idle.put(each)
@@ -94,13 +94,13 @@ class Judge:
     def verdicts(self, programs: Iterable[Program]) -> Iterator[Verdict]:
         """Judge many, side by side; the verdicts come in the order of the programs."""
         waiting = iter(programs)
-        ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * len(self._keepers))]
+        ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * len(self._supervisors))]
         while ahead:
             verdict = ahead.pop(0).result()
             ahead += [self._threads.submit(self.judge, program) for program in islice(waiting, 1)]
             yield verdict
 
-    def _renew(self) -> "_Keeper":
+    def _renew(self) -> "_Supervisor":
         each = None
         try:
             each = self._start()
@@ -110,20 +110,20 @@ class Judge:
             if each is not None:
                 each.stop()
             raise
-        self._keepers.append(each)
+        self._supervisors.append(each)
         return each
 
-    def _prove(self, each: "_Keeper") -> None:
+    def _prove(self, each: "_Supervisor") -> None:
         each.wait_until_ready()
         selftest.check(partial(self._judge_with, each), has_namespaces=self._has_namespaces)
 
-    def _judge_with(self, each: "_Keeper", program: Program) -> Verdict:
+    def _judge_with(self, each: "_Supervisor", program: Program) -> Verdict:
         said, end = each.run(asdict(program))
         return _verdict(said, end, self._limits)
 
 
-class _Keeper:
-    """A keeper process and the two pipes to it."""
+class _Supervisor:
+    """A supervisor process and the two pipes to it."""
 
     def __init__(self, command: list[str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
@@ -136,7 +136,7 @@ class _Keeper:
             raise SandboxError(f"{command[0]} cannot be started: {error.strerror}") from None
         assert self._process.stdout is not None
         self._jobs, self._in_container = 0, command[0] == DOCKER
-        self._reader = frames.Reader(self._process.stdout.fileno())
+        self._reader = messages.Reader(self._process.stdout.fileno())
 
     def wait_until_ready(self) -> None:
         """Wait until the walls stand."""
@@ -147,21 +147,21 @@ class _Keeper:
             raise SandboxError(f"no jail can be made here: {self._complaint()}{remedy}") from None
 
     def run(self, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Give the referee's verdict, if it came to one, and the keeper's account."""
+        """Give the referee's verdict, if it came to one, and the supervisor's account."""
         self._jobs += 1
         try:
-            frames.send(self._in, json.dumps({**job, "number": self._jobs}).encode())
+            messages.send(self._in, json.dumps({**job, "number": self._jobs}).encode())
             first = json.loads(self._reader.receive())
             said, end = (first, json.loads(self._reader.receive())) if "kind" in first else (None, first)
         except (OSError, EOFError):
             self._process.kill()
-            raise SandboxError(f"the keeper of the jails has died: {self._complaint()}") from None
+            raise SandboxError(f"the supervisor of the jails has died: {self._complaint()}") from None
         if said is not None and said["number"] != self._jobs:
             raise SandboxError(f"the verdict on job {said['number']} came for job {self._jobs}")
         return said, end
 
     def stop(self) -> None:
-        """End the keeper: its jails end with it."""
+        """End the supervisor: its jails end with it."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -184,20 +184,23 @@ class _Keeper:
         return told or f"it ended with code {self._process.wait(timeout=5)}"
 
 
-def _check_platform(walls_of: str) -> None:
-    if walls_of == keeper.NAMESPACES and not (sys.platform == "linux" and seccomp.supported()):
+def _check_platform(sandbox: str) -> None:
+    if sandbox == supervisor.NAMESPACES and not (sys.platform == "linux" and seccomp.supported()):
         raise SandboxError(
             "running model-written code needs Linux namespaces on x86-64 or ARM64; use --sandbox docker here"
         )
 
 
-def _command(walls_of: str, limits: Limits, image: str) -> list[str]:
-    setup: dict[str, Any] = {"walls": walls_of, "packages": (), "limits": limits._asdict()}
-    if walls_of == keeper.NAMESPACES:
-        setup["packages"] = walls.numpy_folders()
+def _command(sandbox: str, limits: Limits, image: str) -> list[str]:
+    setup: dict[str, Any] = {"sandbox": sandbox, "packages": (), "limits": limits._asdict()}
+    if sandbox == supervisor.NAMESPACES:
+        setup["packages"] = isolation.numpy_folders()
         python = getattr(sys, "_base_executable", sys.executable)
         return [python, *PYTHON_FLAGS, json.dumps(setup), str(SOURCE)]
-    user, scratch = f"{walls.NOBODY}:{walls.NOBODY}", f"{walls.SCRATCH}:size={limits.scratch_bytes},uid={walls.NOBODY}"
+    user, scratch = (
+        f"{isolation.NOBODY}:{isolation.NOBODY}",
+        f"{isolation.SCRATCH}:size={limits.scratch_bytes},uid={isolation.NOBODY}",
+    )
     hard = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", f"--user={user}"]
     hard += ["--pids-limit=16", f"--memory={3 * limits.memory_bytes}", f"--tmpfs={scratch},nosuid,nodev,noexec"]
     code = ["--volume", f"{SOURCE / 'ibidem'}:/ibidem/ibidem:ro", "--env=PYTHONHASHSEED=0"]

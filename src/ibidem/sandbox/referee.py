@@ -16,7 +16,7 @@ import traceback
 from functools import partial
 from typing import Any, NoReturn
 
-from ibidem.sandbox import frames, values
+from ibidem.sandbox import messages, values
 
 TESTS = "tests"
 READ, DONE = b"r", b"d"
@@ -33,7 +33,7 @@ class Link:
     """The line to the candidate; counts its answers and remembers the first fault."""
 
     def __init__(self, channel: int) -> None:
-        self._channel, self._reader = channel, frames.Reader(channel, MAX_ANSWER)
+        self._channel, self._reader = channel, messages.Reader(channel, MAX_ANSWER)
         self.answers = 0
         self.fault: tuple[str, str] | None = None
         self.raised: BaseException | None = None
@@ -76,7 +76,7 @@ class Link:
     def _exchange(self, request: tuple[Any, ...]) -> tuple[str, Any, Any]:
         """Ask; of an answer that tells of an exception, both parts are text."""
         try:
-            frames.send(self._channel, values.dumps(request, _reference))
+            messages.send(self._channel, values.dumps(request, _reference))
         except values.Unsendable as error:
             if request[0] == "run":
                 self.fail("answer", f"the program is too long: {error}")
@@ -132,9 +132,9 @@ class Remote:
 
 def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoReturn:
     """Judge the job that waits in `jobs` for every candidate that is handed over on `control`."""
-    import random  # by the keeper already, in its own way
+    import random  # by the supervisor already, in its own way
 
-    state, waiting = random.getstate(), frames.Reader(jobs)
+    state, waiting = random.getstate(), messages.Reader(jobs)
     while True:
         _, (channel,), _, _ = socket.recv_fds(control, 1, 1)
         started, hard = time.process_time(), resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -147,7 +147,7 @@ def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoRet
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > GROWN_KB:
             gc.collect()  # cycles of what a program answered
         used = {"cpu_s": time.process_time() - started, "peak_kb": _peak_kb()}
-        frames.send(verdicts, json.dumps({**verdict, **used}).encode())
+        messages.send(verdicts, json.dumps({**verdict, **used}).encode())
         os.write(control.fileno(), DONE)
 
 

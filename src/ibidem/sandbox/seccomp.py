@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 
-from ibidem.sandbox import kernel
+from ibidem.sandbox import syscalls
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 
@@ -145,10 +145,10 @@ Instruction = tuple[int, int, int, int]
 
 def supported() -> bool:
     """Tell whether the machine's system calls are known."""
-    return kernel.MACHINE in _AUDIT_ARCH
+    return syscalls.MACHINE in _AUDIT_ARCH
 
 
-def program(pid: int, more: tuple[str, ...] = (), machine: str = kernel.MACHINE) -> bytes:
+def program(pid: int, more: tuple[str, ...] = (), machine: str = syscalls.MACHINE) -> bytes:
     """Write the filter of the process `pid` (as it sees itself) as an array of struct sock_filter."""
     column = _MACHINES.index(machine)
     lines: list[Instruction] = [
@@ -218,7 +218,7 @@ class Filter:
         """
         for place in self._places:
             struct.pack_into("=I", self._code, place, os.getpid())
-        kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._address, 0, 0)
+        syscalls.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._address, 0, 0)
 
 
 def _only(number: int, *, argument: int, values: tuple[int, ...]) -> list[Instruction]:

@@ -2,7 +2,7 @@
 
 import json
 
-from ibidem import artifacts
+from ibidem.files import write_file
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.serving.config import GenerateConfig
@@ -22,5 +22,5 @@ def generate(config: GenerateConfig) -> str:
         {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
-    artifacts.write_file(config.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_file(config.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return f"{config.output}: {len(rows)} completions"

@@ -24,6 +24,8 @@ from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.blend import num_documents, size_of
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.files import sha256_of, write_file
+from ibidem.lineage import walk
 from ibidem.page import (
     Html,
     Point,
@@ -96,7 +98,7 @@ class Run:
     @cached_property
     def lineage(self) -> list[tuple[int, str, Input | Artifact]]:
         """The graph of inputs, as `artifacts.lineage` walks it."""
-        return artifacts.lineage(self.checkpoint.path)
+        return walk(self.checkpoint.path)
 
     def find(self, kind: str) -> Artifact | None:
         """Give the first artifact of a kind among what the checkpoint was made from."""
@@ -137,7 +139,7 @@ def report(config: ReportConfig) -> str:
         "Time": bars(run.stages, duration),
     }
     body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
-    artifacts.write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
+    write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
     return f"{config.output}: the report of {run.checkpoint.path}"
 
 
@@ -225,7 +227,7 @@ def _check_output(path: Path) -> None:
 def _intact(artifact: Artifact, name: str) -> Path | None:
     """Find a file of an artifact, if it is still the one that the manifest names."""
     path = artifact.path / name
-    is_whole = name in artifact.files and path.is_file() and artifacts.sha256_of(path) == artifact.files[name].sha256
+    is_whole = name in artifact.files and path.is_file() and sha256_of(path) == artifact.files[name].sha256
     return path if is_whole else None
 
 

@@ -1,0 +1,90 @@
+"""Counts of documents, kept in the manifest: they add up over shards, and what is removed later is taken off again."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ibidem.files import write_file
+
+ASPECTS = ("license", "language", "natural_language", "category", "source")
+Counts = Counter[tuple[str, str]]
+"""Numbers by (what is counted, its value); the value is empty for a plain sum."""
+
+
+def count_kept(facts: pa.Table, num_bytes: int) -> Counts:
+    """Count rows of a shard, by every column but the text, and the bytes of their texts."""
+    counted: Counts = Counter({("kept", ""): len(facts), ("bytes", ""): num_bytes})
+    counted["chars", ""] = pc.sum(facts["num_chars"]).as_py() or 0
+    for aspect in ASPECTS:
+        for value in facts[aspect].value_counts().to_pylist():
+            counted[aspect, value["values"] or "none"] += value["counts"]
+    _, bits = np.frexp(facts["num_chars"].to_numpy().astype(np.float64))
+    for length, count in enumerate(np.bincount(bits).tolist()):
+        counted["lengths", f"{2**length}"] += count
+    for scrubbed in facts["scrubbed"].to_pylist():
+        for kind, count in scrubbed:
+            counted["scrubbed", kind] += count
+    return counted
+
+
+def count_dropped(rows: pa.Table) -> Counts:
+    """Count rows that describe dropped documents."""
+    return Counter(
+        {("dropped", value["values"]): value["counts"] for value in rows["reason"].value_counts().to_pylist()}
+    )
+
+
+def to_manifest(counted: Counts, *, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the counts of a manifest: the largest first, equal ones by name.
+
+    Kept + dropped + quarantined = read is asserted.
+    """
+    counts: dict[str, Any] = {name: counted[name, ""] for name in ("read", "kept", "quarantined", "chars", "bytes")}
+    counts["license_unstated"] = counted["license", "none"]
+    for name in ("dropped", "scrubbed", *ASPECTS):
+        counts[name] = _of(counted, name)
+    counts["lengths"] = {
+        str(bound): counted["lengths", str(bound)] for bound in sorted(map(int, _of(counted, "lengths")))
+    }
+    assert counts["kept"] + sum(counts["dropped"].values()) + counts["quarantined"] == counts["read"]
+    return counts | dict(more)
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> Counts:
+    """Read the counts of a manifest back."""
+    counted: Counts = Counter()
+    for name in ("read", "kept", "quarantined", "chars", "bytes"):
+        counted[name, ""] = manifest[name]
+    for name in ("dropped", "scrubbed", "lengths", *ASPECTS):
+        for value, count in manifest[name].items():
+            counted[name, value] = count
+    return counted
+
+
+def total_of(parts: Iterable[Counts]) -> Counts:
+    """Add counts up."""
+    result: Counts = Counter()
+    for counted in parts:
+        result.update(counted)
+    return result
+
+
+def write_counts(path: Path, counted: Counts) -> None:
+    """Write counts, whole or not at all."""
+    write_file(path, json.dumps([[what, value, number] for (what, value), number in counted.items()]))
+
+
+def read_counts(path: Path) -> Counts:
+    """Read counts that were written."""
+    return Counter({(what, value): number for what, value, number in json.loads(path.read_text(encoding="utf-8"))})
+
+
+def _of(counted: Counts, name: str) -> dict[str, int]:
+    found = [(value, count) for (what, value), count in counted.items() if what == name and count]
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,185 @@
+"""Keep evaluation problems out of the training data.
+
+    quoted      a document holds half of the 10-word runs of a problem's statement or solution
+    rewritten   a short document as a whole is like a problem: Jaccard similarity of the 5-word shingles of 0.5
+
+Runs that several problems share ("write a function to", license texts) tell nothing and do not count.
+Sources: Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams); Li et al. 2023, arXiv:2305.06161, section 3 (what
+holds a docstring or a solution of HumanEval or MBPP is removed); Touvron et al. 2023, arXiv:2307.09288, appendix A.6
+(share of a sample's tokens that stand in runs of 10).
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ibidem.artifacts import Input
+from ibidem.config import configuration
+from ibidem.data.filters.benchmarks import HUMAN_EVAL, benchmark_files
+from ibidem.errors import ConfigError
+from ibidem.records import Drop, DropReason
+
+STATEMENT_COLUMNS = ("prompt", "text", "question")
+SOLUTION_COLUMNS = ("canonical_solution", "code", "solution", "answer")
+ID_COLUMNS = ("task_id", "id", "name")
+MOST_SHARING = 2  # problems: a run that more of them share is boilerplate
+LEAST_RUNS = 3
+
+Hashes = NDArray[np.uint64]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@configuration
+class ContaminationPolicy:
+    """Which evaluation problems must not occur in the data."""
+
+    benchmarks: tuple[str, ...] = ()
+    """human-eval, for the problems of the installed human_eval package; or the path of a JSON-lines or Parquet file,
+    or a folder of them, whose columns prompt, text, question, canonical_solution, code, solution hold problems."""
+    run_words: Annotated[int, Field(ge=5)] = 10
+    """Words of a run (Llama 2: 10; GPT-3: 13)."""
+    quoted: Share = 0.5
+    """Share of the runs of a statement or a solution that a document must hold (ours: half)."""
+    rewritten: Share = 0.5
+    """Jaccard similarity between a document and a problem (ours; 0.8 is a near duplicate)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of a benchmark."""
+
+    name: str
+    texts: tuple[str, ...]
+    """Statement and solution."""
+
+
+class Guard:
+    """Finds evaluation problems in documents."""
+
+    def __init__(self, policy: ContaminationPolicy, problems: Sequence[Problem] | None = None) -> None:
+        from ibidem.data.text import shingles
+
+        problems = load_problems(policy) if problems is None else problems
+        self._policy, self._shingles = policy, shingles
+        parts = [(problem.name, text) for problem in problems for text in problem.texts]
+        wholes = [(problem.name, "\n".join(problem.texts)) for problem in problems]
+        self._quoted = _Index(parts, policy.run_words, MOST_SHARING)
+        self._rewritten = _Index(wholes, shingles.SHINGLE_WORDS, len(wholes))
+        self._most_words = 2 * max((len(shingles.word_hashes(text.encode())) for _, text in wholes), default=0)
+
+    def __call__(self, text: bytes) -> Drop | None:
+        """Name a problem that a UTF-8 text holds."""
+        return next((drop for _, drop in self.hits(text)), None)
+
+    def unchecked(self) -> set[str]:
+        """Name the problems that no document could be found to hold: too short, or like too many others."""
+        parts = [*self._quoted.parts, *self._rewritten.parts]
+        return {part.name for part in parts} - {part.name for part in parts if part.size}
+
+    def hits(self, text: bytes) -> Iterator[tuple[str, Drop]]:
+        """Name every problem that a UTF-8 text holds, once for each way in which it does."""
+        words = self._shingles.word_hashes(text)
+        for part, shared in self._quoted.shared(words):
+            if shared >= min(LEAST_RUNS, part.size) and shared / part.size >= self._policy.quoted:
+                detail = f"{part.name}: {shared} of {part.size} runs of {self._policy.run_words} words"
+                yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
+        if len(words) <= self._most_words:
+            found = self._rewritten.shared(words)
+            likely = [(part, shared) for part, shared in found if shared / part.size >= self._policy.rewritten]
+            size = len(self._shingles.shingle_set(text)) if likely else 0
+            for part, shared in likely:
+                similarity = shared / (part.size + size - shared)
+                if similarity >= self._policy.rewritten:
+                    detail = f"{part.name}: rewritten"
+                    yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=similarity)
+
+
+def as_inputs(policy: ContaminationPolicy) -> list[Input]:
+    """Name the benchmarks as inputs, with digests of their content."""
+    return [
+        replace(Input.of_file("benchmark", path), name=f"{name}: {path.name}")
+        for name in policy.benchmarks
+        for path in benchmark_files(name)
+    ]
+
+
+def load_problems(policy: ContaminationPolicy) -> list[Problem]:
+    """Read the problems of all benchmarks.
+
+    Raises:
+        ConfigError: a benchmark is not there, cannot be read, or holds no problem.
+    """
+    return [problem for name in policy.benchmarks for problem in _problems(name)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    size: int
+
+
+class _Index:
+    """Runs of words of several texts: which stand in a document, and whose they are."""
+
+    def __init__(self, texts: Sequence[tuple[str, str]], run_words: int, most_sharing: int) -> None:
+        from ibidem.data.text import shingles
+
+        self._run_words, self._runs = run_words, shingles.runs
+        words = [shingles.word_hashes(text.encode()) for _, text in texts]
+        runs = [np.unique(self._runs(own, run_words)) if len(own) >= run_words else own[:0] for own in words]
+        owners: dict[int, set[int]] = {}
+        for number, own in enumerate(runs):
+            for run in own.tolist():
+                owners.setdefault(run, set()).add(number)
+        self._owners = {run: own for run, own in owners.items() if len({texts[n][0] for n in own}) <= most_sharing}
+        sizes = Counter(number for own in self._owners.values() for number in own)
+        self.parts = [_Part(name, sizes[number]) for number, (name, _) in enumerate(texts)]
+        self._known = shingles.HashSet(np.fromiter(self._owners, np.uint64, len(self._owners)))
+
+    def shared(self, words: Hashes) -> list[tuple[_Part, int]]:
+        """Give each text that shares runs with a document, and how many."""
+        if len(words) < self._run_words:
+            return []
+        runs = self._runs(words, self._run_words)
+        known = set(runs[self._known.has(runs)].tolist())
+        found = Counter(number for run in known for number in self._owners[run])
+        return [(self.parts[number], count) for number, count in sorted(found.items())]
+
+
+def _problems(name: str) -> Iterator[Problem]:
+    for path in benchmark_files(name):
+        count = 0
+        for number, row in enumerate(_rows(path), start=1):
+            columns = [*STATEMENT_COLUMNS, *SOLUTION_COLUMNS]
+            texts = tuple(row[column] for column in columns if isinstance(row.get(column), str) and row[column].strip())
+            if texts:
+                key = next((row[column] for column in ID_COLUMNS if row.get(column) is not None), number)
+                count += 1
+                yield Problem(f"{path.stem if name != HUMAN_EVAL else name} {key}", texts)
+        if not count:
+            wanted = ", ".join((*STATEMENT_COLUMNS, *SOLUTION_COLUMNS))
+            raise ConfigError(f"contamination: {path} holds no problem; its columns should be some of {wanted}")
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        if path.name.endswith(".parquet"):
+            yield from pq.read_table(path).to_pylist()
+            return
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line) if line.strip() else {}
+                if isinstance(row, dict):
+                    yield row
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"contamination: {path} cannot be read: {' '.join(str(error).split())[:160]}") from None

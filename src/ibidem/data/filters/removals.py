@@ -1,0 +1,222 @@
+"""Requests for removal: who asked for what to leave the corpus, and which documents that means.
+
+A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
+
+    {"kind": "repo", "value": "owner/name"}             every file of a repository or package
+    {"kind": "owner", "value": "owner"}                 every repository of an owner
+    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` may be left out
+    {"kind": "url", "value": "https://example.org/blog"}            everything below an address
+    {"kind": "swhid", "value": "swh:1:cnt:..."}         a content, by its Software Heritage identifier
+    {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as it stands in a shard
+    {"kind": "record", "value": "..."}                  a document, by the source's own id
+    {"kind": "text", "value": "..."}                    whatever holds most of this text
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import translate
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import yaml
+from pydantic import Field
+
+from ibidem.artifacts import Input
+from ibidem.config import configuration, suggest
+from ibidem.errors import ConfigError
+
+Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
+ROLE = "removals"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NOUNS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
+"""Columns that requests are matched with."""
+
+_HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request."""
+
+    kind: Kind
+    value: str
+    repo: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Name it by its content, so that the same request has the same name in every file."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def tombstone(self) -> dict[str, str | None]:
+        """Describe it without the text that shall be forgotten."""
+        value = f"sha256:{hashlib.sha256(self.value.encode()).hexdigest()}" if self.kind == "text" else self.value
+        return {"id": self.id, "kind": self.kind, "value": value, "repo": self.repo}
+
+
+@configuration
+class RemovalPolicy:
+    """Which documents leave the corpus because somebody asked."""
+
+    requests: tuple[Path, ...] = ()
+    """Files of requests, JSON lines or YAML."""
+    duplicates: Literal["cluster", "requested"] = "cluster"
+    """cluster: near duplicates of a requested document leave with it; requested: they stay. Either way none that was
+    dropped as its duplicate takes its place."""
+    containment: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the 5-word shingles of a requested text that a document must hold."""
+
+
+def load_requests(paths: Sequence[Path]) -> list[Request]:
+    """Read files of requests, each request once.
+
+    Raises:
+        ConfigError: a file cannot be read, or a request is not understood; names file and line.
+    """
+    found = {request.id: request for path in paths for request in _read(path)}
+    return [found[key] for key in sorted(found)]
+
+
+def as_inputs(ids: Sequence[str]) -> list[Input]:
+    """Name requests, given by their ids, as an input: by what they ask for and not by the files they stand in."""
+    if not ids:
+        return []
+    digest = hashlib.sha256("".join(ids).encode()).hexdigest()
+    return [Input(ROLE, f"sha256:{digest}", f"{len(ids)} requests", is_artifact=False)]
+
+
+class Matcher:
+    """Tells which request names a document."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.texts = [request for request in requests if request.kind == "text"]
+        self._exact: dict[tuple[str, str | None], list[str]] = {}
+        for request in requests:
+            value = request.value if request.kind == "record" else request.value.lower()
+            self._exact.setdefault((request.kind, value), []).append(request.id)
+        globs = [(translate(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
+        self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
+        self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
+        self._prefixes: dict[str, list[str]] = {}
+        for request in requests:
+            if request.kind == "url":
+                self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
+        self.is_needed = len(self.texts) < len(requests)
+
+    def find(self, nouns: Mapping[str, Any]) -> str | None:
+        """Give the least id of the requests that name a document with these NOUNS, text requests aside."""
+        return min(self._matches(nouns), default=None)
+
+    def find_all(self, nouns: Mapping[str, Any]) -> set[str]:
+        """Give the ids of all requests that name a document with these NOUNS, text requests aside."""
+        return set(self._matches(nouns))
+
+    def find_texts(self, text: bytes, containment: float) -> list[str]:
+        """Give the ids of the requested texts of which a document holds the given share, in order."""
+        from ibidem.data.text import shingles
+
+        own = shingles.shingle_set(text)
+        return [key for key, some in self._wanted if shingles.num_shared(some, own) >= containment * len(some)]
+
+    @cached_property
+    def _wanted(self) -> list[tuple[str, Any]]:
+        from ibidem.data.text import shingles
+
+        return [(request.id, shingles.shingle_set(request.value.encode())) for request in self.texts]
+
+    def _matches(self, nouns: Mapping[str, Any]) -> Iterator[str]:
+        repo = (nouns["repo"] or "").lower()
+        owner = repo.partition("/")[0] if "/" in repo else ""
+        hashes = [("sha256", nouns["sha256"]), ("sha256", nouns["raw_sha256"]), ("swhid", nouns["swhid"])]
+        for key in [("record", nouns["record"]), *hashes, ("repo", repo), ("owner", owner)]:
+            yield from self._exact.get(key, ())
+        if self._globs and nouns["path"] and self._any_glob.match(nouns["path"]):
+            yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(nouns["path"]))
+        if self._prefixes:
+            yield from self._below(nouns["url"], repo)
+
+    def _below(self, url: str | None, repo: str) -> Iterator[str]:
+        places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
+        places += [f"{host}/{repo}" for host in ("github.com", "gitlab.com")] if "/" in repo else []
+        for place in places:
+            above = place.rstrip("/")
+            while above:
+                yield from self._prefixes.get(above, ())
+                above = above.rpartition("/")[0]
+
+
+def _bare(url: str) -> str:
+    """Cut the scheme and `www.`; host names know no case."""
+    host, slash, path = _SCHEME.sub("", url.strip()).partition("/")
+    return host.lower() + slash + (path.lower() if host.lower() in ("github.com", "gitlab.com") else path)
+
+
+def _read(path: Path) -> Iterator[Request]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix in (".yaml", ".yml"):
+            rows = _listed(yaml.safe_load(text), path)
+        else:
+            rows = [(n, _json(line, f"{path}:{n}")) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    except ConfigError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as requests for removal: {' '.join(str(error).split())[:160]}"
+        ) from None
+    for number, row in rows:
+        yield _request(row, f"{path}:{number}")
+
+
+def _plain(kind: Kind, value: str) -> str:
+    """Spell a value as the columns do, however people write it.
+
+    >>> _plain("repo", "https://github.com/octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
+    ('octo/cat', 'octo', 'a.py')
+    """
+    if kind in ("repo", "owner"):
+        bare = _HOST.sub("", _SCHEME.sub("", value)).strip("/").removesuffix(".git")
+        return bare.removeprefix("@")
+    if kind == "path":
+        return value.removeprefix("./").lstrip("/")
+    if kind == "swhid":
+        return value.partition(";")[0]
+    return value.removeprefix("sha256:") if kind == "sha256" else value
+
+
+def _listed(value: object, path: Path) -> list[tuple[int, Any]]:
+    if not isinstance(value, list | None):
+        raise ConfigError(f"{path}: give a list of requests")
+    return list(enumerate(value or [], start=1))
+
+
+def _json(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+
+
+def _request(row: object, where: str) -> Request:
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: a request is a mapping of kind and value")
+    kind, value, repo = row.get("kind"), row.get("value"), row.get("repo")
+    if kind not in KINDS:
+        hint = suggest(str(kind), KINDS)
+        raise ConfigError(f"{where}: kind {kind!r} is unknown{hint}; one of {', '.join(KINDS)}")
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{where}: value is missing; it must be text")
+    if kind == "text" and len(re.findall(r"\w+", value)) < 5:
+        raise ConfigError(f"{where}: a text of fewer than 5 words would name too much; give more of it")
+    try:
+        f"{value}{repo}".encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: value is not valid Unicode") from None
+    bare = value if kind == "text" else _plain(kind, value.strip())
+    return Request(cast("Kind", kind), bare, repo.strip() if isinstance(repo, str) else None)

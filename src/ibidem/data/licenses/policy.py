@@ -1,0 +1,129 @@
+"""Which license a document has, and whether it may enter.
+
+A license that the file itself states outweighs the metadata of its package, both ways: a GNU grant in an "MIT" package
+is found, a permissive file in a GNU package is recovered. What was decided, and by which words, goes into the row.
+"""
+
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationInfo, field_validator
+
+from ibidem.config import configuration, suggest
+from ibidem.data.licenses import dep5
+from ibidem.data.licenses.headers import header_license
+from ibidem.data.licenses.spdx import (
+    GNU_FAMILIES,
+    UNKNOWN,
+    identifiers,
+    is_denied,
+    is_family,
+    normalize,
+    serialize,
+    texts,
+)
+
+
+class LicenseVerdict(NamedTuple):
+    """What the license of one document is, and whether the document stays (`reason` is None)."""
+
+    expression: str | None
+    raw: str | None
+    reason: str | None
+    detail: str | None
+    evidence: str | None = None
+    """What the expression was read from: `metadata`, `license-file: <path>`, `dep-5: <glob>` or `header: <words>`."""
+
+
+@configuration
+class LicensePolicy:
+    """Which licenses may enter the corpus."""
+
+    denied: tuple[str, ...] = GNU_FAMILIES
+    """License families that are excluded, by metadata or by a header in the file."""
+    allowed: tuple[str, ...] = ()
+    """SPDX identifiers that may enter; none listed means every license that is not denied."""
+    allowed_exceptions: tuple[str, ...] = ()
+    """SPDX exceptions with which a license may enter whatever its family, as Bison-exception-2.2."""
+    unstated: Literal["keep", "drop"] = "keep"
+    """What happens to a source that states no license at all (openwebtext, The Pile): its rows are kept, counted
+    as unstated, or dropped."""
+
+    @field_validator("denied")
+    @classmethod
+    def _families_are_known(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [family for family in families if not is_family(family)]:
+            raise ValueError(f"{unknown[0]!r} is no family of licenses, as GPL or MPL")
+        return families
+
+    @field_validator("allowed", "allowed_exceptions")
+    @classmethod
+    def _identifiers_are_known(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        if not names:
+            return names
+        exceptions = field.field_name == "allowed_exceptions"
+        known = {key.lower(): key for key in identifiers(exceptions=exceptions)}
+        if unknown := [name for name in names if name.lower() not in known]:
+            kind, example = ("exception", "Bison-exception-2.2") if exceptions else ("license", "Apache-2.0")
+            meant = known.get((normalize(unknown[0]) or "").lower())
+            hint = f"; did you mean {meant}?" if meant else suggest(unknown[0], known.values())
+            raise ValueError(f"{unknown[0]!r} is no SPDX identifier of a known {kind}, as {example}{hint}")
+        return names
+
+    def refuses(self, expression: str) -> bool:
+        """Tell whether no choice that the expression leaves open may enter."""
+        return is_denied(expression, self.denied, allowed=self.allowed, allowed_exceptions=self.allowed_exceptions)
+
+
+def judge(
+    raw: object,
+    text: str,
+    policy: LicensePolicy,
+    *,
+    stated: bool,
+    path: str | None = None,
+    evidence: str = "metadata",
+) -> LicenseVerdict:
+    """Decide about one document: denied metadata first, then a denied header, then what is missing or unknown.
+
+    The license that the header states is the one of the file, whatever the metadata says.
+
+    Args:
+        raw: the license as the source supplies it, in any form.
+        text: the whole file; only its head is read.
+        policy: what is denied.
+        stated: the source's schema carries a license column.
+        path: of the file in its package; chooses the stanza of a DEP-5 file.
+        evidence: where `raw` was read.
+    >>> judge("GPLv3", "", LicensePolicy(), stated=True).reason
+    'license.denied'
+    >>> judge("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
+    'header: SPDX-License-Identifier: MIT'
+    """
+    supplied = serialize(raw)
+    header = header_license(text)
+    if header is not None and not policy.refuses(header[0]):
+        return LicenseVerdict(header[0], supplied, None, None, f"header: {header[1]}")
+    expression, evidence = _of_metadata(raw, path, evidence) if stated else (None, "")
+    if expression is not None and policy.refuses(expression):
+        return LicenseVerdict(expression, supplied, "license.denied", expression[:200], evidence)
+    if header is not None:
+        return LicenseVerdict(header[0], supplied, "license.header", header[1], f"header: {header[1]}")
+    if not stated:
+        return LicenseVerdict(None, supplied, "license.unstated" if policy.unstated == "drop" else None, None)
+    if not texts(raw):
+        return LicenseVerdict(None, supplied, "license.missing", None)
+    if expression is None or UNKNOWN in expression:
+        return LicenseVerdict(None, supplied, "license.unknown", _short(evidence, supplied))
+    return LicenseVerdict(expression, supplied, None, None, evidence)
+
+
+def _short(evidence: str, supplied: str | None) -> str:
+    """Say what was not recognized: the license file, or the source's words."""
+    return (evidence if evidence.startswith("license-file:") else supplied or "")[:200]
+
+
+def _of_metadata(raw: object, path: str | None, evidence: str) -> tuple[str | None, str]:
+    if isinstance(raw, str) and dep5.is_dep5(raw):
+        names, glob = dep5.licenses_of(raw, path)
+        return normalize(names), f"dep-5: {glob}" if glob else evidence
+    return normalize(raw), evidence

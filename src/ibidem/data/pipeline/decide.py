@@ -1,0 +1,132 @@
+"""Decide between documents: duplicates, and what leaves with a document whose removal was asked for.
+
+A requested document still stands for its duplicates, so that none of them takes its place; and since it is found only
+after duplicates are, removing it from finished shards gives the same corpus as asking before the first run.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ibidem.data import shards
+from ibidem.data.dedup import Indices, Part, Verdicts, load_sketches
+from ibidem.data.engine import Engine
+from ibidem.data.filters.removals import Matcher, RemovalPolicy, load_requests
+from ibidem.records import DropReason
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("kept", pa.string()),
+        ("similarity", pa.float64()),
+        ("cluster", pa.string()),
+    ]
+)
+CLUSTER_DIGITS = 16
+
+
+def write_verdicts(
+    parts: Sequence[Part], found: Verdicts, requested: dict[int, str], policy: RemovalPolicy, paths: Sequence[Path]
+) -> None:
+    """Write for each open part the rows about which something is to be said.
+
+    Args:
+        parts: all of them, settled ones first.
+        found: which documents are duplicates.
+        requested: request by index of the document.
+        policy: whether near duplicates leave with a requested document.
+        paths: where the verdicts of the last `len(paths)` parts go.
+    """
+    sketches, bounds = load_sketches(parts)
+    hashes = np.concatenate([sketch["sha256"] for sketch in sketches])
+    doomed = {int(found.cluster[index]) for index in requested} - {-1} if policy.duplicates == "cluster" else set()
+    records = _records(parts, bounds, np.unique(found.keeper[found.keeper >= 0]))
+    telling = (found.keeper >= 0) | (found.cluster >= 0)
+    telling[list(requested)] = True
+    for path, start, end in zip(paths, bounds[-len(paths) - 1 :], bounds[-len(paths) :], strict=False):
+        rows = []
+        inside = start + np.flatnonzero(telling[start:end])
+        exact = (hashes[inside] == hashes[found.keeper[inside]]).all(axis=1)  # where there is a keeper
+        for place, index in enumerate(inside.tolist()):
+            keeper, cluster = int(found.keeper[index]), int(found.cluster[index])
+            row: dict[str, Any] = {"row": index - int(start)}
+            if cluster >= 0:
+                row["cluster"] = hashes[cluster].tobytes().hex()[:CLUSTER_DIGITS]
+            if keeper >= 0:
+                row |= {"kept": records[keeper], "similarity": float(found.similarity[index])}
+                row["reason"] = DropReason.DUPLICATE_EXACT if exact[place] else DropReason.DUPLICATE_NEAR
+            elif index in requested:
+                row |= {"reason": DropReason.REMOVAL_REQUESTED, "detail": requested[index]}
+            elif cluster in doomed:
+                row |= {"reason": DropReason.REMOVAL_CLUSTER, "detail": row["cluster"]}
+            rows.append(row)
+        write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def find_requested(
+    parts: Sequence[Part], found: Verdicts, num_settled: int, policy: RemovalPolicy, engine: Engine
+) -> dict[int, str]:
+    """Give the request for each document that one names: by its nouns, or, if it is kept, by its text."""
+    if not policy.requests:
+        return {}
+    _, bounds = load_sketches(parts)
+    open_parts = list(zip(parts, bounds, bounds[1:], strict=False))[num_settled:]
+    requested = {
+        int(start) + row: request
+        for part, start, _ in open_parts
+        for row, request in enumerate(shards.read_column(part.text, "removal").to_pylist())
+        if request is not None
+    }
+    if Matcher(load_requests(policy.requests)).texts:
+        tasks = [
+            (part.text, np.flatnonzero(found.keeper[start:end] < 0), int(start)) for part, start, end in open_parts
+        ]
+        for some in engine.map(partial(find_texts, policy), tasks, processes=False):
+            requested = {index: keys[0] for index, keys in some.items()} | requested
+    return requested
+
+
+def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[int, list[str]]:
+    """Look for the requested texts in some rows of a part; give the requests by index."""
+    path, rows, start = task
+    matcher = Matcher(load_requests(policy.requests))
+    texts = (text.as_buffer().to_pybytes() for some in shards.read_texts(path, rows) for text in some)
+    found = {
+        start + int(row): matcher.find_texts(text, policy.containment) for row, text in zip(rows, texts, strict=True)
+    }
+    return {index: requests for index, requests in found.items() if requests}
+
+
+def summary(found: Verdicts) -> dict[str, int]:
+    """Count clusters and their documents."""
+    _, sizes = np.unique(found.cluster[found.cluster >= 0], return_counts=True)
+    return {"clusters": len(sizes), "documents": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow file."""
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read an Arrow file."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all()
+
+
+def _records(parts: Sequence[Part], bounds: Indices, documents: Indices) -> dict[int, str]:
+    """Give the record of each document, by its index among all the parts; indices ascend."""
+    records: dict[int, str] = {}
+    for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
+        inside = documents[np.searchsorted(documents, start) : np.searchsorted(documents, end)]
+        if len(inside):
+            column = shards.read_column(part.text, "record").take(pa.array(inside - start))
+            records |= zip(inside.tolist(), column.to_pylist(), strict=True)
+    return records

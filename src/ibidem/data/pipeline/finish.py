@@ -1,0 +1,161 @@
+"""From prepared shards and verdicts to the artifact: shards, sketches and the list of what was dropped."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ibidem import artifacts
+from ibidem.data import shards
+from ibidem.data.counts import (
+    Counts,
+    count_dropped,
+    count_kept,
+    read_counts,
+    write_counts,
+)
+from ibidem.data.pipeline.decide import read_table, write_table
+from ibidem.files import flush
+
+
+class Shard(NamedTuple):
+    """One shard on its way: where it was prepared, what was decided, and where it goes."""
+
+    prepared: Path
+    verdicts: Path
+    finished: Path
+    dataset: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/shard-{self.number:05d}.parquet"
+
+
+def finish(shard: Shard) -> Counts:
+    """Write the shard, its sketches and its dropped rows; give its counts."""
+    counts = shard.finished / "counts.json"
+    if not counts.exists():
+        with artifacts.make_folder(shard.finished) as folder:
+            _write(shard, folder)
+    return read_counts(counts)
+
+
+def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
+    """Put the finished shards into the artifact."""
+    for shard in finished:
+        if (shard.finished / "shard.parquet").exists():
+            path = draft.path / shard.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(shard.finished / "shard.parquet", path)
+            os.link(shard.finished / "sketch.npy", shards.sketch_path(path))
+            draft.rows[shard.name] = pq.read_metadata(path).num_rows
+    in_order = sorted(finished, key=attrgetter("dataset", "number"))
+    dropped = (read_table(shard.finished / "dropped.arrow") for shard in in_order)
+    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, dropped)
+    draft.rows[shards.QUARANTINE] = _join(
+        (shard.prepared / shards.QUARANTINE for shard in in_order), draft.path / shards.QUARANTINE
+    )
+    removed = np.concatenate([np.load(shard.finished / shards.REMOVED) for shard in in_order])
+    if len(removed):
+        np.save(draft.path / shards.REMOVED, removed)
+
+
+class Outcome(NamedTuple):
+    """What became of the rows of a shard."""
+
+    kept: Counts
+    """Counts of the rows that stay."""
+    gone: Counts
+    """Counts of the rows that go."""
+    dropped: pa.Table
+    """The rows that go, as DROPPED_SCHEMA has them."""
+    stays: NDArray[np.bool_]
+    """Which rows stay."""
+
+
+def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) -> Outcome:
+    """Write the rows of a shard that stay.
+
+    Args:
+        source: a shard, or rows in an Arrow file.
+        target: the shard that is written; no file if nothing stays.
+        verdicts: `row`, `reason` and, where there is one, `detail`, `kept`, `similarity` and `cluster`; a row that has
+            no reason stays.
+        dataset: the folder of the shard, for the dropped rows.
+    """
+    facts = shards.read_facts(source)
+    if "cluster" in verdicts.column_names:
+        facts = _with_clusters(facts, verdicts)
+    goes = verdicts.filter(pc.is_valid(verdicts["reason"]))
+    stays = np.ones(len(facts), bool)
+    stays[goes["row"].to_numpy()] = False
+    stay, gone = facts.filter(pa.array(stays)), facts.filter(pa.array(~stays))
+    sizes = [np.empty(0, np.int64)]  # of the texts, in bytes
+
+    def staying() -> Iterator[pa.LargeStringArray]:
+        before = 0
+        for batch in shards.read_batches(source, ["text"]):
+            inside = stays[before : before + len(batch)]
+            sizes.append(pc.binary_length(batch["text"]).to_numpy())
+            edges = np.flatnonzero(np.diff(inside, prepend=False, append=False)).tolist()
+            for start, end in zip(edges[::2], edges[1::2], strict=True):  # runs, for they need no copy
+                yield batch["text"].slice(start, end - start)
+            before += len(batch)
+
+    shards.write_shard(target, stay, staying())
+    num_bytes = np.concatenate(sizes)
+    return Outcome(
+        count_kept(stay, int(num_bytes[stays].sum())),
+        count_kept(gone, int(num_bytes[~stays].sum())),
+        _dropped(gone, goes, dataset),
+        stays,
+    )
+
+
+def _with_clusters(facts: pa.Table, verdicts: pa.Table) -> pa.Table:
+    clusters = np.full(len(facts), None, object)
+    clusters[verdicts["row"].to_numpy()] = verdicts["cluster"].to_pylist()
+    return facts.set_column(facts.schema.get_field_index("cluster"), "cluster", pa.array(clusters, pa.string()))
+
+
+def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
+    nothing = pa.nulls(len(gone))
+    known = {name: table[name] for table in (gone, verdicts) for name in table.schema.names}
+    known["dataset"] = pa.array([dataset] * len(gone), pa.string())
+    columns = [known.get(field.name, nothing).cast(field.type) for field in shards.DROPPED_SCHEMA]
+    return pa.table(columns, schema=shards.DROPPED_SCHEMA)
+
+
+def _write(shard: Shard, folder: Path) -> None:
+    verdicts = read_table(shard.verdicts)
+    outcome = write_staying(shard.prepared / "kept.arrow", folder / "shard.parquet", verdicts, shard.dataset)
+    sketches = np.load(shard.prepared / "sketch.npy", mmap_mode="r")
+    removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))
+    np.save(folder / shards.REMOVED, sketches[removed["row"].to_numpy()])
+    if outcome.stays.any():
+        np.save(folder / "sketch.npy", sketches[outcome.stays])
+        flush(folder / "shard.parquet")  # here, where others work meanwhile
+    table = pa.concat_tables([read_table(shard.prepared / "dropped.arrow"), outcome.dropped]).sort_by("position")
+    write_table(folder / "dropped.arrow", table)
+    counts = outcome.kept + count_dropped(table)
+    counts["quarantined", ""] = (shard.prepared / shards.QUARANTINE).read_bytes().count(b"\n")
+    counts["read", ""] = counts["kept", ""] + len(table) + counts["quarantined", ""]
+    write_counts(folder / "counts.json", counts)
+
+
+def _join(paths: Iterable[Path], joined: Path) -> int:
+    count = 0
+    with joined.open("wb") as file:
+        for path in paths:
+            content = path.read_bytes()
+            count += content.count(b"\n")
+            file.write(content)
+    return count

@@ -1,0 +1,102 @@
+"""The corpus that every machine has: Python's standard library and the installed packages, with their licenses."""
+
+import hashlib
+import platform
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from ibidem.artifacts import Input
+from ibidem.data.licenses.spdx import package_license
+from ibidem.data.sources.readers import Piece
+from ibidem.data.sources.spec import Spec, content_digest
+from ibidem.data.text import language
+
+STANDARD_LIBRARY_LICENSE = "PSF-2.0"
+NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution and its source files."""
+
+    name: str
+    version: str
+    license: str | None
+    files: tuple[tuple[str, Path], ...]
+
+
+@dataclass
+class InstalledPackages:
+    """Source and text files of this interpreter, at most `cap_bytes` of each package so that none dominates."""
+
+    spec: Spec
+    cap_bytes: int
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def as_input(self) -> Input:
+        files = [
+            (f"{package.name}=={package.version}/{name}", path)
+            for package in _packages()
+            for name, path in self._within_cap(package)
+        ]
+        return Input("source", content_digest(files), self.spec.name, is_artifact=False)
+
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
+        self.skipped.clear()
+        first = 0
+        for package in _packages():
+            chosen = self._within_cap(package)
+            if over := len(package.files) - len(chosen):
+                self.skipped["over the cap of its package"] += over
+            for name, path in chosen:
+                nouns = {
+                    "record": f"{package.name}=={package.version}/{name}",
+                    "revision": package.version,
+                    "repo": package.name,
+                    "license_raw": package.license,
+                }
+                yield Piece(str(path), name, first, 1, self.spec.name, nouns=nouns, license_stated=True)
+                first += 1
+
+    def _within_cap(self, package: Package) -> list[tuple[str, Path]]:
+        """Choose files by the hash of their names, so that the cap takes no part of the package first."""
+        chosen, size = [], 0
+        for name, path in sorted(package.files, key=lambda file: hashlib.sha256(file[0].encode()).digest()):
+            size_file = path.stat().st_size
+            if size + size_file <= self.cap_bytes:
+                chosen.append((name, path))
+                size += size_file
+        return sorted(chosen)
+
+
+def _packages() -> Iterator[Package]:
+    yield _standard_library()
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    by_name = {found.name.lower(): found for found in metadata.distributions(path=folders) if found.name}
+    for name in sorted(by_name):
+        yield _package(by_name[name])
+
+
+def _standard_library() -> Package:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = (
+        (path.relative_to(root).as_posix(), path)
+        for path in root.rglob("*")
+        if not NOT_THE_LIBRARY.intersection(path.relative_to(root).parts)
+    )
+    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, _sources(files))
+
+
+def _package(found: metadata.Distribution) -> Package:
+    files = ((str(file), Path(str(found.locate_file(file)))) for file in found.files or ())
+    return Package(found.name, found.version, package_license(found.metadata), _sources(files))
+
+
+def _sources(files: Iterator[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
+    return tuple(
+        (name, path) for name, path in files if language.by_name(name) and ".dist-info/" not in name and path.is_file()
+    )

@@ -1,0 +1,191 @@
+"""Files of this machine: a file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ibidem.artifacts import Input
+from ibidem.data.licenses.files import LicenseFiles, Stated
+from ibidem.data.sources.columns import LICENSE
+from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of
+from ibidem.data.sources.spec import Spec, content_digest
+from ibidem.data.text import language
+from ibidem.errors import ConfigError, DataError
+from ibidem.files import is_file, printable
+
+LICENSE_COLUMNS = set(LICENSE)
+DATA_SUFFIXES = tuple(READERS)
+ARROW_METADATA = ("dataset_info.json", "state.json")
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+_WRONG_CHECKSUM = re.compile("CRC check|checksum|incorrect data check", re.IGNORECASE)
+
+
+@dataclass
+class LocalFiles:
+    """A file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
+
+    spec: Spec
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def as_input(self) -> Input:
+        files = list(self._files())
+        stated = filter(None, (self._license_of(name, path) for name, path in files))
+        stating = dict.fromkeys((found.evidence, path) for found in stated for path in found.files)
+        return Input("source", content_digest([*files, *stating]), str(self.spec.name), is_artifact=False)
+
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
+        self.skipped.clear()
+        files = list(self._files(self.skipped))
+        # one data file that states licenses binds the others
+        stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
+        first = 0
+        for name, path in files:
+            license_file = self._license_of(name, path)
+            for row_group, row, count, damage in _parts(path, name, self.spec.column):
+                yield Piece(
+                    path=str(path),
+                    name=name,
+                    first=first,
+                    count=count,
+                    source=self.spec.name,
+                    revision=self.spec.version,
+                    column=self.spec.column,
+                    row_group=row_group,
+                    row=row,
+                    nouns={} if license_file is None else license_file.nouns,
+                    license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
+                    damage=damage,
+                )
+                first += count
+
+    def _license_of(self, name: str, path: Path) -> Stated | None:
+        """Give the license of a plain file by the license file above it; rows of a data file are somebody else's."""
+        return None if name.endswith(DATA_SUFFIXES) or path == Path(self.spec.name) else self._license_files.of(path)
+
+    @cached_property
+    def _license_files(self) -> LicenseFiles:
+        return LicenseFiles(Path(self.spec.name))
+
+    def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
+        skipped = Counter() if skipped is None else skipped
+        root = Path(self.spec.name)
+        if root.is_file():
+            yield printable(root.name), root
+            return
+        if not root.is_dir():
+            raise DataError(f"{root}: neither a file nor a folder")
+        files = _walk(root, skipped)
+        splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
+        if splits and self.spec.split not in splits:
+            raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")
+        for name in files:
+            if name.endswith(DATA_SUFFIXES) and _split_of(name) not in (None, self.spec.split):
+                skipped["another split"] += 1
+            else:
+                yield printable(name), root / name
+
+
+def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int, str | None]]:
+    """Cut a file into parts that can be read alone, as (row group, rows before it, positions, damage)."""
+    suffix = suffix_of(name)
+    if suffix == ".parquet":
+        for group, row, count in _row_groups(path, column):
+            yield group, row, count, None
+    elif suffix == ".arrow":
+        yield None, 0, _num_arrow_rows(path), None
+    elif suffix:
+        yield None, 0, *_num_lines(path)
+    else:
+        yield None, 0, 1, None
+
+
+def _row_groups(path: Path, column: str) -> Iterator[tuple[int | None, int, int]]:
+    try:
+        metadata = pq.read_metadata(path)
+        readable = column in metadata.schema.to_arrow_schema().names
+    except DAMAGE:
+        readable = False
+    if not readable:
+        yield None, 0, 1
+        return
+    row = 0
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        yield group, row, max(1, count)
+        row += count
+
+
+def _num_arrow_rows(path: Path) -> int:
+    """Count the rows that stand before any damage, and the damage as one more."""
+    count = 0
+    try:
+        with open_arrow(path) as (_, batches):
+            for batch in batches:
+                count += batch.num_rows
+    except DAMAGE:
+        count += 1
+    return count
+
+
+def _num_lines(path: Path) -> tuple[int, str | None]:
+    """Count the lines that stand before any damage, and the damage as one more; a wrong checksum damages all."""
+    count = 0
+    try:
+        for _ in lines(path):
+            count += 1
+    except DAMAGE as error:
+        if count and _WRONG_CHECKSUM.search(str(error)):
+            return 1, f"{error}: none of its rows can be trusted"
+        count += 1
+    return count, None
+
+
+def _walk(root: Path, skipped: Counter[str]) -> list[str]:
+    found = []
+
+    def unreadable(_: OSError) -> None:
+        skipped["unreadable folder"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=unreadable):
+        skipped["hidden folder"] += sum(name.startswith(".") for name in folders)
+        skipped["symbolic link to a folder"] += sum(Path(folder, name).is_symlink() for name in folders)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        has_arrow = any(name.endswith(".arrow") for name in names)
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if not is_file(path):
+                skipped["not a regular file"] += 1
+            elif has_arrow and name in ARROW_METADATA:
+                skipped["metadata of an Arrow dataset"] += 1
+            elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
+                found.append(relative)
+            else:
+                skipped[f"unknown kind {path.suffix or name}"] += 1
+    skipped += Counter()  # without the zeros
+    return sorted(found)
+
+
+def _states_license(path: Path) -> bool:
+    """Tell whether any row of a data file may carry a license."""
+    try:
+        if path.suffix == ".parquet":
+            return not LICENSE_COLUMNS.isdisjoint(pq.read_schema(path).names)
+        if path.suffix == ".arrow":
+            with open_arrow(path) as (schema, _):
+                return not LICENSE_COLUMNS.isdisjoint(schema.names)
+        keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
+        return any(key in line for line in lines(path) for key in keys)
+    except DAMAGE:
+        return False
+
+
+def _split_of(name: str) -> str | None:
+    words = re.split(r"[/._-]", name)
+    return next((word for word in words if word in SPLITS), None)

@@ -1,0 +1,268 @@
+"""Read the pieces of a source: one file, or one row group of a Parquet file, row by row.
+
+A piece names all it needs, so any worker can read it. Every row has a position in its source, fixed before anything is
+read; whatever cannot be read is told with file, line and reason, and the next row is read.
+"""
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from ibidem.data.sources.columns import Columns
+from ibidem.data.text import language
+from ibidem.errors import DataError
+from ibidem.records import Document, Unreadable
+
+Item = Document | Unreadable
+DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+"""What reading a damaged file raises."""
+_ARROW_FILE = b"ARROW1"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive positions of a source that one file, or one part of it, holds."""
+
+    path: str
+    name: str
+    """The file as it is told to people: seen from the source, printable."""
+    first: int
+    """Position of its first row in the source."""
+    count: int
+    """Positions that it takes; some may stay empty."""
+    source: str
+    revision: str | None = None
+    column: str = "text"
+    row_group: int | None = None
+    row: int = 0
+    """Rows of the file that stand before it."""
+    nouns: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of a file that is one document: `record`, `repo`, `license_raw`, ..."""
+    license_stated: bool = False
+    damage: str | None = None
+    """Why no row of the file can be trusted."""
+
+
+def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
+    """Give (position, document or what could not be read) from position `start` on."""
+    suffix = suffix_of(piece.path)
+    skip = max(0, start - piece.first)
+    if piece.damage is not None:
+        yield piece.first, Unreadable(piece.name, None, piece.damage)
+        return
+    if suffix is None:
+        if not skip:
+            yield piece.first, _read_source_file(piece)
+        return
+    for index, item in READERS[suffix](piece, skip):
+        if isinstance(item, Document):
+            item.license_stated = piece.license_stated
+        yield piece.first + index, item
+
+
+def suffix_of(name: str) -> str | None:
+    """Give the suffix of a data file, None for any other.
+
+    >>> suffix_of("a/b.jsonl.gz"), suffix_of("a/b.py")
+    ('.jsonl.gz', None)
+    """
+    return next((suffix for suffix in READERS if name.endswith(suffix)), None)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Give the lines of a plain or compressed file, all that stand before any damage."""
+    if path.suffix == ".zst":
+        yield from _zstd_lines(path)
+        return
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        yield from file
+
+
+def _read_source_file(piece: Piece) -> Item:
+    try:
+        raw = Path(piece.path).read_bytes()
+    except OSError as error:
+        return Unreadable(piece.name, None, error.strerror or "cannot be read")
+    if b"\0" in raw:
+        return Unreadable(piece.name, None, "binary: it holds a NUL byte")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
+    kind = language.by_name(piece.name)
+    nouns = {"record": piece.name, "revision": piece.revision, **piece.nouns}
+    return Document(
+        raw=raw,
+        source=piece.source,
+        path=piece.name,
+        language=kind,
+        category=language.category(kind),
+        license_stated=piece.license_stated,
+        **nouns,
+    )
+
+
+def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
+    index = 0
+    try:
+        with pq.ParquetFile(piece.path, pre_buffer=False, buffer_size=1 << 20) as file:
+            columns = _columns(file.schema_arrow.names, piece)
+            groups = None if piece.row_group is None else [piece.row_group]
+            for batch in file.iter_batches(64, row_groups=groups, columns=columns.wanted, use_threads=False):
+                yield from _batch(batch, index, skip, columns, piece)
+                index += batch.num_rows
+    except (*DAMAGE, DataError) as error:
+        yield index, _broken(piece, index, error)
+
+
+def _read_arrow(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
+    index = 0
+    try:
+        with open_arrow(Path(piece.path)) as (schema, batches):
+            columns = _columns(schema.names, piece)
+            for batch in batches:
+                yield from _batch(batch.select(columns.wanted), index, skip, columns, piece)
+                index += batch.num_rows
+    except (*DAMAGE, DataError) as error:
+        yield index, _broken(piece, index, error)
+
+
+@contextmanager
+def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Open an Arrow file, which begins with a mark, or an Arrow stream, as `datasets` saves it."""
+    with path.open("rb") as file:
+        if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
+            reader = pa.ipc.open_file(file)
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            stream = pa.ipc.open_stream(file)
+            yield stream.schema, iter(stream)
+
+
+def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piece: Piece) -> Iterator[tuple[int, Item]]:
+    """Read the rows of a batch; if one holds text that is not UTF-8, only that one is lost."""
+    if before + batch.num_rows <= skip:
+        return
+    for index, row in enumerate(_rows(batch, columns.text), start=before):
+        if index < skip:
+            continue
+        number = piece.row + index + 1
+        if isinstance(row, str):
+            yield index, Unreadable(piece.name, number, row)
+        else:
+            yield index, _document(columns, row, piece, number)
+
+
+def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
+    """Give the rows as mappings, the text as bytes; where one cannot be read, the reason."""
+    place = batch.schema.get_field_index(text)
+    kind = batch.schema.field(place).type
+    try:
+        batch.validate(full=True)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            batch.column(place).cast(pa.large_string())  # refuses what is not UTF-8
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            batch = batch.set_column(place, text, batch.column(place).cast(pa.large_binary()))
+        return list(batch.to_pylist())
+    except (pa.ArrowInvalid, ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            text_is_bad = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+            return ["not UTF-8" if text_is_bad else " ".join(str(error).split())[:200]]
+        return [row for index in range(batch.num_rows) for row in _rows(batch.slice(index, 1), text)]
+
+
+def _read_json_lines(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
+    index = -1
+    try:
+        for index, line in enumerate(lines(Path(piece.path))):
+            if index >= skip and line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield index, _json_row(line, piece.row + index + 1, piece)
+    except DAMAGE as error:
+        yield index + 1, _broken(piece, index + 1, error)
+
+
+def _json_row(line: bytes, number: int, piece: Piece) -> Item:
+    name = piece.name
+    try:
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        return Unreadable(name, number, f"not UTF-8: {error.reason}")
+    except (ValueError, RecursionError) as error:
+        return Unreadable(name, number, f"not JSON: {error}")
+    if not isinstance(row, dict):
+        return Unreadable(name, number, f"a {type(row).__name__}, not an object")
+    if piece.column not in row:
+        return Unreadable(name, number, f"no column {piece.column!r} (columns: {', '.join(row)})"[:200])
+    return _document(Columns.find(set(row), text=piece.column), row, piece, number)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} stands there twice")
+    return row
+
+
+def _zstd_lines(path: Path) -> Iterator[bytes]:
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    pending: list[bytes] = []  # the pieces of a line that goes on
+    with path.open("rb") as file:
+        while compressed := frame.unused_data or file.read(1 << 16):
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            first, *others = frame.decompress(compressed).split(b"\n")
+            pending.append(first)
+            if others:
+                yield b"".join(pending)
+                yield from others[:-1]
+                pending = others[-1:]
+    yield b"".join(pending)
+    if not frame.eof:
+        raise EOFError("the compressed file ended before its end-of-stream marker was reached")
+
+
+READERS: dict[str, Callable[[Piece, int], Iterator[tuple[int, Item]]]] = {
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".jsonl": _read_json_lines,
+    ".jsonl.gz": _read_json_lines,
+    ".jsonl.zst": _read_json_lines,
+}
+
+
+def _columns(present: list[str], piece: Piece) -> Columns:
+    if present.count(piece.column) > 1:
+        raise DataError(f"{piece.name}: column {piece.column!r} stands there twice")
+    if piece.column not in present:
+        raise DataError(f"{piece.name}: no column {piece.column!r} (columns: {', '.join(map(str, present))})")
+    return Columns.find(set(present), text=piece.column)
+
+
+def _document(columns: Columns, row: Any, piece: Piece, number: int) -> Item:
+    place = f"{piece.name}:{number}"
+    try:
+        return columns.document(row, source=piece.source, revision=piece.revision, place=place)
+    except UnicodeEncodeError:
+        return Unreadable(piece.name, number, "not valid Unicode: a lone surrogate")
+    except ValueError as error:
+        return Unreadable(piece.name, number, str(error))
+
+
+def _broken(piece: Piece, index: int, error: Exception) -> Unreadable:
+    reason = " ".join(str(error).split())[:200]
+    if not piece.row + index:
+        return Unreadable(piece.name, None, reason)
+    return Unreadable(piece.name, piece.row + index + 1, f"cannot be read any further: {reason}")

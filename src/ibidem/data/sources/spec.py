@@ -1,0 +1,87 @@
+"""What a dataset is called, `NAME[:VERSION]:SPLIT:COLUMN`, and what every source offers.
+
+NAME is a file or a folder here, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
+of the hub dataset, otherwise a revision. SPLIT chooses among the splits of the hub dataset or of a folder whose files
+are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON-lines files, or a conversation (see
+`conversations`); source and text files are one document each.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ibidem.artifacts import Input
+from ibidem.data.sources.readers import Piece
+from ibidem.errors import ConfigError
+from ibidem.files import on_each, sha256_of
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed dataset spec."""
+
+    name: str
+    version: str | None
+    split: str
+    column: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read `NAME[:VERSION]:SPLIT:COLUMN`.
+
+        >>> Spec.parse("bigcode/the-stack-dedup:v1:train:content")
+        Spec(name='bigcode/the-stack-dedup', version='v1', split='train', column='content')
+
+        Raises:
+            ConfigError: a part is missing or empty.
+        """
+        name, *rest = text.rsplit(":", 2)
+        if len(rest) != 2 or not all((name, *rest)):
+            raise ConfigError(f"dataset {text!r}: expected NAME[:VERSION]:SPLIT:COLUMN, as in openwebtext:train:text")
+        if not re.fullmatch(r"\w[\w.+-]*", rest[0]):
+            raise ConfigError(f"dataset {text!r}: {rest[0]!r} is no name of a split, as train or validation")
+        version = None
+        if ":" in name and not Path(name).exists():
+            name, _, version = name.rpartition(":")
+            if not name or not version:
+                raise ConfigError(f"dataset {text!r}: NAME or VERSION is empty in NAME[:VERSION]:SPLIT:COLUMN")
+        return cls(name, version, *rest)
+
+    @property
+    def folder(self) -> str:
+        """Name the folder of this dataset below the output."""
+        name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
+        return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
+
+
+class Source(Protocol):
+    """Something that documents are read from."""
+
+    spec: Spec
+    skipped: Counter[str]
+    """Files that are not read at all, by reason; filled by `pieces`."""
+
+    def as_input(self) -> Input:
+        """Name the source, with a digest of its content where that can be had."""
+
+    def pieces(self, spool: Path) -> Iterator[Piece]:
+        """Give the pieces in a fixed order; what comes from afar is first put into the folder `spool`."""
+
+
+def content_digest(files: Sequence[tuple[str, Path]]) -> str:
+    """Hash names and contents of files, in the order given; what cannot be read counts by its name."""
+    total = hashlib.sha256()
+    for (name, _), content in zip(files, on_each(_content_of, [path for _, path in files]), strict=True):
+        total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))
+    return "sha256:" + total.hexdigest()
+
+
+def _content_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        return str(error.strerror)

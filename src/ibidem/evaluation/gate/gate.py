@@ -1,0 +1,378 @@
+"""The release gate: yes or no, with the evidence: `ibidem gate --config configs/evaluation/gate.yaml`.
+
+    PASS            the figure is shown to be good enough: the exact one-sided 95 % bound reaches the target
+    FAIL            it is shown not to be: the bound on the other side misses the target
+    INSUFFICIENT    neither is shown: too few items, too little agreement, or no evidence
+    REFUSED         the evidence is damaged, edited, of another checkpoint, or not what it should be
+
+All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
+never heals evidence that is missing or was refused. No figure is taken from results.json: it is counted again from the
+items, programs are judged again, and choices are held against the benchmark's answers. Each evaluation must be of the
+very benchmark, whole, and made with the very settings, that the gate names.
+
+A seal shows that evidence was changed, not who made it: who can make a whole new bundle can also make up what a model
+chose. Where that is to be feared, let the gate's own machine evaluate. What was supplied in a file counts only with
+`accept_supplied`; which problems stand in the training data, and how often the entailment judge agreed with people, is
+the evaluation's own word.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact
+from ibidem.errors import ArtifactError, GateFailed, IbidemError
+from ibidem.evaluation import coding, doc_qa, evidence, human_eval, ratings
+from ibidem.evaluation.evidence import Evidence
+from ibidem.evaluation.gate import tasks
+from ibidem.evaluation.gate.config import Criterion, GateConfig
+from ibidem.evaluation.gate.page import card, page
+from ibidem.files import write_file
+from ibidem.inference.model_id import Subject
+from ibidem.inference.model_id import subject as subject_of
+from ibidem.sandbox.problems import Problem
+from ibidem.sandbox.problems import human_eval as read_human_eval
+from ibidem.sandbox.problems import mbpp as read_mbpp
+from ibidem.statistics import bootstrap_lower_bound, least_passes, lower_bound, mean_lower_bound
+
+RELEASE, BLOCK = "RELEASE", "BLOCK"
+BENCHMARK_ROLES = {"benchmark", "prompts"}
+NOT_SETTINGS = {"task", "output_dir", "checkpoint", "samples", "predictions", "problems", "data", "responses"}
+SUPPLIED_ROLES = {"samples", "predictions"}
+NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
+
+
+class Verdict(StrEnum):
+    """What the gate says of a criterion."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    FAIL = "FAIL"
+    INSUFFICIENT = "INSUFFICIENT"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one criterion, and what it stands on."""
+
+    criterion: str
+    verdict: Verdict
+    reason: str
+    metric: str
+    target: str
+    point: float | None = None
+    """The figure itself, which decides nothing."""
+    lower: float | None = None
+    upper: float | None = None
+    items: int = 0
+    evidence: str | None = None
+    """Digest of the evaluation."""
+    exception: str | None = None
+    """Who answers for it, and why."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no evidence that counts."""
+
+    verdict: Verdict
+    reason: str
+
+
+class Refusal(Exception):  # noqa: N818 - it is no error of the program
+    """The evidence does not count."""
+
+
+def gate(config: GateConfig) -> str:
+    """Judge every criterion, write the decision, the page and the model card.
+
+    Raises:
+        GateFailed: the checkpoint is not to be released.
+        CheckpointError: it is damaged.
+    """
+    artifacts.check_outside(config.output_dir / "gate.json")
+    subject = subject_of(config.checkpoint)
+    found = {
+        key: _open(config, key, subject.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
+    }
+    findings = []
+    with log.progress("gate", len(config.criteria), "criteria") as bar:
+        for name, criterion in config.criteria.items():
+            findings.append(_except(config, judge(name, criterion, found[criterion.evidence], config)))
+            bar.advance()
+    counted = {key: each for key, each in found.items() if isinstance(each, Evidence)}
+    decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
+    record = {
+        "decision": decision,
+        "checkpoint": config.checkpoint.name,
+        "checkpoint_digest": subject.digest,
+        "decided": datetime.now(UTC).isoformat(timespec="seconds"),
+        "criteria": [asdict(finding) for finding in findings],
+        "evidence": {key: _about(config, key, each) for key, each in counted.items()},
+    }
+    _write(config, subject, record, counted)
+    log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
+    said = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
+    if decision is BLOCK:
+        raise GateFailed(said)
+    return said
+
+
+def judge(name: str, criterion: Criterion, found: Evidence | Missing, config: GateConfig) -> Finding:
+    """Judge one criterion by its evidence, or by the reason for which there is none."""
+    target = _target(criterion)
+    if isinstance(found, Missing):
+        return Finding(name, found.verdict, found.reason, criterion.metric, target)
+    try:
+        trials = _trials(criterion, found)
+        digest = found.artifact.digest
+        about = {"metric": criterion.metric, "target": target, "items": len(trials), "evidence": digest}
+        if doubt := _doubt(criterion, found, trials, config):
+            return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
+        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, found, config)  # type: ignore[arg-type]
+    except (Refusal, ArtifactError) as refusal:
+        reason = str(refusal)
+    except IbidemError:
+        raise
+    except NOT_AN_EVALUATION as error:
+        reason = f"it holds what no evaluation writes: {error!r}"
+    return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=found.artifact.digest)
+
+
+def _compare(
+    finding: Finding, criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig
+) -> Finding:
+    """Hold the bounds of the figure, or of its distance from the baseline's, against the target."""
+    scores, least, what, seed = list(trials.values()), criterion.at_least, "", config.seed
+    point = evidence.mean(scores)
+    if criterion.baseline is not None and criterion.baseline.evidence is not None:
+        scores = _differences(criterion, trials, found, config)
+        lower, upper = bootstrap_lower_bound(scores, seed=seed), -bootstrap_lower_bound([-s for s in scores], seed=seed)
+        least, what = -criterion.margin, f" better than {criterion.baseline.name}"
+    else:
+        lower, upper = mean_lower_bound(scores), 1 - mean_lower_bound([1 - s for s in scores])
+        if criterion.baseline is not None and criterion.baseline.published is not None:
+            least = criterion.baseline.published - criterion.margin
+    if criterion.below is not None:
+        shown, refuted = upper < criterion.below, lower >= criterion.below
+        known = f"at least {_percent(lower)}" if refuted else f"at most {_percent(upper)}"
+    else:
+        assert least is not None
+        shown, refuted = lower >= least, upper < least
+        known = f"at most {_percent(upper)}" if refuted else f"at least {_percent(lower)}"
+    reason = f"{known}{what}, with 95 % confidence"
+    verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
+    if verdict is Verdict.INSUFFICIENT:
+        reason += _remedy(criterion, scores, least)
+    return replace(finding, verdict=verdict, reason=reason, point=point, lower=lower, upper=upper)
+
+
+def _remedy(criterion: Criterion, scores: Sequence[float], least: float | None) -> str:
+    n = len(scores)
+    if criterion.baseline is not None and criterion.baseline.evidence is not None:
+        return f": {n} pairs cannot tell"
+    if not set(scores) <= {0, 1}:
+        return f": {n} items cannot tell"
+    share = 1 - criterion.below if criterion.below is not None else least or 0.0
+    needed = least_passes(n, share)
+    return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
+
+
+def _differences(criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig) -> list[float]:
+    """Subtract the baseline's scores; its evidence has to be as good as ours, of another model on the same items."""
+    assert criterion.baseline is not None
+    assert criterion.baseline.evidence is not None
+    theirs = _recounted(evidence.read(criterion.baseline.evidence))
+    if theirs.checkpoint_digest == found.checkpoint_digest:
+        raise Refusal("the baseline's evidence is of this very checkpoint")
+    if theirs.task != found.task:
+        raise Refusal(f"the baseline's evidence is of {theirs.task}, not of {found.task}")
+    _check_making(config, criterion.evidence, theirs)
+    scores = tasks.trials(theirs, criterion.metric) or {}
+    if not set(trials) <= set(scores):
+        raise Refusal(f"the baseline's evidence {criterion.baseline.evidence} is not of the same items")
+    return [score - scores[key] for key, score in trials.items()]
+
+
+def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
+    """Read evidence and everything that must hold of it, or say why it does not count."""
+    if key not in config.evidence:
+        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} is given")
+    if not config.evidence[key].exists():
+        return Missing(Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}")
+    try:
+        return _checked(config, key, digest)
+    except (Refusal, ArtifactError) as refusal:
+        return Missing(Verdict.REFUSED, str(refusal))
+    except IbidemError:
+        raise
+    except NOT_AN_EVALUATION as error:
+        return Missing(Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}")
+
+
+def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
+    found = _recounted(evidence.read(config.evidence[key]))
+    if found.checkpoint_digest != digest or found.results.get("checkpoint_digest") != digest:
+        raise Refusal(f"it is of another checkpoint: {found.checkpoint_digest or 'none is named'}")
+    _check_making(config, key, found)
+    return found
+
+
+def _recounted(found: Evidence) -> Evidence:
+    """Count every figure again from the items."""
+    counted = tasks.measure(found)
+    figures = set(found.artifact.counts) - {"items"}
+    if any(key not in counted or not _same(found.results.get(key), counted[key]) for key in figures):
+        raise Refusal("its figures do not follow from its items: it was edited")
+    return found
+
+
+def _check_making(config: GateConfig, key: str, found: Evidence) -> None:
+    """See that an evaluation is of the benchmark and made with the settings that the gate names; judge code again."""
+    if key not in config.benchmarks:
+        raise Refusal(f"which benchmark it is of cannot be seen: name benchmarks.{key}")
+    task, place = tasks.task_of(found), config.benchmarks[key]
+    try:
+        due = {item.digest for item in task.benchmark(place)}
+    except (OSError, IbidemError) as error:
+        raise Refusal(f"benchmarks.{key} is no benchmark of {found.task}: {error}") from None
+    used = {item.digest for item in found.artifact.inputs if item.role in BENCHMARK_ROLES}
+    if used != due:
+        raise Refusal(f"it is of another benchmark than {place}, or of a part of it")
+    if differs := task.differs(found, place):
+        raise Refusal(f"{differs} is not answered, or not as {place} has it")
+    limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.is_coding else {}
+    for name, value in {**config.settings.get(key, {}), **limits}.items():
+        if name not in found.artifact.config:
+            raise Refusal(f"{found.task} has no setting {name}")
+        if not _is_setting(made_with := found.artifact.config[name], value):
+            raise Refusal(f"it was made with {name} {made_with!r}, not {value!r}")
+    if task.is_coding and (wrong := coding.rejudge(found, _problems(found, place), config)):
+        raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
+
+
+def _is_setting(made_with: object, due: object) -> bool:
+    """Compare a setting with what is due, which a YAML file gives as text.
+
+    >>> _is_setting(0.5, "0.5"), _is_setting(["a"], ["a"]), _is_setting(5, "4")
+    (True, True, False)
+    """
+    if isinstance(due, str) and not isinstance(made_with, str):
+        try:
+            due = json.loads(due)
+        except ValueError:
+            return False
+    return made_with == due and isinstance(made_with, bool) == isinstance(due, bool)
+
+
+def _problems(found: Evidence, source: str) -> Sequence[Problem]:
+    if found.task == human_eval.TASK:
+        return read_human_eval(source)
+    return read_mbpp(source, str(found.results.get("split")))
+
+
+def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
+    if found.task != criterion.task:
+        raise Refusal(f"it is an evaluation of {found.task}, not of {criterion.task}")
+    trials = tasks.trials(found, criterion.metric)
+    if trials is None:
+        raise Refusal(f"{criterion.metric} is no figure of this evaluation")
+    if not all(0 <= score <= 1 for score in trials.values()):
+        raise Refusal("its scores are not between 0 and 1")
+    return trials
+
+
+def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
+    """Say why figures do not count, though nobody has touched them."""
+    if not config.accept_supplied and _is_supplied(found):
+        return "its answers were supplied in a file: that this checkpoint wrote them is the file's own word"
+    if len(trials) < criterion.least_items:
+        return f"{len(trials)} items, and {criterion.least_items} are due"
+    if tasks.task_of(found).is_published and not found.results.get("contamination"):
+        return "whether the model was trained on the problems is NOT MEASURED"
+    if found.task == ratings.TASK:
+        return _doubt_ratings(criterion, found)
+    if found.task == doc_qa.TASK and criterion.metric.startswith(("citation", "unsupported")):
+        calibration = found.results.get("calibration")
+        agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
+        due = criterion.least_calibration
+        if agreement is None or agreement < due:
+            return f"the entailment judge agrees with people {_percent(agreement)}, and {_percent(due)} is due"
+    return None
+
+
+def _doubt_ratings(criterion: Criterion, found: Evidence) -> str | None:
+    kind = criterion.metric.partition(".")[2]
+    counted = tasks.measure(found)
+    if unrated := counted.get(f"unrated.{kind}"):
+        return f"{unrated:.0f} responses lack ratings by two people"
+    alpha = counted.get(f"alpha.{kind}")
+    if alpha is None:
+        return "all raters gave one score to all, so their agreement means nothing: add responses that are known bad"
+    if alpha < criterion.least_agreement:
+        return f"the raters' agreement, Krippendorff's alpha, is {alpha:.3f}, and {criterion.least_agreement:g} is due"
+    return None
+
+
+def _except(config: GateConfig, finding: Finding) -> Finding:
+    signed = config.exceptions.get(finding.criterion)
+    if signed is None or finding.evidence is None or finding.verdict in {Verdict.PASS, Verdict.REFUSED}:
+        return finding
+    if signed.until < date.today():  # noqa: DTZ011 - a day of the person who signed
+        return replace(finding, reason=f"{finding.reason}; the exception by {signed.by} ended on {signed.until}")
+    return replace(finding, exception=f"{signed.by}, until {signed.until}: {signed.reason}")
+
+
+def _write(config: GateConfig, subject: Subject, record: Mapping[str, object], found: Mapping[str, Evidence]) -> None:
+    checkpoint: Artifact | None = artifacts.load(subject.path) if subject.is_checkpoint else None
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    write_file(config.output_dir / "gate.json", text + "\n")
+    write_file(config.output_dir / "gate.html", page(record))
+    write_file(config.output_dir / "MODEL_CARD.md", card(record, checkpoint, found))
+
+
+def _target(criterion: Criterion) -> str:
+    if criterion.at_least is not None:
+        return f"at least {_percent(criterion.at_least)}"
+    if criterion.below is not None:
+        return f"below {_percent(criterion.below)}"
+    assert criterion.baseline is not None
+    published = criterion.baseline.published
+    figure = f", {_percent(published)} ({criterion.baseline.source})" if published is not None else ""
+    margin = f" less {_percent(criterion.margin)}" if criterion.margin else ""
+    return f"at least {criterion.baseline.name}{figure}{margin}"
+
+
+def _about(config: GateConfig, key: str, found: Evidence) -> dict[str, object]:
+    """Tell what was measured, and how."""
+    settled = {name: value for name, value in found.artifact.config.items() if name not in NOT_SETTINGS}
+    return {
+        "task": found.task,
+        "digest": found.artifact.digest,
+        "benchmark": config.benchmarks[key],
+        "answers": "supplied in a file" if _is_supplied(found) else "made by the checkpoint",
+        "settings": settled,
+    }
+
+
+def _is_supplied(found: Evidence) -> bool:
+    return any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs)
+
+
+def _line(finding: Finding) -> str:
+    excepted = f" [EXCEPTION by {finding.exception}]" if finding.exception else ""
+    point = "NOT MEASURED" if finding.point is None else _percent(finding.point)
+    return f"{finding.verdict:<12}  {finding.criterion}: {point}, due {finding.target}; {finding.reason}{excepted}"
+
+
+def _percent(value: float | None) -> str:
+    return "NOT MEASURED" if value is None else f"{100 * value:.2f} %"
+
+
+def _same(told: object, counted: float | None) -> bool:
+    if counted is None or isinstance(told, bool) or not isinstance(told, int | float):
+        return told is None and counted is None
+    return abs(told - counted) <= 1e-9

@@ -1,0 +1,190 @@
+"""The decision for people: a page for the release manager, and a model card, both from gate.json and the evidence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ibidem.artifacts import Artifact
+from ibidem.evaluation.evidence import Evidence
+from ibidem.lineage import walk
+from ibidem.page import Html, document, join, table, tag
+
+Record = Mapping[str, Any]
+
+MEANING = {
+    "PASS": "shown to be good enough",
+    "FAIL": "shown not to be good enough",
+    "INSUFFICIENT": "not shown either way",
+    "REFUSED": "the evidence does not count",
+}
+
+
+def page(record: Record) -> str:
+    """Write the page: the decision, why, and what it stands on."""
+    criteria = record["criteria"]
+    blocking = [each for each in criteria if each["verdict"] != "PASS" and not each["exception"]]
+    excepted = [each for each in criteria if each["exception"]]
+    count = {verdict: sum(each["verdict"] == verdict for each in criteria) for verdict in MEANING}
+    released = record["decision"] == "RELEASE"
+    said = "This checkpoint may be released." if released else "This checkpoint must not be released."
+    where = tag("p", record["checkpoint"], " ", tag("code", record["checkpoint_digest"]), cls="soft")
+    figures = [tag("div", tag("dt", MEANING[v]), tag("dd", n, tag("small", v))) for v, n in count.items()]
+    return document(
+        f"{record['decision']}: {record['checkpoint']}",
+        tag("header", tag("h1", said), where, tag("dl", *figures, cls="figures")),
+        _section("Why not", [_why(each) for each in blocking]),
+        _section("Exceptions", [_exception(each) for each in excepted]),
+        tag("section", tag("h2", "Criteria"), _criteria(criteria)),
+        _evidence(record["evidence"]),
+        tag("section", tag("h2", "How this was decided"), *(tag("p", line) for line in _method(record))),
+    )
+
+
+def card(record: Record, checkpoint: Artifact | None, found: Mapping[str, Evidence]) -> str:
+    """Write the model card as Markdown."""
+    config = checkpoint.config if checkpoint else {}
+    model = config.get("model", {})
+    lines = [
+        f"# Model card: {record['checkpoint']}",
+        "",
+        f"`{record['checkpoint_digest']}`",
+        "",
+        f"**Release decision: {record['decision']}** ({record['decided']})",
+        "",
+        "## Model",
+        "",
+        *(f"- {key}: {value}" for key, value in model.items()),
+        "",
+        "## Training data",
+        "",
+        *_data(checkpoint),
+        "",
+        "## Evaluation",
+        "",
+        "| criterion | figure | 95 % bounds | due | verdict | stands on |",
+        "|---|---|---|---|---|---|",
+        *(_card_row(each) for each in record["criteria"]),
+        "",
+        "A verdict is decided by the bound, not by the figure.",
+        "",
+        *(_card_evidence(key, each) for key, each in record["evidence"].items()),
+        "",
+        *_card_exceptions(record["criteria"]),
+        "## Contamination",
+        "",
+        *(_contamination(key, each) for key, each in found.items() if "contamination" in each.results),
+        "",
+        "## Limits",
+        "",
+        "- What is not in the table above was NOT MEASURED.",
+        "- Removing a document from the data does not unlearn it from these weights.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _section(title: str, parts: Sequence[Html]) -> Html:
+    return tag("section", tag("h2", title), *parts) if parts else join()
+
+
+def _why(finding: Record) -> Html:
+    return join(tag("h3", finding["criterion"], ": ", tag("span", finding["verdict"], cls="bad")), _reason(finding))
+
+
+def _exception(finding: Record) -> Html:
+    return join(
+        tag("h3", finding["criterion"], ": ", finding["verdict"]), tag("p", finding["exception"]), _reason(finding)
+    )
+
+
+def _reason(finding: Record) -> Html:
+    return tag("p", finding["reason"], ". Due: ", finding["target"], ".")
+
+
+def _criteria(criteria: Sequence[Record]) -> Html:
+    heads = ("Criterion", "Verdict", "Figure", "At least", "At most", "Due", "Items")
+    rows = [
+        (
+            join(each["criterion"], tag("div", each["metric"], cls="soft")),
+            each["verdict"] if each["verdict"] == "PASS" else tag("span", each["verdict"], cls="bad"),
+            _percent(each["point"]),
+            _percent(each["lower"]),
+            _percent(each["upper"]),
+            each["target"],
+            each["items"],
+        )
+        for each in criteria
+    ]
+    return table(heads, rows, right=(2, 3, 4, 6))
+
+
+def _evidence(found: Mapping[str, Record]) -> Html:
+    heads = ("Evidence", "Task", "Benchmark", "Answers", "Settings")
+    rows = [
+        (key, each["task"], each["benchmark"], each["answers"], _settings(each["settings"]))
+        for key, each in found.items()
+    ]
+    return _section("What was measured", [table(heads, rows)] if rows else [])
+
+
+def _settings(settings: Record) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+
+
+def _method(record: Record) -> list[str]:
+    return [
+        "A criterion passes if the exact one-sided 95 % bound of its figure reaches the target; the figure itself does "
+        "not decide. Against a baseline whose outcomes are known, the bound is of a paired bootstrap over the items.",
+        "Every figure was counted again from the items of its evaluation, and every program was judged again. Evidence "
+        "that is damaged, edited, incomplete or of another checkpoint is refused.",
+        f"Decided {record['decided']} by ibidem gate. The same figures stand in gate.json and in MODEL_CARD.md.",
+    ]
+
+
+def _percent(value: float | None) -> object:
+    return None if value is None else f"{100 * value:.2f} %"
+
+
+def _data(checkpoint: Artifact | None) -> list[str]:
+    if checkpoint is None:
+        return ["NOT MEASURED: this model was not trained here, so nothing is known of its data."]
+    rows = []
+    for _, state, node in walk(checkpoint.path):
+        if isinstance(node, Artifact) and node.kind == "dataset":
+            licenses = ", ".join(f"{name} ({n:,})" for name, n in list(node.counts.get("license", {}).items())[:8])
+            rows.append(f"- `{node.path.name}` `{node.digest}`: {node.counts.get('kept', 0):,} documents; {licenses}")
+        elif state == "source":
+            rows.append(f"- source: {node.name}" if not isinstance(node, Artifact) else f"- source: {node.path}")
+    return list(dict.fromkeys(rows)) or ["NOT MEASURED: the data are not where the checkpoint says that they were."]
+
+
+def _card_row(finding: Record) -> str:
+    bounds = (
+        "NOT MEASURED" if finding["lower"] is None else f"{_percent(finding['lower'])} to {_percent(finding['upper'])}"
+    )
+    point = "NOT MEASURED" if finding["point"] is None else _percent(finding["point"])
+    digest = f"`{finding['evidence'][:23]}`" if finding["evidence"] else "nothing"
+    cells = (
+        finding["criterion"],
+        point,
+        bounds,
+        finding["target"],
+        f"{finding['verdict']}: {finding['reason']}",
+        digest,
+    )
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _card_evidence(key: str, each: Record) -> str:
+    return f"- {key}: {each['task']} of `{each['benchmark']}`, {each['answers']}; {_settings(each['settings'])}"
+
+
+def _card_exceptions(criteria: Sequence[Record]) -> list[str]:
+    signed = [f"- {each['criterion']}: {each['exception']}" for each in criteria if each["exception"]]
+    return ["## Exceptions", "", *signed, ""] if signed else []
+
+
+def _contamination(key: str, found: Evidence) -> str:
+    looked = found.results["contamination"]
+    if looked is None:
+        return f"- {key}: NOT MEASURED"
+    return f"- {key}: {looked['problems']} of its problems stand in the {looked['documents']:,} documents of the data"

@@ -1,0 +1,116 @@
+"""Files and folders of this machine: hashed, flushed, written whole or not at all.
+
+Work in progress stands beside its place under a hidden name with state, host and process: `.NAME.partial.by-HOST-PID`,
+or `.NAME.replaced.by-HOST-PID` for what is being replaced. `sweep` clears what killed processes left.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)\.by-(?P<host>.+)-(?P<pid>\d+)")
+
+
+def hidden(path: Path, state: str) -> Path:
+    """Return the hidden name of a path in the given state, `partial` or `replaced`."""
+    return path.parent / f".{path.name}.{state}.by-{platform.node()}-{os.getpid()}"
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = hidden(path, "partial")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        flush(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
+    for hidden in folder.glob(".*.by-*"):
+        found = _HIDDEN.fullmatch(hidden.name)
+        if found is None or found["host"] != platform.node() or _is_alive(int(found["pid"])):
+            continue
+        if found["state"] == "replaced" and not (folder / found["name"]).exists():
+            hidden.rename(folder / found["name"])
+        elif hidden.is_dir():
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            hidden.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Hash the names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = "".join(f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def on_each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Call a function that reads a file on each item, on all cores; give the results in the order of the items.
+
+    >>> on_each(str.upper, ["a", "b", "c"])
+    ['A', 'B', 'C']
+
+    Raises:
+        Exception: what the function raised for the first item for which it did; what is not begun then never is.
+    """
+    cores = os.cpu_count() or 1
+    size = -(-len(items) // (8 * cores)) or 1  # a future for each of a million files would take a gigabyte
+    some = (items[start : start + size] for start in range(0, len(items), size))
+    with ThreadPoolExecutor(cores) as pool:
+        return [result for results in pool.map(lambda items: list(map(function, items)), some) for result in results]
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a regular file stands there that we may look for; `Path.is_file` raises where we may not."""
+    try:
+        return path.is_file()
+    except OSError:  # a link into a folder that is closed to us
+        return False
+
+
+def printable(name: str) -> str:
+    r"""Spell a file name that is not UTF-8.
+
+    >>> printable(os.fsdecode(b"caf\xe9.py"))
+    'caf\\xe9.py'
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

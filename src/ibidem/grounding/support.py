@@ -1,0 +1,119 @@
+"""Does a text support a claim? Two judges, and people's labels to hold them against."""
+
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import evidence
+from ibidem.files import digest_of_folder
+from ibidem.statistics import lower_bound
+
+WORDS = "words"
+_WORD = re.compile(r"\w+")
+_EMPTY_WORDS = """
+a an the and or but of in on at to for with by from as is are was were be been being it its this that these
+those he she they we you i his her their our your not no do does did has have had will would can could may
+might
+"""
+_EMPTY = frozenset(_EMPTY_WORDS.split())
+_NEGATIONS = frozenset(["not", "no", "never", "none", "neither", "nor", "cannot", "without"])
+
+
+class Entailment(Protocol):
+    """Decides whether a premise supports a claim."""
+
+    name: str
+    """What results say of it."""
+
+    def entails(self, premise: str, claim: str) -> bool:
+        """Decide."""
+
+
+class WordCover:
+    """Supported is a claim whose words, negations and numbers stand in the premise: cheap, strict, and no reader."""
+
+    def __init__(self, share: float) -> None:
+        self.name = f"{WORDS} >= {share:g}"
+        self._share = share
+
+    def entails(self, premise: str, claim: str) -> bool:
+        """Ask for the share of content words, all numbers, and the same presence of a negation.
+
+        >>> cover = WordCover(0.75)
+        >>> cover.entails("The tower is 330 m high.", "The tower is 330 m high"), cover.entails("It is 330 m.", "300 m")
+        (True, False)
+        """
+        known, words = set(_words(premise)), _words(claim)
+        content = [word for word in words if word not in _EMPTY]
+        if not content or any(word not in known for word in words if word[0].isdigit()):
+            return False
+        if _NEGATIONS.isdisjoint(words) != _NEGATIONS.isdisjoint(known):
+            return False
+        return sum(word in known for word in content) >= self._share * len(content)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower().replace("\u2019", "'").replace("n't", " not"))
+
+
+class InferenceModel:
+    """A Hugging Face model for natural language inference in a local folder."""
+
+    def __init__(self, path: Path) -> None:
+        import torch
+        from safetensors import SafetensorError
+
+        try:
+            from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        except ImportError:
+            raise ConfigError("an entailment model needs transformers: pip install 'ibidem[huggingface]'") from None
+        try:
+            local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
+            self._model: Any = AutoModelForSequenceClassification.from_pretrained(path, **local).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"entailment {path}: {' '.join(str(error).split())[:200]}") from None
+        labels = {str(name).lower(): index for index, name in self._model.config.id2label.items()}
+        self._label = next((index for name, index in labels.items() if name.startswith("entail")), None)
+        if self._label is None:
+            raise ConfigError(f"entailment {path}: none of its labels is entailment: {', '.join(labels)}")
+        self.name = f"{path.name} {digest_of_folder(path)[:23]}"
+        self._torch = torch
+
+    def entails(self, premise: str, claim: str) -> bool:
+        """Take the most likely label."""
+        with self._torch.no_grad():
+            row = self._tokenizer(premise, claim, truncation="only_first", return_tensors="pt")
+            return int(self._model(**row).logits[0].argmax()) == int(self._label or 0)
+
+
+def open_entailment(name: str, word_share: float) -> Entailment:
+    """Open the judge: `words`, or the folder of a model.
+
+    Raises:
+        ConfigError: there is no such judge.
+    """
+    if name == WORDS:
+        return WordCover(word_share)
+    if not Path(name).is_dir():
+        raise ConfigError(f"entailment {name!r}: neither {WORDS} nor the folder of a model")
+    return InferenceModel(Path(name))
+
+
+def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
+    """Hold a judge against people's labels: how often they agree, and at least how often, with 95 % confidence.
+
+    Raises:
+        DataError: a row is no label.
+    """
+    decided: dict[tuple[str, str, bool], bool] = {}  # one that stands there twice is one label
+    for number, row in enumerate(evidence.read_lines(labels, "calibration"), 1):
+        premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
+        if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
+            raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")
+        decided[premise, claim, supported] = judge.entails(premise, claim) == supported
+    if len({supported for _, _, supported in decided}) < 2:
+        raise DataError(f"calibration {labels}: labels of both kinds are needed, supported and not")
+    agreed = sum(decided.values())
+    return {"labels": len(decided), "agreed": agreed, "agreement_at_least": lower_bound(agreed, len(decided))}

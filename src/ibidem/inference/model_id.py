@@ -1,0 +1,41 @@
+"""Which model is evaluated, named by digest before any weight is read. Imports no torch until there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibidem import artifacts
+from ibidem.artifacts import Input
+from ibidem.errors import ConfigError
+from ibidem.files import digest_of_folder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, before any weight is read."""
+
+    path: Path
+    digest: str
+    is_checkpoint: bool
+    """Whether `ibidem train` made it, so that its lineage is known."""
+
+    def as_input(self, *, of: Path) -> Input:
+        """Name it as an input of the artifact at `of`."""
+        if self.is_checkpoint:
+            return artifacts.load(self.path).as_input("checkpoint", of=of)
+        return Input("checkpoint", self.digest, self.path.name, is_artifact=False)
+
+
+def subject(path: Path) -> Subject:
+    """Find what stands at `path`.
+
+    Raises:
+        ConfigError: no model does.
+        CheckpointError: the checkpoint is damaged.
+    """
+    if (path / artifacts.MANIFEST).exists():
+        from ibidem.modeling.checkpoint import verified
+
+        return Subject(path, verified(path).digest, is_checkpoint=True)
+    if (path / "config.json").exists():
+        return Subject(path, digest_of_folder(path), is_checkpoint=False)
+    raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")

@@ -1,0 +1,184 @@
+"""The model under evaluation: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from ibidem.errors import ConfigError, DataError
+from ibidem.inference.model_id import subject
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
+from ibidem.modeling.generate import Sampling, complete
+from ibidem.modeling.loss import IGNORE
+from ibidem.tokenization.tokenizer import Tokenizer
+
+
+class LanguageModel(Protocol):
+    """What the evaluations need of a model."""
+
+    digest: str
+    """Names these very weights."""
+    context: int
+    start_ids: list[int]
+    """What stands before a document; nothing where the model has no such token."""
+
+    def encode(self, text: str) -> list[int]:
+        """Give the ids of a text, without any special token."""
+
+    def nll(self, ids: Sequence[int], first: int) -> float:
+        """Sum the negative log-likelihoods of ids[first:], each given all before it, in nats."""
+
+    def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
+        """Give the log-probabilities of what follows ids; shape (V,), float32."""
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
+        """Continue each prompt up to the first stop string; a prompt that is too long loses its beginning."""
+
+
+def open_model(path: Path) -> LanguageModel:
+    """Open a checkpoint of ours, or a folder that Hugging Face `transformers` can load.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = subject(path)
+    return OwnModel(path) if found.is_checkpoint else HuggingFaceModel(path, found.digest)
+
+
+class OwnModel:
+    """A checkpoint of `ibidem train`."""
+
+    def __init__(self, path: Path) -> None:
+        self._model, checkpoint = load_model(path)
+        self._tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
+        self.digest = checkpoint.digest
+        self.context = self._model.config.context
+        self.start_ids = [self._tokenizer.document_id]
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    @torch.no_grad()
+    def nll(self, ids: Sequence[int], first: int) -> float:
+        row = torch.tensor([ids], device=self._model.embedding_VD.device)
+        targets = row[:, 1:].clone()
+        targets[:, : first - 1] = IGNORE
+        return float(self._model(row[:, :-1], targets))
+
+    @torch.no_grad()
+    def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
+        row = torch.tensor([ids], device=self._model.embedding_VD.device)
+        return log_softmax(self._model.logits(row)[0, -1].float().cpu(), dim=-1)
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
+        room = _room(self.context - len(self.start_ids), sampling.max_tokens)
+        shortened = [self._last_tokens(prompt, room) for prompt in prompts]
+        return [done.text for done in complete(self._model, self._tokenizer, shortened, sampling, stop)]
+
+    def _last_tokens(self, prompt: str, count: int) -> str:
+        ids = self._tokenizer.encode(prompt)
+        return prompt if len(ids) <= count else self._tokenizer.decode(ids[-count:])
+
+
+class HuggingFaceModel:
+    """Any causal language model in a local folder; nothing is fetched."""
+
+    def __init__(self, path: Path, digest: str) -> None:
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError:
+            raise ConfigError("a Hugging Face model needs transformers: pip install 'ibidem[huggingface]'") from None
+        try:
+            local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **local)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
+        self._model: Any = model.to(best_device()).eval()
+        self.digest = digest
+        self.context = int(getattr(self._model.config, "max_position_embeddings", 1024))
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        self._end = eos if eos is not None else bos
+        start = bos if bos is not None else eos
+        self.start_ids = [] if start is None else [start]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @torch.no_grad()
+    def nll(self, ids: Sequence[int], first: int) -> float:
+        row = torch.tensor([ids], device=self._model.device)
+        logits_TV = self._model(row[:, :-1]).logits[0]
+        return float(cross_entropy(logits_TV[first - 1 :].float(), row[0, first:], reduction="sum"))
+
+    @torch.no_grad()
+    def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
+        row = torch.tensor([ids], device=self._model.device)
+        return log_softmax(self._model(row).logits[0, -1].float().cpu(), dim=-1)
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
+        """Continue one prompt at a time, each with the seed of its own number."""
+        numbered = enumerate(prompts, sampling.first)
+        return [self._complete(prompt, replace(sampling, first=number), stop) for number, prompt in numbered]
+
+    @torch.no_grad()
+    def _complete(self, prompt: str, sampling: Sampling, stop: Sequence[str]) -> str:
+        room = _room(self.context, sampling.max_tokens)
+        ids = [*self.start_ids, *self.encode(prompt)][-room:]
+        drawing: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        if stop:
+            drawing["stopping_criteria"] = [lambda row, _scores: self._has_stopped(row[0, len(ids) :], stop)]
+        row = torch.tensor([ids], device=self._model.device)
+        torch.manual_seed(sampling.seed * 1_000_003 + sampling.first)
+        pad = self._end if self._end is not None else 0
+        done = self._model.generate(
+            row, attention_mask=torch.ones_like(row), max_new_tokens=sampling.max_tokens, pad_token_id=pad, **drawing
+        )
+        text = str(self._tokenizer.decode(done[0, len(ids) :], skip_special_tokens=True))
+        return text[: min((at for word in stop if (at := text.find(word)) >= 0), default=len(text))]
+
+    def _has_stopped(self, ids: Tensor, stop: Sequence[str]) -> Tensor:
+        longest = max(len(word.encode()) for word in stop)
+        tail = self._tokenizer.decode(ids[-longest - 4 :], skip_special_tokens=True)
+        return torch.tensor([any(word in tail for word in stop)], device=ids.device)
+
+
+def _room(context: int, max_tokens: int) -> int:
+    if max_tokens >= context:
+        raise ConfigError(f"max_tokens {max_tokens}: no room is left for a prompt in a context of {context}")
+    return context - max_tokens
+
+
+def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> list[float]:
+    """Give the log-likelihood of each option after a prompt, in nats; a prompt that is too long loses its beginning.
+
+    Options that differ in their last token alone cost one pass of the model together.
+    """
+    before = model.encode(prompt)
+    scores = []
+    passes: dict[tuple[int, ...], Tensor] = {}
+    for option in options:
+        whole = model.encode(prompt + option)
+        shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+        ids = [*model.start_ids, *whole]
+        first = max(len(model.start_ids) + min(shared, len(whole) - 1), 1)
+        cut = max(0, min(len(ids) - model.context - 1, first - 1))
+        ids, first = ids[cut:], first - cut
+        if first == len(ids) - 1:
+            key = tuple(ids[:-1])
+            if key not in passes:
+                passes[key] = model.next_log_probabilities(key)
+            scores.append(float(passes[key][ids[-1]]))
+        else:
+            scores.append(-model.nll(ids, first))
+    if not all(map(math.isfinite, scores)):
+        raise DataError("the model gives likelihoods that are no numbers: its weights are damaged")
+    return scores

