@@ -4,24 +4,14 @@ Nothing heavy is imported before the flags are understood: `--help` and a spelli
 Exit codes: 0 done, 1 a gate said no, 2 something the user can mend, said in one line.
 """
 
-import atexit
-import ctypes
-import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ibidem import __version__, config, log
+from ibidem import __version__, config, log, runtime
 from ibidem.errors import ConfigError, GateFailed, IbidemError
-
-_HEAPS = {  # name in the environment: number in malloc.h, value
-    "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 64 << 20),
-}
 
 
 class Command(NamedTuple):
@@ -143,8 +133,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    _share_heaps()
-    atexit.register(gc.freeze)  # or Python looks through everything once more before it lets all of it go
+    runtime.tune()
     if words[:1] == ["--version"]:
         print(f"ibidem {__version__}")
         return 0
@@ -175,21 +164,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ibidem: interrupted; what was finished is kept", file=sys.stderr)
         return 130
-
-
-def _share_heaps() -> None:
-    """Let Arrow and Python share their heaps, and all threads two of them, here and in workers: a fifth less memory.
-
-    A heap keeps up to 64 MB that are free, for the system gives memory slowly, and each page of a Parquet file asks for
-    some; blocks of more than 16 MB go back at once, or what is left between them would add up.
-    Has to happen before pyarrow is imported and before threads start.
-    """
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # threads of numpy wait for work instead of spinning
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    for name, (number, value) in _HEAPS.items():
-        os.environ.setdefault(name, str(value))
-        with suppress(AttributeError, OSError, ValueError):  # only glibc has it
-            ctypes.CDLL(None).mallopt(number, int(os.environ[name]))
 
 
 def _check_encoding(words: Sequence[str]) -> None:
@@ -229,12 +203,8 @@ def _find(words: Sequence[str]) -> tuple[str, Command]:
 
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
-    gc.disable()  # looking for garbage among what is imported takes an eighth of the time, and all of it stays
-    try:
+    with runtime.importing():
         return getattr(importlib.import_module(module), name)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _overview() -> str:

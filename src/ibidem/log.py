@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+EVENTS = "events.jsonl"
+"""Where a run records its events."""
+
 Record = dict[str, Any]
 Sink = Callable[[Record], None]
 
@@ -57,8 +60,9 @@ def console(stream: TextIO | None = None) -> Iterator[None]:
 class Bar:
     """The progress of one piece of work: `advance` it, with any figures worth showing beside it."""
 
-    def __init__(self, name: str, total: float | None, unit: str) -> None:
-        self.name, self.total, self.unit, self.done = name, total, unit, 0.0
+    def __init__(self, name: str, total: float | None, unit: str, start: float) -> None:
+        self.name, self.total, self.unit, self.done = name, total, unit, float(start)
+        self._start = self.done
         self._started = self._shown = time.monotonic()
         self._figures: Record = {}
 
@@ -74,8 +78,9 @@ class Bar:
         """Emit the progress event: how much is done, at which rate, and how long the rest takes."""
         now = time.monotonic()
         self._shown = now
-        rate = self.done / max(now - self._started, 1e-9)
-        left = None if self.total is None or self.done == 0 else (self.total - self.done) / rate
+        done_here = self.done - self._start
+        rate = done_here / max(now - self._started, 1e-9)
+        left = None if self.total is None or done_here == 0 else (self.total - self.done) / rate
         event(
             "progress",
             name=self.name,
@@ -90,15 +95,15 @@ class Bar:
 
 
 @contextmanager
-def progress(name: str, total: float | None = None, unit: str = "items") -> Iterator[Bar]:
-    """Show the progress of the block.
+def progress(name: str, total: float | None = None, unit: str = "items", *, start: float = 0) -> Iterator[Bar]:
+    """Show the progress of the block; what an earlier run has done, `start`, counts for neither rate nor ETA.
 
     >>> with progress("docs", total=2) as bar:
     ...     bar.advance()
     ...     bar.done
     1.0
     """
-    bar = Bar(name, total, unit)
+    bar = Bar(name, total, unit, start)
     bar.show(state="started")
     try:
         yield bar

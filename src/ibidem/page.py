@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from ibidem.figures import percent
+
 MOST_BARS = 15
 MOST_ROWS = 200
 MOST_POINTS = 400  # of a curve; more are averaged
@@ -194,16 +196,4 @@ def spread(items: Sequence[int], most: int) -> list[int]:
 
 def share(part: float | None, whole: float | None, digits: int = 1) -> str | None:
     """Write a part in percent of the whole."""
-    return None if part is None or not whole else f"{part / whole:.{digits}%}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time.
-
-    >>> duration(15.2), duration(62), duration(7500)
-    ('15.2 s', '1 min 02 s', '2 h 05 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return None if part is None or not whole else percent(part / whole, digits)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ibidem.data.sources.spec import Spec
 from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts, config
 from ibidem.data import shards
 from ibidem.data.pipeline.prepare import Policies
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.sources.spec import Spec
 from ibidem.data.text import clean
 from ibidem.errors import ArtifactError, ConfigError, DataError
 

@@ -181,7 +181,7 @@ def test_the_figures_are_there(tmp_path: Path) -> None:
         "of 12,345 read",
         "7,654,321",
         "6,623,232",
-        "5.000 → 2.000 40.0% of the first",
+        "5.000 → 2.000 40.0 % of the first",
         "2,048 2 steps",
         "others (5)",
         "chardet license.denied LGPL-2.0-or-later 2 chardet/a.py",

@@ -37,6 +37,7 @@ from ibidem.data.counts import (
 )
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
+from ibidem.figures import percent
 from ibidem.records import Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -124,7 +125,7 @@ def summary(blended: Artifact) -> str:
     """Say in one line what a blend holds."""
     counts = blended.counts
     unit = counts["unit"]
-    amounts = ", ".join(f"{name} {100 * share:.1f} %" for name, share in counts["shares"].items())
+    amounts = ", ".join(f"{name} {percent(share, digits=1)}" for name, share in counts["shares"].items())
     return f"{blended.path}: {size_of(blended)}, {counts['total']:,} {unit}; {amounts}; {counts['ended']}"
 
 

@@ -5,7 +5,6 @@ same bytes come out. Python-heavy functions run in processes of their own; funct
 compiled kernels run in threads, where they share memory.
 """
 
-import gc
 import multiprocessing
 import os
 import pickle
@@ -15,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -87,17 +85,6 @@ class Engine:
             if error is not None:
                 raise error
             yield result
-
-
-@contextmanager
-def rare_collection() -> Iterator[None]:
-    """Look for unreachable cycles of objects a hundred times less often: documents hold none, and all threads wait."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100 * thresholds[0], *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
 
 
 def _begin_work() -> None:

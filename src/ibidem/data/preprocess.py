@@ -35,7 +35,7 @@ from ibidem.data.counts import (
     total_of,
 )
 from ibidem.data.dedup import Part, find_duplicates
-from ibidem.data.engine import Engine, EngineConfig, rare_collection
+from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
 from ibidem.data.pipeline import decide, finish
 from ibidem.data.pipeline.decide import read_table
@@ -46,6 +46,7 @@ from ibidem.data.sources.readers import Piece
 from ibidem.data.sources.spec import Source, Spec
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import write_file
+from ibidem.runtime import rare_collection
 
 _COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
 """Steps that hold Python's lock for so long that processes are worth starting."""

@@ -5,9 +5,9 @@ alone: whatever is dropped, now or later, leaves every other shard as it was. Be
 documents, by which near duplicates are found without the text.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
@@ -232,17 +232,13 @@ def sketch_path(shard: Path) -> Path:
 
 def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
     """Write one JSON line for each input that could not be read."""
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for item in unreadable:
-            row = {"file": item.file, "line": item.line, "reason": item.reason}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    path.write_text(jsonl.dumps(map(asdict, unreadable)), encoding="utf-8")
 
 
 def write_tombstones(draft: artifacts.Draft, tombstones: Sequence[Mapping[str, Any]]) -> None:
     """Write one JSON line for each request for removal that was honored; nothing where there is none."""
     if tombstones:
-        lines = (json.dumps(tombstone, ensure_ascii=False, sort_keys=True) + "\n" for tombstone in tombstones)
-        (draft.path / REMOVALS).write_text("".join(lines), encoding="utf-8")
+        (draft.path / REMOVALS).write_text(jsonl.dumps(tombstones, sort_keys=True), encoding="utf-8")
         draft.rows[REMOVALS] = len(tombstones)
 
 
@@ -250,7 +246,7 @@ def read_tombstones(dataset: artifacts.Artifact) -> list[dict[str, Any]]:
     """Read the requests for removal that a dataset honors, as `write_tombstones` wrote them."""
     if REMOVALS not in dataset.files:
         return []
-    return [json.loads(line) for line in (dataset.path / REMOVALS).read_text(encoding="utf-8").split("\n")[:-1]]
+    return jsonl.loads((dataset.path / REMOVALS).read_text(encoding="utf-8"))
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -276,10 +272,10 @@ def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = No
             yield file.read_row_group(number, columns)
 
 
-def read_quarantine(dataset: artifacts.Artifact) -> Iterator[Unreadable]:
+def read_quarantine(dataset: artifacts.Artifact) -> list[Unreadable]:
     """Read what could not be read into a dataset."""
-    with (dataset.path / QUARANTINE).open(encoding="utf-8") as file:
-        yield from (Unreadable(**json.loads(line)) for line in file)
+    rows = jsonl.loads((dataset.path / QUARANTINE).read_text(encoding="utf-8"))
+    return [Unreadable(**row) for row in rows]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

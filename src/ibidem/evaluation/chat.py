@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts, log
+from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence
 from ibidem.evaluation.config import ChatConfig
 from ibidem.inference import models
 from ibidem.inference.model_id import subject as subject_of
+from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
 KIND = "responses"
@@ -56,7 +56,7 @@ def chat(config: ChatConfig) -> str:
         model = models.open_model(config.checkpoint)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
-            (draft.path / RESPONSES).write_text(evidence.lines_of(rows), encoding="utf-8")
+            (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")
             (draft.path / FORM).write_text(_form(prompts, subject.digest, asked.digest), encoding="utf-8")
             draft.counts = {"responses": len(rows)}
     return f"{config.output_dir}: {len(prompts)} responses; let two people or more fill in copies of {FORM}"
@@ -91,17 +91,17 @@ def _criteria(value: object, where: str) -> list[str]:
     return names
 
 
-def read_table(path: Path, what: str) -> list[evidence.Row]:
+def read_table(path: Path, what: str) -> list[Row]:
     """Read rows from JSON lines, or from CSV with a line of column names.
 
     Raises:
         DataError: it cannot be read, or it is empty.
     """
     if path.suffix.lower() != ".csv":
-        return evidence.read_lines(path, what)
+        return jsonl.read(path, what)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: list[evidence.Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
+            rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{what} {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
@@ -142,14 +142,14 @@ def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: Chat
     return [{**each.more, "id": each.id, "turns": list(each.turns), "responses": answers[each.id]} for each in prompts]
 
 
-def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[evidence.Row]]:
+def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[Row]]:
     """Read sealed responses.
 
     Raises:
         ArtifactError: they are missing or damaged.
     """
     artifact = artifacts.verify(folder, kind=KIND)
-    return artifact, evidence.read_lines(folder / RESPONSES, "responses")
+    return artifact, jsonl.read(folder / RESPONSES, "responses")
 
 
 def digest_of(artifact: artifacts.Artifact, role: str) -> str:

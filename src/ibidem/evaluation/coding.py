@@ -1,21 +1,22 @@
 """Programming benchmarks from problems to evidence: complete, judge, estimate pass@k."""
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts, log
+from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
+from ibidem.figures import percent
 from ibidem.inference.model_id import Subject
 from ibidem.inference.model_id import subject as subject_of
+from ibidem.jsonl import Row
 from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.problems import Problem, by_id
@@ -24,8 +25,6 @@ from ibidem.statistics import pass_at_k
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
     """
     known, numbers, origins = by_id(problems), Counter[str](), set()
     samples: list[Sample] = []
-    for row in evidence.read_lines(path, "samples"):
+    for row in jsonl.read(path, "samples"):
         task_id, completion = str(row.get("task_id")), row.get("completion")
         if not isinstance(completion, str) or row.get("task_id") is None:
             raise DataError(f"samples {path}: row {len(samples) + 1} needs task_id and completion")
@@ -154,7 +153,7 @@ def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | 
 
 def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
     """Complete each problem `n` times; what stands in `path` already is not made again."""
-    done = [Sample(**row) for row in _whole_lines(path)]
+    done = [Sample(**row) for row in jsonl.recover(path)]
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
         return done
@@ -163,14 +162,16 @@ def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> 
 
     assert config.checkpoint is not None
     model = open_model(config.checkpoint)
-    with path.open("a", encoding="utf-8") as file, log.progress("complete", len(wanted), "samples") as bar:
-        bar.advance(len(done))
+    with (
+        path.open("a", encoding="utf-8") as file,
+        log.progress("complete", len(wanted), "samples", start=len(done)) as bar,
+    ):
         while len(done) < len(wanted):
             batch = _same_stop(wanted[len(done) : len(done) + config.batch])
             sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=len(done))
             texts = model.complete([problem.prompt for problem, _ in batch], sampling, batch[0][0].stop)
             made = [Sample(each.task_id, number, text) for (each, number), text in zip(batch, texts, strict=True)]
-            file.write(evidence.lines_of([vars(sample) for sample in made]))
+            file.write(jsonl.dumps([vars(sample) for sample in made]))
             file.flush()
             done += made
             bar.advance(len(made))
@@ -183,16 +184,15 @@ def _same_stop(batch: list[tuple[Problem, int]]) -> list[tuple[Problem, int]]:
 
 def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence[Sample], path: Path) -> list[Row]:
     """Judge each sample; what stands in `path` already is not judged again."""
-    items: list[Row] = list(_whole_lines(path))
+    items: list[Row] = jsonl.recover(path)
     left = samples[len(items) :]
     if not left:
         return items
     with (
         _open_judge(config) as judge,
         path.open("a", encoding="utf-8") as file,
-        log.progress("judge", len(samples), "programs") as bar,
+        log.progress("judge", len(samples), "programs", start=len(items)) as bar,
     ):
-        bar.advance(len(items))
         verdicts = judge.verdicts(known[sample.task_id].program(sample.completion) for sample in left)
         for sample, verdict in zip(left, verdicts, strict=True):
             item = {
@@ -203,7 +203,7 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
                 "detail": _ADDRESS.sub("0x", verdict.detail),
                 "completion": sample.completion,
             }
-            file.write(evidence.lines_of([item]))
+            file.write(jsonl.dumps([item]))
             file.flush()
             items.append(item)
             bar.advance(passed=sum(1 for each in items if each["passed"]))
@@ -213,17 +213,6 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
 def _open_judge(config: SandboxConfig) -> Judge:
     limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
     return Judge(config.workers, limits, sandbox=config.sandbox, image=config.sandbox_image)
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read what an interrupted run has written, and cut off a torn last line."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    yield from map(json.loads, filter(None, whole.decode().split("\n")))  # other line ends stand inside of texts
 
 
 def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -237,6 +226,6 @@ def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequ
 
 
 def _say(results: Row, output_dir: Path) -> str:
-    figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in results.items() if key.startswith("pass@"))
+    figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
     return f"{results['task']}: {figures} ({kinds}); {output_dir}"

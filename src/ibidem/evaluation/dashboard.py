@@ -6,7 +6,6 @@ checkpoint, and the curves grow.
 
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -23,11 +22,11 @@ from ibidem.files import write_file
 from ibidem.inference import models
 from ibidem.inference.model_id import Subject
 from ibidem.inference.model_id import subject as subject_of
+from ibidem.modeling.checkpoint import folder_of, step_of, steps_of
 from ibidem.page import Html, document, join, line_chart, table, tag
 
 WHOLE = "all"
 COLUMNS = {"key", "checkpoint", "data", "step", "aspect", "value", "documents", "bytes", "bits_per_byte", "perplexity"}
-_STEP = re.compile(r"step-(\d+)")
 
 Row = dict[str, Any]
 
@@ -119,8 +118,7 @@ def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str
         "checkpoint_digest": subject.digest,
         "data": str(corpus.path),
     }
-    step = _STEP.fullmatch(subject.path.name)
-    about |= {"step": int(step[1]) if step else None}
+    about |= {"step": step_of(subject.path)}
     rows = []
     for (aspect, value), scores in groups.items():
         if any(each.tokens for each in scores):
@@ -135,7 +133,7 @@ def _texts(corpus: Corpus, share: float | None) -> Iterator[Text]:
 
 
 def _checkpoints(config: DashboardConfig) -> list[Path]:
-    of_run = sorted((config.run / "checkpoints").glob("step-*")) if config.run else []
+    of_run = [folder_of(config.run, step) for step in sorted(steps_of(config.run))] if config.run else []
     if not (found := [*config.checkpoint, *of_run]):
         raise ConfigError("name a --checkpoint, or a --run that has some")
     return found

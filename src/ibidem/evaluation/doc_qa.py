@@ -20,15 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibidem import log
+from ibidem import jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
+from ibidem.figures import percent
 from ibidem.grounding.support import Entailment, calibrate, open_entailment
 from ibidem.inference import models
 from ibidem.inference.model_id import subject as subject_of
+from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
 TASK = "doc-qa"
@@ -73,7 +75,7 @@ def doc_qa(config: DocQaConfig) -> str:
         )
     found = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
-    shown = [f"{name} {'NOT MEASURED' if found[name] is None else f'{100 * found[name]:.2f} %'}" for name in names]
+    shown = [f"{name} {percent(found[name])}" for name in names]
     return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
 
 
@@ -89,7 +91,7 @@ def read_questions(path: Path) -> list[Question]:
         DataError: a row is none, or its id stands there twice.
     """
     questions: dict[str, Question] = {}
-    for number, row in enumerate(evidence.read_lines(path, "data"), 1):
+    for number, row in enumerate(jsonl.read(path, "data"), 1):
         text, answers, passages = row.get("question"), _answers(row), _passages(row)
         if not isinstance(text, str) or answers is None or not passages:
             raise DataError(f"data {path}: line {number} needs question, answers, and context or passages with ids")
@@ -100,7 +102,7 @@ def read_questions(path: Path) -> list[Question]:
     return list(questions.values())
 
 
-def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> evidence.Row:
+def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> Row:
     """Judge one answer."""
     if is_abstention(answer, abstentions):
         return {"id": question.id, "answerable": bool(question.answers), "abstained": True, "answer": answer}
@@ -178,7 +180,7 @@ def f1(answer: str, gold: str) -> float:
     return 2 * shared / (len(ours) + len(theirs))
 
 
-def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+def measure(items: Sequence[Row]) -> evidence.Metrics:
     """Average over questions and claims."""
     answerable = [item for item in items if item["answerable"]]
     hopeless = [item for item in items if not item["answerable"]]
@@ -197,7 +199,7 @@ def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
     }
 
 
-def _answers(row: evidence.Row) -> tuple[str, ...] | None:
+def _answers(row: Row) -> tuple[str, ...] | None:
     """Read answers as a text, a list, or SQuAD's own form; None if they are none of these."""
     answers = row.get("answers", row.get("answer"))
     answers = answers.get("text") if isinstance(answers, dict) else answers
@@ -207,7 +209,7 @@ def _answers(row: evidence.Row) -> tuple[str, ...] | None:
     return tuple(each for each in answers if each.strip())
 
 
-def _passages(row: evidence.Row) -> dict[str, str]:
+def _passages(row: Row) -> dict[str, str]:
     """Read passages by their ids; nothing if one has no text, or two have one id."""
     if isinstance(context := row.get("context"), str):
         return {"1": context}
@@ -238,7 +240,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
     """
     answers: dict[str, str] = {}
     origins = set()
-    for number, row in enumerate(evidence.read_lines(path, "predictions"), 1):
+    for number, row in enumerate(jsonl.read(path, "predictions"), 1):
         key, answer = str(row.get("id")), row.get("answer")
         if not isinstance(answer, str) or key in answers:
             raise DataError(f"predictions {path}: line {number} needs an answer, one for each id")

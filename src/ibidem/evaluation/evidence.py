@@ -5,20 +5,20 @@
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
-from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError
+from ibidem.jsonl import Row
 
 KIND = "evaluation"
 RESULTS, ITEMS = "results.json", "items.jsonl"
 
-Row = Mapping[str, Any]
 Metrics = dict[str, float | None]
 
 
@@ -56,7 +56,7 @@ def write(
     with artifacts.create(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs) as draft:
         text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
         (draft.path / RESULTS).write_text(text + "\n", encoding="utf-8")
-        (draft.path / ITEMS).write_text(lines_of(items), encoding="utf-8")
+        (draft.path / ITEMS).write_text(jsonl.dumps(items), encoding="utf-8")
         draft.counts = {"items": len(items), **metrics}
         draft.rows = {ITEMS: len(items)}
     return artifacts.load(output_dir, kind=KIND)
@@ -83,58 +83,12 @@ def read(folder: Path) -> Evidence:
     artifact = artifacts.verify(folder, kind=KIND)
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        items = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").split("\n") if line]
+        items = jsonl.loads((folder / ITEMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: this evaluation cannot be read: {error}") from None
     if not isinstance(results, dict) or not all(isinstance(item, dict) for item in items) or "task" not in results:
         raise ArtifactError(f"{folder}: this is not an evaluation")
     return Evidence(artifact, results, items)
-
-
-def lines_of(rows: Iterable[Row]) -> str:
-    """Write rows as JSON lines, in plain ASCII where a text holds half a character that UTF-8 does not know."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
-    whole = [line if _is_unicode(line) else json.dumps(json.loads(line)) for line in lines]
-    return "".join(f"{line}\n" for line in whole)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read_lines(path: Path, what: str) -> list[Row]:
-    """Read a file of JSON objects, one a line.
-
-    Raises:
-        DataError: it cannot be read, or a line is no object.
-    """
-    rows: list[Row] = []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{what} {path}: {reason}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise DataError(f"{what} {path}: line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{what} {path}: line {number} is no JSON object")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{what} {path}: it is empty")
-    return rows
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is no number of JSON")
 
 
 def mean(values: Sequence[float]) -> float | None:

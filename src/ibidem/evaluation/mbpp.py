@@ -1,8 +1,8 @@
 """MBPP, its sanitized version and MBPP+: `ibidem evaluate mbpp`."""
 
-from ibidem import log
+from ibidem import jsonl, log
 from ibidem.errors import ConfigError
-from ibidem.evaluation import coding, evidence
+from ibidem.evaluation import coding
 from ibidem.evaluation.config import MbppConfig
 from ibidem.evaluation.human_eval import benchmark
 from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
@@ -28,5 +28,5 @@ def mbpp(config: MbppConfig) -> str:
 def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
     if config.samples is None:
         return False
-    rows = evidence.read_lines(config.samples, "samples")
+    rows = jsonl.read(config.samples, "samples")
     return not all(number_in_test(str(row.get("task_id"))) for row in rows)

@@ -18,9 +18,11 @@ from ibidem.data.filters.contamination import Problem
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
+from ibidem.figures import percent
 from ibidem.inference import models
 from ibidem.inference.model_id import Subject
 from ibidem.inference.model_id import subject as subject_of
+from ibidem.jsonl import Row
 
 TASK = "mmlu"
 LETTERS = "ABCD"
@@ -78,11 +80,11 @@ def mmlu(config: MmluConfig) -> str:
             notes=notes,
         )
     found = evidence.read(config.output_dir).results
-    figures = ", ".join(f"{key} {100 * value:.2f} %" for key, value in found.items() if key.startswith("accuracy"))
+    figures = ", ".join(f"{key} {percent(value)}" for key, value in found.items() if key.startswith("accuracy"))
     return f"mmlu: {figures} on {found['items']} questions; {config.output_dir}"
 
 
-def answer(model: models.LanguageModel, question: Question, examples: Sequence[Question], scoring: str) -> evidence.Row:
+def answer(model: models.LanguageModel, question: Question, examples: Sequence[Question], scoring: str) -> Row:
     """Let the model choose; `scores` are log-likelihoods in nats, in the order of the choices.
 
     letter    of " A" to " D" after the question with its choices
@@ -114,7 +116,7 @@ def prompt(question: Question, examples: Sequence[Question], *, with_choices: bo
     return head + "".join(shown) + _ask(question, with_choices)
 
 
-def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+def measure(items: Sequence[Row]) -> evidence.Metrics:
     """Count the share of right answers: of all questions, of each group and of each subject."""
     by_subject = defaultdict(list)
     for item in items:

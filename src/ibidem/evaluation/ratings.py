@@ -19,6 +19,7 @@ from ibidem.errors import DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
+from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
 TASK = "ratings"
@@ -97,9 +98,7 @@ def read_ratings(
     return list(found.values())
 
 
-def _rating(
-    row: evidence.Row, known: Mapping[str, Sequence[str] | None], model: str, prompts: str, where: str
-) -> Rating:
+def _rating(row: Row, known: Mapping[str, Sequence[str] | None], model: str, prompts: str, where: str) -> Rating:
     if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
         raise DataError(f"{where} lacks {missing[0]}")
     if row["model_digest"] != model:
@@ -152,7 +151,7 @@ def is_good(people: Mapping[str, float], judges: Mapping[str, float], good_from:
     return None if average is None else average >= good_from
 
 
-def measure(items: Sequence[evidence.Row]) -> evidence.Metrics:
+def measure(items: Sequence[Row]) -> evidence.Metrics:
     """Give the share of good responses, the agreement of the people, and how many responses lack ratings."""
     metrics: evidence.Metrics = {}
     for criterion in dict.fromkeys(each["criterion"] for each in items):

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
+from ibidem import jsonl
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence
 from ibidem.files import digest_of_folder
 from ibidem.statistics import lower_bound
 
@@ -108,7 +108,7 @@ def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
         DataError: a row is no label.
     """
     decided: dict[tuple[str, str, bool], bool] = {}  # one that stands there twice is one label
-    for number, row in enumerate(evidence.read_lines(labels, "calibration"), 1):
+    for number, row in enumerate(jsonl.read(labels, "calibration"), 1):
         premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
         if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
             raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")

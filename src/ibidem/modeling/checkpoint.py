@@ -1,20 +1,51 @@
 """Trained models on disk: `step-000040/` with safetensors weights, their shape, and the tokenizer they speak."""
 
+import re
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING
 
 from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.modeling_custom import Decoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ibidem.modeling.modeling_custom import Decoder
 
 KIND = "checkpoint"
 WEIGHTS = "model.safetensors"
 TOKENIZER_DIR = "tokenizer"
+INITIAL = "initial"
+"""Role of the checkpoint whose weights a run started from."""
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint in a run.
+
+    >>> folder_of(Path("run"), 40).as_posix()
+    'run/checkpoints/step-000040'
+    """
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def steps_of(run: Path) -> list[int]:
+    """List the steps that have a checkpoint folder, newest first, whole or not."""
+    steps = (step_of(path) for path in (run / "checkpoints").glob("step-*"))
+    return sorted((step for step in steps if step is not None), reverse=True)
+
+
+def step_of(folder: Path) -> int | None:
+    """Read the step in the name of a checkpoint's folder; None if the name is another.
+
+    >>> step_of(Path("run/checkpoints/step-000040")), step_of(Path("run/damaged-0-step-000040"))
+    (40, None)
+    """
+    match = _STEP.fullmatch(folder.name)
+    return int(match[1]) if match else None
 
 
 def verified(folder: Path) -> artifacts.Artifact:
@@ -34,21 +65,37 @@ def model_config(checkpoint: artifacts.Artifact) -> ModelConfig:
     return build(ModelConfig, checkpoint.config["model"], origin=f"{checkpoint.path}: ")
 
 
-def best_device() -> torch.device:
+def best_device() -> "torch.device":
     """Choose the GPU where there is one."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path) -> tuple[Decoder, artifacts.Artifact]:
+def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
     """Load the model of a verified checkpoint, in float32, on the best device here, ready to evaluate.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit its shape.
     """
+    from ibidem.modeling.modeling_custom import Decoder
+
     checkpoint = verified(folder)
     model = Decoder(model_config(checkpoint))
+    load_weights(model, folder)
+    return model.to(best_device()).eval(), checkpoint
+
+
+def load_weights(model: "nn.Module", folder: Path) -> None:
+    """Load the weights of a checkpoint into a model of the same shape.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
-    return model.to(best_device()).eval(), checkpoint

@@ -12,17 +12,17 @@ Sources: Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.0773
 
 import ast
 import builtins
-import gzip
 import json
 import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ibidem import jsonl
 from ibidem.data.filters.benchmarks import HUMAN_EVAL, benchmark_files
 from ibidem.errors import ConfigError, DataError
+from ibidem.jsonl import Row
 from ibidem.sandbox.program import Program
 
 HUMAN_EVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -31,8 +31,6 @@ MBPP_STOP = ("[DONE]",)
 MBPP_SHOTS = (2, 3, 4)
 MBPP_TEST = range(11, 511)
 """Source: Austin et al., section 2.1: 2-4 are few-shot examples, 11-510 the test."""
-
-Row = Mapping[str, Any]
 
 # Answers of these functions are compared in ways of their own, as EvalPlus does.
 _ANY_BUT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
@@ -119,7 +117,7 @@ def mbpp(source: str, split: str) -> list[Problem]:
     Raises:
         ConfigError: nothing is there, or a row is no problem.
     """
-    rows = list(_rows(Path(source)))
+    rows = _rows(Path(source))
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
     try:
         lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
@@ -321,24 +319,18 @@ def _rows_of(source: str) -> Iterator[Row]:
         yield from _rows(path)
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """Read JSON lines, also compressed, or one JSON array."""
+def _rows(path: Path) -> Sequence[Row]:
+    """Read JSON lines, or one JSON array of objects."""
+    text = jsonl.read_text(path, "problems")
+    if not text.lstrip().startswith("["):
+        return jsonl.read(path, "problems")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            text = file.read()
-        rows = (
-            json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n")))
-        )
-        for row in rows:
-            if not isinstance(row, dict):
-                raise DataError(f"problems {path}: {str(row)[:40]!r} is no JSON object")
-            yield row
-    except FileNotFoundError:
-        raise ConfigError(f"problems {path}: no such file") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise ConfigError(f"problems {path}: cannot be read: {' '.join(str(error).split())[:160]}") from None
+        rows: list[Row] = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"problems {path}: cannot be read: {' '.join(str(error).split())[:160]}") from None
+    if wrong := next((row for row in rows if not isinstance(row, dict)), None):
+        raise DataError(f"problems {path}: {str(wrong)[:40]!r} is not a JSON object")
+    return rows
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:

@@ -1,7 +1,6 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
-import json
-
+from ibidem import jsonl
 from ibidem.files import write_file
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling, complete
@@ -22,5 +21,5 @@ def generate(config: GenerateConfig) -> str:
         {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
-    write_file(config.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_file(config.output, jsonl.dumps(rows))
     return f"{config.output}: {len(rows)} completions"

@@ -9,7 +9,6 @@ import inspect
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +23,16 @@ from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.blend import num_documents, size_of
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.figures import duration, percent
 from ibidem.files import sha256_of, write_file
 from ibidem.lineage import walk
+from ibidem.modeling.checkpoint import folder_of, steps_of
 from ibidem.page import (
     Html,
     Point,
     Row,
     bars,
     document,
-    duration,
     is_page,
     join,
     line_chart,
@@ -45,8 +45,6 @@ from ibidem.page import (
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 
-EVENTS = "events.jsonl"
-CHECKPOINT = re.compile(r"step-(\d+)")
 WORK = {"train.step", "train.measured", "train.sample", "checkpoint.saved"}  # their times tell how long a run worked
 STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
 MOST_SAMPLES = 6  # of a prompt
@@ -152,9 +150,8 @@ def open_run(folder: Path) -> Run:
     Raises:
         ArtifactError: there are no events, or no checkpoint with a valid manifest.
     """
-    events, torn = _read_events(folder / EVENTS)
-    numbered = [(int(m[1]), p) for p in (folder / "checkpoints").glob("step-*") if (m := CHECKPOINT.fullmatch(p.name))]
-    for _, path in sorted(numbered, reverse=True):
+    events, torn = _read_events(folder / log.EVENTS)
+    for path in (folder_of(folder, step) for step in steps_of(folder)):
         try:
             return Run(folder, artifacts.load(path, kind="checkpoint"), history_of(events), torn)
         except ArtifactError as error:
@@ -286,7 +283,7 @@ def blend(dataset: Artifact) -> Html:
         for name, lanes in counts.get("datasets", {}).items()
         for category, lane in lanes.items()
     ]
-    shares = {name: f"{100 * part:.1f} %" for name, part in counts.get("shares", {}).items()}
+    shares = {name: percent(part, digits=1) for name, part in counts.get("shares", {}).items()}
     return join(
         tag("h3", "Blend"),
         tag("p", size_of(dataset), "."),

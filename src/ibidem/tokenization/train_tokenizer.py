@@ -15,6 +15,7 @@ from ibidem.config import configuration, settings
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
+from ibidem.figures import percent
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import BLANK, KIND, MODEL_FILE, NEWLINE, Tokenizer, has_carrier, to_model
 
@@ -79,9 +80,10 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
 def summary(tokenizer: artifacts.Artifact) -> str:
     """Say in one line what a tokenizer is worth."""
     counts = tokenizer.counts
+    byte_pieces = percent(counts["byte_pieces_share"], digits=1)
     return (
         f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, {counts['reserved']:,} "
-        f"reserved), {counts['bytes_per_token']:.2f} bytes a token, {counts['byte_pieces_share']:.1%} byte pieces; "
+        f"reserved), {counts['bytes_per_token']:.2f} bytes a token, {byte_pieces} byte pieces; "
         f"round trip of held-out documents: {counts['round_trips']:,} of {counts['held_out']:,}"
         + (f"; not: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
     )

@@ -115,17 +115,25 @@ class CheckpointConfig:
 
 
 @configuration
-class TrainConfig:
-    """Pretrain a decoder on a preprocessed dataset."""
+class SessionConfig:
+    """What every training has in common."""
 
-    model: Path
-    """Shape of the model: a Python file that sets MODEL, as configs/model/base.py, or a JSON file."""
     output_dir: Path
     """The run's folder: checkpoints/step-000040, events.jsonl, tokens."""
-    data: DataConfig
+    initial: Path | None = None
+    """Start from the weights of this checkpoint instead of random ones; a run that is resumed goes on from its own."""
     training: LoopConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where to send the figures beside events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
+
+
+@configuration
+class TrainConfig(SessionConfig):
+    """Pretrain a decoder on a preprocessed dataset."""
+
+    model: Path
+    """Shape of the model: a Python file that sets MODEL, as configs/model/base.py, or a JSON file."""
+    data: DataConfig

@@ -1,15 +1,15 @@
 """The loop that every training shares: accumulate, clip, step, measure, save.
 
-A training is a `Task`: it gives the loss of a micro batch of a step, and what to measure. The loop knows nothing of
+A training is an `Objective`: it returns the loss of a micro batch of a step, and measures. The loop knows nothing of
 tokens, prompts or rewards. Every random number of a micro batch follows from (seed, step, micro batch, process), so a
 run that was stopped and resumed goes on to the bit as if it had not been.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,14 +21,38 @@ from ibidem.errors import TrainingError
 from ibidem.training.optim import set_learning_rate
 
 
-class Task(Protocol):
+class ObjectiveState(NamedTuple):
+    """What an objective keeps in a checkpoint beside weights and optimizer; both may be empty."""
+
+    tensors: Mapping[str, Tensor]
+    """Saved as safetensors."""
+    values: Mapping[str, Any]
+    """Saved as JSON."""
+
+
+class Objective(Protocol):
     """What one kind of training adds to the loop."""
 
+    def check(self) -> None:
+        """Fail before anything is built if the data or settings cannot work."""
+
+    def begin(self, model: nn.Module, step: int) -> None:
+        """Prepare a step, outside of autocast and gradient accumulation: sample, score, count the targets."""
+
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
-        """Give this process's summed loss of a micro batch, and how many targets the step has over all processes."""
+        """Return this process's summed loss of a micro batch, and how many targets the step has over all processes."""
+
+    def figures(self) -> dict[str, float]:
+        """Return the objective's own figures of the step that was just taken."""
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Measure on held-out data, on all processes."""
+
+    def state(self) -> ObjectiveState:
+        """Return what a checkpoint must hold so that a resumed run goes on to the bit."""
+
+    def restore(self, state: ObjectiveState) -> None:
+        """Take up the state of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Plan:
 
 def run(
     plan: Plan,
-    task: Task,
+    objective: Objective,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
@@ -58,19 +82,20 @@ def run(
 ) -> None:
     """Train from `plan.start` to `plan.stop`; a step is over when its checkpoint, if it has one, is safe."""
     if plan.start == 0:
-        _measure(task, model, accelerator, 0)
-    with log.progress("train", plan.stop, "steps") as bar:
-        bar.done = plan.start
+        _measure(objective, model, accelerator, 0)
+    with log.progress("train", plan.stop, "steps", start=plan.start) as bar:
         for step in range(plan.start, plan.stop):
             started = time.perf_counter()
-            figures = update(plan, task, model, optimizer, accelerator, step=step, lr=learning_rate(step))
+            objective.begin(model, step)
+            figures = update(plan, objective, model, optimizer, accelerator, step=step, lr=learning_rate(step))
+            figures |= objective.figures()
             done = step + 1
             speed = plan.tokens_per_step / (time.perf_counter() - started)
             log.event("train.step", step=done, tokens=done * plan.tokens_per_step, tokens_per_s=round(speed), **figures)
             accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
             bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
             measures = done % plan.measure_every == 0 or done == plan.total_steps
-            measured = _measure(task, model, accelerator, done) if measures else {}
+            measured = _measure(objective, model, accelerator, done) if measures else {}
             if done % plan.save_every == 0 or done == plan.stop:
                 _check_finite(model, done)
                 save(done, {"loss": figures["loss"], **measured})
@@ -78,7 +103,7 @@ def run(
 
 def update(
     plan: Plan,
-    task: Task,
+    objective: Objective,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
@@ -99,7 +124,7 @@ def update(
         torch.manual_seed(micro_seed(plan.seed, step, micro, accelerator.process_index))
         is_last = micro == plan.micro_batches - 1
         with accelerator.autocast(), _synchronize(accelerator, model, when=is_last):
-            loss, num_targets = task.loss(model, step, micro)
+            loss, num_targets = objective.loss(model, step, micro)
             accelerator.backward(loss * (accelerator.num_processes / num_targets))
         total += loss.detach()
     mean = float(accelerator.reduce(total, "sum")) / num_targets
@@ -129,10 +154,10 @@ def _check_finite(model: nn.Module, step: int) -> None:
         raise TrainingError(f"step {step}: the weights are not finite, and are not saved; lower optim.lr")
 
 
-def _measure(task: Task, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:
+def _measure(objective: Objective, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:
     model.eval()
     with torch.no_grad(), accelerator.autocast():
-        measured = task.measure(model, step)
+        measured = objective.measure(model, step)
     if not all(np.isfinite(value) for value in measured.values()):
         raise TrainingError(f"step {step}: measured {measured}; lower optim.lr")
     log.event("train.measured", step=step, **measured)

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ibidem.config import configuration
+from ibidem.figures import percent, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.config import TrainConfig
 
@@ -56,7 +57,7 @@ def _model_rows(shape: ModelConfig) -> list[tuple[str, str]]:
         ("parameters", f"{shape.parameters:,}"),
         ("  embeddings", f"{shape.vocab_size * shape.width * (1 if shape.tied else 2):,}"),
         ("  a block", f"{shape.block_parameters:,} x {shape.layers}"),
-        ("KV cache at full context, 16 bit", _bytes(shape.kv_cache_bytes(shape.context))),
+        ("KV cache at full context, 16 bit", size(shape.kv_cache_bytes(shape.context))),
     ]
 
 
@@ -67,12 +68,12 @@ def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[t
     states = 16 * shape.parameters
     activations = checkpointed if config.training.gradient_checkpointing else kept
     return [
-        ("weights, 16 bit / 32 bit", f"{_bytes(2 * shape.parameters)} / {_bytes(4 * shape.parameters)}"),
-        ("weights, gradients, AdamW, 32 bit", _bytes(states)),
-        (f"  a GPU of {config.gpus}, sharded", _bytes(states / config.gpus)),
-        (f"activations of {tokens:,} tokens", f"{_bytes(kept)}, with checkpointing {_bytes(checkpointed)} (estimate)"),
-        ("a GPU in all, unsharded", _bytes(states + activations)),
-        ("a GPU in all, sharded", _bytes(states / config.gpus + activations)),
+        ("weights, 16 bit / 32 bit", f"{size(2 * shape.parameters)} / {size(4 * shape.parameters)}"),
+        ("weights, gradients, AdamW, 32 bit", size(states)),
+        (f"  a GPU of {config.gpus}, sharded", size(states / config.gpus)),
+        (f"activations of {tokens:,} tokens", f"{size(kept)}, with checkpointing {size(checkpointed)} (estimate)"),
+        ("a GPU in all, unsharded", size(states + activations)),
+        ("a GPU in all, sharded", size(states / config.gpus + activations)),
     ]
 
 
@@ -89,20 +90,7 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
         ("tokens a step", f"{tokens_per_step:,}"),
         ("tokens in all", f"{tokens:,} ({tokens / shape.parameters:.1f} a parameter; 20 would be {compute_optimal:,})"),
         ("FLOP in all", f"{flops * tokens:.3g}"),
-        (f"speed on {config.gpus} GPUs at {config.mfu:.0%} MFU", f"{tokens_per_s:,.0f} tokens/s"),
+        (f"speed on {config.gpus} GPUs at {percent(config.mfu, digits=0)} MFU", f"{tokens_per_s:,.0f} tokens/s"),
         ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
         ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} a GPU-hour"),
     ]
-
-
-def _bytes(number: float) -> str:
-    """Write a size.
-
-    >>> _bytes(2_667_896_832)
-    '2.67 GB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.2f} GB"

@@ -18,8 +18,9 @@ from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import loop, state
+from ibidem.training import state
 from ibidem.training.config import TrainConfig
+from ibidem.training.loop import ObjectiveState
 from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))
@@ -34,7 +35,6 @@ class Pretraining:
     tokens: artifacts.Artifact
     tokenizer: Tokenizer
     accelerator: Accelerator
-    plan: loop.Plan
 
     def check(self) -> None:
         """Fail now, not at the first step or measurement, if a split has no whole window."""
@@ -46,11 +46,14 @@ class Pretraining:
         if self.config.validation.prompts and state.is_sharded(self.accelerator):
             log.event("train.no_samples", reason="the weights are sharded")
 
+    def begin(self, model: nn.Module, step: int) -> None:
+        """Nothing to prepare: the windows of a step follow from its number."""
+
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Give the summed loss of this process's windows of a micro batch."""
         ids_BT, targets_BT = self._split(self._micro_batch(step, micro))
         loss = model(ids_BT, targets_BT, self._documents(ids_BT))
-        return loss, self.plan.tokens_per_step
+        return loss, self.config.training.batch_sequences * self._context
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Give bits per byte and loss a token on held-out windows; complete the prompts."""
@@ -69,6 +72,17 @@ class Pretraining:
                 sums += torch.tensor(figures, dtype=torch.float64)
         nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
+
+    def figures(self) -> dict[str, float]:
+        """No figures beside the loss."""
+        return {}
+
+    def state(self) -> ObjectiveState:
+        """No state: the step says where the data go on."""
+        return ObjectiveState({}, {})
+
+    def restore(self, state: ObjectiveState) -> None:
+        """Nothing to take up."""
 
     @cached_property
     def windows(self) -> Windows:

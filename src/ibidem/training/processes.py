@@ -10,12 +10,12 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from ibidem import log
 from ibidem.errors import ConfigError
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import SessionConfig
 
 LONGEST_WAIT = timedelta(hours=12)
 
 
-def start_accelerator(config: TrainConfig) -> Accelerator:
+def start_accelerator(config: SessionConfig) -> Accelerator:
     """Start accelerate on what this machine has; a CPU computes in float32, whatever is asked."""
     on_cpu = not torch.cuda.is_available()
     precision = config.training.mixed_precision
@@ -38,7 +38,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     )
 
 
-def check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
+def check_processes(config: SessionConfig, accelerator: Accelerator) -> None:
     """Fail if fewer processes run than were asked for: launchers start one on a CPU without a word.
 
     Raises:

@@ -1,36 +1,26 @@
 """Checkpoints of a run: saved so that a kill at any moment loses none, resumed so that no damage goes unseen."""
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.errors import CheckpointError
-from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, verified
+from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, folder_of, steps_of, verified
+from ibidem.training.loop import ObjectiveState
 
 PROGRESS = "progress.json"
 LATEST = Path("latest")
-_STEP = re.compile(r"step-(\d+)")
-
-
-def folder_of(run: Path, step: int) -> Path:
-    """Name the checkpoint of a step."""
-    return run / "checkpoints" / f"step-{step:06d}"
-
-
-def steps_of(run: Path) -> list[int]:
-    """List the steps that have a checkpoint folder, newest first, whole or not."""
-    found = (_STEP.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*"))
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -38,29 +28,49 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
-def save(
-    accelerator: Accelerator,
-    model: nn.Module,
-    folder: Path,
-    config: Mapping[str, Any],
-    inputs: Sequence[Input],
-    *,
-    tokenizer_dir: Path,
-    step: int,
-    figures: Mapping[str, float],
-) -> None:
-    """Save weights, optimizer, random states and the step, on all processes, as one artifact."""
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint says of a run, beside weights and optimizer."""
+
+    config: Mapping[str, Any]
+    inputs: Sequence[Input]
+    tokenizer_dir: Path
+    step: int
+    figures: Mapping[str, float]
+    objective: ObjectiveState
+
+
+def save(accelerator: Accelerator, model: nn.Module, folder: Path, saved: Saved) -> None:
+    """Save weights, optimizer, random states and the objective's state, on all processes, as one artifact."""
     if not accelerator.is_main_process:
         _save_state(accelerator, model, _agree(None))
         accelerator.wait_for_everyone()  # until the main process has sealed it
         return
-    with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
+    with artifacts.create(folder, kind=KIND, config=saved.config, inputs=saved.inputs) as draft:
         _save_state(accelerator, model, _agree(str(draft.path)))
-        shutil.copytree(tokenizer_dir, draft.path / TOKENIZER_DIR)
-        (draft.path / PROGRESS).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-        draft.counts |= {"step": step, **figures}
+        _write_objective(draft.path, saved.objective)
+        shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
+        (draft.path / PROGRESS).write_text(json.dumps({"step": saved.step}) + "\n", encoding="utf-8")
+        draft.counts |= {"step": saved.step, **saved.figures}
     accelerator.wait_for_everyone()
-    log.event("checkpoint.saved", step=step, path=str(folder))
+    log.event("checkpoint.saved", step=saved.step, path=str(folder))
+
+
+def read_objective(checkpoint: artifacts.Artifact) -> ObjectiveState:
+    """Read the objective's state of a checkpoint; empty where it kept none."""
+    tensors, values = checkpoint.path / OBJECTIVE_TENSORS, checkpoint.path / OBJECTIVE_VALUES
+    return ObjectiveState(
+        load_file(tensors) if tensors.exists() else {},
+        json.loads(values.read_text(encoding="utf-8")) if values.exists() else {},
+    )
+
+
+def _write_objective(folder: Path, objective: ObjectiveState) -> None:
+    if objective.tensors:
+        save_file({name: tensor.contiguous() for name, tensor in objective.tensors.items()}, folder / OBJECTIVE_TENSORS)
+    if objective.values:
+        text = json.dumps(objective.values, ensure_ascii=False, allow_nan=False, sort_keys=True)
+        (folder / OBJECTIVE_VALUES).write_text(text + "\n", encoding="utf-8")
 
 
 def prune(run: Path, keep_last: int) -> None:

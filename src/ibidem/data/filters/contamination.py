@@ -9,8 +9,6 @@ holds a docstring or a solution of HumanEval or MBPP is removed); Touvron et al.
 (share of a sample's tokens that stand in runs of 10).
 """
 
-import gzip
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration
 from ibidem.data.filters.benchmarks import HUMAN_EVAL, benchmark_files
@@ -171,15 +170,10 @@ def _problems(name: str) -> Iterator[Problem]:
             raise ConfigError(f"contamination: {path} holds no problem; its columns should be some of {wanted}")
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    if not path.name.endswith(".parquet"):
+        return jsonl.read(path, "contamination:")
     try:
-        if path.name.endswith(".parquet"):
-            yield from pq.read_table(path).to_pylist()
-            return
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line) if line.strip() else {}
-                if isinstance(row, dict):
-                    yield row
-    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        return list(pq.read_table(path).to_pylist())
+    except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"contamination: {path} cannot be read: {' '.join(str(error).split())[:160]}") from None

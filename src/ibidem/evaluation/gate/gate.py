@@ -30,6 +30,7 @@ from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.config import Criterion, GateConfig
 from ibidem.evaluation.gate.page import card, page
+from ibidem.figures import percent
 from ibidem.files import write_file
 from ibidem.inference.model_id import Subject
 from ibidem.inference.model_id import subject as subject_of
@@ -158,11 +159,11 @@ def _compare(
             least = criterion.baseline.published - criterion.margin
     if criterion.below is not None:
         shown, refuted = upper < criterion.below, lower >= criterion.below
-        known = f"at least {_percent(lower)}" if refuted else f"at most {_percent(upper)}"
+        known = f"at least {percent(lower)}" if refuted else f"at most {percent(upper)}"
     else:
         assert least is not None
         shown, refuted = lower >= least, upper < least
-        known = f"at most {_percent(upper)}" if refuted else f"at least {_percent(lower)}"
+        known = f"at most {percent(upper)}" if refuted else f"at least {percent(lower)}"
     reason = f"{known}{what}, with 95 % confidence"
     verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
     if verdict is Verdict.INSUFFICIENT:
@@ -300,7 +301,7 @@ def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float], c
         agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
         due = criterion.least_calibration
         if agreement is None or agreement < due:
-            return f"the entailment judge agrees with people {_percent(agreement)}, and {_percent(due)} is due"
+            return f"the entailment judge agrees with people {percent(agreement)}, and {percent(due)} is due"
     return None
 
 
@@ -336,13 +337,13 @@ def _write(config: GateConfig, subject: Subject, record: Mapping[str, object], f
 
 def _target(criterion: Criterion) -> str:
     if criterion.at_least is not None:
-        return f"at least {_percent(criterion.at_least)}"
+        return f"at least {percent(criterion.at_least)}"
     if criterion.below is not None:
-        return f"below {_percent(criterion.below)}"
+        return f"below {percent(criterion.below)}"
     assert criterion.baseline is not None
     published = criterion.baseline.published
-    figure = f", {_percent(published)} ({criterion.baseline.source})" if published is not None else ""
-    margin = f" less {_percent(criterion.margin)}" if criterion.margin else ""
+    figure = f", {percent(published)} ({criterion.baseline.source})" if published is not None else ""
+    margin = f" less {percent(criterion.margin)}" if criterion.margin else ""
     return f"at least {criterion.baseline.name}{figure}{margin}"
 
 
@@ -364,12 +365,8 @@ def _is_supplied(found: Evidence) -> bool:
 
 def _line(finding: Finding) -> str:
     excepted = f" [EXCEPTION by {finding.exception}]" if finding.exception else ""
-    point = "NOT MEASURED" if finding.point is None else _percent(finding.point)
+    point = percent(finding.point)
     return f"{finding.verdict:<12}  {finding.criterion}: {point}, due {finding.target}; {finding.reason}{excepted}"
-
-
-def _percent(value: float | None) -> str:
-    return "NOT MEASURED" if value is None else f"{100 * value:.2f} %"
 
 
 def _same(told: object, counted: float | None) -> bool:

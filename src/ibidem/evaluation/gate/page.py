@@ -5,8 +5,9 @@ from typing import Any
 
 from ibidem.artifacts import Artifact
 from ibidem.evaluation.evidence import Evidence
+from ibidem.figures import percent
 from ibidem.lineage import walk
-from ibidem.page import Html, document, join, table, tag
+from ibidem.page import Html, document, join, share, table, tag
 
 Record = Mapping[str, Any]
 
@@ -106,9 +107,9 @@ def _criteria(criteria: Sequence[Record]) -> Html:
         (
             join(each["criterion"], tag("div", each["metric"], cls="soft")),
             each["verdict"] if each["verdict"] == "PASS" else tag("span", each["verdict"], cls="bad"),
-            _percent(each["point"]),
-            _percent(each["lower"]),
-            _percent(each["upper"]),
+            share(each["point"], 1, digits=2),
+            share(each["lower"], 1, digits=2),
+            share(each["upper"], 1, digits=2),
             each["target"],
             each["items"],
         )
@@ -140,10 +141,6 @@ def _method(record: Record) -> list[str]:
     ]
 
 
-def _percent(value: float | None) -> object:
-    return None if value is None else f"{100 * value:.2f} %"
-
-
 def _data(checkpoint: Artifact | None) -> list[str]:
     if checkpoint is None:
         return ["NOT MEASURED: this model was not trained here, so nothing is known of its data."]
@@ -159,13 +156,12 @@ def _data(checkpoint: Artifact | None) -> list[str]:
 
 def _card_row(finding: Record) -> str:
     bounds = (
-        "NOT MEASURED" if finding["lower"] is None else f"{_percent(finding['lower'])} to {_percent(finding['upper'])}"
+        "NOT MEASURED" if finding["lower"] is None else f"{percent(finding['lower'])} to {percent(finding['upper'])}"
     )
-    point = "NOT MEASURED" if finding["point"] is None else _percent(finding["point"])
     digest = f"`{finding['evidence'][:23]}`" if finding["evidence"] else "nothing"
     cells = (
         finding["criterion"],
-        point,
+        percent(finding["point"]),
         bounds,
         finding["target"],
         f"{finding['verdict']}: {finding['reason']}",

@@ -9,8 +9,9 @@ from typing import Any
 from ibidem.artifacts import Input
 from ibidem.errors import ArtifactError
 from ibidem.evaluation import chat, coding, doc_qa, human_eval, mbpp, mmlu, ratings
-from ibidem.evaluation.evidence import Evidence, Metrics, Row
+from ibidem.evaluation.evidence import Evidence, Metrics
 from ibidem.grounding.support import WordCover
+from ibidem.jsonl import Row
 
 Trials = dict[str, float]
 

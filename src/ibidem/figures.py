@@ -1,0 +1,37 @@
+"""How figures are written for people."""
+
+NOT_MEASURED = "NOT MEASURED"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share; None was not measured.
+
+    >>> percent(0.1234), percent(1, digits=0), percent(None)
+    ('12.34 %', '100 %', 'NOT MEASURED')
+    """
+    return NOT_MEASURED if share is None else f"{100 * share:.{digits}f} %"
+
+
+def size(num_bytes: float) -> str:
+    """Write a size in bytes.
+
+    >>> size(2_667_896_832), size(512)
+    ('2.67 GB', '512 B')
+    """
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.2f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time.
+
+    >>> duration(15.2), duration(62), duration(7500)
+    ('15.2 s', '1 min 02 s', '2 h 05 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,194 @@
+"""A run of training, whatever its objective: build or resume, run the loop, save and prune checkpoints.
+
+    <output_dir>/checkpoints/step-000040/    weights, optimizer, random states, the step, the objective's own state
+    <output_dir>/events.jsonl                what happened, one event a line
+    <output_dir>/.lock                       held while a process writes to the run
+
+A training brings its objective, the model to start from and the inputs of its checkpoints; all else is here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact, Input
+from ibidem.config import flattened, resolved
+from ibidem.errors import CheckpointError, ConfigError
+from ibidem.modeling.checkpoint import INITIAL, folder_of, load_weights, model_config, verified
+from ibidem.modeling.config import ModelConfig
+from ibidem.training import loop, state
+from ibidem.training.config import SessionConfig
+from ibidem.training.optim import adamw, learning_rate
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the checkpoints of a run are made from, and what they record of it."""
+
+    inputs: Sequence[Input]
+    """The artifacts that were read, seen from a checkpoint's folder; the tokenizer is one of them."""
+    tokenizer_dir: Path
+    """Copied into every checkpoint."""
+    shape: ModelConfig
+    settings: Mapping[str, Any]
+    """The settings that decide the result."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says of model and training."""
+        return {"model": resolved(self.shape), "train": self.settings}
+
+
+def run(
+    objective: loop.Objective,
+    config: SessionConfig,
+    accelerator: Accelerator,
+    made: Made,
+    *,
+    build: Callable[[], nn.Module],
+    tokens_per_step: int,
+) -> Path:
+    """Train until the last step of the configuration; return the folder of the last checkpoint.
+
+    Args:
+        objective: what is optimized and measured.
+        config: how long, how fast, what to keep.
+        accelerator: the processes and devices.
+        made: inputs and settings of the checkpoints.
+        build: makes the model with its initial weights; called only if there is something to train.
+        tokens_per_step: tokens of one optimizer step over all processes, for the speed that is reported.
+
+    Raises:
+        ConfigError: the batch cannot be shared out evenly, or the run is over already.
+        CheckpointError: there is nothing whole to resume from, or it belongs to another run.
+        ArtifactError: another process writes to the run.
+    """
+    artifacts.check_outside(config.output_dir / "checkpoints")
+    if config.initial is not None:
+        made = replace(made, inputs=[*made.inputs, _initial_input(config.initial, made, config.output_dir)])
+    with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
+        last = _run(objective, config, accelerator, made, build, tokens_per_step)
+    accelerator.end_training()
+    return last
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    with artifacts.locked(run), log.recording(run / log.EVENTS):
+        yield
+
+
+def _run(
+    objective: loop.Objective,
+    config: SessionConfig,
+    accelerator: Accelerator,
+    made: Made,
+    build: Callable[[], nn.Module],
+    tokens_per_step: int,
+) -> Path:
+    checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
+    start = 0 if checkpoint is None else _check_resume(checkpoint, made)
+    plan = make_plan(config, accelerator, start, tokens_per_step)
+    if start > config.training.steps:
+        raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
+    if checkpoint is not None and plan.start == plan.stop:
+        return checkpoint.path
+    objective.check()
+    model = build()
+    if checkpoint is None and config.initial is not None:
+        load_weights(model, config.initial)
+    model, optimizer = _prepare(model, config, accelerator)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint.path))
+        objective.restore(state.read_objective(checkpoint))
+
+    def save(step: int, figures: dict[str, float]) -> None:
+        saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
+        state.save(accelerator, model, folder_of(config.output_dir, step), saved)
+        if accelerator.is_main_process:
+            state.prune(config.output_dir, config.checkpoints.keep_last)
+
+    log.event("train.started", step=start, parameters=made.shape.parameters, processes=accelerator.num_processes)
+    rate = partial(learning_rate, total_steps=plan.total_steps, config=config.optim)
+    loop.run(plan, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
+    return folder_of(config.output_dir, plan.stop)
+
+
+def _prepare(
+    model: nn.Module, config: SessionConfig, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
+    if config.training.compile and accelerator.device.type != "cpu":
+        for block in accelerator.unwrap_model(prepared).blocks:
+            block.compile()
+    if config.trackers:
+        values = flattened(resolved(config))
+        plain = {key: v if isinstance(v, str | int | float | bool) else str(v) for key, v in values.items()}
+        accelerator.init_trackers("ibidem", config=plain)
+    return prepared, optimizer
+
+
+def make_plan(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Plan:
+    """Work out steps and micro batches.
+
+    Raises:
+        ConfigError: the batch cannot be shared out evenly.
+    """
+    training = config.training
+    at_once = training.micro_batch_sequences * accelerator.num_processes
+    if training.batch_sequences % at_once:
+        raise ConfigError(
+            f"training.batch_sequences={training.batch_sequences} is not a multiple of "
+            f"micro_batch_sequences x processes = {at_once}"
+        )
+    return loop.Plan(
+        start=start,
+        stop=max(start, min(training.steps, training.stop_at_step or training.steps)),
+        total_steps=training.steps,
+        micro_batches=training.batch_sequences // at_once,
+        seed=training.seed,
+        clip=config.optim.clip,
+        tokens_per_step=tokens_per_step,
+        measure_every=config.validation.every,
+        save_every=config.checkpoints.every,
+    )
+
+
+def _initial_input(path: Path, made: Made, run: Path) -> Input:
+    """Name the checkpoint whose weights a run starts from as an input of the run's checkpoints.
+
+    Raises:
+        CheckpointError: it is damaged, has another shape, or another tokenizer.
+    """
+    checkpoint = verified(path)
+    if model_config(checkpoint) != made.shape:
+        raise CheckpointError(f"initial {path}: its model has another shape than the model asked for")
+    if _digest_of("tokenizer", checkpoint.inputs) != _digest_of("tokenizer", made.inputs):
+        raise CheckpointError(f"initial {path}: it was trained with another tokenizer")
+    return checkpoint.as_input(INITIAL, of=folder_of(run, 0))
+
+
+def _check_resume(checkpoint: Artifact, made: Made) -> int:
+    """Refuse a checkpoint of another tokenizer, shape or data; report settings that changed; return its step."""
+    mine, theirs = _digest_of("tokenizer", made.inputs), _digest_of("tokenizer", checkpoint.inputs)
+    if mine != theirs:
+        raise CheckpointError(f"{checkpoint.path} was trained with another tokenizer ({theirs[:23]}, not {mine[:23]})")
+    if checkpoint.config["model"] != made.config["model"]:
+        raise CheckpointError(f"{checkpoint.path} has another shape than the model asked for")
+    if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
+        raise CheckpointError(f"{checkpoint.path} was trained on another tokenized dataset, or from other weights")
+    if checkpoint.config["train"] != made.config["train"]:
+        log.event("train.settings_changed", before=checkpoint.config["train"], now=made.config["train"])
+    return state.step_of(checkpoint)
+
+
+def _digest_of(role: str, inputs: Sequence[Input]) -> str:
+    return next((item.digest for item in inputs if item.role == role), "none")
