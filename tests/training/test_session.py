@@ -18,7 +18,7 @@ from ibidem.modeling.config import read_model_config
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import session
 from ibidem.training.config import SessionConfig, TrainConfig
-from ibidem.training.loop import ObjectiveState
+from ibidem.training.objective import ObjectiveState
 from ibidem.training.processes import start_accelerator
 from ibidem.training.train import train
 

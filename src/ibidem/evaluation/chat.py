@@ -20,7 +20,7 @@ from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import ChatConfig
 from ibidem.inference import models
-from ibidem.inference.model_id import subject as subject_of
+from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
@@ -49,15 +49,15 @@ def chat(config: ChatConfig) -> str:
         DataError: a row is no prompt.
     """
     prompts = read_prompts(config.prompts)
-    subject, asked = subject_of(config.checkpoint), benchmark(config.prompts)
-    inputs = [subject.as_input(of=config.output_dir), asked]
+    model_id, asked = identify(config.checkpoint), benchmark(config.prompts)
+    inputs = [model_id.as_input(of=config.output_dir), asked]
     chosen = {key: value for key, value in settings(config).items() if key != "batch"}
     if not artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
         model = models.open_model(config.checkpoint)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
             (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")
-            (draft.path / FORM).write_text(_form(prompts, subject.digest, asked.digest), encoding="utf-8")
+            (draft.path / FORM).write_text(_form(prompts, model_id.digest, asked.digest), encoding="utf-8")
             draft.counts = {"responses": len(rows)}
     return f"{config.output_dir}: {len(prompts)} responses; let two people or more fill in copies of {FORM}"
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
+from ibidem.data.filters.benchmarks import benchmark_files
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
+from ibidem.evaluation.task import Task, Trials
 from ibidem.figures import percent
-from ibidem.inference.model_id import Subject
-from ibidem.inference.model_id import subject as subject_of
+from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
@@ -48,18 +49,18 @@ def evaluate(
     """
     if config.checkpoint is None and config.samples is None:
         raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
-    subject = subject_of(config.checkpoint) if config.checkpoint else None
+    model_id = identify(config.checkpoint) if config.checkpoint else None
     given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
-    if subject and given and given.checkpoint != subject.digest:
-        raise DataError(f"samples {given.path}: not all name {subject.digest} as their checkpoint")
-    inputs = [*benchmark, *_model_inputs(config, subject, given)]
+    if model_id and given and given.checkpoint != model_id.digest:
+        raise DataError(f"samples {given.path}: not all name {model_id.digest} as their checkpoint")
+    inputs = [*benchmark, *_model_inputs(config, model_id, given)]
     chosen = {key: value for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
         return _say(evidence.read(config.output_dir).results, config.output_dir)
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
         samples = given.samples if given else _complete(config, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
-        found_in_training = _contamination(config, subject, problems)
+        found_in_training = _contamination(config, model_id, problems)
         metrics = measure(items, config.k)
         notes |= {"kinds": dict(sorted(Counter(item["kind"] for item in items).items())), **found_in_training}
         evidence.write(
@@ -74,6 +75,29 @@ def evaluate(
     return _say(evidence.read(config.output_dir).results, config.output_dir)
 
 
+def task(name: str, problems: Callable[[evidence.Evidence, str], Sequence[Problem]]) -> Task:
+    """Describe a programming benchmark to the gate.
+
+    Args:
+        name: of the evaluation.
+        problems: reads those that an evaluation is due to have answered, from the place of the benchmark.
+    """
+    return Task(
+        name=name,
+        key=("task_id", "sample"),
+        measure=_measure,
+        trials=_trials,
+        benchmark=benchmark,
+        rejudge=lambda evaluation, place, sandbox: _rejudge(evaluation, problems(evaluation, place), sandbox),
+        is_published=True,
+    )
+
+
+def benchmark(problems: str) -> list[Input]:
+    """Name the problems as inputs, with digests of their content."""
+    return [Input.of_file("benchmark", path) for path in benchmark_files(problems)]
+
+
 def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.Metrics:
     """Average pass@k over the problems, for each k that every problem has samples for."""
     outcomes: dict[str, list[bool]] = defaultdict(list)
@@ -85,27 +109,6 @@ def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.M
         for each in k
         if each <= fewest
     }
-
-
-def rejudge(found: evidence.Evidence, problems: Sequence[Problem], sandbox: SandboxConfig) -> list[str]:
-    """Judge every completion of an evaluation again; name the outcomes that differ, and the problems that are missing.
-
-    Raises:
-        SandboxError: code cannot be run safely here.
-    """
-    known = by_id(problems)
-    if unknown := [item["task_id"] for item in found.items if item["task_id"] not in known]:
-        return unknown
-    with (
-        _open_judge(sandbox) as judge,
-        log.progress("gate.judge", len(found.items), "programs") as bar,
-    ):
-        wrong = []
-        programs = (known[item["task_id"]].program(item["completion"]) for item in found.items)
-        for item, verdict in zip(found.items, judge.verdicts(programs), strict=True):
-            wrong += [item["task_id"]] if item["passed"] is not verdict.passed else []
-            bar.advance()
-    return wrong + sorted(set(known) - {item["task_id"] for item in found.items})
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,11 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
     return Given(path, samples, None if origin == "None" else origin)
 
 
-def _model_inputs(config: CodingConfig, subject: Subject | None, given: Given | None) -> list[Input]:
-    inputs = [subject.as_input(of=config.output_dir)] if subject else []
+def _model_inputs(config: CodingConfig, model_id: ModelId | None, given: Given | None) -> list[Input]:
+    inputs = [model_id.as_input(of=config.output_dir)] if model_id else []
     if given is not None:
         inputs.append(Input.of_file("samples", given.path))
-        if subject is None and given.checkpoint is not None:
+        if model_id is None and given.checkpoint is not None:
             inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
     return inputs
 
@@ -210,19 +213,52 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
     return items
 
 
+def _measure(evaluation: evidence.Evidence) -> evidence.Metrics:
+    sizes = [int(key.removeprefix("pass@")) for key in evaluation.artifact.counts if key.startswith("pass@")]
+    return measure(evaluation.items, sizes)
+
+
+def _trials(items: Sequence[Row], metric: str) -> Trials | None:
+    passed: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        passed[item["task_id"]].append(float(item["passed"]))
+    return {key: sum(each) / len(each) for key, each in passed.items()} if metric == "pass@1" else None
+
+
+def _rejudge(evaluation: evidence.Evidence, problems: Sequence[Problem], sandbox: SandboxConfig) -> list[str]:
+    """Judge every completion of an evaluation again; name the outcomes that differ, and the problems that are missing.
+
+    Raises:
+        SandboxError: code cannot be run safely here.
+    """
+    known = by_id(problems)
+    if unknown := [item["task_id"] for item in evaluation.items if item["task_id"] not in known]:
+        return unknown
+    with (
+        _open_judge(sandbox) as judge,
+        log.progress("gate.judge", len(evaluation.items), "programs") as bar,
+    ):
+        wrong = []
+        programs = (known[item["task_id"]].program(item["completion"]) for item in evaluation.items)
+        for item, verdict in zip(evaluation.items, judge.verdicts(programs), strict=True):
+            wrong += [item["task_id"]] if item["passed"] is not verdict.passed else []
+            bar.advance()
+    return wrong + sorted(set(known) - {item["task_id"] for item in evaluation.items})
+
+
 def _open_judge(config: SandboxConfig) -> Judge:
     limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
     return Judge(config.workers, limits, sandbox=config.sandbox, image=config.sandbox_image)
 
 
-def _contamination(config: CodingConfig, subject: Subject | None, problems: Sequence[Problem]) -> dict[str, Any]:
-    if not config.contamination or subject is None or not subject.is_checkpoint:
+def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Sequence[Problem]) -> dict[str, Any]:
+    if not config.contamination or model_id is None or not model_id.is_checkpoint:
         return {"contamination": None}
     from ibidem.data.filters.contamination import Problem as Benchmarked
     from ibidem.evaluation.contamination import look
 
     texts = [Benchmarked(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]
-    return {"contamination": look(subject.path, texts)}
+    return {"contamination": look(model_id.path, texts)}
 
 
 def _say(results: Row, output_dir: Path) -> str:

@@ -20,8 +20,7 @@ from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
 from ibidem.files import write_file
 from ibidem.inference import models
-from ibidem.inference.model_id import Subject
-from ibidem.inference.model_id import subject as subject_of
+from ibidem.inference.model_id import ModelId, identify
 from ibidem.modeling.checkpoint import folder_of, step_of, steps_of
 from ibidem.page import Html, document, join, line_chart, table, tag
 
@@ -38,18 +37,18 @@ def dashboard(config: DashboardConfig) -> str:
         ConfigError: no checkpoint is named, or one is none; or another's page stands there.
         DataError: there is no text to measure.
     """
-    subjects = [subject_of(path) for path in _checkpoints(config)]
+    model_ids = [identify(path) for path in _checkpoints(config)]
     path, page = config.output_dir / "dashboard.json", config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
     if page.exists() and not path.exists():
         raise ConfigError(f"{page} stands there without a dashboard.json; choose another output_dir")
     rows = _read(path)
-    for subject in subjects:
+    for model_id in model_ids:
         for data in config.data:
             corpus = Corpus.open(data, config.column)
-            key = _key(config, subject, corpus)
+            key = _key(config, model_id, corpus)
             if not any(row["key"] == key for row in rows):
-                measured = _measure(config, subject, corpus, key)
+                measured = _measure(config, model_id, corpus, key)
                 if not measured:
                     raise DataError(f"data {data}: there is no text to measure")
                 rows += measured
@@ -100,11 +99,11 @@ def _table(rows: Sequence[Row]) -> Html:
     return table(heads, shown, right=(2, 3, 4, 5))
 
 
-def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str) -> list[Row]:
-    model = models.open_model(subject.path)
+def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: str) -> list[Row]:
+    model = models.open_model(model_id.path)
     window = config.window or model.context
     if window > model.context:
-        raise ConfigError(f"window {window} is more than the context of {subject.path}, {model.context}")
+        raise ConfigError(f"window {window} is more than the context of {model_id.path}, {model.context}")
     groups: dict[tuple[str, str], list[Score]] = {}
     with log.progress("dashboard", config.max_documents, "documents") as bar:
         for text in islice(_texts(corpus, config.held_out_share), config.max_documents):
@@ -114,11 +113,11 @@ def _measure(config: DashboardConfig, subject: Subject, corpus: Corpus, key: str
             bar.advance()
     about: Row = {
         "key": key,
-        "checkpoint": subject.path.name,
-        "checkpoint_digest": subject.digest,
+        "checkpoint": model_id.path.name,
+        "checkpoint_digest": model_id.digest,
         "data": str(corpus.path),
     }
-    about |= {"step": step_of(subject.path)}
+    about |= {"step": step_of(model_id.path)}
     rows = []
     for (aspect, value), scores in groups.items():
         if any(each.tokens for each in scores):
@@ -139,10 +138,10 @@ def _checkpoints(config: DashboardConfig) -> list[Path]:
     return found
 
 
-def _key(config: DashboardConfig, subject: Subject, corpus: Corpus) -> str:
+def _key(config: DashboardConfig, model_id: ModelId, corpus: Corpus) -> str:
     text = corpus.as_input("data", of=config.output_dir).digest
     how = [config.column, config.window, config.max_documents, config.max_chars, config.held_out_share]
-    return json.dumps([subject.digest, text, *how])
+    return json.dumps([model_id.digest, text, *how])
 
 
 def _read(path: Path) -> list[Row]:

@@ -26,14 +26,16 @@ from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
+from ibidem.evaluation.task import Demand, Task, Trials
 from ibidem.figures import percent
-from ibidem.grounding.support import Entailment, calibrate, open_entailment
+from ibidem.grounding.support import Entailment, WordCover, calibrate, open_entailment
 from ibidem.inference import models
-from ibidem.inference.model_id import subject as subject_of
+from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
+from ibidem.statistics import lower_bound
 
-TASK = "doc-qa"
+NAME = "doc-qa"
 MOST_WORDS_BEHIND = 6  # an abstention may name its reason; who says more makes a claim
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
@@ -65,13 +67,13 @@ def doc_qa(config: DocQaConfig) -> str:
     given = read_answers(config.predictions, questions) if config.predictions else None
     inputs = _inputs(config, given)
     chosen = {**settings(config), "entailment": judge.name}
-    if not evidence.finished(config.output_dir, TASK, config=chosen, inputs=inputs):
+    if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         answers = given.answers if given else _generate(config, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
         calibration = calibrate(judge, config.calibration) if config.calibration else None
         notes = {"entailment": judge.name, "calibration": calibration}
         evidence.write(
-            config.output_dir, TASK, config=chosen, inputs=inputs, items=items, metrics=measure(items), notes=notes
+            config.output_dir, NAME, config=chosen, inputs=inputs, items=items, metrics=measure(items), notes=notes
         )
     found = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
@@ -256,7 +258,7 @@ def _inputs(config: DocQaConfig, given: Given | None) -> list[Input]:
     inputs = [benchmark(config.data)]
     inputs += [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
     if config.checkpoint is not None:
-        inputs.append(subject_of(config.checkpoint).as_input(of=config.output_dir))
+        inputs.append(identify(config.checkpoint).as_input(of=config.output_dir))
     elif given is not None and given.checkpoint is not None:
         inputs.append(Input("checkpoint", given.checkpoint, "named by the predictions", is_artifact=False))
     return inputs
@@ -279,3 +281,53 @@ def _generate(config: DocQaConfig, questions: Sequence[Question]) -> dict[str, s
 def _prompt(question: Question) -> str:
     passages = "\n".join(f"[{key}] {text}" for key, text in question.passages.items())
     return f"{passages}\n\nAnswer from the passages above and cite them as [id].\nQuestion: {question.text}\nAnswer:"
+
+
+def _trials(items: Sequence[Row], metric: str) -> Trials | None:
+    of_claims = {"citation_coverage": "covered", "citation_recall": "supported", "unsupported_claims": "supported"}
+    if metric in of_claims:  # by question, for the claims of one answer stand and fall together
+        claims = {item["id"]: [float(claim[of_claims[metric]]) for claim in item.get("claims", ())] for item in items}
+        shares = {key: sum(each) / len(each) for key, each in claims.items() if each}
+        return {key: 1 - share for key, share in shares.items()} if metric == "unsupported_claims" else shares
+    if metric in {"exact_match", "f1"}:
+        return {item["id"]: item.get(metric, 0.0) for item in items if item["answerable"]}
+    return None
+
+
+def _differs(evaluation: evidence.Evidence, file: str) -> str | None:
+    """Assess the answers again; where a model decided what supports what, all but that."""
+    judge = WordCover(evaluation.artifact.config["word_share"])
+    is_ours = evaluation.artifact.config["entailment"] == judge.name
+    questions = {question.id: question for question in read_questions(Path(file))}
+    told = {item["id"]: item for item in evaluation.items}
+    for key in questions.keys() | told.keys():
+        if key not in questions or key not in told:
+            return str(key)
+        due = assess(questions[key], told[key]["answer"], judge, evaluation.artifact.config["abstentions"])
+        names = due.keys() if is_ours else due.keys() - {"claims"}
+        if any(due[name] != told[key].get(name) for name in names):
+            return str(key)
+    return None
+
+
+def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
+    """Ask for the entailment judge's agreement with people, for figures that it decides."""
+    if not demand.metric.startswith(("citation", "unsupported")):
+        return None
+    calibration = evaluation.results.get("calibration")
+    agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
+    due = demand.least_calibration
+    if agreement is not None and agreement >= due:
+        return None
+    return f"the entailment judge agrees with people {percent(agreement)}, and {percent(due)} is due"
+
+
+TASK = Task(
+    name=NAME,
+    key=("id",),
+    measure=lambda evaluation: measure(evaluation.items),
+    trials=_trials,
+    benchmark=lambda file: [benchmark(Path(file))],
+    differs=_differs,
+    doubt=_doubt,
+)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ibidem import jsonl, log
-from ibidem.artifacts import Input
-from ibidem.data.filters.benchmarks import benchmark_files
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
@@ -14,22 +12,17 @@ from ibidem.jsonl import Row
 from ibidem.sandbox.problems import Problem, by_id
 from ibidem.sandbox.problems import human_eval as read_problems
 
-TASK = "human-eval"
+NAME = "human-eval"
 OFFICIAL_TIMEOUT_S = 3.0
 
 
 def human_eval(config: HumanEvalConfig) -> str:
     """Evaluate on HumanEval; with `--evaluator official` also by the official package, and tell where they disagree."""
     problems = read_problems(config.problems)
-    said = coding.evaluate(config, TASK, problems, benchmark(config.problems))
+    said = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems))
     if config.evaluator == "official":
         return f"{said}\n{_compare(config, problems)}"
     return said
-
-
-def benchmark(problems: str) -> list[Input]:
-    """Name the problems as inputs, with digests of their content."""
-    return [Input.of_file("benchmark", path) for path in benchmark_files(problems)]
 
 
 def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
@@ -65,3 +58,6 @@ def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:
             results.append(str(done["result"]))
             bar.advance()
     return results
+
+
+TASK = coding.task(NAME, lambda _evaluation, place: read_problems(place))

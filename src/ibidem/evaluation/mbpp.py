@@ -4,11 +4,10 @@ from ibidem import jsonl, log
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding
 from ibidem.evaluation.config import MbppConfig
-from ibidem.evaluation.human_eval import benchmark
 from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
 from ibidem.sandbox.problems import mbpp as read_problems
 
-TASK = "mbpp"
+NAME = "mbpp"
 
 
 def mbpp(config: MbppConfig) -> str:
@@ -22,7 +21,7 @@ def mbpp(config: MbppConfig) -> str:
     shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
     if shots < len(MBPP_SHOTS):
         log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")
-    return coding.evaluate(config, TASK, problems, benchmark(str(config.problems)), split=split, shots=shots)
+    return coding.evaluate(config, NAME, problems, coding.benchmark(str(config.problems)), split=split, shots=shots)
 
 
 def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
@@ -30,3 +29,6 @@ def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
         return False
     rows = jsonl.read(config.samples, "samples")
     return not all(number_in_test(str(row.get("task_id"))) for row in rows)
+
+
+TASK = coding.task(NAME, lambda evaluation, place: read_problems(place, str(evaluation.results.get("split"))))

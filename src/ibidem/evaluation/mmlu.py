@@ -18,13 +18,13 @@ from ibidem.data.filters.contamination import Problem
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
+from ibidem.evaluation.task import Task, Trials
 from ibidem.figures import percent
 from ibidem.inference import models
-from ibidem.inference.model_id import Subject
-from ibidem.inference.model_id import subject as subject_of
+from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 
-TASK = "mmlu"
+NAME = "mmlu"
 LETTERS = "ABCD"
 GROUPS = {
     "business": ("business_ethics", "management", "marketing"),
@@ -51,15 +51,15 @@ def mmlu(config: MmluConfig) -> str:
         DataError: a row is no question.
     """
     files = find_subjects(config.data, config.subjects)
-    subject = subject_of(config.checkpoint)
-    inputs = [*benchmark(files), subject.as_input(of=config.output_dir)]
+    model_id = identify(config.checkpoint)
+    inputs = [*benchmark(files), model_id.as_input(of=config.output_dir)]
     questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
     fewest = min(questions, key=lambda name: len(questions[name][1]))
     if len(questions[fewest][1]) < config.shots:
         raise ConfigError(
             f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots as many"
         )
-    if not evidence.finished(config.output_dir, TASK, config=settings(config), inputs=inputs):
+    if not evidence.finished(config.output_dir, NAME, config=settings(config), inputs=inputs):
         model = models.open_model(config.checkpoint)
         total = sum(len(tests) for tests, _ in questions.values())
         items = []
@@ -69,10 +69,10 @@ def mmlu(config: MmluConfig) -> str:
                     items.append(answer(model, question, examples[: config.shots], config.scoring))
                     bar.advance()
         every = [question for tests, _ in questions.values() for question in tests]
-        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(subject, every)}
+        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(model_id, every)}
         evidence.write(
             config.output_dir,
-            TASK,
+            NAME,
             config=settings(config),
             inputs=inputs,
             items=items,
@@ -182,8 +182,40 @@ def _solution(question: Question, with_choices: bool) -> str:
     return LETTERS[question.answer] if with_choices else question.choices[question.answer]
 
 
-def _contamination(subject: Subject, questions: Sequence[Question]) -> dict[str, object] | None:
-    if not subject.is_checkpoint:
+def _contamination(model_id: ModelId, questions: Sequence[Question]) -> dict[str, object] | None:
+    if not model_id.is_checkpoint:
         return None
     problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]
-    return contamination.look(subject.path, problems)
+    return contamination.look(model_id.path, problems)
+
+
+def _trials(items: Sequence[Row], metric: str) -> Trials | None:
+    of_all, _, name = metric.partition(".")
+    subjects = GROUPS.get(name, (name,)) if name else tuple({item["subject"] for item in items})
+    if of_all != "accuracy" or not set(subjects) <= {item["subject"] for item in items}:
+        return None
+    asked = [item for item in items if item["subject"] in subjects]
+    return {f"{item['subject']} {item['number']}": float(item["passed"]) for item in asked}
+
+
+def _differs(evaluation: evidence.Evidence, folder: str) -> str | None:
+    files = find_subjects(Path(folder), ())
+    due = {
+        (question.subject, question.number): LETTERS[question.answer]
+        for subject, (test, _) in files.items()
+        for question in read(subject, test)
+    }
+    told = {(item["subject"], item["number"]): item["answer"] for item in evaluation.items}
+    return next((" ".join(map(str, key)) for key in due.keys() | told.keys() if due.get(key) != told.get(key)), None)
+
+
+TASK = Task(
+    name=NAME,
+    key=("subject", "number"),
+    measure=lambda evaluation: measure(evaluation.items),
+    trials=_trials,
+    benchmark=lambda folder: benchmark(find_subjects(Path(folder), ())),
+    follows=lambda item, _config: item["passed"] is (item["chosen"] == item["answer"]),
+    differs=_differs,
+    is_published=True,
+)

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.errors import DataError
-from ibidem.evaluation import evidence
+from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
+from ibidem.evaluation.task import Demand, Task, Trials
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
-TASK = "ratings"
+NAME = "ratings"
 PEOPLE = 2
 MODEL, HUMAN = "model", "human"
 
@@ -57,7 +58,7 @@ def ratings(config: RatingsConfig) -> str:
     judges = {rating.rater for rating in given if rating.kind == MODEL}
     evidence.write(
         config.output_dir,
-        TASK,
+        NAME,
         config=settings(config),
         inputs=[
             responses.as_input("responses", of=config.output_dir),
@@ -185,3 +186,34 @@ def _score(value: object, where: str) -> float:
 
 def _shown(value: float | None) -> str:
     return "NOT MEASURED" if value is None else f"{value:.3g}"
+
+
+def _trials(items: Sequence[Row], metric: str) -> Trials | None:
+    kind, _, criterion = metric.partition(".")
+    rated = {item["id"]: item["good"] for item in items if item["criterion"] == criterion}
+    return {key: float(good) for key, good in rated.items() if good is not None} if kind == "good" and rated else None
+
+
+def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
+    """Ask for ratings of every response, and for raters who agree."""
+    kind = demand.metric.partition(".")[2]
+    counted = measure(evaluation.items)
+    if unrated := counted.get(f"unrated.{kind}"):
+        return f"{unrated:.0f} responses lack ratings by two people"
+    alpha = counted.get(f"alpha.{kind}")
+    if alpha is None:
+        return "all raters gave one score to all, so their agreement means nothing: add responses that are known bad"
+    if alpha < demand.least_agreement:
+        return f"the raters' agreement, Krippendorff's alpha, is {alpha:.3f}, and {demand.least_agreement:g} is due"
+    return None
+
+
+TASK = Task(
+    name=NAME,
+    key=("id", "criterion"),
+    measure=lambda evaluation: measure(evaluation.items),
+    trials=_trials,
+    benchmark=lambda file: [chat.benchmark(Path(file))],
+    follows=lambda item, config: item["good"] is is_good(item["people"], item["judges"], config["good_from"]),
+    doubt=_doubt,
+)

@@ -10,7 +10,7 @@ from ibidem.files import digest_of_folder
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelId:
     """What is evaluated, before any weight is read."""
 
     path: Path
@@ -25,7 +25,7 @@ class Subject:
         return Input("checkpoint", self.digest, self.path.name, is_artifact=False)
 
 
-def subject(path: Path) -> Subject:
+def identify(path: Path) -> ModelId:
     """Find what stands at `path`.
 
     Raises:
@@ -35,7 +35,7 @@ def subject(path: Path) -> Subject:
     if (path / artifacts.MANIFEST).exists():
         from ibidem.modeling.checkpoint import verified
 
-        return Subject(path, verified(path).digest, is_checkpoint=True)
+        return ModelId(path, verified(path).digest, is_checkpoint=True)
     if (path / "config.json").exists():
-        return Subject(path, digest_of_folder(path), is_checkpoint=False)
+        return ModelId(path, digest_of_folder(path), is_checkpoint=False)
     raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")

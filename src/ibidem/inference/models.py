@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ibidem.errors import ConfigError, DataError
-from ibidem.inference.model_id import subject
+from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
@@ -47,8 +47,8 @@ def open_model(path: Path) -> LanguageModel:
     Raises:
         ConfigError: it is neither.
     """
-    found = subject(path)
-    return OwnModel(path) if found.is_checkpoint else HuggingFaceModel(path, found.digest)
+    model_id = identify(path)
+    return OwnModel(path) if model_id.is_checkpoint else HuggingFaceModel(path, model_id.digest)
 
 
 class OwnModel:

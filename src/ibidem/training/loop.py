@@ -6,53 +6,20 @@ run that was stopped and resumed goes on to the bit as if it had not been.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from ibidem import log
 from ibidem.errors import TrainingError
+from ibidem.training.objective import Objective
 from ibidem.training.optim import set_learning_rate
-
-
-class ObjectiveState(NamedTuple):
-    """What an objective keeps in a checkpoint beside weights and optimizer; both may be empty."""
-
-    tensors: Mapping[str, Tensor]
-    """Saved as safetensors."""
-    values: Mapping[str, Any]
-    """Saved as JSON."""
-
-
-class Objective(Protocol):
-    """What one kind of training adds to the loop."""
-
-    def check(self) -> None:
-        """Fail before anything is built if the data or settings cannot work."""
-
-    def begin(self, model: nn.Module, step: int) -> None:
-        """Prepare a step, outside of autocast and gradient accumulation: sample, score, count the targets."""
-
-    def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
-        """Return this process's summed loss of a micro batch, and how many targets the step has over all processes."""
-
-    def figures(self) -> dict[str, float]:
-        """Return the objective's own figures of the step that was just taken."""
-
-    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Measure on held-out data, on all processes."""
-
-    def state(self) -> ObjectiveState:
-        """Return what a checkpoint must hold so that a resumed run goes on to the bit."""
-
-    def restore(self, state: ObjectiveState) -> None:
-        """Take up the state of a checkpoint."""
 
 
 @dataclass(frozen=True)

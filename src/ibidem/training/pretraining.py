@@ -20,7 +20,7 @@ from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import state
 from ibidem.training.config import TrainConfig
-from ibidem.training.loop import ObjectiveState
+from ibidem.training.objective import ObjectiveState
 from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))

@@ -26,6 +26,7 @@ from ibidem.modeling.checkpoint import INITIAL, folder_of, load_weights, model_c
 from ibidem.modeling.config import ModelConfig
 from ibidem.training import loop, state
 from ibidem.training.config import SessionConfig
+from ibidem.training.objective import Objective
 from ibidem.training.optim import adamw, learning_rate
 
 
@@ -48,7 +49,7 @@ class Made:
 
 
 def run(
-    objective: loop.Objective,
+    objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
     made: Made,
@@ -87,7 +88,7 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _run(
-    objective: loop.Objective,
+    objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
     made: Made,

@@ -16,7 +16,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.errors import CheckpointError
 from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, folder_of, steps_of, verified
-from ibidem.training.loop import ObjectiveState
+from ibidem.training.objective import ObjectiveState
 
 PROGRESS = "progress.json"
 LATEST = Path("latest")

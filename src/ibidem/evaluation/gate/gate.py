@@ -25,19 +25,16 @@ from enum import StrEnum
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact
 from ibidem.errors import ArtifactError, GateFailed, IbidemError
-from ibidem.evaluation import coding, doc_qa, evidence, human_eval, ratings
+from ibidem.evaluation import evidence
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.config import Criterion, GateConfig
 from ibidem.evaluation.gate.page import card, page
+from ibidem.evaluation.task import Demand
 from ibidem.figures import percent
 from ibidem.files import write_file
-from ibidem.inference.model_id import Subject
-from ibidem.inference.model_id import subject as subject_of
-from ibidem.sandbox.problems import Problem
-from ibidem.sandbox.problems import human_eval as read_human_eval
-from ibidem.sandbox.problems import mbpp as read_mbpp
-from ibidem.statistics import bootstrap_lower_bound, least_passes, lower_bound, mean_lower_bound
+from ibidem.inference.model_id import ModelId, identify
+from ibidem.statistics import bootstrap_lower_bound, least_passes, mean_lower_bound
 
 RELEASE, BLOCK = "RELEASE", "BLOCK"
 BENCHMARK_ROLES = {"benchmark", "prompts"}
@@ -95,26 +92,26 @@ def gate(config: GateConfig) -> str:
         CheckpointError: it is damaged.
     """
     artifacts.check_outside(config.output_dir / "gate.json")
-    subject = subject_of(config.checkpoint)
-    found = {
-        key: _open(config, key, subject.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
+    model_id = identify(config.checkpoint)
+    evaluations = {
+        key: _open(config, key, model_id.digest) for key in dict.fromkeys(c.evidence for c in config.criteria.values())
     }
     findings = []
     with log.progress("gate", len(config.criteria), "criteria") as bar:
         for name, criterion in config.criteria.items():
-            findings.append(_except(config, judge(name, criterion, found[criterion.evidence], config)))
+            findings.append(_except(config, judge(name, criterion, evaluations[criterion.evidence], config)))
             bar.advance()
-    counted = {key: each for key, each in found.items() if isinstance(each, Evidence)}
+    counted = {key: each for key, each in evaluations.items() if isinstance(each, Evidence)}
     decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
     record = {
         "decision": decision,
         "checkpoint": config.checkpoint.name,
-        "checkpoint_digest": subject.digest,
+        "checkpoint_digest": model_id.digest,
         "decided": datetime.now(UTC).isoformat(timespec="seconds"),
         "criteria": [asdict(finding) for finding in findings],
         "evidence": {key: _about(config, key, each) for key, each in counted.items()},
     }
-    _write(config, subject, record, counted)
+    _write(config, model_id, record, counted)
     log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
     said = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
     if decision is BLOCK:
@@ -122,35 +119,35 @@ def gate(config: GateConfig) -> str:
     return said
 
 
-def judge(name: str, criterion: Criterion, found: Evidence | Missing, config: GateConfig) -> Finding:
+def judge(name: str, criterion: Criterion, evaluation: Evidence | Missing, config: GateConfig) -> Finding:
     """Judge one criterion by its evidence, or by the reason for which there is none."""
     target = _target(criterion)
-    if isinstance(found, Missing):
-        return Finding(name, found.verdict, found.reason, criterion.metric, target)
+    if isinstance(evaluation, Missing):
+        return Finding(name, evaluation.verdict, evaluation.reason, criterion.metric, target)
     try:
-        trials = _trials(criterion, found)
-        digest = found.artifact.digest
+        trials = _trials(criterion, evaluation)
+        digest = evaluation.artifact.digest
         about = {"metric": criterion.metric, "target": target, "items": len(trials), "evidence": digest}
-        if doubt := _doubt(criterion, found, trials, config):
+        if doubt := _doubt(criterion, evaluation, trials, config):
             return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)  # type: ignore[arg-type]
-        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, found, config)  # type: ignore[arg-type]
+        return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, evaluation, config)  # type: ignore[arg-type]
     except (Refusal, ArtifactError) as refusal:
         reason = str(refusal)
     except IbidemError:
         raise
     except NOT_AN_EVALUATION as error:
         reason = f"it holds what no evaluation writes: {error!r}"
-    return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=found.artifact.digest)
+    return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=evaluation.artifact.digest)
 
 
 def _compare(
-    finding: Finding, criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig
+    finding: Finding, criterion: Criterion, trials: Mapping[str, float], evaluation: Evidence, config: GateConfig
 ) -> Finding:
     """Hold the bounds of the figure, or of its distance from the baseline's, against the target."""
     scores, least, what, seed = list(trials.values()), criterion.at_least, "", config.seed
     point = evidence.mean(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
-        scores = _differences(criterion, trials, found, config)
+        scores = _differences(criterion, trials, evaluation, config)
         lower, upper = bootstrap_lower_bound(scores, seed=seed), -bootstrap_lower_bound([-s for s in scores], seed=seed)
         least, what = -criterion.margin, f" better than {criterion.baseline.name}"
     else:
@@ -182,15 +179,17 @@ def _remedy(criterion: Criterion, scores: Sequence[float], least: float | None) 
     return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
 
 
-def _differences(criterion: Criterion, trials: Mapping[str, float], found: Evidence, config: GateConfig) -> list[float]:
+def _differences(
+    criterion: Criterion, trials: Mapping[str, float], evaluation: Evidence, config: GateConfig
+) -> list[float]:
     """Subtract the baseline's scores; its evidence has to be as good as ours, of another model on the same items."""
     assert criterion.baseline is not None
     assert criterion.baseline.evidence is not None
     theirs = _recounted(evidence.read(criterion.baseline.evidence))
-    if theirs.checkpoint_digest == found.checkpoint_digest:
+    if theirs.checkpoint_digest == evaluation.checkpoint_digest:
         raise Refusal("the baseline's evidence is of this very checkpoint")
-    if theirs.task != found.task:
-        raise Refusal(f"the baseline's evidence is of {theirs.task}, not of {found.task}")
+    if theirs.task != evaluation.task:
+        raise Refusal(f"the baseline's evidence is of {theirs.task}, not of {evaluation.task}")
     _check_making(config, criterion.evidence, theirs)
     scores = tasks.trials(theirs, criterion.metric) or {}
     if not set(trials) <= set(scores):
@@ -215,43 +214,43 @@ def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
 
 
 def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
-    found = _recounted(evidence.read(config.evidence[key]))
-    if found.checkpoint_digest != digest or found.results.get("checkpoint_digest") != digest:
-        raise Refusal(f"it is of another checkpoint: {found.checkpoint_digest or 'none is named'}")
-    _check_making(config, key, found)
-    return found
+    evaluation = _recounted(evidence.read(config.evidence[key]))
+    if evaluation.checkpoint_digest != digest or evaluation.results.get("checkpoint_digest") != digest:
+        raise Refusal(f"it is of another checkpoint: {evaluation.checkpoint_digest or 'none is named'}")
+    _check_making(config, key, evaluation)
+    return evaluation
 
 
-def _recounted(found: Evidence) -> Evidence:
+def _recounted(evaluation: Evidence) -> Evidence:
     """Count every figure again from the items."""
-    counted = tasks.measure(found)
-    figures = set(found.artifact.counts) - {"items"}
-    if any(key not in counted or not _same(found.results.get(key), counted[key]) for key in figures):
+    counted = tasks.measure(evaluation)
+    figures = set(evaluation.artifact.counts) - {"items"}
+    if any(key not in counted or not _same(evaluation.results.get(key), counted[key]) for key in figures):
         raise Refusal("its figures do not follow from its items: it was edited")
-    return found
+    return evaluation
 
 
-def _check_making(config: GateConfig, key: str, found: Evidence) -> None:
+def _check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
     """See that an evaluation is of the benchmark and made with the settings that the gate names; judge code again."""
     if key not in config.benchmarks:
         raise Refusal(f"which benchmark it is of cannot be seen: name benchmarks.{key}")
-    task, place = tasks.task_of(found), config.benchmarks[key]
+    task, place = tasks.task_of(evaluation), config.benchmarks[key]
     try:
         due = {item.digest for item in task.benchmark(place)}
     except (OSError, IbidemError) as error:
-        raise Refusal(f"benchmarks.{key} is no benchmark of {found.task}: {error}") from None
-    used = {item.digest for item in found.artifact.inputs if item.role in BENCHMARK_ROLES}
+        raise Refusal(f"benchmarks.{key} is no benchmark of {evaluation.task}: {error}") from None
+    used = {item.digest for item in evaluation.artifact.inputs if item.role in BENCHMARK_ROLES}
     if used != due:
         raise Refusal(f"it is of another benchmark than {place}, or of a part of it")
-    if differs := task.differs(found, place):
+    if differs := task.differs(evaluation, place):
         raise Refusal(f"{differs} is not answered, or not as {place} has it")
-    limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.is_coding else {}
+    limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.rejudge else {}
     for name, value in {**config.settings.get(key, {}), **limits}.items():
-        if name not in found.artifact.config:
-            raise Refusal(f"{found.task} has no setting {name}")
-        if not _is_setting(made_with := found.artifact.config[name], value):
+        if name not in evaluation.artifact.config:
+            raise Refusal(f"{evaluation.task} has no setting {name}")
+        if not _is_setting(made_with := evaluation.artifact.config[name], value):
             raise Refusal(f"it was made with {name} {made_with!r}, not {value!r}")
-    if task.is_coding and (wrong := coding.rejudge(found, _problems(found, place), config)):
+    if task.rejudge and (wrong := task.rejudge(evaluation, place, config)):
         raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
 
 
@@ -269,16 +268,10 @@ def _is_setting(made_with: object, due: object) -> bool:
     return made_with == due and isinstance(made_with, bool) == isinstance(due, bool)
 
 
-def _problems(found: Evidence, source: str) -> Sequence[Problem]:
-    if found.task == human_eval.TASK:
-        return read_human_eval(source)
-    return read_mbpp(source, str(found.results.get("split")))
-
-
-def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
-    if found.task != criterion.task:
-        raise Refusal(f"it is an evaluation of {found.task}, not of {criterion.task}")
-    trials = tasks.trials(found, criterion.metric)
+def _trials(criterion: Criterion, evaluation: Evidence) -> dict[str, float]:
+    if evaluation.task != criterion.task:
+        raise Refusal(f"it is an evaluation of {evaluation.task}, not of {criterion.task}")
+    trials = tasks.trials(evaluation, criterion.metric)
     if trials is None:
         raise Refusal(f"{criterion.metric} is no figure of this evaluation")
     if not all(0 <= score <= 1 for score in trials.values()):
@@ -286,36 +279,17 @@ def _trials(criterion: Criterion, found: Evidence) -> dict[str, float]:
     return trials
 
 
-def _doubt(criterion: Criterion, found: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
+def _doubt(criterion: Criterion, evaluation: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
     """Say why figures do not count, though nobody has touched them."""
-    if not config.accept_supplied and _is_supplied(found):
+    if not config.accept_supplied and _is_supplied(evaluation):
         return "its answers were supplied in a file: that this checkpoint wrote them is the file's own word"
     if len(trials) < criterion.least_items:
         return f"{len(trials)} items, and {criterion.least_items} are due"
-    if tasks.task_of(found).is_published and not found.results.get("contamination"):
+    if tasks.task_of(evaluation).is_published and not evaluation.results.get("contamination"):
         return "whether the model was trained on the problems is NOT MEASURED"
-    if found.task == ratings.TASK:
-        return _doubt_ratings(criterion, found)
-    if found.task == doc_qa.TASK and criterion.metric.startswith(("citation", "unsupported")):
-        calibration = found.results.get("calibration")
-        agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
-        due = criterion.least_calibration
-        if agreement is None or agreement < due:
-            return f"the entailment judge agrees with people {percent(agreement)}, and {percent(due)} is due"
-    return None
-
-
-def _doubt_ratings(criterion: Criterion, found: Evidence) -> str | None:
-    kind = criterion.metric.partition(".")[2]
-    counted = tasks.measure(found)
-    if unrated := counted.get(f"unrated.{kind}"):
-        return f"{unrated:.0f} responses lack ratings by two people"
-    alpha = counted.get(f"alpha.{kind}")
-    if alpha is None:
-        return "all raters gave one score to all, so their agreement means nothing: add responses that are known bad"
-    if alpha < criterion.least_agreement:
-        return f"the raters' agreement, Krippendorff's alpha, is {alpha:.3f}, and {criterion.least_agreement:g} is due"
-    return None
+    return tasks.task_of(evaluation).doubt(
+        evaluation, Demand(criterion.metric, criterion.least_agreement, criterion.least_calibration)
+    )
 
 
 def _except(config: GateConfig, finding: Finding) -> Finding:
@@ -327,12 +301,14 @@ def _except(config: GateConfig, finding: Finding) -> Finding:
     return replace(finding, exception=f"{signed.by}, until {signed.until}: {signed.reason}")
 
 
-def _write(config: GateConfig, subject: Subject, record: Mapping[str, object], found: Mapping[str, Evidence]) -> None:
-    checkpoint: Artifact | None = artifacts.load(subject.path) if subject.is_checkpoint else None
+def _write(
+    config: GateConfig, model_id: ModelId, record: Mapping[str, object], evaluations: Mapping[str, Evidence]
+) -> None:
+    checkpoint: Artifact | None = artifacts.load(model_id.path) if model_id.is_checkpoint else None
     text = json.dumps(record, ensure_ascii=False, indent=1)
     write_file(config.output_dir / "gate.json", text + "\n")
     write_file(config.output_dir / "gate.html", page(record))
-    write_file(config.output_dir / "MODEL_CARD.md", card(record, checkpoint, found))
+    write_file(config.output_dir / "MODEL_CARD.md", card(record, checkpoint, evaluations))
 
 
 def _target(criterion: Criterion) -> str:
@@ -347,20 +323,20 @@ def _target(criterion: Criterion) -> str:
     return f"at least {criterion.baseline.name}{figure}{margin}"
 
 
-def _about(config: GateConfig, key: str, found: Evidence) -> dict[str, object]:
+def _about(config: GateConfig, key: str, evaluation: Evidence) -> dict[str, object]:
     """Tell what was measured, and how."""
-    settled = {name: value for name, value in found.artifact.config.items() if name not in NOT_SETTINGS}
+    settled = {name: value for name, value in evaluation.artifact.config.items() if name not in NOT_SETTINGS}
     return {
-        "task": found.task,
-        "digest": found.artifact.digest,
+        "task": evaluation.task,
+        "digest": evaluation.artifact.digest,
         "benchmark": config.benchmarks[key],
-        "answers": "supplied in a file" if _is_supplied(found) else "made by the checkpoint",
+        "answers": "supplied in a file" if _is_supplied(evaluation) else "made by the checkpoint",
         "settings": settled,
     }
 
 
-def _is_supplied(found: Evidence) -> bool:
-    return any(item.role in SUPPLIED_ROLES for item in found.artifact.inputs)
+def _is_supplied(evaluation: Evidence) -> bool:
+    return any(item.role in SUPPLIED_ROLES for item in evaluation.artifact.inputs)
 
 
 def _line(finding: Finding) -> str:
