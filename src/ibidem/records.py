@@ -8,6 +8,11 @@ from typing import Literal
 
 Category = Literal["code", "text", "instruction"]
 
+DOCUMENTS_FILE = "documents.parquet"
+"""In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
+TOKENIZER_FILE = "tokenizer.model"
+"""In an artifact of a tokenizer: the sentencepiece model."""
+
 
 class DropReason(StrEnum):
     """Why a document does not enter the corpus."""

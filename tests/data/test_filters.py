@@ -9,7 +9,9 @@ from tests.conftest import SHARED_DATA, python_file
 
 from ibidem import config
 from ibidem.data.filters.quality import FilterPolicy, Filters, WordList
-from ibidem.data.pipeline.prepare import Policies, Steps
+from ibidem.data.pipeline.prepare import processing
+from ibidem.data.pipeline.steps import Policies
+from ibidem.data.preprocess import STEPS
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
@@ -111,11 +113,12 @@ def test_languages_are_chosen() -> None:
     assert judged("x = 1;\n", "m.js", languages=["Python"]) == "filter.language"
     assert judged(PROSE, languages=["Python"]) is None
     german = "Der Bibliothekar sagte mir einmal, dass jedes Buch von jemandem ins Regal getragen worden sei. " * 2
-    steps = Steps(config.build(Policies, {"filters": {"natural_languages": ["en"]}, "skip": ["licenses"]}))
+    policies = config.build(Policies, {"filters": {"natural_languages": ["en"]}, "skip": ["licenses"]})
+    process = processing(tuple(STEPS.items()), policies)
     for text, reason in ((german, "filter.language"), (PROSE, None)):
-        found = document(text, "notes.txt")
-        steps(found)
-        assert (found.drop and found.drop.reason) == reason
+        prose = document(text, "notes.txt")
+        process(prose)
+        assert (prose.drop and prose.drop.reason) == reason
     assert judged(german, natural_languages=["de", "en"]) is None
     assert judged("ok", natural_languages=["de"]) is None
 

@@ -17,7 +17,7 @@ from ibidem import config
 from ibidem.data.licenses import spdx
 from ibidem.data.licenses.dep5 import licenses_of
 from ibidem.data.licenses.headers import header_license
-from ibidem.data.licenses.policy import LicensePolicy, judge
+from ibidem.data.licenses.policy import LicensePolicy, judge_license
 from ibidem.data.licenses.spdx import GNU_FAMILIES, is_denied, normalize, package_license
 from ibidem.data.preprocess import PreprocessConfig
 from ibidem.errors import ConfigError, LicenseError
@@ -133,7 +133,7 @@ def test_all_licenses_of_a_list_apply(raw, expression):
 @pytest.mark.parametrize("raw", [None, "", "  ", float("nan"), np.float64("nan"), [], np.array([]), [None], "null"])
 def test_a_missing_license_is_missing_and_not_unknown(raw):
     assert normalize(raw) is None
-    assert judge(raw, "", POLICY, stated=True).reason == "license.missing"
+    assert judge_license(raw, "", POLICY, stated=True).reason == "license.missing"
 
 
 def test_unknown_parts_cannot_hide_a_gnu_license():
@@ -141,7 +141,7 @@ def test_unknown_parts_cannot_hide_a_gnu_license():
     assert expression is not None
     assert is_denied(expression, GNU_FAMILIES)
     assert normalize("GPL or something-odd") is None
-    assert judge("GPL and odd", "", LicensePolicy(denied=()), stated=True).reason == "license.unknown"
+    assert judge_license("GPL and odd", "", LicensePolicy(denied=()), stated=True).reason == "license.unknown"
 
 
 def test_full_texts_are_recognized():
@@ -261,31 +261,31 @@ def test_a_permissive_tag_cannot_hide_a_grant():
 
 def test_metadata_is_judged_before_the_header_and_the_header_before_all_else():
     header = "# SPDX-License-Identifier: GPL-3.0-only\n"
-    assert judge("GPLv2", header, POLICY, stated=True)[:3:2] == ("GPL-2.0-only", "license.denied")
+    assert judge_license("GPLv2", header, POLICY, stated=True)[:3:2] == ("GPL-2.0-only", "license.denied")
     for raw, stated in [("MIT", True), (None, True), ("odd", True), (None, False)]:
-        verdict = judge(raw, header, POLICY, stated=stated)
+        verdict = judge_license(raw, header, POLICY, stated=stated)
         assert verdict[:3:2] == ("GPL-3.0-only", "license.header")
         assert verdict.detail == "SPDX-License-Identifier: GPL-3.0-only"
-    assert judge("MIT", header, LicensePolicy(denied=()), stated=True).reason is None
+    assert judge_license("MIT", header, LicensePolicy(denied=()), stated=True).reason is None
 
 
 def test_unstated_sources_follow_the_policy():
-    assert judge(None, "text", POLICY, stated=False) == (None, None, None, None, None)
-    assert judge(None, "text", LicensePolicy(unstated="drop"), stated=False).reason == "license.unstated"
-    verdict = judge(["MIT", "ISC"], "", POLICY, stated=True)
+    assert judge_license(None, "text", POLICY, stated=False) == (None, None, None, None, None)
+    assert judge_license(None, "text", LicensePolicy(unstated="drop"), stated=False).reason == "license.unstated"
+    verdict = judge_license(["MIT", "ISC"], "", POLICY, stated=True)
     assert verdict == ("MIT AND ISC", json.dumps(["MIT", "ISC"]), None, None, "metadata")
-    assert judge("odd", "", POLICY, stated=True).reason == "license.unknown"
+    assert judge_license("odd", "", POLICY, stated=True).reason == "license.unknown"
 
 
 def test_the_header_outweighs_the_metadata_both_ways():
     gnu, free = "# SPDX-License-Identifier: GPL-3.0-only\n", "# SPDX-License-Identifier: Apache-2.0\n"
-    assert judge("MIT", gnu, POLICY, stated=True).reason == "license.header"
+    assert judge_license("MIT", gnu, POLICY, stated=True).reason == "license.header"
     for raw in ["GPL-2", "odd words", None, "DEP-5 License: GPL-2+ ; odd", "MIT"]:
-        verdict = judge(raw, free, POLICY, stated=True)
+        verdict = judge_license(raw, free, POLICY, stated=True)
         assert verdict[::2] == ("Apache-2.0", None, "header: SPDX-License-Identifier: Apache-2.0")
     mixed = "# SPDX-License-Identifier: MIT\n# parts of this file come from a GPL-2 program\n"
-    assert judge("GPL-2", mixed, POLICY, stated=True).reason == "license.denied"
-    assert judge("MIT", mixed, POLICY, stated=True).evidence == "metadata"
+    assert judge_license("GPL-2", mixed, POLICY, stated=True).reason == "license.denied"
+    assert judge_license("MIT", mixed, POLICY, stated=True).evidence == "metadata"
 
 
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -317,7 +317,7 @@ License: BSD-3-clause
     ],
 )
 def test_a_dep5_file_is_read_for_each_file_and_the_last_stanza_that_matches_counts(path, expression, evidence):
-    verdict = judge(DEP5, "int x;", POLICY, stated=True, path=path)
+    verdict = judge_license(DEP5, "int x;", POLICY, stated=True, path=path)
     assert (verdict.expression, verdict.evidence) == (expression, evidence)
     assert (verdict.reason == "license.denied") == ("GPL" in expression)
     assert licenses_of(DEP5.replace("\n", "\r\n"), path) == licenses_of(DEP5, path)
@@ -330,16 +330,20 @@ def test_an_exception_helps_only_where_the_policy_lists_it():
         "   As a special exception, you may create a larger work that contains part or all of the Bison parser\n"
         "   skeleton and distribute that work under terms of your choice. */\nint x;\n"
     )
-    verdict = judge("MIT", text, POLICY, stated=True)
+    verdict = judge_license("MIT", text, POLICY, stated=True)
     assert verdict[:3:2] == ("GPL-3.0-or-later WITH Bison-exception-2.2", "license.header")
-    assert judge("MIT", text, LicensePolicy(allowed_exceptions=("bison-exception-2.2",)), stated=True).reason is None
-    assert judge("GPL-2 WITH Classpath-exception-2.0", "", POLICY, stated=True).reason == "license.denied"
+    assert (
+        judge_license("MIT", text, LicensePolicy(allowed_exceptions=("bison-exception-2.2",)), stated=True).reason
+        is None
+    )
+    assert judge_license("GPL-2 WITH Classpath-exception-2.0", "", POLICY, stated=True).reason == "license.denied"
 
 
 def test_a_list_of_allowed_licenses_refuses_all_others():
     policy = LicensePolicy(allowed=("MIT", "apache-2.0"))
     verdicts = [
-        judge(raw, "", policy, stated=True).reason for raw in ["MIT", "ISC OR Apache-2.0", "MIT AND ISC", "GPL-2"]
+        judge_license(raw, "", policy, stated=True).reason
+        for raw in ["MIT", "ISC OR Apache-2.0", "MIT AND ISC", "GPL-2"]
     ]
     assert verdicts == [None, None, "license.denied", "license.denied"]
 
@@ -370,11 +374,11 @@ def test_installed_gnu_code_is_found_by_metadata_and_by_header():
         pytest.skip("the demo extra is not installed")
     if not chardet.version.startswith("5."):
         pytest.skip("chardet 5 is not installed")
-    assert judge(package_license(chardet.metadata), "", POLICY, stated=True).reason == "license.denied"
+    assert judge_license(package_license(chardet.metadata), "", POLICY, stated=True).reason == "license.denied"
     files = [f for f in setuptools.files or [] if "_vendor/autocommand/" in str(f) and f.suffix == ".py"]
     assert files
     for file in files:
-        verdict = judge(package_license(setuptools.metadata), file.read_text(), POLICY, stated=True)
+        verdict = judge_license(package_license(setuptools.metadata), file.read_text(), POLICY, stated=True)
         assert verdict[:3:2] == ("LGPL-3.0-or-later", "license.header")
 
 
@@ -389,9 +393,9 @@ def test_hostile_input_gets_a_verdict():
     ]
     hostile += ["license" + " " * 9000 + ":", "SPDX-License-Identifier: " + ") (" * 3000, "AND", "GPL (" * 700]
     for text in hostile:
-        assert judge(text, "# gpl license spdx\n" + text, POLICY, stated=True).reason is not None
-    assert judge(b"MIT", "", POLICY, stated=True).reason is None
-    assert judge(3.5, "", POLICY, stated=True).reason == "license.unknown"
+        assert judge_license(text, "# gpl license spdx\n" + text, POLICY, stated=True).reason is not None
+    assert judge_license(b"MIT", "", POLICY, stated=True).reason is None
+    assert judge_license(3.5, "", POLICY, stated=True).reason == "license.unknown"
 
 
 def test_noise_never_raises():
@@ -416,7 +420,7 @@ def test_the_real_corpus_hides_gnu_files_in_other_packages():
     for part in sorted(CORPUS.glob("*.parquet")):
         table = pq.read_table(part, columns=["text", "license"])
         for text, raw in zip(table["text"].to_pylist(), table["license"].to_pylist(), strict=True):
-            verdict = judge(raw, text, POLICY, stated=True)
+            verdict = judge_license(raw, text, POLICY, stated=True)
             reasons[verdict.reason] += 1
             if verdict.reason is None:
                 head = re.sub(r"\W+", " ", text[:2500]).lower()

@@ -11,7 +11,7 @@ from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts, config
 from ibidem.data import shards
-from ibidem.data.pipeline.prepare import Policies
+from ibidem.data.pipeline.steps import Policies
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.sources.spec import Spec
 from ibidem.data.text import clean

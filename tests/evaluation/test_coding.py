@@ -340,10 +340,10 @@ def test_the_problems_of_mbpp_have_the_known_counts() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no problem in it"),
+        ("", "the file is empty"),
         ("{}", "row 1 is no problem"),
-        ("[1]", "no JSON object"),
-        ("no", "cannot be read"),
+        ("[1]", "not a JSON object"),
+        ("no", "line 1 is not JSON"),
         ('{"task_id": 1, "prompt": "x x", "entry_point": "f", "test": ""}', "the prompt is no Python"),
     ],
 )

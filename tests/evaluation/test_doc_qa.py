@@ -139,7 +139,7 @@ def test_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None
     answers.write_text('{"id": "1", "answer": "x"}\n')
     with pytest.raises(DataError, match="no answer to the question '2'"):
         doc_qa(DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o"))
-    for text, said in [('{"question": "x"}\n', "line 1 needs"), ("[]\n", "line 1 is no JSON"), ("", "empty")]:
+    for text, said in [('{"question": "x"}\n', "line 1 needs"), ("[]\n", "line 1 is not a JSON object"), ("", "empty")]:
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(DataError, match=said):
             read_questions(tmp_path / "bad.jsonl")

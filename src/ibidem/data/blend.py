@@ -38,12 +38,11 @@ from ibidem.data.counts import (
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import percent
-from ibidem.records import Category
+from ibidem.records import TOKENIZER_FILE, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """Of a document: its place in the shuffle, its tokens (or bytes), its bytes, its category."""
-TOKENIZER_MODEL = "tokenizer.model"
 TOLERANCE = 1e-9
 
 
@@ -135,9 +134,14 @@ def size_of(dataset: Artifact) -> str:
     return f"{documents:,} documents" + (f" in {rows:,} rows" if rows != documents else "")
 
 
+def is_blend(dataset: Artifact) -> bool:
+    """Tell whether a dataset was blended from others."""
+    return "unit" in dataset.counts
+
+
 def num_documents(dataset: Artifact) -> int:
     """Count the documents of a dataset, those of a blend once however often they come."""
-    if "unit" not in dataset.counts:
+    if not is_blend(dataset):
         return int(dataset.counts["kept"])
     digests = {item.role: item.digest for item in dataset.inputs}
     once: dict[tuple[str, str], int] = {}
@@ -242,10 +246,10 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
 def _encoder(tokenizer: Path) -> Any:
     from sentencepiece import SentencePieceProcessor
 
-    return SentencePieceProcessor(model_file=str(tokenizer / TOKENIZER_MODEL))
+    return SentencePieceProcessor(model_file=str(tokenizer / TOKENIZER_FILE))
 
 
-# Plan
+# Order
 
 
 @dataclass
@@ -267,7 +271,7 @@ class Lane:
         return int(self.sizes[self.order[self.place]])
 
 
-class Plan(NamedTuple):
+class Order(NamedTuple):
     """What comes when: for each place of the blend the dataset and the number of the document in it."""
 
     dataset: NDArray[np.int32]
@@ -284,7 +288,7 @@ class _Queue:
     served: int = 0
 
 
-def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -> Plan:
+def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -> Order:
     queues = {c: _Queue(config.shares[c]) for c in CATEGORIES if config.shares.get(c, 0) > 0}
     names = sorted(config.datasets)
     for number, name in enumerate(names):
@@ -308,7 +312,7 @@ def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -
         "datasets": {name: _of_dataset([lane for lane in lanes if lane.dataset == i]) for i, name in enumerate(names)},
         "ended": f"no more {dry[0]}" if dry else "the total is reached",
     }
-    return Plan(np.array([d for d, _ in picks], np.int32), np.array([n for _, n in picks], np.int64), counts)
+    return Order(np.array([d for d, _ in picks], np.int32), np.array([n for _, n in picks], np.int64), counts)
 
 
 def _furthest_behind(queue: _Queue) -> Lane:
@@ -371,7 +375,7 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 # Scatter and gather
 
 
-def _scatter(plan: Plan, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
+def _scatter(plan: Order, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
     """Read each shard once; append the rows that are wanted to `scattered.arrows` of the shards that want them."""
     done = work / "scattered"
     if done.exists():

@@ -66,7 +66,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Duplicates:
     """What was decided about each document, in the order of the parts; -1 where nothing is to be said."""
 
     keeper: Indices
@@ -96,7 +96,7 @@ def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
 
 def find_duplicates(
     parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
-) -> Verdicts:
+) -> Duplicates:
     """Decide about every document.
 
     Args:
@@ -113,7 +113,7 @@ def find_duplicates(
     first[:first_open] = np.arange(first_open)
     keeper, similarity = np.full(len(first), -1), np.full(len(first), np.nan)
     if not policy.exact and not policy.near:
-        return Verdicts(keeper, similarity, keeper)
+        return Duplicates(keeper, similarity, keeper)
     root = np.arange(len(first))
     if policy.near:
         originals = np.flatnonzero(first == np.arange(len(first)))
@@ -130,7 +130,7 @@ def find_duplicates(
     similarity[copies] = np.where(covered, similarity[originals], 1.0)
     root = _resolved(root)
     root[copies] = root[originals]
-    return Verdicts(keeper, similarity, np.where(_is_shared(root), root, -1))
+    return Duplicates(keeper, similarity, np.where(_is_shared(root), root, -1))
 
 
 def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float64]:

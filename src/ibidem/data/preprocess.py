@@ -26,7 +26,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from ibidem import artifacts, log
+from ibidem import artifacts, jsonl, log
 from ibidem.config import configuration, settings
 from ibidem.data import shards
 from ibidem.data.counts import (
@@ -37,10 +37,10 @@ from ibidem.data.counts import (
 from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
-from ibidem.data.pipeline import decide, finish
-from ibidem.data.pipeline.decide import read_table
-from ibidem.data.pipeline.finish import Shard
-from ibidem.data.pipeline.prepare import Policies, Step, Task, prepare, prepared_path
+from ibidem.data.pipeline import decide, finish, steps
+from ibidem.data.pipeline.prepare import ShardRun, prepare
+from ibidem.data.pipeline.shard import Prepared, Shard
+from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
 from ibidem.data.sources.open import open_source
 from ibidem.data.sources.readers import Piece
 from ibidem.data.sources.spec import Source, Spec
@@ -48,7 +48,18 @@ from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import write_file
 from ibidem.runtime import rare_collection
 
-_COSTLY: frozenset[Step] = frozenset(["licenses", "filters", "scrub", "contamination"])
+STEPS: dict[str, StepMaker] = {
+    "refuse": steps.refuse,  # NUL characters, nothing but whitespace
+    "clean": steps.clean,  # line ends, trailing blanks, blank lines
+    "code_blocks": steps.code_blocks,  # where prose holds code
+    "natural_languages": steps.natural_languages,  # which language prose is in
+    "licenses": steps.licenses,  # an SPDX expression, by metadata and by the file's own header
+    "filters": steps.filters,  # quality, language, tone
+    "scrub": steps.scrub,  # placeholders for secrets and personal data
+    "contamination": steps.contamination,  # evaluation problems
+}
+"""What happens to each document, in this order; the first step that drops it is the last."""
+_COSTLY: frozenset[StepName] = frozenset(["licenses", "filters", "scrub", "contamination"])
 """Steps that hold Python's lock for so long that processes are worth starting."""
 
 
@@ -117,11 +128,11 @@ def summary(dataset: artifacts.Artifact) -> str:
     )
 
 
-class _Plan(NamedTuple):
-    """What is to be done: `tasks` read and prepare, each some of the `shards`."""
+class _Work(NamedTuple):
+    """What is to be done: each run reads and prepares some of the shards."""
 
     work: Path
-    tasks: list[Task]
+    runs: list[ShardRun]
     shards: list[Shard]
 
 
@@ -178,27 +189,15 @@ def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list
     return [Part(shards.sketch_path(path), path) for path in paths]
 
 
-def _plan(sources: Sequence[Source], config: PreprocessConfig, work: Path) -> _Plan:
-    tasks = [
-        task
+def _plan(sources: Sequence[Source], config: PreprocessConfig, work: Path) -> _Work:
+    runs = [
+        run
         for number, (source, dataset) in enumerate(zip(sources, _folders(sources), strict=True))
-        for task in _tasks(number, dataset, list(_capped(source.pieces(work / f"spool-{number:03d}"), config)), config)
+        for run in _cut(
+            number, dataset, list(_capped(source.pieces(work / f"spool-{number:03d}"), config)), config, work
+        )
     ]
-    return _Plan(
-        work,
-        tasks,
-        [
-            Shard(
-                prepared_path(work, task.source, number),
-                work / "verdicts" / f"{task.source:03d}-{number:05d}.arrow",
-                work / "finished" / f"{task.source:03d}-{number:05d}",
-                task.dataset,
-                number,
-            )
-            for task in tasks
-            for number in range(task.first_shard, task.end_shard)
-        ],
-    )
+    return _Work(work, runs, [shard for run in runs for shard in run.shards])
 
 
 def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece]:
@@ -208,8 +207,10 @@ def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece
         yield piece
 
 
-def _tasks(source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig) -> Iterator[Task]:
-    """Cut a source into tasks: the shards that begin in the same piece go together, small pieces are gathered."""
+def _cut(
+    source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig, work: Path
+) -> Iterator[ShardRun]:
+    """Cut a source into runs: the shards that begin in the same piece go together, small pieces are gathered."""
     size = config.shard_size
     end = min(pieces[-1].first + pieces[-1].count, config.max_documents or sys.maxsize) if pieces else 0
     shard = low = 0
@@ -219,41 +220,38 @@ def _tasks(source: int, dataset: str, pieces: Sequence[Piece], config: Preproces
             high = bisect_left(pieces, min(next_shard * size, end), key=attrgetter("first"))
             while pieces[low].first + pieces[low].count <= shard * size:
                 low += 1
-            yield Task(dataset, source, shard, next_shard, size, end, tuple(pieces[low:high]))
+            yield ShardRun(dataset, source, shard, next_shard, size, end, tuple(pieces[low:high]), work)
             shard = next_shard
 
 
-def _prepare(plan: _Plan, config: PreprocessConfig, engine: Engine) -> None:
+def _prepare(plan: _Work, config: PreprocessConfig, engine: Engine) -> None:
     policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
-    work = partial(prepare, policies, plan.work)
-    total = sum(
-        min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size for task in plan.tasks
-    )
+    work = partial(prepare, STEPS, policies)
+    total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in plan.runs)
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(work, plan.tasks, processes=not _COSTLY.issubset(config.skip)):
+        for count in engine.map(work, plan.runs, processes=not _COSTLY.issubset(config.skip)):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
-        folders = [shard.prepared for shard in plan.shards if shard.prepared.name.startswith(f"{number:03d}-")]
-        if all(_is_empty(folder) for folder in folders):
-            reason = next(filter(None, map(_first_unreadable, folders)), "it holds no document")
+        prepared = [shard.prepared for shard in plan.shards if shard.source == number]
+        if all(map(_is_empty, prepared)):
+            reason = next(filter(None, map(_first_unreadable, prepared)), "it holds no document")
             shutil.rmtree(plan.work, ignore_errors=True)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
 
 
-def _is_empty(folder: Path) -> bool:
-    return not len(np.load(folder / "sketch.npy", mmap_mode="r")) and not len(read_table(folder / "dropped.arrow"))
+def _is_empty(prepared: Prepared) -> bool:
+    return not len(np.load(prepared.sketch, mmap_mode="r")) and not len(shards.read_table(prepared.dropped))
 
 
-def _first_unreadable(folder: Path) -> str | None:
-    with (folder / shards.QUARANTINE).open(encoding="utf-8") as file:
-        row = json.loads(next(file, "null"))
-    return row and f"{row['file']}: {row['reason']}"
+def _first_unreadable(prepared: Prepared) -> str | None:
+    rows = jsonl.loads(prepared.quarantine.read_text(encoding="utf-8"))
+    return f"{rows[0]['file']}: {rows[0]['reason']}" if rows else None
 
 
-def _decide(plan: _Plan, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
+def _decide(plan: _Work, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
     if (plan.work / "clusters.json").exists():
         return
-    parts = settled + [Part(shard.prepared / "sketch.npy", shard.prepared / "kept.arrow") for shard in plan.shards]
+    parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in plan.shards]
     with log.progress("preprocess.deduplicate", None, "documents"):
         found = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
         requested = decide.find_requested(parts, found, len(settled), config.removals, engine)
@@ -271,7 +269,7 @@ def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
     }
 
 
-def _finish(plan: _Plan, engine: Engine) -> list[Counts]:
+def _finish(plan: _Work, engine: Engine) -> list[Counts]:
     counted = []
     with log.progress("preprocess.finish", len(plan.shards), "shards") as bar:
         for counted_of_shard in engine.map(finish.finish, plan.shards, processes=False):

@@ -194,6 +194,18 @@ def _parted(rows: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int
             yield number, rows[start:end] - bounds[number]
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow file."""
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read an Arrow file."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all()
+
+
 def read_facts(path: Path) -> pa.Table:
     """Read what is known of the texts of a shard, or of rows in an Arrow file: every column but the text."""
     schema = pa.schema([SCHEMA.field(name) for name in FACTS])

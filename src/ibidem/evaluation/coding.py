@@ -254,10 +254,10 @@ def _open_judge(config: SandboxConfig) -> Judge:
 def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Sequence[Problem]) -> dict[str, Any]:
     if not config.contamination or model_id is None or not model_id.is_checkpoint:
         return {"contamination": None}
-    from ibidem.data.filters.contamination import Problem as Benchmarked
+    from ibidem.data.filters.contamination import ProblemText
     from ibidem.evaluation.contamination import look
 
-    texts = [Benchmarked(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]
+    texts = [ProblemText(each.task_id, tuple(filter(None, (each.statement, each.reference)))) for each in problems]
     return {"contamination": look(model_id.path, texts)}
 
 

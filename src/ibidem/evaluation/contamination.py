@@ -6,11 +6,11 @@ from typing import Any
 
 from ibidem import artifacts, log
 from ibidem.data import shards
-from ibidem.data.filters.contamination import ContaminationPolicy, Guard, Problem
+from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText
 from ibidem.lineage import walk
 
 
-def look(checkpoint: Path, problems: Sequence[Problem]) -> dict[str, Any] | None:
+def look(checkpoint: Path, problems: Sequence[ProblemText]) -> dict[str, Any] | None:
     """Look for problems in every document behind a checkpoint; None where its data are not there any more.
 
     A document holds a problem if it quotes half of the 10-word runs of its statement or solution, or is, as a whole,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.config import settings
-from ibidem.data.filters.contamination import Problem
+from ibidem.data.filters.contamination import ProblemText
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
@@ -185,7 +185,9 @@ def _solution(question: Question, with_choices: bool) -> str:
 def _contamination(model_id: ModelId, questions: Sequence[Question]) -> dict[str, object] | None:
     if not model_id.is_checkpoint:
         return None
-    problems = [Problem(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions]
+    problems = [
+        ProblemText(f"{each.subject} {each.number}", (each.text, "\n".join(each.choices))) for each in questions
+    ]
     return contamination.look(model_id.path, problems)
 
 

@@ -144,7 +144,7 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
                 f"problems {source}: row {number} is no problem: {type(error).__name__} {error}"
             ) from None
         if problem.task_id in problems:
-            raise ConfigError(f"problems {source}: {problem.task_id} stands there twice")
+            raise ConfigError(f"problems {source}: {problem.task_id} appears twice")
         problems[problem.task_id] = problem
     if not problems:
         raise ConfigError(f"problems {source}: there is no problem in it")

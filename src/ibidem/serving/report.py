@@ -10,23 +10,18 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from ibidem import artifacts, log
+from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened
 from ibidem.data import shards
-from ibidem.data.blend import num_documents, size_of
-from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.data.blend import is_blend, num_documents, size_of
+from ibidem.errors import ConfigError, DataError
 from ibidem.figures import duration, percent
 from ibidem.files import sha256_of, write_file
-from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import folder_of, steps_of
 from ibidem.page import (
     Html,
     Point,
@@ -44,76 +39,11 @@ from ibidem.page import (
 )
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
+from ibidem.serving.run_history import History, Record, Run, open_run
 
-WORK = {"train.step", "train.measured", "train.sample", "checkpoint.saved"}  # their times tell how long a run worked
-STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
 MOST_SAMPLES = 6  # of a prompt
 MOST_PIECES = 36
 READABLE = str.maketrans({"\U0010fffc": "⏎", "\u2581": "·", "\U0010fffd": "\u2581"})  # as the tokenizer writes them
-
-Record = dict[str, Any]
-
-
-@dataclass
-class History:
-    """What the events of a run tell; where a resumed run repeats a step, its later account."""
-
-    rows: dict[tuple[str, int, str], Record] = field(default_factory=dict)
-    """Events by name, step and prompt."""
-    refused: list[Record] = field(default_factory=list)
-    parameters: int | None = None
-    sessions: int = 0
-    seconds: float = 0.0
-
-    def curve(self, event: str, key: str) -> list[Point]:
-        """Give the finite values of a figure by step."""
-        rows = sorted((step, row.get(key)) for (name, step, _), row in self.rows.items() if name == event)
-        return [(step, value) for step, value in rows if isinstance(value, int | float) and math.isfinite(value)]
-
-    def completions(self, prompt: str) -> dict[int, str]:
-        """Give the completions of a prompt by step."""
-        rows = (
-            (step, row) for (name, step, known), row in self.rows.items() if (name, known) == ("train.sample", prompt)
-        )
-        return {step: str(row.get("completion", "")) for step, row in sorted(rows, key=lambda item: item[0])}
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts, in order."""
-        return list(dict.fromkeys(prompt for name, _, prompt in self.rows if name == "train.sample"))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's newest checkpoint, what it was made from, and its history."""
-
-    folder: Path
-    checkpoint: Artifact
-    history: History
-    torn: int
-    """Lines of events.jsonl that are not whole events."""
-
-    @cached_property
-    def lineage(self) -> list[tuple[int, str, Input | Artifact]]:
-        """The graph of inputs, as `artifacts.lineage` walks it."""
-        return walk(self.checkpoint.path)
-
-    def find(self, kind: str) -> Artifact | None:
-        """Give the first artifact of a kind among what the checkpoint was made from."""
-        return next(iter(self.find_all(kind)), None)
-
-    def find_all(self, kind: str) -> list[Artifact]:
-        """Give all artifacts of a kind among what the checkpoint was made from, each once."""
-        found = (node for _, _, node in self.lineage if isinstance(node, Artifact) and node.kind == kind)
-        return list({artifact.digest: artifact for artifact in found}.values())
-
-    @cached_property
-    def stages(self) -> dict[str, float]:
-        """Seconds of each stage that is known."""
-        made = {name: artifact.volatile for kind, name in STAGES.items() if (artifact := self.find(kind))}
-        return {name: float(volatile.get("seconds", 0)) for name, volatile in made.items()} | {
-            "Training the model": self.history.seconds
-        }
 
 
 def report(config: ReportConfig) -> str:
@@ -139,65 +69,6 @@ def report(config: ReportConfig) -> str:
     body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
     write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
     return f"{config.output}: the report of {run.checkpoint.path}"
-
-
-# What is read
-
-
-def open_run(folder: Path) -> Run:
-    """Read a run's events and its newest checkpoint.
-
-    Raises:
-        ArtifactError: there are no events, or no checkpoint with a valid manifest.
-    """
-    events, torn = _read_events(folder / log.EVENTS)
-    for path in (folder_of(folder, step) for step in steps_of(folder)):
-        try:
-            return Run(folder, artifacts.load(path, kind="checkpoint"), history_of(events), torn)
-        except ArtifactError as error:
-            log.event("report.skipped", path=str(path), reason=str(error))
-    raise ArtifactError(f"{folder / 'checkpoints'}: no whole checkpoint here; ibidem train writes them")
-
-
-def history_of(events: Iterable[Record]) -> History:
-    """Sort events into a history; what was lost before a run was resumed is forgotten."""
-    history = History()
-    before = 0.0
-    for record in events:
-        name, step = record["event"], record.get("step")
-        if name == "train.started" and isinstance(step, int):
-            history.rows = {key: row for key, row in history.rows.items() if key[1] <= step}
-            history.sessions += 1
-            history.parameters = record.get("parameters", history.parameters)
-            before = record["time"]
-        elif name in WORK and history.sessions:
-            history.seconds += max(0.0, record["time"] - before)
-            before = record["time"]
-        elif name == "checkpoint.refused":
-            history.refused.append(record)
-        if name in WORK and isinstance(step, int):
-            history.rows[name, step, str(record.get("prompt", ""))] = record
-    return history
-
-
-def _read_events(path: Path) -> tuple[list[Record], int]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a run of ibidem train") from None
-    events = [record for line in lines if (record := _event(line)) is not None]
-    if not events:
-        raise ArtifactError(f"{path}: no event in it; give the folder of a run of ibidem train")
-    return events, len(lines) - len(events)
-
-
-def _event(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # a killed run leaves a torn line
-        return None
-    whole = isinstance(record, dict) and "event" in record and isinstance(record.get("time"), int | float)
-    return record if whole else None
 
 
 def _read_result(path: Path) -> Record:
@@ -235,8 +106,8 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
     datasets, history = run.find_all(shards.KIND), run.history
     counts = datasets[0].counts if datasets else {}
-    read = sum(dataset.counts.get("read", 0) for dataset in datasets if not _is_blend(dataset))
-    blended = bool(datasets) and _is_blend(datasets[0])
+    read = sum(dataset.counts.get("read", 0) for dataset in datasets if not is_blend(dataset))
+    blended = bool(datasets) and is_blend(datasets[0])
     tokens = history.curve("train.step", "tokens")
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
@@ -264,15 +135,11 @@ def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
     return f"{first:.3f} → {last:.3f}", f"{share(last, first)} of the first"
 
 
-def _is_blend(dataset: Artifact) -> bool:
-    return "unit" in dataset.counts
-
-
 def corpora(datasets: Sequence[Artifact]) -> Html:
     """Show each dataset behind the checkpoint: what it was trained on first, then what that was made of."""
     if not datasets:
         return tag("p", None, " The dataset is not where the checkpoint says that it was.")
-    return join(*(blend(dataset) if _is_blend(dataset) else corpus(dataset) for dataset in datasets))
+    return join(*(blend(dataset) if is_blend(dataset) else corpus(dataset) for dataset in datasets))
 
 
 def blend(dataset: Artifact) -> Html:

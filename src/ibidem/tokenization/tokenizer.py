@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.errors import ArtifactError
+from ibidem.records import TOKENIZER_FILE
 from ibidem.tokenization import special
 
 KIND = "tokenizer"
-MODEL_FILE = "tokenizer.model"
 
 NEWLINE = "\U0010fffc"
 """Stands for U+000A inside the model."""
@@ -48,7 +48,7 @@ class Tokenizer:
             ArtifactError: there is no tokenizer there, or it is damaged.
         """
         artifact = artifacts.verify(folder, kind=KIND)
-        return cls((folder / MODEL_FILE).read_bytes(), digest=artifact.digest)
+        return cls((folder / TOKENIZER_FILE).read_bytes(), digest=artifact.digest)
 
     def id_of(self, token: str) -> int:
         """Give the id of a special token.

@@ -16,8 +16,9 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import percent
+from ibidem.records import TOKENIZER_FILE
 from ibidem.tokenization import special
-from ibidem.tokenization.tokenizer import BLANK, KIND, MODEL_FILE, NEWLINE, Tokenizer, has_carrier, to_model
+from ibidem.tokenization.tokenizer import BLANK, KIND, NEWLINE, Tokenizer, has_carrier, to_model
 
 CHUNK_CHARS = 2_000  # a line of the training corpus
 LONGEST_LINE_BYTES = 1 << 16  # longer ones are skipped by the trainer without a word: chunks stay far below
@@ -201,7 +202,7 @@ def _pad(model: Any, vocab_size: int) -> dict[str, int]:
 
 
 def _save(model: Any, folder: Path) -> None:
-    (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    (folder / TOKENIZER_FILE).write_bytes(model.SerializeToString(deterministic=True))
     vocabulary = "".join(f"{piece.piece}\t{piece.score:.6g}\n" for piece in model.pieces)
     (folder / "tokenizer.vocab").write_text(vocabulary, encoding="utf-8")
 

@@ -23,7 +23,7 @@ from ibidem.training.optim import set_learning_rate
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How often the loop does what."""
 
     start: int
@@ -38,7 +38,7 @@ class Plan:
 
 
 def run(
-    plan: Plan,
+    schedule: Schedule,
     objective: Objective,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -47,29 +47,31 @@ def run(
     learning_rate: Callable[[int], float],
     save: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train from `plan.start` to `plan.stop`; a step is over when its checkpoint, if it has one, is safe."""
-    if plan.start == 0:
+    """Train from `schedule.start` to `schedule.stop`; a step is over when its checkpoint, if it has one, is safe."""
+    if schedule.start == 0:
         _measure(objective, model, accelerator, 0)
-    with log.progress("train", plan.stop, "steps", start=plan.start) as bar:
-        for step in range(plan.start, plan.stop):
+    with log.progress("train", schedule.stop, "steps", start=schedule.start) as bar:
+        for step in range(schedule.start, schedule.stop):
             started = time.perf_counter()
             objective.begin(model, step)
-            figures = update(plan, objective, model, optimizer, accelerator, step=step, lr=learning_rate(step))
+            figures = update(schedule, objective, model, optimizer, accelerator, step=step, lr=learning_rate(step))
             figures |= objective.figures()
             done = step + 1
-            speed = plan.tokens_per_step / (time.perf_counter() - started)
-            log.event("train.step", step=done, tokens=done * plan.tokens_per_step, tokens_per_s=round(speed), **figures)
+            speed = schedule.tokens_per_step / (time.perf_counter() - started)
+            log.event(
+                "train.step", step=done, tokens=done * schedule.tokens_per_step, tokens_per_s=round(speed), **figures
+            )
             accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
             bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
-            measures = done % plan.measure_every == 0 or done == plan.total_steps
+            measures = done % schedule.measure_every == 0 or done == schedule.total_steps
             measured = _measure(objective, model, accelerator, done) if measures else {}
-            if done % plan.save_every == 0 or done == plan.stop:
+            if done % schedule.save_every == 0 or done == schedule.stop:
                 _check_finite(model, done)
                 save(done, {"loss": figures["loss"], **measured})
 
 
 def update(
-    plan: Plan,
+    schedule: Schedule,
     objective: Objective,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -87,15 +89,15 @@ def update(
     set_learning_rate(optimizer.param_groups, lr)
     total = torch.zeros((), device=accelerator.device)
     num_targets = 1
-    for micro in range(plan.micro_batches):
-        torch.manual_seed(micro_seed(plan.seed, step, micro, accelerator.process_index))
-        is_last = micro == plan.micro_batches - 1
+    for micro in range(schedule.micro_batches):
+        torch.manual_seed(micro_seed(schedule.seed, step, micro, accelerator.process_index))
+        is_last = micro == schedule.micro_batches - 1
         with accelerator.autocast(), _synchronize(accelerator, model, when=is_last):
             loss, num_targets = objective.loss(model, step, micro)
             accelerator.backward(loss * (accelerator.num_processes / num_targets))
         total += loss.detach()
     mean = float(accelerator.reduce(total, "sum")) / num_targets
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), plan.clip))
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), schedule.clip))
     if not (np.isfinite(mean) and np.isfinite(norm)):
         raise TrainingError(f"step {step + 1}: loss {mean}, gradient norm {norm}; lower optim.lr, or look at the data")
     optimizer.step()

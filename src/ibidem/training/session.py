@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 
 from ibidem import artifacts, log
@@ -97,12 +98,13 @@ def _run(
 ) -> Path:
     checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
     start = 0 if checkpoint is None else _check_resume(checkpoint, made)
-    plan = make_plan(config, accelerator, start, tokens_per_step)
+    schedule = make_schedule(config, accelerator, start, tokens_per_step)
     if start > config.training.steps:
         raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
-    if checkpoint is not None and plan.start == plan.stop:
+    if checkpoint is not None and schedule.start == schedule.stop:
         return checkpoint.path
     objective.check()
+    set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
         load_weights(model, config.initial)
@@ -118,9 +120,9 @@ def _run(
             state.prune(config.output_dir, config.checkpoints.keep_last)
 
     log.event("train.started", step=start, parameters=made.shape.parameters, processes=accelerator.num_processes)
-    rate = partial(learning_rate, total_steps=plan.total_steps, config=config.optim)
-    loop.run(plan, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
-    return folder_of(config.output_dir, plan.stop)
+    rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
+    loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
+    return folder_of(config.output_dir, schedule.stop)
 
 
 def _prepare(
@@ -137,7 +139,7 @@ def _prepare(
     return prepared, optimizer
 
 
-def make_plan(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Plan:
+def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Schedule:
     """Work out steps and micro batches.
 
     Raises:
@@ -150,7 +152,7 @@ def make_plan(config: SessionConfig, accelerator: Accelerator, start: int, token
             f"training.batch_sequences={training.batch_sequences} is not a multiple of "
             f"micro_batch_sequences x processes = {at_once}"
         )
-    return loop.Plan(
+    return loop.Schedule(
         start=start,
         stop=max(start, min(training.steps, training.stop_at_step or training.steps)),
         total_steps=training.steps,

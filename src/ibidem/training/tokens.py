@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
+from ibidem.records import DOCUMENTS_FILE
 from ibidem.tokenization.tokenizer import Tokenizer
 
 KIND = "tokens"
 SPLITS = ("train", "validation")
-DOCUMENTS = "documents.parquet"
 ENCODE_AT_ONCE = 512
 
 Ids = NDArray[np.int64]
@@ -167,7 +167,7 @@ def _write(
         empty = min(sizes, key=lambda split: sizes[split])
         raise ConfigError(f"{dataset}: no document falls into {empty}; it is too small for this held_out_share")
     names = ("sha256", "split", "start", "tokens")
-    pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS)
+    pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS_FILE)
     return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}
 
 

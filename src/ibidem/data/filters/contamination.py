@@ -54,7 +54,7 @@ class ContaminationPolicy:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProblemText:
     """One problem of a benchmark."""
 
     name: str
@@ -65,7 +65,7 @@ class Problem:
 class Guard:
     """Finds evaluation problems in documents."""
 
-    def __init__(self, policy: ContaminationPolicy, problems: Sequence[Problem] | None = None) -> None:
+    def __init__(self, policy: ContaminationPolicy, problems: Sequence[ProblemText] | None = None) -> None:
         from ibidem.data.text import shingles
 
         problems = load_problems(policy) if problems is None else problems
@@ -112,7 +112,7 @@ def as_inputs(policy: ContaminationPolicy) -> list[Input]:
     ]
 
 
-def load_problems(policy: ContaminationPolicy) -> list[Problem]:
+def load_problems(policy: ContaminationPolicy) -> list[ProblemText]:
     """Read the problems of all benchmarks.
 
     Raises:
@@ -155,7 +155,7 @@ class _Index:
         return [(self.parts[number], count) for number, count in sorted(found.items())]
 
 
-def _problems(name: str) -> Iterator[Problem]:
+def _problems(name: str) -> Iterator[ProblemText]:
     for path in benchmark_files(name):
         count = 0
         for number, row in enumerate(_rows(path), start=1):
@@ -164,7 +164,7 @@ def _problems(name: str) -> Iterator[Problem]:
             if texts:
                 key = next((row[column] for column in ID_COLUMNS if row.get(column) is not None), number)
                 count += 1
-                yield Problem(f"{path.stem if name != HUMAN_EVAL else name} {key}", texts)
+                yield ProblemText(f"{path.stem if name != HUMAN_EVAL else name} {key}", texts)
         if not count:
             wanted = ", ".join((*STATEMENT_COLUMNS, *SOLUTION_COLUMNS))
             raise ConfigError(f"contamination: {path} holds no problem; its columns should be some of {wanted}")

@@ -74,7 +74,7 @@ class LicensePolicy:
         return is_denied(expression, self.denied, allowed=self.allowed, allowed_exceptions=self.allowed_exceptions)
 
 
-def judge(
+def judge_license(
     raw: object,
     text: str,
     policy: LicensePolicy,
@@ -94,9 +94,9 @@ def judge(
         stated: the source's schema carries a license column.
         path: of the file in its package; chooses the stanza of a DEP-5 file.
         evidence: where `raw` was read.
-    >>> judge("GPLv3", "", LicensePolicy(), stated=True).reason
+    >>> judge_license("GPLv3", "", LicensePolicy(), stated=True).reason
     'license.denied'
-    >>> judge("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
+    >>> judge_license("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
     'header: SPDX-License-Identifier: MIT'
     """
     supplied = serialize(raw)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ibidem.data import shards
-from ibidem.data.dedup import Indices, Part, Verdicts, load_sketches
+from ibidem.data.dedup import Duplicates, Indices, Part, load_sketches
 from ibidem.data.engine import Engine
 from ibidem.data.filters.removals import Matcher, RemovalPolicy, load_requests
 from ibidem.records import DropReason
@@ -32,7 +32,7 @@ CLUSTER_DIGITS = 16
 
 
 def write_verdicts(
-    parts: Sequence[Part], found: Verdicts, requested: dict[int, str], policy: RemovalPolicy, paths: Sequence[Path]
+    parts: Sequence[Part], found: Duplicates, requested: dict[int, str], policy: RemovalPolicy, paths: Sequence[Path]
 ) -> None:
     """Write for each open part the rows about which something is to be said.
 
@@ -66,11 +66,11 @@ def write_verdicts(
             elif cluster in doomed:
                 row |= {"reason": DropReason.REMOVAL_CLUSTER, "detail": row["cluster"]}
             rows.append(row)
-        write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+        shards.write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def find_requested(
-    parts: Sequence[Part], found: Verdicts, num_settled: int, policy: RemovalPolicy, engine: Engine
+    parts: Sequence[Part], found: Duplicates, num_settled: int, policy: RemovalPolicy, engine: Engine
 ) -> dict[int, str]:
     """Give the request for each document that one names: by its nouns, or, if it is kept, by its text."""
     if not policy.requests:
@@ -103,22 +103,10 @@ def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[i
     return {index: requests for index, requests in found.items() if requests}
 
 
-def summary(found: Verdicts) -> dict[str, int]:
+def summary(found: Duplicates) -> dict[str, int]:
     """Count clusters and their documents."""
     _, sizes = np.unique(found.cluster[found.cluster >= 0], return_counts=True)
     return {"clusters": len(sizes), "documents": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow file."""
-    with pa.ipc.new_file(path, table.schema) as file:
-        file.write_table(table)
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read an Arrow file."""
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-        return reader.read_all()
 
 
 def _records(parts: Sequence[Part], bounds: Indices, documents: Indices) -> dict[int, str]:

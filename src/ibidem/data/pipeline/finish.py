@@ -21,49 +21,35 @@ from ibidem.data.counts import (
     read_counts,
     write_counts,
 )
-from ibidem.data.pipeline.decide import read_table, write_table
+from ibidem.data.pipeline.shard import Finished, Shard
+from ibidem.data.shards import read_table, write_table
 from ibidem.files import flush
-
-
-class Shard(NamedTuple):
-    """One shard on its way: where it was prepared, what was decided, and where it goes."""
-
-    prepared: Path
-    verdicts: Path
-    finished: Path
-    dataset: str
-    number: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.dataset}/shard-{self.number:05d}.parquet"
 
 
 def finish(shard: Shard) -> Counts:
     """Write the shard, its sketches and its dropped rows; give its counts."""
-    counts = shard.finished / "counts.json"
-    if not counts.exists():
-        with artifacts.make_folder(shard.finished) as folder:
-            _write(shard, folder)
-    return read_counts(counts)
+    if not shard.finished.counts.exists():
+        with artifacts.make_folder(shard.finished.folder) as folder:
+            _write(shard, Finished(folder))
+    return read_counts(shard.finished.counts)
 
 
 def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
     """Put the finished shards into the artifact."""
     for shard in finished:
-        if (shard.finished / "shard.parquet").exists():
+        if shard.finished.shard.exists():
             path = draft.path / shard.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(shard.finished / "shard.parquet", path)
-            os.link(shard.finished / "sketch.npy", shards.sketch_path(path))
+            os.link(shard.finished.shard, path)
+            os.link(shard.finished.sketch, shards.sketch_path(path))
             draft.rows[shard.name] = pq.read_metadata(path).num_rows
     in_order = sorted(finished, key=attrgetter("dataset", "number"))
-    dropped = (read_table(shard.finished / "dropped.arrow") for shard in in_order)
+    dropped = (read_table(shard.finished.dropped) for shard in in_order)
     draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, dropped)
     draft.rows[shards.QUARANTINE] = _join(
-        (shard.prepared / shards.QUARANTINE for shard in in_order), draft.path / shards.QUARANTINE
+        (shard.prepared.quarantine for shard in in_order), draft.path / shards.QUARANTINE
     )
-    removed = np.concatenate([np.load(shard.finished / shards.REMOVED) for shard in in_order])
+    removed = np.concatenate([np.load(shard.finished.removed) for shard in in_order])
     if len(removed):
         np.save(draft.path / shards.REMOVED, removed)
 
@@ -134,21 +120,21 @@ def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
     return pa.table(columns, schema=shards.DROPPED_SCHEMA)
 
 
-def _write(shard: Shard, folder: Path) -> None:
+def _write(shard: Shard, finished: Finished) -> None:
     verdicts = read_table(shard.verdicts)
-    outcome = write_staying(shard.prepared / "kept.arrow", folder / "shard.parquet", verdicts, shard.dataset)
-    sketches = np.load(shard.prepared / "sketch.npy", mmap_mode="r")
+    outcome = write_staying(shard.prepared.kept, finished.shard, verdicts, shard.dataset)
+    sketches = np.load(shard.prepared.sketch, mmap_mode="r")
     removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))
-    np.save(folder / shards.REMOVED, sketches[removed["row"].to_numpy()])
+    np.save(finished.removed, sketches[removed["row"].to_numpy()])
     if outcome.stays.any():
-        np.save(folder / "sketch.npy", sketches[outcome.stays])
-        flush(folder / "shard.parquet")  # here, where others work meanwhile
-    table = pa.concat_tables([read_table(shard.prepared / "dropped.arrow"), outcome.dropped]).sort_by("position")
-    write_table(folder / "dropped.arrow", table)
+        np.save(finished.sketch, sketches[outcome.stays])
+        flush(finished.shard)  # here, where others work meanwhile
+    table = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
+    write_table(finished.dropped, table)
     counts = outcome.kept + count_dropped(table)
-    counts["quarantined", ""] = (shard.prepared / shards.QUARANTINE).read_bytes().count(b"\n")
+    counts["quarantined", ""] = shard.prepared.quarantine.read_bytes().count(b"\n")
     counts["read", ""] = counts["kept", ""] + len(table) + counts["quarantined", ""]
-    write_counts(folder / "counts.json", counts)
+    write_counts(finished.counts, counts)
 
 
 def _join(paths: Iterable[Path], joined: Path) -> int:

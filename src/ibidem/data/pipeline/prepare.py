@@ -1,74 +1,35 @@
 """Every document by itself: read, clean, judge, scrub, sketch. Runs in a worker, a run of shards at a time.
 
-    <work>/prepared/<source>-<shard>/kept.arrow         what may enter, if it is no duplicate and nobody objects
-                                     dropped.arrow      what may not, without its text
-                                     quarantine.jsonl   what could not be read
-                                     sketch.npy         a sketch for each row of kept.arrow
-
-The folder of a shard appears whole or not at all, so a run that was killed goes on where it was.
+The folder of a prepared shard (see `shard`) appears whole or not at all, so a run that was killed goes on where it was.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
 
 from ibidem import artifacts
-from ibidem.config import configuration
 from ibidem.data import shards
-from ibidem.data.dedup import SKETCH, DedupPolicy, sketch_texts
-from ibidem.data.filters.contamination import ContaminationPolicy, Guard
-from ibidem.data.filters.quality import FilterPolicy, Filters
-from ibidem.data.filters.removals import NOUNS, Matcher, RemovalPolicy, load_requests
-from ibidem.data.licenses import policy
-from ibidem.data.licenses.policy import LicensePolicy
-from ibidem.data.scrub.scrubber import SECRET_KINDS, Scrubber, ScrubPolicy
+from ibidem.data.dedup import SKETCH, sketch_texts
+from ibidem.data.filters.removals import NOUNS, Matcher, load_requests
+from ibidem.data.pipeline.shard import Prepared, Shard
+from ibidem.data.pipeline.steps import Policies, StepMaker
 from ibidem.data.sources.readers import Piece, read
-from ibidem.data.text import clean, language
-from ibidem.records import Document, Drop, DropReason, Unreadable
+from ibidem.records import Document, Unreadable
 
 KEPT_SCHEMA = shards.SCHEMA.append(pa.field("removal", pa.string()))
-_TEST_PATH = re.compile(r"(^|[/_.-])(tests?|testing|spec|fixtures?)([/_.-]|$)", re.IGNORECASE)
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 256
 
-Step = Literal["clean", "natural_languages", "licenses", "filters", "scrub", "contamination"]
 
+class ShardRun(NamedTuple):
+    """Consecutive shards of a source, the work of one task.
 
-@configuration
-class Policies:
-    """What is asked of a document before it may enter."""
-
-    licenses: LicensePolicy = Field(default_factory=LicensePolicy)
-    """Which licenses may enter."""
-    filters: FilterPolicy = Field(default_factory=FilterPolicy)
-    """Which quality, language and tone."""
-    scrub: ScrubPolicy = Field(default_factory=ScrubPolicy)
-    """Which secrets and personal data become placeholders."""
-    contamination: ContaminationPolicy = Field(default_factory=ContaminationPolicy)
-    """Which evaluation problems must not occur."""
-    dedup: DedupPolicy = Field(default_factory=DedupPolicy)
-    """Which documents are duplicates."""
-    removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
-    """Whose requests for removal are honored."""
-    skip: tuple[Step, ...] = ()
-    """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
-
-    @model_validator(mode="after")
-    def _filters_are_told_what_they_ask(self) -> Self:
-        asks = self.filters.natural_languages and "filters" not in self.skip
-        if asks and "natural_languages" in self.skip:
-            raise ValueError("skip: natural_languages cannot be left out while filters.natural_languages asks for some")
-        return self
-
-
-class Task(NamedTuple):
-    """Consecutive shards of a source: positions `first_shard * shard_size` up to `end_shard * shard_size`."""
+    Positions `first_shard * shard_size` up to `end_shard * shard_size`.
+    """
 
     dataset: str
     """The folder of the source in the output: `<dataset>/<split>`."""
@@ -79,122 +40,66 @@ class Task(NamedTuple):
     end: int
     """First position that is not wanted any more."""
     pieces: tuple[Piece, ...]
+    work: Path
+    """The folder of the whole stage."""
+
+    def shard(self, number: int) -> Shard:
+        """Return one of the shards."""
+        return Shard(self.work, self.source, number, self.dataset)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All of them, in order."""
+        return [self.shard(number) for number in range(self.first_shard, self.end_shard)]
 
 
-class Steps:
-    """What happens to each document, in this order; the first step that drops it is the last."""
+def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -> int:
+    """Prepare the shards of a run that are not there yet; return the number of positions.
 
-    def __init__(self, policies: Policies) -> None:
-        self._policies = policies
-        self._requests = Matcher(load_requests(policies.removals.requests))
-        self._steps: list[Callable[[Document], Drop | None]] = [self.refuse]
-        if "clean" not in policies.skip:
-            self._steps.append(self.clean)
-        self._steps.append(self.code_blocks)
-        if "natural_languages" not in policies.skip:
-            self._steps.append(self.natural_language)
-        if "licenses" not in policies.skip:
-            self._steps.append(self.license)
-        if "filters" not in policies.skip:
-            self._steps.append(Filters(policies.filters))
-        if "scrub" not in policies.skip:
-            self._scrubber = Scrubber(policies.scrub)
-            self._steps.append(self.scrub)
-        if "contamination" not in policies.skip and policies.contamination.benchmarks:
-            self._guard = Guard(policies.contamination)
-            self._steps.append(self.contamination)
-
-    def __call__(self, document: Document) -> None:
-        """Change the document in place; set `drop` if it may not enter."""
-        for step in self._steps:
-            document.drop = step(document)
-            if document.drop is not None:
-                break
-        if self._requests.is_needed:
-            document.removal = self._requests.find({noun: getattr(document, noun) for noun in NOUNS})
-
-    def refuse(self, document: Document) -> Drop | None:
-        """Drop what holds NUL, or nothing but whitespace."""
-        if b"\0" in document.raw:
-            return Drop(DropReason.BINARY)
-        return Drop(DropReason.EMPTY) if clean.is_blank(document.raw) else None
-
-    def clean(self, document: Document) -> None:
-        """Normalize whitespace."""
-        if not clean.is_tidy(document.raw, document.category):
-            document.text = clean.whitespace(document.text, document.category)
-
-    def code_blocks(self, document: Document) -> None:
-        """Annotate fenced code blocks of prose."""
-        if document.category != "code":
-            document.code_blocks = clean.code_blocks(document.text)
-
-    def natural_language(self, document: Document) -> None:
-        """Annotate the language of prose."""
-        if document.category != "code":
-            document.natural_language = language.natural(document.text)
-
-    def license(self, document: Document) -> Drop | None:
-        """Resolve the license to SPDX; drop what the policy denies, by metadata or by a header in the file."""
-        verdict = policy.judge(
-            document.license_raw,
-            document.text,
-            self._policies.licenses,
-            stated=document.license_stated,
-            path=document.path,
-            evidence=document.license_evidence or "metadata",
-        )
-        document.license, document.license_raw = verdict.expression, verdict.raw
-        document.license_evidence = verdict.evidence
-        return None if verdict.reason is None else Drop(DropReason(verdict.reason), verdict.detail)
-
-    def scrub(self, document: Document) -> Drop | None:
-        """Put placeholders for secrets and personal data; drop tests that leak secrets."""
-        document.text, document.scrubbed = self._scrubber(document.text)
-        if document.code_blocks and document.scrubbed:
-            document.code_blocks = clean.code_blocks(document.text)
-        leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
-        if leaked and document.path and _TEST_PATH.search(document.path):
-            return Drop(DropReason.SECRET_TEST, ", ".join(leaked))
-        return None
-
-    def contamination(self, document: Document) -> Drop | None:
-        """Drop what holds an evaluation problem."""
-        return self._guard(document.encoded)
-
-
-def prepare(policies: Policies, work: Path, task: Task) -> int:
-    """Prepare the shards of a task that are not there yet; give the number of positions."""
-    shard = task.first_shard
-    while shard < task.end_shard and prepared_path(work, task.source, shard).exists():
+    Args:
+        steps: what happens to each document, in this order, by name; the first step that drops it is the last.
+        policies: what is asked of a document, and which steps are left out.
+        run: which shards.
+    """
+    process = processing(tuple(steps.items()), policies)
+    shard = run.first_shard
+    while shard < run.end_shard and run.shard(shard).prepared.folder.exists():
         shard += 1
-    items = _positioned(task, shard * task.shard_size)
-    for number, group in groupby(items, key=lambda item: item[0] // task.shard_size):
+    items = _positioned(run, shard * run.shard_size)
+    for number, group in groupby(items, key=lambda item: item[0] // run.shard_size):
         for empty in range(shard, number):
-            _prepare_shard(policies, work, task, empty, iter(()))
-        _prepare_shard(policies, work, task, number, group)
+            _prepare_shard(process, run.shard(empty), iter(()), near=policies.dedup.near)
+        _prepare_shard(process, run.shard(number), group, near=policies.dedup.near)
         shard = number + 1
-    for empty in range(shard, task.end_shard):
-        _prepare_shard(policies, work, task, empty, iter(()))
-    return min(task.end, task.end_shard * task.shard_size) - task.first_shard * task.shard_size
-
-
-def prepared_path(work: Path, source: int, shard: int) -> Path:
-    """Name the folder of a prepared shard."""
-    return work / "prepared" / f"{source:03d}-{shard:05d}"
+    for empty in range(shard, run.end_shard):
+        _prepare_shard(process, run.shard(empty), iter(()), near=policies.dedup.near)
+    return min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size
 
 
 @lru_cache(maxsize=1)
-def _steps(policies: Policies) -> Steps:
-    return Steps(policies)
+def processing(makers: tuple[tuple[str, StepMaker], ...], policies: Policies) -> Callable[[Document], None]:
+    """Make the steps that are not left out, once a worker, into one function."""
+    made = [make(policies) for name, make in makers if name not in policies.skip]
+    steps = [step for step in made if step is not None]
+    requests = Matcher(load_requests(policies.removals.requests))
+
+    def process(document: Document) -> None:
+        for step in steps:
+            document.drop = step(document)
+            if document.drop is not None:
+                break
+        if requests.is_needed:
+            document.removal = requests.find({noun: getattr(document, noun) for noun in NOUNS})
+
+    return process
 
 
-def _positioned(task: Task, start: int) -> Iterator[tuple[int, Document | Unreadable]]:
-    for piece in task.pieces:
+def _positioned(run: ShardRun, start: int) -> Iterator[tuple[int, Document | Unreadable]]:
+    for piece in run.pieces:
         if piece.first + piece.count <= start:
             continue
         for position, item in read(piece, start):
-            if position >= min(task.end, task.end_shard * task.shard_size):
+            if position >= min(run.end, run.end_shard * run.shard_size):
                 return
             if isinstance(item, Document):
                 item.position = position
@@ -202,18 +107,21 @@ def _positioned(task: Task, start: int) -> Iterator[tuple[int, Document | Unread
 
 
 def _prepare_shard(
-    policies: Policies, work: Path, task: Task, number: int, items: Iterator[tuple[int, Document | Unreadable]]
+    process: Callable[[Document], None],
+    shard: Shard,
+    items: Iterator[tuple[int, Document | Unreadable]],
+    *,
+    near: bool,
 ) -> None:
-    steps = _steps(policies)
     with (
-        artifacts.make_folder(prepared_path(work, task.source, number)) as folder,
-        _Writer(folder, task.dataset, near=policies.dedup.near) as writer,
+        artifacts.make_folder(shard.prepared.folder) as folder,
+        _Writer(Prepared(folder), shard.dataset, near=near) as writer,
     ):
         for batch in _batches(item for _, item in items):
             documents = [item for item in batch if isinstance(item, Document)]
             _hash(documents)
             for document in documents:
-                steps(document)
+                process(document)
             writer.add(batch)
 
 
@@ -242,12 +150,12 @@ def _hash(documents: Sequence[Document]) -> None:
 class _Writer:
     """Writes one prepared shard, a batch at a time."""
 
-    def __init__(self, folder: Path, dataset: str, *, near: bool) -> None:
-        self._folder, self._dataset, self._near = folder, dataset, near
+    def __init__(self, prepared: Prepared, dataset: str, *, near: bool) -> None:
+        self._prepared, self._dataset, self._near = prepared, dataset, near
         self._sketches: list[Any] = []
         self._dropped: list[dict[str, Any]] = []
         self._unreadable: list[Unreadable] = []
-        self._file = pa.ipc.new_file(folder / "kept.arrow", KEPT_SCHEMA)
+        self._file = pa.ipc.new_file(prepared.kept, KEPT_SCHEMA)
 
     def __enter__(self) -> Self:
         return self
@@ -255,11 +163,10 @@ class _Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             sketches = np.concatenate([np.empty(0, SKETCH), *self._sketches])
-            np.save(self._folder / "sketch.npy", sketches)
+            np.save(self._prepared.sketch, sketches)
             table = pa.Table.from_pylist(self._dropped, schema=shards.DROPPED_SCHEMA)
-            with pa.ipc.new_file(self._folder / "dropped.arrow", table.schema) as file:
-                file.write_table(table)
-            shards.write_quarantine(self._folder / "quarantine.jsonl", self._unreadable)
+            shards.write_table(self._prepared.dropped, table)
+            shards.write_quarantine(self._prepared.quarantine, self._unreadable)
         self._file.close()
 
     def add(self, batch: Sequence[Document | Unreadable]) -> None:

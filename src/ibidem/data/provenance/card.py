@@ -22,7 +22,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import POSITIONAL, configuration, flattened
 from ibidem.data import shards
-from ibidem.data.blend import size_of
+from ibidem.data.blend import is_blend, size_of
 from ibidem.errors import ArtifactError
 from ibidem.files import write_file
 
@@ -254,7 +254,7 @@ def _field(column: pa.Field) -> dict[str, Any]:
 
 def _origins(dataset: Artifact) -> list[Artifact]:
     """Find the datasets that were read from sources: the dataset itself, or all that a blend was made of."""
-    if "unit" not in dataset.counts:
+    if not is_blend(dataset):
         return [dataset]
     found: list[Artifact] = []
     for item in dataset.inputs:

@@ -14,10 +14,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, DigestMismatch
-
-DOCUMENTS = "documents.parquet"
-"""In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
-
+from ibidem.records import DOCUMENTS_FILE
 
 State = Literal["holds", "saw", "may have seen"]
 
@@ -114,7 +111,7 @@ def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
 
 
 def _lists(artifact: Artifact) -> bool:
-    return artifact.kind == shards.KIND or DOCUMENTS in artifact.files
+    return artifact.kind == shards.KIND or DOCUMENTS_FILE in artifact.files
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
@@ -124,7 +121,7 @@ def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
             rows = pc.indices_nonzero(pc.is_in(hashes, sha256s)).to_pylist()
             name = path.relative_to(artifact.path).as_posix()
             yield from ({"shard": name, "row": row, "sha256": hashes[row].as_py()} for row in rows)
-    elif DOCUMENTS in artifact.files:
-        artifacts.check(artifact, [DOCUMENTS])
-        table = pq.read_table(artifact.path / DOCUMENTS)
+    elif DOCUMENTS_FILE in artifact.files:
+        artifacts.check(artifact, [DOCUMENTS_FILE])
+        table = pq.read_table(artifact.path / DOCUMENTS_FILE)
         yield from table.filter(pc.is_in(table["sha256"], sha256s)).to_pylist()

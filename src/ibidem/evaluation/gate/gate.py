@@ -99,7 +99,7 @@ def gate(config: GateConfig) -> str:
     findings = []
     with log.progress("gate", len(config.criteria), "criteria") as bar:
         for name, criterion in config.criteria.items():
-            findings.append(_except(config, judge(name, criterion, evaluations[criterion.evidence], config)))
+            findings.append(_except(config, judge_criterion(name, criterion, evaluations[criterion.evidence], config)))
             bar.advance()
     counted = {key: each for key, each in evaluations.items() if isinstance(each, Evidence)}
     decision = RELEASE if all(finding.verdict is Verdict.PASS or finding.exception for finding in findings) else BLOCK
@@ -119,7 +119,7 @@ def gate(config: GateConfig) -> str:
     return said
 
 
-def judge(name: str, criterion: Criterion, evaluation: Evidence | Missing, config: GateConfig) -> Finding:
+def judge_criterion(name: str, criterion: Criterion, evaluation: Evidence | Missing, config: GateConfig) -> Finding:
     """Judge one criterion by its evidence, or by the reason for which there is none."""
     target = _target(criterion)
     if isinstance(evaluation, Missing):

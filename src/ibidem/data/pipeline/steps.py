@@ -1,0 +1,148 @@
+"""What may happen to one document: each step changes it in place, and returns why it may not enter.
+
+A step is made from the policies once a worker, so that patterns are compiled and lists are loaded once; None means that
+the policies leave it nothing to do.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ibidem.config import configuration
+from ibidem.data.dedup import DedupPolicy
+from ibidem.data.filters.contamination import ContaminationPolicy, Guard
+from ibidem.data.filters.quality import FilterPolicy, Filters
+from ibidem.data.filters.removals import RemovalPolicy
+from ibidem.data.licenses import policy
+from ibidem.data.licenses.policy import LicensePolicy
+from ibidem.data.scrub.scrubber import Scrubber, ScrubPolicy
+from ibidem.data.scrub.secrets import SECRET_KINDS
+from ibidem.data.text import clean as whitespace
+from ibidem.data.text import language
+from ibidem.records import Document, Drop, DropReason
+
+_TEST_PATH = re.compile(r"(^|[/_.-])(tests?|testing|spec|fixtures?)([/_.-]|$)", re.IGNORECASE)
+
+StepName = Literal["clean", "natural_languages", "licenses", "filters", "scrub", "contamination"]
+
+
+@configuration
+class Policies:
+    """What is asked of a document before it may enter."""
+
+    licenses: LicensePolicy = Field(default_factory=LicensePolicy)
+    """Which licenses may enter."""
+    filters: FilterPolicy = Field(default_factory=FilterPolicy)
+    """Which quality, language and tone."""
+    scrub: ScrubPolicy = Field(default_factory=ScrubPolicy)
+    """Which secrets and personal data become placeholders."""
+    contamination: ContaminationPolicy = Field(default_factory=ContaminationPolicy)
+    """Which evaluation problems must not occur."""
+    dedup: DedupPolicy = Field(default_factory=DedupPolicy)
+    """Which documents are duplicates."""
+    removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
+    """Whose requests for removal are honored."""
+    skip: tuple[StepName, ...] = ()
+    """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
+
+    @model_validator(mode="after")
+    def _filters_get_what_they_ask_for(self) -> Self:
+        asks = self.filters.natural_languages and "filters" not in self.skip
+        if asks and "natural_languages" in self.skip:
+            raise ValueError("skip: natural_languages cannot be left out while filters.natural_languages asks for some")
+        return self
+
+
+Step = Callable[[Document], Drop | None]
+StepMaker = Callable[[Policies], Step | None]
+
+
+def refuse(_policies: Policies) -> Step:
+    """Drop what holds NUL, or nothing but whitespace."""
+
+    def step(document: Document) -> Drop | None:
+        if b"\0" in document.raw:
+            return Drop(DropReason.BINARY)
+        return Drop(DropReason.EMPTY) if whitespace.is_blank(document.raw) else None
+
+    return step
+
+
+def clean(_policies: Policies) -> Step:
+    """Normalize whitespace."""
+
+    def step(document: Document) -> None:
+        if not whitespace.is_tidy(document.raw, document.category):
+            document.text = whitespace.whitespace(document.text, document.category)
+
+    return step
+
+
+def code_blocks(_policies: Policies) -> Step:
+    """Annotate fenced code blocks of prose."""
+
+    def step(document: Document) -> None:
+        if document.category != "code":
+            document.code_blocks = whitespace.code_blocks(document.text)
+
+    return step
+
+
+def natural_languages(_policies: Policies) -> Step:
+    """Annotate the language of prose."""
+
+    def step(document: Document) -> None:
+        if document.category != "code":
+            document.natural_language = language.natural(document.text)
+
+    return step
+
+
+def licenses(policies: Policies) -> Step:
+    """Resolve the license to SPDX; drop what the policy denies, by metadata or by a header in the file."""
+
+    def step(document: Document) -> Drop | None:
+        verdict = policy.judge_license(
+            document.license_raw,
+            document.text,
+            policies.licenses,
+            stated=document.license_stated,
+            path=document.path,
+            evidence=document.license_evidence or "metadata",
+        )
+        document.license, document.license_raw = verdict.expression, verdict.raw
+        document.license_evidence = verdict.evidence
+        return None if verdict.reason is None else Drop(DropReason(verdict.reason), verdict.detail)
+
+    return step
+
+
+def filters(policies: Policies) -> Step:
+    """Drop what is not worth learning from."""
+    return Filters(policies.filters)
+
+
+def scrub(policies: Policies) -> Step:
+    """Replace secrets and personal data by placeholders; drop tests that leak secrets."""
+    scrubber = Scrubber(policies.scrub)
+
+    def step(document: Document) -> Drop | None:
+        document.text, document.scrubbed = scrubber(document.text)
+        if document.code_blocks and document.scrubbed:
+            document.code_blocks = whitespace.code_blocks(document.text)
+        leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
+        if leaked and document.path and _TEST_PATH.search(document.path):
+            return Drop(DropReason.SECRET_TEST, ", ".join(leaked))
+        return None
+
+    return step
+
+
+def contamination(policies: Policies) -> Step | None:
+    """Drop what holds an evaluation problem."""
+    if not policies.contamination.benchmarks:
+        return None
+    guard = Guard(policies.contamination)
+    return lambda document: guard(document.encoded)

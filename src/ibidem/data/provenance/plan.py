@@ -1,0 +1,191 @@
+"""What a request for removal means for finished datasets: which rows leave, and what saw them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ibidem import config
+from ibidem.artifacts import Artifact
+from ibidem.data import shards
+from ibidem.data.engine import Engine
+from ibidem.data.filters.removals import NOUNS, Matcher, RemovalPolicy, Request
+from ibidem.data.pipeline import decide
+from ibidem.data.provenance.exposure import Use, uses
+from ibidem.errors import ConfigError
+from ibidem.records import DropReason
+
+REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
+
+
+class Gone(NamedTuple):
+    """A row that goes."""
+
+    row: int
+    reason: DropReason
+    detail: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What leaves one dataset."""
+
+    dataset: Artifact
+    policy: RemovalPolicy
+    rows: dict[str, list[Gone]]
+    """By shard."""
+    unmatched: list[Request]
+    uses: list[Use]
+
+    @property
+    def sha256s(self) -> list[str]:
+        return [gone.sha256 for rows in self.rows.values() for gone in rows]
+
+    def __str__(self) -> str:
+        reasons = Counter(gone.reason for rows in self.rows.values() for gone in rows)
+        head = (
+            f"{self.dataset.path}: {len(self.sha256s):,} documents in {len(self.rows)} shards "
+            f"({reasons[REMOVED[0]]:,} requested, {reasons[REMOVED[1]]:,} near duplicates of these)"
+        )
+        touched = (f"  {shard}: rows {_some([gone.row for gone in rows])}" for shard, rows in self.rows.items())
+        return "\n".join([head, *touched, *(f"  {use}" for use in self.uses)])
+
+
+def make_plans(
+    folders: Sequence[Path], requests_file: Path, requests: Sequence[Request], roots: Sequence[Path], engine: Engine
+) -> list[Plan]:
+    """Find what leaves each dataset.
+
+    Args:
+        folders: the datasets.
+        requests_file: where the requests were read from, for workers.
+        requests: all of them.
+        roots: folders below which uses of the documents are looked for.
+        engine: searches several shards at a time.
+    """
+    datasets = [shards.load_dataset(folder) for folder in folders]
+    policies = [policy_of(dataset, requests_file) for dataset in datasets]
+    found = [find_requested(*each, requests, engine) for each in zip(datasets, policies, strict=True)]
+    doomed = {cluster for requested in found for cluster in requested.clusters}
+    plans = []
+    for dataset, policy, requested in zip(datasets, policies, found, strict=True):
+        rows = _rows(dataset, requested.rows, doomed)
+        hashes = [*requested.gone, *(gone.sha256 for shard in rows.values() for gone in shard)]
+        plans.append(Plan(dataset, policy, rows, requested.unmatched, uses(roots, hashes, dataset=dataset)))
+    return plans
+
+
+class Requested(NamedTuple):
+    """What requests mean for one dataset."""
+
+    rows: dict[tuple[str, int], str]
+    """The request by (shard, row)."""
+    clusters: set[str]
+    """Those that leave with these rows."""
+    gone: list[str]
+    """sha256 of the documents that left before, for these requests."""
+    unmatched: list[Request]
+    """Requests that name nothing that is or was in it."""
+
+
+def find_requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine) -> Requested:
+    """Find what requests mean for one dataset, the documents that left before included."""
+    matcher = Matcher(requests)
+    rows: dict[tuple[str, int], str] = {}
+    clusters: set[str | None] = set()
+    met: set[str] = set()
+    for name, row, nouns in _shard_rows(dataset):
+        if keys := matcher.find_all(nouns):
+            rows[name, row] = min(keys)
+            met |= keys
+    if matcher.texts:
+        for place, keys_of_texts in _find_texts(dataset, policy, engine):
+            rows.setdefault(place, keys_of_texts[0])
+            met.update(keys_of_texts)
+    removed: list[tuple[bool, dict[str, Any]]] = []
+    for keys, nouns in _dropped_rows(dataset, matcher, {request.id for request in requests}):
+        met |= keys
+        if keys and nouns["reason"].startswith("duplicate."):
+            clusters.add(nouns["cluster"])
+        if nouns["reason"] in REMOVED:
+            removed.append((bool(keys), nouns))
+    clusters |= {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in rows}
+    leaving = {cluster for cluster in clusters if cluster is not None and policy.duplicates == "cluster"}
+    along = leaving | {nouns["cluster"] for named, nouns in removed if named}
+    gone = [nouns["sha256"] for named, nouns in removed if named or nouns["detail"] in along]
+    return Requested(rows, leaving, gone, [request for request in requests if request.id not in met])
+
+
+def _dropped_rows(dataset: Artifact, matcher: Matcher, ids: set[str]) -> Iterator[tuple[set[str], dict[str, Any]]]:
+    """Give each dropped row with the requests that name it, or for which it left."""
+    for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
+        for nouns in dropped.to_pylist():
+            yield matcher.find_all(nouns) | ids.intersection([nouns["detail"]]), nouns
+
+
+def _find_texts(
+    dataset: Artifact, policy: RemovalPolicy, engine: Engine
+) -> Iterator[tuple[tuple[str, int], list[str]]]:
+    """Give (shard, row) and the requests of each row that holds a requested text."""
+    names = [path.relative_to(dataset.path).as_posix() for path in shards.shard_paths(dataset.path)]
+    sizes = [dataset.files[name].rows or 0 for name in names]
+    bounds = np.cumsum([0, *sizes])
+    tasks = [
+        (dataset.path / name, np.arange(size), int(start))
+        for name, size, start in zip(names, sizes, bounds, strict=False)
+    ]
+    for some in engine.map(partial(decide.find_texts, policy), tasks, processes=False):
+        for index, keys in some.items():
+            number = int(np.searchsorted(bounds, index, side="right")) - 1
+            yield (names[number], index - int(bounds[number])), keys
+
+
+def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    has_clusters = dataset.config["dedup"]["near"] or dataset.config["dedup"]["exact"]
+    for path in shards.shard_paths(dataset.path):
+        name = path.relative_to(dataset.path).as_posix()
+        rows = pq.read_table(path, columns=[*NOUNS, "cluster"]).to_pylist()
+        for number, row in enumerate(rows):
+            if has_clusters:
+                row["cluster"] = row["cluster"] or row["sha256"][: decide.CLUSTER_DIGITS]
+            yield name, number, row
+
+
+def _rows(dataset: Artifact, named: dict[tuple[str, int], str], doomed: set[str]) -> dict[str, list[Gone]]:
+    rows: dict[str, list[Gone]] = {}
+    for name, row, nouns in _shard_rows(dataset):
+        if request := named.get((name, row)):
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, nouns["sha256"]))
+        elif nouns["cluster"] in doomed:
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, nouns["cluster"], nouns["sha256"]))
+    return rows
+
+
+def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
+    """Return the removal policy that a dataset was made with, for the requests in a file.
+
+    Raises:
+        ConfigError: the dataset was not made by `ibidem preprocess`.
+    """
+    if "removals" not in dataset.config:
+        raise ConfigError(
+            f"{dataset.path}: not made by preprocess; take down from what it was made of, then make it again"
+        )
+    return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
+
+
+def removed_only(dropped: pa.Table) -> pa.Table:
+    """Return the dropped rows that left because of a request."""
+    return dropped.filter(pc.is_in(dropped["reason"], pa.array(REMOVED, pa.string())))
+
+
+def _some(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10:,} more" if len(rows) > 10 else "")

@@ -1,0 +1,42 @@
+"""How one kind of secret or personal data is found, and what the rules share."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+Match = re.Match[bytes]
+
+IDENTIFIER = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+EXAMPLE = re.compile(
+    rb"(?i)example|x{4}|\*{3}|\.{3}|0{7}|1{7}|1234567|abcdefg|your[_-]|placeholder|changeme|change[_-]me|dummy|redacted"
+)
+RESERVED_DOMAIN = re.compile(rb"(?:^|[.@])example(?:\.[a-z]{2,3}){0,2}$|(?:^|\.)(?:example|test|invalid|localhost)$")
+
+
+class Rule(NamedTuple):
+    """How one kind is found. What the pattern calls `found` is replaced, otherwise the whole match."""
+
+    kind: str
+    anchor: str
+    """For hyperscan: selective, and the match starts where it starts."""
+    pattern: str
+    """For `re`, on bytes, matched where the anchor starts."""
+    is_genuine: Callable[[Match], bool] | None = None
+    before: bytes = b""
+    """Characters of the match that may stand before the anchor."""
+
+
+def found_in(match: Match) -> bytes:
+    """Return what would be replaced."""
+    return match["found" if "found" in match.re.groupindex else 0]
+
+
+def is_no_example(match: Match) -> bool:
+    """Tell whether a find does not say that it is an example: `EXAMPLE`, `xxxx`, runs such as `12345678`."""
+    found = found_in(match)
+    return len(set(found)) >= 7 and not EXAMPLE.search(found)
+
+
+def characters(found: bytes) -> str:
+    """Decode bytes one to one."""
+    return found.decode("latin-1")

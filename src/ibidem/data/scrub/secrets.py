@@ -1,0 +1,230 @@
+"""Keys, tokens, private keys and passwords, with the validators that decide.
+
+What stays: values that say that they are examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
+`{password}`), and the markers of a private key with no key between them.
+"""
+
+import base64
+import json
+import re
+from collections import Counter
+from math import log2
+
+from ibidem.data.scrub.rules import (
+    EXAMPLE,
+    IDENTIFIER,
+    RESERVED_DOMAIN,
+    Match,
+    Rule,
+    characters,
+    found_in,
+    is_no_example,
+)
+
+_HEX = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
+_WORD = re.compile(rb"[a-z]{8}|[A-Z]{10}|[A-Za-z]{24}|[a-z]{4}[_./-][a-z]{4}|(?:[A-Z][a-z]{3,}){2}")
+_LOWER_WORD = re.compile(rb"[a-z]{7}")
+_TEMPLATE = re.compile(rb"[$%{(\[<]|.*(?:\{|\}|\$\(|%s)")
+_NO_PASSWORD = re.compile(
+    rb"(?i)[$%{(\[<]|.*(?:\{|\}|\$\(|%s)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|\d{4}-\d\d-\d\dT|https?:"
+)
+_EXAMPLE_PASSWORD = re.compile(
+    rb"(?i)(?:my|the|some|your|user|db|test|a|an)?[_-]?(?:pass(?:word|wd|phrase)?|pwd?|secret|token|user(?:name)?|foo"
+    rb"|bar|baz|test|postgres|mysql|root|guest|admin|tiger|hunter2|credentials?|hello|x-oauth-basic|port|(.)\1*)[0-9]{0,3}"
+)
+_BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24}")
+
+
+def _is_mixed(match: Match) -> bool:
+    """A key of letters of both cases and digits: no name, no digest."""
+    found = found_in(match)
+    kinds = (any(map(test, characters(found))) for test in (str.islower, str.isupper, str.isdigit))
+    return all(kinds) and is_no_example(match)
+
+
+def _is_scrambled(match: Match) -> bool:
+    return _is_mixed(match) and not _LOWER_WORD.search(found_in(match))
+
+
+def _is_password(match: Match) -> bool:
+    """A random string in quotes, behind a word such as `password`."""
+    found = found_in(match)
+    digits = sum(map(str.isdigit, characters(found)))
+    if digits < 2 or digits == len(found) or _NO_PASSWORD.match(found) or not is_no_example(match):
+        return False
+    if _HEX.fullmatch(found):
+        return len(found) >= 24 and _entropy(found) >= 2.9
+    return _entropy(found) >= 3.5 and not _WORD.search(found)
+
+
+def _entropy(found: bytes) -> float:
+    """In bits a character."""
+    return -sum(n / len(found) * log2(n / len(found)) for n in Counter(found).values())
+
+
+def _is_url_password(match: Match) -> bool:
+    found, host = match["found"], match["host"].lower()
+    if found == match["user"] or _TEMPLATE.match(found) or EXAMPLE.search(found) or _EXAMPLE_PASSWORD.fullmatch(found):
+        return False
+    return not (RESERVED_DOMAIN.search(host) or host.startswith(b"localhost"))
+
+
+def _is_jwt(match: Match) -> bool:
+    try:
+        header, payload = (json.loads(_base64url(part)) for part in match[0].split(b".")[:2])
+    except ValueError:
+        return False
+    return isinstance(header, dict) and isinstance(payload, dict)
+
+
+def _base64url(part: bytes) -> bytes:
+    return base64.urlsafe_b64decode(part.rstrip(b"=") + b"=" * (-len(part.rstrip(b"=")) % 4))
+
+
+def _is_discord(match: Match) -> bool:
+    try:
+        return _base64url(match["user"]).isdigit()
+    except ValueError:
+        return False
+
+
+def _is_key_block(match: Match) -> bool:
+    return _BASE64_RUN.search(match["body"]) is not None
+
+
+_KEYWORD = "(?:key|pwd|pw|password|pass|token)"
+_ASSIGN = r"""["']?\]?[ \t]{0,8}(?:=>|:=|::|=|:| )[ \t]{0,8}["']?"""
+_ASSIGNED = rf"(?i){_KEYWORD}{_ASSIGN}[a-z0-9_/+-]{{20}}"
+_CLOUDANT = rf"(?i)[\w-]*?(?<![a-z0-9])(?:cloudant|clou|cl)[_-]?(?:api)?[_-]?{_KEYWORD}{_ASSIGN}"
+_IBM = rf"(?i)[\w-]*?(?<![a-z0-9])(?:ibm[_-]?)?(?:cloud[_-]?)?(?:iam[_-]?)?(?:api)?[_-]?{_KEYWORD}{_ASSIGN}"
+_COS = rf"(?i)[\w-]*?(?<![a-z0-9])(?:(?:ibm)?[_-]?cos[_-]?(?:hmac)?[_-]?)?secret[_-]?(?:access)?[_-]?key{_ASSIGN}"
+_SOFTLAYER = rf"(?i)[\w-]*?(?<![a-z0-9])(?:softlayer|sl)[_-]?(?:api)?[_-]?{_KEYWORD}{_ASSIGN}"
+_AWS_ASSIGNED = r"""(?i)aws[^\n]{0,20}?(?:key|pwd|pw|password|pass|token)[^\n]{0,20}?[=: "']"""
+_QUOTED = (
+    r"(?i)(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|private|encryption|auth|signing)[_-]?key)"
+    r"""[a-z_-]{0,8}["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}["']"""
+)
+_URL_USER = r"""://[^\s/?#@:"'<>\[\]]{0,64}:"""
+_CLOUDANT_URL = r"://[\w-]{1,64}:(?P<found>[0-9a-fA-F]{64}|[A-Za-z]{24})@[\w-]+\.cloudant\.com"
+_PEM_BODY = r"(?P<body>(?:(?!-----)[\t\n\r\x20-\x7e]){40,20000}?)-----END [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
+_SSH2_BODY = r"(?P<body>(?:(?!---- )[\t\n\r\x20-\x7e]){40,20000}?)---- END SSH2 (?:ENCRYPTED )?PRIVATE KEY ----"
+_OPEN_BODY = r"(?P<body>(?:(?:\\[nr]|[\s\"',+])*[A-Za-z0-9+/=]{40,100}(?![A-Za-z0-9+/=]))+)"
+_PUTTY_BODY = r"[23]:(?P<body>(?:(?!PuTTY-User-Key)[\t\n\r\x20-\x7e]){40,20000}?)Private-MAC: ?[0-9a-f]{40,64}"
+
+SECRETS: tuple[Rule, ...] = (
+    Rule(
+        "key.aws-access-key",
+        r"\b(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{16}",
+        r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])",
+        is_no_example,
+    ),
+    Rule(
+        "key.aws-secret-key",
+        _AWS_ASSIGNED + "[0-9a-z/+]{40}",
+        _AWS_ASSIGNED + "(?P<found>[0-9a-z/+]{40})(?![0-9a-z/+=])",
+        _is_mixed,
+    ),
+    Rule("key.artifactory", r"\bAKC[A-Za-z0-9]{10}", r"(?<![\w./-])AKC[A-Za-z0-9]{10,200}(?![\w./-])", _is_scrambled),
+    Rule(
+        "key.artifactory",
+        r"\bAP[0-9A-F][A-Za-z0-9]{8}",
+        r"(?<![\w./-])AP[0-9A-F][A-Za-z0-9]{8,200}(?![\w./-])",
+        _is_scrambled,
+    ),
+    Rule("key.azure-storage", "AccountKey=", r"AccountKey=(?P<found>[A-Za-z0-9+/=]{88})", is_no_example),
+    Rule("key.cloudant", _ASSIGNED, _CLOUDANT + "(?P<found>[0-9a-f]{64})(?![0-9a-z])", is_no_example, IDENTIFIER),
+    Rule("key.cloudant", _ASSIGNED, _CLOUDANT + "(?P<found>[a-z]{24})(?![0-9a-z_])", is_no_example, IDENTIFIER),
+    Rule("key.cloudant", _URL_USER, _CLOUDANT_URL, is_no_example),
+    Rule(
+        "key.basic-auth",
+        _URL_USER,
+        r"""://(?P<user>[^\s/?#@:"'<>\[\]]{0,64}):(?P<found>[^\s/?#@:"'<>`(){}\[\]\\]{3,128})@(?P<host>[^\s/:"'<>]{0,253})""",
+        _is_url_password,
+    ),
+    Rule(
+        "key.discord",
+        r"\b[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}",
+        r"(?<![\w.-])(?P<user>[MNO][\w-]{23,25})\.[\w-]{6}\.[\w-]{27,38}(?![\w-])",
+        _is_discord,
+    ),
+    Rule("key.github", r"\bgh[opusr]_[A-Za-z0-9_]{8}", r"gh[opusr]_[A-Za-z0-9_]{36,251}(?!\w)", is_no_example),
+    Rule("key.github", r"\bgithub_pat_", r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}(?!\w)", is_no_example),
+    Rule(
+        "key.gitlab",
+        r"\bgl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-[\w-]{8}",
+        r"gl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-[\w-]{20,1024}(?:\.[\w-]{2}\.[\w-]{9})?(?![\w-])",
+        is_no_example,
+    ),
+    Rule("key.gitlab", r"\bGR1348941", r"GR1348941[\w-]{20,50}(?![\w-])", is_no_example),
+    Rule("key.ibm-cloud", _ASSIGNED, _IBM + r"(?P<found>[\w-]{44})(?![\w-])", _is_mixed, IDENTIFIER),
+    Rule("key.ibm-cos", _ASSIGNED, _COS + "(?P<found>[a-f0-9]{48})(?![a-z0-9])", is_no_example, IDENTIFIER),
+    Rule(
+        "key.jwt",
+        r"\beyJ[\w-]{8}",
+        r"(?<![\w-])eyJ[\w-]{8,16384}={0,2}\.[\w-]{3,65536}={0,2}(?:\.[\w-]{0,4096}={0,2})?",
+        _is_jwt,
+    ),
+    Rule("key.mailchimp", r"\b[0-9a-f]{32}-us[0-9]", r"[0-9a-f]{32}-us[0-9]{1,2}(?!\w)", is_no_example),
+    Rule(
+        "key.npm",
+        r":_authToken",
+        r""":_authToken[ \t]*=[ \t]*["']?(?P<found>npm_\w{20,100}|[A-Fa-f0-9-]{36})(?![\w-])""",
+        is_no_example,
+    ),
+    Rule("key.npm", r"\bnpm_[A-Za-z0-9]{36}", r"npm_[A-Za-z0-9]{36}(?!\w)", _is_mixed),
+    Rule(
+        "key.openai",
+        r"\bsk-[\w-]{20}",
+        r"(?<![\w-])sk-[\w-]{0,200}?[A-Za-z0-9_-]{20}T3BlbkFJ[\w-]{20,200}",
+        is_no_example,
+    ),
+    Rule("key.openai", r"\bsk-[\w-]{20}", r"(?<![\w-])sk-[A-Za-z0-9]{48}(?![\w-])", _is_mixed),
+    Rule("key.anthropic", r"\bsk-[\w-]{20}", r"(?<![\w-])sk-ant-[a-z0-9]{2,12}-[\w-]{80,200}", is_no_example),
+    Rule(
+        "key.private-key",
+        r"-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY",
+        rf"-----BEGIN [A-Z0-9 ]{{0,24}}PRIVATE KEY(?: BLOCK)?-----(?:{_PEM_BODY}|{_OPEN_BODY.replace('body', 'open')})",
+        lambda match: match["open"] is not None or _is_key_block(match),
+    ),
+    Rule(
+        "key.private-key",
+        "---- BEGIN SSH2 (?:ENCRYPTED )?PRIVATE KEY",
+        rf"---- BEGIN SSH2 (?:ENCRYPTED )?PRIVATE KEY ----{_SSH2_BODY}",
+        _is_key_block,
+    ),
+    Rule("key.private-key", "PuTTY-User-Key-File-[23]:", "PuTTY-User-Key-File-" + _PUTTY_BODY, _is_key_block),
+    Rule("key.pypi", r"\bpypi-AgE", r"pypi-AgE(?:IcHlwaS5vcmc|NdGVzdC5weXBpLm9yZw)[\w-]{70,1000}", is_no_example),
+    Rule("key.sendgrid", r"\bSG\.[\w-]{22}\.[\w-]", r"(?<![\w.-])SG\.[\w-]{22}\.[\w-]{43}(?![\w-])", is_no_example),
+    Rule("key.slack-token", r"(?i)\bxox[abposr]-[0-9]", r"(?i)xox[abposr]-(?:[0-9]+-)+[a-z0-9]+", is_no_example),
+    Rule("key.slack-token", r"\bxapp-[0-9]", r"xapp-[0-9]-[A-Z0-9]+-[0-9]+-[a-z0-9]+", is_no_example),
+    Rule(
+        "key.slack-webhook",
+        r"(?i)hooks\.slack\.com/services/T",
+        r"(?i)hooks\.slack\.com/services/(?P<found>T\w{1,64}/B\w{1,64}/\w{1,64})",
+        is_no_example,
+    ),
+    Rule("key.softlayer", _ASSIGNED, _SOFTLAYER + "(?P<found>[a-z0-9]{64})(?![a-z0-9])", is_no_example, IDENTIFIER),
+    Rule(
+        "key.softlayer",
+        r"(?i)api\.softlayer\.com/soap/v3",
+        r"(?i)api\.softlayer\.com/soap/v3(?:\.1)?/(?P<found>[a-z0-9]{64})(?![a-z0-9])",
+        is_no_example,
+    ),
+    Rule(
+        "key.square", r"\bsq0(?:csp|atp|idp)-", r"sq0(?:csp-[\w\\-]{43}|(?:atp|idp)-[\w-]{22})(?![\w-])", is_no_example
+    ),
+    Rule("key.stripe", r"\b[rs]k_live_", r"[rs]k_live_[0-9a-zA-Z]{24,247}(?!\w)", is_no_example),
+    Rule("key.telegram", r"\b[0-9]{8,10}:[\w-]{35}", r"(?<![\w:.-])[0-9]{8,10}:[\w-]{35}(?![\w-])", _is_mixed),
+    Rule("key.twilio", r"\b(?:AC|SK)[0-9a-f]{32}\b", r"(?:AC|SK)[0-9a-f]{32}(?!\w)", is_no_example),
+    Rule("key.google-api", r"\bAIza[\w-]{35}", r"AIza[\w-]{35}(?![\w-])", is_no_example),
+    Rule("key.google-api", r"\bGOCSPX-[\w-]{28}", r"GOCSPX-[\w-]{28}(?![\w-])", is_no_example),
+    Rule("key.huggingface", r"\bhf_[A-Za-z0-9]{34}", r"hf_[A-Za-z0-9]{34}(?!\w)", is_no_example),
+    Rule(
+        "key.password",
+        _QUOTED + "[!-~]{16}",
+        _QUOTED + r"""(?P<found>[^\s"'<>\x00-\x1f\x80-\xff]{16,128})["']""",
+        _is_password,
+    ),
+)
+
+SECRET_KINDS = frozenset(rule.kind for rule in SECRETS)

@@ -1,0 +1,145 @@
+"""What a run of training left: its newest checkpoint, what that was made from, and its history by events."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Artifact, Input
+from ibidem.errors import ArtifactError
+from ibidem.lineage import walk
+from ibidem.modeling.checkpoint import folder_of, steps_of
+from ibidem.page import Point
+
+WORK = {
+    "train.step",
+    "train.measured",
+    "train.sample",
+    "checkpoint.saved",
+}
+"""Events whose times show how long a run worked."""
+STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
+
+Record = dict[str, Any]
+
+
+@dataclass
+class History:
+    """What the events of a run tell; where a resumed run repeats a step, its later account."""
+
+    rows: dict[tuple[str, int, str], Record] = field(default_factory=dict)
+    """Events by name, step and prompt."""
+    refused: list[Record] = field(default_factory=list)
+    parameters: int | None = None
+    sessions: int = 0
+    seconds: float = 0.0
+
+    def curve(self, event: str, key: str) -> list[Point]:
+        """Give the finite values of a figure by step."""
+        rows = sorted((step, row.get(key)) for (name, step, _), row in self.rows.items() if name == event)
+        return [(step, value) for step, value in rows if isinstance(value, int | float) and math.isfinite(value)]
+
+    def completions(self, prompt: str) -> dict[int, str]:
+        """Give the completions of a prompt by step."""
+        rows = (
+            (step, row) for (name, step, known), row in self.rows.items() if (name, known) == ("train.sample", prompt)
+        )
+        return {step: str(row.get("completion", "")) for step, row in sorted(rows, key=lambda item: item[0])}
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, in order."""
+        return list(dict.fromkeys(prompt for name, _, prompt in self.rows if name == "train.sample"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's newest checkpoint, what it was made from, and its history."""
+
+    folder: Path
+    checkpoint: Artifact
+    history: History
+    torn: int
+    """Lines of events.jsonl that are not whole events."""
+
+    @cached_property
+    def lineage(self) -> list[tuple[int, str, Input | Artifact]]:
+        """The graph of inputs, as `artifacts.lineage` walks it."""
+        return walk(self.checkpoint.path)
+
+    def find(self, kind: str) -> Artifact | None:
+        """Give the first artifact of a kind among what the checkpoint was made from."""
+        return next(iter(self.find_all(kind)), None)
+
+    def find_all(self, kind: str) -> list[Artifact]:
+        """Give all artifacts of a kind among what the checkpoint was made from, each once."""
+        found = (node for _, _, node in self.lineage if isinstance(node, Artifact) and node.kind == kind)
+        return list({artifact.digest: artifact for artifact in found}.values())
+
+    @cached_property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage that is known."""
+        made = {name: artifact.volatile for kind, name in STAGES.items() if (artifact := self.find(kind))}
+        return {name: float(volatile.get("seconds", 0)) for name, volatile in made.items()} | {
+            "Training the model": self.history.seconds
+        }
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run's events and its newest checkpoint.
+
+    Raises:
+        ArtifactError: there are no events, or no checkpoint with a valid manifest.
+    """
+    events, torn = _read_events(folder / log.EVENTS)
+    for path in (folder_of(folder, step) for step in steps_of(folder)):
+        try:
+            return Run(folder, artifacts.load(path, kind="checkpoint"), history_of(events), torn)
+        except ArtifactError as error:
+            log.event("report.skipped", path=str(path), reason=str(error))
+    raise ArtifactError(f"{folder / 'checkpoints'}: no whole checkpoint here; ibidem train writes them")
+
+
+def history_of(events: Iterable[Record]) -> History:
+    """Sort events into a history; what was lost before a run was resumed is forgotten."""
+    history = History()
+    before = 0.0
+    for record in events:
+        name, step = record["event"], record.get("step")
+        if name == "train.started" and isinstance(step, int):
+            history.rows = {key: row for key, row in history.rows.items() if key[1] <= step}
+            history.sessions += 1
+            history.parameters = record.get("parameters", history.parameters)
+            before = record["time"]
+        elif name in WORK and history.sessions:
+            history.seconds += max(0.0, record["time"] - before)
+            before = record["time"]
+        elif name == "checkpoint.refused":
+            history.refused.append(record)
+        if name in WORK and isinstance(step, int):
+            history.rows[name, step, str(record.get("prompt", ""))] = record
+    return history
+
+
+def _read_events(path: Path) -> tuple[list[Record], int]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a run of ibidem train") from None
+    events = [record for line in lines if (record := _event(line)) is not None]
+    if not events:
+        raise ArtifactError(f"{path}: no event in it; give the folder of a run of ibidem train")
+    return events, len(lines) - len(events)
+
+
+def _event(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a killed run leaves a torn line
+        return None
+    whole = isinstance(record, dict) and "event" in record and isinstance(record.get("time"), int | float)
+    return record if whole else None
