@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ibidem import artifacts
+from ibidem import artifacts, lineage
 from ibidem.errors import ArtifactError, DigestMismatch
 from ibidem.files import sha256_of, sweep
 from ibidem.lineage import walk
@@ -119,7 +119,7 @@ def test_lineage_tells_what_is_missing_or_changed(tmp_path: Path) -> None:
     make(tmp_path / "a", "another text")
     assert [state for _, state, _ in walk(tmp_path / "b")] == ["ok", "changed"]
     with pytest.raises(DigestMismatch, match="no longer"):
-        artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
+        lineage.verify_command(lineage.ArtifactPath(path=tmp_path / "b"))
 
 
 def test_a_killed_process_leaves_only_what_the_next_one_clears(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_verify_fails_where_an_ancestor_is_missing(tmp_path: Path) -> None:
     inputs = [make(tmp_path / "a").as_input("base", of=tmp_path / "b")]
     with artifacts.create(tmp_path / "b", kind="derived", config={}, inputs=inputs) as draft:
         (draft.path / "f").write_text("f")
-    artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
+    lineage.verify_command(lineage.ArtifactPath(path=tmp_path / "b"))
     (tmp_path / "a").rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="missing"):
-        artifacts.verify_command(artifacts.ArtifactPath(path=tmp_path / "b"))
+        lineage.verify_command(lineage.ArtifactPath(path=tmp_path / "b"))

@@ -37,7 +37,7 @@ def test_the_import_contract_holds() -> None:
         ("ibidem.demo", {"torch"}),
         ("ibidem.sandbox.judge", {"torch", "numpy", "pyarrow", "pydantic"}),
         ("ibidem.evaluation.human_eval", {"torch", "transformers"}),
-        ("ibidem.evaluation.gate.gate.config", {"torch"}),
+        ("ibidem.evaluation.gate.config", {"torch"}),
     ],
 )
 def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:

@@ -104,7 +104,7 @@ def test_finished_shards_are_not_made_again(source: Path, tmp_path: Path, monkey
     assert before
     monkeypatch.undo()
     seen = []
-    monkeypatch.setattr("ibidem.data.pipeline.prepare._prepare_shard", lambda *_: seen.append(1))
+    monkeypatch.setattr("ibidem.data.pipeline.prepare._prepare_shard", lambda *_, **__: seen.append(1))
     assert main(command(source, tmp_path / "out", "--workers", "1")) == 0
     assert not seen
 

@@ -18,7 +18,8 @@ from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.page import MOST_ROWS, ticks
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.report import History, Run, corpora, explanations, heading, history_of, report
+from ibidem.serving.report import corpora, explanations, heading, report
+from ibidem.serving.run_history import History, Run, history_of
 
 EVIL = "<script>alert('1')</script>"
 MISSING = "NOT MEASURED"
