@@ -1,10 +1,11 @@
 # make demo: the whole journey on this computer, no network but the package index.   make test: the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all check setup format clean
+.PHONY: demo test test-all check licenses wheel setup format clean
 
-demo: setup
+demo: .venv/.demo
 	$(BIN)/ibidem demo
 
 test: setup
@@ -19,16 +20,28 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+licenses: setup
+	$(BIN)/python scripts/check_licenses.py
+
+wheel:
+	scripts/check_wheel.sh
+
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
+# What the demo needs, and nothing more.
+.venv/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==26.1
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,evaluation,huggingface,ray,tensorboard]"
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+# What developers need too.
+.venv/.ready: .venv/.demo
+	$(INSTALL) -e ".[demo,dev,evaluation,huggingface,ray,tensorboard]"
 	touch $@
 
 clean:

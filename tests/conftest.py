@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Generator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,22 @@ hypothesis.settings.load_profile("timeless")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+MAY_SKIP = ("only root can", "needs Linux namespaces", "not a git checkout", "needs a CUDA device")
+"""What a machine may lack though data and extras are there."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a test fail that skips for want of data or an extra where the shared data stand beside the project."""
+    report = yield
+    if report.skipped and SHARED_DATA.exists() and not hasattr(report, "wasxfail"):
+        assert isinstance(report.longrepr, tuple)
+        reason = report.longrepr[2]
+        if not any(words in reason for words in MAY_SKIP):
+            report.outcome, report.longrepr = "failed", f"{item.nodeid} skipped: {reason}"
+    return report
+
 
 WORDS = ("value", "index", "buffer", "result", "self", "token", "path", "count", "node", "key")
 

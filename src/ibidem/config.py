@@ -82,6 +82,17 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
+def shipped(name: str) -> Path:
+    """Return the path of a configuration that ships with the program: in an installed wheel, or in the checkout.
+
+    >>> shipped("model/tiny.py").exists()
+    True
+    """
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return (installed if installed.exists() else package.parents[1] / "configs") / name
+
+
 def resolved(config: Any) -> Tree:
     """Give every value of a configuration, defaults included, as JSON values."""
     return typing.cast("Tree", TypeAdapter(type(config)).dump_python(config, mode="json"))

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ibidem import artifacts, log
-from ibidem.config import build, configuration, read_yaml
+from ibidem.config import build, configuration, read_yaml, shipped
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance.card import CardConfig, card
-from ibidem.errors import ConfigError, GateFailed
+from ibidem.errors import GateFailed
 from ibidem.evaluation.config import (
     ChatConfig,
     DashboardConfig,
@@ -27,6 +27,7 @@ from ibidem.evaluation.config import (
     PerplexityConfig,
 )
 from ibidem.evaluation.gate.config import GateConfig
+from ibidem.modeling.config import read_model_config
 from ibidem.serving.config import GenerateConfig, ReportConfig
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import TrainConfig
@@ -49,14 +50,14 @@ class DemoConfig:
 
     output_dir: Path = Path("artifacts/demo")
     """Folder of everything that is made."""
-    model: Path = Path("configs/model/tiny.py")
-    """Shape of the model."""
+    model: Path | None = None
+    """Shape of the model; empty: the one of 6.6 M parameters that ships with the program."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Bytes taken of each package at most."""
     steps: Annotated[int, Field(ge=1)] = 240
     """Training steps of 16 windows of 256 tokens."""
-    configs: Path = Path("configs/evaluation")
-    """Folder of gate.yaml, and of the documents and prompts that the model is asked about."""
+    configs: Path | None = None
+    """Folder of gate.yaml, documents.jsonl and prompts.jsonl; empty: those that ship with the program."""
     mbpp: Path | None = None
     """MBPP's problems, where they are at hand."""
     mmlu: Path | None = None
@@ -65,8 +66,7 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> str:
     """Run the journey; give the completions and the report's path."""
-    if not config.model.exists():
-        raise ConfigError(f"model {config.model}: no such file; run the demo in the project's folder")
+    read_model_config(_model(config))  # a mistake in it ends the demo before the data are read
     out = config.output_dir
     public, data, tokenizer = out / "public", out / "data", out / "tokenizer"
 
@@ -82,6 +82,14 @@ def demo(config: DemoConfig) -> str:
     completions = _generate(checkpoint)
     page = _report(run, [result, *evaluations], out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
+
+
+def _model(config: DemoConfig) -> Path:
+    return config.model or shipped("model/tiny.py")
+
+
+def _configs(config: DemoConfig) -> Path:
+    return config.configs or shipped("evaluation")
 
 
 def say(line: str | None) -> None:
@@ -120,7 +128,7 @@ def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
     from ibidem.training.train import train
 
     settings = {
-        "model": config.model,
+        "model": _model(config),
         "output_dir": run,
         "data": {"dataset": data, "tokenizer": tokenizer, "held_out_share": HELD_OUT_SHARE, "context": 256},
         "training": {
@@ -166,8 +174,8 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
         say(mbpp(MbppConfig(problems=config.mbpp, output_dir=out / "mbpp", **asked)))
     if config.mmlu:
         say(mmlu(MmluConfig(data=config.mmlu, output_dir=out / "mmlu", checkpoint=checkpoint)))
-    say(doc_qa(DocQaConfig(data=config.configs / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
-    say(chat(ChatConfig(prompts=config.configs / "prompts.jsonl", output_dir=out / "responses", **asked)))
+    say(doc_qa(DocQaConfig(data=_configs(config) / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
+    say(chat(ChatConfig(prompts=_configs(config) / "prompts.jsonl", output_dir=out / "responses", **asked)))
     names = ("human-eval", "mbpp", "mmlu", "doc-qa")
     return [path for name in names if (path := out / name / "results.json").exists()]
 
@@ -176,10 +184,10 @@ def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     """Ask for the release; no is the honest answer, and the demo's last word."""
     from ibidem.evaluation.gate.gate import gate
 
-    tree = read_yaml(config.configs / "gate.yaml")
+    tree = read_yaml(_configs(config) / "gate.yaml")
     places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
     tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
-    at_hand = {"mbpp": config.mbpp, "mmlu": config.mmlu, "documents": config.configs / "documents.jsonl"}
+    at_hand = {"mbpp": config.mbpp, "mmlu": config.mmlu, "documents": _configs(config) / "documents.jsonl"}
     tree["benchmarks"] |= {key: str(place) for key, place in at_hand.items() if place}
     tree |= {"checkpoint": checkpoint, "output_dir": out / "gate"}
     try:
