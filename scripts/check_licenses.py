@@ -1,6 +1,6 @@
 """Read the license of everything that an installation with all extras would bring, without installing it.
 
-`pip install --dry-run --report` resolves the extras by constraints.txt; the licenses are read by the program's own code.
+`pip install --dry-run --report` resolves the extras by constraints.txt, and the program's own code reads the licenses.
 """
 
 import json

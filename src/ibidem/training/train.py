@@ -1,5 +1,7 @@
 """Pretraining: the wiring of the stage."""
 
+from functools import partial
+
 from ibidem import artifacts
 from ibidem.config import settings
 from ibidem.errors import ConfigError
@@ -8,7 +10,7 @@ from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session, state
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import LoopConfig, TrainConfig
 from ibidem.training.pretraining import Pretraining
 from ibidem.training.processes import check_processes, start_accelerator
 from ibidem.training.tokens import tokenize
@@ -32,7 +34,7 @@ def train(config: TrainConfig) -> str:
             config.data.cache_dir or config.output_dir / "tokens",
             held_out_share=config.data.held_out_share,
         )
-    _check_shape(shape, tokenizer, config)
+    check_shape(shape, tokenizer, config)
 
     objective = Pretraining(config, shape, tokens, tokenizer, accelerator)
     place = folder_of(config.output_dir, 0)
@@ -45,24 +47,30 @@ def train(config: TrainConfig) -> str:
         shape=shape,
         settings=settings(config),
     )
-
-    def build() -> Decoder:
-        model = Decoder(shape, gradient_checkpointing=config.training.gradient_checkpointing)
-        model.init_weights(config.training.seed)
-        return model
-
     last = session.run(
         objective,
         config,
         accelerator,
         made,
-        build=build,
+        build=partial(new_decoder, shape, config.training),
         tokens_per_step=config.training.batch_sequences * context,
     )
     return f"{last}: step {state.step_of(artifacts.load(last))} of {config.training.steps}"
 
 
-def _check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -> None:
+def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
+    """Return a decoder with random weights, which the seed decides."""
+    model = Decoder(shape, gradient_checkpointing=training.gradient_checkpointing)
+    model.init_weights(training.seed)
+    return model
+
+
+def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -> None:
+    """Refuse a model that does not fit the tokenizer or the context.
+
+    Raises:
+        ConfigError: the sizes differ.
+    """
     if shape.vocab_size != tokenizer.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size={shape.vocab_size}, "
