@@ -14,12 +14,12 @@ SAMPLE_S = 0.1
 
 
 def run(command: Sequence[str]) -> dict[str, float]:
-    """Give `wall_s`, `cpu_s` (of processes that were waited for) and `peak_mb`, the sum of proportional set sizes.
+    """Return `wall_s`, `cpu_s` (of processes that were waited for) and `peak_mb`, the sum of proportional set sizes.
 
     Raises:
         SystemExit: the command failed.
     """
-    before, started, peak = os.times(), time.monotonic(), 0
+    before, started, peak = children_cpu_s(), time.monotonic(), 0
     with tempfile.TemporaryFile() as told, ThreadPoolExecutor(1) as pool:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
         ended = pool.submit(lambda: (process.wait(), time.monotonic())[1])  # to the moment, whatever is sampled
@@ -29,9 +29,13 @@ def run(command: Sequence[str]) -> dict[str, float]:
         if process.returncode:
             told.seek(0)
             raise SystemExit(told.read()[-2000:].decode(errors="replace"))
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak / 1e6}
+    return {"wall_s": wall, "cpu_s": children_cpu_s() - before, "peak_mb": peak / 1e6}
+
+
+def children_cpu_s() -> float:
+    """Return the CPU seconds of all children that were waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def tree_pss(pid: int) -> int:

@@ -1,0 +1,128 @@
+"""Every command of README's code blocks is run, in its order, on small local data."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY, python_file
+from tests.test_blueprint import words_of
+
+from ibidem import jsonl
+from ibidem.cli import main
+
+SMALL_TRAINING = shlex.split(
+    "--model small.py --training.steps 2 --training.batch-sequences 2 --training.micro-batch-sequences 1 "
+    "--validation.windows 2 --validation.sample-tokens 4 --data.held-out-share 0.1"
+)
+INSTEAD = {  # of what needs a network, a cluster or hours
+    "bigcode/the-stack-dedup:v1:train:content": "code:train:text",
+    "openwebtext:train:text": "prose.jsonl:train:text",
+    "databricks/databricks-dolly-15k:train:instruction": "dolly.jsonl:train:instruction",
+    "path/to/chats.jsonl:train:messages": "chats.jsonl:train:messages",
+    "65536": "512",
+    "0.002": "0.1",
+}
+MORE = {  # flags that make a command small
+    "train": SMALL_TRAINING,
+    "evaluate human-eval": ["--max-tokens", "2", "--batch", "64"],
+    "evaluate mbpp": ["--max-tokens", "2"],
+    "evaluate mmlu": ["--shots", "1"],
+    "evaluate doc-qa": ["--max-tokens", "2"],
+    "evaluate chat": ["--max-tokens", "2"],
+    "evaluate dashboard": ["--max-documents", "4"],
+    "generate": ["--max-tokens", "4"],
+    "gate": ["--checkpoint", "artifacts/checkpoints/step-000002"],
+}
+EXITS = {"gate": 1}  # a model of two steps is not released
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
+    """A checkout with small data at the places that the README names."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("scripts", "src", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    shutil.copy(model_file, folder / "small.py")
+    (folder / "code").mkdir()
+    for seed in range(60):
+        (folder / "code" / f"module_{seed}.py").write_text(python_file(seed))
+    prose = [f"The port of city {n} is older than its {word} wall." for n in range(10) for word in ("north", "south")]
+    write(folder / "prose.jsonl", [{"text": text} for text in prose])
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, how can I help you today?"}]
+    write(folder / "chats.jsonl", [{"messages": turns}])
+    write(folder / "dolly.jsonl", [{"instruction": f"Add {n} and {n}.", "response": f"{2 * n}"} for n in range(9)])
+    (folder / "data" / "benchmarks" / "mmlu").mkdir(parents=True)
+    for part, count in (("dev", 1), ("test", 3)):
+        rows = "".join(f'"What is {n} + 1?",1,2,3,4,A\n' for n in range(count))
+        (folder / "data" / "benchmarks" / "mmlu" / f"arithmetic_{part}.csv").write_text(rows)
+    problem = {"text": "Write a function to add one.", "code": "def add(x):\n    return x + 1", "test_setup_code": ""}
+    mbpp = [{**problem, "task_id": n, "test_list": ["assert add(1) == 2"]} for n in (2, 3, 4, 11, 12)]
+    write(folder / "data" / "benchmarks" / "mbpp.jsonl", mbpp)
+    for source, name in (("documents", "documents"), ("prompts", "chat")):
+        shutil.copy(REPOSITORY / f"configs/evaluation/{source}.jsonl", folder / f"data/benchmarks/{name}.jsonl")
+    completions = [{"task_id": f"HumanEval/{n}", "completion": "    pass\n"} for n in range(164)]
+    write(folder / "completions.jsonl", completions)
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text(jsonl.dumps(rows))
+
+
+def blocks_of(page: str) -> list[str]:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    return re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def lines_of(block: str) -> list[str]:
+    return [re.split(r"\s#", line)[0].strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def fill_in_ratings(folder: Path) -> None:
+    """Do what two raters do between two commands."""
+    form = folder / "artifacts" / "evaluation" / "responses" / "ratings.csv"
+    if form.exists():
+        with form.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with (folder / "ratings.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            for number, row in enumerate(rows):
+                writer.writerows({**row, "rater": rater, "score": number % 2} for rater in ("ann", "bob"))
+
+
+def run(line: str, folder: Path) -> int:
+    if line.startswith("echo"):
+        return subprocess.run(line, shell=True, cwd=folder, check=False).returncode
+    words = [INSTEAD.get(word, word).replace("step-025000", "step-000002") for word in words_of(line)]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in MORE else words[0]
+    words += MORE.get(name, [])
+    if line.startswith("torchrun"):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *shlex.split("--nproc-per-node 2 src/training/train.py"),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        words = [*words[1:], "--output-dir", "artifacts/two"]  # the takedown before has changed the dataset
+        return subprocess.run([*command, *words], cwd=folder, env=environment, check=False).returncode
+    return main(words) - EXITS.get(name, 0)
+
+
+def test_the_commands_of_the_readme_run_one_after_the_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    lines = [line for block in blocks_of("README.md") for line in lines_of(block)]
+    assert len(lines) >= 25
+    for line in lines:
+        fill_in_ratings(project)
+        assert run(line, project) == 0, line
+    decision = json.loads((project / "artifacts" / "gate" / "gate.json").read_text())
+    assert {each["verdict"] for each in decision["criteria"]} <= {"FAIL", "INSUFFICIENT", "REFUSED"}
