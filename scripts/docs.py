@@ -6,6 +6,7 @@ from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
+import docs_layout
 from docs_markdown import code, meaning, table
 
 from ibidem import config
@@ -40,7 +41,10 @@ The files in `configs/` are examples to start from. `ibidem COMMAND --help` list
 
 def pages() -> dict[str, str]:
     """Return the generated pages by their paths in the repository."""
-    return {"docs/configuration.md": configuration_page()}
+    return {
+        "docs/configuration.md": configuration_page(),
+        "docs/layout.md": f"{GENERATED}\n\n{docs_layout.page()}",
+    }
 
 
 def configuration_page() -> str:
