@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import docs_layout
 from docs_markdown import code, meaning, table
@@ -47,6 +48,12 @@ def pages() -> dict[str, str]:
     }
 
 
+def load(place: str) -> Any:
+    """Import what the table of commands names as `module:name`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 def configuration_page() -> str:
     """Describe the keys of every command; commands that share a configuration share a section."""
     sharing: dict[str, list[str]] = {}
@@ -56,8 +63,7 @@ def configuration_page() -> str:
 
 
 def _section(place: str, names: list[str]) -> str:
-    module, _, name = place.partition(":")
-    rows = config.describe(getattr(import_module(module), name))
+    rows = config.describe(load(place))
     helps = [COMMANDS[name].help for name in names]
     sentences = [f"{text[0].upper()}{text[1:]}." for text in helps]
     if len(names) > 1:

@@ -58,6 +58,12 @@ def members(module: str, enumeration: str) -> dict[str, str]:
     }
 
 
+def forget() -> None:
+    """Read the source again at the next question."""
+    constants.cache_clear()
+    _modules.cache_clear()
+
+
 @cache
 def _modules() -> tuple[tuple[str, ast.Module], ...]:
     return tuple(

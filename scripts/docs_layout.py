@@ -544,16 +544,25 @@ def _of_schema(file: str, constant: str) -> Columns:
     return Columns(file, _types(getattr(import_module(f"ibidem.{module}"), name)), SCHEMAS[constant])
 
 
+def shown(arrow_type: pa.DataType) -> str:
+    """Write an Arrow type; the names of the items of lists and maps say nothing, and files have others.
+
+    >>> shown(pa.list_(pa.int32())), shown(pa.map_(pa.string(), pa.int32()))
+    ('list<int32>', 'map<string, int32>')
+    """
+    return re.sub(r"(?<=list<)\w+: | \('\w+'\)", "", str(arrow_type))
+
+
 def _types(schema: pa.Schema) -> dict[str, str]:
-    return {column.name: str(column.type) for column in schema}
+    return {column.name: shown(column.type) for column in schema}
 
 
 def _numpy(dtype: "np.dtype[Any]") -> dict[str, str]:
     assert dtype.fields is not None
-    shown = {name: kind.subdtype or (kind, ()) for name, (kind, *_) in dtype.fields.items()}
-    return {name: " x ".join([kind.name, *map(str, shape)]) for name, (kind, shape) in shown.items()}
+    parts = {name: kind.subdtype or (kind, ()) for name, (kind, *_) in dtype.fields.items()}
+    return {name: " x ".join([kind.name, *map(str, shape)]) for name, (kind, shape) in parts.items()}
 
 
 def _dataclass(cls: type[Any]) -> dict[str, str]:
-    shown = {"str": "string", "int": "integer", "int | None": "integer or null"}
-    return {each.name: shown.get(name := getattr(each.type, "__name__", str(each.type)), name) for each in fields(cls)}
+    words = {"str": "string", "int": "integer", "int | None": "integer or null"}
+    return {each.name: words.get(name := getattr(each.type, "__name__", str(each.type)), name) for each in fields(cls)}
