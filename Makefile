@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check setup format clean
+.PHONY: demo test test-all check docs setup format clean
 
 demo: setup
 	$(BIN)/ibidem demo
@@ -23,6 +23,11 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The site, in site/. The generated pages are written first; read it with: python -m http.server --directory site
+docs: .venv/.docs
+	$(BIN)/python scripts/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -31,5 +36,9 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,evaluation,huggingface,ray,tensorboard]"
 	touch $@
 
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv artifacts
+	rm -rf .venv artifacts site
