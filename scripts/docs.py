@@ -95,12 +95,12 @@ def _tables(rows: Iterable[tuple[str, str, str]]) -> Iterable[str]:
 def _type_and_default(kind: str) -> str:
     """Write what `config.describe` says of a key.
 
-    >>> _type_and_default("no | bf16, default bf16"), _type_and_default("path, required")
-    ('`no` or `bf16`, default `bf16`', '`path`, **required**')
+    >>> _type_and_default("no | bf16, default bf16"), _type_and_default("path ..., required")
+    ('`no` or `bf16`, default `bf16`', 'list of `path`, **required**')
     """
     name, _, default = kind.partition(", ")
     name, several, _ = name.partition(" ...")
-    shown = " or ".join(code(choice) for choice in name.split(" | ")) + (" ..." if several else "")
+    shown = ("list of " if several else "") + " or ".join(map(code, name.split(" | ")))
     value = default.removeprefix("default").strip()
     if default == "required":
         return f"{shown}, **required**"
