@@ -26,7 +26,7 @@ format: setup
 # The site, in site/. The generated pages are written first; read it with: python -m http.server --directory site
 docs: .venv/.docs
 	$(BIN)/python scripts/docs.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 setup: .venv/.ready
 
