@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all check licenses wheel setup format clean
+.PHONY: demo test test-all check licenses wheel docs setup format clean
 
 demo: .venv/.demo
 	$(BIN)/ibidem demo
@@ -30,6 +30,11 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The site, in site/. The generated pages are written first; read it with: python -m http.server --directory site
+docs: .venv/.docs
+	$(BIN)/python scripts/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 setup: .venv/.ready
 
 # What the demo needs, and nothing more.
@@ -44,5 +49,9 @@ setup: .venv/.ready
 	$(INSTALL) -e ".[demo,dev,evaluation,huggingface,ray,tensorboard]"
 	touch $@
 
+.venv/.docs: .venv/.ready
+	$(INSTALL) -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv artifacts
+	rm -rf .venv artifacts site

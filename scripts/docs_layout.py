@@ -1,0 +1,568 @@
+"""The page about files: what every command leaves on disk.
+
+The facts are read from the code; the sentences stand here. `{data.shards:DROPPED}` is the constant DROPPED of
+`ibidem.data.shards`, and `<...>` in a path stands for any name.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any
+
+import docs_code
+import numpy as np
+import pyarrow as pa
+from docs_markdown import code, meaning, table
+
+from ibidem import artifacts, records
+from ibidem.data import dedup
+from ibidem.data.filters.removals import Request
+
+INTERNAL = {"data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"}
+"""Schemas and file names of workspaces alone: a finished artifact never holds them."""
+
+MANIFEST = {
+    "kind": "What the artifact is: one of the kinds below.",
+    "digest": "SHA-256 of kind, version, inputs (role and digest), config, counts and files.",
+    "version": "Version of ibidem that made it.",
+    "inputs": "What it was made from: other artifacts, and sources outside.",
+    "counts": "Figures of the result; each kind has its own, see below.",
+    "config": "Settings that decide the result. Paths and the number of workers are not among them.",
+    "files": "Every other file of the folder, by its path in the folder.",
+    "volatile": "What differs from run to run and is outside of the digest.",
+}
+INPUT = {
+    "role": "What the input was to the command: `dataset`, `tokenizer`, `tokens`, `checkpoint`, `source`, ...",
+    "digest": "Digest of the artifact, or SHA-256 of the source's content.",
+    "name": "Path of the artifact, seen from this folder; or the source's own name.",
+    "is_artifact": "Whether it is an artifact, so that its own manifest can be followed.",
+}
+FILE = {
+    "sha256": "SHA-256 of the file.",
+    "bytes": "Size of the file.",
+    "rows": "Number of rows or lines, where it is known.",
+}
+VOLATILE = {
+    "created": "Unix time at which the artifact was sealed.",
+    "host": "Name of the machine.",
+    "seconds": "Time that the work took.",
+    "times_ns": "Modification times of the files. A file that still bears its time is not hashed again.",
+}
+
+SHARD = {
+    "text": "The document, cleaned.",
+    "num_code_blocks": "Number of fenced code blocks in prose.",
+    "code_blocks": "Place of each block, in characters of `text`, and its language.",
+    "num_chars": "Length of `text` in Unicode characters.",
+    "license": "SPDX expression; null where the source states no license.",
+    "license_raw": "The license metadata as the source supplied them.",
+    "license_evidence": "Where the license was read: `metadata`, a license file, or the words of the file's header.",
+    "source": "Dataset, folder or package that the document came from.",
+    "revision": "Version of the source.",
+    "record": "The source's own id of the document; without one, its file and row.",
+    "position": "Place in the source, counted over everything that is read. It decides the shard.",
+    "repo": "Repository, as the source names it.",
+    "path": "Path in the repository or folder.",
+    "url": "Address that the source gives.",
+    "category": "`code`, `text` or `instruction`.",
+    "language": "Programming or markup language.",
+    "natural_language": "ISO 639 code of the prose; null for code.",
+    "raw_sha256": "SHA-256 of the source's own bytes.",
+    "sha256": "SHA-256 of `text`. It also decides whether the document is held out.",
+    "swhid": "Software Heritage identifier of the source's own bytes.",
+    "scrubbed": "Number of placeholders for secrets and personal data, by kind.",
+    "cluster": "Name of the cluster of near duplicates; null outside of any.",
+}
+DROPPED = {
+    "dataset": "Folder of the shard that the document would stand in: `<dataset>/<split>`.",
+    "reason": "Why the document does not enter; see the reasons below.",
+    "detail": "The evidence, short.",
+    "kept": "Record of the document that stands for this duplicate.",
+    "similarity": "Exact Jaccard similarity to that document.",
+    **{
+        name: SHARD[name]
+        for name in ("source", "record", "position", "repo", "path", "url", "raw_sha256", "swhid", "cluster")
+    },
+    "sha256": "SHA-256 of the text as it was when the document was dropped.",
+}
+SKETCH = {
+    "sha256": "SHA-256 of the text, as four numbers.",
+    "sequence": "Hash of the words in their order; equal words are exact duplicates.",
+    "simhash": "SimHash of the words.",
+    "signature": "MinHash of the 5-word shingles: the share of equal entries estimates the Jaccard similarity.",
+}
+QUARANTINE = {
+    "file": "The file.",
+    "line": "Line or row, counted from 1; null for the whole file.",
+    "reason": "Why it cannot be read.",
+}
+REMOVALS = {
+    "id": "Digest of the request.",
+    "kind": "What the request names: repo, owner, path, url, swhid, sha256, record or text.",
+    "value": "What was to be removed; of a text only its SHA-256.",
+    "repo": "Repository that a path was limited to; null without one.",
+}
+SCHEMAS = {"data.shards:SCHEMA": SHARD, "data.shards:DROPPED_SCHEMA": DROPPED}
+DOCUMENTS_SCHEMA = pa.schema(
+    [("sha256", pa.string()), ("split", pa.string()), ("start", pa.int64()), ("tokens", pa.int64())]
+)
+DOCUMENTS = {
+    "sha256": "The document, by the hash of its text.",
+    "split": "`train` or `validation`.",
+    "start": "Place of its first token in the file of the split.",
+    "tokens": "Number of its tokens, the document token before it included.",
+}
+FORM = {
+    "id": "The prompt.",
+    "rater": "Name of the rater; empty in the form.",
+    "criterion": "What the response is rated by, such as `helpful`.",
+    "score": "From 0 to 1; empty in the form.",
+    "model_digest": "The checkpoint that responded.",
+    "prompts_digest": "The prompts.",
+}
+
+EVENTS = {
+    "train.windows": "Number of windows in the training and held-out tokens.",
+    "train.started": "A process began or resumed the run: step, parameters, processes.",
+    "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
+    "train.measured": "Figures on the held-out windows.",
+    "train.sample": "A completion of one of `--validation.prompts`.",
+    "train.settings_changed": "A resumed run has other settings than its checkpoint.",
+    "train.precision": "The precision is not the one asked for.",
+    "train.no_samples": "Completions are left out, because the weights are sharded.",
+    "checkpoint.saved": "A checkpoint is sealed.",
+    "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",
+    "checkpoint.set_aside": "A checkpoint was renamed, because the run does not go on from it.",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file of an artifact."""
+
+    file: str
+    types: Mapping[str, str]
+    """By name, from the code."""
+    sentences: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the page says of one kind of artifact."""
+
+    constant: str
+    about: str
+    made_by: Sequence[str]
+    read_by: Sequence[str]
+    files: Mapping[str, str]
+    counts: Mapping[str, str]
+    sometimes: Mapping[str, str] = field(default_factory=dict)
+    """Files that only some artifacts of the kind hold."""
+    columns: Sequence[Columns] = ()
+
+    @property
+    def name(self) -> str:
+        return str(docs_code.constants()[self.constant])
+
+
+EVERY = ("verify", "trace")
+"""Commands that read an artifact of any kind."""
+CODING = ("evaluate human-eval", "evaluate mbpp")
+TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
+NO_ARTIFACT = {"demo", "doctor", "plan"}
+"""Commands that read and make no artifact themselves; the demo calls the others."""
+
+
+def kinds() -> list[Kind]:
+    """Describe every kind of artifact, in the order in which they are made."""
+    return [_dataset(), _tokenizer(), _tokens(), _checkpoint(), _evaluation(), _responses()]
+
+
+def _dataset() -> Kind:
+    return Kind(
+        constant="data.shards:KIND",
+        about="Documents in Parquet shards, with a reason for everything that did not enter. A shard holds what "
+        "survived of a fixed range of positions of its source, so a document that is dropped changes its own shard "
+        "alone.",
+        made_by=("preprocess", "blend", "takedown apply"),
+        read_by=(
+            *("preprocess", "blend", *TAKEDOWN, "card", "train-tokenizer", "train"),
+            *("evaluate perplexity", "evaluate dashboard", *CODING, "evaluate mmlu", "report"),
+        ),
+        files={
+            "<dataset>/<split>/shard-<number>.parquet": "Documents, a row each. No file where no document is kept. "
+            "The folder of a blend is `blend/train`.",
+            "{data.shards:DROPPED}": "Documents that did not enter, a row each, without their text.",
+            "{data.shards:QUARANTINE}": "Inputs that could not be read, a line each.",
+        },
+        sometimes={
+            "<dataset>/<split>/sketch-<number>.npy": "A sketch of each row of the shard with the same number. Later "
+            "runs find near duplicates by it. A blend has none.",
+            "{data.shards:REMOVALS}": "Tombstones: the requests for removal that the dataset honors, a line each.",
+            "{data.shards:REMOVED}": "Sketches of the removed documents, for the proof that nothing like them is left.",
+        },
+        columns=(
+            _of_schema("shard-<number>.parquet", "data.shards:SCHEMA"),
+            _of_schema("{data.shards:DROPPED}", "data.shards:DROPPED_SCHEMA"),
+            Columns("sketch-<number>.npy", _numpy(dedup.SKETCH), SKETCH),
+            Columns("{data.shards:QUARANTINE}", _dataclass(records.Unreadable), QUARANTINE),
+            Columns("{data.shards:REMOVALS}", dict.fromkeys(Request("repo", "a/b").tombstone, "string"), REMOVALS),
+        ),
+        counts={
+            "read": "Documents read: kept + dropped + quarantined.",
+            "kept": "Rows in the shards.",
+            "quarantined": "Inputs that could not be read.",
+            "chars": "Characters of the kept texts.",
+            "bytes": "UTF-8 bytes of the kept texts.",
+            "license_unstated": "Kept documents whose source states no license.",
+            "dropped": "Dropped documents by reason.",
+            "scrubbed": "Placeholders by kind.",
+            **{
+                aspect: f"Kept documents by {aspect.replace('_', ' ')}."
+                for aspect in docs_code.constants()["data.counts:ASPECTS"]
+            },
+            "lengths": "Kept documents by length: the key is a power of two that the characters stay below.",
+            "skipped_files": "Files of the sources that are of no kind that is read, by suffix. Not in a blend.",
+            "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
+            "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
+            "total": "Size of a blend in that unit. Only in a blend.",
+            "shares": "Share of each category. Only in a blend.",
+            "datasets": "Documents and size taken of each dataset and category. Only in a blend.",
+            "ended": "Why the blend ended. Only in a blend.",
+        },
+    )
+
+
+def _tokenizer() -> Kind:
+    return Kind(
+        constant="tokenization.tokenizer:KIND",
+        about="A sentencepiece unigram model that gives every byte back.",
+        made_by=("train-tokenizer",),
+        read_by=("blend", "train", "report"),
+        files={
+            "{records:TOKENIZER_FILE}": "The model, as sentencepiece reads it.",
+            "tokenizer.vocab": "Every piece with its score, a line each, in the order of the ids.",
+        },
+        counts={
+            "trained": "Documents that it was trained on.",
+            "trained_bytes": "Their bytes.",
+            "not_trained": "Documents left out, by the limit of the corpus or for characters that the model uses.",
+            "vocab_size": "Number of ids.",
+            "learned": "Pieces that were learned.",
+            "reserved": "Ids without a piece, which fill the vocabulary.",
+            "held_out": "Documents kept out of training to check the round trip.",
+            "round_trips": "Those that came back byte for byte.",
+            "broken": "SHA-256 of those that did not.",
+            "bytes_per_token": "Bytes of a token on average, on the held-out documents.",
+            "byte_pieces_share": "Share of tokens that are single bytes, on the held-out documents.",
+        },
+    )
+
+
+def _tokens() -> Kind:
+    return Kind(
+        constant="training.tokens:KIND",
+        about="A dataset as one long row of ids for each split. The folder is named by the digests of dataset and "
+        "tokenizer, so a later run finds it.",
+        made_by=("train",),
+        read_by=("train", *TAKEDOWN),
+        files={
+            "train.bin": "Ids of the training documents: uint16, or uint32 for a vocabulary beyond 65,536. `config` "
+            "names the type. The document token stands before each document and at the end.",
+            "validation.bin": "The same for the held-out documents.",
+            "{records:DOCUMENTS_FILE}": "Where each document stands.",
+        },
+        columns=(Columns("{records:DOCUMENTS_FILE}", _types(DOCUMENTS_SCHEMA), DOCUMENTS),),
+        counts={
+            "documents": "Number of documents.",
+            "tokens": "Number of tokens by split, without the last one.",
+            "bytes": "UTF-8 bytes of the texts by split.",
+        },
+    )
+
+
+def _checkpoint() -> Kind:
+    return Kind(
+        constant="modeling.checkpoint:KIND",
+        about="A model after some steps, with everything that is needed to go on.",
+        made_by=("train",),
+        read_by=(
+            *("train", "generate", "evaluate perplexity", "evaluate dashboard", *CODING, "evaluate mmlu"),
+            *("evaluate doc-qa", "evaluate chat", "gate", "report", *TAKEDOWN),
+        ),
+        files={
+            "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
+            "random_states_<process>.pkl": "Random states of each process.",
+            "{training.state:PROGRESS}": "The step, as `step`.",
+            **{
+                f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
+                for name, text in (
+                    ("{artifacts:MANIFEST}", "Manifest of the tokenizer: the folder is a copy of that artifact."),
+                    ("{records:TOKENIZER_FILE}", "The tokenizer's model."),
+                    ("tokenizer.vocab", "The tokenizer's pieces."),
+                )
+            },
+        },
+        sometimes={
+            "optimizer.bin": "State of the optimizer, where the weights are whole on each process.",
+            "pytorch_model_fsdp_<number>/<part>": "Weights in parts, of a run with FSDP.",
+            "optimizer_<number>/<part>": "State of the optimizer in parts, of a run with FSDP.",
+            "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective, if it has any. Pretraining has none.",
+            "{training.state:OBJECTIVE_VALUES}": "Other values of the objective, if it has any. Pretraining has none.",
+        },
+        counts={
+            "step": "Number of steps taken.",
+            "loss": "Loss of the last step, in nats per token.",
+            "bits_per_byte": "Bits per byte on the held-out windows, if they were measured at this step.",
+            "held_out_loss": "Loss on the held-out windows, in nats per token, if they were measured at this step.",
+        },
+    )
+
+
+def _evaluation() -> Kind:
+    return Kind(
+        constant="evaluation.evidence:KIND",
+        about="Sealed evidence: the outcome of every item, and the figures that follow from them.",
+        made_by=(*CODING, "evaluate mmlu", "evaluate doc-qa", "evaluate ratings"),
+        read_by=("gate", "report"),
+        files={
+            "{evaluation.evidence:RESULTS}": "Task, digest of the checkpoint, figures, and notes such as the search "
+            "for the problems in the training data.",
+            "{evaluation.evidence:ITEMS}": "Outcome of each item, a line each: a sample of a problem, a question, or a "
+            "response with a criterion. Every figure is counted again from it.",
+        },
+        counts={
+            "items": "Number of items.",
+            "pass@<k>": "Share of problems solved with k samples (human-eval, mbpp).",
+            "accuracy": "Share of right answers (mmlu).",
+            "accuracy.<name>": "The same of a subject or of a group of subjects (mmlu).",
+            "exact_match": "Share of answers that equal a reference (doc-qa).",
+            "f1": "Overlap of words with the best reference (doc-qa).",
+            "abstentions.<which>": "Share of abstentions among answerable and unanswerable questions (doc-qa).",
+            "citation_coverage": "Share of claims that cite a passage (doc-qa).",
+            "citation_recall": "Share of claims that their passages support (doc-qa).",
+            "citation_precision": "Share of citations that are needed (doc-qa).",
+            "unsupported_claims": "Share of claims that their passages do not support (doc-qa).",
+            "good.<criterion>": "Share of good responses (ratings).",
+            "alpha.<criterion>": "Krippendorff's alpha between people (ratings).",
+            "unrated.<criterion>": "Responses that too few have rated (ratings).",
+        },
+    )
+
+
+def _responses() -> Kind:
+    return Kind(
+        constant="evaluation.chat:KIND",
+        about="Responses of a model to prompts, for people to rate.",
+        made_by=("evaluate chat",),
+        read_by=("evaluate ratings",),
+        files={
+            "{evaluation.chat:RESPONSES}": "A prompt a line: its columns, the user's `turns`, the model's `responses`.",
+            "{evaluation.chat:FORM}": "A form with a line for each response and criterion. Raters fill in copies.",
+        },
+        columns=(
+            Columns(
+                "{evaluation.chat:FORM}",
+                dict.fromkeys(docs_code.constants()["evaluation.chat:FORM_COLUMNS"], "string"),
+                FORM,
+            ),
+        ),
+        counts={"responses": "Number of prompts that were answered."},
+    )
+
+
+RUN = {
+    "{log:EVENTS}": "What happened, an event a line: `time`, `event`, and the fields of the event.",
+    ".lock": "Held while a process writes to the run; a second one is refused.",
+    "tokens/<key>/": "The tokenized dataset, an artifact; elsewhere with `--data.cache-dir`.",
+    "checkpoints/step-<step>/": "A checkpoint, an artifact. Only the newest stay: `--checkpoints.keep-last`.",
+}
+RUN_SOMETIMES = {
+    "checkpoints/superseded-<number>-step-<step>/": "A newer checkpoint than the one that the run resumed from.",
+    "checkpoints/damaged-<number>-step-<step>/": "A damaged checkpoint; the run resumed from an older one.",
+    "ibidem/": "Files of TensorBoard, with `--trackers tensorboard`.",
+}
+HIDDEN = {
+    ".NAME.partial.by-HOST-PID": "The artifact or file NAME while it is written. One rename makes it appear.",
+    ".NAME.replaced.by-HOST-PID": "The older artifact during that rename.",
+    ".NAME.work-KEY/": "Workspace of a long run: the finished steps of `preprocess`, `blend`, `evaluate human-eval` or "
+    "`evaluate mbpp`. The key is a hash of version, settings and inputs, so only the same run finds it again. It goes "
+    "when the run is done.",
+    ".NAME.again/": "A blend that `blend --verify` makes again to compare it.",
+    ".lock": "In a workspace or a run: held by the process that writes there.",
+}
+OTHERS = {
+    "NAME.card/README.md, croissant.json, eu_training_content_summary.md": "`ibidem card`: beside the dataset NAME.",
+    "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, an in-toto statement, beside the dataset NAME.",
+    "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
+    "dashboard.html, dashboard.json": "`ibidem evaluate dashboard`: in its output folder.",
+    "gate.html, gate.json, MODEL_CARD.md": "`ibidem gate`: the decision, in its output folder.",
+    "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
+    "FILE.html": "`ibidem report --output FILE.html`.",
+    "FILE.jsonl": "`ibidem generate --output FILE.jsonl`.",
+}
+
+INTRODUCTION = """# Layout
+
+Every stage leaves an **artifact**: a folder that is sealed by `{artifacts:MANIFEST}`. The work happens in a hidden
+folder beside the final one. Every file is flushed and hashed, the manifest is written last, and one rename makes the
+folder appear. A folder without a valid manifest does not exist for the next stage. `ibidem verify` hashes an artifact
+and its ancestors again, and `ibidem trace` shows what it was made from."""
+
+
+def page() -> str:
+    """Write the page.
+
+    Raises:
+        LookupError: the code has a constant, column or member that no sentence describes, or the other way round.
+    """
+    described = kinds()
+    _check(described)
+    overview = table(
+        ("Kind", "Made by", "What it is"),
+        [
+            (f"[{kind.name}](#{kind.name})", _commands(kind.made_by), f"{kind.about.partition('. ')[0].rstrip('.')}.")
+            for kind in described
+        ],
+    )
+    return filled(
+        "\n\n".join(
+            [
+                INTRODUCTION,
+                overview,
+                *_manifest(),
+                *(part for kind in described for part in _section(kind)),
+                *_run(),
+                *_beside(),
+            ]
+        )
+        + "\n"
+    )
+
+
+def filled(text: str) -> str:
+    """Put the constants of the code into a text.
+
+    >>> filled("{modeling.checkpoint:WEIGHTS}")
+    'model.safetensors'
+    """
+    return re.sub(r"\{([\w.]+:\w+)\}", lambda found: str(docs_code.constants()[found[1]]), text)
+
+
+def _check(described: Sequence[Kind]) -> None:
+    """Compare what is described with what the code has."""
+    texts = [INTRODUCTION, *RUN, *(name for kind in described for name in (*kind.files, *kind.sometimes))]
+    named = set(re.findall(r"\{([\w.]+:\w+)\}", " ".join(texts)))
+    _same("kind", docs_code.kinds(), {kind.constant for kind in described})
+    _same("file name", docs_code.file_names() - INTERNAL, {key for key in named if key in docs_code.file_names()})
+    _same("schema", docs_code.schemas() - INTERNAL, SCHEMAS)
+    for columns in (columns for kind in described for columns in kind.columns):
+        _same(f"column of {filled(columns.file)}", columns.types.keys(), columns.sentences.keys())
+
+
+def _same(what: str, of_code: Any, described: Any) -> None:
+    if missing := sorted(set(of_code) - set(described)):
+        raise LookupError(f"{what} {missing[0]} is in the code; describe it in scripts/docs_layout.py")
+    if stale := sorted(set(described) - set(of_code)):
+        raise LookupError(f"{what} {stale[0]} is no longer in the code; take it out of scripts/docs_layout.py")
+
+
+def _manifest() -> Iterator[str]:
+    _same("key of the manifest", {each.name for each in fields(artifacts.Artifact)} - {"path"}, MANIFEST)
+    _same("key of an input", _dataclass(artifacts.Input), INPUT)
+    _same("key of a file", _dataclass(artifacts.File), FILE)
+    yield "## Manifest"
+    yield "`{artifacts:MANIFEST}` is one JSON object. Its digest does not depend on time, place or host."
+    yield _described(("Key", "Holds"), MANIFEST)
+    for name, sentences in (("an item of `inputs`", INPUT), ("an item of `files`", FILE), ("`volatile`", VOLATILE)):
+        yield f"Keys of {name}:"
+        yield _described(("Key", "Holds"), sentences)
+
+
+def _section(kind: Kind) -> Iterator[str]:
+    yield f"## {kind.name}"
+    yield kind.about
+    yield f"* Made by: {_commands(kind.made_by)}\n* Read by: {_commands((*kind.read_by, *EVERY))}"
+    yield _described(("File", "Holds"), {**kind.files, **_sometimes(kind.sometimes)})
+    for columns in kind.columns:
+        yield f"### {code(columns.file)}"
+        yield table(
+            ("Column", "Type", "Holds"),
+            [(code(name), code(shown), columns.sentences[name]) for name, shown in columns.types.items()],
+        )
+        if columns.sentences is DROPPED:
+            yield "Reasons:"
+            yield _described(("Reason", "Meaning"), _reasons())
+    yield f"### `counts` ({kind.name})"
+    yield _described(("Key", "Holds"), kind.counts)
+
+
+def _sometimes(sentences: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"*Sometimes.* {text}" for name, text in sentences.items()}
+
+
+def _reasons() -> dict[str, str]:
+    reasons = docs_code.members("records", "DropReason")
+    _same("drop reason", {str(reason) for reason in records.DropReason}, reasons)
+    return {name: meaning(text) for name, text in reasons.items()}
+
+
+def _run() -> Iterator[str]:
+    yield "## The folder of a run"
+    yield "`ibidem train` writes everything below its `--output-dir`:"
+    yield _described(("Path", "Holds"), RUN | _sometimes(RUN_SOMETIMES))
+    yield "Events:"
+    yield _described(("Event", "Meaning"), EVENTS)
+    yield "## Hidden files and folders"
+    yield (
+        "A name that begins with a dot is work in progress. A killed process leaves it behind, and the next run in the "
+        "same place uses it or clears it away. It is safe to delete when no process is running."
+    )
+    yield _described(("Name", "Holds"), HIDDEN)
+
+
+def _beside() -> Iterator[str]:
+    yield "## Other results"
+    yield "These are plain files for people. They have no manifest."
+    yield table(
+        ("File", "Written by"),
+        [(", ".join(code(part) for part in name.split(", ")), text) for name, text in OTHERS.items()],
+    )
+
+
+def _described(head: tuple[str, str], sentences: Mapping[str, str]) -> str:
+    return table(head, [(code(name), text) for name, text in sentences.items()])
+
+
+def _commands(names: Sequence[str]) -> str:
+    return ", ".join(map(code, names))
+
+
+def _of_schema(file: str, constant: str) -> Columns:
+    module, _, name = constant.partition(":")
+    return Columns(file, _types(getattr(import_module(f"ibidem.{module}"), name)), SCHEMAS[constant])
+
+
+def shown(arrow_type: pa.DataType) -> str:
+    """Write an Arrow type; the names of the items of lists and maps say nothing, and files have others.
+
+    >>> shown(pa.list_(pa.int32())), shown(pa.map_(pa.string(), pa.int32()))
+    ('list<int32>', 'map<string, int32>')
+    """
+    return re.sub(r"(?<=list<)\w+: | \('\w+'\)", "", str(arrow_type))
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    return {column.name: shown(column.type) for column in schema}
+
+
+def _numpy(dtype: "np.dtype[Any]") -> dict[str, str]:
+    assert dtype.fields is not None
+    parts = {name: kind.subdtype or (kind, ()) for name, (kind, *_) in dtype.fields.items()}
+    return {name: " x ".join([kind.name, *map(str, shape)]) for name, (kind, shape) in parts.items()}
+
+
+def _dataclass(cls: type[Any]) -> dict[str, str]:
+    words = {"str": "string", "int": "integer", "int | None": "integer or null"}
+    return {each.name: words.get(name := getattr(each.type, "__name__", str(each.type)), name) for each in fields(cls)}
