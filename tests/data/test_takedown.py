@@ -200,7 +200,7 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
         ('{"kind": "repos", "value": "a/b"}', "did you mean repo?"),
         ('{"kind": "repo"}', "value is missing"),
         ('{"kind": "text", "value": "too short"}', "fewer than 5 words"),
-        ("[1]", "a mapping of kind and value"),
+        ("[1]", "must be a mapping of kind and value"),
         ("{", "r.jsonl:1: not JSON"),
     ],
 )
