@@ -97,7 +97,7 @@ def test_thresholds_are_the_policy() -> None:
     [
         (
             {"languages": ["pyhton"]},
-            r"'pyhton' is not a programming language, such as Python or C\+\+; did you mean Python\?",
+            r"languages: 'pyhton' is not a programming language, such as Python or C\+\+; did you mean Python\?",
         ),
         ({"languages": ["Python", "cpp"]}, r"'cpp' is not a programming language.*; did you mean C\+\+\?"),
         ({"languages": ["gibberish"]}, "'gibberish' is not a programming language"),

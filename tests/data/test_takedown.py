@@ -482,7 +482,7 @@ def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: p
     (tmp_path / "five.yaml").write_text("5")
     assert main(["takedown", "plan", str(tmp_path / "five.yaml"), "--dataset", str(tmp_path / "data")]) == 2
     told = capsys.readouterr().err
-    for words in ("holds no request", "given twice", "not valid Unicode", "give a list of requests"):
+    for words in ("holds no request", "given twice", "not valid Unicode", "not a list of requests"):
         assert words in told
     assert "Traceback" not in told
 

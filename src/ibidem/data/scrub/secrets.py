@@ -1,7 +1,7 @@
-"""Keys, tokens, private keys and passwords, with the validators that decide.
+"""Keys, tokens, private keys and passwords, and their validators.
 
-What stays: values that say that they are examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
-`{password}`), and the markers of a private key with no key between them.
+The following is kept: values marked as examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
+`{password}`), and the markers of a private key without a key between them.
 """
 
 import base64
@@ -36,7 +36,7 @@ _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24}")
 
 
 def _is_mixed(match: Match) -> bool:
-    """A key of letters of both cases and digits: no name, no digest."""
+    """Check for letters of both cases and digits: names and hexadecimal digests do not have them."""
     found = found_in(match)
     kinds = (any(map(test, characters(found))) for test in (str.islower, str.isupper, str.isdigit))
     return all(kinds) and is_no_example(match)
@@ -47,7 +47,7 @@ def _is_scrambled(match: Match) -> bool:
 
 
 def _is_password(match: Match) -> bool:
-    """A random string in quotes, behind a word such as `password`."""
+    """Check whether a quoted string after a word such as `password` is random."""
     found = found_in(match)
     digits = sum(map(str.isdigit, characters(found)))
     if digits < 2 or digits == len(found) or _NO_PASSWORD.match(found) or not is_no_example(match):
@@ -58,7 +58,7 @@ def _is_password(match: Match) -> bool:
 
 
 def _entropy(found: bytes) -> float:
-    """In bits a character."""
+    """Return the entropy in bits per character."""
     return -sum(n / len(found) * log2(n / len(found)) for n in Counter(found).values())
 
 
