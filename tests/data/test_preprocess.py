@@ -421,8 +421,8 @@ def test_an_output_with_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
         ("missing.jsonl:train:text", ConfigError, "no such file or folder"),
         ("EMPTY:train:text", DataError, "it holds no document"),
         ("WRONG.parquet:train:txt", DataError, "no column 'txt' (columns: text)"),
-        ("openwebtext:train:text", DataError, "the Hugging Face hub does not give it"),
-        ("bigcode/the-stack-dedup:v1:train:content", DataError, "the Hugging Face hub does not give it"),
+        ("openwebtext:train:text", DataError, "not available from the Hugging Face hub"),
+        ("bigcode/the-stack-dedup:v1:train:content", DataError, "not available from the Hugging Face hub"),
     ],
 )
 def test_a_source_that_gives_nothing_is_one_clear_line(
@@ -483,7 +483,7 @@ def test_specs_are_read_from_the_right(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["..", ".", "../../x", "a/b", "-x"])
 def test_a_split_is_a_name(split: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no name of a split"):
+    with pytest.raises(ConfigError, match="not the name of a split"):
         Spec.parse(f"{tmp_path}:{split}:text")
 
 
