@@ -578,7 +578,7 @@ def test_texts_enter_as_they_are_where_cleaning_is_left_out(tmp_path: Path) -> N
 
 
 def test_the_language_of_prose_is_not_left_out_where_it_is_asked_for() -> None:
-    with pytest.raises(ConfigError, match="natural_languages cannot be left out"):
+    with pytest.raises(ConfigError, match="natural_languages cannot be skipped"):
         config.build(Policies, {"filters": {"natural_languages": ["en"]}, "skip": ["natural_languages"]})
 
 
