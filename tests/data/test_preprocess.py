@@ -419,7 +419,7 @@ def test_an_output_with_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
         ("a::text", ConfigError, "NAME[:VERSION]:SPLIT:COLUMN"),
         ("./missing:train:text", ConfigError, "no such file or folder"),
         ("missing.jsonl:train:text", ConfigError, "no such file or folder"),
-        ("EMPTY:train:text", DataError, "it holds no document"),
+        ("EMPTY:train:text", DataError, "it contains no documents"),
         ("WRONG.parquet:train:txt", DataError, "no column 'txt' (columns: text)"),
         ("openwebtext:train:text", DataError, "not available from the Hugging Face hub"),
         ("bigcode/the-stack-dedup:v1:train:content", DataError, "not available from the Hugging Face hub"),
@@ -597,5 +597,5 @@ def test_a_license_nested_too_deep_is_unknown(tmp_path: Path) -> None:
 def test_the_output_does_not_replace_what_it_is_compared_with(tmp_path: Path) -> None:
     table(tmp_path / "a.parquet", text=["value = 1"])
     run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
-    with pytest.raises(ConfigError, match="is the output_dir too"):
+    with pytest.raises(ConfigError, match="is also the output_dir"):
         run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", dedup={"against": (tmp_path / "out",)})
