@@ -1,4 +1,4 @@
-"""Blend preprocessed datasets into one with given shares, which hold in every prefix; reproducible to the byte.
+"""Blend preprocessed datasets into one that has the given shares in every prefix; reproducible to the byte.
 
     measure   bytes or tokens of each document
     plan      the order of documents: first the category furthest behind its share, within it the dataset

@@ -186,7 +186,7 @@ def _candidates(
 def _likely(
     sketches: Sequence[NDArray[Any]], bounds: Indices, entries: tuple[Indices, Indices], threshold: float
 ) -> tuple[Indices, Indices]:
-    """Remove documents whose MinHashes agree too rarely with those of every other in their buckets.
+    """Remove documents whose MinHashes agree too rarely with those of all others in their buckets.
 
     Too rarely means 4 standard deviations below the required similarity.
     """

@@ -1,7 +1,7 @@
 """Determine the license of a document, and whether the document may enter.
 
 A license stated in the file itself overrides the metadata of its package, in both directions: a GNU grant in an "MIT"
-package is dropped, a permissive file in a GNU package is kept. The license and its evidence are stored in the row.
+package is detected, a permissive file in a GNU package is kept. The license and its evidence are stored in the row.
 """
 
 from typing import Literal, NamedTuple

@@ -309,7 +309,7 @@ def render(expression: str) -> str | None:
 
 
 def gnu_id(found: re.Match[str]) -> str:
-    """Return the SPDX id of the GNU license in a match; its version is looked for up to the end of the sentence."""
+    """Return the SPDX id of the GNU license in a match; its version is searched up to the end of the sentence."""
     name, text = found["name"].lower(), found.string
     before, after = text[max(0, found.start("name") - 60) : found.start("name")], text[found.end("name") :]
     window = _SENTENCE_END.split(after[:180])[0]

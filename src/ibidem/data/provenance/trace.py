@@ -66,7 +66,7 @@ def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
             yield f"{name}: {path.relative_to(dataset.path)} row {row}: {facts}", nouns["sha256"]
     artifacts.check(dataset, [shards.DROPPED])
     for _, nouns in (match for rows in shards.read_dropped(dataset) for match in _find(rows, target)):
-        kept = f", kept is {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
+        kept = f", kept instead: {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
         detail = f": {nouns['detail']}" if nouns["detail"] else ""
         yield f"{name}: not in it: {nouns['record']} was dropped, {nouns['reason']}{detail}{kept}", nouns["sha256"]
 

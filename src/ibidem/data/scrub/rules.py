@@ -33,8 +33,8 @@ def found_in(match: Match) -> bytes:
 
 def is_no_example(match: Match) -> bool:
     """Check that a match is not marked as an example by `EXAMPLE`, `xxxx` or runs such as `12345678`."""
-    found = found_in(match)
-    return len(set(found)) >= 7 and not EXAMPLE.search(found)
+    value = found_in(match)
+    return len(set(value)) >= 7 and not EXAMPLE.search(value)
 
 
 def characters(found: bytes) -> str:

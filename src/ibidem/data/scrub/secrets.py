@@ -37,8 +37,8 @@ _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24}")
 
 def _is_mixed(match: Match) -> bool:
     """Check for letters of both cases and digits: names and hexadecimal digests do not have them."""
-    found = found_in(match)
-    kinds = (any(map(test, characters(found))) for test in (str.islower, str.isupper, str.isdigit))
+    value = found_in(match)
+    kinds = (any(map(test, characters(value))) for test in (str.islower, str.isupper, str.isdigit))
     return all(kinds) and is_no_example(match)
 
 
@@ -48,23 +48,23 @@ def _is_scrambled(match: Match) -> bool:
 
 def _is_password(match: Match) -> bool:
     """Check whether a quoted string after a word such as `password` is random."""
-    found = found_in(match)
-    digits = sum(map(str.isdigit, characters(found)))
-    if digits < 2 or digits == len(found) or _NO_PASSWORD.match(found) or not is_no_example(match):
+    value = found_in(match)
+    digits = sum(map(str.isdigit, characters(value)))
+    if digits < 2 or digits == len(value) or _NO_PASSWORD.match(value) or not is_no_example(match):
         return False
-    if _HEX.fullmatch(found):
-        return len(found) >= 24 and _entropy(found) >= 2.9
-    return _entropy(found) >= 3.5 and not _WORD.search(found)
+    if _HEX.fullmatch(value):
+        return len(value) >= 24 and _entropy(value) >= 2.9
+    return _entropy(value) >= 3.5 and not _WORD.search(value)
 
 
-def _entropy(found: bytes) -> float:
+def _entropy(value: bytes) -> float:
     """Return the entropy in bits per character."""
-    return -sum(n / len(found) * log2(n / len(found)) for n in Counter(found).values())
+    return -sum(n / len(value) * log2(n / len(value)) for n in Counter(value).values())
 
 
 def _is_url_password(match: Match) -> bool:
-    found, host = match["found"], match["host"].lower()
-    if found == match["user"] or _TEMPLATE.match(found) or EXAMPLE.search(found) or _EXAMPLE_PASSWORD.fullmatch(found):
+    value, host = match["found"], match["host"].lower()
+    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value) or _EXAMPLE_PASSWORD.fullmatch(value):
         return False
     return not (RESERVED_DOMAIN.search(host) or host.startswith(b"localhost"))
 

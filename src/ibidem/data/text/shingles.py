@@ -313,7 +313,7 @@ def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
 def _shingles(
     data: Bytes, bounds: NDArray[np.int64], letters: Hashes, shingles: Hashes, ends: NDArray[np.int64]
 ) -> None:
-    """Write the shingles of all texts one after another; texts that must be lowered first get none."""
+    """Write the shingles of all texts one after another, except of texts that must be lowered first."""
     end = 0
     for n in range(len(ends)):
         words = shingles[end + 1 :]  # a word is read for the last time before a shingle overwrites it
