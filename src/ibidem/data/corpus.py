@@ -71,7 +71,7 @@ class Corpus:
             is_empty = False
             yield document
         if is_empty:
-            raise DataError(f"{self.path}: contains no readable document")
+            raise DataError(f"{self.path}: no document could be read")
 
     @property
     def is_dataset(self) -> bool:
