@@ -149,10 +149,10 @@ def test_verify_makes_it_again_and_compares(datasets: Path, tmp_path: Path) -> N
     options = {"datasets": {"public": {"path": str(datasets / "public")}}, "shares": {"code": 1.0}}
     make(datasets, tmp_path / "out", verify=True)
     assert artifacts.verify(tmp_path / "out").digest == made.digest
-    with pytest.raises(DigestMismatch, match="comes out differently"):
+    with pytest.raises(DigestMismatch, match="differs when made again"):
         make(datasets, tmp_path / "out", verify=True, seed=1)
     make(datasets, tmp_path / "code", **options)
-    with pytest.raises(DigestMismatch, match="public is not what it was made from"):
+    with pytest.raises(DigestMismatch, match="public is not the input that it was made from"):
         make(
             datasets,
             tmp_path / "code",
@@ -167,7 +167,7 @@ def test_verify_makes_it_again_and_compares(datasets: Path, tmp_path: Path) -> N
 
 
 def test_a_share_that_nothing_fills_is_one_line(datasets: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="instruction has a share of 0.1, and no dataset gives any"):
+    with pytest.raises(ConfigError, match="instruction has a share of 0.1, but no dataset contains any"):
         make(datasets, tmp_path / "out", datasets={"public": {"path": str(datasets / "public")}})
     with pytest.raises(ConfigError, match="add up to 0.9"):
         make(datasets, tmp_path / "out", shares={"code": 0.5, "text": 0.4})
@@ -208,5 +208,5 @@ def test_the_blend_is_given_by_flags_too(datasets: Path, tmp_path: Path) -> None
 
 
 def test_a_blend_does_not_replace_what_it_is_made_of(datasets: Path) -> None:
-    with pytest.raises(ConfigError, match="is the output_dir too"):
+    with pytest.raises(ConfigError, match="is also the output_dir"):
         make(datasets, datasets / "public")

@@ -114,7 +114,7 @@ def test_ones_own_problems_are_read_from_json_lines_and_parquet(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("", "the file is empty"), ('{"a": 1}\n', "holds no problem"), ("{broken", "line 1 is not JSON")],
+    [("", "the file is empty"), ('{"a": 1}\n', "contains no problems"), ("{broken", "line 1 is not JSON")],
 )
 def test_a_benchmark_that_is_none_is_one_line(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(content)

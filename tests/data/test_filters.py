@@ -95,10 +95,13 @@ def test_thresholds_are_the_policy() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"languages": ["pyhton"]}, r"languages: 'pyhton' is no language, as Python or C\+\+; did you mean Python\?"),
-        ({"languages": ["Python", "cpp"]}, r"'cpp' is no language.*; did you mean C\+\+\?"),
-        ({"languages": ["gibberish"]}, "'gibberish' is no language"),
-        ({"natural_languages": ["english"]}, r"'english' is no code of a language.*; did you mean en\?"),
+        (
+            {"languages": ["pyhton"]},
+            r"languages: 'pyhton' is not a programming language, such as Python or C\+\+; did you mean Python\?",
+        ),
+        ({"languages": ["Python", "cpp"]}, r"'cpp' is not a programming language.*; did you mean C\+\+\?"),
+        ({"languages": ["gibberish"]}, "'gibberish' is not a programming language"),
+        ({"natural_languages": ["english"]}, r"'english' is not a language code.*; did you mean en\?"),
     ],
 )
 def test_a_language_that_is_none_is_refused(policy: dict[str, list[str]], message: str) -> None:
@@ -142,7 +145,7 @@ def test_ones_own_scorer_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = f"{Path(__file__).stem}:always_hateful"
     assert judged("I hate this. " + PROSE, scorer=scorer) == "filter.profanity"
     assert judged(PROSE, scorer=scorer) is None
-    with pytest.raises(DataError, match="want a probability"):
+    with pytest.raises(DataError, match="not a probability"):
         judged(PROSE, scorer=f"{Path(__file__).stem}:not_a_score")
     with pytest.raises(DataError, match=r"scorer os:getcwd: TypeError: .* takes no arguments"):
         judged(PROSE, scorer="os:getcwd")

@@ -438,7 +438,7 @@ def test_the_real_corpus_hides_gnu_files_in_other_packages():
 
 def test_a_family_that_is_none_is_refused():
     for families in (["MITT"], ["GPL,LGPL"]):
-        with pytest.raises(ConfigError, match="no family of licenses"):
+        with pytest.raises(ConfigError, match="not a license family"):
             config.build(LicensePolicy, {"denied": families})
     assert config.build(LicensePolicy, {"denied": ["MPL", "gpl"]}).refuses("MPL-2.0")
 
@@ -446,11 +446,11 @@ def test_a_family_that_is_none_is_refused():
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"allowed": ["MIT", "Apache 2.0"]}, r"'Apache 2\.0' is no SPDX identifier.*did you mean Apache-2\.0\?"),
+        ({"allowed": ["MIT", "Apache 2.0"]}, r"'Apache 2\.0' is not the SPDX identifier.*did you mean Apache-2\.0\?"),
         ({"allowed": ["GPL-2.0"]}, r"did you mean GPL-2\.0-only\?"),
         ({"allowed": ["BSD-3-Claus"]}, r"did you mean BSD-3-Clause\?"),
-        ({"allowed": ["Bison-exception-2.2"]}, "no SPDX identifier of a known license"),
-        ({"allowed_exceptions": ["MIT"]}, "no SPDX identifier of a known exception"),
+        ({"allowed": ["Bison-exception-2.2"]}, "not the SPDX identifier of a known license"),
+        ({"allowed_exceptions": ["MIT"]}, "not the SPDX identifier of a known exception"),
         ({"allowed_exceptions": ["Bison-exception"]}, r"did you mean Bison-exception-\S+\?"),
     ],
 )

@@ -200,7 +200,7 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
         ('{"kind": "repos", "value": "a/b"}', "did you mean repo?"),
         ('{"kind": "repo"}', "value is missing"),
         ('{"kind": "text", "value": "too short"}', "fewer than 5 words"),
-        ("[1]", "a mapping of kind and value"),
+        ("[1]", "must be a mapping of kind and value"),
         ("{", "r.jsonl:1: not JSON"),
     ],
 )
@@ -461,7 +461,7 @@ def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsy
     for command, count in (("plan", 2), ("apply", 2), ("verify", 1)):  # a text that was removed cannot be found again
         assert main(["takedown", command, str(path), "--dataset", str(tmp_path / "data")]) == 0
         last = capsys.readouterr().out.strip().split("\n")[-1]
-        assert last.startswith(f"{count} of 8 requests name nothing there: ")
+        assert last.startswith(f"{count} of 8 requests match nothing: ")
         assert "repo someone/else" in last
         assert "words that" not in last  # a text that shall be forgotten is told by its hash
     left_out = {request.id for request in load_requests([requests_file(tmp_path, wrong, "wrong.jsonl")])}
@@ -470,7 +470,7 @@ def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsy
     assert set(certificate(tmp_path)["unmatched"]) == left_out
     capsys.readouterr()
     assert apply(tmp_path, right, name="right.jsonl") == 0
-    assert "name nothing" not in capsys.readouterr().out
+    assert "match nothing" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -482,7 +482,7 @@ def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: p
     (tmp_path / "five.yaml").write_text("5")
     assert main(["takedown", "plan", str(tmp_path / "five.yaml"), "--dataset", str(tmp_path / "data")]) == 2
     told = capsys.readouterr().err
-    for words in ("holds no request", "given twice", "not valid Unicode", "give a list of requests"):
+    for words in ("contains no requests", "given twice", "not valid Unicode", "not a list of requests"):
         assert words in told
     assert "Traceback" not in told
 
@@ -531,7 +531,7 @@ def test_what_was_removed_does_not_come_back_by_a_new_run(source: Path, tmp_path
     run(source, tmp_path / "data")
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
     after = artifacts.load(tmp_path / "data")
-    with pytest.raises(ConfigError, match=r"1 requests for removal were honored there .*record d1"):
+    with pytest.raises(ConfigError, match=r"honors 1 removal requests .*record d1"):
         run(source, tmp_path / "data")
     assert artifacts.verify(tmp_path / "data").digest == after.digest
     flags = ["--dataset", f"{source}:train:text", "--output-dir", str(tmp_path / "more")]
@@ -608,7 +608,7 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text('{"kind": "dataset", "digest": "sha256:0"}')
     assert main([*verify, "--artifacts", str(tmp_path / "nowhere")]) == 0
-    assert "nothing else was looked for" in capsys.readouterr().out
+    assert "nothing else was searched" in capsys.readouterr().out
     assert main(["blend", *blend]) == 0
     assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
     assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")

@@ -1,11 +1,11 @@
-"""Preprocessed datasets to one with given shares, in every prefix of it, the same bytes every time.
+"""Blend preprocessed datasets into one that has the given shares in every prefix; reproducible to the byte.
 
     measure   bytes or tokens of each document
-    plan      which document comes when: the category furthest behind its share, in it the dataset
-    scatter   each shard of a dataset is read once, its rows go to the shards that want them
-    gather    each shard of the blend is put in order and written
+    plan      the order of documents: first the category furthest behind its share, within it the dataset
+    scatter   each shard of a dataset is read once; its rows go to their shards of the blend
+    gather    each shard of the blend is sorted and written
 
-The result is a dataset like any other; its rows say where they come from.
+The result is a dataset like any other; its rows name their sources.
 """
 
 import os
@@ -42,7 +42,7 @@ from ibidem.records import TOKENIZER_FILE, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
-"""Of a document: its place in the shuffle, its tokens (or bytes), its bytes, its category."""
+"""For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
 TOLERANCE = 1e-9
 
 
@@ -53,14 +53,14 @@ class Ingredient:
     path: Path
     """Folder of a preprocessed dataset."""
     category: Category | None = None
-    """What its documents are; empty: what each says of itself."""
+    """Category of its documents; if empty, each document's own."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share among the datasets of its category."""
+    """Relative share among the datasets of its category."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Most bytes of text of it, in one pass."""
+    """Maximum bytes of its text in one pass."""
     max_repeats: Annotated[int, Field(ge=1, le=100)] = 1
-    """How often each of its documents may come; the second pass starts when the first is through. Beyond 4 passes a
-    model hardly learns more (Muennighoff et al. 2023, arXiv:2305.16264)."""
+    """Maximum number of passes over its documents; the second pass starts when the first is complete. Beyond 4 passes
+    a model hardly learns more (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
 
 def _default_shares() -> dict[Category, float]:
@@ -72,21 +72,21 @@ class BlendConfig(EngineConfig):
     """Blend preprocessed datasets in given shares."""
 
     datasets: dict[str, Ingredient] = Field(default_factory=dict)
-    """What goes in, by name."""
+    """Datasets to blend, by name."""
     output_dir: Path
     """Folder of the blend; one artifact, replaced as a whole."""
     shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
-    """Share of each category; they add up to 1."""
+    """Share of each category; they must add up to 1."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer, to count tokens; empty: bytes are counted."""
+    """Folder of a tokenizer, to count tokens; if empty, bytes are counted."""
     total: Annotated[int, Field(ge=1)] | None = None
-    """Tokens (or bytes) of the blend; empty: as many as there are, until a category has no more."""
+    """Tokens (or bytes) of the blend; if empty, the blend ends when a category runs out."""
     seed: int = 0
-    """Of the order in which the documents of a dataset come."""
+    """Seed of the shuffle of each dataset."""
     shard_size: Annotated[int, Field(ge=1)] = 2000
-    """Documents of a shard."""
+    """Documents per shard."""
     verify: bool = False
-    """Make the blend again and compare it with the one that is there, byte for byte; nothing is written."""
+    """Make the blend again and compare it with the existing one, byte for byte; nothing is written."""
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "BlendConfig":
@@ -98,15 +98,15 @@ class BlendConfig(EngineConfig):
 
 
 def blend(config: BlendConfig) -> str:
-    """Blend, or verify the blend that is there.
+    """Blend, or verify the existing blend.
 
     Raises:
-        ConfigError: no dataset gives documents of a category that has a share.
-        DigestMismatch: the blend that is there is not what comes out (`verify`).
+        ConfigError: no dataset has documents of a category with a share.
+        DigestMismatch: the existing blend differs from the result (`verify`).
     """
     for name, item in config.datasets.items():
         if item.path.resolve() == config.output_dir.resolve():
-            raise ConfigError(f"datasets.{name}.path: {item.path} is the output_dir too")
+            raise ConfigError(f"datasets.{name}.path: {item.path} is also the output_dir")
     datasets = {name: shards.load_dataset(item.path) for name, item in sorted(config.datasets.items())}
     inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]
     if config.tokenizer is not None:
@@ -115,13 +115,13 @@ def blend(config: BlendConfig) -> str:
     if config.verify:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
-    found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
-    found = found or _make(config, datasets, chosen, inputs, config.output_dir)
-    return summary(found)
+    blended = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
+    blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
+    return summary(blended)
 
 
 def summary(blended: Artifact) -> str:
-    """Say in one line what a blend holds."""
+    """Summarize a blend in one line."""
     counts = blended.counts
     unit = counts["unit"]
     amounts = ", ".join(f"{name} {percent(share, digits=1)}" for name, share in counts["shares"].items())
@@ -129,18 +129,18 @@ def summary(blended: Artifact) -> str:
 
 
 def size_of(dataset: Artifact) -> str:
-    """Say how many documents a dataset holds, and in how many rows where some come more than once."""
+    """Return the number of documents of a dataset as text, and of rows if some documents repeat."""
     documents, rows = num_documents(dataset), dataset.counts["kept"]
     return f"{documents:,} documents" + (f" in {rows:,} rows" if rows != documents else "")
 
 
 def is_blend(dataset: Artifact) -> bool:
-    """Tell whether a dataset was blended from others."""
+    """Check whether a dataset was blended from others."""
     return "unit" in dataset.counts
 
 
 def num_documents(dataset: Artifact) -> int:
-    """Count the documents of a dataset, those of a blend once however often they come."""
+    """Count the documents of a dataset; repeats in a blend count once."""
     if not is_blend(dataset):
         return int(dataset.counts["kept"])
     digests = {item.role: item.digest for item in dataset.inputs}
@@ -148,13 +148,13 @@ def num_documents(dataset: Artifact) -> int:
     for name, lanes in dataset.counts["datasets"].items():
         for category, lane in lanes.items():
             in_one_pass = lane["of"] // dataset.config["datasets"][name]["max_repeats"]
-            lane_of = digests[name], category  # of one dataset under two names both lanes begin with the same documents
+            lane_of = digests[name], category  # if a dataset has two names, both lanes begin with the same documents
             once[lane_of] = max(once.get(lane_of, 0), min(lane["documents"], in_one_pass))
     return sum(once.values())
 
 
 def _settings(config: BlendConfig) -> dict[str, Any]:
-    elsewhere = {"runner", "ray_address", "workers", "verify"}  # these change no byte
+    elsewhere = {"runner", "ray_address", "workers", "verify"}  # these do not change the result
     chosen = {name: value for name, value in settings(config).items() if name not in elsewhere}
     return chosen | {"unit": "tokens" if config.tokenizer else "bytes"}
 
@@ -166,15 +166,17 @@ def _verify(
     made_of = {item.role: item.digest for item in there.inputs}
     for item in inputs:
         if made_of.get(item.role) != item.digest:
-            raise DigestMismatch(f"{config.output_dir}: {item.role} is not what it was made from ({item.name})")
+            raise DigestMismatch(
+                f"{config.output_dir}: {item.role} is not the input that it was made from ({item.name})"
+            )
     again = config.output_dir.with_name(f".{config.output_dir.name}.again")
     try:
         made = _make(config, datasets, chosen, inputs, again)
         for name in sorted(there.files.keys() | made.files.keys()):
             if there.files.get(name) != made.files.get(name):
-                raise DigestMismatch(f"{config.output_dir / name}: made again, it comes out differently")
+                raise DigestMismatch(f"{config.output_dir / name}: differs when made again")
         if there.digest != made.digest:
-            raise DigestMismatch(f"{config.output_dir}: it was made with other settings: {_difference(there, made)}")
+            raise DigestMismatch(f"{config.output_dir}: made with other settings: {_difference(there, made)}")
     finally:
         shutil.rmtree(again, ignore_errors=True)
     return f"{config.output_dir}: made again, byte for byte the same: {there.digest}"
@@ -212,7 +214,7 @@ def _make(
 
 
 def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engine) -> list[NDArray[Any]]:
-    """Give MEASURED rows for each shard of a dataset."""
+    """Return MEASURED rows for each shard of a dataset."""
     key = dataset.digest.removeprefix("sha256:")[:16]
     paths = shards.shard_paths(dataset.path)
     tasks = [(path, tokenizer, work / f"measured-{key}-{number:05d}.npy") for number, path in enumerate(paths)]
@@ -233,7 +235,7 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
         measured["bytes"] = pc.binary_length(texts)
         measured["size"] = measured["bytes"]
         if tokenizer is not None:
-            # a document ends with one more token
+            # each document ends with one extra token
             measured["size"] = [len(ids) + 1 for ids in _encoder(tokenizer).encode(texts.to_pylist())]
         measured["category"] = [CATEGORIES.index(category) for category in rows["category"].to_pylist()]
         pieces.append(measured)
@@ -254,15 +256,15 @@ def _encoder(tokenizer: Path) -> Any:
 
 @dataclass
 class Lane:
-    """The documents of one category in one dataset, in the order in which they come."""
+    """The documents of one category in one dataset, in order."""
 
     dataset: int
     category: Category
     weight: float
     order: NDArray[np.int64]
-    """Numbers of the documents in the dataset, for all passes."""
+    """Document numbers in the dataset, for all passes."""
     sizes: NDArray[np.int64]
-    """Of all documents of the dataset, by number."""
+    """Sizes of all documents of the dataset, by number."""
     place: int = 0
     served: int = 0
 
@@ -272,7 +274,7 @@ class Lane:
 
 
 class Order(NamedTuple):
-    """What comes when: for each place of the blend the dataset and the number of the document in it."""
+    """The order of the blend: for each place, the dataset and the document number in it."""
 
     dataset: NDArray[np.int32]
     document: NDArray[np.int64]
@@ -298,7 +300,9 @@ def _plan(config: BlendConfig, measured: Mapping[str, Sequence[NDArray[Any]]]) -
                 queues[lane.category].lanes.append(lane)
     for category, queue in queues.items():
         if not queue.lanes:
-            raise ConfigError(f"shares: {category} has a share of {queue.share:g}, and no dataset gives any {category}")
+            raise ConfigError(
+                f"shares: {category} has a share of {queue.share:g}, but no dataset contains any {category}"
+            )
     lanes = [lane for queue in queues.values() for lane in queue.lanes]
     picks = list(_interleave(queues, config.total))
     if not picks:
@@ -337,7 +341,7 @@ def _lanes(number: int, ingredient: Ingredient, rows: NDArray[Any], seed: int) -
 
 
 def _shuffled(keys: NDArray[np.uint64], seed: int, number: int) -> NDArray[np.int64]:
-    """Order by a hash of each key; equal keys stay in the order of the dataset.
+    """Return the order by a hash of each key; equal keys stay in the order of the dataset.
 
     Source: the finalizer of SplitMix64, Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
     """
@@ -348,11 +352,11 @@ def _shuffled(keys: NDArray[np.uint64], seed: int, number: int) -> NDArray[np.in
 
 
 def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterator[tuple[int, int]]:
-    """Give (dataset, document) one after the other: the category that is furthest behind its share comes next.
+    """Yield (dataset, document) in order: the category furthest behind its share comes next.
 
-    Each category counts with the document that it would give, so that none is ever ahead of its share by more than one
+    Each category is compared including its next document, so that none is ever ahead of its share by more than one
     document; the same holds for the datasets of a category while all of them have documents left. Ends when
-    a category has no more.
+    a category runs out.
     """
     served = 0
     while total is None or served < total:
@@ -376,7 +380,7 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 
 
 def _scatter(plan: Order, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
-    """Read each shard once; append the rows that are wanted to `scattered.arrows` of the shards that want them."""
+    """Read each shard once; append its rows to `scattered.arrows` of their shards in the blend."""
     done = work / "scattered"
     if done.exists():
         return
@@ -416,7 +420,7 @@ def _hand_out(table: pa.Table, rows: NDArray[np.int64], places: NDArray[np.int64
 
 
 def _gather(folder: Path) -> Counts:
-    """Put one shard of the blend in order and write it; give its counts."""
+    """Sort and write one shard of the blend; return its counts."""
     counts = folder / "counts.json"
     if not counts.exists():
         pieces = []

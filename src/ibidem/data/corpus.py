@@ -1,4 +1,4 @@
-"""Text to read: a preprocessed dataset, or any file or folder."""
+"""Read text from a preprocessed dataset, or from any file or folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ibidem.records import Document
 
 
 class Text(NamedTuple):
-    """A document, and what kind of text it is."""
+    """A document with its category and language."""
 
     sha256: str
     text: str
@@ -32,50 +32,50 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path, column: str) -> "Corpus":
-        """Find the text.
+        """Open a dataset, file or folder.
 
         Raises:
-            ConfigError: nothing is there.
+            ConfigError: the path does not exist.
         """
         if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder; ibidem preprocess makes a dataset")
+            raise ConfigError(f"{path}: no such file or folder; make a dataset with ibidem preprocess")
         return cls(path, column)
 
     def as_input(self, role: str, *, of: Path) -> artifacts.Input:
-        """Name it as an input of the artifact at `of`."""
+        """Describe it as an input of the artifact at `of`."""
         return shards.load_dataset(self.path).as_input(role, of=of) if self.is_dataset else self._files.as_input()
 
     def num_bytes(self) -> int:
-        """Count the bytes of all texts: told by a dataset's manifest, read otherwise."""
+        """Count the bytes of all texts: from the manifest of a dataset, otherwise by reading them."""
         if self.is_dataset:
             return int(artifacts.load(self.path).counts["bytes"])
         return sum(len(text.encode()) for _, text in self.documents())
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """Give every document; what cannot be read is told and passed over.
+        """Yield (sha256, text) of every document; unreadable input is logged and skipped.
 
         Raises:
-            DataError: there is none.
+            DataError: there are no documents.
         """
-        for found in self.texts():
-            yield found.sha256, found.text
+        for document in self.texts():
+            yield document.sha256, document.text
 
     def texts(self) -> Iterator[Text]:
-        """Give every document with its category and language.
+        """Yield every document with its category and language.
 
         Raises:
-            DataError: there is none.
+            DataError: there are no documents.
         """
-        some = False
-        for found in self._shards() if self.is_dataset else self._read_files():
-            some = True
-            yield found
-        if not some:
-            raise DataError(f"{self.path}: it holds no document that could be read")
+        is_empty = True
+        for document in self._shards() if self.is_dataset else self._read_files():
+            is_empty = False
+            yield document
+        if is_empty:
+            raise DataError(f"{self.path}: no document could be read")
 
     @property
     def is_dataset(self) -> bool:
-        """Whether it was preprocessed."""
+        """Whether it is a preprocessed dataset."""
         return (self.path / artifacts.MANIFEST).exists()
 
     @property
@@ -89,13 +89,13 @@ class Corpus:
 
     def _read_files(self) -> Iterator[Text]:
         first = None
-        some = False
-        for _, item in (found for piece in self._files.pieces() for found in read(piece)):
+        is_empty = True
+        for _, item in (row for piece in self._files.pieces() for row in read(piece)):
             if isinstance(item, Document):
-                some = True
+                is_empty = False
                 yield Text(item.sha256, item.text, item.category, item.language or item.natural_language)
             else:
                 first = first or item
                 log.event("corpus.unreadable", file=item.file, line=item.line, reason=item.reason)
-        if first is not None and not some:
+        if first is not None and is_empty:
             raise DataError(f"{self.path}: nothing could be read: {first.file}: {first.reason}")

@@ -1,4 +1,4 @@
-"""Counts of documents, kept in the manifest: they add up over shards, and what is removed later is taken off again."""
+"""Counts of documents in the manifest: they add up over shards, and later removals are subtracted."""
 
 import json
 from collections import Counter
@@ -14,11 +14,11 @@ from ibidem.files import write_file
 
 ASPECTS = ("license", "language", "natural_language", "category", "source")
 Counts = Counter[tuple[str, str]]
-"""Numbers by (what is counted, its value); the value is empty for a plain sum."""
+"""Counts by (what is counted, its value); the value is empty for a plain sum."""
 
 
 def count_kept(facts: pa.Table, num_bytes: int) -> Counts:
-    """Count rows of a shard, by every column but the text, and the bytes of their texts."""
+    """Count the rows of a shard by their columns except the text; `num_bytes` is the size of their texts."""
     counted: Counts = Counter({("kept", ""): len(facts), ("bytes", ""): num_bytes})
     counted["chars", ""] = pc.sum(facts["num_chars"]).as_py() or 0
     for aspect in ASPECTS:
@@ -41,9 +41,9 @@ def count_dropped(rows: pa.Table) -> Counts:
 
 
 def to_manifest(counted: Counts, *, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the counts of a manifest: the largest first, equal ones by name.
+    """Return the counts for a manifest: largest first, equal ones by name.
 
-    Kept + dropped + quarantined = read is asserted.
+    Asserts kept + dropped + quarantined = read.
     """
     counts: dict[str, Any] = {name: counted[name, ""] for name in ("read", "kept", "quarantined", "chars", "bytes")}
     counts["license_unstated"] = counted["license", "none"]
@@ -57,7 +57,7 @@ def to_manifest(counted: Counts, *, more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_manifest(manifest: Mapping[str, Any]) -> Counts:
-    """Read the counts of a manifest back."""
+    """Parse the counts of a manifest."""
     counted: Counts = Counter()
     for name in ("read", "kept", "quarantined", "chars", "bytes"):
         counted[name, ""] = manifest[name]
@@ -76,15 +76,15 @@ def total_of(parts: Iterable[Counts]) -> Counts:
 
 
 def write_counts(path: Path, counted: Counts) -> None:
-    """Write counts, whole or not at all."""
+    """Write counts atomically."""
     write_file(path, json.dumps([[what, value, number] for (what, value), number in counted.items()]))
 
 
 def read_counts(path: Path) -> Counts:
-    """Read counts that were written."""
+    """Read counts written by `write_counts`."""
     return Counter({(what, value): number for what, value, number in json.loads(path.read_text(encoding="utf-8"))})
 
 
 def _of(counted: Counts, name: str) -> dict[str, int]:
-    found = [(value, count) for (what, value), count in counted.items() if what == name and count]
-    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
+    values = [(value, count) for (what, value), count in counted.items() if what == name and count]
+    return dict(sorted(values, key=lambda item: (-item[1], item[0])))

@@ -1,14 +1,14 @@
 """Duplicates: every document that a kept one covers goes, and no other.
 
     sketch      each text, once, in the stage that cleans it        -> SKETCH rows
-    equal       the same words in the same order                    -> the first stands for the others
+    equal       the same words in the same order                    -> the first represents the others
     candidates  those that agree in a band of MinHash, or in the bits of SimHash, and in most MinHashes
     verify      exact Jaccard similarity of the 5-word shingles     -> candidates that are not similar stay
     cover       in the order of the sources: keep a document unless one that is kept is similar to it
 
-Every removed document is thus covered by a kept one, at the similarity asked for or above: a chain of documents, each
-like the next, does not shrink to one. Documents linked by similarity share a cluster, named after its first.
-What grows with the corpus lies on disk; in memory stand a few numbers a document, for each worker.
+Every removed document is thus covered by a kept one, with at least the required similarity: a chain of documents, each
+similar to the next, does not shrink to one. Documents linked by similarity share a cluster, named after its first.
+What grows with the corpus is on disk; memory holds only a few numbers per document, for each worker.
 """
 
 import os
@@ -35,7 +35,7 @@ SKETCH = np.dtype(
         ("sha256", "<u8", 4),  # of the text
         ("sequence", "<u8"),  # of its words
         ("simhash", "<u8"),
-        ("signature", "<u4", 112),  # MinHash: what two share estimates their similarity
+        ("signature", "<u4", 112),  # MinHash: the share of equal values estimates the similarity
     ]
 )
 Indices = NDArray[np.int64]
@@ -47,15 +47,15 @@ class DedupPolicy:
     """Which documents are duplicates."""
 
     exact: bool = True
-    """Remove documents with the same text as one that is kept; `near` alone does so too."""
+    """Remove documents with the same text as a kept one; `near` includes this."""
     near: bool = True
-    """Remove documents whose sets of 5-word shingles are similar to those of one that is kept."""
+    """Remove documents whose set of 5-word shingles is similar to that of a kept one."""
     simhash: bool = True
-    """Let SimHash propose pairs too, beside the bands of MinHash; both are verified."""
+    """Find candidate pairs by SimHash as well as by bands of MinHash; both are verified."""
     similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Jaccard similarity from which on a document is a near duplicate."""
+    """Jaccard similarity from which a document is a near duplicate."""
     against: tuple[Path, ...] = ()
-    """Preprocessed datasets whose documents are kept already: what they cover does not enter again."""
+    """Existing datasets to deduplicate against: their near duplicates are dropped here."""
 
 
 class Part(NamedTuple):
@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was decided about each document, in the order of the parts; -1 where nothing is to be said."""
+    """The decision about each document, in the order of the parts; -1 if there is no keeper or no cluster."""
 
     keeper: Indices
     """Index of the kept document that covers it."""
@@ -77,7 +77,7 @@ class Duplicates:
 
 
 def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bool) -> NDArray[Any]:
-    """Sketch texts; without `near` only what exact duplicates need."""
+    """Compute SKETCH rows of texts; without `near`, only what exact duplicates need."""
     rows = np.zeros(len(texts), SKETCH)
     rows["sha256"] = np.frombuffer(bytes.fromhex("".join(sha256s)), "<u8").reshape(-1, 4)
     if near:
@@ -88,23 +88,23 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
 
 
 def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
-    """Map the sketches of parts into memory; give also which document, counted over all parts, each begins with."""
+    """Memory-map the sketches of parts; return them and the index of the first document of each part, [parts + 1]."""
     mapped = (np.load(part.sketch, mmap_mode="r") for part in parts)
-    sketches = [sketch.view(np.ndarray) for sketch in mapped]  # each view of a memmap would be one again, at some cost
+    sketches = [sketch.view(np.ndarray) for sketch in mapped]  # slices of a memmap are memmaps too, which is slow
     return sketches, np.cumsum([0, *map(len, sketches)])
 
 
 def find_duplicates(
     parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
 ) -> Duplicates:
-    """Decide about every document.
+    """Decide which documents are duplicates.
 
     Args:
-        parts: in the order in which documents take precedence.
+        parts: in order of precedence.
         policy: what counts as a duplicate.
-        engine: works on several parts at a time.
+        engine: processes several parts at a time.
         scratch: folder for what does not fit into memory.
-        num_settled: so many parts come first whose documents are kept already.
+        num_settled: number of leading parts whose documents are all kept already.
     """
     sketches, bounds = load_sketches(parts)
     first_open = int(bounds[num_settled])
@@ -143,7 +143,7 @@ def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
 
 
 def _first_of_equal(*columns: NDArray[np.uint64]) -> Indices:
-    """Give for each row the first row with the same values; columns are [N] or [words, N]."""
+    """Return the first row with equal values for each row; columns are [N] or [words, N]."""
     keys = np.vstack(columns)
     order = np.lexsort(keys)
     starts = np.append(True, (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0))[: len(order)]
@@ -155,7 +155,7 @@ def _first_of_equal(*columns: NDArray[np.uint64]) -> Indices:
 def _candidates(
     sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool, workers: int
 ) -> tuple[Indices, Indices]:
-    """Put documents that share a key into a bucket, as (document, bucket) entries sorted by document."""
+    """Group documents that share a key into buckets; return (document, bucket) entries sorted by document."""
     from ibidem.data.text import shingles
 
     simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
@@ -166,7 +166,7 @@ def _candidates(
         else:
             keys = simhashes & shingles.SIMHASH_MASKS[number - shingles.NUM_KEYS]
         compared = documents
-        if first_open:  # of what is kept already, which comes first, only what has the key of a new one
+        if first_open:  # settled documents come first; only those that share a key with a new one are compared
             has_key = shingles.HashSet(keys[first_open:]).has(keys[:first_open])
             chosen = np.append(np.flatnonzero(has_key), np.arange(first_open, len(documents)))
             keys, compared = keys[chosen], documents[chosen]
@@ -177,39 +177,39 @@ def _candidates(
 
     num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(entries, range(num_keys)))
-    entry_documents = np.concatenate([entry[0] for entry in found])
+        per_key = list(pool.map(entries, range(num_keys)))
+    entry_documents = np.concatenate([entry[0] for entry in per_key])
     order = np.argsort(entry_documents, kind="stable")
-    return entry_documents[order], np.concatenate([entry[1] for entry in found])[order]
+    return entry_documents[order], np.concatenate([entry[1] for entry in per_key])[order]
 
 
 def _likely(
     sketches: Sequence[NDArray[Any]], bounds: Indices, entries: tuple[Indices, Indices], threshold: float
 ) -> tuple[Indices, Indices]:
-    """Leave out each document whose MinHashes agree too seldom with those of any other in its buckets.
+    """Remove documents whose MinHashes agree too rarely with those of all others in their buckets.
 
-    Too seldom is 4 standard deviations below the similarity that is asked for.
+    Too rarely means 4 standard deviations below the required similarity.
     """
     from ibidem.data.text import shingles
 
     documents, buckets = entries
-    some, places = np.unique(documents, return_inverse=True)
-    starts = np.searchsorted(some, bounds)
+    candidates, places = np.unique(documents, return_inverse=True)
+    starts = np.searchsorted(candidates, bounds)
     signatures = [
-        sketch["signature"][some[start:end] - first].astype(np.uint8)
+        sketch["signature"][candidates[start:end] - first].astype(np.uint8)
         for sketch, first, start, end in zip(sketches, bounds, starts, starts[1:], strict=False)
     ]
     deviation = (threshold * (1 - threshold) / shingles.NUM_PERMUTATIONS) ** 0.5
     least = shingles.NUM_PERMUTATIONS * (threshold - 4 * deviation)
     order = np.argsort(buckets, kind="stable")
-    likely = np.zeros(len(some), bool)
+    likely = np.zeros(len(candidates), bool)
     shingles.mark_agreeing(np.concatenate(signatures), buckets[order], places[order], least, likely)
     inside = likely[places]
     return documents[inside], buckets[inside]
 
 
 class _Sets(NamedTuple):
-    """Shingle sets on disk: where each document's stands."""
+    """Locations of the shingle sets on disk, one for each document."""
 
     documents: Indices
     file: NDArray[np.int64]
@@ -247,9 +247,9 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
     lengths = []
     partial_path = path.with_name(f".{path.name}.{os.getpid()}")
     with partial_path.open("wb") as file:
-        for found in chain.from_iterable(map(shingles.shingle_sets, shards.read_texts(text, rows))):
-            file.write(found.data)
-            lengths.append(len(found))
+        for shingle_set in chain.from_iterable(map(shingles.shingle_sets, shards.read_texts(text, rows))):
+            file.write(shingle_set.data)
+            lengths.append(len(shingle_set))
     partial_path.replace(path)
     return number, np.array(lengths, np.int64)
 
@@ -257,9 +257,9 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
 def _cover(
     entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int
 ) -> Iterator[tuple[int, int, float, list[int]]]:
-    """Give (document, its keeper, similarity, all kept documents similar to it) for each that is covered.
+    """Yield (document, its keeper, similarity, all kept documents similar to it) for each covered document.
 
-    The documents of the entries are those of the sets, in the same order: a place counts among them.
+    The entries contain the same documents as the sets, in the same order; a place is an index into these.
     """
     from ibidem.data.text.shingles import jaccard
 
@@ -287,7 +287,7 @@ def _cover(
 
 
 def _link(root: Indices, documents: Sequence[int]) -> None:
-    """Join the clusters of documents under the least of their roots."""
+    """Merge the clusters of documents under the least of their roots."""
     roots = [_find(root, document) for document in documents]
     root[roots] = min(roots)
 

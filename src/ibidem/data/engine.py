@@ -1,8 +1,8 @@
-"""Run a function over tasks: on the cores of this computer, or, with Daft, on a Ray cluster.
+"""Run a function over tasks: on the cores of this computer, or with Daft on a Ray cluster.
 
-A task names files and a function turns them into other files, so only names travel; whichever worker takes a task, the
-same bytes come out. Python-heavy functions run in processes of their own; functions that spend their time in Arrow and
-compiled kernels run in threads, where they share memory.
+A task names files and a function turns them into other files, so only names are transferred; the result does not depend
+on which worker takes a task. Python-heavy functions run in separate processes; functions that spend their time in Arrow
+and compiled kernels run in threads, where they share memory.
 """
 
 import multiprocessing
@@ -27,18 +27,18 @@ R = TypeVar("R")
 
 @configuration
 class EngineConfig:
-    """Where the work is done."""
+    """Where the tasks run."""
 
     runner: Literal["native", "ray"] = "native"
     """native: the cores of this computer; ray: an existing Ray cluster that sees the same files."""
     ray_address: str | None = None
-    """Address of the cluster's head, HOST:PORT; empty: the one that Ray finds."""
+    """Address of the cluster's head, HOST:PORT; if empty, the one that Ray finds."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Tasks at a time; empty: one for each core."""
+    """Number of parallel tasks; if empty, one per core."""
 
 
 class Engine:
-    """The standard library's threads and processes, or Daft for a cluster, as the configuration says."""
+    """Runs tasks in threads and processes of the standard library, or with Daft on a cluster."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._runner = config.runner
@@ -48,7 +48,7 @@ class Engine:
             _daft().set_runner_ray(address=config.ray_address, noop_if_initialized=True)
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T], *, processes: bool) -> Iterator[R]:
-        """Give the function's result for each task, in their order here, as they become ready on a cluster.
+        """Yield the result of each task: in task order locally, in completion order on a cluster.
 
         Raises:
             Exception: what the function raised, with the worker's traceback as a note.
@@ -69,8 +69,8 @@ class Engine:
 
         def call(task: bytes) -> bytes:
             try:
-                return pickle.dumps((function(pickle.loads(task)), None))  # noqa: S301 - of this run, through memory
-            except Exception as error:  # noqa: BLE001 - raised again below, where it is not lost
+                return pickle.dumps((function(pickle.loads(task)), None))  # noqa: S301 - from this run, in memory
+            except Exception as error:  # noqa: BLE001 - raised again below
                 error.add_note(traceback.format_exc())
                 return pickle.dumps((None, error))
 
@@ -88,9 +88,9 @@ class Engine:
 
 
 def _begin_work() -> None:
-    """Let a worker end when the process that gives it work is gone, however it went.
+    """Make a worker exit when its parent process is gone, for whatever reason.
 
-    It opens its standard streams anew: a thread that draws progress may have held their locks when it was forked.
+    Reopens the standard streams: a thread that draws progress may have held their locks at the time of the fork.
     """
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
 
@@ -104,7 +104,7 @@ def _begin_work() -> None:
 
 
 def _daft() -> Any:
-    os.environ["DO_NOT_TRACK"] = "1"  # before the import: nothing phones home
+    os.environ["DO_NOT_TRACK"] = "1"  # before the import, to disable telemetry
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     import daft
 
@@ -117,7 +117,7 @@ def _connect(address: str | None) -> None:
     except ImportError:
         raise ConfigError('runner ray: Ray is not installed; pip install "ibidem[ray]"') from None
     try:
-        if address:  # Ray itself asks for minutes
+        if address:  # Ray itself retries for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address or "auto", ignore_reinit_error=True, log_to_driver=False, namespace="ibidem")

@@ -1,14 +1,14 @@
-"""Public data to clean, licensed, deduplicated, traceable Parquet shards: the wiring of the stage.
+"""Turn public data into clean, licensed, deduplicated, traceable Parquet shards: the wiring of the stage.
 
-    <output_dir>/<dataset>/<split>/shard-00000.parquet   a row a document
-    <output_dir>/<dataset>/<split>/sketch-00000.npy      a sketch for each row: later runs compare with it
-    <output_dir>/dropped.parquet                         a row for each document that did not enter, and why
-    <output_dir>/quarantine.jsonl                        a line for each input that could not be read
-    <output_dir>/removals.jsonl                          a line for each request for removal, without its text
+    <output_dir>/<dataset>/<split>/shard-00000.parquet   one row per document
+    <output_dir>/<dataset>/<split>/sketch-00000.npy      one sketch per row, for comparison by later runs
+    <output_dir>/dropped.parquet                         one row per dropped document, with the reason
+    <output_dir>/quarantine.jsonl                        one line per input that could not be read
+    <output_dir>/removals.jsonl                          one line per removal request, without its text
     <output_dir>/manifest.json                           written last: counts, digests, settings
 
-Kept + dropped + quarantined = read, always. Each step works on shards that lie in a hidden folder beside the output
-and appear there whole, so that a run that was killed goes on where it was; the number of workers changes no byte.
+Always kept + dropped + quarantined = read. Each step works on shards in a hidden folder beside the output, which appear
+there as a whole, so that a killed run resumes where it was; the result does not depend on the number of workers.
 """
 
 import dataclasses
@@ -49,18 +49,18 @@ from ibidem.files import write_file
 from ibidem.runtime import rare_collection
 
 STEPS: dict[str, StepMaker] = {
-    "refuse": steps.refuse,  # NUL characters, nothing but whitespace
+    "refuse": steps.refuse,  # NUL characters, only whitespace
     "clean": steps.clean,  # line ends, trailing blanks, blank lines
-    "code_blocks": steps.code_blocks,  # where prose holds code
-    "natural_languages": steps.natural_languages,  # which language prose is in
-    "licenses": steps.licenses,  # an SPDX expression, by metadata and by the file's own header
+    "code_blocks": steps.code_blocks,  # code in prose
+    "natural_languages": steps.natural_languages,  # the language of prose
+    "licenses": steps.licenses,  # an SPDX expression, from metadata and the file's own header
     "filters": steps.filters,  # quality, language, tone
     "scrub": steps.scrub,  # placeholders for secrets and personal data
     "contamination": steps.contamination,  # evaluation problems
 }
-"""What happens to each document, in this order; the first step that drops it is the last."""
+"""The steps of each document, in order; the first step that drops it is its last."""
 _COSTLY: frozenset[StepName] = frozenset(["licenses", "filters", "scrub", "contamination"])
-"""Steps that hold Python's lock for so long that processes are worth starting."""
+"""Steps that hold the GIL long enough to make processes worthwhile."""
 
 
 @configuration
@@ -68,24 +68,24 @@ class PreprocessConfig(Policies, EngineConfig):
     """Turn public datasets and local files into clean, licensed, deduplicated, traceable Parquet shards."""
 
     dataset: Annotated[tuple[str, ...], Field(min_length=1)]
-    """What to read, as NAME[:VERSION]:SPLIT:COLUMN; repeat the flag for more. NAME is a local file or folder,
+    """Dataset to read, as NAME[:VERSION]:SPLIT:COLUMN; repeat for more. NAME is a local file or folder,
     installed-packages, or a dataset of the Hugging Face hub."""
     output_dir: Path
-    """Folder of the dataset that is made; one artifact, replaced as a whole."""
+    """Folder of the resulting dataset; one artifact, replaced as a whole."""
     shard_size: Annotated[int, Field(ge=1)] = 2000
-    """Documents of a source that one shard spans."""
+    """Number of documents of a source that one shard spans."""
     max_documents: Annotated[int, Field(ge=1)] | None = None
-    """Read at most so many documents of each dataset."""
+    """Maximum number of documents to read from each dataset."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 2_000_000
-    """Read at most so many bytes of each package of installed-packages."""
+    """Maximum bytes to read from each package of installed-packages."""
 
 
 def preprocess(config: PreprocessConfig) -> str:
-    """Read, clean, judge, deduplicate and write; say what was kept.
+    """Read, clean, judge, deduplicate and write; return a summary.
 
     Raises:
         ConfigError: a spec names nothing.
-        DataError: a source gives no document at all.
+        DataError: a source has no documents.
     """
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
@@ -96,12 +96,12 @@ def preprocess(config: PreprocessConfig) -> str:
     settled = [shards.load_dataset(path) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [source.as_input() for source in sources]
-    inputs += [dataset.as_input("against", of=config.output_dir) for dataset in settled]
+    inputs += [existing.as_input("against", of=config.output_dir) for existing in settled]
     inputs += [*contamination.as_inputs(config.contamination), *_word_list(config)]
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config)
-    found = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
-    if found is None:
+    dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
+    if dataset is None:
         with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
             engine = Engine(config)
             plan = _plan(sources, config, work)
@@ -112,13 +112,13 @@ def preprocess(config: PreprocessConfig) -> str:
                 finish.assemble(draft, plan.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])
                 draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, work))
-        found = artifacts.load(config.output_dir, kind=shards.KIND)
-        log.event("preprocess.finished", path=str(config.output_dir), **found.counts)
-    return summary(found)
+        dataset = artifacts.load(config.output_dir, kind=shards.KIND)
+        log.event("preprocess.finished", path=str(config.output_dir), **dataset.counts)
+    return summary(dataset)
 
 
 def summary(dataset: artifacts.Artifact) -> str:
-    """Say in one line what a dataset holds."""
+    """Summarize a dataset in one line."""
     counts = dataset.counts
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in counts["dropped"].items()) or "none"
     unstated = f" ({counts['license_unstated']:,} without a stated license)" if counts["license_unstated"] else ""
@@ -129,7 +129,7 @@ def summary(dataset: artifacts.Artifact) -> str:
 
 
 class _Work(NamedTuple):
-    """What is to be done: each run reads and prepares some of the shards."""
+    """The work to do: each run reads and prepares some of the shards."""
 
     work: Path
     runs: list[ShardRun]
@@ -145,12 +145,12 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
         if Path(spec.name).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
-        raise ConfigError(f"dedup.against: {config.output_dir} is the output_dir too")
+        raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
 
 
 def _check_removals(path: Path, honored: Collection[str]) -> None:
-    """Refuse to bring back what was removed from the dataset that stands there, to be replaced or to be added to."""
+    """Refuse to bring back documents that were removed from the existing dataset at a path."""
     try:
         before = artifacts.load(path, kind=shards.KIND)
     except ArtifactError:
@@ -159,13 +159,15 @@ def _check_removals(path: Path, honored: Collection[str]) -> None:
     if forgotten:
         first = f"{forgotten[0]['kind']} {forgotten[0]['value']}"
         raise ConfigError(
-            f"{path}: {len(forgotten)} requests for removal were honored there that this run does not know "
+            f"{path}: honors {len(forgotten)} removal requests that are missing from this run "
             f"({first}); give them with --removals.requests, or choose another path"
         )
 
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:
-    elsewhere = {field.name for field in dataclasses.fields(EngineConfig)}  # where the work is done changes no byte
+    elsewhere = {
+        field.name for field in dataclasses.fields(EngineConfig)
+    }  # where the tasks run does not change the result
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
@@ -180,7 +182,7 @@ def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list
     for dataset in settled:
         if near and not dataset.config.get("dedup", {}).get("near"):
             raise ConfigError(
-                f"dedup.against: {dataset.path} was made without dedup.near: it has nothing to compare with"
+                f"dedup.against: {dataset.path} was made without dedup.near; it has no MinHash sketches to compare"
             )
     paths = [path for dataset in settled for path in shards.shard_paths(dataset.path)]
     for path in paths:
@@ -210,7 +212,7 @@ def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece
 def _cut(
     source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig, work: Path
 ) -> Iterator[ShardRun]:
-    """Cut a source into runs: the shards that begin in the same piece go together, small pieces are gathered."""
+    """Split a source into runs: shards that begin in the same piece are one run; small pieces are combined."""
     size = config.shard_size
     end = min(pieces[-1].first + pieces[-1].count, config.max_documents or sys.maxsize) if pieces else 0
     shard = low = 0
@@ -234,7 +236,7 @@ def _prepare(plan: _Work, config: PreprocessConfig, engine: Engine) -> None:
     for number, spec in enumerate(config.dataset):
         prepared = [shard.prepared for shard in plan.shards if shard.source == number]
         if all(map(_is_empty, prepared)):
-            reason = next(filter(None, map(_first_unreadable, prepared)), "it holds no document")
+            reason = next(filter(None, map(_first_unreadable, prepared)), "it contains no documents")
             shutil.rmtree(plan.work, ignore_errors=True)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
 
@@ -253,12 +255,12 @@ def _decide(plan: _Work, settled: list[Part], config: PreprocessConfig, engine: 
         return
     parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in plan.shards]
     with log.progress("preprocess.deduplicate", None, "documents"):
-        found = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
-        requested = decide.find_requested(parts, found, len(settled), config.removals, engine)
+        duplicates = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
+        requested = decide.find_requested(parts, duplicates, len(settled), config.removals, engine)
     (plan.work / "verdicts").mkdir(exist_ok=True)
-    decide.write_verdicts(parts, found, requested, config.removals, [shard.verdicts for shard in plan.shards])
+    decide.write_verdicts(parts, duplicates, requested, config.removals, [shard.verdicts for shard in plan.shards])
     shutil.rmtree(plan.work / "sets", ignore_errors=True)
-    write_file(plan.work / "clusters.json", json.dumps(decide.summary(found)))
+    write_file(plan.work / "clusters.json", json.dumps(decide.summary(duplicates)))
 
 
 def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
@@ -279,7 +281,7 @@ def _finish(plan: _Work, engine: Engine) -> list[Counts]:
 
 
 def _folders(sources: Sequence[Source]) -> list[str]:
-    """Name each source's folder, `<dataset>/<split>`; a name that comes again is numbered."""
+    """Return the folder of each source, `<dataset>/<split>`; repeated names are numbered."""
     names: list[str] = []
     for source in sources:
         name, number = f"{source.spec.folder}/{source.spec.split}", 1

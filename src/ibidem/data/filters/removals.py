@@ -1,15 +1,15 @@
-"""Requests for removal: who asked for what to leave the corpus, and which documents that means.
+"""Requests for removal, and the documents that they name.
 
 A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
 
     {"kind": "repo", "value": "owner/name"}             every file of a repository or package
     {"kind": "owner", "value": "owner"}                 every repository of an owner
-    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` may be left out
-    {"kind": "url", "value": "https://example.org/blog"}            everything below an address
+    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` is optional
+    {"kind": "url", "value": "https://example.org/blog"}            everything below a URL
     {"kind": "swhid", "value": "swh:1:cnt:..."}         a content, by its Software Heritage identifier
-    {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as it stands in a shard
+    {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as stored in a shard
     {"kind": "record", "value": "..."}                  a document, by the source's own id
-    {"kind": "text", "value": "..."}                    whatever holds most of this text
+    {"kind": "text", "value": "..."}                    every document that contains most of this text
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "tex
 ROLE = "removals"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NOUNS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
-"""Columns that requests are matched with."""
+"""Columns that requests are matched against."""
 
 _HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
@@ -42,7 +42,7 @@ _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Request:
-    """One request."""
+    """One request for removal."""
 
     kind: Kind
     value: str
@@ -50,41 +50,41 @@ class Request:
 
     @property
     def id(self) -> str:
-        """Name it by its content, so that the same request has the same name in every file."""
+        """Identify it by its content: equal requests have the same id in every file."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def tombstone(self) -> dict[str, str | None]:
-        """Describe it without the text that shall be forgotten."""
+        """Describe it without the text to be forgotten."""
         value = f"sha256:{hashlib.sha256(self.value.encode()).hexdigest()}" if self.kind == "text" else self.value
         return {"id": self.id, "kind": self.kind, "value": value, "repo": self.repo}
 
 
 @configuration
 class RemovalPolicy:
-    """Which documents leave the corpus because somebody asked."""
+    """Which documents are removed on request."""
 
     requests: tuple[Path, ...] = ()
     """Files of requests, JSON lines or YAML."""
     duplicates: Literal["cluster", "requested"] = "cluster"
-    """cluster: near duplicates of a requested document leave with it; requested: they stay. Either way none that was
-    dropped as its duplicate takes its place."""
+    """cluster: near duplicates of a requested document are removed with it; requested: they stay. Either way, documents
+    that were dropped as its duplicates do not come back."""
     containment: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Share of the 5-word shingles of a requested text that a document must hold."""
+    """Share of the 5-word shingles of a requested text that a document must contain."""
 
 
 def load_requests(paths: Sequence[Path]) -> list[Request]:
-    """Read files of requests, each request once.
+    """Read files of requests without repeats, sorted by id.
 
     Raises:
-        ConfigError: a file cannot be read, or a request is not understood; names file and line.
+        ConfigError: a file cannot be read, or a request is malformed; names file and line.
     """
-    found = {request.id: request for path in paths for request in _read(path)}
-    return [found[key] for key in sorted(found)]
+    requests = {request.id: request for path in paths for request in _read(path)}
+    return [requests[key] for key in sorted(requests)]
 
 
 def as_inputs(ids: Sequence[str]) -> list[Input]:
-    """Name requests, given by their ids, as an input: by what they ask for and not by the files they stand in."""
+    """Describe requests, given by their ids, as an input; the files that contain them do not matter."""
     if not ids:
         return []
     digest = hashlib.sha256("".join(ids).encode()).hexdigest()
@@ -92,7 +92,7 @@ def as_inputs(ids: Sequence[str]) -> list[Input]:
 
 
 class Matcher:
-    """Tells which request names a document."""
+    """Finds the requests that name a document."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.texts = [request for request in requests if request.kind == "text"]
@@ -110,19 +110,19 @@ class Matcher:
         self.is_needed = len(self.texts) < len(requests)
 
     def find(self, nouns: Mapping[str, Any]) -> str | None:
-        """Give the least id of the requests that name a document with these NOUNS, text requests aside."""
+        """Return the least id of the requests, except text requests, that name a document with these NOUNS."""
         return min(self._matches(nouns), default=None)
 
     def find_all(self, nouns: Mapping[str, Any]) -> set[str]:
-        """Give the ids of all requests that name a document with these NOUNS, text requests aside."""
+        """Return the ids of all requests, except text requests, that name a document with these NOUNS."""
         return set(self._matches(nouns))
 
     def find_texts(self, text: bytes, containment: float) -> list[str]:
-        """Give the ids of the requested texts of which a document holds the given share, in order."""
+        """Return the ids of the requested texts of which a document contains at least this share, in order."""
         from ibidem.data.text import shingles
 
         own = shingles.shingle_set(text)
-        return [key for key, some in self._wanted if shingles.num_shared(some, own) >= containment * len(some)]
+        return [key for key, wanted in self._wanted if shingles.num_shared(wanted, own) >= containment * len(wanted)]
 
     @cached_property
     def _wanted(self) -> list[tuple[str, Any]]:
@@ -152,7 +152,7 @@ class Matcher:
 
 
 def _bare(url: str) -> str:
-    """Cut the scheme and `www.`; host names know no case."""
+    """Strip the scheme and `www.`; lower-case the host name, and the path on hosts that ignore its case."""
     host, slash, path = _SCHEME.sub("", url.strip()).partition("/")
     return host.lower() + slash + (path.lower() if host.lower() in ("github.com", "gitlab.com") else path)
 
@@ -167,15 +167,13 @@ def _read(path: Path) -> Iterator[Request]:
     except ConfigError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as requests for removal: {' '.join(str(error).split())[:160]}"
-        ) from None
+        raise ConfigError(f"{path}: cannot read removal requests: {' '.join(str(error).split())[:160]}") from None
     for number, row in rows:
         yield _request(row, f"{path}:{number}")
 
 
 def _plain(kind: Kind, value: str) -> str:
-    """Spell a value as the columns do, however people write it.
+    """Normalize a value to the spelling of the columns.
 
     >>> _plain("repo", "https://github.com/octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
     ('octo/cat', 'octo', 'a.py')
@@ -192,7 +190,7 @@ def _plain(kind: Kind, value: str) -> str:
 
 def _listed(value: object, path: Path) -> list[tuple[int, Any]]:
     if not isinstance(value, list | None):
-        raise ConfigError(f"{path}: give a list of requests")
+        raise ConfigError(f"{path}: not a list of requests")
     return list(enumerate(value or [], start=1))
 
 
@@ -205,15 +203,15 @@ def _json(line: str, where: str) -> object:
 
 def _request(row: object, where: str) -> Request:
     if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: a request is a mapping of kind and value")
+        raise ConfigError(f"{where}: a request must be a mapping of kind and value")
     kind, value, repo = row.get("kind"), row.get("value"), row.get("repo")
     if kind not in KINDS:
         hint = suggest(str(kind), KINDS)
-        raise ConfigError(f"{where}: kind {kind!r} is unknown{hint}; one of {', '.join(KINDS)}")
+        raise ConfigError(f"{where}: unknown kind {kind!r}{hint}; expected one of {', '.join(KINDS)}")
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: value is missing; it must be text")
+        raise ConfigError(f"{where}: value is missing; it must be a string")
     if kind == "text" and len(re.findall(r"\w+", value)) < 5:
-        raise ConfigError(f"{where}: a text of fewer than 5 words would name too much; give more of it")
+        raise ConfigError(f"{where}: a text of fewer than 5 words would match too much; give a longer one")
     try:
         f"{value}{repo}".encode()
     except UnicodeEncodeError:

@@ -1,13 +1,13 @@
 # mypy: disable-error-code="arg-type,assignment,no-any-return"
-# (numba counts in fixed-width integers where the types say int)
-r"""Counts over the UTF-8 bytes of a text, which the quality filters judge by.
+# (numba uses fixed-width integers where the annotations say int)
+r"""Counts over the UTF-8 bytes of a text, for the quality filters.
 
     text    "def f(a):\n    return a\n\n\n    return a\n"
-    lines   3 that are not blank, the longest of 12 characters; one of them stands there before
-    runs    stretches of base64 characters, or of numbers and what stands between them, of 64 characters and more
-    words   of prose alone: runs of letters, digits and `_`, for the n-grams
+    lines   3 that are not blank, the longest of 12 characters; one of them repeats an earlier one
+    runs    64 or more characters of base64, or of numbers and their separators
+    words   of prose only: runs of letters, digits and `_`, for the n-grams
 
-The kernels are plain Python that numba compiles, off the GIL.
+The kernels are plain Python compiled by numba; they run without the GIL.
 """
 
 from functools import cache
@@ -21,12 +21,12 @@ Bytes = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
 
 MIN_RUN = 64
-"""Bytes of the shortest run: less is an identifier, a path or a small list. StarCoder2 (arXiv:2402.19173), 2.1."""
+"""Bytes of the shortest run: shorter ones are identifiers, paths, small lists. StarCoder2 (arXiv:2402.19173), 2.1."""
 
 _LETTER, _DIGIT, _BLANK, _CHARACTER = (np.uint64(1 << shift) for shift in (0, 16, 32, 48))
 _FIELD = np.uint64(0xFFFF)
-_BLOCK = 1 << 15  # bytes that a field of 16 bits can count without a carry
-_LAST_CLASSIFIED = 0x32400  # beyond it stands no letter and no digit
+_BLOCK = 1 << 15  # bytes that a field of 16 bits can count without overflow
+_LAST_CLASSIFIED = 0x32400  # no letter or digit has a higher code point
 _WORD, _HAS_LETTER, _SPACE, _ENCODED, _NUMERIC, _HEX = (1 << bit for bit in range(6))
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _BUCKETS = 4096
@@ -40,30 +40,30 @@ _COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END = (
 
 
 class Statistics(NamedTuple):
-    """What is counted in every text; in characters where nothing else is said, without the blanks."""
+    """Counts of one text; in characters without blanks, unless stated otherwise."""
 
     chars: int
     letters: int
     digits: int
     lines: int
-    """Those that are not blank, as in all that follows."""
+    """Lines that are not blank; the fields below count only these."""
     longest_line: int
-    """With its blanks."""
+    """Including blanks."""
     line_chars: int
-    """Of all lines, with their blanks."""
+    """Characters of all lines, including blanks."""
     duplicate_lines: int
-    """Lines that stand there before, whatever the indentation."""
+    """Lines that already occurred, ignoring indentation."""
     duplicate_chars: int
     """Characters of these lines."""
     encoded_bytes: int
-    """In runs of base64 characters and line ends."""
+    """Bytes in runs of base64 characters and line ends."""
     longest_encoded: int
     number_bytes: int
-    """In runs of hexadecimal digits, separators and brackets, at least a third of them digits."""
+    """Bytes in runs of hexadecimal digits, separators and brackets, at least a third of them digits."""
 
 
 def statistics(text: bytes) -> Statistics:
-    r"""Count what the filters judge every text by.
+    r"""Compute the counts of a UTF-8 text.
 
     >>> counted = statistics(b"def f(a):\n    return a\n\n\n    return a\n")
     >>> counted.lines, counted.longest_line, counted.duplicate_lines, counted.duplicate_chars
@@ -74,10 +74,10 @@ def statistics(text: bytes) -> Statistics:
 
 
 def top_ngram_shares(text: bytes, limits: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Give the share of the words' bytes that the most frequent n-gram covers, for n = 2, 3, 4.
+    """Return the share of all word bytes covered by the most frequent n-gram, for n = 2, 3, 4.
 
-    A word is a run of letters, digits, `_` and whatever is beyond ASCII. An n-gram that stands there once counts 0,
-    and so does a share that cannot be above its limit: n times the share of the most frequent word is a bound.
+    A word is a run of letters, digits, `_` and non-ASCII characters. The share is 0 if no n-gram occurs twice, or if
+    it cannot exceed its limit: n times the share of the most frequent word is an upper bound.
     Source: Gopher (arXiv:2112.11446), table A1, "top n-gram character fraction".
 
     >>> top_ngram_shares(b"spam egg - spam egg ham", (0.2, 0.18, 0.16))
@@ -88,7 +88,7 @@ def top_ngram_shares(text: bytes, limits: tuple[float, float, float]) -> tuple[f
 
 
 def visible_chars(html: bytes) -> int:
-    """Count the characters of a page that stand outside of tags, comments, scripts and styles; blanks do not count.
+    """Count the characters of a page outside tags, comments, scripts and styles, without blanks.
 
     >>> visible_chars(b"<p>Hi <b>you</b></p><script>x = '<p>'</script>")
     5
@@ -98,7 +98,7 @@ def visible_chars(html: bytes) -> int:
 
 @cache
 def _increments() -> Hashes:
-    """Give what each code point adds to the four counters of `_count`, which share one word."""
+    """Return what each code point adds to the four 16-bit counters of `_count`, packed into one word."""
     table = np.full(_LAST_CLASSIFIED + 1, _CHARACTER)
     for code in range(_LAST_CLASSIFIED):
         character = chr(code)
@@ -113,7 +113,7 @@ def _increments() -> Hashes:
 
 @cache
 def _salts() -> Hashes:
-    """Give what each byte adds to the hash of a line or a word: nothing for a blank, so that indentation is free.
+    """Return what each byte adds to the hash of a line or a word: 0 for a blank, so that indentation is ignored.
 
     Source: Cohen 1997, "Recursive hashing functions for n-grams", hashing by cyclic polynomials.
     """
@@ -193,7 +193,7 @@ def _count(data: Bytes, increments: Hashes, salts: Hashes) -> tuple[int, int, in
 
 @_compiled
 def _count_repeated(hashes: Hashes, sizes: NDArray[np.int64], count: int) -> tuple[int, int]:
-    """Count the items that came before, and their sizes, with an open-address table."""
+    """Count the items that occurred before, and sum their sizes; uses an open-addressing table."""
     capacity = 16
     while capacity < 2 * count:
         capacity *= 2
@@ -214,7 +214,7 @@ def _count_repeated(hashes: Hashes, sizes: NDArray[np.int64], count: int) -> tup
 
 @_compiled
 def _count_runs(data: Bytes, classes: Bytes) -> tuple[int, int, int]:
-    """Find runs by looking at one byte in `MIN_RUN`: every run that is long enough covers one."""
+    """Find runs by checking every `MIN_RUN`-th byte: every run that is long enough covers one of them."""
     encoded = longest = numbers = encoded_end = numbers_end = 0
     for position in range(MIN_RUN - 1, len(data), MIN_RUN):
         kind = classes[data[position]]
@@ -257,7 +257,7 @@ def _top_ngram_shares(
     sizes = np.empty(len(words), np.int32)
     num_words = size = was_inside = 0
     h = np.uint64(0)
-    for i in range(len(data)):  # without a branch: where a word ends cannot be predicted
+    for i in range(len(data)):  # without a branch: word ends are unpredictable
         inside = -np.int64(classes[data[i]] & _WORD)
         num_words += was_inside & ~inside & 1
         h = ((h << _ONE | h >> _LAST_BIT) + salts[data[i]]) & np.uint64(inside)
@@ -274,7 +274,7 @@ def _top_ngram_shares(
 
 @_compiled
 def _bound(words: Hashes, sizes: NDArray[np.int32], count: int) -> tuple[int, int]:
-    """Give the bytes of all words, and a number that one word in all its places does not cover."""
+    """Return the bytes of all words, and an upper bound of the bytes covered by all occurrences of one word."""
     buckets = np.zeros(_BUCKETS, np.int32)
     total = most = 0
     for n in range(count):
@@ -287,7 +287,7 @@ def _bound(words: Hashes, sizes: NDArray[np.int32], count: int) -> tuple[int, in
 
 @_compiled
 def _top_ngram(words: Hashes, sizes: NDArray[np.int32], count: int, n: int) -> int:
-    """Give the bytes that the most frequent n-gram covers, counted with an open-address table."""
+    """Return the bytes covered by the most frequent n-gram; uses an open-addressing table."""
     capacity = 16
     while capacity < 2 * count:
         capacity *= 2
@@ -342,7 +342,7 @@ def _end_of_markup(data: Bytes, start: int) -> int:
 
 @_compiled
 def _find(data: Bytes, start: int, stop: int, wanted: Bytes) -> int:
-    """Find the first place in [start, stop) where the lower-case letters stand, in either case; `stop` if none."""
+    """Return the first position of `wanted` (lower case) in [start, stop), ignoring case; `stop` if absent."""
     for i in range(start, min(stop, len(data) - len(wanted) + 1)):
         k = 0
         while k < len(wanted) and (data[i + k] | (0x20 if _UPPER_A <= data[i + k] <= _UPPER_Z else 0)) == wanted[k]:

@@ -1,4 +1,4 @@
-"""Debian's machine-readable copyright files, DEP-5: which license each file of a package has.
+"""Read Debian's machine-readable copyright files, DEP-5: the license of each file of a package.
 
 Source: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 """
@@ -12,21 +12,21 @@ _FIELD = re.compile(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 
 
 class Stanza(NamedTuple):
-    """Files, and the license they have."""
+    """Globs of files, and their license."""
 
     globs: tuple[str, ...]
     license: str
 
 
 def is_dep5(text: str) -> bool:
-    """Tell whether a text is a copyright file with stanzas of files."""
+    """Check whether a text is a copyright file with stanzas of files."""
     return "Files:" in text and _IS_DEP5.search(text) is not None
 
 
 def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
-    r"""Give the licenses of one file and the glob that decides: the last stanza that matches counts.
+    r"""Return the license of one file and the glob that matched it; the last matching stanza counts.
 
-    Without a path, or where no glob matches it, the licenses of all stanzas, and None.
+    Without a path, or if no glob matches it, return the licenses of all stanzas and None.
 
     >>> licenses_of("Files: *\nLicense: GPL-2+\n\nFiles: lib/*.c doc\nLicense: Expat\n", "lib/a/b.c")
     (['Expat'], 'lib/*.c')
@@ -41,18 +41,18 @@ def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
 
 @lru_cache(maxsize=64)
 def _stanzas(text: str) -> tuple[Stanza, ...]:
-    found = []
+    stanzas = []
     for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields = {name.lower(): value for name, value in _FIELD.findall(paragraph)}
         if "files" in fields and "license" in fields:
             name, _, body = fields["license"].partition("\n")
-            found.append(Stanza(tuple(fields["files"].split()), name.strip() or body))
-    return tuple(found)
+            stanzas.append(Stanza(tuple(fields["files"].split()), name.strip() or body))
+    return tuple(stanzas)
 
 
 @lru_cache(maxsize=4096)
 def _compiled(glob: str) -> re.Pattern[str]:
-    """`*` and `?` match slashes too; a backslash escapes them and itself."""
+    """Compile a glob: `*` and `?` match slashes too; a backslash escapes them and itself."""
     pieces = re.findall(r"\\.|.", glob, re.DOTALL)
     wild = {"*": ".*", "?": "."}
     return re.compile("".join(wild.get(piece) or re.escape(piece[-1]) for piece in pieces), re.DOTALL)

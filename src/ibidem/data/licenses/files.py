@@ -1,9 +1,9 @@
-"""Which license the LICENSE or COPYING files of a folder state for the files in it and below.
+"""Determine the license of files from the LICENSE or COPYING files of their folder.
 
-The nearest folder that has some counts. What stands there side by side all applies, and with it what a folder LICENSES
-there holds (https://reuse.software). A file that cannot be read, or that has a plain name and is not recognized, leaves
-the license unknown; a further one counts if it is recognized (`LICENSE-MIT`), and otherwise if it stands alone and has
-a name in capitals (`COPYING.gz`): `license.svg` is no license, `LICENSE-THIRD-PARTY` goes with the LICENSE beside it.
+The nearest folder with license files counts; all of them apply, with those in its folder LICENSES
+(https://reuse.software). A file that cannot be read, or that has a plain name (`COPYING.txt`) and an unrecognized text,
+makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
+name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 """
 
 import codecs
@@ -33,7 +33,7 @@ class Stated:
 
     @property
     def nouns(self) -> dict[str, str]:
-        """Give what a document says of it."""
+        """Return these facts as fields of a document."""
         return {"license_raw": self.expression, "license_evidence": self.evidence}
 
 
@@ -41,18 +41,18 @@ class _File(NamedTuple):
     path: Path
     license: str | None
     is_open: bool
-    """Whether it leaves the license unknown, whatever stands beside it."""
+    """Whether it makes the license unknown, whatever the other files state."""
 
 
 class LicenseFiles:
-    """The license files below a folder; each folder is looked into once."""
+    """The license files below a folder; each folder is read once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._by_folder: dict[Path, Stated | None] = {}
 
     def of(self, path: Path) -> Stated | None:
-        """Give what the nearest license files state for a file below the root."""
+        """Return what the nearest license files state for a file below the root, None if there are none."""
         return self._below(path.parent)
 
     def _below(self, folder: Path) -> Stated | None:
@@ -80,10 +80,10 @@ def _files(folder: Path) -> Iterator[_File]:
             is_program = language.category(language.by_name(path.name)) == "code" and path.suffix.lower() not in _PAGES
             if not is_program and not _is_folder(path):
                 text = _text(path)
-                found = normalize(text)
+                expression = normalize(text)
                 is_plain = not named["before"] and (named["more"] or "").lower() in _PLAIN
-                if found is not None or is_plain or named["stem"].isupper():
-                    yield _File(path, found, found is None and (is_plain or text is None))
+                if expression is not None or is_plain or named["stem"].isupper():
+                    yield _File(path, expression, expression is None and (is_plain or text is None))
 
 
 def _reuse_files(folder: Path) -> Iterator[_File]:
@@ -96,19 +96,19 @@ def _reuse_files(folder: Path) -> Iterator[_File]:
         if _is_folder(path):
             yield from _reuse_files(path)
         else:
-            found = normalize(_text(path)) or normalize(path.stem)
-            yield _File(path, found, found is None)
+            expression = normalize(_text(path)) or normalize(path.stem)
+            yield _File(path, expression, expression is None)
 
 
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link into a folder that is closed to us
+    except OSError:  # a link into a folder that we may not read
         return False
 
 
 def _text(path: Path) -> str | None:
-    """Read the head of a license file, None where it cannot be read as text."""
+    """Read the head of a license file; None if it cannot be read as text."""
     if not is_file(path):
         return None
     try:

@@ -1,11 +1,11 @@
-"""Which license the head of a file states: an SPDX tag, a grant of a GNU license, a line, the text of a license."""
+"""Find the license stated at the head of a file: an SPDX tag, a GNU grant, a license line or a license text."""
 
 import re
 
 from ibidem.data.licenses.spdx import GNU, GNU_NAME, GRANT, gnu_id, normalize, pattern, render, texts_of
 
 HEAD_CHARS, HEAD_LINES = 8192, 100
-_TELLING = "licen", "gpl", "permi", "redistribution", "public domain"  # no header is without one of these
+_HEADER_WORDS = "licen", "gpl", "permi", "redistribution", "public domain"  # every header contains one of these
 
 _SPDX_TAG = pattern(r"[\s#*/;%!.@<{(|-]*(?:\\\" |dnl |rem |c )?\s*(SPDX-License-Identifier:\s*([\w.+() -]+))")
 _LICENSE_LINE = pattern(
@@ -18,7 +18,7 @@ _ALTERNATIVE = pattern(
     r"\balternatively\b|\bdual(?:ly)?[ -]|\beither of the following|\bat your (?:option|choice), (?!any)"
 )
 _EXCEPTION = pattern(r"\b(?:special|following|additional|linking|runtime library) (?:exception|permission)")
-# What a grant with an exception is about, and the exception's SPDX identifier; the first that is named counts.
+# Words that identify the exception of a grant, and its SPDX identifier; the first match counts.
 _EXCEPTIONS = (
     (pattern(r"bison (?:parser|output)|parser skeleton"), "Bison-exception-2.2"),
     (pattern(r"\blibtool\b"), "Libtool-exception"),
@@ -36,24 +36,24 @@ _COMMENT_OR_PREAMBLE = pattern(
 _LEADER = pattern(
     r"^(?:[#*;%!|\"'/<{\s-]+|\(\*|@(?=\s)|\.\.|\.\\\"|dnl\b|@c\b|rem\b)+\s*|\s{0,9}(?:\*{1,80}/|-->|\*\)|[#*|]{1,80})$"
 )
-# What the leader of most lines is made of, and what needs the pattern.
+# Comment leaders of most lines consist of these signs; the rare ones need the pattern.
 _SIGNS = "#*;%!|\"'/<{ \t-"
 _RARE_LEADERS = ("(*", "@", "..", '.\\"', "dnl", "DNL", "Dnl", "rem", "REM", "Rem")
 _CLOSERS = ("/", ">", ")", "#", "*", "|")
 
 
 def header_license(text: str) -> tuple[str, str] | None:
-    """Find the license that the head of a file states: (SPDX expression, the words that state it).
+    """Find the license stated at the head of a file, as (SPDX expression, the words that state it).
 
-    An SPDX tag wins, except that it cannot hide a grant of a GNU license that it does not name. Where the words speak
-    of a GNU license that the expression does not hold, the file is taken to state nothing.
+    An SPDX tag wins, but cannot hide a grant of a GNU license that it does not name. If the words name a GNU license
+    and the expression contains none, the result is None.
 
     >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
     ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
     """
     head = text[:HEAD_CHARS].removeprefix("\ufeff")
     lowered = head.lower()
-    if not any(word in lowered for word in _TELLING):
+    if not any(word in lowered for word in _HEADER_WORDS):
         return None
     lines = head.splitlines()[:HEAD_LINES]
     comment = _leading_comment(lines)
@@ -64,14 +64,14 @@ def header_license(text: str) -> tuple[str, str] | None:
     granted = _gnu_header(words, comment) if names_gnu and (not tagged or "GPL" not in tagged[0]) else None
     if tagged and granted:
         tagged = render(f"({tagged[0]}) AND ({granted[0]})") or granted[0], granted[1]
-    found = tagged or granted or _license_line(comment) or _other_header(folded, comment)
-    if found is None or (names_gnu and "GPL" not in found[0] and GNU_NAME.search(words)):
+    stated = tagged or granted or _license_line(comment) or _other_header(folded, comment)
+    if stated is None or (names_gnu and "GPL" not in stated[0] and GNU_NAME.search(words)):
         return None
-    return found[0], found[1].strip()[:200]
+    return stated[0], stated[1].strip()[:200]
 
 
 def _leading_comment(lines: list[str]) -> list[str]:
-    """List the lines of the leading comments and docstring, without their comment signs."""
+    """Return the lines of the leading comments and docstring, without their comment signs."""
     comment: list[str] = []
     closer = ""
     for line in lines:
@@ -102,21 +102,21 @@ def _spdx_tags(lines: list[str]) -> tuple[str, str] | None:
 
 def _license_line(comment: list[str]) -> tuple[str, str] | None:
     for line in comment:
-        found = _LICENSE_LINE.match(line)
-        if found and (expression := normalize(found[1])):
+        match = _LICENSE_LINE.match(line)
+        if match and (expression := normalize(match[1])):
             return expression, line
     return None
 
 
 def _gnu_header(flat: str, comment: list[str]) -> tuple[str, str] | None:
-    found = GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
-    if found is None:
+    match = GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
+    if match is None:
         return None
     choices = _other_choices(flat) if _ALTERNATIVE.search(flat) else []
-    grant = gnu_id(found)
+    grant = gnu_id(match)
     if _EXCEPTION.search(flat) and (exception := next((e for about, e in _EXCEPTIONS if about.search(flat)), None)):
         grant = f"{grant} WITH {exception}"
-    return render(" OR ".join([grant, *choices])) or grant, found[0]
+    return render(" OR ".join([grant, *choices])) or grant, match[0]
 
 
 def _other_choices(flat: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Which license a document has, and whether it may enter.
+"""Determine the license of a document, and whether the document may enter.
 
-A license that the file itself states outweighs the metadata of its package, both ways: a GNU grant in an "MIT" package
-is found, a permissive file in a GNU package is recovered. What was decided, and by which words, goes into the row.
+A license stated in the file itself overrides the metadata of its package, in both directions: a GNU grant in an "MIT"
+package is detected, a permissive file in a GNU package is kept. The license and its evidence are stored in the row.
 """
 
 from typing import Literal, NamedTuple
@@ -24,7 +24,7 @@ from ibidem.data.licenses.spdx import (
 
 
 class LicenseVerdict(NamedTuple):
-    """What the license of one document is, and whether the document stays (`reason` is None)."""
+    """The license of one document, and why it is dropped; kept if `reason` is None."""
 
     expression: str | None
     raw: str | None
@@ -39,20 +39,20 @@ class LicensePolicy:
     """Which licenses may enter the corpus."""
 
     denied: tuple[str, ...] = GNU_FAMILIES
-    """License families that are excluded, by metadata or by a header in the file."""
+    """License families to exclude, whether stated by metadata or by a header in the file."""
     allowed: tuple[str, ...] = ()
-    """SPDX identifiers that may enter; none listed means every license that is not denied."""
+    """SPDX identifiers of the only licenses that may enter; if empty, every license that is not denied may."""
     allowed_exceptions: tuple[str, ...] = ()
-    """SPDX exceptions with which a license may enter whatever its family, as Bison-exception-2.2."""
+    """SPDX exceptions with which a license of any family may enter, such as Bison-exception-2.2."""
     unstated: Literal["keep", "drop"] = "keep"
-    """What happens to a source that states no license at all (openwebtext, The Pile): its rows are kept, counted
-    as unstated, or dropped."""
+    """What to do with rows of a source without license information (openwebtext, The Pile): keep them and count
+    them as unstated, or drop them."""
 
     @field_validator("denied")
     @classmethod
     def _families_are_known(cls, families: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [family for family in families if not is_family(family)]:
-            raise ValueError(f"{unknown[0]!r} is no family of licenses, as GPL or MPL")
+            raise ValueError(f"{unknown[0]!r} is not a license family, such as GPL or MPL")
         return families
 
     @field_validator("allowed", "allowed_exceptions")
@@ -66,11 +66,11 @@ class LicensePolicy:
             kind, example = ("exception", "Bison-exception-2.2") if exceptions else ("license", "Apache-2.0")
             meant = known.get((normalize(unknown[0]) or "").lower())
             hint = f"; did you mean {meant}?" if meant else suggest(unknown[0], known.values())
-            raise ValueError(f"{unknown[0]!r} is no SPDX identifier of a known {kind}, as {example}{hint}")
+            raise ValueError(f"{unknown[0]!r} is not the SPDX identifier of a known {kind}, such as {example}{hint}")
         return names
 
     def refuses(self, expression: str) -> bool:
-        """Tell whether no choice that the expression leaves open may enter."""
+        """Check whether every choice of the expression is denied."""
         return is_denied(expression, self.denied, allowed=self.allowed, allowed_exceptions=self.allowed_exceptions)
 
 
@@ -83,17 +83,17 @@ def judge_license(
     path: str | None = None,
     evidence: str = "metadata",
 ) -> LicenseVerdict:
-    """Decide about one document: denied metadata first, then a denied header, then what is missing or unknown.
+    """Judge one document: first denied metadata, then a denied header, then missing and unknown licenses.
 
-    The license that the header states is the one of the file, whatever the metadata says.
+    A license stated by the header is the license of the file, whatever the metadata says.
 
     Args:
-        raw: the license as the source supplies it, in any form.
+        raw: the license as supplied by the source, in any form.
         text: the whole file; only its head is read.
         policy: what is denied.
-        stated: the source's schema carries a license column.
-        path: of the file in its package; chooses the stanza of a DEP-5 file.
-        evidence: where `raw` was read.
+        stated: whether the source has a license column.
+        path: path of the file in its package; selects the stanza of a DEP-5 file.
+        evidence: where `raw` was read from.
     >>> judge_license("GPLv3", "", LicensePolicy(), stated=True).reason
     'license.denied'
     >>> judge_license("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
@@ -118,7 +118,7 @@ def judge_license(
 
 
 def _short(evidence: str, supplied: str | None) -> str:
-    """Say what was not recognized: the license file, or the source's words."""
+    """Return what was not recognized: the license file, or the source's words."""
     return (evidence if evidence.startswith("license-file:") else supplied or "")[:200]
 
 

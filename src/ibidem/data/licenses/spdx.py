@@ -1,7 +1,7 @@
-"""From whatever a source calls a license to one SPDX expression.
+"""Convert whatever a source calls a license to one SPDX expression.
 
 Every raw form (SPDX, classifier, free text, full text, npm, DEP-5, a list) becomes one SPDX expression or None.
-Where a reading is open, the stricter one is taken: parts listed side by side all apply (AND).
+If several readings are possible, the strictest is taken: licenses listed side by side all apply (AND).
 """
 
 import json
@@ -22,7 +22,7 @@ MAX_EXPRESSION_CHARS, MAX_TEXT_CHARS = 4000, 20_000
 MAX_NESTING = 100
 MISSING_WORDS = {"", "nan", "none", "null", "<na>", "nat"}
 
-# Names that are not an SPDX id written loosely; word order, punctuation and "the ... license version" do not count.
+# Names other than loosely written SPDX ids; word order, punctuation and "the ... license version" are ignored.
 ALIASES = {
     "0BSD": "zero clause bsd",
     "AAL": "attribution assurance",
@@ -99,7 +99,7 @@ ALIASES = {
     "Zlib": "zlib/libpng",
 }
 
-# Sentences found only in the text or the grant of one license, in lower case with single spaces.
+# Sentences that occur only in the text or the grant of one license, in lower case with single spaces.
 _ISC = r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with or without fee is "
 TEXTS = {
     "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy",
@@ -123,13 +123,13 @@ TEXTS = {
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """Compile, in any case."""
+    """Compile a case-insensitive pattern."""
     return re.compile(text, re.IGNORECASE)
 
 
 _WORDS_OF_TEXTS = ("permission ", "redistribution ", "version", "public", "license", "altered source")
 
-# The GNU name itself, wherever it is not a path, a file name or a remark on compatibility.
+# The name of a GNU license, unless it is part of a path, a file name or a remark on compatibility.
 GNU = (
     r"(?P<name>(?<![\w/.-])(?<!\bnot )(?<!\bnot the )(?<!\bnon )(?<!\bno )(?:gnu[ /-]*)?"
     r"(?:(?:affero|lesser|library)(?: or (?:lesser|library)| \(library\))? (?:gnu )?)?"
@@ -146,7 +146,7 @@ _LATER = pattern(
 _SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])|https?://")
 _LOWEST = {"GPL": "GPL-1.0-or-later", "AGPL": "AGPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later"}
 
-# Shapes of free text, and how each is rewritten before it is cut at its operators.
+# Patterns in free text, and how each is rewritten before the text is split at its operators.
 _FIELD = pattern(r"^\s*(?:(?:DEP-5 )?licen[sc]e(?:-expression)?: |licen[sc]e ::(?:.*::)?)")
 _REWRITES = (
     (pattern(r"https?://(?:www\.)?apache\.org/licenses/license-"), "Apache-"),
@@ -166,7 +166,7 @@ _STOP_WORDS = {"the", "a", "license", "licence", "licenses", "licences", "licens
 
 
 GRANT = pattern(
-    r"\b(?<!\bother software that is )(?<!\bmaterial that was previously )"  # what Python's license says of others
+    r"\b(?<!\bother software that is )(?<!\bmaterial that was previously )"  # Python's license on other software
     r"(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
     r"provided|published|covered|protected|governed)\b"
     r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?" + GNU
@@ -180,10 +180,10 @@ def is_denied(
     allowed: Collection[str] = (),
     allowed_exceptions: Collection[str] = (),
 ) -> bool:
-    """Tell whether every choice that an SPDX expression leaves open has a part that is denied.
+    """Check whether every choice of an SPDX expression contains a denied license.
 
-    A part is denied if it is of a denied family, or if some are `allowed` and it is not among them; with an allowed
-    exception it never is.
+    A license is denied if it belongs to a denied family, or if `allowed` is not empty and does not list it; with an
+    allowed exception it is never denied.
 
     Raises:
         LicenseError: not an SPDX expression.
@@ -194,7 +194,7 @@ def is_denied(
 
 
 def is_family(name: str) -> bool:
-    """Tell whether any known license belongs to a family.
+    """Check whether any known license belongs to a family.
 
     >>> is_family("GPL"), is_family("GPL,LGPL")
     (True, False)
@@ -203,7 +203,7 @@ def is_family(name: str) -> bool:
 
 
 def identifiers(*, exceptions: bool = False) -> list[str]:
-    """List the SPDX identifiers of all known licenses, or of all exceptions, each in its one current spelling.
+    """List the current SPDX identifiers of all known licenses, or of all exceptions.
 
     >>> "GPL-2.0-only" in identifiers(), "GPL-2.0" in identifiers(), "Bison-exception-2.2" in identifiers()
     (True, False, False)
@@ -212,24 +212,24 @@ def identifiers(*, exceptions: bool = False) -> list[str]:
 
 
 def normalize(raw: object) -> str | None:
-    """Turn any raw license into an SPDX expression, or None when it cannot be resolved.
+    """Convert any raw license to an SPDX expression; None if it cannot be resolved.
 
-    A part of the GPL family beside unknown parts stays visible, so that it is denied.
+    A GPL-family license among unknown ones is kept in the expression, so that it is denied.
 
     >>> normalize("BSD (3-clause), Apache License, Version 2.0")
     'BSD-3-Clause AND Apache-2.0'
     """
-    found = texts(raw)
-    return _resolve(found) if found else None
+    parts = texts(raw)
+    return _resolve(parts) if parts else None
 
 
 def package_license(metadata: Message | PackageMetadata) -> str | None:
-    """Give the raw license of an installed distribution: its expression, else its classifiers, else its field."""
+    """Return the raw license of an installed distribution: its expression, else its classifiers, else its field."""
     expressions = metadata.get_all("License-Expression") or []
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    telling = [c for c in classifiers if c != "License :: OSI Approved"]
+    specific = [c for c in classifiers if c != "License :: OSI Approved"]
     fields = [f for f in metadata.get_all("License") or [] if f.strip().upper() not in {"", "UNKNOWN", "NONE"}]
-    stated = expressions[:1] or telling or fields[:1] or classifiers
+    stated = expressions[:1] or specific or fields[:1] or classifiers
     return " | ".join(map(str, stated)) or None
 
 
@@ -251,7 +251,7 @@ def _parse(expression: str) -> Any:
 
 
 def _is_well_formed(expression: str) -> bool:
-    """Reduce operators and parentheses; the parser itself fails in many ways on what does not reduce to one leaf."""
+    """Check that operators and parentheses reduce to one leaf; on other input the parser fails in many ways."""
     tokens = re.findall(r"[()]|[^\s()]+", expression)
     shape = "".join("&" if t.lower() in {"and", "or", "with"} else t if t in "()" else "x" for t in tokens)
     for _ in range(MAX_NESTING):
@@ -262,7 +262,7 @@ def _is_well_formed(expression: str) -> bool:
 
 
 class _Terms(NamedTuple):
-    """What may enter; in lower case."""
+    """Denied families, and allowed licenses and exceptions; in lower case."""
 
     denied: tuple[str, ...]
     allowed: tuple[str, ...]
@@ -298,7 +298,7 @@ def _in_family(key: str, family: str) -> bool:
 
 
 def render(expression: str) -> str | None:
-    """Parse, remove repeats and write; None when a part is unknown and no denied family decides anyway."""
+    """Normalize an expression and remove repeats; None if a part is unknown, unless a GNU family denies it anyway."""
     parsed = _parse(expression)
     flat = parsed.flatten() if hasattr(parsed, "flatten") else parsed
     rendered: str = _licensing().dedup(flat).render()
@@ -309,7 +309,7 @@ def render(expression: str) -> str | None:
 
 
 def gnu_id(found: re.Match[str]) -> str:
-    """Read kind and version of the GNU name in a match; the window for its version ends with the sentence."""
+    """Return the SPDX id of the GNU license in a match; its version is searched up to the end of the sentence."""
     name, text = found["name"].lower(), found.string
     before, after = text[max(0, found.start("name") - 60) : found.start("name")], text[found.end("name") :]
     window = _SENTENCE_END.split(after[:180])[0]
@@ -325,22 +325,22 @@ def gnu_id(found: re.Match[str]) -> str:
 
 
 def texts_of(flat: str) -> list[str]:
-    """List the licenses whose text or grant stands in a lower-case text with single spaces."""
+    """List the licenses whose text or grant occurs in a lower-case text with single spaces."""
     if not any(word in flat for word in _WORDS_OF_TEXTS):
         return []
     return [expression for expression, sentence in TEXTS.items() if re.search(sentence, flat)]
 
 
 def _gnu_texts_of(flat: str) -> list[str]:
-    found = list(_GNU_TITLE.finditer(flat)) or GRANT.finditer(flat)
-    return list(dict.fromkeys(map(gnu_id, found)))
+    matches = list(_GNU_TITLE.finditer(flat)) or GRANT.finditer(flat)
+    return list(dict.fromkeys(map(gnu_id, matches)))
 
 
 # Raw forms
 
 
 def _plain(raw: object) -> Any:
-    """Replace numpy, Arrow and byte values by plain Python; what is missing becomes None."""
+    """Convert numpy, Arrow and byte values to plain Python; missing values become None."""
     for method in ("as_py", "tolist"):
         if hasattr(raw, method):
             return _plain(getattr(raw, method)())
@@ -354,7 +354,7 @@ def _plain(raw: object) -> Any:
 
 
 def serialize(raw: object) -> str | None:
-    """Spell a raw license as it goes into the row: text as it is, lists and mappings as JSON."""
+    """Serialize a raw license for the column `license_raw`: text unchanged, lists and mappings as JSON."""
     plain = raw if isinstance(raw, str) else _plain(raw)
     return plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
@@ -401,7 +401,7 @@ def _resolve_text(text: str) -> str | None:
 
 
 def _expression(flat: str) -> str:
-    """Rewrite free text as an expression; commas bind weakest, each leaf is an SPDX id or UNKNOWN.
+    """Rewrite free text as an expression whose leaves are SPDX ids or UNKNOWN; commas bind weakest.
 
     >>> _expression("MIT or GPLv2, odd")
     '((MIT OR GPL-2.0-only ) AND ( LicenseRef-scancode-unknown-license-reference))'
@@ -418,12 +418,11 @@ def _operator(word: str) -> str | None:
 
 
 def _leaf(text: str) -> str:
-    """Resolve one name; the name of a remark counts only where it is a GNU one."""
+    """Resolve one name; a license named in a remark counts only if it is a GNU license."""
     if base := re.match(r"(.+?) with (.+)$", text, re.IGNORECASE):
         return _with_exception(_leaf(base[1]), base[2])
-    found = _symbol(text) or _loose(text)
-    if found:
-        return found
+    if identifier := _symbol(text) or _loose(text):
+        return identifier
     if "/" in text and "://" not in text:
         return f"({' OR '.join(_leaf(side.strip()) for side in text.split('/'))})"
     if gnu := GNU_NAME.search(text):
@@ -434,9 +433,9 @@ def _leaf(text: str) -> str:
 def _with_exception(base: str, exception: str) -> str:
     name = re.sub(r"[ -]exception\b.*", "", exception.strip().lower()).replace(" ", "-")
     known = _exceptions()
-    found = known.get(exception.strip().lower()) or known.get(name) or known.get(f"{name}-exception")
-    if found:
-        return f"{base} WITH {found}"
+    identifier = known.get(exception.strip().lower()) or known.get(name) or known.get(f"{name}-exception")
+    if identifier:
+        return f"{base} WITH {identifier}"
     return base if base != UNKNOWN and is_denied(base, GNU_FAMILIES) else UNKNOWN
 
 
@@ -452,8 +451,8 @@ def _identifiers() -> dict[str, str]:
 
 
 def _symbol(text: str) -> str | None:
-    found = _identifiers().get(text.lower())
-    return UNKNOWN if found and _NOT_A_LICENSE.search(found) else found
+    identifier = _identifiers().get(text.lower())
+    return UNKNOWN if identifier and _NOT_A_LICENSE.search(identifier) else identifier
 
 
 @cache

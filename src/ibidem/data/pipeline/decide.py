@@ -1,7 +1,7 @@
-"""Decide between documents: duplicates, and what leaves with a document whose removal was asked for.
+"""Decide between documents: which are duplicates, and which are removed together with a requested one.
 
-A requested document still stands for its duplicates, so that none of them takes its place; and since it is found only
-after duplicates are, removing it from finished shards gives the same corpus as asking before the first run.
+A requested document still suppresses its duplicates, so that none of them takes its place. Requests are applied after
+deduplication, so removing a document from finished shards gives the same corpus as a request before the first run.
 """
 
 from collections.abc import Sequence
@@ -34,25 +34,25 @@ CLUSTER_DIGITS = 16
 def write_verdicts(
     parts: Sequence[Part], found: Duplicates, requested: dict[int, str], policy: RemovalPolicy, paths: Sequence[Path]
 ) -> None:
-    """Write for each open part the rows about which something is to be said.
+    """For each part still open, write the rows that are dropped or belong to a cluster.
 
     Args:
-        parts: all of them, settled ones first.
+        parts: all parts, settled ones first.
         found: which documents are duplicates.
-        requested: request by index of the document.
-        policy: whether near duplicates leave with a requested document.
-        paths: where the verdicts of the last `len(paths)` parts go.
+        requested: request id by index of the document.
+        policy: whether near duplicates are removed with a requested document.
+        paths: files for the verdicts of the last `len(paths)` parts.
     """
     sketches, bounds = load_sketches(parts)
     hashes = np.concatenate([sketch["sha256"] for sketch in sketches])
     doomed = {int(found.cluster[index]) for index in requested} - {-1} if policy.duplicates == "cluster" else set()
     records = _records(parts, bounds, np.unique(found.keeper[found.keeper >= 0]))
-    telling = (found.keeper >= 0) | (found.cluster >= 0)
-    telling[list(requested)] = True
+    reported = (found.keeper >= 0) | (found.cluster >= 0)
+    reported[list(requested)] = True
     for path, start, end in zip(paths, bounds[-len(paths) - 1 :], bounds[-len(paths) :], strict=False):
         rows = []
-        inside = start + np.flatnonzero(telling[start:end])
-        exact = (hashes[inside] == hashes[found.keeper[inside]]).all(axis=1)  # where there is a keeper
+        inside = start + np.flatnonzero(reported[start:end])
+        exact = (hashes[inside] == hashes[found.keeper[inside]]).all(axis=1)  # only valid where there is a keeper
         for place, index in enumerate(inside.tolist()):
             keeper, cluster = int(found.keeper[index]), int(found.cluster[index])
             row: dict[str, Any] = {"row": index - int(start)}
@@ -72,7 +72,7 @@ def write_verdicts(
 def find_requested(
     parts: Sequence[Part], found: Duplicates, num_settled: int, policy: RemovalPolicy, engine: Engine
 ) -> dict[int, str]:
-    """Give the request for each document that one names: by its nouns, or, if it is kept, by its text."""
+    """Return the request by document index: requests that name it by its nouns, or, if it is kept, by its text."""
     if not policy.requests:
         return {}
     _, bounds = load_sketches(parts)
@@ -87,20 +87,20 @@ def find_requested(
         tasks = [
             (part.text, np.flatnonzero(found.keeper[start:end] < 0), int(start)) for part, start, end in open_parts
         ]
-        for some in engine.map(partial(find_texts, policy), tasks, processes=False):
-            requested = {index: keys[0] for index, keys in some.items()} | requested
+        for matches in engine.map(partial(find_texts, policy), tasks, processes=False):
+            requested = {index: keys[0] for index, keys in matches.items()} | requested
     return requested
 
 
 def find_texts(policy: RemovalPolicy, task: tuple[Path, Indices, int]) -> dict[int, list[str]]:
-    """Look for the requested texts in some rows of a part; give the requests by index."""
+    """Search the given rows of a part for the requested texts; return the request ids by document index."""
     path, rows, start = task
     matcher = Matcher(load_requests(policy.requests))
-    texts = (text.as_buffer().to_pybytes() for some in shards.read_texts(path, rows) for text in some)
-    found = {
+    texts = (text.as_buffer().to_pybytes() for batch in shards.read_texts(path, rows) for text in batch)
+    matches = {
         start + int(row): matcher.find_texts(text, policy.containment) for row, text in zip(rows, texts, strict=True)
     }
-    return {index: requests for index, requests in found.items() if requests}
+    return {index: requests for index, requests in matches.items() if requests}
 
 
 def summary(found: Duplicates) -> dict[str, int]:
@@ -110,7 +110,7 @@ def summary(found: Duplicates) -> dict[str, int]:
 
 
 def _records(parts: Sequence[Part], bounds: Indices, documents: Indices) -> dict[int, str]:
-    """Give the record of each document, by its index among all the parts; indices ascend."""
+    """Return the record of each document by its index among all parts; `documents` are ascending indices."""
     records: dict[int, str] = {}
     for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
         inside = documents[np.searchsorted(documents, start) : np.searchsorted(documents, end)]

@@ -1,4 +1,4 @@
-"""From prepared shards and verdicts to the artifact: shards, sketches and the list of what was dropped."""
+"""Turn prepared shards and verdicts into the artifact: shards, sketches and the list of dropped documents."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from ibidem.files import flush
 
 
 def finish(shard: Shard) -> Counts:
-    """Write the shard, its sketches and its dropped rows; give its counts."""
+    """Write the shard, its sketches and its dropped rows; return its counts."""
     if not shard.finished.counts.exists():
         with artifacts.make_folder(shard.finished.folder) as folder:
             _write(shard, Finished(folder))
@@ -55,14 +55,14 @@ def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of the rows of a shard."""
+    """Which rows of a shard stay, and counts of both kinds."""
 
     kept: Counts
     """Counts of the rows that stay."""
     gone: Counts
-    """Counts of the rows that go."""
+    """Counts of the rows that are dropped."""
     dropped: pa.Table
-    """The rows that go, as DROPPED_SCHEMA has them."""
+    """The dropped rows, with DROPPED_SCHEMA."""
     stays: NDArray[np.bool_]
     """Which rows stay."""
 
@@ -72,9 +72,9 @@ def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) 
 
     Args:
         source: a shard, or rows in an Arrow file.
-        target: the shard that is written; no file if nothing stays.
-        verdicts: `row`, `reason` and, where there is one, `detail`, `kept`, `similarity` and `cluster`; a row that has
-            no reason stays.
+        target: the shard to write; no file if nothing stays.
+        verdicts: `row`, `reason`, and optionally `detail`, `kept`, `similarity` and `cluster`; a row without a reason
+            stays.
         dataset: the folder of the shard, for the dropped rows.
     """
     facts = shards.read_facts(source)
@@ -92,7 +92,7 @@ def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) 
             inside = stays[before : before + len(batch)]
             sizes.append(pc.binary_length(batch["text"]).to_numpy())
             edges = np.flatnonzero(np.diff(inside, prepend=False, append=False)).tolist()
-            for start, end in zip(edges[::2], edges[1::2], strict=True):  # runs, for they need no copy
+            for start, end in zip(edges[::2], edges[1::2], strict=True):  # slices of consecutive rows need no copy
                 yield batch["text"].slice(start, end - start)
             before += len(batch)
 
@@ -128,7 +128,7 @@ def _write(shard: Shard, finished: Finished) -> None:
     np.save(finished.removed, sketches[removed["row"].to_numpy()])
     if outcome.stays.any():
         np.save(finished.sketch, sketches[outcome.stays])
-        flush(finished.shard)  # here, where others work meanwhile
+        flush(finished.shard)  # here, in parallel with other shards
     table = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
     write_table(finished.dropped, table)
     counts = outcome.kept + count_dropped(table)

@@ -1,6 +1,6 @@
-"""Every document by itself: read, clean, judge, scrub, sketch. Runs in a worker, a run of shards at a time.
+"""Process every document by itself: read, clean, judge, scrub, sketch. A worker takes one run of shards at a time.
 
-The folder of a prepared shard (see `shard`) appears whole or not at all, so a run that was killed goes on where it was.
+The folder of a prepared shard (see `shard`) appears as a whole or not at all, so a killed run resumes where it was.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +26,9 @@ BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 256
 
 
 class ShardRun(NamedTuple):
-    """Consecutive shards of a source, the work of one task.
+    """Consecutive shards of a source, prepared as one task.
 
-    Positions `first_shard * shard_size` up to `end_shard * shard_size`.
+    They cover positions from `first_shard * shard_size` up to `end_shard * shard_size`.
     """
 
     dataset: str
@@ -38,10 +38,10 @@ class ShardRun(NamedTuple):
     end_shard: int
     shard_size: int
     end: int
-    """First position that is not wanted any more."""
+    """First position that is not read any more."""
     pieces: tuple[Piece, ...]
     work: Path
-    """The folder of the whole stage."""
+    """Work folder of the stage."""
 
     def shard(self, number: int) -> Shard:
         """Return one of the shards."""
@@ -49,16 +49,16 @@ class ShardRun(NamedTuple):
 
     @property
     def shards(self) -> list[Shard]:
-        """All of them, in order."""
+        """All shards, in order."""
         return [self.shard(number) for number in range(self.first_shard, self.end_shard)]
 
 
 def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -> int:
-    """Prepare the shards of a run that are not there yet; return the number of positions.
+    """Prepare the missing shards of a run; return its number of positions.
 
     Args:
-        steps: what happens to each document, in this order, by name; the first step that drops it is the last.
-        policies: what is asked of a document, and which steps are left out.
+        steps: makers of the steps by name, in order; the first step that drops a document is its last.
+        policies: what is required of a document, and which steps are skipped.
         run: which shards.
     """
     process = processing(tuple(steps.items()), policies)
@@ -78,7 +78,7 @@ def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -
 
 @lru_cache(maxsize=1)
 def processing(makers: tuple[tuple[str, StepMaker], ...], policies: Policies) -> Callable[[Document], None]:
-    """Make the steps that are not left out, once a worker, into one function."""
+    """Combine the steps that are not skipped into one function, once per worker."""
     made = [make(policies) for name, make in makers if name not in policies.skip]
     steps = [step for step in made if step is not None]
     requests = Matcher(load_requests(policies.removals.requests))
@@ -126,7 +126,7 @@ def _prepare_shard(
 
 
 def _batches(items: Iterator[Document | Unreadable]) -> Iterator[list[Document | Unreadable]]:
-    """Gather items, few enough to stay in the processor's cache."""
+    """Group items into batches that fit into the processor's cache."""
     batch: list[Document | Unreadable] = []
     size = 0
     for item in items:
@@ -148,7 +148,7 @@ def _hash(documents: Sequence[Document]) -> None:
 
 
 class _Writer:
-    """Writes one prepared shard, a batch at a time."""
+    """Writes one prepared shard, batch by batch."""
 
     def __init__(self, prepared: Prepared, dataset: str, *, near: bool) -> None:
         self._prepared, self._dataset, self._near = prepared, dataset, near

@@ -1,4 +1,4 @@
-"""One shard on its way through the stage: where its files lie in the hidden folder of the run.
+"""Paths of the work files of one shard, in the hidden work folder of the stage.
 
 <work>/prepared/<source>-<shard>/    kept.arrow, dropped.arrow, quarantine.jsonl, sketch.npy
 <work>/verdicts/<source>-<shard>.arrow
@@ -12,7 +12,7 @@ from ibidem.data import shards
 
 
 class Prepared(NamedTuple):
-    """What `prepare` makes of a shard."""
+    """Files that `prepare` writes for a shard."""
 
     folder: Path
 
@@ -38,13 +38,13 @@ class Prepared(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What `finish` makes of a shard."""
+    """Files that `finish` writes for a shard."""
 
     folder: Path
 
     @property
     def shard(self) -> Path:
-        """The documents that stay; no file if none does."""
+        """The documents that stay; no file if there are none."""
         return self.folder / "shard.parquet"
 
     @property

@@ -1,7 +1,7 @@
-"""What may happen to one document: each step changes it in place, and returns why it may not enter.
+"""The steps of one document: each changes it in place, and returns why it is dropped, or None.
 
-A step is made from the policies once a worker, so that patterns are compiled and lists are loaded once; None means that
-the policies leave it nothing to do.
+A step is made from the policies once per worker, so that patterns are compiled and lists are loaded once; None instead
+of a step means that the policies do not need it.
 """
 
 import re
@@ -30,28 +30,28 @@ StepName = Literal["clean", "natural_languages", "licenses", "filters", "scrub",
 
 @configuration
 class Policies:
-    """What is asked of a document before it may enter."""
+    """What is required of a document before it may enter."""
 
     licenses: LicensePolicy = Field(default_factory=LicensePolicy)
     """Which licenses may enter."""
     filters: FilterPolicy = Field(default_factory=FilterPolicy)
-    """Which quality, language and tone."""
+    """Which quality, language and tone are required."""
     scrub: ScrubPolicy = Field(default_factory=ScrubPolicy)
-    """Which secrets and personal data become placeholders."""
+    """Which secrets and personal data are replaced by placeholders."""
     contamination: ContaminationPolicy = Field(default_factory=ContaminationPolicy)
     """Which evaluation problems must not occur."""
     dedup: DedupPolicy = Field(default_factory=DedupPolicy)
     """Which documents are duplicates."""
     removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
-    """Whose requests for removal are honored."""
+    """Which requests for removal are honored."""
     skip: tuple[StepName, ...] = ()
-    """Steps that are left out; `--dedup.near false` and `--dedup.exact false` leave out the search for duplicates."""
+    """Steps to skip; to skip deduplication, use `--dedup.near false` and `--dedup.exact false`."""
 
     @model_validator(mode="after")
     def _filters_get_what_they_ask_for(self) -> Self:
         asks = self.filters.natural_languages and "filters" not in self.skip
         if asks and "natural_languages" in self.skip:
-            raise ValueError("skip: natural_languages cannot be left out while filters.natural_languages asks for some")
+            raise ValueError("skip: natural_languages cannot be skipped while filters.natural_languages is set")
         return self
 
 
@@ -60,7 +60,7 @@ StepMaker = Callable[[Policies], Step | None]
 
 
 def refuse(_policies: Policies) -> Step:
-    """Drop what holds NUL, or nothing but whitespace."""
+    """Drop documents that contain NUL, or only whitespace."""
 
     def step(document: Document) -> Drop | None:
         if b"\0" in document.raw:
@@ -81,7 +81,7 @@ def clean(_policies: Policies) -> Step:
 
 
 def code_blocks(_policies: Policies) -> Step:
-    """Annotate fenced code blocks of prose."""
+    """Annotate the fenced code blocks of prose."""
 
     def step(document: Document) -> None:
         if document.category != "code":
@@ -91,7 +91,7 @@ def code_blocks(_policies: Policies) -> Step:
 
 
 def natural_languages(_policies: Policies) -> Step:
-    """Annotate the language of prose."""
+    """Annotate the natural language of prose."""
 
     def step(document: Document) -> None:
         if document.category != "code":
@@ -101,7 +101,7 @@ def natural_languages(_policies: Policies) -> Step:
 
 
 def licenses(policies: Policies) -> Step:
-    """Resolve the license to SPDX; drop what the policy denies, by metadata or by a header in the file."""
+    """Resolve the license to SPDX; drop what the policy denies, as stated by metadata or by a header in the file."""
 
     def step(document: Document) -> Drop | None:
         verdict = policy.judge_license(
@@ -120,12 +120,12 @@ def licenses(policies: Policies) -> Step:
 
 
 def filters(policies: Policies) -> Step:
-    """Drop what is not worth learning from."""
+    """Drop what is not good enough to learn from."""
     return Filters(policies.filters)
 
 
 def scrub(policies: Policies) -> Step:
-    """Replace secrets and personal data by placeholders; drop tests that leak secrets."""
+    """Replace secrets and personal data by placeholders; drop tests that contain secrets."""
     scrubber = Scrubber(policies.scrub)
 
     def step(document: Document) -> Drop | None:
@@ -141,7 +141,7 @@ def scrub(policies: Policies) -> Step:
 
 
 def contamination(policies: Policies) -> Step | None:
-    """Drop what holds an evaluation problem."""
+    """Drop documents that contain an evaluation problem."""
     if not policies.contamination.benchmarks:
         return None
     guard = Guard(policies.contamination)

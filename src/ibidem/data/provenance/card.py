@@ -1,11 +1,11 @@
-"""What a dataset holds, for people, for machines and for the authority; all of it read from the manifest.
+"""Describe a dataset for users, for machines and for the authority, from its manifest.
 
     README.md                          data card, with the front matter of the Hugging Face hub
     croissant.json                     Croissant 1.0 (http://mlcommons.org/croissant/1.0)
     eu_training_content_summary.md     the sections of the European Commission's template of 24 July 2025 for the
                                        summary of training content, Regulation (EU) 2024/1689, article 53(1)(d)
 
-What no manifest can know (who the provider is, which model) is left for the provider to fill in, and says so.
+What a manifest cannot know (the provider, the model) is marked to be filled in by the provider.
 """
 
 import json
@@ -37,7 +37,7 @@ class CardConfig:
     dataset: Annotated[Path, POSITIONAL]
     """Folder of a preprocessed or blended dataset."""
     output_dir: Path | None = None
-    """Folder for the three files; empty: beside the dataset, as NAME.card."""
+    """Folder for the three files; if empty, NAME.card beside the dataset."""
 
 
 def card(config: CardConfig) -> str:
@@ -62,9 +62,9 @@ def card(config: CardConfig) -> str:
 
 
 def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
-    """Describe a dataset in Markdown, with YAML front matter as the Hugging Face hub reads it.
+    """Describe a dataset in Markdown, with YAML front matter for the Hugging Face hub.
 
-    `origins` are the datasets that were read from sources: itself, or what it was blended from.
+    `origins` are the datasets that were read from sources: itself, or those it was blended from.
     """
     counts, read = dataset.counts, _totals(origins)
     where = "" if dataset in origins else ", in the datasets that were blended"
@@ -112,7 +112,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact]) -> str:
 
 
 def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
-    """Describe a dataset as Croissant 1.0 JSON-LD: each shard with its sha256, each column with its type."""
+    """Describe a dataset as Croissant 1.0 JSON-LD: shards with their sha256, columns with their types."""
     paths = shards.shard_paths(dataset.path)
     files = {path.relative_to(dataset.path).as_posix(): path for path in paths}
     distribution: list[dict[str, Any]] = [
@@ -159,7 +159,7 @@ def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
 
 
 def eu_summary(dataset: Artifact, origins: Sequence[Artifact]) -> str:
-    """Fill the EU summary of training content with what the manifests of the dataset and its origins know."""
+    """Fill the EU summary of training content from the manifests of the dataset and its origins."""
     counts, read, sources = dataset.counts, _totals(origins), _sources(origins)
     public = [item for item in sources if item.digest.startswith("git:")]
     local = [item for item in sources if item not in public]
@@ -253,23 +253,23 @@ def _field(column: pa.Field) -> dict[str, Any]:
 
 
 def _origins(dataset: Artifact) -> list[Artifact]:
-    """Find the datasets that were read from sources: the dataset itself, or all that a blend was made of."""
+    """Find the datasets that were read from sources: the dataset itself, or all ingredients of a blend."""
     if not is_blend(dataset):
         return [dataset]
-    found: list[Artifact] = []
+    origins: list[Artifact] = []
     for item in dataset.inputs:
         if item.role != "tokenizer":
             path = Path(os.path.normpath(dataset.path.resolve() / item.name))
             origin = artifacts.load(path, kind=shards.KIND)
             if origin.digest != item.digest:
-                raise ArtifactError(f"{path}: it is no longer what {dataset.path} was made from; blend again")
-            found += _origins(origin)
-    return list({origin.digest: origin for origin in found}.values())
+                raise ArtifactError(f"{path}: changed since {dataset.path} was made from it; blend again")
+            origins += _origins(origin)
+    return list({origin.digest: origin for origin in origins}.values())
 
 
 def _sources(origins: Sequence[Artifact]) -> list[Input]:
-    found = [item for origin in origins for item in origin.inputs if item.role == "source"]
-    return list({item.digest: item for item in found}.values())
+    inputs = [item for origin in origins for item in origin.inputs if item.role == "source"]
+    return list({item.digest: item for item in inputs}.values())
 
 
 def _totals(origins: Sequence[Artifact]) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def _size_category(num_documents: int) -> str:
 
 
 def _eu_size(num_bytes: int) -> str:
-    """Name the template's class of size; 4 bytes are taken for a token."""
+    """Return the size class of the template, assuming 4 bytes per token."""
     tokens = num_bytes / 4
     if tokens < 1e9:
         return "less than 1 billion tokens"

@@ -1,4 +1,4 @@
-"""The certificate of a takedown: in-toto statements in a file, which never takes back what it said before."""
+"""The certificate of a takedown: a file of in-toto statements, from which no earlier statement is ever withdrawn."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ WEIGHTS_STATEMENT = (
 
 
 class Certificate:
-    """In-toto statements in a file; what it said before is never taken back."""
+    """A file of in-toto statements; earlier statements are never withdrawn."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,13 +29,13 @@ class Certificate:
             self._before = {statement["predicate"]["dataset"]["path"]: statement for statement in statements}
             self._hashes = {name: _hashes(statement) for name, statement in self._before.items()}
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path} exists and is no certificate; choose another path") from None
+            raise ConfigError(f"{path} exists and is not a certificate; choose another path") from None
 
     def write(self, statements: Sequence[dict[str, Any]]) -> None:
-        """Write statements, each with what an earlier run of the same takedown found.
+        """Write statements, merged with those of an earlier run of the same takedown.
 
         Raises:
-            ConfigError: the certificate is of another takedown.
+            ConfigError: the certificate belongs to another takedown.
         """
         for statement in statements:
             predicate = statement["predicate"]
@@ -50,16 +50,16 @@ class Certificate:
                 predicate["seen_by"] = _since(before["seen_by"], predicate["seen_by"])
                 idle = before.get("unmatched", predicate["unmatched"])
                 predicate["unmatched"] = [key for key in predicate["unmatched"] if key in idle]
-                told = before["files"]
+                files = before["files"]
                 changed = _changed(self._hashes[predicate["dataset"]["path"]], _hashes(statement))
-                rewritten = told["rewritten"] | {
-                    name: {"before": told["rewritten"].get(name, {"before": old})["before"], "after": new}
+                rewritten = files["rewritten"] | {
+                    name: {"before": files["rewritten"].get(name, {"before": old})["before"], "after": new}
                     for name, (old, new) in changed.items()
                 }
-                untouched = told["untouched"] + len(told["rewritten"]) - len(rewritten)
+                untouched = files["untouched"] + len(files["rewritten"]) - len(rewritten)
                 predicate["files"] = {"rewritten": dict(sorted(rewritten.items())), "untouched": untouched}
-        given = {statement["predicate"]["dataset"]["path"] for statement in statements}
-        kept = [statement for path, statement in self._before.items() if path not in given]
+        replaced = {statement["predicate"]["dataset"]["path"] for statement in statements}
+        kept = [statement for path, statement in self._before.items() if path not in replaced]
         write_file(self._path, json.dumps([*statements, *kept], ensure_ascii=False, indent=1) + "\n")
 
 
@@ -72,19 +72,19 @@ def _hashes(statement: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """Give the hashes of each file that was written anew, or is gone."""
+    """Return (old hash, new hash or None) of each file that was rewritten or removed."""
     return {name: (old, after.get(name)) for name, old in sorted(before.items()) if after.get(name) != old}
 
 
 def _since(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tell what was told before, with what became of it since, and then what is told now for the first time."""
+    """Return the earlier uses, updated with their state now, followed by the uses found for the first time."""
     latest = {(use["path"], use["digest"]): use for use in now}
-    told = []
+    updated = []
     for use in before:
-        found = latest.pop((use["path"], use["digest"]), use)
-        certain = use if found.get("state") == "may have seen" else found  # the first takedown knew more
-        told.append(certain | _became(Path(use["path"]), use["digest"]))
-    return told + list(latest.values())
+        current = latest.pop((use["path"], use["digest"]), use)
+        certain = use if current.get("state") == "may have seen" else current  # the first takedown knew more
+        updated.append(certain | _became(Path(use["path"]), use["digest"]))
+    return updated + list(latest.values())
 
 
 def _became(path: Path, digest: str) -> dict[str, str]:
@@ -105,9 +105,9 @@ def statement_of(
     searched: Sequence[Path],
     left: Sequence[dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    """Write an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it holds no text.
+    """Return an in-toto statement (https://in-toto.io/Statement/v1) about one dataset; it contains no text.
 
-    `left` is None before the removal.
+    `left`: residuals; None before the removal.
     """
     before = plan.dataset
     hashes = [{name: file.sha256 for name, file in dataset.files.items()} for dataset in (before, after)]
@@ -136,6 +136,6 @@ def statement_of(
 
 
 def beside(dataset: Path, requests: Sequence[Request]) -> Path:
-    """Return the default place of the certificate: beside the dataset, named by the requests."""
+    """Return the default path of the certificate: beside the dataset, named by the requests."""
     key = removals.as_inputs([request.id for request in requests])[0].digest.removeprefix("sha256:")[:12]
     return dataset.parent / f"{dataset.name}.takedown-{key}.json"

@@ -1,4 +1,4 @@
-"""Where documents went: every artifact that was made from a dataset, and what it holds of given documents."""
+"""Find where documents were used: every artifact made from a dataset, and which of the documents it contains."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ State = Literal["holds", "saw", "may have seen"]
 
 @dataclass(frozen=True)
 class Use:
-    """What one artifact holds of some documents."""
+    """The documents that one artifact contains or saw."""
 
     artifact: Artifact
     spans: Sequence[dict[str, Any]]
-    """Rows of shards, or windows of tokens; empty where the artifact only saw them."""
+    """Rows of shards, or ranges of tokens; empty if the artifact only saw the documents."""
     state: State
-    """may have seen: it was made from an earlier state of the dataset, of which nobody can tell what it held."""
+    """may have seen: it was made from an earlier state of the dataset, whose content is unknown."""
 
     def __str__(self) -> str:
         held = f"{len(self.spans):,} of the documents" if self.spans else f"{self.state} them"
         return f"{self.artifact.kind} {self.artifact.path}  {self.artifact.digest[:23]}  {held}"
 
     def as_record(self) -> dict[str, Any]:
-        """Describe it for a certificate."""
+        """Return its record for a certificate."""
         return {
             "kind": self.artifact.kind,
             "path": str(self.artifact.path),
@@ -45,7 +45,7 @@ class Use:
 
 
 def artifacts_below(root: Path) -> Iterator[Artifact]:
-    """Give every artifact below a folder; what is no manifest of ours is passed over.
+    """Yield every artifact below a folder; foreign manifests are skipped.
 
     Raises:
         DigestMismatch: a manifest was edited.
@@ -62,23 +62,23 @@ def artifacts_below(root: Path) -> Iterator[Artifact]:
 
 
 def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact | None = None) -> list[Use]:
-    """Say which artifacts below `roots` hold the documents, and which were made from those.
+    """Find the artifacts below `roots` that contain the documents, and those made from such artifacts.
 
-    Datasets and tokens are asked for their documents, whatever they were made from: so an earlier takedown hides
-    nothing, and what was made again without the documents is not told. All others are told by what they were made
-    from, though not by their tokenizer, which hands on no document.
+    Datasets and token files are searched directly, so an earlier takedown hides nothing and rebuilt artifacts are not
+    listed. All others are found by their inputs, except the tokenizer, through which no document passes on.
 
     Args:
-        roots: folders to look into.
-        sha256s: of the documents.
-        dataset: where the documents are or were; not told itself.
+        roots: folders to search.
+        sha256s: hashes of the documents.
+        dataset: the dataset that contains or contained them; not listed itself.
 
     Raises:
-        DigestMismatch: one of them was edited or damaged.
+        DigestMismatch: an artifact was edited or damaged.
     """
     wanted = pa.array(sorted(sha256s), pa.string())
     places = [*roots, dataset.path] if dataset is not None else roots
-    everything = {found.path.resolve(): found for root in places if root.exists() for found in artifacts_below(root)}
+    below = (artifact for root in places if root.exists() for artifact in artifacts_below(root))
+    everything = {artifact.path.resolve(): artifact for artifact in below}
     spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
     states: dict[Path, State] = {path: "holds" for path in everything if spans[path]}
     _follow(everything, states, {everything[path].digest for path in states}, "saw")
@@ -92,7 +92,7 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
 def _follow(
     everything: Mapping[Path, Artifact], states: dict[Path, State], digests: Collection[str], state: State
 ) -> None:
-    """Note everything that does not list its documents and was made, over however many steps, from `digests`."""
+    """Add every artifact that does not list its documents and was made from `digests`, directly or indirectly."""
     while digests:
         more = {
             path: artifact.digest

@@ -1,4 +1,4 @@
-"""What a request for removal means for finished datasets: which rows leave, and what saw them."""
+"""Plan a takedown: which rows of finished datasets the requests remove, and which artifacts saw them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
 
 
 class Gone(NamedTuple):
-    """A row that goes."""
+    """A row to be removed."""
 
     row: int
     reason: DropReason
@@ -36,7 +36,7 @@ class Gone(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What leaves one dataset."""
+    """What is to be removed from one dataset."""
 
     dataset: Artifact
     policy: RemovalPolicy
@@ -62,21 +62,21 @@ class Plan:
 def make_plans(
     folders: Sequence[Path], requests_file: Path, requests: Sequence[Request], roots: Sequence[Path], engine: Engine
 ) -> list[Plan]:
-    """Find what leaves each dataset.
+    """Find what is to be removed from each dataset.
 
     Args:
         folders: the datasets.
-        requests_file: where the requests were read from, for workers.
-        requests: all of them.
-        roots: folders below which uses of the documents are looked for.
+        requests_file: file of the requests, for workers.
+        requests: all requests in it.
+        roots: folders to search for uses of the documents.
         engine: searches several shards at a time.
     """
     datasets = [shards.load_dataset(folder) for folder in folders]
     policies = [policy_of(dataset, requests_file) for dataset in datasets]
-    found = [find_requested(*each, requests, engine) for each in zip(datasets, policies, strict=True)]
-    doomed = {cluster for requested in found for cluster in requested.clusters}
+    requested_of = [find_requested(*each, requests, engine) for each in zip(datasets, policies, strict=True)]
+    doomed = {cluster for requested in requested_of for cluster in requested.clusters}
     plans = []
-    for dataset, policy, requested in zip(datasets, policies, found, strict=True):
+    for dataset, policy, requested in zip(datasets, policies, requested_of, strict=True):
         rows = _rows(dataset, requested.rows, doomed)
         hashes = [*requested.gone, *(gone.sha256 for shard in rows.values() for gone in shard)]
         plans.append(Plan(dataset, policy, rows, requested.unmatched, uses(roots, hashes, dataset=dataset)))
@@ -84,20 +84,20 @@ def make_plans(
 
 
 class Requested(NamedTuple):
-    """What requests mean for one dataset."""
+    """What requests match in one dataset."""
 
     rows: dict[tuple[str, int], str]
-    """The request by (shard, row)."""
+    """Request id by (shard, row)."""
     clusters: set[str]
-    """Those that leave with these rows."""
+    """Clusters that are removed with these rows."""
     gone: list[str]
-    """sha256 of the documents that left before, for these requests."""
+    """sha256 of the documents already removed for these requests."""
     unmatched: list[Request]
-    """Requests that name nothing that is or was in it."""
+    """Requests that match nothing that is or was in it."""
 
 
 def find_requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[Request], engine: Engine) -> Requested:
-    """Find what requests mean for one dataset, the documents that left before included."""
+    """Find what requests match in one dataset, including documents that were removed before."""
     matcher = Matcher(requests)
     rows: dict[tuple[str, int], str] = {}
     clusters: set[str | None] = set()
@@ -125,7 +125,7 @@ def find_requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[
 
 
 def _dropped_rows(dataset: Artifact, matcher: Matcher, ids: set[str]) -> Iterator[tuple[set[str], dict[str, Any]]]:
-    """Give each dropped row with the requests that name it, or for which it left."""
+    """Yield each dropped row with the requests that name it or for which it was removed."""
     for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
         for nouns in dropped.to_pylist():
             yield matcher.find_all(nouns) | ids.intersection([nouns["detail"]]), nouns
@@ -134,7 +134,7 @@ def _dropped_rows(dataset: Artifact, matcher: Matcher, ids: set[str]) -> Iterato
 def _find_texts(
     dataset: Artifact, policy: RemovalPolicy, engine: Engine
 ) -> Iterator[tuple[tuple[str, int], list[str]]]:
-    """Give (shard, row) and the requests of each row that holds a requested text."""
+    """Yield (shard, row) and the request ids of each row that contains a requested text."""
     names = [path.relative_to(dataset.path).as_posix() for path in shards.shard_paths(dataset.path)]
     sizes = [dataset.files[name].rows or 0 for name in names]
     bounds = np.cumsum([0, *sizes])
@@ -142,8 +142,8 @@ def _find_texts(
         (dataset.path / name, np.arange(size), int(start))
         for name, size, start in zip(names, sizes, bounds, strict=False)
     ]
-    for some in engine.map(partial(decide.find_texts, policy), tasks, processes=False):
-        for index, keys in some.items():
+    for matches in engine.map(partial(decide.find_texts, policy), tasks, processes=False):
+        for index, keys in matches.items():
             number = int(np.searchsorted(bounds, index, side="right")) - 1
             yield (names[number], index - int(bounds[number])), keys
 
@@ -177,13 +177,13 @@ def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
     """
     if "removals" not in dataset.config:
         raise ConfigError(
-            f"{dataset.path}: not made by preprocess; take down from what it was made of, then make it again"
+            f"{dataset.path}: not made by preprocess; apply the takedown to its source datasets, then make it again"
         )
     return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
 
 
 def removed_only(dropped: pa.Table) -> pa.Table:
-    """Return the dropped rows that left because of a request."""
+    """Return the dropped rows that were removed because of a request."""
     return dropped.filter(pc.is_in(dropped["reason"], pa.array(REMOVED, pa.string())))
 
 

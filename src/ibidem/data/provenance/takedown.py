@@ -1,11 +1,11 @@
-"""Takedown: what a request for removal means for finished shards, its execution, and the proof.
+"""Takedown: remove requested documents from finished shards, and prove that they are gone.
 
     plan      which documents, with their near duplicates, in which rows; which tokens, checkpoints, ... saw them
-    apply     rewrite the touched shards, and nothing else; certify
-    verify    nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
+    apply     rewrite the affected shards, and nothing else; write the certificate
+    verify    check that nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
 
-The result equals, byte for byte, what `preprocess` makes when it is given the requests from the start. Weights are not
-unlearned by any of this, and the certificate says so.
+The result equals, byte for byte, that of `preprocess` with the same requests from the start. Weights are not unlearned
+by any of this, and the certificate says so.
 """
 
 import heapq
@@ -53,34 +53,34 @@ from ibidem.files import sweep
 from ibidem.records import DropReason
 
 CERTAIN_AGREEMENT = 0.92
-"""Estimated similarity from which on a document counts as a residual: 0.8 and three standard deviations of the
-estimate from 112 MinHashes, sqrt(0.8 * 0.2 / 112)."""
+"""Estimated similarity from which a document counts as a residual: 0.8 plus three standard deviations of the estimate
+from 112 MinHashes, sqrt(0.8 * 0.2 / 112)."""
 
 
 @configuration
 class TakedownConfig(EngineConfig):
-    """Remove documents from finished datasets because somebody asked."""
+    """Remove requested documents from finished datasets."""
 
     requests: Annotated[Path, POSITIONAL]
     """File of requests, JSON lines or YAML of `kind` and `value`; a kind is one of repo, owner, path, url, swhid,
     sha256, record, text."""
     dataset: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Folder of a preprocessed dataset; repeat the flag for datasets that were deduplicated against each other."""
+    """Folder of a preprocessed dataset; repeat for datasets that were deduplicated against each other."""
     artifacts: tuple[Path, ...] = (Path("artifacts"), Path("data"))
-    """Folders below which everything made from the datasets is looked for."""
+    """Folders to search for everything made from the datasets."""
     certificate: Path | None = None
-    """Where apply puts the certificate; empty: beside the first dataset, as NAME.takedown-ID.json."""
+    """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset."""
 
 
 def plan_command(config: TakedownConfig) -> str:
-    """Say what would leave, and what saw it."""
+    """Report which documents would be removed, and what saw them."""
     requests, engine = _requests(config), Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
     return "\n".join([*map(str, plans), *_warning([(plan.dataset, plan.unmatched) for plan in plans], requests)])
 
 
 def apply_command(config: TakedownConfig) -> str:
-    """Remove, prove that nothing is left, and write the certificate."""
+    """Remove the documents, check that nothing is left, and write the certificate."""
     requests = _requests(config)
     path = config.certificate or beside(config.dataset[0], requests)
     artifacts.check_outside(path)
@@ -89,62 +89,62 @@ def apply_command(config: TakedownConfig) -> str:
     certificate = Certificate(path)
     searched = config.artifacts
     planned = [statement_of(plan, plan.dataset, requests, searched, None) for plan in plans]
-    certificate.write(planned)  # a kill loses nothing
+    certificate.write(planned)  # before anything is removed, so that a kill loses nothing
     after = _apply_all(plans, requests, engine)
-    found = [find_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
-    left = [residuals(now, some, plan.policy) for plan, now, some in zip(plans, after, found, strict=True)]
+    requested = [find_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
+    left = [residuals(now, named, plan.policy) for plan, now, named in zip(plans, after, requested, strict=True)]
     certificate.write(
-        [statement_of(plan, now, requests, searched, some) for plan, now, some in zip(plans, after, left, strict=True)]
+        [statement_of(plan, now, requests, searched, rows) for plan, now, rows in zip(plans, after, left, strict=True)]
     )
-    if any(some for some in left):
-        raise DataError(f"{path}: residuals were found, see there")
+    if any(left):
+        raise DataError(f"{path}: residuals were found; the certificate lists them")
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
     held = _still_held([use for plan in plans for use in plan.uses], searched)
-    told = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{held}"
+    result = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{held}"
     warning = _warning([(plan.dataset, plan.unmatched) for plan in plans], requests)
-    return "\n".join([f"{told}; certificate: {path}", *warning])
+    return "\n".join([f"{result}; certificate: {path}", *warning])
 
 
 def verify_command(config: TakedownConfig) -> str:
-    """Prove that nothing of the requests is left.
+    """Check that no requested document is left.
 
     Raises:
-        DataError: something is.
+        DataError: one is left.
     """
     requests = _requests(config)
-    found_in = []
+    checked = []
     for path in config.dataset:
         dataset = shards.load_dataset(path)
         policy = policy_of(dataset, config.requests)
-        found = find_requested(dataset, policy, requests, Engine(config))
-        found_in.append((dataset, found))
-        if left := residuals(dataset, found, policy):
+        requested = find_requested(dataset, policy, requests, Engine(config))
+        checked.append((dataset, requested))
+        if left := residuals(dataset, requested, policy):
             first = left[0]
             raise DataError(
                 f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
             )
-    told = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
+    result = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
     try:
-        used = [use for dataset, some in found_in for use in uses(config.artifacts, some.gone, dataset=dataset)]
-        told += _still_held(used, config.artifacts)
-    except IbidemError as error:  # the proof is about the datasets, and stands
-        told += f"; what else holds some was not found out: {error}"
-    return "\n".join([told, *_warning([(dataset, some.unmatched) for dataset, some in found_in], requests)])
+        used = [use for dataset, named in checked for use in uses(config.artifacts, named.gone, dataset=dataset)]
+        result += _still_held(used, config.artifacts)
+    except IbidemError as error:  # the result for the datasets is still valid
+        result += f"; other artifacts could not be checked: {error}"
+    return "\n".join([result, *_warning([(dataset, named.unmatched) for dataset, named in checked], requests)])
 
 
 def _still_held(used: Sequence[Use], searched: Sequence[Path]) -> str:
-    """Name the other datasets that hold removed documents, and where they were looked for."""
+    """Name the other datasets that contain removed documents, and the folders that were searched."""
     held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind == shards.KIND})
     below = ", ".join(str(path) for path in searched if path.is_dir())
-    told = f"; these still hold some, make them again: {', '.join(held)}" if held else ""
-    return f"{told}; looked for below {below}" if below else "; nothing else was looked for: no --artifacts are there"
+    result = f"; these datasets still contain removed documents, make them again: {', '.join(held)}" if held else ""
+    return f"{result}; searched: {below}" if below else "; nothing else was searched: no folder of --artifacts exists"
 
 
 def _requests(config: TakedownConfig) -> list[Request]:
     requests = load_requests([config.requests])
     if not requests:
-        raise ConfigError(f"{config.requests}: holds no request")
+        raise ConfigError(f"{config.requests}: contains no requests")
     places = [path.resolve() for path in config.dataset]
     if len(set(places)) < len(places):
         raise ConfigError("dataset: the same folder is given twice")
@@ -154,7 +154,7 @@ def _requests(config: TakedownConfig) -> list[Request]:
 
 
 def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engine) -> list[Artifact]:
-    """Apply plans in order; datasets deduplicated against another one of them name it as it has become."""
+    """Apply plans in order; a dataset deduplicated against another one of them gets that one's new digest as input."""
     became: dict[str, str] = {}
     after = []
     for plan in plans:
@@ -165,7 +165,7 @@ def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engin
 
 
 def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Sequence[artifacts.Input]) -> Artifact:
-    """Replace the dataset by one without the rows; shards that lose none are the same files."""
+    """Replace the dataset by one without the planned rows; unaffected shards stay the same files."""
     dataset = plan.dataset
     honored = {row["id"]: row for row in shards.read_tombstones(dataset)} | {
         request.id: request.tombstone for request in requests
@@ -181,17 +181,17 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
         rewrite = partial(_rewrite, dataset.path, draft.path)
         with log.progress("takedown.rewrite", len(plan.rows), "shards") as bar:
             removed: list[_Removed] = []
-            for some in engine.map(rewrite, list(plan.rows.items()), processes=False):
-                draft.rows |= {some.shard: some.num_kept} if some.num_kept else {}
-                removed.append(some)
+            for rewritten in engine.map(rewrite, list(plan.rows.items()), processes=False):
+                draft.rows |= {rewritten.shard: rewritten.num_kept} if rewritten.num_kept else {}
+                removed.append(rewritten)
                 bar.advance()
         texts = {row["id"] for row in tombstones if row["kind"] == "text"}
         rename = partial(_renamed, matcher=Matcher(requests), texts=texts)
         dropped = _merge_dropped(dataset, draft, removed, map(rename, shards.read_dropped(dataset)))
         shards.write_tombstones(draft, tombstones)
         counted = from_manifest(dataset.counts)
-        for some in removed:
-            counted.subtract(some.counted)
+        for shard in removed:
+            counted.subtract(shard.counted)
         counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
         more = {name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters")}
         draft.counts |= to_manifest(counted, more=more)
@@ -199,23 +199,23 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
 
 
 def residuals(dataset: Artifact, requested: "Requested", policy: RemovalPolicy) -> list[dict[str, Any]]:
-    """Find rows that a request names, or that are the same as, or nearly, something that was removed."""
+    """Find rows that a request names, or that equal or nearly equal a removed document."""
     path = dataset.path
-    found: list[dict[str, Any]] = [{"shard": shard, "row": row, "by": "request"} for shard, row in requested.rows]
+    left: list[dict[str, Any]] = [{"shard": shard, "row": row, "by": "request"} for shard, row in requested.rows]
     if shards.REMOVED not in dataset.files:
-        return found
+        return left
     removed = np.load(path / shards.REMOVED)
     hashes = ["reason", "raw_sha256", "sha256", "swhid"]
-    told = pa.concat_tables(map(removed_only, shards.read_dropped(dataset, hashes)))
+    dropped = pa.concat_tables(map(removed_only, shards.read_dropped(dataset, hashes)))
     for shard in shards.shard_paths(path):
         name = shard.relative_to(path).as_posix()
         columns = pq.read_table(shard, columns=["raw_sha256", "sha256", "swhid"])
         for column in columns.column_names:
-            same = pc.indices_nonzero(pc.is_in(columns[column], told[column].combine_chunks())).to_pylist()
-            found += [{"shard": name, "row": row, "by": f"exact hash ({column})"} for row in same]
+            same = pc.indices_nonzero(pc.is_in(columns[column], dropped[column].combine_chunks())).to_pylist()
+            left += [{"shard": name, "row": row, "by": f"exact hash ({column})"} for row in same]
         if policy.duplicates == "cluster" and dataset.config["dedup"]["near"]:
-            found += [{"shard": name, **row} for row in _similar(np.load(shards.sketch_path(shard)), removed)]
-    return found
+            left += [{"shard": name, **row} for row in _similar(np.load(shards.sketch_path(shard)), removed)]
+    return left
 
 
 def _similar(sketches: NDArray[Any], removed: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -233,21 +233,21 @@ def _similar(sketches: NDArray[Any], removed: NDArray[Any]) -> Iterator[dict[str
 
 
 class _Removed(NamedTuple):
-    """What left one shard."""
+    """What was removed from one shard."""
 
     shard: str
     num_kept: int
     counted: Counts
-    """Of the rows that left."""
+    """Counts of the removed rows."""
     dropped: pa.Table
     sketches: NDArray[Any]
 
 
 def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
     name, gone = task
-    places = [one.row for one in gone]
+    places = [row.row for row in gone]
     table = pa.table(
-        {"row": places, "reason": [str(one.reason) for one in gone], "detail": [one.detail for one in gone]},
+        {"row": places, "reason": [str(row.reason) for row in gone], "detail": [row.detail for row in gone]},
         schema=decide.SCHEMA.empty_table().select(["row", "reason", "detail"]).schema,
     )
     path = new / name
@@ -263,9 +263,9 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
 def _merge_dropped(
     dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], old: Iterable[pa.Table]
 ) -> Counts:
-    """Write the dropped rows and the sketches of the removed ones, old and added, shard by shard; count the former."""
+    """Write all dropped rows and the sketches of all removed ones, shard by shard; return counts of dropped rows."""
     number_of = partial(_shard_number, int(dataset.config["shard_size"]))
-    added = sorted((some.dropped for some in removed), key=number_of)
+    added = sorted((shard.dropped for shard in removed), key=number_of)
     counted: Counts = Counter()
     places: list[pa.Table] = []
 
@@ -282,10 +282,10 @@ def _merge_dropped(
 
     draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, merged())
     sketches = [np.load(dataset.path / shards.REMOVED)] if shards.REMOVED in dataset.files else []
-    sketches += [some.sketches for some in removed]
+    sketches += [shard.sketches for shard in removed]
     if sketches:
         order = [("dataset", "ascending"), ("position", "ascending")]
-        there = pa.concat_tables([*places, *(some.dropped.select(["dataset", "position"]) for some in removed)])
+        there = pa.concat_tables([*places, *(shard.dropped.select(["dataset", "position"]) for shard in removed)])
         by_place = pc.sort_indices(there, sort_keys=order).to_numpy()
         np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place])
     return counted
@@ -296,9 +296,9 @@ def _shard_number(shard_size: int, dropped: pa.Table) -> tuple[str, int]:
 
 
 def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.Table:
-    """Tell of rows that had left before that these requests name them too: of several names the least is told.
+    """Note on rows removed earlier that these requests name them too: the least of several request ids is kept.
 
-    Requests for a text give way to all others.
+    Other requests take precedence over requests for a text.
     """
     if not len(removed_only(dropped)):
         return dropped
@@ -306,21 +306,21 @@ def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.
     for row in rows:
         if row["reason"] in REMOVED and (request := matcher.find(row)):
             by_noun = row["reason"] == DropReason.REMOVAL_REQUESTED and row["detail"] not in texts
-            told = [row["detail"]] if by_noun else []
-            row |= {"reason": str(DropReason.REMOVAL_REQUESTED), "detail": min([*told, request])}
+            earlier = [row["detail"]] if by_noun else []
+            row |= {"reason": str(DropReason.REMOVAL_REQUESTED), "detail": min([*earlier, request])}
     return pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA)
 
 
 def _warning(unmatched: Sequence[tuple[Artifact, Sequence[Request]]], requests: Sequence[Request]) -> list[str]:
-    """Say in one line which requests name nothing in any of the datasets; nothing where there is none.
+    """Return a line about the requests that match nothing in any of the datasets, if there are any.
 
-    Of a text that was removed once nobody can tell any more in how many documents it stood: only its certificate can.
+    Once a text is removed, only its certificate knows how many documents contained it.
     """
     texts = {row["id"] for dataset, _ in unmatched for row in shards.read_tombstones(dataset) if row["kind"] == "text"}
-    idle = [r.tombstone for r in requests if r.id not in texts and all(r in some for _, some in unmatched)]
-    told = ", ".join(" ".join(f"{request['kind']} {request['value']}".split()) for request in idle[:10])
+    idle = [r.tombstone for r in requests if r.id not in texts and all(r in without for _, without in unmatched)]
+    first = ", ".join(" ".join(f"{request['kind']} {request['value']}".split()) for request in idle[:10])
     more = f" and {len(idle) - 10:,} more" if len(idle) > 10 else ""
-    return [f"{len(idle):,} of {len(requests):,} requests name nothing there: {told}{more}"] if idle else []
+    return [f"{len(idle):,} of {len(requests):,} requests match nothing: {first}{more}"] if idle else []
 
 
 def _shard_of(name: str) -> str:

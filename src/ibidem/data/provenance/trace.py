@@ -1,4 +1,4 @@
-"""Answer "is this in the model?": from one document to every artifact that holds it or saw it."""
+"""Answer "is this in the model?": find every artifact that contains or saw a document."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,34 +17,34 @@ from ibidem.errors import ConfigError
 from ibidem.lineage import tree
 
 NAMED_BY = ("record", "sha256", "raw_sha256", "swhid", "path", "url")
-TOLD = (*NAMED_BY, "source", "revision", "repo", "license", "license_evidence", "cluster")
+SHOWN = (*NAMED_BY, "source", "revision", "repo", "license", "license_evidence", "cluster")
 
 
 @configuration
 class TraceConfig:
-    """Show where something came from, or where a document went."""
+    """Show what an artifact was made from, or where a document was used."""
 
     target: Annotated[str, POSITIONAL]
     """The folder of an artifact; or a document: its record, path, url, sha256 or SWHID (swh:1:cnt:...)."""
     artifacts: tuple[Path, ...] = (Path("artifacts"), Path("data"))
-    """Folders below which a document is looked for."""
+    """Folders to search for the document."""
 
 
 def trace(config: TraceConfig) -> str:
-    """Show the lineage of an artifact, or every place of a document.
+    """Show the lineage of an artifact, or every occurrence of a document.
 
     Raises:
-        ConfigError: there is no dataset to look into.
-        DigestMismatch: what is looked into was edited or damaged.
+        ConfigError: there is no dataset to search.
+        DigestMismatch: an artifact was edited or damaged.
     """
     path = Path(config.target)
     if (path / artifacts.MANIFEST).exists():
         return tree(path)
     roots = [root for root in config.artifacts if root.exists()]
-    datasets = [found for root in roots for found in artifacts_below(root) if found.kind == shards.KIND]
+    datasets = [artifact for root in roots for artifact in artifacts_below(root) if artifact.kind == shards.KIND]
     if not datasets:
         where = " or ".join(map(str, config.artifacts))
-        raise ConfigError(f"{config.target}: no artifact of that path, and no dataset below {where} to look into")
+        raise ConfigError(f"{config.target}: not an artifact, and there is no dataset below {where} to search")
     lines, hashes = [], set()
     for dataset in datasets:
         for line, sha256 in _places(dataset, config.target):
@@ -53,26 +53,26 @@ def trace(config: TraceConfig) -> str:
         lines += _unreadable(dataset, config.target)
     lines += [_describe(use) for use in uses(roots, hashes) if use.artifact.kind != shards.KIND]
     names = ", ".join(str(dataset.path) for dataset in datasets)
-    nowhere = f"{config.target}: in none of {names}, nor among what they dropped or could not read"
+    nowhere = f"{config.target}: in none of {names}, nor among their dropped or unreadable documents"
     return "\n".join(lines) or nowhere
 
 
 def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
-    """Give (what to say, sha256 of the text) for each row of the document, kept or dropped."""
+    """Yield (line to show, sha256 of the text) for each row of the document, kept or dropped."""
     name = f"{dataset.kind} {dataset.path}"
     for path in shards.checked_shards(dataset):
-        for row, nouns in _find(pq.read_table(path, columns=list(TOLD)), target):
-            told = ", ".join(f"{noun} {nouns[noun]}" for noun in TOLD if nouns[noun])
-            yield f"{name}: {path.relative_to(dataset.path)} row {row}: {told}", nouns["sha256"]
+        for row, nouns in _find(pq.read_table(path, columns=list(SHOWN)), target):
+            facts = ", ".join(f"{noun} {nouns[noun]}" for noun in SHOWN if nouns[noun])
+            yield f"{name}: {path.relative_to(dataset.path)} row {row}: {facts}", nouns["sha256"]
     artifacts.check(dataset, [shards.DROPPED])
-    for _, nouns in (found for rows in shards.read_dropped(dataset) for found in _find(rows, target)):
-        kept = f", kept is {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
+    for _, nouns in (match for rows in shards.read_dropped(dataset) for match in _find(rows, target)):
+        kept = f", kept instead: {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
         detail = f": {nouns['detail']}" if nouns["detail"] else ""
         yield f"{name}: not in it: {nouns['record']} was dropped, {nouns['reason']}{detail}{kept}", nouns["sha256"]
 
 
 def _unreadable(dataset: Artifact, target: str) -> Iterator[str]:
-    """Say why a record `file:row`, or a file, could not be read."""
+    """Yield lines that say why a record `file:row`, or a file, could not be read."""
     artifacts.check(dataset, [shards.QUARANTINE])
     for item in shards.read_quarantine(dataset):
         place = item.file if item.line is None else f"{item.file}:{item.line}"
@@ -83,10 +83,10 @@ def _unreadable(dataset: Artifact, target: str) -> Iterator[str]:
 def _find(rows: pa.Table, target: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if not len(rows):  # pyarrow's kernels crash on tables without chunks
         return
-    found = pa.array([False] * len(rows))
+    matches = pa.array([False] * len(rows))
     for name in NAMED_BY:
-        found = pc.or_(found, pc.fill_null(pc.equal(rows[name], target), fill_value=False))
-    for row in pc.indices_nonzero(found).to_pylist():
+        matches = pc.or_(matches, pc.fill_null(pc.equal(rows[name], target), fill_value=False))
+    for row in pc.indices_nonzero(matches).to_pylist():
         yield row, rows.slice(row, 1).to_pylist()[0]
 
 
@@ -94,4 +94,6 @@ def _describe(use: Use) -> str:
     places = [
         f"{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}" for span in use.spans
     ]
-    return f"  {use.artifact.kind} {use.artifact.path}: " + ("; ".join(places) or "was made from what holds it")
+    return f"  {use.artifact.kind} {use.artifact.path}: " + (
+        "; ".join(places) or "made from an artifact that contains it"
+    )

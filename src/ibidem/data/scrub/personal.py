@@ -1,12 +1,12 @@
-"""Email and IP addresses, phone, card and account numbers, US social security numbers, with the validators that decide.
+"""Email and IP addresses, phone, card and account numbers, US social security numbers, and their validators.
 
-What stays, because it is nobody's data and the model should know it:
+The following is kept, because it is not personal and the model should know it:
 
-* email: the domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs;
-* IP addresses: what is not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
+* email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs;
+* IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
   networks (`x.y.z.0`, `x:y::`), versions by their context (`version = `, `==`, `name-`, `name/`), and dotted quads
-  with no number above 31: section numbers, object identifiers and versions look like that, 1 address in 3,500 does;
-* phone numbers: those set aside for fiction in North America (555-0100 to 555-0199).
+  without a number above 31: these are section numbers, object identifiers and versions, but 1 in 3,500 addresses;
+* phone numbers: those reserved for fiction in North America (555-0100 to 555-0199).
 """
 
 import ipaddress
@@ -94,7 +94,7 @@ def _is_public_address(match: Match) -> bool:
 
 
 def _is_host(match: Match) -> bool:
-    """An address of a host: no network, no version, no section number."""
+    """Check whether it is the address of a host, not a network, a version or a section number."""
     parts = [int(part) for part in match[0].split(b".")]
     if parts[-1] == 0 or max(parts) <= _LARGEST_VERSION_PART or len(set(parts)) == 1 or match[0] in _MADE_UP_ADDRESSES:
         return False
@@ -113,10 +113,10 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
     if _digits(match) in _COUNTING:
         return False
     for region in regions:
-        found = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)
-        if found is not None and (found.start, found.end) == (0, len(written)):
+        phone = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)
+        if phone is not None and (phone.start, phone.end) == (0, len(written)):
             return not _FICTIONAL.fullmatch(
-                phonenumbers.format_number(found.number, phonenumbers.PhoneNumberFormat.E164)
+                phonenumbers.format_number(phone.number, phonenumbers.PhoneNumberFormat.E164)
             )
     return False
 
@@ -133,20 +133,20 @@ def _is_card(match: Match) -> bool:
 
 
 def _is_called_card(match: Match) -> bool:
-    """One number in ten passes the Luhn check: bare digits need quotes or a word that says what they are."""
+    """Check for quotes or a word that names a card: one number in ten passes the Luhn check by chance."""
     before = match.string[max(0, match.start() - 64) : match.start()]
     after = match.string[match.end() : match.end() + 1]
     return (before[-1:] in _QUOTES and before[-1:] == after) or _CARD_WORD.search(before) is not None
 
 
 def _luhn(digits: str) -> int:
-    """Give the remainder of the Luhn sum: 0 for a valid number (ISO/IEC 7812-1, annex B)."""
+    """Return the Luhn sum modulo 10: 0 for a valid number (ISO/IEC 7812-1, annex B)."""
     doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
     return sum(number - 9 * (number > 9) for number in doubled) % 10
 
 
 def _is_iban(match: Match) -> bool:
-    """The country's length, and 1 modulo 97 (ISO 13616)."""
+    """Check the length for the country, and the checksum: 1 modulo 97 (ISO 13616)."""
     iban = match[0].replace(b" ", b"").decode()
     return (
         _IBAN_LENGTHS.get(iban[:2]) == len(iban)

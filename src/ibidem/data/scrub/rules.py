@@ -1,4 +1,4 @@
-"""How one kind of secret or personal data is found, and what the rules share."""
+"""The form of a rule that finds one kind of secret or personal data, and helpers of the rules."""
 
 import re
 from collections.abc import Callable
@@ -14,27 +14,27 @@ RESERVED_DOMAIN = re.compile(rb"(?:^|[.@])example(?:\.[a-z]{2,3}){0,2}$|(?:^|\.)
 
 
 class Rule(NamedTuple):
-    """How one kind is found. What the pattern calls `found` is replaced, otherwise the whole match."""
+    """How one kind is found. The group `found` of the pattern is replaced, without one the whole match."""
 
     kind: str
     anchor: str
-    """For hyperscan: selective, and the match starts where it starts."""
+    """Selective pattern for hyperscan; the match starts where it does."""
     pattern: str
-    """For `re`, on bytes, matched where the anchor starts."""
+    """Pattern for `re`, on bytes, matched where the anchor starts."""
     is_genuine: Callable[[Match], bool] | None = None
     before: bytes = b""
-    """Characters of the match that may stand before the anchor."""
+    """Characters of the match that may precede the anchor."""
 
 
 def found_in(match: Match) -> bytes:
-    """Return what would be replaced."""
+    """Return the bytes to be replaced."""
     return match["found" if "found" in match.re.groupindex else 0]
 
 
 def is_no_example(match: Match) -> bool:
-    """Tell whether a find does not say that it is an example: `EXAMPLE`, `xxxx`, runs such as `12345678`."""
-    found = found_in(match)
-    return len(set(found)) >= 7 and not EXAMPLE.search(found)
+    """Check that a match is not marked as an example by `EXAMPLE`, `xxxx` or runs such as `12345678`."""
+    value = found_in(match)
+    return len(set(value)) >= 7 and not EXAMPLE.search(value)
 
 
 def characters(found: bytes) -> str:

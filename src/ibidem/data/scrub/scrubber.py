@@ -1,8 +1,8 @@
-r"""Secrets and personal data become typed placeholders, with counts.
+r"""Replace secrets and personal data by typed placeholders, and count them.
 
-One hyperscan pass over the UTF-8 bytes finds the anchors of all rules; Python looks at those places alone. An anchor is
+One hyperscan pass over the UTF-8 bytes finds the anchors of all rules; Python looks only at those places. An anchor is
 a short, loose pattern whose start is known; the rule's own pattern is matched there, and a validator decides. Of
-overlapping finds the longest wins, then the earliest, then the rule that stands first. Passes repeat until nothing is
+overlapping finds the longest wins, then the earliest, then that of the first rule. Passes repeat until nothing is
 found, so that scrubbing a scrubbed text changes nothing.
 What is kept on purpose: see `secrets` and `personal`.
 """
@@ -23,16 +23,16 @@ Span = tuple[int, int]
 
 @configuration
 class ScrubPolicy:
-    """What becomes a placeholder."""
+    """What is replaced by placeholders."""
 
     secrets: bool = True
-    """Keys, tokens, private keys, and passwords: in URLs, and random ones of 16 characters or more in quotes."""
+    """Keys, tokens, private keys, passwords in URLs, and quoted random passwords of at least 16 characters."""
     personal: bool = True
     """Email and IP addresses, phone, card and account numbers, US social security numbers."""
 
 
 class Scrubber:
-    """Replaces secrets and personal data. Build it once a process; two threads must not share it."""
+    """Replaces secrets and personal data. Build it once per process; threads must not share it."""
 
     def __init__(self, policy: ScrubPolicy) -> None:
         rules = (SECRETS if policy.secrets else ()) + (PERSONAL if policy.personal else ())
@@ -43,10 +43,10 @@ class Scrubber:
         self._database = _compile(anchors) if anchors else None
 
     def __call__(self, text: str) -> tuple[str, dict[str, int]]:
-        """Replace secrets and personal data; give the text and the count by kind.
+        """Replace secrets and personal data; return the text and the counts by kind.
 
         Returns:
-            the same object and {} when nothing was found.
+            the same object and {} if nothing was found.
 
         >>> Scrubber(ScrubPolicy())("Ask Ann <ann@ibidem.org>.")
         ('Ask Ann <<EMAIL>>.', {'email': 1})
@@ -63,7 +63,7 @@ class Scrubber:
         return data.decode("utf-8", "surrogatepass"), dict(counts)
 
     def _find(self, data: bytes) -> list[tuple[Span, str]]:
-        """Give disjoint spans and their kinds, in order."""
+        """Return disjoint spans (in bytes) and their kinds, in order."""
         hits = array("Q")
         if self._database is not None:
             self._database.scan(data, match_event_handler=_note, context=hits)
@@ -86,7 +86,7 @@ class Scrubber:
 
 
 def placeholder(kind: str) -> str:
-    """Give what stands for a kind, in StarCoder's form.
+    """Return the placeholder of a kind, in StarCoder's form.
 
     Source: Li et al. 2023, arXiv:2305.06161, section 4.
 
@@ -116,7 +116,7 @@ def _compile(anchors: Sequence[str]) -> Any:
     return database
 
 
-# Eight bytes a hit, so that a hostile document of 100 MB cannot fill the memory with tuples.
+# Eight bytes per hit, so that a hostile document of 100 MB cannot fill the memory with tuples.
 def _note(anchor: int, start: int, _end: int, _flags: int, hits: "array[int]") -> None:
     hits.append(start << _ANCHOR_BITS | anchor)
 

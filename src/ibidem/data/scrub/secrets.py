@@ -1,7 +1,7 @@
-"""Keys, tokens, private keys and passwords, with the validators that decide.
+"""Keys, tokens, private keys and passwords, and their validators.
 
-What stays: values that say that they are examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
-`{password}`), and the markers of a private key with no key between them.
+The following is kept: values marked as examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
+`{password}`), and the markers of a private key without a key between them.
 """
 
 import base64
@@ -36,9 +36,9 @@ _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24}")
 
 
 def _is_mixed(match: Match) -> bool:
-    """A key of letters of both cases and digits: no name, no digest."""
-    found = found_in(match)
-    kinds = (any(map(test, characters(found))) for test in (str.islower, str.isupper, str.isdigit))
+    """Check for letters of both cases and digits: names and hexadecimal digests do not have them."""
+    value = found_in(match)
+    kinds = (any(map(test, characters(value))) for test in (str.islower, str.isupper, str.isdigit))
     return all(kinds) and is_no_example(match)
 
 
@@ -47,24 +47,24 @@ def _is_scrambled(match: Match) -> bool:
 
 
 def _is_password(match: Match) -> bool:
-    """A random string in quotes, behind a word such as `password`."""
-    found = found_in(match)
-    digits = sum(map(str.isdigit, characters(found)))
-    if digits < 2 or digits == len(found) or _NO_PASSWORD.match(found) or not is_no_example(match):
+    """Check whether a quoted string after a word such as `password` is random."""
+    value = found_in(match)
+    digits = sum(map(str.isdigit, characters(value)))
+    if digits < 2 or digits == len(value) or _NO_PASSWORD.match(value) or not is_no_example(match):
         return False
-    if _HEX.fullmatch(found):
-        return len(found) >= 24 and _entropy(found) >= 2.9
-    return _entropy(found) >= 3.5 and not _WORD.search(found)
+    if _HEX.fullmatch(value):
+        return len(value) >= 24 and _entropy(value) >= 2.9
+    return _entropy(value) >= 3.5 and not _WORD.search(value)
 
 
-def _entropy(found: bytes) -> float:
-    """In bits a character."""
-    return -sum(n / len(found) * log2(n / len(found)) for n in Counter(found).values())
+def _entropy(value: bytes) -> float:
+    """Return the entropy in bits per character."""
+    return -sum(n / len(value) * log2(n / len(value)) for n in Counter(value).values())
 
 
 def _is_url_password(match: Match) -> bool:
-    found, host = match["found"], match["host"].lower()
-    if found == match["user"] or _TEMPLATE.match(found) or EXAMPLE.search(found) or _EXAMPLE_PASSWORD.fullmatch(found):
+    value, host = match["found"], match["host"].lower()
+    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value) or _EXAMPLE_PASSWORD.fullmatch(value):
         return False
     return not (RESERVED_DOMAIN.search(host) or host.startswith(b"localhost"))
 

@@ -1,14 +1,14 @@
-"""Rows of public datasets, told apart by their columns.
+"""Turn rows of public datasets into documents, by the names of their columns.
 
-| dataset | what its columns say beside the text |
+| dataset | columns besides the text |
 |---|---|
 | The Stack v1 | `hexsha`, `lang`, `max_stars_repo_name`, `max_stars_repo_path`, `max_stars_repo_licenses` (a list) |
 | The Stack v2 | `blob_id`, `repo_name`, `path`, `language`, `detected_licenses` (a list) |
 | StarCoderData | `id`, `max_stars_repo_name`, `max_stars_repo_path`; no license |
-| The Pile, SlimPajama | `meta.pile_set_name`, `meta.redpajama_set_name`: which part is code; no license |
-| openwebtext | nothing |
-| chats, instructions | a list of messages, or an instruction and its answer: see `instructions` |
-| one's own | `id`, `license`, `repo`, `path`, `language`, `revision`, or any of the names below |
+| The Pile, SlimPajama | `meta.pile_set_name`, `meta.redpajama_set_name` identify code; no license |
+| openwebtext | none |
+| chats, instructions | a list of messages, or an instruction and its answer: see `conversations` |
+| your own | `id`, `license`, `repo`, `path`, `language`, `revision`, or any of the names below |
 """
 
 import json
@@ -20,7 +20,7 @@ from ibidem.data.sources import conversations
 from ibidem.data.text import language
 from ibidem.records import Category, Document
 
-# For each noun, the columns that may carry it; the first that a source has is taken.
+# For each document field, the columns that may contain it; the first one present is used.
 RECORD = ("hexsha", "id", "blob_id", "sha", "uuid")
 REPO = ("repo", "max_stars_repo_name", "repo_name", "repository_name", "package")
 PATH = ("path", "max_stars_repo_path", "file_path", "filename")
@@ -36,7 +36,7 @@ _PLAIN_TEXT = (str, bytes)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a source carries which noun; None where none does, and None is what a row has there."""
+    """The column of a source for each document field; None if there is none, and rows then have None there."""
 
     text: str
     record: str | None
@@ -49,11 +49,11 @@ class Columns:
     meta: str | None
     context: str | None = None
     answer: str | None = None
-    """What an instruction is about, and its answer; only where the text is an instruction."""
+    """Input and answer of an instruction; only if the text is an instruction."""
 
     @classmethod
     def find(cls, present: Collection[str], *, text: str) -> "Columns":
-        """Match the columns that a source has.
+        """Match the columns of a source.
 
         >>> Columns.find({"content", "hexsha", "lang"}, text="content").record
         'hexsha'
@@ -70,19 +70,19 @@ class Columns:
         }
         if text in conversations.ASKED:
             nouns |= {"context": conversations.CONTEXT, "answer": conversations.ANSWER}
-        found = {
+        matched = {
             noun: next((name for name in names if name in present and name != text), None)
             for noun, names in nouns.items()
         }
-        return cls(text=text, **found)
+        return cls(text=text, **matched)
 
     @property
     def wanted(self) -> list[str]:
-        """The columns worth reading."""
+        """The columns to read."""
         return [name for name in vars(self).values() if name is not None]
 
     def document(self, row: Mapping[str | None, Any], *, source: str, revision: str | None, place: str) -> Document:
-        """Make a document of a row.
+        """Convert a row to a document.
 
         Raises:
             ValueError: the text is missing, is not text, or is not valid Unicode.
@@ -92,8 +92,8 @@ class Columns:
         text = text if conversation is None else conversation
         raw = text.encode() if isinstance(text, str) else text
         if not isinstance(raw, bytes):
-            found = "missing" if text is None else type(text).__name__
-            raise ValueError(f"column {self.text!r} is {found}, not text")  # noqa: TRY004 - a fact about the data
+            kind = "missing" if text is None else type(text).__name__
+            raise ValueError(f"column {self.text!r} is {kind}, not text")  # noqa: TRY004 - a fact about the data
         license_raw = row.get(self.license)
         str(license_raw).encode()
         path = _string(row.get(self.path))

