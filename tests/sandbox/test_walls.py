@@ -1,0 +1,77 @@
+"""Every escape works once the walls that it names are down, and fails while one of them stands.
+
+So no escape is contained only because it is broken, and none of two walls only stands because the other does.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY
+from tests.sandbox import breach
+from tests.sandbox.programs import ESCAPES, GOT_OUT, WALLS
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a world whose users are nobody outside"),
+]
+
+OUT_OF_REACH = {
+    "bpf": "the kernel lets only root of the machine make a map, unless kernel.unprivileged_bpf_disabled is 0",
+    "clock": "the kernel lets only root of the machine set it, and there is no clock but the machine's",
+}
+"""Escapes that no namespace lets work. Root of the machine could, and is the one who must not try."""
+SOME_KERNELS = {("io_uring", "locked memory")}
+"""Walls that stand on some kernels only: rings count as locked memory since Linux 6.14."""
+
+REACHABLE = {name: WALLS[name] for name in ESCAPES if name not in OUT_OF_REACH}
+ONE_STANDS = [
+    (name, wall)
+    for name, walls in REACHABLE.items()
+    for wall in walls
+    if len(walls) > 1 and (name, wall) not in SOME_KERNELS
+]
+
+Walls = tuple[str, ...]
+Verdicts = dict[tuple[str, Walls], list[str]]
+
+
+def without(walls: Walls, wall: str) -> Walls:
+    return tuple(each for each in walls if each != wall)
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
+    """Judge every escape without its walls, and without all of them but one, by the walls that were down."""
+    wanted = [*REACHABLE.items(), *((name, without(WALLS[name], wall)) for name, wall in ONE_STANDS)]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("world.py")), str(tmp_path_factory.mktemp("world"))],
+        input=json.dumps([(ESCAPES[name], walls) for name, walls in wanted]),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(wanted, json.loads(done.stdout), strict=True))
+
+
+def test_every_escape_names_its_walls_and_every_wall_has_an_escape() -> None:
+    assert {wall for walls in WALLS.values() for wall in walls} == set(breach.WALLS)
+    assert all(WALLS.values())
+    assert set(OUT_OF_REACH) <= set(ESCAPES)
+
+
+@pytest.mark.parametrize("name", REACHABLE)
+def test_an_escape_works_without_its_walls(name: str, verdicts: Verdicts) -> None:
+    kind, detail = verdicts[name, WALLS[name]]
+    assert kind in GOT_OUT, (kind, detail)
+
+
+@pytest.mark.parametrize(("name", "wall"), ONE_STANDS)
+def test_each_wall_of_an_escape_stops_it_alone(name: str, wall: str, verdicts: Verdicts) -> None:
+    kind, detail = verdicts[name, without(WALLS[name], wall)]
+    assert kind not in GOT_OUT | {"no verdict"}, (kind, detail)
