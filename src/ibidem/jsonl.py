@@ -48,7 +48,19 @@ def read(path: Path, what: str) -> list[Row]:
     Raises:
         DataError: the file cannot be read, is empty, or a line is not a JSON object; names the line.
     """
-    rows: list[Row] = []
+    rows = [row for _, row in read_numbered(path, what)]
+    if not rows:
+        raise DataError(f"{what} {path}: the file is empty")
+    return rows
+
+
+def read_numbered(path: Path, what: str) -> list[tuple[int, Row]]:
+    """Read a file of JSON objects as (line number from 1, object); blank lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a JSON object; names the line.
+    """
+    rows: list[tuple[int, Row]] = []
     for number, line in enumerate(read_text(path, what).split("\n"), 1):
         if not line.strip():
             continue
@@ -58,9 +70,7 @@ def read(path: Path, what: str) -> list[Row]:
             raise DataError(f"{what} {path}: line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{what} {path}: line {number} is not a JSON object")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{what} {path}: the file is empty")
+        rows.append((number, row))
     return rows
 
 

@@ -77,9 +77,19 @@ def run(
     if config.initial is not None:
         made = replace(made, inputs=[*made.inputs, _initial_input(config.initial, made, config.output_dir)])
     with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
-        last = _run(objective, config, accelerator, made, build, tokens_per_step)
+        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
+        start = 0 if checkpoint is None else _check_resume(checkpoint, made)
+        schedule = make_schedule(config, accelerator, start, tokens_per_step)
+        if start > config.training.steps:
+            raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
+        if checkpoint is None or schedule.start < schedule.stop:
+            objective.check()
+            model, optimizer = _build(build, objective, config, accelerator, checkpoint)
+            _train(schedule, objective, model, optimizer, config, accelerator, made)
     accelerator.end_training()
-    return last
+    return (
+        folder_of(config.output_dir, schedule.stop) if checkpoint is None or start < schedule.stop else checkpoint.path
+    )
 
 
 @contextmanager
@@ -88,46 +98,18 @@ def _alone(run: Path) -> Iterator[None]:
         yield
 
 
-def _run(
+def _build(
+    build: Callable[[], nn.Module],
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
-    made: Made,
-    build: Callable[[], nn.Module],
-    tokens_per_step: int,
-) -> Path:
-    checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
-    start = 0 if checkpoint is None else _check_resume(checkpoint, made)
-    schedule = make_schedule(config, accelerator, start, tokens_per_step)
-    if start > config.training.steps:
-        raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
-    if checkpoint is not None and schedule.start == schedule.stop:
-        return checkpoint.path
-    objective.check()
+    checkpoint: Artifact | None,
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Build model and optimizer on their devices, and take up the state of the checkpoint if there is one."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
         load_weights(model, config.initial)
-    model, optimizer = _prepare(model, config, accelerator)
-    if checkpoint is not None:
-        accelerator.load_state(str(checkpoint.path))
-        objective.restore(state.read_objective(checkpoint))
-
-    def save(step: int, figures: dict[str, float]) -> None:
-        saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
-        state.save(accelerator, model, folder_of(config.output_dir, step), saved)
-        if accelerator.is_main_process:
-            state.prune(config.output_dir, config.checkpoints.keep_last)
-
-    log.event("train.started", step=start, parameters=made.shape.parameters, processes=accelerator.num_processes)
-    rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
-    loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
-    return folder_of(config.output_dir, schedule.stop)
-
-
-def _prepare(
-    model: nn.Module, config: SessionConfig, accelerator: Accelerator
-) -> tuple[nn.Module, torch.optim.Optimizer]:
     prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
     if config.training.compile and accelerator.device.type != "cpu":
         for block in accelerator.unwrap_model(prepared).blocks:
@@ -136,7 +118,36 @@ def _prepare(
         values = flattened(resolved(config))
         plain = {key: v if isinstance(v, str | int | float | bool) else str(v) for key, v in values.items()}
         accelerator.init_trackers("ibidem", config=plain)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint.path))
+        objective.restore(state.read_objective(checkpoint))
     return prepared, optimizer
+
+
+def _train(
+    schedule: loop.Schedule,
+    objective: Objective,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: SessionConfig,
+    accelerator: Accelerator,
+    made: Made,
+) -> Path:
+    def save(step: int, figures: dict[str, float]) -> None:
+        saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
+        state.save(accelerator, model, folder_of(config.output_dir, step), saved)
+        if accelerator.is_main_process:
+            state.prune(config.output_dir, config.checkpoints.keep_last)
+
+    log.event(
+        "train.started",
+        step=schedule.start,
+        parameters=made.shape.parameters,
+        processes=accelerator.num_processes,
+    )
+    rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
+    loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
+    return folder_of(config.output_dir, schedule.stop)
 
 
 def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Schedule:

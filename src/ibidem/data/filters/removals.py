@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 import yaml
 from pydantic import Field
 
+from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
 from ibidem.errors import ConfigError
@@ -158,18 +159,18 @@ def _bare(url: str) -> str:
 
 
 def _read(path: Path) -> Iterator[Request]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix in (".yaml", ".yml"):
-            rows = _listed(yaml.safe_load(text), path)
-        else:
-            rows = [(n, _json(line, f"{path}:{n}")) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    except ConfigError:
-        raise
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot read removal requests: {' '.join(str(error).split())[:160]}") from None
-    for number, row in rows:
+    for number, row in _listed(path) if path.suffix in (".yaml", ".yml") else jsonl.read_numbered(path, "requests"):
         yield _request(row, f"{path}:{number}")
+
+
+def _listed(path: Path) -> list[tuple[int, Any]]:
+    try:
+        rows = yaml.safe_load(jsonl.read_text(path, "requests"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"requests {path}: not YAML: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(rows, list | None):
+        raise ConfigError(f"requests {path}: not a list of requests")
+    return list(enumerate(rows or [], start=1))
 
 
 def _plain(kind: Kind, value: str) -> str:
@@ -186,19 +187,6 @@ def _plain(kind: Kind, value: str) -> str:
     if kind == "swhid":
         return value.partition(";")[0]
     return value.removeprefix("sha256:") if kind == "sha256" else value
-
-
-def _listed(value: object, path: Path) -> list[tuple[int, Any]]:
-    if not isinstance(value, list | None):
-        raise ConfigError(f"{path}: not a list of requests")
-    return list(enumerate(value or [], start=1))
-
-
-def _json(line: str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
 
 
 def _request(row: object, where: str) -> Request:
