@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 from tests.sandbox import breach
-from tests.sandbox.programs import ESCAPES, GOT_OUT, WALLS
+from tests.sandbox.programs import ESCAPES, GOT_OUT, KINDS, MISTAKES, WALLS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces"),
@@ -34,6 +34,7 @@ ONE_STANDS = [
     for wall in walls
     if len(walls) > 1 and (name, wall) not in SOME_KERNELS
 ]
+DOWN = sorted(set(REACHABLE.values()))
 
 Walls = tuple[str, ...]
 Verdicts = dict[tuple[str, Walls], list[str]]
@@ -45,11 +46,12 @@ def without(walls: Walls, wall: str) -> Walls:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """Judge every escape without its walls, and without all of them but one, by the walls that were down."""
+    """Judge every escape without its walls, and with one of them, and every mistake wherever walls are down."""
     wanted = [*REACHABLE.items(), *((name, without(WALLS[name], wall)) for name, wall in ONE_STANDS)]
+    wanted += [(name, walls) for name in MISTAKES for walls in DOWN]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("world.py")), str(tmp_path_factory.mktemp("world"))],
-        input=json.dumps([(ESCAPES[name], walls) for name, walls in wanted]),
+        input=json.dumps([((ESCAPES | MISTAKES)[name], walls) for name, walls in wanted]),
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
         capture_output=True,
         text=True,
@@ -75,3 +77,15 @@ def test_an_escape_works_without_its_walls(name: str, verdicts: Verdicts) -> Non
 def test_each_wall_of_an_escape_stops_it_alone(name: str, wall: str, verdicts: Verdicts) -> None:
     kind, detail = verdicts[name, without(WALLS[name], wall)]
     assert kind not in GOT_OUT | {"no verdict"}, (kind, detail)
+
+
+@pytest.mark.parametrize("walls", DOWN, ids=", ".join)
+@pytest.mark.parametrize("name", MISTAKES)
+def test_walls_that_are_down_let_no_mistake_pass(name: str, walls: Walls, verdicts: Verdicts) -> None:
+    kind, detail = verdicts[name, walls]
+    assert kind in {*KINDS[name], "failed"}, (kind, detail)
+
+
+def test_walls_are_taken_down_in_the_throw_away_world_alone() -> None:
+    with pytest.raises(PermissionError, match="in the throw-away world alone"):
+        breach.main()
