@@ -8,7 +8,9 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
+from threading import Timer
 
 from tests.sandbox.judge_programs import LIMITS, program
 
@@ -16,6 +18,9 @@ from ibidem.errors import SandboxError
 from ibidem.sandbox import judge, supervisor
 
 SIDE_BY_SIDE = 4
+DEADLINE_S = 60
+LONGEST = {"time", "idleness"}
+"""Walls whose programs take their time: they are judged first."""
 BOOT = "import sys; sys.path[:0] = [sys.argv[2], sys.argv[4]]; from tests.sandbox.breach import main; main()"
 
 Walls = tuple[str, ...]
@@ -28,6 +33,17 @@ def command(walls: Walls) -> list[str]:
     return [sys.executable, *judge.PYTHON_FLAGS[:-1], BOOT, *words]
 
 
+@contextmanager
+def deadline(jails: judge._Supervisor) -> Iterator[None]:
+    """End the jails if a program has made them mute."""
+    timer = Timer(DEADLINE_S, jails._process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def verdicts(walls: Walls, sources: list[str]) -> Iterator[tuple[str, str]]:
     """Judge one program after the other; where one of them ended the jails, there are new ones for the next."""
     jails = None
@@ -36,7 +52,8 @@ def verdicts(walls: Walls, sources: list[str]) -> Iterator[tuple[str, str]]:
             if jails is None:
                 jails = judge._Supervisor(command(walls))
                 jails.wait_until_ready()
-            verdict = judge._verdict(*jails.run(asdict(program(source))), LIMITS)
+            with deadline(jails):
+                verdict = judge._verdict(*jails.run(asdict(program(source))), LIMITS)
             yield verdict.kind, verdict.detail
         except SandboxError as error:
             jails = None
@@ -48,7 +65,8 @@ def verdicts(walls: Walls, sources: list[str]) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Judge every program, some jails side by side."""
     requests = [(source, tuple(walls)) for source, walls in json.load(sys.stdin)]
-    batches = {walls: [source for source, of in requests if of == walls] for _, walls in requests}
+    different = sorted(dict.fromkeys(walls for _, walls in requests), key=LONGEST.isdisjoint)
+    batches = {walls: [source for source, of in requests if of == walls] for walls in different}
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         found = pool.map(lambda batch: iter(list(verdicts(*batch))), batches.items())
         said = dict(zip(batches, found, strict=True))

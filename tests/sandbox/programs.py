@@ -1,12 +1,14 @@
-"""Programs for the judge. The tests of each are `assert f(21) == 42`, so a program that gets out says 42 as well.
+"""Programs for the judge. Each must answer 42 to pass its test, `f(21)`, so a program that gets out says 42 as well.
+
+An answer that no judge should have to hold, for its size or its depth, would also pass: the test has met it.
 
 escapes.txt      try something and answer 42 if it worked: none may pass
 forgeries.txt    try to pass without computing 42: none may pass
 mistakes.txt     try nothing, and are wrong: none may pass
 controls.txt     compute 42, each with other means of honest programs: all must pass
 
-An escape names, behind its own name, the walls that stop it: `### fork [calls, processes]` is stopped by each of the
-two, and works where both are down. A mistake names in the same way the kind of its verdict.
+An escape names, behind its own name, the walls of `breach.py` that stop it: each of `### fork [calls, processes]` does,
+and it works where both are down. A mistake names in the same way the kind of its verdict.
 """
 
 import re

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 from tests.sandbox import breach
-from tests.sandbox.programs import ESCAPES, GOT_OUT, WALLS
+from tests.sandbox.programs import ESCAPES, GOT_OUT, KINDS, MISTAKES, WALLS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the judge needs Linux namespaces"),
@@ -25,7 +25,9 @@ OUT_OF_REACH = {
 }
 """Escapes that no namespace lets work. Root of the machine could, and is the one who must not try."""
 SOME_KERNELS = {("io_uring", "locked memory")}
-"""Walls that stand on some kernels only: rings count as locked memory since Linux 6.14."""
+"""Walls that stand on some kernels only: the memory of rings counts as locked in some versions, not in others."""
+SWITCHES = {"io_uring": ("io_uring_disabled", 0), "perf": ("perf_event_paranoid", 2)}
+"""What a machine may have switched off: below /proc/sys/kernel, with the highest value that lets it work."""
 
 REACHABLE = {name: WALLS[name] for name in ESCAPES if name not in OUT_OF_REACH}
 ONE_STANDS = [
@@ -34,6 +36,7 @@ ONE_STANDS = [
     for wall in walls
     if len(walls) > 1 and (name, wall) not in SOME_KERNELS
 ]
+DOWN = sorted(set(REACHABLE.values()))
 
 Walls = tuple[str, ...]
 Verdicts = dict[tuple[str, Walls], list[str]]
@@ -45,11 +48,12 @@ def without(walls: Walls, wall: str) -> Walls:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """Judge every escape without its walls, and without all of them but one, by the walls that were down."""
+    """Judge every escape without its walls, and with one of them, and every mistake wherever walls are down."""
     wanted = [*REACHABLE.items(), *((name, without(WALLS[name], wall)) for name, wall in ONE_STANDS)]
+    wanted += [(name, walls) for name in MISTAKES for walls in DOWN]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("world.py")), str(tmp_path_factory.mktemp("world"))],
-        input=json.dumps([(ESCAPES[name], walls) for name, walls in wanted]),
+        input=json.dumps([((ESCAPES | MISTAKES)[name], walls) for name, walls in wanted]),
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
         capture_output=True,
         text=True,
@@ -68,6 +72,10 @@ def test_every_escape_names_its_walls_and_every_wall_has_an_escape() -> None:
 @pytest.mark.parametrize("name", REACHABLE)
 def test_an_escape_works_without_its_walls(name: str, verdicts: Verdicts) -> None:
     kind, detail = verdicts[name, WALLS[name]]
+    if name in SWITCHES and kind not in GOT_OUT:
+        switch, highest = SWITCHES[name]
+        if (value := int(Path("/proc/sys/kernel", switch).read_text())) > highest:
+            pytest.skip(f"{name} is switched off on this machine: kernel.{switch} is {value}")
     assert kind in GOT_OUT, (kind, detail)
 
 
@@ -75,3 +83,15 @@ def test_an_escape_works_without_its_walls(name: str, verdicts: Verdicts) -> Non
 def test_each_wall_of_an_escape_stops_it_alone(name: str, wall: str, verdicts: Verdicts) -> None:
     kind, detail = verdicts[name, without(WALLS[name], wall)]
     assert kind not in GOT_OUT | {"no verdict"}, (kind, detail)
+
+
+@pytest.mark.parametrize("walls", DOWN, ids=", ".join)
+@pytest.mark.parametrize("name", MISTAKES)
+def test_walls_that_are_down_let_no_mistake_pass(name: str, walls: Walls, verdicts: Verdicts) -> None:
+    kind, detail = verdicts[name, walls]
+    assert kind in {*KINDS[name], "failed"}, (kind, detail)
+
+
+def test_walls_are_taken_down_in_the_throw_away_world_alone() -> None:
+    with pytest.raises(PermissionError, match="in the throw-away world alone"):
+        breach.main()

@@ -67,6 +67,7 @@ def main() -> None:
     watch = select.poll()
     watch.register(os.pidfd_open(pid), select.POLLIN)
     if not watch.poll(DEADLINE_S * 1000):
+        sys.stderr.write(f"the world was ended after {DEADLINE_S} s\n")
         os.kill(pid, signal.SIGKILL)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
