@@ -16,7 +16,7 @@ from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.filters.removals import Matcher, Request, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, IbidemError
 
 TEXTS = [python_file(seed) for seed in range(200)]
 TEXTS += [text.replace("return", "yield", 1) for text in TEXTS[::7]]
@@ -200,14 +200,14 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
         ('{"kind": "repos", "value": "a/b"}', "did you mean repo?"),
         ('{"kind": "repo"}', "value is missing"),
         ('{"kind": "text", "value": "too short"}', "fewer than 5 words"),
-        ("[1]", "must be a mapping of kind and value"),
-        ("{", "r.jsonl:1: not JSON"),
+        ("[1]", "line 1 is not a JSON object"),
+        ("{", "r.jsonl: line 1 is not JSON"),
     ],
 )
 def test_a_request_that_is_not_understood_is_one_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
+    with pytest.raises(IbidemError, match=message.replace("?", r"\?")) as error:
         load_requests([path])
     assert "r.jsonl" in str(error.value)
 

@@ -82,14 +82,14 @@ def run(
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
             raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
-        if checkpoint is None or schedule.start < schedule.stop:
+        if checkpoint is not None and schedule.start == schedule.stop:
+            last = checkpoint.path
+        else:
             objective.check()
             model, optimizer = _build(build, objective, config, accelerator, checkpoint)
-            _train(schedule, objective, model, optimizer, config, accelerator, made)
+            last = _train(schedule, objective, model, optimizer, config, accelerator, made)
     accelerator.end_training()
-    return (
-        folder_of(config.output_dir, schedule.stop) if checkpoint is None or start < schedule.stop else checkpoint.path
-    )
+    return last
 
 
 @contextmanager
@@ -147,6 +147,7 @@ def _train(
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
     loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
+    return folder_of(config.output_dir, schedule.stop)
     return folder_of(config.output_dir, schedule.stop)
 
 
