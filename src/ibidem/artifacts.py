@@ -5,8 +5,8 @@ every file is flushed to disk and hashed, the manifest names them all, and one r
 without a valid manifest does not exist for the next stage.
 
 The digest covers the kind, the program's version, the digests of the inputs, the settings, the counts and the files.
-It does not cover `volatile`: when, where and how long, and the times of the files, by which `check` knows those that
-nobody has touched since. Same inputs and settings, same digest.
+It does not cover `volatile`: creation time, host, duration, and the files' modification times, by which `check`
+recognizes unchanged files. Same inputs and settings, same digest.
 """
 
 import fcntl
@@ -28,24 +28,24 @@ from ibidem.files import flush, hidden, on_each, sha256_of, sweep
 
 MANIFEST = "manifest.json"
 SETTLED_NS = 2_000_000_000
-"""A file that changed less than this before it was sealed is always hashed again: a later change could bear the same
-time. Two seconds are the coarsest clock of a file system (FAT)."""
+"""A file modified less than this before sealing is always rehashed: a later change could have the same timestamp. Two
+seconds is the coarsest timestamp of a file system (FAT)."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """Something that an artifact was made from: another artifact, or a source outside."""
+    """Something that an artifact was made from: another artifact, or an external source."""
 
     role: str
-    """What it was to the stage: `tokenizer`, `dataset`, `source`."""
+    """Its role in the stage: `tokenizer`, `dataset`, `source`."""
     digest: str
     name: str
-    """The artifact's path seen from the folder that was made, or the source's own name."""
+    """The artifact's path relative to the folder that was made, or the source's own name."""
     is_artifact: bool = True
 
     @classmethod
     def of_file(cls, role: str, path: Path) -> "Input":
-        """Name a file outside by its content."""
+        """Return an external file as an input, identified by its content."""
         return cls(role, f"sha256:{sha256_of(path)}", path.name, is_artifact=False)
 
 
@@ -73,13 +73,13 @@ class Artifact:
     volatile: Mapping[str, Any]
 
     def as_input(self, role: str, *, of: Path) -> Input:
-        """Name this artifact as an input of the artifact that will stand at `of`."""
+        """Return this artifact as an input of the artifact that will be at `of`."""
         return Input(role=role, digest=self.digest, name=os.path.relpath(self.path.resolve(), of.resolve()))
 
 
 @dataclass
 class Draft:
-    """An artifact in the making: write files below `path`, and note what they hold."""
+    """An artifact being written: write files below `path`, and record their counts and rows."""
 
     path: Path
     counts: dict[str, Any] = field(default_factory=dict)
@@ -88,13 +88,13 @@ class Draft:
 
 @contextmanager
 def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input] = ()) -> Iterator[Draft]:
-    """Make the artifact at `path` out of what the block writes, or leave everything as it was.
+    """Create the artifact at `path` from what the block writes, or leave everything unchanged.
 
     An older artifact of the same kind at `path` is replaced. A kill at any moment leaves the old one, the new one, or
-    a hidden remainder that the next `create` in that folder clears away.
+    a hidden leftover that the next `create` in that folder removes.
 
     Raises:
-        ArtifactError: `path` holds something that is not an artifact of this kind: it is never overwritten.
+        ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
     """
     check_replaceable(path, kind)
     started = time.monotonic()
@@ -147,24 +147,24 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
 
 
 def verify(path: Path, *, kind: str | None = None) -> Artifact:
-    """Load the artifact and hash every file of it again.
+    """Load the artifact and rehash all its files.
 
     Raises:
-        DigestMismatch: a file is missing, damaged, or not named by the manifest.
+        DigestMismatch: a file is missing, damaged, or not listed in the manifest.
     """
     artifact = load(path, kind=kind)
     on_each(lambda item: _check_file(path / item[0], item[1], time_ns=None), list(artifact.files.items()))
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
-        raise DigestMismatch(f"{path / strangers[0]}: not named by the manifest")
+        raise DigestMismatch(f"{path / strangers[0]}: not listed in the manifest")
     return artifact
 
 
 def check(artifact: Artifact, names: Iterable[str] | None = None) -> None:
-    """Check the files of an artifact before they are read; those untouched since they were sealed are not hashed again.
+    """Check the files of an artifact before they are read; files unchanged since sealing are not rehashed.
 
     Args:
-        artifact: whose files.
-        names: which of them; None for all.
+        artifact: the artifact.
+        names: names of the files; None for all.
 
     Raises:
         DigestMismatch: a file is missing or damaged.
@@ -175,46 +175,44 @@ def check(artifact: Artifact, names: Iterable[str] | None = None) -> None:
 
 
 def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
-    """Find the artifact at `path` if it is whole, and was made from just these inputs and settings, by this version."""
+    """Return the artifact at `path` if it is intact and was made from these very inputs, settings and version."""
     try:
-        found = load(path, kind=kind)
+        artifact = load(path, kind=kind)
     except ArtifactError:
         return None
-    same_inputs = [(i.role, i.digest) for i in found.inputs] == [(i.role, i.digest) for i in inputs]
-    if not (same_inputs and found.config == _as_json(config) and found.version == __version__):
+    same_inputs = [(i.role, i.digest) for i in artifact.inputs] == [(i.role, i.digest) for i in inputs]
+    if not (same_inputs and artifact.config == _as_json(config) and artifact.version == __version__):
         return None
     try:
-        check(found)
+        check(artifact)
     except DigestMismatch as error:
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
-    _clear_workspaces(path)  # of a run that was killed when all was done
-    log.event("artifact.found", kind=kind, path=str(path), digest=found.digest)
-    return found
+    _clear_workspaces(path)  # of a run that was killed after it had finished
+    log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest)
+    return artifact
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Refuse to write over anything but an artifact of the same kind that holds only its own files."""
+    """Refuse to overwrite anything but an artifact of the same kind that contains only its own files."""
     check_outside(path)
     if path.is_symlink():
-        raise ArtifactError(f"{path} is a symbolic link, which would be replaced itself; give {path.resolve()}")
+        raise ArtifactError(f"{path} is a symbolic link, and the link itself would be replaced; use {path.resolve()}")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
         artifact = load(path, kind=kind)
     except ArtifactError as error:
-        raise ArtifactError(
-            f"{path} exists and is not a {kind} to replace ({error}); delete it, or choose another path"
-        ) from None
+        raise ArtifactError(f"{path} exists and is not a {kind} ({error}); delete it, or choose another path") from None
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
-        raise ArtifactError(f"{path} holds {strangers[0]}, which is not part of it; move it away first")
+        raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
 
 
 def check_outside(path: Path) -> None:
-    """Refuse a place inside an artifact: what is written there would damage it."""
+    """Refuse a path inside an artifact: writing there would damage it."""
     for folder in path.resolve().parents:
         if (folder / MANIFEST).exists():
-            raise ArtifactError(f"{path} is inside the artifact {folder}; choose a place outside of it")
+            raise ArtifactError(f"{path} is inside the artifact {folder}; choose a path outside it")
 
 
 @contextmanager
@@ -222,26 +220,28 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes of this machine from writing to the same folder.
 
     Raises:
-        ArtifactError: another one does already.
+        ArtifactError: another process is writing to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ArtifactError(f"{folder}: another process is writing there; wait for it, or choose another") from None
+            raise ArtifactError(
+                f"{folder}: another process is writing there; wait for it, or choose another folder"
+            ) from None
         yield
 
 
 @contextmanager
 def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Iterator[Path]:
-    """Give a hidden folder beside `path` for the steps of a long run, with what an interrupted run left there.
+    """Yield a hidden folder beside `path` for the steps of a long run, with what an interrupted run left in it.
 
-    Only a run with the same inputs, settings and version finds it again; those of other runs are deleted, and this one
-    is deleted when the block ends well.
+    Only a run with the same inputs, settings and version reuses it; the folders of other runs are deleted, and this one
+    is deleted when the block succeeds.
 
     Raises:
-        ArtifactError: another process works in it.
+        ArtifactError: another process is using it.
     """
     identity = [__version__, config, [(item.role, item.digest, item.name) for item in inputs]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -261,9 +261,9 @@ def _clear_workspaces(path: Path, *, but: Path | None = None) -> None:
 
 @contextmanager
 def make_folder(path: Path) -> Iterator[Path]:
-    """Make a folder of a workspace out of what the block writes into another one: it is there whole or not at all.
+    """Create a folder of a workspace atomically: yield a temporary folder, and rename it at the end.
 
-    Workers may make the same folder at once, for they write the same: the first stays.
+    Workers may create the same folder concurrently, since they write the same content: the first one stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -278,25 +278,25 @@ def make_folder(path: Path) -> Iterator[Path]:
 
 
 def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
-    """Hash a file again, unless it bears the time at which it was sealed."""
+    """Rehash a file unless its modification time is the one recorded at sealing."""
     if not path.is_file():
-        raise DigestMismatch(f"{path}: missing, though the manifest names it")
-    there = path.stat()
-    if there.st_size != file.bytes or (there.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
-        raise DigestMismatch(f"{path}: damaged, its sha256 is not the manifest's")
+        raise DigestMismatch(f"{path}: missing, but listed in the manifest")
+    stat = path.stat()
+    if stat.st_size != file.bytes or (stat.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
+        raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
 
 
 def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
     names = sorted(_file_names(draft.path))
     on_each(flush, [draft.path / name for name in names])
     hashes = on_each(sha256_of, [draft.path / name for name in names])
-    there = {name: (draft.path / name).stat() for name in names}
+    stats = {name: (draft.path / name).stat() for name in names}
     files = {
-        name: File(sha256=sha256, bytes=there[name].st_size, rows=draft.rows.get(name))
+        name: File(sha256=sha256, bytes=stats[name].st_size, rows=draft.rows.get(name))
         for name, sha256 in zip(names, hashes, strict=True)
     }
     settled_ns = time.time_ns() - SETTLED_NS
-    times_ns = {name: found.st_mtime_ns for name, found in there.items() if found.st_mtime_ns < settled_ns}
+    times_ns = {name: stat.st_mtime_ns for name, stat in stats.items() if stat.st_mtime_ns < settled_ns}
     volatile = {"created": time.time(), "host": platform.node(), "seconds": round(seconds, 3), "times_ns": times_ns}
     artifact = Artifact(
         draft.path,

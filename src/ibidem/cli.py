@@ -1,7 +1,7 @@
 """The command line: one table from a command's name to its configuration and its function.
 
-Nothing heavy is imported before the flags are understood: `--help` and a spelling mistake cost no second.
-Exit codes: 0 done, 1 a gate said no, 2 something the user can mend, said in one line.
+Nothing heavy is imported before the flags are parsed, so `--help` and typos are answered at once.
+Exit codes: 0 done, 1 the gate blocks, 2 an error that the user can fix, reported in one line.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from ibidem.errors import ConfigError, GateFailed, IbidemError
 
 
 class Command(NamedTuple):
-    """Where a command lives, as `module:name`."""
+    """A command's configuration and function, as `module:name`, and its help."""
 
     config: str
     run: str
@@ -23,9 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command(
-        "ibidem.demo:DemoConfig", "ibidem.demo:demo", "the whole journey, small and real, on this computer"
-    ),
+    "demo": Command("ibidem.demo:DemoConfig", "ibidem.demo:demo", "every stage, at small scale, on this computer"),
     "doctor": Command(
         "ibidem.doctor:DoctorConfig", "ibidem.doctor:doctor", "what this machine has, and what is wrong with it"
     ),
@@ -37,27 +35,27 @@ COMMANDS = {
     "preprocess": Command(
         "ibidem.data.preprocess:PreprocessConfig",
         "ibidem.data.preprocess:preprocess",
-        "public data to clean, licensed Parquet shards",
+        "turn public data into clean, licensed Parquet shards",
     ),
     "blend": Command(
         "ibidem.data.blend:BlendConfig",
         "ibidem.data.blend:blend",
-        "preprocessed datasets to one with given shares, the same bytes every time",
+        "combine preprocessed datasets in given shares, the same bytes every time",
     ),
     "takedown plan": Command(
         "ibidem.data.provenance.takedown:TakedownConfig",
         "ibidem.data.provenance.takedown:plan_command",
-        "what a request for removal means: documents, shards, tokens, checkpoints",
+        "list what removal requests affect: documents, shards, tokens, checkpoints",
     ),
     "takedown apply": Command(
         "ibidem.data.provenance.takedown:TakedownConfig",
         "ibidem.data.provenance.takedown:apply_command",
-        "remove documents from finished shards, prove it and certify it",
+        "remove documents from finished shards, verify and certify the removal",
     ),
     "takedown verify": Command(
         "ibidem.data.provenance.takedown:TakedownConfig",
         "ibidem.data.provenance.takedown:verify_command",
-        "prove that nothing of the requests is left",
+        "check that nothing named by the removal requests is left",
     ),
     "card": Command(
         "ibidem.data.provenance.card:CardConfig",
@@ -67,7 +65,7 @@ COMMANDS = {
     "train-tokenizer": Command(
         "ibidem.tokenization.train_tokenizer:TrainTokenizerConfig",
         "ibidem.tokenization.train_tokenizer:train_tokenizer",
-        "a tokenizer that gives every byte back",
+        "train a tokenizer that reproduces every byte",
     ),
     "train": Command("ibidem.training.config:TrainConfig", "ibidem.training.train:train", "pretrain a decoder"),
     "generate": Command(
@@ -86,7 +84,7 @@ COMMANDS = {
     "evaluate human-eval": Command(
         "ibidem.evaluation.config:HumanEvalConfig",
         "ibidem.evaluation.human_eval:human_eval",
-        "HumanEval and HumanEval+, judged where forged verdicts do not reach",
+        "HumanEval and HumanEval+, by a judge that forged verdicts cannot reach",
     ),
     "evaluate mbpp": Command(
         "ibidem.evaluation.config:MbppConfig", "ibidem.evaluation.mbpp:mbpp", "MBPP, sanitized MBPP and MBPP+"
@@ -102,7 +100,7 @@ COMMANDS = {
     "evaluate chat": Command(
         "ibidem.evaluation.config:ChatConfig",
         "ibidem.evaluation.chat:chat",
-        "responses to support scenarios and red-team prompts, to be rated by people",
+        "responses to support scenarios and red-team prompts, for people to rate",
     ),
     "evaluate ratings": Command(
         "ibidem.evaluation.config:RatingsConfig",
@@ -112,20 +110,20 @@ COMMANDS = {
     "gate": Command(
         "ibidem.evaluation.gate.config:GateConfig",
         "ibidem.evaluation.gate.gate:gate",
-        "may this checkpoint be released? Yes or no, with the evidence",
+        "decide whether a checkpoint may be released, with the evidence",
     ),
     "report": Command(
         "ibidem.serving.config:ReportConfig",
         "ibidem.serving.report:report",
-        "one HTML page about data, training, model",
+        "one HTML page about data, training and model",
     ),
     "verify": Command(
-        "ibidem.lineage:ArtifactPath", "ibidem.lineage:verify_command", "hash an artifact and its ancestors again"
+        "ibidem.lineage:ArtifactPath", "ibidem.lineage:verify_command", "rehash an artifact and its ancestors"
     ),
     "trace": Command(
         "ibidem.data.provenance.trace:TraceConfig",
         "ibidem.data.provenance.trace:trace",
-        "what an artifact was made from; or where a document went",
+        "show what an artifact was made from, or where a document went",
     ),
 }
 
@@ -162,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ibidem: {error.filename or words[0]}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ibidem: interrupted; what was finished is kept", file=sys.stderr)
+        print("ibidem: interrupted; finished work is kept", file=sys.stderr)
         return 130
 
 
@@ -175,7 +173,7 @@ def _check_encoding(words: Sequence[str]) -> None:
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process of a distributed run that speaks for all."""
+    """Return whether this is the main process of a distributed run, the only one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 

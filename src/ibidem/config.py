@@ -4,7 +4,7 @@
       warmup_steps: 100           is           --optim.warmup-steps 100
 
 Flags win over the file, the file over the defaults. Keys and types are checked by pydantic; every scalar of the file
-is read as text, as a flag is, so that `1e-3` is a number where a number is asked for and `no` stays a word elsewhere.
+is read as text, like a flag, so `1e-3` is a number where one is expected and `no` stays a word elsewhere.
 """
 
 import ast
@@ -42,7 +42,7 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
     """Build a configuration from flags and, if `--config FILE` is among them, a YAML file.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value does not fit; one line for all of them.
+        ConfigError: a key is unknown or missing, or a value is invalid; one line lists all problems.
     """
     flags = _read_flags(config_type, argv)
     file = flags.pop("config", None) if "config" not in _fields(config_type) else None
@@ -60,7 +60,7 @@ def build(config_type: type[C], tree: Mapping[str, Any], *, origin: str = "") ->
 
 
 def read_yaml(path: Path) -> Tree:
-    """Read a YAML mapping with every scalar as text; `null` and nothing are None."""
+    """Read a YAML mapping with every scalar as text; `null` and empty values are None."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)  # noqa: S506 - text only
     except OSError as error:
@@ -68,17 +68,17 @@ def read_yaml(path: Path) -> Tree:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: the file must hold keys and values")
+        raise ConfigError(f"{path}: the file must contain keys and values")
     return typing.cast("Tree", _nulls(tree))
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Reads every scalar as text, and refuses a key that stands there twice."""
+    """Reads every scalar as text, and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.YAMLError(f"key {twice!r} stands there twice")
+        if duplicate := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"key {duplicate!r} appears twice")
         return super().construct_mapping(node, deep)
 
 
@@ -94,12 +94,12 @@ def shipped(name: str) -> Path:
 
 
 def resolved(config: Any) -> Tree:
-    """Give every value of a configuration, defaults included, as JSON values."""
+    """Return every value of a configuration, defaults included, as JSON values."""
     return typing.cast("Tree", TypeAdapter(type(config)).dump_python(config, mode="json"))
 
 
 def settings(config: Any) -> Tree:
-    """Give the values that decide a result: all but the paths, which say where and never what."""
+    """Return the values that affect a result: all except paths, which say where and never what."""
     kept: Tree = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -113,7 +113,7 @@ def settings(config: Any) -> Tree:
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Tree:
-    """Spell nested settings with dots.
+    """Flatten nested settings to dotted keys.
 
     >>> flattened({"optim": {"lr": 0.1}})
     {'optim.lr': 0.1}
@@ -144,7 +144,7 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant.
+    """Return a hint at the known word that was probably meant; empty if none is close.
 
     >>> suggest("lrr", ["lr", "seed"])
     '; did you mean lr?'
@@ -158,13 +158,13 @@ def _fields(config_type: type[Any]) -> dict[str, Any]:
 
 
 def _description(config_type: type[Any], name: str) -> str:
-    """Find the meaning of a field where it was declared: there or in a base class."""
+    """Return the docstring of a field from the class that declares it: this one or a base class."""
     return next((meanings[name] for base in config_type.__mro__ if name in (meanings := _meanings(base))), "")
 
 
 @cache
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """Read the docstrings below the fields of a configuration from its source, if that is there; for help alone."""
+    """Read the field docstrings of a configuration from its source, if available; used only for help."""
     if not _fields(cls):
         return {}
     try:
@@ -174,24 +174,24 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
     (declared,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(declared, ast.ClassDef)
     return {
-        field.target.id: inspect.cleandoc(told.value.value)
-        for field, told in pairwise(declared.body)
+        field.target.id: inspect.cleandoc(docstring.value.value)
+        for field, docstring in pairwise(declared.body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
-        and isinstance(told, ast.Expr)
-        and isinstance(told.value, ast.Constant)
-        and isinstance(told.value.value, str)
+        and isinstance(docstring, ast.Expr)
+        and isinstance(docstring.value, ast.Constant)
+        and isinstance(docstring.value.value, str)
     }
 
 
 def _nested(annotation: Any) -> type[Any] | None:
-    """Find the configuration inside an annotation such as `OptimConfig` or `OptimConfig | None`."""
+    """Return the configuration inside an annotation such as `OptimConfig` or `OptimConfig | None`."""
     options = [annotation, *(() if _is_mapping(annotation) else typing.get_args(annotation))]
     return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def _nested_by_name(annotation: Any) -> type[Any] | None:
-    """Find the configuration inside an annotation such as `dict[str, OptimConfig]`."""
+    """Return the configuration inside an annotation such as `dict[str, OptimConfig]`."""
     return _nested(typing.get_args(annotation)[1]) if _is_mapping(annotation) else None
 
 
@@ -234,7 +234,7 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
 
 
 def _keys(config_type: type[Any], words: Sequence[str]) -> list[str]:
-    """Spell the words of a flag as keys: with underscores, but for the names that a mapping is free to have."""
+    """Convert the words of a flag to keys: dashes become underscores, except in the free names of a mapping."""
     first = words[0].replace("-", "_")
     field = _fields(config_type).get(first)
     if field is not None and _is_mapping(field.annotation):
@@ -270,7 +270,7 @@ def _put(tree: Tree, keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
         if not isinstance(branch, dict):
-            raise ConfigError(f"--{key} is given both as a value and as a group")
+            raise ConfigError(f"--{key} is used both as a value and as a group")
         tree = branch
     tree[keys[-1]] = value
 
@@ -288,7 +288,7 @@ def _merge(base: Tree, over: Tree) -> Tree:
     for key, value in over.items():
         if isinstance(value, dict) and key in base:
             if not isinstance(base[key], dict):
-                raise ConfigError(f"{key} is a group of keys, and the file gives it the value {base[key]!r}")
+                raise ConfigError(f"{key} is a group of keys, but the file sets it to the value {base[key]!r}")
             merged[key] = _merge(base[key], value)
         else:
             merged[key] = value

@@ -1,9 +1,9 @@
-"""The whole journey, small and real, on this computer's own Python: `ibidem demo`.
+"""Every stage, at small scale, on this computer's own Python packages: `ibidem demo`.
 
-It ends at the release gate, which says no to a model of seven million parameters, and why.
+It ends at the release gate, which rejects a model of seven million parameters and says why.
 
-Each stage is called as a user would call it and leaves an artifact; a stage whose artifact stands there already, made
-from the same inputs by the same settings, is found and not run again.
+Each stage is called as a user would call it and leaves an artifact; a stage whose artifact already exists, made from
+the same inputs with the same settings, is not run again.
 """
 
 from pathlib import Path
@@ -49,23 +49,23 @@ class DemoConfig:
     """Run every stage on the Python packages of this computer: data, tokenizer, training, completions, report."""
 
     output_dir: Path = Path("artifacts/demo")
-    """Folder of everything that is made."""
+    """Folder for all output."""
     model: Path | None = None
     """Shape of the model; empty: the one of 6.6 M parameters that ships with the program."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
-    """Bytes taken of each package at most."""
+    """Maximum number of bytes read from each package."""
     steps: Annotated[int, Field(ge=1)] = 240
     """Training steps of 16 windows of 256 tokens."""
     configs: Path | None = None
     """Folder of gate.yaml, documents.jsonl and prompts.jsonl; empty: those that ship with the program."""
     mbpp: Path | None = None
-    """MBPP's problems, where they are at hand."""
+    """MBPP's problems, if available."""
     mmlu: Path | None = None
-    """MMLU's folder, where it is at hand."""
+    """MMLU's folder, if available."""
 
 
 def demo(config: DemoConfig) -> str:
-    """Run the journey; give the completions and the report's path."""
+    """Run every stage; return the completions, the gate's decision and the report's path."""
     read_model_config(_model(config))  # a mistake in it ends the demo before the data are read
     out = config.output_dir
     public, data, tokenizer = out / "public", out / "data", out / "tokenizer"
@@ -93,7 +93,7 @@ def _configs(config: DemoConfig) -> Path:
 
 
 def say(line: str | None) -> None:
-    """Tell what a stage has to say."""
+    """Log what a stage returned."""
     log.event("demo", said=line)
 
 
@@ -111,7 +111,7 @@ def _blend(public: Path, data: Path) -> BlendConfig:
     return BlendConfig(
         datasets={"installed": Ingredient(path=public, max_repeats=4)},
         output_dir=data,
-        shares={"code": 0.98, "text": 0.02} if has_prose else {"code": 1.0},  # packages install hardly any
+        shares={"code": 0.98, "text": 0.02} if has_prose else {"code": 1.0},  # packages contain hardly any
         total=BLEND_BYTES,
         shard_size=1000,
     )
@@ -147,7 +147,7 @@ def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
 
 
 def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
-    """Measure on held-out documents, unless the result stands there already for this very checkpoint."""
+    """Measure on held-out documents, unless the result for this very checkpoint already exists."""
     import json
 
     from ibidem.evaluation.perplexity import perplexity
@@ -159,7 +159,7 @@ def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
 
 
 def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out: Path) -> list[Path]:
-    """Evaluate on all benchmarks that are at hand; give the results."""
+    """Evaluate on all available benchmarks; return the paths of the results."""
     from ibidem.evaluation.chat import chat
     from ibidem.evaluation.dashboard import dashboard
     from ibidem.evaluation.doc_qa import doc_qa
@@ -181,7 +181,7 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
 
 
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
-    """Ask for the release; no is the honest answer, and the demo's last word."""
+    """Run the gate and return its decision; BLOCK is expected."""
     from ibidem.evaluation.gate.gate import gate
 
     tree = read_yaml(_configs(config) / "gate.yaml")

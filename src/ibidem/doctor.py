@@ -19,14 +19,14 @@ OLDEST_PYTHON = (3, 11)
 
 @configuration
 class DoctorConfig:
-    """Look at this machine."""
+    """Check this machine."""
 
     workdir: Path = Path()
-    """Where artifacts are to be written."""
+    """Folder where artifacts will be written."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     value: str
@@ -35,12 +35,12 @@ class Finding(NamedTuple):
 
 
 def doctor(config: DoctorConfig) -> str:
-    """List what was found, the remedies after it."""
+    """Return the results of all checks, followed by the remedies."""
     findings = [*_machine(config.workdir), *_packages(), *_accelerators(), _sandbox()]
     width = max(len(finding.name) for finding in findings)
     lines = [f"{'ok ' if f.remedy is None else '!! '} {f.name:<{width}}  {f.value}" for f in findings]
     remedies = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
-    return "\n".join([*lines, "", *(remedies or ["nothing is wrong"])])
+    return "\n".join([*lines, "", *(remedies or ["no problems found"])])
 
 
 def _machine(workdir: Path) -> list[Finding]:
@@ -68,7 +68,7 @@ def _memory() -> Finding:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError, AttributeError):
         return Finding("memory", "unknown")
-    remedy = f"the demo wants {MEMORY_GB} GB; close other programs" if total < MEMORY_GB else None
+    remedy = f"the demo needs {MEMORY_GB} GB; close other programs" if total < MEMORY_GB else None
     return Finding("memory", f"{total:.1f} GB", remedy)
 
 
@@ -78,19 +78,19 @@ def _disk(workdir: Path) -> Finding:
     except OSError as error:
         return Finding("disk", f"{workdir}: {error.strerror}", "give --workdir an existing folder")
     if not os.access(workdir, os.W_OK):
-        return Finding("disk", f"{workdir.resolve()} cannot be written", "give --workdir a folder of your own")
-    remedy = f"free some space: {DISK_GB} GB are wanted" if free < DISK_GB else None
+        return Finding("disk", f"{workdir.resolve()} is not writable", "give --workdir a folder of your own")
+    remedy = f"free some space: {DISK_GB} GB are needed" if free < DISK_GB else None
     return Finding("disk", f"{free:.0f} GB free in {workdir.resolve()}", remedy)
 
 
 def _sandbox() -> Finding:
-    """Make a jail, and prove it."""
+    """Start a jail and run its self-test."""
     from ibidem.errors import SandboxError
     from ibidem.sandbox.judge import Judge
 
     try:
         with Judge(workers=1):
-            return Finding("sandbox", "holds: code that a model wrote can be judged here")
+            return Finding("sandbox", "works: model-written code can be judged here")
     except SandboxError as error:
         return Finding("sandbox", "none", str(error))
 

@@ -1,24 +1,24 @@
-"""The tree of errors that a user can cause or meet.
+"""The errors that a user can cause or encounter.
 
-Each error is also the standard library's kind, so that callers can catch either. `cli.main` alone turns them into one
-line and an exit code; any other traceback is our own bug.
+Each also derives from a standard exception, so that callers can catch either. Only `cli.main` turns them into one line
+and an exit code; any other traceback is a bug of ours.
 """
 
 
 class IbidemError(Exception):
-    """The root: its message is one line that names what, where and what to do."""
+    """The root; its message is one line that names what is wrong, where, and the remedy."""
 
 
 class ConfigError(IbidemError, ValueError):
-    """A configuration, flag or path cannot work."""
+    """A configuration, flag or path is invalid."""
 
 
 class DataError(IbidemError, ValueError):
-    """The data is not what the stage needs."""
+    """The data does not fit the stage."""
 
 
 class LicenseError(DataError):
-    """A licence cannot be decided."""
+    """A license cannot be determined."""
 
 
 class ArtifactError(IbidemError, RuntimeError):
@@ -26,11 +26,11 @@ class ArtifactError(IbidemError, RuntimeError):
 
 
 class DigestMismatch(ArtifactError):  # noqa: N818 - the field's word
-    """A file or a manifest is not the one that was written."""
+    """A file or a manifest differs from what was written."""
 
 
 class TrainingError(IbidemError, ArithmeticError):
-    """Training has left the finite numbers."""
+    """Training produced numbers that are not finite."""
 
 
 class CheckpointError(ArtifactError):
@@ -38,8 +38,8 @@ class CheckpointError(ArtifactError):
 
 
 class SandboxError(IbidemError, RuntimeError):
-    """Code of a model cannot be run safely here."""
+    """Model-written code cannot be run safely here."""
 
 
 class GateFailed(IbidemError):  # noqa: N818 - it is a decision
-    """A gate says no; the message is its decision."""
+    """The gate blocks a release; the message is its decision."""

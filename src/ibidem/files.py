@@ -1,7 +1,8 @@
-"""Files and folders of this machine: hashed, flushed, written whole or not at all.
+"""Local files and folders: hashing, flushing, atomic writes.
 
-Work in progress stands beside its place under a hidden name with state, host and process: `.NAME.partial.by-HOST-PID`,
-or `.NAME.replaced.by-HOST-PID` for what is being replaced. `sweep` clears what killed processes left.
+Work in progress is kept beside its final path under a hidden name with state, host and process:
+`.NAME.partial.by-HOST-PID`, or `.NAME.replaced.by-HOST-PID` for what is being replaced. `sweep` removes what killed
+processes left.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ def hidden(path: Path, state: str) -> Path:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = hidden(path, "partial")
     try:
@@ -38,17 +39,17 @@ def write_file(path: Path, text: str) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Clear what killed processes of this machine left in `folder`: partial folders go, a replaced one comes back."""
-    for hidden in folder.glob(".*.by-*"):
-        found = _HIDDEN.fullmatch(hidden.name)
-        if found is None or found["host"] != platform.node() or _is_alive(int(found["pid"])):
+    """Clean up what killed processes of this machine left in `folder`: remove partial files, restore replaced ones."""
+    for path in folder.glob(".*.by-*"):
+        match = _HIDDEN.fullmatch(path.name)
+        if match is None or match["host"] != platform.node() or _is_alive(int(match["pid"])):
             continue
-        if found["state"] == "replaced" and not (folder / found["name"]).exists():
-            hidden.rename(folder / found["name"])
-        elif hidden.is_dir():
-            shutil.rmtree(hidden, ignore_errors=True)
+        if match["state"] == "replaced" and not (folder / match["name"]).exists():
+            path.rename(folder / match["name"])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            hidden.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -65,7 +66,7 @@ def digest_of_folder(folder: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file or the names in a folder are on the disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,31 +75,31 @@ def flush(path: Path) -> None:
 
 
 def on_each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Call a function that reads a file on each item, on all cores; give the results in the order of the items.
+    """Call a function that reads a file on each item, on all cores; return the results in the order of the items.
 
     >>> on_each(str.upper, ["a", "b", "c"])
     ['A', 'B', 'C']
 
     Raises:
-        Exception: what the function raised for the first item for which it did; what is not begun then never is.
+        Exception: that of the first item that failed; items not started by then are skipped.
     """
     cores = os.cpu_count() or 1
     size = -(-len(items) // (8 * cores)) or 1  # a future for each of a million files would take a gigabyte
-    some = (items[start : start + size] for start in range(0, len(items), size))
+    batches = (items[start : start + size] for start in range(0, len(items), size))
     with ThreadPoolExecutor(cores) as pool:
-        return [result for results in pool.map(lambda items: list(map(function, items)), some) for result in results]
+        return [result for results in pool.map(lambda batch: list(map(function, batch)), batches) for result in results]
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a regular file stands there that we may look for; `Path.is_file` raises where we may not."""
+    """Return whether `path` is an accessible regular file; `Path.is_file` raises where access is denied."""
     try:
         return path.is_file()
-    except OSError:  # a link into a folder that is closed to us
+    except OSError:  # a link into a folder that we may not enter
         return False
 
 
 def printable(name: str) -> str:
-    r"""Spell a file name that is not UTF-8.
+    r"""Escape the bytes of a file name that are not UTF-8.
 
     >>> printable(os.fsdecode(b"caf\xe9.py"))
     'caf\\xe9.py'

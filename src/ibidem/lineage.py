@@ -1,4 +1,4 @@
-"""Lineage: what an artifact was made from, walked back to the sources; and all of it hashed again."""
+"""Lineage: what an artifact was made from, back to the sources, and the verification of all of it."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from ibidem.errors import ArtifactError, DigestMismatch
 def walk(path: Path) -> list[tuple[int, str, Input | Artifact]]:
     """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
 
-    State is `ok`, `source` (outside the program), `missing` or `changed` (what stands there now has another digest).
+    State is `ok`, `source` (outside the program), `missing` or `changed` (the artifact there now has another digest).
     """
     artifact = load(path)
     rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
@@ -22,24 +22,24 @@ def walk(path: Path) -> list[tuple[int, str, Input | Artifact]]:
 
 
 def tree(path: Path) -> str:
-    """Show what an artifact was made from, back to the sources."""
+    """Return what an artifact was made from, back to the sources, as an indented tree."""
     return "\n".join("  " * depth + _describe(state, node) for depth, state, node in walk(path))
 
 
 @configuration
 class ArtifactPath:
-    """Name an artifact."""
+    """Choose an artifact."""
 
     path: Annotated[Path, POSITIONAL]
     """The artifact's folder."""
 
 
 def verify_command(config: ArtifactPath) -> str:
-    """Hash every file of an artifact again, and of all the artifacts it was made from."""
+    """Rehash every file of an artifact and of all the artifacts it was made from."""
     lines: dict[str, None] = {}  # each node once, in order
     for _, state, node in walk(config.path):
         if state == "missing":
-            raise ArtifactError(f"{_name(node)}: missing, though {config.path} was made from it")
+            raise ArtifactError(f"{_name(node)}: missing, but {config.path} was made from it")
         if state == "changed":
             raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")
         if isinstance(node, Artifact) and (line := _describe(state, node)) not in lines:

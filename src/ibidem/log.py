@@ -36,11 +36,11 @@ def event(name: str, /, **fields: Any) -> None:
 
 @contextmanager
 def recording(path: Path) -> Iterator[None]:
-    """Append every event, but progress, to the JSON-lines file `path`."""
+    """Append every event except progress to the JSON-lines file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file, _open_sink(lambda record: _write_line(file, record)):
-        if torn:  # by a kill: what follows shall not be glued to it
+        if torn:  # by a kill: start on a new line
             file.write("\n")
         yield
 
@@ -58,7 +58,7 @@ def console(stream: TextIO | None = None) -> Iterator[None]:
 
 
 class Bar:
-    """The progress of one piece of work: `advance` it, with any figures worth showing beside it."""
+    """The progress of one piece of work; `advance` it, with figures to show beside it."""
 
     def __init__(self, name: str, total: float | None, unit: str, start: float) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, float(start)
@@ -75,7 +75,7 @@ class Bar:
             self.show(state="running")
 
     def show(self, state: str) -> None:
-        """Emit the progress event: how much is done, at which rate, and how long the rest takes."""
+        """Emit the progress event: the amount done, the rate and the remaining time."""
         now = time.monotonic()
         self._shown = now
         done_here = self.done - self._start
@@ -96,7 +96,7 @@ class Bar:
 
 @contextmanager
 def progress(name: str, total: float | None = None, unit: str = "items", *, start: float = 0) -> Iterator[Bar]:
-    """Show the progress of the block; what an earlier run has done, `start`, counts for neither rate nor ETA.
+    """Show the progress of the block; `start`, done by an earlier run, counts toward neither rate nor ETA.
 
     >>> with progress("docs", total=2) as bar:
     ...     bar.advance()

@@ -1,4 +1,4 @@
-"""The pieces of a page: escaped HTML, tables, bars and curves, with no script and nothing fetched."""
+"""Building blocks of a page: escaped HTML, tables, bars and curves, without scripts or external resources."""
 
 import html
 import math
@@ -21,13 +21,13 @@ Point = tuple[float, float]
 
 
 class Html(str):
-    """Text that is HTML already; made by `tag`, `join` and `show` alone."""
+    """Text that is already HTML; only `tag`, `join` and `show` create it."""
 
     __slots__ = ()
 
 
 def show(value: object) -> Html:
-    """Write any value as HTML.
+    """Return any value as HTML.
 
     >>> show("<b>"), show(30118469), show(3.29046), show(True), show(None)
     ('&lt;b&gt;', '30,118,469', '3.29', 'yes', '<span class="missing">NOT MEASURED</span>')
@@ -48,7 +48,7 @@ def show(value: object) -> Html:
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """Write an element; `cls` is its class.
+    """Return an element; `cls` is its class.
 
     >>> tag("p", "a < b", cls="note")
     '<p class="note">a &lt; b</p>'
@@ -59,18 +59,18 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def join(*parts: object) -> Html:
-    """Write parts one after the other."""
+    """Concatenate parts."""
     return Html("".join(show(part) for part in parts))
 
 
 def document(title: str, *body: object) -> str:
-    """Write a whole page: one file with its style, with no script, and with no link outside."""
+    """Return a whole page: one file with its style, no script and no external link."""
     template = Template(resources.files("ibidem").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(title=show(title), body=join(*body))
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file is a page that `document` wrote, or an empty one."""
+    """Return whether a file is empty or a page that `document` wrote."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -79,7 +79,7 @@ def is_page(path: Path) -> bool:
 
 
 def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:
-    """Write a table; the columns `right` are aligned as numbers."""
+    """Return a table; the columns `right` are aligned as numbers."""
     if not rows:
         return tag("p", "None.")
     styles = ["n" if column in set(right) else "" for column in range(len(heads))]
@@ -93,7 +93,7 @@ def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html
 
 
 def bars(values: Mapping[str, float], figure: Callable[[float], object] = show) -> Html:
-    """Write a horizontal bar for each value, with its share of all."""
+    """Return a horizontal bar for each value, with its share of the total."""
     if not values:
         return tag("p", None)
     most, total = max(values.values()) or 1, sum(values.values())
@@ -130,7 +130,7 @@ def line_chart(name: str, unit: str, points: list[Point], *, wide: bool = False,
 
 
 def _dots(points: Sequence[Point], x: "Axis", y: "Axis", *, cls: str) -> Iterable[Html]:
-    """Give each point a strip as high as the chart, which shows its dot and its value under the pointer."""
+    """Yield for each point a strip as high as the chart, which shows its dot and value on hover."""
     strip = (x.end - x.start) / max(len(points) - 1, 1)
     for step, value in points:
         left = round(x.at(step) - strip / 2, 1)
@@ -148,7 +148,7 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Place a value."""
+        """Return the position of a value."""
         low, high = self.ticks[0], self.ticks[-1]
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
@@ -171,7 +171,7 @@ def ticks(values: Iterable[float], *, whole: bool = False) -> list[float]:
 
 
 def average(points: list[Point], most: int) -> list[Point]:
-    """Replace runs of points by their mean, at the last of them, until at most `most` are left."""
+    """Reduce a curve to at most `most` points: each run of points becomes its mean, at the run's last step."""
     size = max(1, math.ceil(len(points) / most))
     runs = [points[start : start + size] for start in range(0, len(points), size)]
     return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
@@ -185,7 +185,7 @@ def top(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def spread(items: Sequence[int], most: int) -> list[int]:
-    """Choose at most `most` items, the first and the last among them.
+    """Choose at most `most` items, including the first and the last.
 
     >>> spread(range(0, 100, 10), 4)
     [0, 30, 60, 90]
@@ -195,5 +195,5 @@ def spread(items: Sequence[int], most: int) -> list[int]:
 
 
 def share(part: float | None, whole: float | None, digits: int = 1) -> str | None:
-    """Write a part in percent of the whole."""
+    """Return a part as a percentage of the whole."""
     return None if part is None or not whole else percent(part / whole, digits)

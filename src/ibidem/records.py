@@ -1,4 +1,4 @@
-"""The nouns that travel between the rooms."""
+"""The types that travel between the rooms."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ TOKENIZER_FILE = "tokenizer.model"
 
 
 class DropReason(StrEnum):
-    """Why a document does not enter the corpus."""
+    """Why a document is excluded from the corpus."""
 
     BINARY = "binary"
-    """The text holds a NUL character."""
+    """The text contains a NUL character."""
     EMPTY = "empty"
-    """Nothing is left after the whitespace."""
+    """The text is empty or only whitespace."""
     LICENSE_DENIED = "license.denied"
     """The license metadata names an excluded family."""
     LICENSE_HEADER = "license.header"
@@ -30,11 +30,11 @@ class DropReason(StrEnum):
     LICENSE_UNKNOWN = "license.unknown"
     """The license metadata cannot be resolved."""
     LICENSE_UNSTATED = "license.unstated"
-    """The source states no licenses, and the policy asks for them."""
+    """The source states no licenses, and the policy requires them."""
     FILTER_GENERATED = "filter.generated"
     """The head of the file says that a program wrote it."""
     FILTER_MINIFIED = "filter.minified"
-    """Code squeezed for a browser."""
+    """Minified code."""
     FILTER_LINES = "filter.lines"
     """Lines longer than people write."""
     FILTER_SYMBOLS = "filter.symbols"
@@ -44,30 +44,30 @@ class DropReason(StrEnum):
     FILTER_PROFANITY = "filter.profanity"
     """Hate speech or profanity, by the word list or the scorer."""
     FILTER_LANGUAGE = "filter.language"
-    """A language that was not asked for."""
+    """A language that was not requested."""
     SECRET_TEST = "secret.test"  # noqa: S105 - a reason, not a password
     """A test file that leaks secrets: its fixtures are not worth scrubbing."""
     CONTAMINATED = "contaminated"
-    """It holds an evaluation problem."""
+    """The text contains an evaluation problem."""
     DUPLICATE_EXACT = "duplicate.exact"
-    """The same text stands in a document that is kept."""
+    """A kept document has the same text."""
     DUPLICATE_NEAR = "duplicate.near"
-    """Nearly the same text stands in a document that is kept."""
+    """A kept document has nearly the same text."""
     REMOVAL_REQUESTED = "removal.requested"
-    """Somebody asked for its removal."""
+    """The removal of the document was requested."""
     REMOVAL_CLUSTER = "removal.cluster"
-    """A near duplicate of a document whose removal was asked for."""
+    """A near duplicate of a document whose removal was requested."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a document does not enter the corpus."""
+    """Why a document is excluded from the corpus."""
 
     reason: DropReason
     detail: str | None = None
     """The evidence, short."""
     kept: str | None = None
-    """The record that stands for a duplicate."""
+    """The kept record that this document duplicates."""
     similarity: float | None = None
 
 
@@ -77,13 +77,13 @@ class Unreadable:
 
     file: str
     line: int | None
-    """1-based line or row; None where the whole file is meant."""
+    """1-based line or row; None for the whole file."""
     reason: str
 
 
 @dataclass
 class Document:
-    r"""One document on its way from a source to a shard. `drop` is set by the step that judges against it.
+    r"""One document on its way from a source to a shard. `drop` is set by the step that rejects it.
 
     >>> document = Document(raw=b"x = 1", source="s", revision=None, record="1")
     >>> document.text += "\n"
@@ -92,7 +92,7 @@ class Document:
     """
 
     raw: bytes
-    """The source's own bytes of the text, UTF-8, before anything was changed."""
+    """The text as the source has it, UTF-8, before any change."""
     source: str
     revision: str | None
     record: str
@@ -102,7 +102,7 @@ class Document:
     url: str | None = None
     category: Category = "text"
     language: str | None = None
-    """Of a program or a markup, by the file's name or the source's own word."""
+    """Programming or markup language, by file name or as the source states it."""
     natural_language: str | None = None
     """ISO 639 code of the prose; None for code."""
     license_raw: object = None
@@ -112,21 +112,21 @@ class Document:
     license_evidence: str | None = None
     """What the license was read from: `metadata`, a license file, or the words of the header."""
     scrubbed: dict[str, int] = field(default_factory=dict)
-    """Secrets and personal data that became placeholders, by kind."""
+    """Number of secrets and personal data replaced by placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()
     """Fenced code blocks as (start, end, language), in characters of `text`."""
     drop: Drop | None = None
     position: int = 0
-    """Place in the source, counted over everything that is read; decides the shard."""
+    """Position in the source, counted over everything that is read; decides the shard."""
     removal: str | None = None
-    """The request for removal that names it."""
+    """The removal request that names it."""
 
     _text: str | None = field(default=None, init=False, repr=False)
     _encoded: bytes | None = field(default=None, init=False, repr=False)
 
     @property
     def text(self) -> str:
-        """The text as it stands now; decoded when it is first asked for."""
+        """The current text; decoded on first access."""
         if self._text is None:
             self._text = self.raw.decode()
         return self._text
@@ -138,17 +138,17 @@ class Document:
 
     @property
     def encoded(self) -> bytes:
-        """The text as it stands now, in UTF-8."""
+        """The current text in UTF-8."""
         return self.raw if self._encoded is None else self._encoded
 
     @property
     def sha256(self) -> str:
-        """Hash of the text as it stands now."""
+        """SHA-256 of the current text."""
         return self.raw_sha256 if self._encoded is None else hashlib.sha256(self._encoded).hexdigest()
 
     @cached_property
     def raw_sha256(self) -> str:
-        """Hash of the source's own bytes."""
+        """SHA-256 of the source's own bytes."""
         return hashlib.sha256(self.raw).hexdigest()
 
     @cached_property

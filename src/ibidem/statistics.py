@@ -1,4 +1,4 @@
-"""What a number of trials allows to say: pass@k, exact bounds, the paired bootstrap, the agreement of raters."""
+"""What trials can show: pass@k, exact bounds, the paired bootstrap, the agreement of raters."""
 
 import math
 from collections import Counter
@@ -14,22 +14,22 @@ H = TypeVar("H", bound=Hashable)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Estimate the chance that one of `k` samples passes, given that `c` of `n` did: 1 - C(n - c, k) / C(n, k).
+    """Estimate the probability that one of `k` samples passes, given that `c` of `n` did: 1 - C(n - c, k) / C(n, k).
 
     >>> pass_at_k(5, 2, 1), pass_at_k(5, 2, 4)
     (0.4, 1.0)
 
     Raises:
-        ValueError: not 0 <= c <= n, 1 <= k <= n.
+        ValueError: unless 0 <= c <= n and 1 <= k <= n.
     Source: Chen et al. 2021, arXiv:2107.03374, equation 1.
     """
     if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@{k} of {c} among {n}")
+        raise ValueError(f"pass@{k} of {c} passes among {n} samples")
     return float(1 - Fraction(math.comb(n - c, k), math.comb(n, k)))
 
 
 def lower_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Give the share that is exceeded with this confidence: the exact one-sided bound.
+    """Return the exact one-sided lower confidence bound of a share.
 
     >>> round(lower_bound(50, 50), 4), lower_bound(0, 10)
     (0.9418, 0.0)
@@ -42,7 +42,7 @@ def lower_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def upper_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Give the share that is not exceeded with this confidence.
+    """Return the exact one-sided upper confidence bound of a share.
 
     >>> round(upper_bound(0, 59), 4)
     0.0495
@@ -51,7 +51,7 @@ def upper_bound(passed: int, n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def least_passes(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
-    """Count the passes that `n` trials need to show at least `share`; None if no number is enough.
+    """Return how many of `n` trials must pass to show at least `share`; None if no number is enough.
 
     >>> least_passes(300, 0.8), least_passes(300, 0.9), least_passes(50, 0.95)
     (252, 279, None)
@@ -64,7 +64,7 @@ def least_passes(n: int, share: float, confidence: float = CONFIDENCE) -> int | 
 
 
 def _tail(passed: int, n: int, share: float) -> float:
-    """Give the chance of at least `passed` successes in `n` trials."""
+    """Return the probability of at least `passed` successes in `n` trials."""
     if share <= 0 or share >= 1:
         return float(share >= 1 or passed == 0)
     logs = (
@@ -89,23 +89,23 @@ def _solve(rising: Callable[[float], float]) -> float:
 def bootstrap_lower_bound(
     differences: Sequence[float], *, seed: int, resamples: int = 10_000, confidence: float = CONFIDENCE
 ) -> float:
-    """Bound the mean of paired differences from below: the percentile bootstrap over the items.
+    """Bound the mean of paired differences from below by the percentile bootstrap over the items.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; for models on the same problems,
     Koehn 2004, Statistical significance tests for machine translation evaluation.
 
     Raises:
-        ValueError: there is no pair.
+        ValueError: there are no pairs.
     """
     if not differences:
-        raise ValueError("no pair")
+        raise ValueError("no pairs")
     rng, values = np.random.default_rng(seed), np.asarray(differences, np.float64)
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     return float(np.sort(means)[math.floor((1 - confidence) * resamples)])
 
 
 def mean_lower_bound(scores: Sequence[float]) -> float:
-    """Bound a mean of scores in [0, 1] from below: exactly if each is 0 or 1; part scores count down to a whole pass.
+    """Bound a mean of scores in [0, 1] from below: exactly if each is 0 or 1, else with their sum rounded down.
 
     >>> mean_lower_bound([1.0, 1.0, 0.9]) == lower_bound(2, 3)
     True
@@ -117,21 +117,21 @@ Metric = Callable[[float, float], float]
 
 
 def nominal(first: float, second: float) -> float:
-    """Distance of categories: the same, or not."""
+    """Return the distance of categories: 0 if equal, else 1."""
     return float(first != second)
 
 
 def interval(first: float, second: float) -> float:
-    """Distance of numbers: the square of the difference."""
+    """Return the distance of numbers: the squared difference."""
     return (first - second) ** 2
 
 
 def krippendorff_alpha(ratings: Mapping[H, Sequence[float]], metric: Metric | str = "ordinal") -> float | None:
-    """Measure the agreement of raters: 1 is perfect, 0 is chance; None where nothing could disagree.
+    """Measure the agreement of raters: 1 is perfect, 0 is chance; None if no disagreement is possible.
 
     Args:
-        ratings: the ratings that each unit was given; a unit with fewer than two counts for nothing.
-        metric: `nominal`, `ordinal`, `interval`, or the squared distance of two values.
+        ratings: the ratings of each unit; units with fewer than two are ignored.
+        metric: `nominal`, `ordinal`, `interval`, or a function that returns the squared distance of two values.
 
     >>> krippendorff_alpha({1: [1, 1], 2: [2, 2], 3: [1, 2]}, "nominal")
     0.4444444444444444
@@ -168,7 +168,7 @@ def _metric(metric: Metric | str, totals: Mapping[float, float]) -> Metric:
 
 
 def _ordinal(totals: Mapping[float, float]) -> Metric:
-    """Distance of ranks: how many ratings lie between two values, squared."""
+    """Return the distance of ranks: the number of ratings between two values, squared."""
 
     def distance(first: float, second: float) -> float:
         low, high = sorted((first, second))

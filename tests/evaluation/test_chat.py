@@ -110,14 +110,14 @@ def test_a_response_that_one_person_has_rated_is_unrated(responses: Path, tmp_pa
 @pytest.mark.parametrize(
     ("rows", "over", "said"),
     [
-        (people()[:3] + people()[:1], {}, "row 4: the same rater has rated 'p0'"),
+        (people()[:3] + people()[:1], {}, "row 4: the same rater has already rated 'p0'"),
         ([*people()[:1], ("p0", " rater 0", "helpful", 0, "human")], {}, "row 2: the same rater"),
         ([("p99", "a", "helpful", 1, "human")], {}, "no response 'p99'"),
         ([("p0", "a", "helpful", 7, "human")], {}, "score '7' is not between"),
         ([("p0", "a", "helpful", "yes", "human")], {}, "score 'yes' is not between"),
         ([("p0", "a", "helpful", "nan", "human")], {}, "score 'nan' is not between"),
         ([("p0", "", "helpful", 1, "human")], {}, "row 1 lacks rater"),
-        ([("p0", "a", "helpful", 1, "robot")], {}, "rater_kind is human or model"),
+        ([("p0", "a", "helpful", 1, "robot")], {}, "rater_kind must be human or model"),
         (people(), {"model_digest": "sha256:0"}, "row 1 is of another model"),
         (people(), {"prompts_digest": "sha256:0"}, "row 1 is of other prompts"),
     ],

@@ -143,8 +143,8 @@ def test_the_official_evaluator_is_run_beside_and_fooled(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"task_id": "T/9", "completion": ""}], "'T/9' is no problem"),
-        ([{"task_id": "T/0", "completion": ""}], "1 problems have none, T/1 first"),
+        ([{"task_id": "T/9", "completion": ""}], "'T/9' is not a problem"),
+        ([{"task_id": "T/0", "completion": ""}], "1 problems have no sample, the first is T/1"),
         ([{"task_id": "T/0"}], "row 1 needs task_id and completion"),
         ([{"task_id": "T/0", "completion": 5}], "row 1 needs task_id and completion"),
     ],
@@ -296,11 +296,11 @@ def test_mbpp_runs_code_then_setup_then_tests(tmp_path: Path) -> None:
 def test_problems_that_are_none_of_the_split_or_have_no_tests_are_one_line(tmp_path: Path) -> None:
     path = lines(tmp_path / "mbpp.jsonl", MBPP[-1:])
     samples = lines(tmp_path / "s.jsonl", [{"task_id": 600, "completion": ""}])
-    with pytest.raises(ConfigError, match="none is of the split test"):
+    with pytest.raises(ConfigError, match="no problem is in the split test"):
         mbpp(MbppConfig(problems=path, samples=samples, split="test", output_dir=tmp_path / "o"))
     for tests in ("assert add(1, 2) == 3", []):
         path = lines(tmp_path / "mbpp.jsonl", [{**MBPP[3], "test_list": tests}])
-        with pytest.raises(ConfigError, match="test_list is no list of tests"):
+        with pytest.raises(ConfigError, match="test_list is not a list of tests"):
             read_mbpp(str(path), "test")
 
 
@@ -341,10 +341,10 @@ def test_the_problems_of_mbpp_have_the_known_counts() -> None:
     ("text", "said"),
     [
         ("", "the file is empty"),
-        ("{}", "row 1 is no problem"),
+        ("{}", "row 1 is not a problem"),
         ("[1]", "not a JSON object"),
         ("no", "line 1 is not JSON"),
-        ('{"task_id": 1, "prompt": "x x", "entry_point": "f", "test": ""}', "the prompt is no Python"),
+        ('{"task_id": 1, "prompt": "x x", "entry_point": "f", "test": ""}', "the prompt is not Python"),
     ],
 )
 def test_problems_that_are_none_are_one_line(text: str, said: str, tmp_path: Path) -> None:

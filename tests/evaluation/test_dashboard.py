@@ -57,7 +57,7 @@ def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) 
         run(tmp_path / "o", data=(dataset,))
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "dashboard.json").write_text("{}")
-    with pytest.raises(ConfigError, match="no dashboard"):
+    with pytest.raises(ConfigError, match="not a dashboard"):
         run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "dashboard.html").write_text("mine")

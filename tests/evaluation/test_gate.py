@@ -476,7 +476,7 @@ def test_the_bound_decides_and_not_the_figure(bundle: Path, checkpoint: Path) ->
     verdicts = {each["criterion"]: each for each in record["criteria"]}
     assert verdicts["high"]["verdict"] == "INSUFFICIENT"
     assert verdicts["high"]["point"] == 1
-    assert "90 items cannot show it" in verdicts["high"]["reason"]
+    assert "90 items are too few to show it" in verdicts["high"]["reason"]
     assert verdicts["low"]["verdict"] == "FAIL"
 
 
@@ -529,14 +529,17 @@ def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"exceptions": {"other": {"by": "abc", "reason": "x" * 10, "until": "2999-01-01"}}}, "other is no criterion"),
+        (
+            {"exceptions": {"other": {"by": "abc", "reason": "x" * 10, "until": "2999-01-01"}}},
+            "other is not a criterion",
+        ),
         ({"exceptions": {"code": {"by": "", "reason": "x" * 10, "until": "2999-01-01"}}}, "exceptions.code.by"),
         ({"exceptions": {"code": {"by": "abc", "reason": "", "until": "2999-01-01"}}}, "exceptions.code.reason"),
         ({"criteria": {}}, "criteria"),
         ({"criteria": {"x": {"evidence": "abc", "task": "mmlu", "metric": "accuracy"}}}, "needs one of"),
         ({"criteria": {"x": {**CRITERIA["code"], "below": 0.5}}}, "needs one of"),
         ({"criteria": {"x": {**CRITERIA["code"], "at_least": 60}}}, "criteria.x.at_least"),
-        ({"criteria": {"x": {**CRITERIA["code"], "margin": 0.1}}}, "a margin is one to a baseline"),
+        ({"criteria": {"x": {**CRITERIA["code"], "margin": 0.1}}}, "a margin needs a baseline"),
     ],
 )
 def test_a_gate_that_makes_no_sense_is_one_line(change: dict, said: str, bundle: Path, checkpoint: Path) -> None:
@@ -579,7 +582,7 @@ def test_a_model_is_no_baseline_of_itself_nor_one_of_other_problems(
         assert found["verdict"] == "REFUSED"
         return found["reason"]
 
-    assert "this very checkpoint" in against(bundle / "human-eval")
+    assert "the checkpoint itself" in against(bundle / "human-eval")
     other = lines(tmp_path / "p.jsonl", [json.loads(line) for line in problems(tmp_path).read_text().splitlines()][:-1])
     samples = [{"task_id": f"T/{n}", "completion": "", "checkpoint": "sha256:7b"} for n in range(N - 1)]
     given = lines(tmp_path / "s.jsonl", samples)

@@ -84,7 +84,7 @@ def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) 
     for error, said, arguments in [
         (ConfigError, "neither a checkpoint", (tmp_path, dataset, output)),
         (ConfigError, "no such file", (checkpoint, tmp_path / "x", output)),
-        (DataError, "no token to score", (checkpoint, tmp_path / "empty.txt", output)),
+        (DataError, "no tokens to score", (checkpoint, tmp_path / "empty.txt", output)),
         (DataError, "bad.parquet", (checkpoint, tmp_path / "bad.parquet", output)),
     ]:
         with pytest.raises(error, match=said):

@@ -203,7 +203,7 @@ def test_limits_are_of_cpu_time_and_of_idleness() -> None:
 
 def test_a_sandbox_that_does_not_hold_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "_HIDDEN", ["done"] * 2)
-    with pytest.raises(SandboxError, match="so no code is run: passed was due"):
+    with pytest.raises(SandboxError, match="so no code is run: expected passed"):
         Judge(workers=1)
 
 

@@ -239,7 +239,7 @@ def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     shards.write_dropped(tmp_path / "data" / shards.DROPPED, [])
     page = page_of(run)
     assert "chardet" not in page
-    assert f"{MISSING}</span> dropped.parquet is missing, or not the file" in page
+    assert f"{MISSING}</span> dropped.parquet is missing, or differs from the manifest" in page
 
 
 def test_a_resumed_run_is_told_by_its_later_account() -> None:
@@ -269,7 +269,7 @@ def test_an_evaluation_of_another_checkpoint_is_marked(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps({"task": name, "checkpoint_digest": checkpoint, "perplexity": 12.5}))
     text = Reader(page_of(run, evaluation=tuple(paths))).text
-    assert f"Figure mine other unknown measured on this checkpoint yes no, of another one {MISSING}" in text
+    assert f"Figure mine other unknown measured on this checkpoint yes no, on another {MISSING}" in text
     assert "perplexity 12.5 12.5 12.5" in text
 
 
@@ -308,12 +308,12 @@ def test_an_output_or_a_result_that_cannot_be_is_refused(tmp_path: Path) -> None
     run = make_run(tmp_path, EVENTS)
     with pytest.raises(ConfigError, match="name a file"):
         report(ReportConfig(run=run, output=tmp_path))
-    with pytest.raises(ConfigError, match="would spoil it"):
+    with pytest.raises(ConfigError, match="would damage"):
         report(ReportConfig(run=run, output=tmp_path / "data" / "report.html"))
     (run / "notes.html").write_text("<!doctype html>\n<p>mine</p>")
     os.mkfifo(run / "fifo")
     for name in ("events.jsonl", "notes.html", "fifo"):
-        with pytest.raises(ConfigError, match="no report to replace"):
+        with pytest.raises(ConfigError, match="is not a report"):
             report(ReportConfig(run=run, output=run / name))
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
         page_of(run, evaluation=(tmp_path / "none.json",))

@@ -149,7 +149,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(
 
 
 def test_fewer_processes_than_asked_for_is_an_error(train_settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="2 processes were asked for and 1 run"):
+    with pytest.raises(ConfigError, match="2 processes were requested, but 1 run"):
         train(train_settings, training__num_processes=2)
 
 
@@ -246,7 +246,7 @@ def test_when_none_is_whole_nothing_is_started_over(trained: Settings, tmp_path:
     shutil.copytree(trained["output_dir"], run)
     for folder in (run / "checkpoints").iterdir():
         flip(folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="no checkpoint .* is whole"):
+    with pytest.raises(CheckpointError, match="no checkpoint .* is intact"):
         train(trained, output_dir=run, training__resume_from="latest")
 
 

@@ -1,8 +1,8 @@
 """Responses to scripted support scenarios and red-team prompts, for people to rate: `ibidem evaluate chat`.
 
-The folder holds `responses.jsonl`, and `ratings.csv`, a form with a line for every response and criterion: each rater
-fills in a copy of it, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so
-that nobody's ratings can be taken for another model's.
+The folder contains `responses.jsonl`, and `ratings.csv`, a form with a line for every response and criterion: each
+rater fills in a copy, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so
+ratings cannot be attributed to another model.
 """
 
 import csv
@@ -28,13 +28,13 @@ KIND = "responses"
 RESPONSES, FORM = "responses.jsonl", "ratings.csv"
 FORM_COLUMNS = ("id", "rater", "criterion", "score", "model_digest", "prompts_digest")
 CRITERIA = ("helpful", "harmless")
-"""What a response is rated by where its prompt says nothing else."""
+"""The criteria of a prompt that names none."""
 STOP = ("\nUser:",)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a user says, one turn or several."""
+    """What a user says, in one or more turns."""
 
     id: str
     turns: tuple[str, ...]
@@ -43,10 +43,10 @@ class Prompt:
 
 
 def chat(config: ChatConfig) -> str:
-    """Let the model respond, and seal the responses.
+    """Generate the model's responses and seal them.
 
     Raises:
-        DataError: a row is no prompt.
+        DataError: a row is not a prompt.
     """
     prompts = read_prompts(config.prompts)
     model_id, asked = identify(config.checkpoint), benchmark(config.prompts)
@@ -59,14 +59,14 @@ def chat(config: ChatConfig) -> str:
             (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")
             (draft.path / FORM).write_text(_form(prompts, model_id.digest, asked.digest), encoding="utf-8")
             draft.counts = {"responses": len(rows)}
-    return f"{config.output_dir}: {len(prompts)} responses; let two people or more fill in copies of {FORM}"
+    return f"{config.output_dir}: {len(prompts)} responses; have at least two people fill in copies of {FORM}"
 
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read prompts from JSON lines or CSV.
 
     Raises:
-        DataError: a row is none, or its id stands there twice.
+        DataError: a row is not a prompt, or an id appears twice.
     """
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(read_table(path, "prompts"), 1):
@@ -76,7 +76,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             raise DataError(f"prompts {path}: row {number} needs prompt, or turns")
         key = str(row.get("id", number))
         if key in prompts:
-            raise DataError(f"prompts {path}: row {number}: the id {key!r} stands there twice")
+            raise DataError(f"prompts {path}: row {number}: id {key!r} appears twice")
         more = {name: value for name, value in row.items() if name not in {"id", "turns", "prompt", "responses"}}
         if "criteria" in more:
             more["criteria"] = _criteria(more["criteria"], f"prompts {path}: row {number}")
@@ -87,15 +87,15 @@ def read_prompts(path: Path) -> list[Prompt]:
 def _criteria(value: object, where: str) -> list[str]:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: criteria is a list of words, such as {' '.join(CRITERIA)}")
+        raise DataError(f"{where}: criteria must be a list of words, such as {' '.join(CRITERIA)}")
     return names
 
 
 def read_table(path: Path, what: str) -> list[Row]:
-    """Read rows from JSON lines, or from CSV with a line of column names.
+    """Read rows from JSON lines, or from CSV with a header line.
 
     Raises:
-        DataError: it cannot be read, or it is empty.
+        DataError: the file cannot be read, or is empty.
     """
     if path.suffix.lower() != ".csv":
         return jsonl.read(path, what)
@@ -105,14 +105,14 @@ def read_table(path: Path, what: str) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{what} {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
-        raise DataError(f"{what} {path}: it is empty")
+        raise DataError(f"{what} {path}: the file is empty")
     if any(None in row or None in row.values() for row in rows):
         raise DataError(f"{what} {path}: a row has more or fewer cells than there are columns")
     return rows
 
 
 def benchmark(path: Path) -> Input:
-    """Name the prompts as an input: the digest is of what they say, whatever their order and their format."""
+    """Return the prompts as an input; the digest covers their content, not their order or format."""
     prompts = read_prompts(path)
     lines = sorted(json.dumps([each.id, list(each.turns), each.more.get("criteria")]) for each in prompts)
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -120,7 +120,7 @@ def benchmark(path: Path) -> Input:
 
 
 def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:
-    """Answer turn by turn: what was answered stands before the next turn."""
+    """Respond turn by turn; each turn's prompt contains the conversation so far."""
     talks = {prompt.id: "" for prompt in prompts}
     answers: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
     total = sum(len(prompt.turns) for prompt in prompts)
@@ -153,11 +153,15 @@ def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[Row]]:
 
 
 def digest_of(artifact: artifacts.Artifact, role: str) -> str:
-    """Find the digest of the model or of the prompts."""
-    found = next((item.digest for item in artifact.inputs if item.role == role), None)
-    if found is None:
+    """Return the digest of the model or of the prompts.
+
+    Raises:
+        ConfigError: there is no input with this role.
+    """
+    digest = next((item.digest for item in artifact.inputs if item.role == role), None)
+    if digest is None:
         raise ConfigError(f"{artifact.path}: it names no {role}")
-    return found
+    return digest
 
 
 def _form(prompts: Sequence[Prompt], model_digest: str, digest: str) -> str:

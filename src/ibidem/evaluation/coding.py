@@ -1,4 +1,4 @@
-"""Programming benchmarks from problems to evidence: complete, judge, estimate pass@k."""
+"""Programming benchmarks, from problems to evidence: complete, judge, estimate pass@k."""
 
 import re
 from collections import Counter, defaultdict
@@ -40,29 +40,29 @@ class Sample:
 def evaluate(
     config: CodingConfig, task: str, problems: Sequence[Problem], benchmark: Sequence[Input], **notes: Any
 ) -> str:
-    """Evaluate, and say the figures; an interrupted run goes on where it was.
+    """Evaluate, and return the figures as a line; an interrupted run is resumed.
 
     Raises:
-        ConfigError: neither a checkpoint nor samples are named.
+        ConfigError: neither a checkpoint nor samples are given.
         DataError: the samples do not fit the problems.
         SandboxError: code cannot be run safely here.
     """
     if config.checkpoint is None and config.samples is None:
         raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
     model_id = identify(config.checkpoint) if config.checkpoint else None
-    given = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
-    if model_id and given and given.checkpoint != model_id.digest:
-        raise DataError(f"samples {given.path}: not all name {model_id.digest} as their checkpoint")
-    inputs = [*benchmark, *_model_inputs(config, model_id, given)]
+    supplied = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
+    if model_id and supplied and supplied.checkpoint != model_id.digest:
+        raise DataError(f"samples {supplied.path}: not all name {model_id.digest} as their checkpoint")
+    inputs = [*benchmark, *_model_inputs(config, model_id, supplied)]
     chosen = {key: value for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
         return _say(evidence.read(config.output_dir).results, config.output_dir)
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
-        samples = given.samples if given else _complete(config, problems, work / SAMPLES)
+        samples = supplied.samples if supplied else _complete(config, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
-        found_in_training = _contamination(config, model_id, problems)
+        contaminated = _contamination(config, model_id, problems)
         metrics = measure(items, config.k)
-        notes |= {"kinds": dict(sorted(Counter(item["kind"] for item in items).items())), **found_in_training}
+        notes |= {"kinds": dict(sorted(Counter(item["kind"] for item in items).items())), **contaminated}
         evidence.write(
             config.output_dir,
             task,
@@ -76,11 +76,11 @@ def evaluate(
 
 
 def task(name: str, problems: Callable[[evidence.Evidence, str], Sequence[Problem]]) -> Task:
-    """Describe a programming benchmark to the gate.
+    """Return the task of a programming benchmark, for the gate.
 
     Args:
-        name: of the evaluation.
-        problems: reads those that an evaluation is due to have answered, from the place of the benchmark.
+        name: name of the evaluation.
+        problems: reads the problems that an evaluation must have answered, from the benchmark's path.
     """
     return Task(
         name=name,
@@ -94,12 +94,12 @@ def task(name: str, problems: Callable[[evidence.Evidence, str], Sequence[Proble
 
 
 def benchmark(problems: str) -> list[Input]:
-    """Name the problems as inputs, with digests of their content."""
+    """Return the problems as inputs, identified by digests of their content."""
     return [Input.of_file("benchmark", path) for path in benchmark_files(problems)]
 
 
 def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.Metrics:
-    """Average pass@k over the problems, for each k that every problem has samples for."""
+    """Average pass@k over the problems, for each k for which every problem has enough samples."""
     outcomes: dict[str, list[bool]] = defaultdict(list)
     for item in items:
         outcomes[item["task_id"]].append(item["passed"])
@@ -118,14 +118,14 @@ class Given:
     path: Path
     samples: list[Sample]
     checkpoint: str | None
-    """The checkpoint that all rows name as their origin."""
+    """The checkpoint that all rows name as their source."""
 
 
 def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> Given:
     """Read completions.
 
     Raises:
-        DataError: a row is no sample, its problem is unknown, or a problem has none.
+        DataError: a row is not a sample, its problem is unknown, or a problem has no sample.
     """
     known, numbers, origins = by_id(problems), Counter[str](), set()
     samples: list[Sample] = []
@@ -134,28 +134,31 @@ def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> 
         if not isinstance(completion, str) or row.get("task_id") is None:
             raise DataError(f"samples {path}: row {len(samples) + 1} needs task_id and completion")
         if task_id not in known:
-            raise DataError(f"samples {path}: {task_id!r} is no problem of this benchmark")
+            raise DataError(f"samples {path}: {task_id!r} is not a problem of this benchmark")
         samples.append(Sample(task_id, numbers[task_id], completion))
         numbers[task_id] += 1
         origins.add(str(row.get("checkpoint")))
     missing = [task_id for task_id in known if task_id not in numbers]
     if missing and complete:
-        raise DataError(f"samples {path}: {len(missing)} problems have none, {missing[0]} first; --ignore-incomplete")
+        raise DataError(
+            f"samples {path}: {len(missing)} problems have no sample, the first is {missing[0]}; "
+            "--ignore-incomplete leaves them out"
+        )
     origin = origins.pop() if len(origins) == 1 else "None"
     return Given(path, samples, None if origin == "None" else origin)
 
 
-def _model_inputs(config: CodingConfig, model_id: ModelId | None, given: Given | None) -> list[Input]:
+def _model_inputs(config: CodingConfig, model_id: ModelId | None, supplied: Given | None) -> list[Input]:
     inputs = [model_id.as_input(of=config.output_dir)] if model_id else []
-    if given is not None:
-        inputs.append(Input.of_file("samples", given.path))
-        if model_id is None and given.checkpoint is not None:
-            inputs.append(Input("checkpoint", given.checkpoint, "named by the samples", is_artifact=False))
+    if supplied is not None:
+        inputs.append(Input.of_file("samples", supplied.path))
+        if model_id is None and supplied.checkpoint is not None:
+            inputs.append(Input("checkpoint", supplied.checkpoint, "named by the samples", is_artifact=False))
     return inputs
 
 
 def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
-    """Complete each problem `n` times; what stands in `path` already is not made again."""
+    """Complete each problem `n` times; samples already in `path` are reused."""
     done = [Sample(**row) for row in jsonl.recover(path)]
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
@@ -186,7 +189,7 @@ def _same_stop(batch: list[tuple[Problem, int]]) -> list[tuple[Problem, int]]:
 
 
 def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence[Sample], path: Path) -> list[Row]:
-    """Judge each sample; what stands in `path` already is not judged again."""
+    """Judge each sample; verdicts already in `path` are reused."""
     items: list[Row] = jsonl.recover(path)
     left = samples[len(items) :]
     if not left:
@@ -226,7 +229,7 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
 
 
 def _rejudge(evaluation: evidence.Evidence, problems: Sequence[Problem], sandbox: SandboxConfig) -> list[str]:
-    """Judge every completion of an evaluation again; name the outcomes that differ, and the problems that are missing.
+    """Judge every completion of an evaluation again; return the tasks whose outcome differs or is missing.
 
     Raises:
         SandboxError: code cannot be run safely here.

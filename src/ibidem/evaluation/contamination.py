@@ -1,4 +1,4 @@
-"""Was the checkpoint trained on the test? Its lineage names the data, and the data room's guard looks for problems."""
+"""Was the checkpoint trained on the test? Searches the data in its lineage with the contamination guard of `data`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,38 +11,39 @@ from ibidem.lineage import walk
 
 
 def look(checkpoint: Path, problems: Sequence[ProblemText]) -> dict[str, Any] | None:
-    """Look for problems in every document behind a checkpoint; None where its data are not there any more.
+    """Search every document behind a checkpoint for problems; None if its data no longer exists.
 
-    A document holds a problem if it quotes half of the 10-word runs of its statement or solution, or is, as a whole,
-    like the problem: exact Jaccard similarity of 5-word shingles, which MinHash estimates. `unchecked` are too short.
+    A document contains a problem if it quotes half of the 10-word runs of its statement or solution, or if it resembles
+    the problem as a whole: exact Jaccard similarity of 5-word shingles, which MinHash estimates. Problems in
+    `unchecked` are too short to check.
     """
     datasets = _training_data(checkpoint)
     if not datasets:
         return None
     guard = Guard(ContaminationPolicy(), problems)
-    found: dict[str, str] = {}
+    hits: dict[str, str] = {}
     documents = 0
     for dataset in datasets:
         with log.progress("contamination", int(dataset.counts["kept"]), "documents") as bar:
             for path in shards.shard_paths(dataset.path):
                 for row in shards.read_rows(path, ["text", "record"]):
                     for name, drop in guard.hits(row["text"].encode()):
-                        found.setdefault(name, f"{row['record']}: {drop.detail}")
+                        hits.setdefault(name, f"{row['record']}: {drop.detail}")
                     documents += 1
                     bar.advance()
     named = {dataset.path.name: dataset.digest for dataset in datasets}
     return {
         "documents": documents,
         "datasets": named,
-        "problems": len(found),
-        "found": dict(sorted(found.items())),
+        "problems": len(hits),
+        "found": dict(sorted(hits.items())),
         "unchecked": sorted(guard.unchecked()),
     }
 
 
 def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
-    """Find the datasets that the tokens were made of; none if one of them is not there as it was."""
-    found: dict[str, artifacts.Artifact] = {}
+    """Return the datasets that the tokens were made from; empty if one of them is missing or changed."""
+    datasets: dict[str, artifacts.Artifact] = {}
     kinds: dict[int, str] = {}
     for depth, state, node in walk(checkpoint):
         kinds[depth] = node.kind if isinstance(node, artifacts.Artifact) else node.role
@@ -51,5 +52,5 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
         if state != "ok" or not isinstance(node, artifacts.Artifact):
             return []
         if node.kind == shards.KIND:
-            found.setdefault(node.digest, node)
-    return list(found.values())
+            datasets.setdefault(node.digest, node)
+    return list(datasets.values())

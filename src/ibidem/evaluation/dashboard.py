@@ -1,6 +1,6 @@
 """Perplexity of many checkpoints on many texts, by language and category, as a page: `ibidem evaluate dashboard`.
 
-What `dashboard.json` holds already, of the same weights and the same text, is not measured again: run it after every
+Figures already in `dashboard.json`, for the same weights and the same text, are not measured again: run it after every
 checkpoint, and the curves grow.
 """
 
@@ -34,14 +34,14 @@ def dashboard(config: DashboardConfig) -> str:
     """Measure what is missing, write dashboard.json and dashboard.html.
 
     Raises:
-        ConfigError: no checkpoint is named, or one is none; or another's page stands there.
+        ConfigError: no checkpoint is named, one is not a model, or the output folder has a page of other origin.
         DataError: there is no text to measure.
     """
     model_ids = [identify(path) for path in _checkpoints(config)]
     path, page = config.output_dir / "dashboard.json", config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
     if page.exists() and not path.exists():
-        raise ConfigError(f"{page} stands there without a dashboard.json; choose another output_dir")
+        raise ConfigError(f"{page} exists without a dashboard.json; choose another output_dir")
     rows = _read(path)
     for model_id in model_ids:
         for data in config.data:
@@ -58,9 +58,9 @@ def dashboard(config: DashboardConfig) -> str:
 
 
 def sections(rows: Sequence[Row]) -> Iterator[Html]:
-    """Write the page: a section for each text, with curves over the steps and a table."""
+    """Yield the body of the page: a section for each text, with curves over the steps and a table."""
     yield tag("h1", "Perplexity over time")
-    yield tag("p", "Bits per byte: lower is better, and tokenizers do not matter.", cls="soft")
+    yield tag("p", "Bits per byte: lower is better, and comparable across tokenizers.", cls="soft")
     for data in dict.fromkeys(row["data"] for row in rows):
         mine = [row for row in rows if row["data"] == data]
         curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -107,9 +107,9 @@ def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: st
     groups: dict[tuple[str, str], list[Score]] = {}
     with log.progress("dashboard", config.max_documents, "documents") as bar:
         for text in islice(_texts(corpus, config.held_out_share), config.max_documents):
-            found = score(model, text.text[: config.max_chars], window=window, stride=max(1, window // 2))
+            text_score = score(model, text.text[: config.max_chars], window=window, stride=max(1, window // 2))
             for aspect, value in ((WHOLE, WHOLE), ("category", text.category), ("language", text.language)):
-                groups.setdefault((aspect, value or "unknown"), []).append(found)
+                groups.setdefault((aspect, value or "unknown"), []).append(text_score)
             bar.advance()
     about: Row = {
         "key": key,
@@ -121,8 +121,8 @@ def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: st
     rows = []
     for (aspect, value), scores in groups.items():
         if any(each.tokens for each in scores):
-            told = figures(scores, has_start=bool(model.start_ids))
-            rows.append({**about, "aspect": aspect, "value": value, **told})
+            measured = figures(scores, has_start=bool(model.start_ids))
+            rows.append({**about, "aspect": aspect, "value": value, **measured})
     return rows
 
 
@@ -133,9 +133,9 @@ def _texts(corpus: Corpus, share: float | None) -> Iterator[Text]:
 
 def _checkpoints(config: DashboardConfig) -> list[Path]:
     of_run = [folder_of(config.run, step) for step in sorted(steps_of(config.run))] if config.run else []
-    if not (found := [*config.checkpoint, *of_run]):
-        raise ConfigError("name a --checkpoint, or a --run that has some")
-    return found
+    if not (checkpoints := [*config.checkpoint, *of_run]):
+        raise ConfigError("name a --checkpoint, or a --run that has checkpoints")
+    return checkpoints
 
 
 def _key(config: DashboardConfig, model_id: ModelId, corpus: Corpus) -> str:
@@ -153,5 +153,5 @@ def _read(path: Path) -> list[Row]:
     except (OSError, ValueError, KeyError, TypeError):
         known = None
     if known is None:
-        raise ConfigError(f"{path}: this is no dashboard; move it away")
+        raise ConfigError(f"{path}: not a dashboard; move it away")
     return known

@@ -1,13 +1,13 @@
 """Questions about documents: is the answer right, and does what it cites support it? `ibidem evaluate doc-qa`.
 
-    exact_match, f1            of the questions that the documents answer, an abstention counting as wrong
-    abstentions                apart: of those they answer (too careful), of those they do not (right)
-    citation_coverage          claims that cite at least one of the passages that were retrieved
-    citation_recall            claims that all they cite, together, supports
+    exact_match, f1            over the questions that the documents answer; an abstention counts as wrong
+    abstentions                separately for answerable (too careful) and unanswerable questions (correct)
+    citation_coverage          claims that cite at least one of the retrieved passages
+    citation_recall            claims that their cited passages, together, support
     citation_precision         citations that are needed: without them support is lost, or they support alone
     unsupported_claims         1 - citation_recall
 
-A claim is a sentence of an answer; its citations stand in it as [passage id].
+A claim is a sentence of an answer; it cites passages as [passage id].
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and F1); Gao et al. 2023, arXiv:2305.14627, section 4
 (ALCE: citation recall and precision).
 """
@@ -36,7 +36,7 @@ from ibidem.modeling.generate import Sampling
 from ibidem.statistics import lower_bound
 
 NAME = "doc-qa"
-MOST_WORDS_BEHIND = 6  # an abstention may name its reason; who says more makes a claim
+MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -44,45 +44,45 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the passages that were retrieved for it, and the answers that are right."""
+    """A question, the passages that were retrieved for it, and the correct answers."""
 
     id: str
     text: str
     passages: Mapping[str, str]
     answers: tuple[str, ...]
-    """Empty where the passages do not tell."""
+    """Empty if the passages do not contain an answer."""
 
 
 def doc_qa(config: DocQaConfig) -> str:
-    """Evaluate, and say the figures.
+    """Evaluate, and return the figures as a line.
 
     Raises:
-        ConfigError: neither a checkpoint nor predictions are named, or both.
-        DataError: a row is no question, or an answer is missing.
+        ConfigError: neither a checkpoint nor predictions are given, or both.
+        DataError: a row is not a question, or an answer is missing.
     """
     if (config.checkpoint is None) == (config.predictions is None):
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
     questions = read_questions(config.data)
     judge = open_entailment(config.entailment, config.word_share)
-    given = read_answers(config.predictions, questions) if config.predictions else None
-    inputs = _inputs(config, given)
+    supplied = read_answers(config.predictions, questions) if config.predictions else None
+    inputs = _inputs(config, supplied)
     chosen = {**settings(config), "entailment": judge.name}
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
-        answers = given.answers if given else _generate(config, questions)
+        answers = supplied.answers if supplied else _generate(config, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
         calibration = calibrate(judge, config.calibration) if config.calibration else None
         notes = {"entailment": judge.name, "calibration": calibration}
         evidence.write(
             config.output_dir, NAME, config=chosen, inputs=inputs, items=items, metrics=measure(items), notes=notes
         )
-    found = evidence.read(config.output_dir).results
+    results = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
-    shown = [f"{name} {percent(found[name])}" for name in names]
+    shown = [f"{name} {percent(results[name])}" for name in names]
     return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
 
 
 def benchmark(data: Path) -> Input:
-    """Name the questions as an input, with a digest of their content."""
+    """Return the questions as an input, identified by a digest of their content."""
     return Input.of_file("benchmark", data)
 
 
@@ -90,7 +90,7 @@ def read_questions(path: Path) -> list[Question]:
     """Read questions.
 
     Raises:
-        DataError: a row is none, or its id stands there twice.
+        DataError: a row is not a question, or an id appears twice.
     """
     questions: dict[str, Question] = {}
     for number, row in enumerate(jsonl.read(path, "data"), 1):
@@ -99,7 +99,7 @@ def read_questions(path: Path) -> list[Question]:
             raise DataError(f"data {path}: line {number} needs question, answers, and context or passages with ids")
         key = str(row.get("id", number))
         if key in questions:
-            raise DataError(f"data {path}: line {number}: the id {key!r} stands there twice")
+            raise DataError(f"data {path}: line {number}: id {key!r} appears twice")
         questions[key] = Question(key, text, passages, answers)
     return list(questions.values())
 
@@ -138,7 +138,7 @@ def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) 
 
 
 def sentences(answer: str) -> list[str]:
-    """Split an answer into claims; citations behind a full stop belong to the sentence before it.
+    """Split an answer into claims; citations after a full stop belong to the sentence before it.
 
     >>> sentences("It is red. [a] It is new [b].")
     ['It is red. [a]', 'It is new [b].']
@@ -149,7 +149,7 @@ def sentences(answer: str) -> list[str]:
 
 
 def is_abstention(answer: str, abstentions: Sequence[str]) -> bool:
-    """Tell whether an answer is none.
+    """Return whether an answer is empty or an abstention.
 
     >>> is_abstention("I don't know.", ["i don't know"]), is_abstention("Paris", ["i don't know"])
     (True, False)
@@ -160,7 +160,7 @@ def is_abstention(answer: str, abstentions: Sequence[str]) -> bool:
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, articles and extra blanks, as SQuAD's evaluation does.
+    """Lowercase, and remove punctuation, articles and extra blanks, as SQuAD's evaluation does.
 
     >>> normalize("The  Eiffel-Tower!")
     'eiffeltower'
@@ -170,7 +170,7 @@ def normalize(text: str) -> str:
 
 
 def f1(answer: str, gold: str) -> float:
-    """Overlap of the words of two texts.
+    """Return the F1 score of the words that two texts share.
 
     >>> f1("the red fox", "a red dog")
     0.5
@@ -185,7 +185,7 @@ def f1(answer: str, gold: str) -> float:
 def measure(items: Sequence[Row]) -> evidence.Metrics:
     """Average over questions and claims."""
     answerable = [item for item in items if item["answerable"]]
-    hopeless = [item for item in items if not item["answerable"]]
+    unanswerable = [item for item in items if not item["answerable"]]
     claims = [claim for item in items for claim in item.get("claims", ())]
     cited = sum(len(claim["cited"]) for claim in claims)
     supported = evidence.mean([float(claim["supported"]) for claim in claims])
@@ -193,7 +193,7 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
         "exact_match": evidence.mean([item.get("exact_match", 0.0) for item in answerable]),
         "f1": evidence.mean([item.get("f1", 0.0) for item in answerable]),
         "abstentions.answerable": evidence.mean([float(item["abstained"]) for item in answerable]),
-        "abstentions.unanswerable": evidence.mean([float(item["abstained"]) for item in hopeless]),
+        "abstentions.unanswerable": evidence.mean([float(item["abstained"]) for item in unanswerable]),
         "citation_coverage": evidence.mean([float(claim["covered"]) for claim in claims]),
         "citation_recall": supported,
         "citation_precision": sum(claim["needed"] for claim in claims) / cited if cited else None,
@@ -202,7 +202,7 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
 
 
 def _answers(row: Row) -> tuple[str, ...] | None:
-    """Read answers as a text, a list, or SQuAD's own form; None if they are none of these."""
+    """Read answers as a text, a list, or in SQuAD's form; None if they are malformed."""
     answers = row.get("answers", row.get("answer"))
     answers = answers.get("text") if isinstance(answers, dict) else answers
     answers = [answers] if isinstance(answers, str) else [] if answers is None else answers
@@ -212,17 +212,17 @@ def _answers(row: Row) -> tuple[str, ...] | None:
 
 
 def _passages(row: Row) -> dict[str, str]:
-    """Read passages by their ids; nothing if one has no text, or two have one id."""
+    """Read passages by their ids; empty if a passage has no text or an id appears twice."""
     if isinstance(context := row.get("context"), str):
         return {"1": context}
     passages = row.get("passages", context)
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for number, each in enumerate(passages if isinstance(passages, list) else (), 1):
         key, text = (each.get("id", number), each.get("text")) if isinstance(each, dict) else (number, each)
-        if not isinstance(text, str) or str(key) in found:
+        if not isinstance(text, str) or str(key) in texts:
             return {}
-        found[str(key)] = text
-    return found
+        texts[str(key)] = text
+    return texts
 
 
 class Given(NamedTuple):
@@ -231,14 +231,14 @@ class Given(NamedTuple):
     path: Path
     answers: dict[str, str]
     checkpoint: str | None
-    """The checkpoint that all rows name as their origin."""
+    """The checkpoint that all rows name as their source."""
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> Given:
     """Read an answer to every question.
 
     Raises:
-        DataError: one is missing, or given twice.
+        DataError: an answer is missing or appears twice.
     """
     answers: dict[str, str] = {}
     origins = set()
@@ -253,14 +253,14 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
     return Given(path, answers, next(iter(origins - {"None"})) if len(origins) == 1 and "None" not in origins else None)
 
 
-def _inputs(config: DocQaConfig, given: Given | None) -> list[Input]:
+def _inputs(config: DocQaConfig, supplied: Given | None) -> list[Input]:
     given_files = {"predictions": config.predictions, "calibration": config.calibration}
     inputs = [benchmark(config.data)]
     inputs += [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
     if config.checkpoint is not None:
         inputs.append(identify(config.checkpoint).as_input(of=config.output_dir))
-    elif given is not None and given.checkpoint is not None:
-        inputs.append(Input("checkpoint", given.checkpoint, "named by the predictions", is_artifact=False))
+    elif supplied is not None and supplied.checkpoint is not None:
+        inputs.append(Input("checkpoint", supplied.checkpoint, "named by the predictions", is_artifact=False))
     return inputs
 
 
@@ -285,7 +285,7 @@ def _prompt(question: Question) -> str:
 
 def _trials(items: Sequence[Row], metric: str) -> Trials | None:
     of_claims = {"citation_coverage": "covered", "citation_recall": "supported", "unsupported_claims": "supported"}
-    if metric in of_claims:  # by question, for the claims of one answer stand and fall together
+    if metric in of_claims:  # by question, since the claims of one answer are not independent
         claims = {item["id"]: [float(claim[of_claims[metric]]) for claim in item.get("claims", ())] for item in items}
         shares = {key: sum(each) / len(each) for key, each in claims.items() if each}
         return {key: 1 - share for key, share in shares.items()} if metric == "unsupported_claims" else shares
@@ -295,23 +295,23 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
 
 
 def _differs(evaluation: evidence.Evidence, file: str) -> str | None:
-    """Assess the answers again; where a model decided what supports what, all but that."""
+    """Assess the answers again; all but the claims if a model decided what supports them."""
     judge = WordCover(evaluation.artifact.config["word_share"])
     is_ours = evaluation.artifact.config["entailment"] == judge.name
     questions = {question.id: question for question in read_questions(Path(file))}
-    told = {item["id"]: item for item in evaluation.items}
-    for key in questions.keys() | told.keys():
-        if key not in questions or key not in told:
+    items = {item["id"]: item for item in evaluation.items}
+    for key in questions.keys() | items.keys():
+        if key not in questions or key not in items:
             return str(key)
-        due = assess(questions[key], told[key]["answer"], judge, evaluation.artifact.config["abstentions"])
+        due = assess(questions[key], items[key]["answer"], judge, evaluation.artifact.config["abstentions"])
         names = due.keys() if is_ours else due.keys() - {"claims"}
-        if any(due[name] != told[key].get(name) for name in names):
+        if any(due[name] != items[key].get(name) for name in names):
             return str(key)
     return None
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
-    """Ask for the entailment judge's agreement with people, for figures that it decides."""
+    """Require the entailment judge's agreement with people for figures that it decides."""
     if not demand.metric.startswith(("citation", "unsupported")):
         return None
     calibration = evaluation.results.get("calibration")
@@ -319,7 +319,7 @@ def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
     due = demand.least_calibration
     if agreement is not None and agreement >= due:
         return None
-    return f"the entailment judge agrees with people {percent(agreement)}, and {percent(due)} is due"
+    return f"the entailment judge's agreement with people is {percent(agreement)}; {percent(due)} is required"
 
 
 TASK = Task(

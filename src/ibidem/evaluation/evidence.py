@@ -1,7 +1,7 @@
-"""Results as sealed evidence: an artifact that names the very checkpoint, with one row for each item that was judged.
+"""Results as sealed evidence: an artifact that names the exact checkpoint, with one row for each judged item.
 
-<output-dir>/results.json    what was measured, of what, how
-<output-dir>/items.jsonl     an item a line; every figure follows from them, and the gate counts it again
+<output-dir>/results.json    the figures, and what they were measured on
+<output-dir>/items.jsonl     one item per line; every figure follows from them, and the gate recomputes it
 """
 
 import json
@@ -24,7 +24,7 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Evidence:
-    """One evaluation, read again."""
+    """One evaluation, read from its folder."""
 
     artifact: Artifact
     results: Row
@@ -36,7 +36,7 @@ class Evidence:
 
     @property
     def checkpoint_digest(self) -> str | None:
-        """The checkpoint that was evaluated, by the manifest."""
+        """The evaluated checkpoint, according to the manifest."""
         return next((item.digest for item in self.artifact.inputs if item.role == "checkpoint"), None)
 
 
@@ -50,7 +50,7 @@ def write(
     metrics: Metrics,
     notes: Mapping[str, Any],
 ) -> Artifact:
-    """Seal an evaluation; metrics stand at the top of results.json, beside what they were measured on."""
+    """Seal an evaluation; in results.json the metrics follow the task and the checkpoint's digest."""
     digest = next((item.digest for item in inputs if item.role == "checkpoint"), None)
     results = {"task": task, "checkpoint_digest": digest, **metrics, "items": len(items), **notes}
     with artifacts.create(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs) as draft:
@@ -63,22 +63,28 @@ def write(
 
 
 def finished(output_dir: Path, task: str, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
-    """Find the evaluation if it was made of just these inputs and settings; otherwise see that it may stand there."""
-    found = artifacts.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
-    if found is None:
+    """Return the evaluation if it was made from these very inputs and settings; otherwise check that it may be written.
+
+    Raises:
+        ArtifactError: something that is not an evaluation is there.
+        ConfigError: an evaluation of another task is there.
+    """
+    evaluation = artifacts.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
+    if evaluation is None:
         artifacts.check_replaceable(output_dir, KIND)
         with suppress(ArtifactError):
-            stands_there = artifacts.load(output_dir, kind=KIND).config.get("task")
-            if stands_there != task:
-                raise ConfigError(f"output_dir {output_dir} holds an evaluation of {stands_there}; choose another")
-    return found
+            other = artifacts.load(output_dir, kind=KIND).config.get("task")
+            if other != task:
+                raise ConfigError(f"output_dir {output_dir} holds an evaluation of {other}; choose another folder")
+    return evaluation
 
 
 def read(folder: Path) -> Evidence:
-    """Read an evaluation whose every file is as it was sealed.
+    """Read an evaluation and verify all its files.
 
     Raises:
-        ArtifactError, DigestMismatch: it is not.
+        ArtifactError: it is not an evaluation.
+        DigestMismatch: it was damaged or edited.
     """
     artifact = artifacts.verify(folder, kind=KIND)
     try:
@@ -92,5 +98,5 @@ def read(folder: Path) -> Evidence:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Average; None of nothing."""
+    """Return the mean; None if there are no values."""
     return sum(values) / len(values) if values else None

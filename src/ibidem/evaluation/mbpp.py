@@ -11,13 +11,13 @@ NAME = "mbpp"
 
 
 def mbpp(config: MbppConfig) -> str:
-    """Evaluate on MBPP: the paper's prompt of three examples; code, then set-up, then tests."""
+    """Evaluate on MBPP with the paper's three-shot prompt; a program is the code, then the setup, then the tests."""
     split: str = config.split or ("all" if _goes_beyond_the_test_split(config) else "test")
     if split == "all" and config.samples is None:
         split = "unseen"  # the model reads the solutions of the examples in its prompt
     problems = read_problems(str(config.problems), split)
     if not problems:
-        raise ConfigError(f"problems {config.problems}: none is of the split {split}")
+        raise ConfigError(f"problems {config.problems}: no problem is in the split {split}")
     shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
     if shots < len(MBPP_SHOTS):
         log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")

@@ -1,6 +1,6 @@
 """MMLU: multiple choice over subjects, few-shot, from the original CSV files: `ibidem evaluate mmlu`.
 
-    question, choice A, choice B, choice C, choice D, answer        the answer as a letter, or as a number from 0
+    question, choice A, choice B, choice C, choice D, answer        the answer is a letter, or a number from 0
 
 Source: Hendrycks et al. 2021, arXiv:2009.03300, and its evaluate.py for the prompt.
 """
@@ -44,11 +44,11 @@ class Question(NamedTuple):
 
 
 def mmlu(config: MmluConfig) -> str:
-    """Evaluate, and say the figures.
+    """Evaluate, and return the figures as a line.
 
     Raises:
-        ConfigError: there are no such subjects, or the model is none.
-        DataError: a row is no question.
+        ConfigError: a subject does not exist, or the checkpoint is not a model.
+        DataError: a row is not a question.
     """
     files = find_subjects(config.data, config.subjects)
     model_id = identify(config.checkpoint)
@@ -57,7 +57,7 @@ def mmlu(config: MmluConfig) -> str:
     fewest = min(questions, key=lambda name: len(questions[name][1]))
     if len(questions[fewest][1]) < config.shots:
         raise ConfigError(
-            f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots as many"
+            f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots no more than that"
         )
     if not evidence.finished(config.output_dir, NAME, config=settings(config), inputs=inputs):
         model = models.open_model(config.checkpoint)
@@ -68,8 +68,8 @@ def mmlu(config: MmluConfig) -> str:
                 for question in tests:
                     items.append(answer(model, question, examples[: config.shots], config.scoring))
                     bar.advance()
-        every = [question for tests, _ in questions.values() for question in tests]
-        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(model_id, every)}
+        asked = [question for tests, _ in questions.values() for question in tests]
+        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(model_id, asked)}
         evidence.write(
             config.output_dir,
             NAME,
@@ -79,16 +79,16 @@ def mmlu(config: MmluConfig) -> str:
             metrics=measure(items),
             notes=notes,
         )
-    found = evidence.read(config.output_dir).results
-    figures = ", ".join(f"{key} {percent(value)}" for key, value in found.items() if key.startswith("accuracy"))
-    return f"mmlu: {figures} on {found['items']} questions; {config.output_dir}"
+    results = evidence.read(config.output_dir).results
+    figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("accuracy"))
+    return f"mmlu: {figures} on {results['items']} questions; {config.output_dir}"
 
 
 def answer(model: models.LanguageModel, question: Question, examples: Sequence[Question], scoring: str) -> Row:
     """Let the model choose; `scores` are log-likelihoods in nats, in the order of the choices.
 
-    letter    of " A" to " D" after the question with its choices
-    text      of the choices themselves after the bare question, each divided by its bytes
+    letter    scores " A" to " D" after the question with its choices
+    text      scores the choices themselves after the bare question; the highest score per byte wins
     """
     if scoring == "letter":
         scores = models.option_scores(model, prompt(question, examples), [f" {letter}" for letter in LETTERS])
@@ -109,7 +109,7 @@ def answer(model: models.LanguageModel, question: Question, examples: Sequence[Q
 
 
 def prompt(question: Question, examples: Sequence[Question], *, with_choices: bool = True) -> str:
-    """Write the examples with their answers, then the question."""
+    """Return the prompt: the examples with their answers, then the question."""
     subject = question.subject.replace("_", " ")
     head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     shown = [f"{_ask(each, with_choices)} {_solution(each, with_choices)}\n\n" for each in examples]
@@ -117,7 +117,7 @@ def prompt(question: Question, examples: Sequence[Question], *, with_choices: bo
 
 
 def measure(items: Sequence[Row]) -> evidence.Metrics:
-    """Count the share of right answers: of all questions, of each group and of each subject."""
+    """Compute the share of correct answers: overall, by group and by subject."""
     by_subject = defaultdict(list)
     for item in items:
         by_subject[item["subject"]].append(float(item["passed"]))
@@ -132,7 +132,7 @@ def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, 
     """Find `<subject>_test.csv`, and `<subject>_dev.csv` for the examples, in a folder or its `test` and `dev`.
 
     Raises:
-        ConfigError: a wanted subject is not there, or none is.
+        ConfigError: a wanted subject is missing, or there are no subjects.
     """
     tests = {path.name.removesuffix("_test.csv"): path for path in sorted(folder.rglob("*_test.csv"))}
     devs = {path.name.removesuffix("_dev.csv"): path for path in sorted(folder.rglob("*_dev.csv"))}
@@ -144,15 +144,15 @@ def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, 
 
 
 def benchmark(files: Mapping[str, tuple[Path, Path | None]]) -> list[Input]:
-    """Name the files of subjects as inputs, with digests of their content."""
+    """Return the files of subjects as inputs, identified by digests of their content."""
     return [Input.of_file("benchmark", path) for pair in files.values() for path in pair if path is not None]
 
 
 def read(subject: str, path: Path) -> list[Question]:
-    """Read the questions of a file, with or without a line of column names.
+    """Read the questions of a file, with or without a header line.
 
     Raises:
-        DataError: a row is no question.
+        DataError: a row is not a question.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -166,10 +166,10 @@ def read(subject: str, path: Path) -> list[Question]:
         place = row[5].strip() if len(row) == 6 else ""
         index = LETTERS.find(place) if len(place) == 1 and place in LETTERS else int(place) if place.isdecimal() else -1
         if len(row) != 6 or not place or not 0 <= index < len(LETTERS):
-            raise DataError(f"{path}: row {number} is no question with four choices and an answer")
+            raise DataError(f"{path}: row {number} is not a question with four choices and an answer")
         questions.append(Question(subject, number, row[0].strip(), tuple(row[1:5]), index))
     if not questions:
-        raise DataError(f"{path}: it holds no question")
+        raise DataError(f"{path}: there are no questions in it")
     return questions
 
 
@@ -207,8 +207,9 @@ def _differs(evaluation: evidence.Evidence, folder: str) -> str | None:
         for subject, (test, _) in files.items()
         for question in read(subject, test)
     }
-    told = {(item["subject"], item["number"]): item["answer"] for item in evaluation.items}
-    return next((" ".join(map(str, key)) for key in due.keys() | told.keys() if due.get(key) != told.get(key)), None)
+    claimed = {(item["subject"], item["number"]): item["answer"] for item in evaluation.items}
+    keys = due.keys() | claimed.keys()
+    return next((" ".join(map(str, key)) for key in keys if due.get(key) != claimed.get(key)), None)
 
 
 TASK = Task(

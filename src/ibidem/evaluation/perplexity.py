@@ -1,6 +1,6 @@
 """Perplexity and bits per byte of a checkpoint, or of any local Hugging Face model, on text.
 
-A long document is read in overlapping windows, and each token is scored once, with as much context as its window has:
+A long document is read in overlapping windows, and each token is scored once, with the context of its window:
 
     window 0   [0 1 2 3 4 5 6 7]              all targets count
     window 1           [4 5 6 7 8 9 10 11]    only 8, 9, 10, 11 count
@@ -24,15 +24,15 @@ from ibidem.inference.models import LanguageModel, open_model
 
 
 def perplexity(config: PerplexityConfig) -> str:
-    """Measure, write the JSON result if a file is named, say the figures.
+    """Measure, write the JSON result if a file is named, and return the figures as a line.
 
     Raises:
-        ConfigError: window or stride do not fit, or the path is no model.
+        ConfigError: window or stride do not fit, or the path is not a model.
         DataError: there is no text.
     """
     corpus = Corpus.open(config.data, config.column)
     if config.held_out_share is not None and not corpus.is_dataset:
-        raise ConfigError(f"held_out_share: {config.data} is no preprocessed dataset, so nothing of it was held out")
+        raise ConfigError(f"held_out_share: {config.data} is not a preprocessed dataset, so nothing of it was held out")
     model = open_model(config.checkpoint)
     window = config.window or model.context
     stride = config.stride or max(1, window // 2)
@@ -61,10 +61,10 @@ def perplexity(config: PerplexityConfig) -> str:
 
 
 class Score(NamedTuple):
-    """How a text was predicted."""
+    """How well a text was predicted."""
 
     nll: float
-    """In nats, summed over the tokens."""
+    """Negative log-likelihood in nats, summed over the tokens."""
     tokens: int
     bytes: int
 
@@ -83,7 +83,7 @@ def score(model: LanguageModel, text: str, *, window: int, stride: int) -> Score
     """Score every token of a text once.
 
     Raises:
-        DataError: the model gives no number.
+        DataError: the likelihood is not finite.
     """
     nll, num_tokens = 0.0, 0
     ids = [*model.start_ids, *model.encode(text)]
@@ -91,15 +91,15 @@ def score(model: LanguageModel, text: str, *, window: int, stride: int) -> Score
         nll += model.nll(ids[start:end], first - start)
         num_tokens += end - first
     if not math.isfinite(nll):
-        raise DataError("the model gives likelihoods that are no numbers: its weights are damaged")
+        raise DataError("the model's likelihoods are not finite: its weights are damaged")
     return Score(nll, num_tokens, len(text.encode()))
 
 
 def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
-    """Sum up the scores of documents.
+    """Aggregate the scores of documents.
 
     Raises:
-        DataError: there is no token in them.
+        DataError: they have no tokens.
     """
     nll, num_tokens, num_bytes = (
         math.fsum(s.nll for s in scores),
@@ -107,7 +107,7 @@ def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
         sum(s.bytes for s in scores),
     )
     if num_tokens == 0 or num_bytes == 0:
-        raise DataError("there is no token to score: the documents are empty, or none is held out")
+        raise DataError("there are no tokens to score: the documents are empty, or none is held out")
     return {
         "documents": len(scores),
         "tokens": num_tokens,
@@ -115,12 +115,12 @@ def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
         "nll": nll,
         "first_token_scored": has_start,
         "perplexity": math.exp(nll / num_tokens),
-        "bits_per_byte": nll / math.log(2) / num_bytes if has_start else None,  # else the first token lacks
+        "bits_per_byte": nll / math.log(2) / num_bytes if has_start else None,  # else the first token is missing
     }
 
 
 def windows(length: int, *, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Cut `length` ids into (start, end, first target to count); a window is `window` inputs and one target more.
+    """Yield (start, end, first target to count) over `length` ids; a window is `window` inputs and one more target.
 
     >>> list(windows(13, window=8, stride=4))
     [(0, 9, 1), (4, 13, 9)]

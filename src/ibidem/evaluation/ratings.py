@@ -1,8 +1,8 @@
 """People's ratings of responses, and how far the raters agree: `ibidem evaluate ratings`.
 
-A rating counts if it names the very model and the very prompts; nobody rates a response twice by the same criterion.
-A response is judged when two people have rated it, or a judge model that agrees with people where both have rated.
-Raters become pseudonyms.
+A rating counts if it names the exact model and prompts; a rater rates a response only once by the same criterion.
+A response is judged if two people have rated it, or a judge model that agrees with people wherever both have rated.
+Raters are replaced by pseudonyms.
 """
 
 import math
@@ -39,23 +39,23 @@ class Rating(NamedTuple):
 
 
 def ratings(config: RatingsConfig) -> str:
-    """Import ratings, and say the figures.
+    """Import ratings, and return the figures as a line.
 
     Raises:
-        DataError: a rating is of another model, of other prompts, of an unknown response, out of range or given twice.
+        DataError: a rating is of another model, of other prompts, of an unknown response, out of range or a duplicate.
     """
     responses, rows = read_responses(config.responses)
     model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
     known = {str(row["id"]): row.get("criteria") for row in rows}
-    given = read_ratings(config, known, model, prompts)
-    trusted = trusted_judges(given, config.least_agreement, config.least_calibration)
+    all_ratings = read_ratings(config, known, model, prompts)
+    trusted = trusted_judges(all_ratings, config.least_agreement, config.least_calibration)
     items = [
-        item(str(row["id"]), criterion, given, trusted, config.good_from)
-        for criterion in sorted({rating.criterion for rating in given})
+        item(str(row["id"]), criterion, all_ratings, trusted, config.good_from)
+        for criterion in sorted({rating.criterion for rating in all_ratings})
         for row in rows
         if criterion in (row.get("criteria") or (criterion,))
     ]
-    judges = {rating.rater for rating in given if rating.kind == MODEL}
+    judges = {rating.rater for rating in all_ratings if rating.kind == MODEL}
     evidence.write(
         config.output_dir,
         NAME,
@@ -68,20 +68,20 @@ def ratings(config: RatingsConfig) -> str:
         items=items,
         metrics=measure(items),
         notes={
-            "raters": len({rating.rater for rating in given if rating.kind == HUMAN}),
+            "raters": len({rating.rater for rating in all_ratings if rating.kind == HUMAN}),
             "judges_refused": sorted(judges - trusted),
         },
     )
-    found = evidence.read(config.output_dir).results
-    names = [key for key in found if key.startswith(("good.", "alpha.", "unrated."))]
-    return f"ratings: {', '.join(f'{name} {_shown(found[name])}' for name in names)}; {config.output_dir}"
+    results = evidence.read(config.output_dir).results
+    names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]
+    return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {config.output_dir}"
 
 
 def read_ratings(
     config: RatingsConfig, known: Mapping[str, Sequence[str] | None], model: str, prompts: str
 ) -> list[Rating]:
-    """Read and check the ratings; the names of raters do not leave this function. Lines nobody filled in are none."""
-    found: dict[tuple[str, str, str], Rating] = {}
+    """Read and check the ratings, with pseudonyms for the raters' names; lines that were not filled in are skipped."""
+    ratings_by_key: dict[tuple[str, str, str], Rating] = {}
     pseudonyms: dict[tuple[str, str], str] = {}
     rows = [(path, number, row) for path in config.ratings for number, row in enumerate(read_table(path, "ratings"), 1)]
     for path, number, row in rows:
@@ -91,19 +91,19 @@ def read_ratings(
         rating = _rating(row, known, model, prompts, where)
         named = (rating.kind, rating.rater.strip().lower())
         rating = rating._replace(rater=pseudonyms.setdefault(named, f"{rating.kind}-{len(pseudonyms) + 1}"))
-        if (key := rating[:3]) in found:
-            raise DataError(f"{where}: the same rater has rated {rating.id!r} by {rating.criterion!r} already")
-        found[key] = rating
-    if not found:
-        raise DataError(f"ratings {config.ratings[0]}: nobody has filled it in")
-    return list(found.values())
+        if (key := rating[:3]) in ratings_by_key:
+            raise DataError(f"{where}: the same rater has already rated {rating.id!r} by {rating.criterion!r}")
+        ratings_by_key[key] = rating
+    if not ratings_by_key:
+        raise DataError(f"ratings {config.ratings[0]}: the form has not been filled in")
+    return list(ratings_by_key.values())
 
 
 def _rating(row: Row, known: Mapping[str, Sequence[str] | None], model: str, prompts: str, where: str) -> Rating:
     if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
         raise DataError(f"{where} lacks {missing[0]}")
     if row["model_digest"] != model:
-        raise DataError(f"{where} is of another model: {row['model_digest']}, and the responses are of {model}")
+        raise DataError(f"{where} is of another model: {row['model_digest']}, but the responses are of {model}")
     if row["prompts_digest"] != prompts:
         raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {prompts}")
     if str(row["id"]) not in known:
@@ -112,13 +112,13 @@ def _rating(row: Row, known: Mapping[str, Sequence[str] | None], model: str, pro
         raise DataError(f"{where}: {row['id']} is not rated by {row['criterion']!r}, but by {', '.join(due)}")
     kind = str(row.get("rater_kind") or HUMAN)
     if kind not in {HUMAN, MODEL}:
-        raise DataError(f"{where}: rater_kind is {HUMAN} or {MODEL}, not {kind!r}")
+        raise DataError(f"{where}: rater_kind must be {HUMAN} or {MODEL}, not {kind!r}")
     criterion, rater = str(row["criterion"]).strip(), str(row["rater"])
     return Rating(str(row["id"]), criterion, rater, kind, _score(row["score"], where))
 
 
 def trusted_judges(given: Sequence[Rating], least_agreement: float, least_calibration: int) -> set[str]:
-    """Find the judge models that agree with people, by every criterion that they rate."""
+    """Return the judge models that agree with people on every criterion that they rate."""
     people: dict[tuple[str, str], list[float]] = defaultdict(list)
     for rating in given:
         if rating.kind == HUMAN:
@@ -147,13 +147,13 @@ def item(key: str, criterion: str, given: Sequence[Rating], trusted: set[str], g
 
 
 def is_good(people: Mapping[str, float], judges: Mapping[str, float], good_from: float) -> bool | None:
-    """Decide by two people or more, otherwise by trusted judge models; None where there are neither."""
+    """Decide by two or more people, otherwise by trusted judge models; None if there are neither."""
     average = evidence.mean(list((people if len(people) >= PEOPLE else judges).values()))
     return None if average is None else average >= good_from
 
 
 def measure(items: Sequence[Row]) -> evidence.Metrics:
-    """Give the share of good responses, the agreement of the people, and how many responses lack ratings."""
+    """Compute by criterion the share of good responses, people's agreement, and how many responses lack ratings."""
     metrics: evidence.Metrics = {}
     for criterion in dict.fromkeys(each["criterion"] for each in items):
         mine = [each for each in items if each["criterion"] == criterion]
@@ -166,12 +166,12 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
 
 
 def _checkpoint(responses: Artifact, output_dir: Path) -> Input:
-    """Name the checkpoint of the responses, seen from the result."""
-    found = next(each for each in responses.inputs if each.role == "checkpoint")
-    if not found.is_artifact:
-        return found
-    place = Path(os.path.normpath(responses.path.resolve() / found.name))
-    return replace(found, name=os.path.relpath(place, output_dir.resolve()))
+    """Return the checkpoint of the responses as an input, its path relative to the result."""
+    checkpoint = next(each for each in responses.inputs if each.role == "checkpoint")
+    if not checkpoint.is_artifact:
+        return checkpoint
+    place = Path(os.path.normpath(responses.path.resolve() / checkpoint.name))
+    return replace(checkpoint, name=os.path.relpath(place, output_dir.resolve()))
 
 
 def _score(value: object, where: str) -> float:
@@ -195,16 +195,16 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
-    """Ask for ratings of every response, and for raters who agree."""
+    """Require ratings of every response, and raters who agree."""
     kind = demand.metric.partition(".")[2]
     counted = measure(evaluation.items)
     if unrated := counted.get(f"unrated.{kind}"):
         return f"{unrated:.0f} responses lack ratings by two people"
     alpha = counted.get(f"alpha.{kind}")
     if alpha is None:
-        return "all raters gave one score to all, so their agreement means nothing: add responses that are known bad"
+        return "all ratings are the same, so their agreement means nothing: add responses that are known to be bad"
     if alpha < demand.least_agreement:
-        return f"the raters' agreement, Krippendorff's alpha, is {alpha:.3f}, and {demand.least_agreement:g} is due"
+        return f"the raters' agreement (Krippendorff's alpha) is {alpha:.3f}; {demand.least_agreement:g} is required"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Does a text support a claim? Two judges, and people's labels to hold them against."""
+"""Does a text support a claim? Two entailment judges, and their calibration on people's labels."""
 
 import re
 from pathlib import Path
@@ -24,21 +24,24 @@ class Entailment(Protocol):
     """Decides whether a premise supports a claim."""
 
     name: str
-    """What results say of it."""
+    """Its name in results."""
 
     def entails(self, premise: str, claim: str) -> bool:
-        """Decide."""
+        """Return whether the premise supports the claim."""
 
 
 class WordCover:
-    """Supported is a claim whose words, negations and numbers stand in the premise: cheap, strict, and no reader."""
+    """A claim counts as supported if its content words, numbers and negation occur in the premise.
+
+    Cheap and strict; no understanding.
+    """
 
     def __init__(self, share: float) -> None:
         self.name = f"{WORDS} >= {share:g}"
         self._share = share
 
     def entails(self, premise: str, claim: str) -> bool:
-        """Ask for the share of content words, all numbers, and the same presence of a negation.
+        """Require the share of content words, all numbers, and a negation in both texts or in neither.
 
         >>> cover = WordCover(0.75)
         >>> cover.entails("The tower is 330 m high.", "The tower is 330 m high"), cover.entails("It is 330 m.", "300 m")
@@ -77,12 +80,12 @@ class InferenceModel:
         labels = {str(name).lower(): index for index, name in self._model.config.id2label.items()}
         self._label = next((index for name, index in labels.items() if name.startswith("entail")), None)
         if self._label is None:
-            raise ConfigError(f"entailment {path}: none of its labels is entailment: {', '.join(labels)}")
+            raise ConfigError(f"entailment {path}: it has no label for entailment, only {', '.join(labels)}")
         self.name = f"{path.name} {digest_of_folder(path)[:23]}"
         self._torch = torch
 
     def entails(self, premise: str, claim: str) -> bool:
-        """Take the most likely label."""
+        """Return whether entailment is the most likely label."""
         with self._torch.no_grad():
             row = self._tokenizer(premise, claim, truncation="only_first", return_tensors="pt")
             return int(self._model(**row).logits[0].argmax()) == int(self._label or 0)
@@ -102,18 +105,18 @@ def open_entailment(name: str, word_share: float) -> Entailment:
 
 
 def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
-    """Hold a judge against people's labels: how often they agree, and at least how often, with 95 % confidence.
+    """Compare a judge with people's labels: how often they agree, with the lower bound at 95 % confidence.
 
     Raises:
-        DataError: a row is no label.
+        DataError: a row is not a label, or all labels are the same.
     """
-    decided: dict[tuple[str, str, bool], bool] = {}  # one that stands there twice is one label
+    decided: dict[tuple[str, str, bool], bool] = {}  # duplicates count once
     for number, row in enumerate(jsonl.read(labels, "calibration"), 1):
         premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
         if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
             raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")
         decided[premise, claim, supported] = judge.entails(premise, claim) == supported
     if len({supported for _, _, supported in decided}) < 2:
-        raise DataError(f"calibration {labels}: labels of both kinds are needed, supported and not")
+        raise DataError(f"calibration {labels}: both kinds of labels are needed, supported and not supported")
     agreed = sum(decided.values())
     return {"labels": len(decided), "agreed": agreed, "agreement_at_least": lower_bound(agreed, len(decided))}

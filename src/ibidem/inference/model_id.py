@@ -1,4 +1,4 @@
-"""Which model is evaluated, named by digest before any weight is read. Imports no torch until there is one."""
+"""The identity of a model, by digest. Reads no weights, and imports torch only for a checkpoint of `ibidem train`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from ibidem.files import digest_of_folder
 
 @dataclass(frozen=True)
 class ModelId:
-    """What is evaluated, before any weight is read."""
+    """Path and digest of a model."""
 
     path: Path
     digest: str
@@ -19,17 +19,17 @@ class ModelId:
     """Whether `ibidem train` made it, so that its lineage is known."""
 
     def as_input(self, *, of: Path) -> Input:
-        """Name it as an input of the artifact at `of`."""
+        """Return the model as an input of the artifact at `of`."""
         if self.is_checkpoint:
             return artifacts.load(self.path).as_input("checkpoint", of=of)
         return Input("checkpoint", self.digest, self.path.name, is_artifact=False)
 
 
 def identify(path: Path) -> ModelId:
-    """Find what stands at `path`.
+    """Identify the model at `path`.
 
     Raises:
-        ConfigError: no model does.
+        ConfigError: there is no model at `path`.
         CheckpointError: the checkpoint is damaged.
     """
     if (path / artifacts.MANIFEST).exists():

@@ -1,4 +1,4 @@
-"""The model under evaluation: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
+"""Language models: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
 
 import math
 from collections.abc import Sequence
@@ -20,32 +20,32 @@ from ibidem.tokenization.tokenizer import Tokenizer
 
 
 class LanguageModel(Protocol):
-    """What the evaluations need of a model."""
+    """What the evaluations require of a model."""
 
     digest: str
-    """Names these very weights."""
+    """Identifies these exact weights."""
     context: int
     start_ids: list[int]
-    """What stands before a document; nothing where the model has no such token."""
+    """The ids before a document; empty if the model has no such token."""
 
     def encode(self, text: str) -> list[int]:
-        """Give the ids of a text, without any special token."""
+        """Return the ids of a text, without any special token."""
 
     def nll(self, ids: Sequence[int], first: int) -> float:
-        """Sum the negative log-likelihoods of ids[first:], each given all before it, in nats."""
+        """Sum the negative log-likelihoods of ids[first:], each given all ids before it, in nats."""
 
     def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
-        """Give the log-probabilities of what follows ids; shape (V,), float32."""
+        """Return the log-probabilities of the token after ids; shape (V,), float32."""
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
-        """Continue each prompt up to the first stop string; a prompt that is too long loses its beginning."""
+        """Continue each prompt up to the first stop string; a prompt that is too long is truncated on the left."""
 
 
 def open_model(path: Path) -> LanguageModel:
     """Open a checkpoint of ours, or a folder that Hugging Face `transformers` can load.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the path is neither.
     """
     model_id = identify(path)
     return OwnModel(path) if model_id.is_checkpoint else HuggingFaceModel(path, model_id.digest)
@@ -87,7 +87,7 @@ class OwnModel:
 
 
 class HuggingFaceModel:
-    """Any causal language model in a local folder; nothing is fetched."""
+    """Any causal language model in a local folder; nothing is downloaded."""
 
     def __init__(self, path: Path, digest: str) -> None:
         try:
@@ -123,7 +123,7 @@ class HuggingFaceModel:
         return log_softmax(self._model(row).logits[0, -1].float().cpu(), dim=-1)
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
-        """Continue one prompt at a time, each with the seed of its own number."""
+        """Continue one prompt at a time, each with a seed of its own."""
         numbered = enumerate(prompts, sampling.first)
         return [self._complete(prompt, replace(sampling, first=number), stop) for number, prompt in numbered]
 
@@ -153,14 +153,17 @@ class HuggingFaceModel:
 
 def _room(context: int, max_tokens: int) -> int:
     if max_tokens >= context:
-        raise ConfigError(f"max_tokens {max_tokens}: no room is left for a prompt in a context of {context}")
+        raise ConfigError(f"max_tokens {max_tokens} leaves no room for a prompt in a context of {context}")
     return context - max_tokens
 
 
 def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> list[float]:
-    """Give the log-likelihood of each option after a prompt, in nats; a prompt that is too long loses its beginning.
+    """Return the log-likelihood of each option after a prompt, in nats; a prompt that is too long is truncated left.
 
-    Options that differ in their last token alone cost one pass of the model together.
+    Options that differ only in their last token share one pass of the model.
+
+    Raises:
+        DataError: a likelihood is not finite.
     """
     before = model.encode(prompt)
     scores = []
@@ -180,5 +183,5 @@ def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> 
         else:
             scores.append(-model.nll(ids, first))
     if not all(map(math.isfinite, scores)):
-        raise DataError("the model gives likelihoods that are no numbers: its weights are damaged")
+        raise DataError("the model's likelihoods are not finite: its weights are damaged")
     return scores

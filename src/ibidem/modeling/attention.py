@@ -11,8 +11,8 @@ Windows of training text hold several documents; with T = 8 and two documents of
     . . . . . b b .
     . . . . . b b b
 
-One interface, two ways to compute it: on CUDA one block-sparse kernel (flex attention), elsewhere one dense causal
-attention for each document, which computes nothing outside the triangles.
+One interface, two implementations: on CUDA one block-sparse kernel (flex attention), elsewhere one dense causal
+attention per document, which computes nothing outside the triangles.
 """
 
 from functools import cache, cached_property
@@ -28,13 +28,13 @@ class Documents:
     """Which document each token of a batch belongs to; a row always starts a document."""
 
     def __init__(self, starts_BT: Tensor) -> None:
-        """Take True where a token starts a document; bool, on the device of the batch."""
+        """Store the document starts: True where a token starts a document; bool, on the device of the batch."""
         self.starts_BT = starts_BT.clone()
         self.starts_BT[:, 0] = True
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Lengths of the documents, one row of the batch after the other.
+        """Lengths of the documents, row by row of the batch.
 
         >>> Documents(torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool()).lengths
         [3, 1, 2, 2]
@@ -50,7 +50,7 @@ class Documents:
 
     @cached_property
     def block_mask(self) -> BlockMask:
-        """The same for flex attention."""
+        """The document mask for flex attention."""
         numbers_BT = self.numbers_BT
 
         def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 - flex attention's signature

@@ -1,4 +1,4 @@
-"""Trained models on disk: `step-000040/` with safetensors weights, their shape, and the tokenizer they speak."""
+"""Trained models on disk: `step-000040/` with safetensors weights, their shape, and their tokenizer."""
 
 import re
 from pathlib import Path
@@ -33,13 +33,13 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def steps_of(run: Path) -> list[int]:
-    """List the steps that have a checkpoint folder, newest first, whole or not."""
+    """Return the steps that have a checkpoint folder, newest first, intact or not."""
     steps = (step_of(path) for path in (run / "checkpoints").glob("step-*"))
     return sorted((step for step in steps if step is not None), reverse=True)
 
 
 def step_of(folder: Path) -> int | None:
-    """Read the step in the name of a checkpoint's folder; None if the name is another.
+    """Read the step in the name of a checkpoint's folder; None if it has another name.
 
     >>> step_of(Path("run/checkpoints/step-000040")), step_of(Path("run/damaged-0-step-000040"))
     (40, None)
@@ -49,7 +49,7 @@ def step_of(folder: Path) -> int | None:
 
 
 def verified(folder: Path) -> artifacts.Artifact:
-    """Hash every file of a checkpoint again.
+    """Load a checkpoint's artifact and rehash all its files.
 
     Raises:
         CheckpointError: it is missing, incomplete or damaged; the message names the file.
@@ -66,14 +66,14 @@ def model_config(checkpoint: artifacts.Artifact) -> ModelConfig:
 
 
 def best_device() -> "torch.device":
-    """Choose the GPU where there is one."""
+    """Return the GPU if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
-    """Load the model of a verified checkpoint, in float32, on the best device here, ready to evaluate.
+    """Verify a checkpoint and load its model, in float32, on the best device, in evaluation mode.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit its shape.

@@ -1,4 +1,4 @@
-"""The shape of a decoder, and its arithmetic. Imports no torch: `ibidem plan` reads it before anything is spent."""
+"""The shape of a decoder, and its arithmetic. Imports no torch, so that `ibidem plan` is fast."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 class ModelConfig:
     """Shape of the decoder.
 
-    One letter an axis throughout the project: B batch, T tokens, D width, H heads, G key-value heads, K head width,
+    One letter per axis throughout the project: B batch, T tokens, D width, H heads, G key-value heads, K head width,
     F feed-forward, V vocabulary.
     """
 
@@ -30,21 +30,21 @@ class ModelConfig:
     heads: Positive
     """H: number of attention heads; the head width K is width / heads."""
     kv_heads: Positive | None = None
-    """G: number of key-value heads; fewer than `heads` is grouped-query attention, none means as many."""
+    """G: number of key-value heads; fewer than `heads` is grouped-query attention. By default as many as `heads`."""
     ffn_hidden: Positive
-    """F: width between the feed-forward's two matrices."""
+    """F: hidden width of the feed-forward."""
     context: Positive = 8192
-    """T: longest sequence that positions are made for."""
+    """T: maximum sequence length."""
     rope_theta: float = 500_000.0
     """Base of the rotary frequencies."""
     norm_eps: float = 1e-5
     """Epsilon of the RMS norms."""
     qk_norm: bool = True
-    """Normalize queries and keys a head (Qwen3) or not (Llama)."""
+    """Normalize queries and keys per head (Qwen3), or not (Llama)."""
     tied: bool = True
     """Use the embedding matrix as the output matrix too."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability of dropping a value of a block's output, in training."""
+    """Dropout probability of the blocks' outputs, in training."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "ModelConfig":
@@ -68,14 +68,14 @@ class ModelConfig:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of one block."""
+        """Number of parameters of one block."""
         attention = 2 * self.width * self.width + 2 * self.width * self.num_kv_heads * self.head_width
         norms = 2 * self.width + (2 * self.head_width if self.qk_norm else 0)
         return attention + 3 * self.width * self.ffn_hidden + norms
 
     @property
     def parameters(self) -> int:
-        """All parameters.
+        """Number of all parameters.
 
         >>> ModelConfig(vocab_size=65536, width=1536, layers=24, heads=16, ffn_hidden=3072).parameters
         666974208
@@ -86,8 +86,8 @@ class ModelConfig:
     def flops_per_token(self, context: int, *, causal: bool = True) -> int:
         """Count the floating-point operations of training on one token, forward and backward.
 
-        Six for each parameter of a matrix (the embedding counts once, as the output matrix), and the attention's own
-        12 * layers * width * context, halved where the causal half is skipped.
+        Six for each parameter of a matrix (the embedding counts once, as the output matrix), plus the attention's
+        12 * layers * width * context, halved if the masked half is skipped.
         Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
         """
         norms = self.layers * (self.block_parameters - self._block_matrices) + self.width
@@ -96,7 +96,7 @@ class ModelConfig:
         return 6 * (self.parameters - norms - embedding_lookup) + (attention // 2 if causal else attention)
 
     def kv_cache_bytes(self, tokens: int, *, bytes_per_value: int = 2) -> int:
-        """Size of the keys and values of a sequence."""
+        """Return the size of the keys and values of a sequence of `tokens`."""
         return 2 * self.layers * self.num_kv_heads * self.head_width * tokens * bytes_per_value
 
     @property
@@ -108,7 +108,7 @@ def read_model_config(path: Path) -> ModelConfig:
     """Read a shape: `MODEL` of a Python file such as configs/model/base.py, or a JSON file.
 
     Raises:
-        ConfigError: there is no such file, or it holds no shape.
+        ConfigError: there is no such file, or it does not define a shape.
     """
     if path.suffix not in {".py", ".json"}:
         raise ConfigError(f"model {path}: neither a .py file that sets MODEL nor a .json file")
@@ -121,7 +121,9 @@ def read_model_config(path: Path) -> ModelConfig:
     except FileNotFoundError:
         raise ConfigError(f"model {path}: no such file; configs/model/base.py is an example") from None
     except AssertionError:
-        raise ConfigError(f"model {path}: an assert in it fails; with another shape, correct its number too") from None
+        raise ConfigError(
+            f"model {path}: an assert in it fails; if the shape changed, correct its number too"
+        ) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a file of the user's own ran
         raise ConfigError(f"model {path}: {type(error).__name__}: {error}") from None
     if not isinstance(model, ModelConfig):

@@ -12,15 +12,15 @@ from ibidem.modeling.modeling_custom import Decoder, KVCache
 
 
 class TextCodec(Protocol):
-    """What generation needs of a tokenizer."""
+    """What generation requires of a tokenizer."""
 
     document_id: int
 
     def encode(self, text: str) -> list[int]:
-        """Give the ids of a text."""
+        """Return the ids of a text."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of ids."""
+        """Return the text of ids."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Sampling:
     temperature: float = 0.8
     """0 takes the most likely token."""
     top_p: float = 0.95
-    """Choose among the most likely tokens that together have this probability."""
+    """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: int = 0
     first: int = 0
-    """Number of the first prompt among all that are completed: each number draws with a generator of its own."""
+    """Number of the first prompt among all prompts; each number has its own random generator."""
 
 
 class Completion(NamedTuple):
@@ -43,7 +43,7 @@ class Completion(NamedTuple):
     text: str
     num_tokens: int
     finish: str
-    """`document` (its end was generated), `stop` (a stop string) or `length`."""
+    """Why it ended: `document` (the end of the document was generated), `stop` (a stop string) or `length`."""
 
 
 def complete(
@@ -58,7 +58,7 @@ def complete(
     longest = max((len(word.encode()) for word in stop), default=0)
 
     def is_stopped(ids: list[int]) -> bool:
-        tail = tokenizer.decode(ids[-longest - 4 :])  # a token is a byte at least, and a character four bytes at most
+        tail = tokenizer.decode(ids[-longest - 4 :])  # a token is at least one byte, a character at most four
         return any(word in tail for word in stop)
 
     generated = generate(
@@ -76,9 +76,9 @@ def generate(
     end_id: int,
     is_stopped: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Sample ids after each prompt, `end_id` included where it was drawn.
+    """Sample ids after each prompt, including `end_id` if it was drawn.
 
-    Each row has a generator of its own, so what is drawn for a prompt does not depend on the prompts beside it.
+    Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch.
     """
     longest = max(len(prompt) for prompt in prompts)
     _check_length(longest, sampling.max_tokens, model.config.context)
@@ -111,7 +111,7 @@ def generate(
 
 
 def next_token_probabilities(logits_V: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """Turn logits into the distribution that is sampled from: temperature, then nucleus.
+    """Turn logits into the sampling distribution: temperature, then nucleus.
 
     >>> next_token_probabilities(torch.tensor([2.0, 1.0, -9.0]), temperature=1.0, top_p=0.7).tolist()
     [1.0, 0.0, 0.0]
@@ -137,9 +137,9 @@ def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> i
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:
     ended = bool(ids) and ids[-1] == tokenizer.document_id
     text = tokenizer.decode(ids[:-1] if ended else ids)
-    found = [position for word in stop if (position := text.find(word)) >= 0]
-    if found:
-        return Completion(text[: min(found)], len(ids), "stop")
+    positions = [position for word in stop if (position := text.find(word)) >= 0]
+    if positions:
+        return Completion(text[: min(positions)], len(ids), "stop")
     return Completion(text, len(ids), "document" if ended else "length")
 
 

@@ -1,9 +1,8 @@
-"""Cross-entropy of a large vocabulary without its logits.
+"""Cross-entropy over a large vocabulary without keeping its logits.
 
 At 8k context and 65,536 ids the logits of one sequence and their gradient are 4.3 GB in float32. Here the output
-matrix and the loss are one operation over chunks of tokens: a chunk's logits become, in place, its gradient, which is
-spent on the gradients of the hidden states and of the matrix before the next chunk is computed. Nothing is computed
-twice.
+matrix and the loss are one operation over chunks of tokens: a chunk's logits become, in place, their gradient, which is
+propagated to the hidden states and the matrix before the next chunk is computed. Nothing is computed twice.
 """
 
 from typing import Any
@@ -19,21 +18,21 @@ IGNORE = -100
 CHUNK_LOGITS = {"cpu": 1 << 23}
 """Logits of one chunk, by device: 32 MB in float32 on a CPU."""
 DEFAULT_CHUNK_LOGITS = 1 << 27
-"""512 MB on an accelerator: the output matrix is read once a chunk, so chunks must be large."""
+"""512 MB on an accelerator: the output matrix is read once per chunk, so chunks must be large."""
 
 
 class SharedGradient:
-    """The one gradient of a matrix that is used twice: by `embed` and by `linear_cross_entropy`.
+    """The single gradient of a matrix that is used twice: by `embed` and by `linear_cross_entropy`.
 
-    Autograd would make a gradient of V x D for each use and add them. Here the loss, whose backward pass always runs
-    first, leaves its own with this object, and the embedding adds its few rows to it.
+    Autograd would allocate a V x D gradient for each use and add them. Here the loss, whose backward pass always runs
+    first, leaves its gradient in this object, and the embedding adds its few rows to it.
     """
 
     def __init__(self) -> None:
         self.grad_VD: Tensor | None = None
 
     def take(self) -> Tensor | None:
-        """Give the gradient that the loss left, once."""
+        """Remove and return the gradient that the loss left."""
         grad_VD, self.grad_VD = self.grad_VD, None
         return grad_VD
 
@@ -47,7 +46,7 @@ def linear_cross_entropy(
         hidden_ND: last hidden states.
         weight_VD: output matrix.
         targets_N: ids, or IGNORE; int64.
-        shared: given if `embed` read the same matrix with it in this forward pass.
+        shared: the object with which `embed` read the same matrix in this forward pass, if it did.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
     Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2.
@@ -56,7 +55,7 @@ def linear_cross_entropy(
 
 
 def embed(ids_BT: Tensor, weight_VD: Tensor, shared: SharedGradient | None) -> Tensor:
-    """Look up rows of a matrix, (B, T, D); with `shared`, its gradient joins the one of the loss."""
+    """Look up rows of a matrix, (B, T, D); with `shared`, the gradient is added to the loss's."""
     if shared is None:
         return embedding(ids_BT, weight_VD)
     return _SharedEmbedding.apply(ids_BT, weight_VD, shared)  # type: ignore[no-any-return, no-untyped-call]
@@ -88,7 +87,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.shared = shared
         weight = weight_VD.to(_matmul_dtype(hidden_ND))
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        sums = torch.promote_types(weight.dtype, torch.float32)  # what is added up, at least in float32
+        sums = torch.promote_types(weight.dtype, torch.float32)  # accumulate in at least float32
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=sums) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=torch.float32)
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
@@ -122,7 +121,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _softmax_gradient(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn logits into the gradient of the loss, in place, but for a factor a row that is cheaper to apply elsewhere.
+    """Turn logits into the gradient of the loss, in place, up to a factor per row that is cheaper to apply elsewhere.
 
     Returns:
         The summed loss, and the factor: 1 / sum of the exponentials, or 0 where the target does not count; (C, 1).

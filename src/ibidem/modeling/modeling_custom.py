@@ -1,6 +1,6 @@
 """The decoder: rotary positions, RMS norms, gated feed-forward, grouped-query attention, tied embeddings.
 
-With `qk_norm` its arithmetic is Qwen3's, without it Llama's, to the last bit of float32 that the order of sums allows.
+With `qk_norm` its arithmetic is Qwen3's, without it Llama's, in float32 up to the order of summation.
 
 Shapes: B batch, T tokens, S cached tokens, D width, H heads, G key-value heads, K head width, F feed-forward,
 V vocabulary, N = B * T.
@@ -21,7 +21,7 @@ INIT_STD = 0.02
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight, computed in float32 at least.
+    """x / rms(x) * weight, computed in at least float32.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
@@ -34,7 +34,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Rope(nn.Module):
-    """Rotary positions: pairs (i, i + K/2) of a head are turned by position * theta^(-2i/K).
+    """Rotary positions: pairs (i, i + K/2) of a head are rotated by position * theta^(-2i/K).
 
     Source: Su et al. 2021, arXiv:2104.09864; pairs in the half-split layout of Llama.
     """
@@ -57,16 +57,16 @@ class Rope(nn.Module):
         return angles_TK.cos(), angles_TK.sin()
 
     def forward(self, x_BTHK: Tensor, start: int) -> Tensor:
-        """Turn queries or keys that stand at positions start, start + 1, ..."""
+        """Rotate queries or keys at positions start, start + 1, ..."""
         T, K = x_BTHK.shape[1], x_BTHK.shape[-1]
         cos_T1K = self.cos_TK[start : start + T, None].to(x_BTHK.dtype)
         sin_T1K = self.sin_TK[start : start + T, None].to(x_BTHK.dtype)
-        turned = torch.cat([-x_BTHK[..., K // 2 :], x_BTHK[..., : K // 2]], dim=-1)
-        return x_BTHK * cos_T1K + turned * sin_T1K
+        rotated_BTHK = torch.cat([-x_BTHK[..., K // 2 :], x_BTHK[..., : K // 2]], dim=-1)
+        return x_BTHK * cos_T1K + rotated_BTHK * sin_T1K
 
 
 class KVCache:
-    """Keys and values of the tokens so far, all rows of a batch ending at the same position (padded on the left)."""
+    """Keys and values of the tokens so far; the rows of a batch are padded on the left, to end at the same position."""
 
     def __init__(self, config: ModelConfig, pads_B: Tensor, size: int, dtype: torch.dtype) -> None:
         """Reserve `size` positions; the first `pads_B` of each row are padding that nothing attends to."""
@@ -76,7 +76,7 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of a layer; give all of them so far."""
+        """Store the new keys and values of a layer; return all of them so far."""
         end = self.length + k_BTGK.shape[1]
         self._memory[layer, 0, :, self.length : end] = k_BTGK
         self._memory[layer, 1, :, self.length : end] = v_BTGK
@@ -84,7 +84,7 @@ class KVCache:
         return k_BSGK, v_BSGK
 
     def visible(self, num_tokens: int) -> Tensor:
-        """Say which of the S positions each of the next tokens may see: bool, (B, T, S). A pad sees only itself."""
+        """Return which of the S positions each of the next tokens may see: bool, (B, T, S). A pad sees only itself."""
         queries_T1 = torch.arange(self.length, self.length + num_tokens, device=self._pads_B.device)[:, None]
         keys_S = torch.arange(self.length + num_tokens, device=self._pads_B.device)
         return (keys_S <= queries_T1) & ((keys_S >= self._pads_B[:, None, None]) | (keys_S == queries_T1))
@@ -128,7 +128,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.ffn_hidden, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Transform each token alone."""
+        """Transform each token independently."""
         gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
         return self.down(silu(gate_BTF) * up_BTF)  # type: ignore[no-any-return]
 
@@ -147,7 +147,7 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, rope: Rope, documents: Documents | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """Run the block."""
+        """Apply the block."""
         x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rope, documents, cache, layer))
         return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))  # type: ignore[no-any-return]
 
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
         return self.embedding_VD if self.output_VD is None else self.output_VD
 
     def init_weights(self, seed: int) -> None:
-        """Draw normal weights; what feeds the residual stream starts smaller by sqrt(2 * layers).
+        """Draw normal weights; matrices that write to the residual stream are scaled by 1 / sqrt(2 * layers).
 
         Source: Radford et al. 2019 (GPT-2), section 2.3.
         """
@@ -197,13 +197,13 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         shared: SharedGradient | None = None,
     ) -> Tensor:
-        """Give the normalized last hidden states, (B, T, D).
+        """Return the normalized last hidden states, (B, T, D).
 
         Args:
             ids_BT: token ids; int64.
             documents: keeps the documents of a window apart.
-            cache: continue after its tokens, and store these; excludes `documents`.
-            shared: given if the loss uses the embedding matrix too.
+            cache: continue after its tokens, and append these; excludes `documents`.
+            shared: set if the loss uses the embedding matrix too.
         """
         assert documents is None or cache is None
         x_BTD = embed(ids_BT, self.embedding_VD, shared)
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
     def logits(self, ids_BT: Tensor, documents: Documents | None = None, cache: KVCache | None = None) -> Tensor:
-        """Give the logits of every position, (B, T, V)."""
+        """Return the logits of every position, (B, T, V)."""
         return linear(self.hidden(ids_BT, documents, cache), self.head_VD)
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, documents: Documents | None = None) -> Tensor:

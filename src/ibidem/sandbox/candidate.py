@@ -1,11 +1,11 @@
-"""The jail of the candidate: runs code that nobody trusts, and answers calls of its functions.
+"""The jail of the candidate: runs untrusted code, and answers calls of its functions.
 
-It is told the program, what sets it up and, call by call, the arguments. It never sees a test or an expected value.
+It receives the program, its setup and, call by call, the arguments. It never sees a test or an expected value.
 
     ("run", sources)                   -> ("done", None, None)
     ("call", name, arguments, named)   -> ("value", value, the arguments where the call has changed them)
     ("get", object, attribute)         -> ("value", value, None)
-    whatever raises                    -> ("raised", builtin kind, kind and message)
+    any of them raises                 -> ("raised", builtin kind, kind and message)
 """
 
 import os
@@ -23,14 +23,14 @@ Answer = tuple[str, Any, Any]
 
 
 class Jail:
-    """The program's names, and its objects that the other side knows by number."""
+    """The program's names, and the objects that the other side refers to by number."""
 
     def __init__(self) -> None:
         self._module = types.ModuleType(MODULE)
         self._objects: list[object] = []
 
     def answer(self, request: bytes) -> bytes:
-        """Do what is asked."""
+        """Execute a request and return the answer."""
         try:
             words = values.loads(request, self._find)
             match words[0]:
@@ -70,7 +70,7 @@ class Jail:
 
 
 def serve(channel: int) -> NoReturn:
-    """Run the program that the first message brings, then answer calls until the other side is gone."""
+    """Run the program in the first message, then answer calls until the other side closes."""
     jail, reader = Jail(), messages.Reader(channel)
     while True:
         try:
@@ -81,7 +81,7 @@ def serve(channel: int) -> NoReturn:
 
 
 def rehearse() -> None:
-    """Answer a program of our own."""
+    """Run a program of our own, so that Python specializes the code."""
     jail = Jail()
     requests: tuple[Any, ...] = (("run", ["def answer(x):\n    return x\n"]), ("call", jail, ([1, 2.5, "a"],), {}))
     for request in requests:
@@ -90,10 +90,10 @@ def rehearse() -> None:
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """Give the kind of an exception as the nearest builtin, and its own name with its message."""
+    """Return the nearest builtin kind of an exception, and its own name with its message."""
     builtin = next(kind.__name__ for kind in type.mro(type(error)) if kind.__module__ == "builtins")
     try:
         message = str(error)[:LONGEST_MESSAGE]
-    except BaseException:  # noqa: BLE001 - a program may write `__str__` as it likes
+    except BaseException:  # noqa: BLE001 - a program may define any `__str__`
         message = ""
     return str(builtin), f"{type(error).__name__}: {message}"

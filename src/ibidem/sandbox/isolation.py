@@ -1,13 +1,13 @@
-"""The walls of a jail: namespaces, a root that holds Python's own library and nothing else, limits, no privileges.
+"""The walls of a jail: namespaces, a root with little more than Python's own library, limits, no privileges.
 
     supervisor     enters user, mount, pid, net, ipc and uts namespaces, but stays outside the pid namespace itself
-    init       process 1 of the pid namespace: when it is killed, the kernel kills all the others
-    children   find an empty scratch folder, have no privilege, and are bound to the system calls of `seccomp`
+    init           process 1 of the pid namespace: when it is killed, the kernel kills all the others
+    children       start with an empty scratch folder, no privileges, and only the system calls of `seccomp`
 
 The root is an empty tmpfs with read-only views of the standard library (without site-packages, where benchmarks with
 their answers may be installed), the folders of the shared libraries, the time zones, numpy and four devices. There is
 no /proc, no /sys, no home. The views are bound while the supervisor may still read everything, so an interpreter in a
-folder that only its owner enters works too.
+folder that only its owner may enter works too.
 """
 
 import os
@@ -36,12 +36,12 @@ _NAMESPACES = (
 
 
 class Limits(NamedTuple):
-    """What a program may use. Time is time of the CPU: a loaded machine changes no verdict."""
+    """What a program may use. Time is CPU time, so load on the machine changes no verdict."""
 
     cpu_s: int = 10
-    """CPU seconds of the candidate, and as many of its tests."""
+    """CPU seconds for the candidate, and as many for its tests."""
     idle_s: float = 5.0
-    """Seconds in which neither of them computes or waits for a CPU: a program that sleeps."""
+    """Seconds in which neither of them runs or waits for a CPU, as in a program that sleeps."""
     memory_bytes: int = 512 << 20
     """Address space."""
     scratch_bytes: int = 16 << 20
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
 
 
 def enter(packages: tuple[str, ...], proc: int) -> None:
-    """Enter the namespaces and change the root, for good; `proc` is an open folder of /proc.
+    """Enter the namespaces and change the root, irrevocably; `proc` is a descriptor of /proc.
 
     Raises:
         OSError: the kernel refuses.
@@ -78,7 +78,7 @@ def mount_scratch(limits: Limits) -> None:
 
 
 def surrender(limits: Limits) -> None:
-    """Take from the supervisor, and so from all its children, what none of them needs any more."""
+    """Drop the rights that neither the supervisor nor its children need any more."""
     for kind, value in _resources(limits):
         resource.setrlimit(kind, (value, value))
     syscalls.drop_capabilities()
@@ -86,14 +86,14 @@ def surrender(limits: Limits) -> None:
 
 
 def restrict(calls: seccomp.Filter, cpu_s: int) -> None:
-    """Limit this process to itself, to so much CPU time and to these system calls, for good."""
+    """Limit this process, irrevocably: no new processes, this much CPU time, these system calls."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     calls.install()
 
 
 def close_descriptors(*keep: int) -> None:
-    """Close everything but `keep`; what is read is empty, what is printed is lost."""
+    """Close all descriptors except `keep`; standard input is empty, and output is discarded."""
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
@@ -135,7 +135,7 @@ def _may_mount() -> bool:
 
 
 def _enter_with_maps_from_outside(proc: int) -> None:
-    """Let a process that stays outside map the ids, for only it may name another user than itself."""
+    """Enter the namespaces while a helper outside maps the ids: only it may map a user other than its own."""
     entered, done = os.pipe()
     pid, helper = str(os.getpid()), os.fork()
     if helper == 0:
@@ -199,7 +199,7 @@ def _view(source: str, target: str) -> None:
 
 
 def _library_views() -> dict[str, str]:
-    """Find the standard library and the folders of all shared libraries that are loaded now."""
+    """Return the standard library and the folders of all loaded shared libraries, by their path in the jail."""
     folders = {os.path.realpath(folder) for folder in sys.path if os.path.isdir(folder)}
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         files = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
@@ -211,7 +211,7 @@ def _library_views() -> dict[str, str]:
 
 
 def _inside(path: str) -> str:
-    """Place a folder in the jail: where it stands outside, but never where the scratch folder would hide it.
+    """Return the path of a folder in the jail: the same as outside, unless the scratch folder would hide it.
 
     >>> _inside("/usr/lib"), _inside(f"{SCRATCH}/lib") == f"/outside{SCRATCH}/lib"
     ('/usr/lib', True)

@@ -1,11 +1,11 @@
-"""The judge: gives programs to warm jails and says what they are worth.
+"""The judge: runs programs in warm jails and returns verdicts.
 
     with Judge(workers=2) as judge:
         for verdict in judge.verdicts(programs):
             ...
 
 What a program prints, returns or raises never decides: the tests run in a jail of their own, and only plain values
-cross. A judge first proves itself on programs that must fail and programs that must pass (`selftest`).
+cross. A judge first tests itself on programs that must fail and programs that must pass (`selftest`).
 """
 
 import json
@@ -40,10 +40,10 @@ REMEDY = (
 
 
 class Judge:
-    """A pool of supervisors, each with a pair of warm jails; use it as a context.
+    """A pool of supervisors, each with a pair of warm jails; use it as a context manager.
 
     Raises:
-        SandboxError: no jail can be made here, or one of them does not hold what it must.
+        SandboxError: no jail can be made here, or one fails its self-test.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """Let go of all jails."""
+        """End all jails."""
         for each in self._supervisors:
             each.stop()
 
@@ -92,7 +92,7 @@ class Judge:
         return verdict
 
     def verdicts(self, programs: Iterable[Program]) -> Iterator[Verdict]:
-        """Judge many, side by side; the verdicts come in the order of the programs."""
+        """Judge programs in parallel; yield the verdicts in the order of the programs."""
         waiting = iter(programs)
         ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * len(self._supervisors))]
         while ahead:
@@ -139,7 +139,7 @@ class _Supervisor:
         self._reader = messages.Reader(self._process.stdout.fileno())
 
     def wait_until_ready(self) -> None:
-        """Wait until the walls stand."""
+        """Wait until the jails are ready."""
         try:
             self._reader.receive()
         except (EOFError, ValueError):
@@ -147,7 +147,7 @@ class _Supervisor:
             raise SandboxError(f"no jail can be made here: {self._complaint()}{remedy}") from None
 
     def run(self, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Give the referee's verdict, if it came to one, and the supervisor's account."""
+        """Return the referee's verdict, if there is one, and the supervisor's account of the processes."""
         self._jobs += 1
         try:
             messages.send(self._in, json.dumps({**job, "number": self._jobs}).encode())
@@ -161,7 +161,7 @@ class _Supervisor:
         return said, end
 
     def stop(self) -> None:
-        """End the supervisor: its jails end with it."""
+        """End the supervisor, and its jails with it."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -180,14 +180,14 @@ class _Supervisor:
     def _complaint(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
-        told = next((line for line in lines if line.startswith(f"{DOCKER}: ")), lines[-1] if lines else "")
-        return told or f"it ended with code {self._process.wait(timeout=5)}"
+        line = next((line for line in lines if line.startswith(f"{DOCKER}: ")), lines[-1] if lines else "")
+        return line or f"it ended with code {self._process.wait(timeout=5)}"
 
 
 def _check_platform(sandbox: str) -> None:
     if sandbox == supervisor.NAMESPACES and not (sys.platform == "linux" and seccomp.supported()):
         raise SandboxError(
-            "running model-written code needs Linux namespaces on x86-64 or ARM64; use --sandbox docker here"
+            "running model-written code requires Linux namespaces on x86-64 or ARM64; use --sandbox docker here"
         )
 
 

@@ -1,4 +1,4 @@
-"""Messages over a pipe or a socket: four bytes of length, then so many bytes."""
+"""Length-prefixed messages over a pipe or a socket: four bytes of length, then the data."""
 
 import os
 
@@ -26,8 +26,8 @@ class Reader:
         """Read one message.
 
         Raises:
-            EOFError: the other side is gone.
-            ValueError: it announces more than `max_bytes`.
+            EOFError: the other side has closed.
+            ValueError: the message is larger than `max_bytes`.
         """
         self._fill(_HEADER)
         end = _HEADER + int.from_bytes(self._buffer[:_HEADER], "little")

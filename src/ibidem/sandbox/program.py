@@ -1,22 +1,22 @@
-"""The nouns of the judge: a program with its tests, and the verdict on it."""
+"""The types of the judge: a program with its tests, and the verdict on it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What became of a program."""
+    """The outcome of a program."""
 
     PASSED = "passed"
-    """All tests hold."""
+    """All tests pass."""
     FAILED = "failed"
-    """A test does not hold."""
+    """A test fails."""
     RAISED = "raised"
     """It raised an exception."""
     SYNTAX = "syntax"
-    """It is no Python."""
+    """It is not valid Python."""
     TIMEOUT = "timeout"
-    """It, or a test of what it answered, used up its CPU time."""
+    """It, or a test of its answers, used up its CPU time."""
     IDLE = "idle"
     """It slept."""
     MEMORY = "memory"
@@ -24,30 +24,30 @@ class Kind(StrEnum):
     CRASH = "crash"
     """It ended instead of answering."""
     ANSWER = "answer"
-    """Its answer is no plain value, or too large."""
+    """Its answer is not a plain value, or is too large."""
     UNTESTED = "untested"
-    """The tests ended without asking it anything."""
+    """The tests ended without calling it."""
     TESTS = "tests"
     """The tests themselves cannot be run."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """Code that nobody trusts, and the tests that decide about it."""
+    """Untrusted code, and the tests that judge it."""
 
     sources: tuple[str, ...]
-    """Run one after the other in the candidate's jail: the code, then what sets the tests up."""
+    """Run one after the other in the candidate's jail: the code, then the setup of the tests."""
     tests: str
     """Run in the referee's jail; it passes if nothing is raised."""
     names: tuple[str, ...]
-    """What the tests take from the program. Nothing else of it is visible to them."""
+    """The names that the tests take from the program. Nothing else of it is visible to them."""
     preamble: str = ""
     """Run before the tests, in their jail: imports and helpers that belong to the benchmark."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge says of a program."""
+    """The judge's verdict on a program."""
 
     kind: Kind
     detail: str

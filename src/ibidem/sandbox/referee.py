@@ -1,7 +1,7 @@
-"""The jail of the tests: runs what the benchmark says, with stand-ins in place of the candidate's functions.
+"""The jail of the tests: runs the benchmark's code, with proxies in place of the candidate's functions.
 
-Neither side can reach the other but by `values`: the candidate cannot walk to a frame, a test or an expected value, and
-what it answers is compared here, by builtin types alone.
+Only `values` pass between the two sides: the candidate cannot reach a frame, a test or an expected value, and its
+answers are compared here, as builtin types only.
 """
 
 import builtins
@@ -26,11 +26,11 @@ LONGEST_DETAIL = 300
 
 
 class Fault(BaseException):
-    """The candidate's answer, or its silence, ends the tests, whatever they catch."""
+    """The candidate's answer, or its silence, ends the tests, whatever exceptions they catch."""
 
 
 class Link:
-    """The line to the candidate; counts its answers and remembers the first fault."""
+    """The connection to the candidate; counts its answers and remembers the first fault."""
 
     def __init__(self, channel: int) -> None:
         self._channel, self._reader = channel, messages.Reader(channel, MAX_ANSWER)
@@ -39,13 +39,13 @@ class Link:
         self.raised: BaseException | None = None
 
     def start(self, sources: list[str]) -> None:
-        """Let the candidate run its program."""
+        """Make the candidate run its program."""
         kind, first, second = self._exchange(("run", sources))
         if kind == "raised":
             self.fail("syntax" if first in {"SyntaxError", "IndentationError", "TabError"} else "raised", second)
 
     def call(self, remote: "Remote", arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Call a function of the candidate; what it changed in its arguments changes here too."""
+        """Call a function of the candidate; its changes to the arguments are applied here too."""
         value, changed = self._value(("call", remote, arguments, named))
         if type(changed) is tuple:
             self._change(arguments, changed)
@@ -74,7 +74,7 @@ class Link:
         raise self.raised
 
     def _exchange(self, request: tuple[Any, ...]) -> tuple[str, Any, Any]:
-        """Ask; of an answer that tells of an exception, both parts are text."""
+        """Send a request and return the answer; both parts of a raised exception are checked to be text."""
         try:
             messages.send(self._channel, values.dumps(request, _reference))
         except values.Unsendable as error:
@@ -91,8 +91,8 @@ class Link:
             self.fail("answer", str(error) or "too large")
         if type(answer) is not tuple or len(answer) != 3 or type(answer[0]) is not str:
             self.fail("answer", "not an answer")
-        is_told = answer[0] == "raised" and type(answer[1]) is str and type(answer[2]) is str
-        if not is_told and answer[0] != ("done" if request[0] == "run" else "value"):
+        is_raised = answer[0] == "raised" and type(answer[1]) is str and type(answer[2]) is str
+        if not is_raised and answer[0] != ("done" if request[0] == "run" else "value"):
             self.fail("answer", "not an answer")
         return answer
 
@@ -131,8 +131,8 @@ class Remote:
 
 
 def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoReturn:
-    """Judge the job that waits in `jobs` for every candidate that is handed over on `control`."""
-    import random  # by the supervisor already, in its own way
+    """For every candidate received on `control`, judge the next job in `jobs`."""
+    import random  # already imported by the supervisor, without its hook after a fork
 
     state, waiting = random.getstate(), messages.Reader(jobs)
     while True:
@@ -145,14 +145,14 @@ def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoRet
         verdict = {**judge(job, channel), "number": job["number"]}
         os.close(channel)
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > GROWN_KB:
-            gc.collect()  # cycles of what a program answered
+            gc.collect()  # cycles in a program's answers
         used = {"cpu_s": time.process_time() - started, "peak_kb": _peak_kb()}
         messages.send(verdicts, json.dumps({**verdict, **used}).encode())
         os.write(control.fileno(), DONE)
 
 
 def judge(job: dict[str, Any], channel: int) -> dict[str, Any]:
-    """Run the tests of a job against the candidate at the other end of `channel`; give the verdict."""
+    """Run the tests of a job against the candidate at the other end of `channel`; return the verdict."""
     link = Link(channel)
     names: dict[str, Any] = {"__name__": TESTS}
     verdict = ("passed", "")

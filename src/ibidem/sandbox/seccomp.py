@@ -1,6 +1,6 @@
-"""Which system calls a jailed process may make: an allow-list, everything else fails with EPERM.
+"""The system calls that a jailed process may make: an allowlist; everything else fails with EPERM.
 
-Allowed is what a single Python process needs to compute, to read its own library and to write below its scratch
+The list allows what a single Python process needs to compute, to read its own library and to write below its scratch
 folder. Not allowed are, among others, new processes and threads, programs, sockets, signals to others, tracing,
 anonymous files, shared memory segments, links, mounts, io_uring, keys and performance counters.
 
@@ -128,7 +128,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }
 _ONLY_SELF = {"tgkill": (234, 131), "kill": (62, 129)}  # a signal of its own: abort() and raise() use it
 _ONLY_ZERO = {"prlimit64": (302, 261)}  # its own limits, which it can only lower
-_EXTRA = {"recvmsg": (47, 212)}  # for who is handed a descriptor
+_EXTRA = {"recvmsg": (47, 212)}  # for a process that receives a descriptor
 _FCNTL = (72, 25)
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
 _IOCTL = (16, 29)
@@ -138,18 +138,18 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets into struct seccomp_data
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
-_ANY_PID = 0xFFFFFFFF  # stands in the filter until the pid is known
+_ANY_PID = 0xFFFFFFFF  # placeholder in the filter until the pid is known
 
 Instruction = tuple[int, int, int, int]
 
 
 def supported() -> bool:
-    """Tell whether the machine's system calls are known."""
+    """Return whether the system calls of this machine are known."""
     return syscalls.MACHINE in _AUDIT_ARCH
 
 
 def program(pid: int, more: tuple[str, ...] = (), machine: str = syscalls.MACHINE) -> bytes:
-    """Write the filter of the process `pid` (as it sees itself) as an array of struct sock_filter."""
+    """Return the filter for the process `pid` (as seen in its own namespace) as an array of struct sock_filter."""
     column = _MACHINES.index(machine)
     lines: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH),
@@ -169,7 +169,7 @@ def program(pid: int, more: tuple[str, ...] = (), machine: str = syscalls.MACHIN
 
 
 def _spans(numbers: list[int]) -> list[tuple[int, int]]:
-    """Join neighbors.
+    """Merge consecutive numbers into (first, last) spans.
 
     >>> _spans([1, 2, 3, 7])
     [(1, 3), (7, 7)]
@@ -184,7 +184,7 @@ def _spans(numbers: list[int]) -> list[tuple[int, int]]:
 
 
 def _among(spans: list[tuple[int, int]]) -> list[Instruction]:
-    """Allow a number within one of the spans, found by halving: the kernel runs this for every call."""
+    """Allow a number within one of the spans, by binary search: the kernel runs this for every call."""
     if len(spans) == 1:
         ((first, last),) = spans
         refuse, allow = (_RETURN, 0, 0, _FAIL | errno.EPERM), (_RETURN, 0, 0, _ALLOW)
@@ -199,7 +199,7 @@ def _packed(lines: list[Instruction]) -> bytes:
 
 
 class Filter:
-    """A filter laid out in memory: a process that was forked since has only to write its own number into it."""
+    """A filter prepared in memory: a forked process only has to write its own pid into it."""
 
     def __init__(self, more: tuple[str, ...] = ()) -> None:
         code = program(_ANY_PID, more)
@@ -211,7 +211,7 @@ class Filter:
         self._places = [at for at in range(4, len(code), 8) if code[at : at + 4] == unknown]
 
     def install(self) -> None:
-        """Bind this process to the filter, for good; new privileges must have been forgone.
+        """Install the filter on this process, irrevocably; no_new_privs must be set.
 
         Raises:
             OSError: the kernel refuses.
@@ -222,7 +222,7 @@ class Filter:
 
 
 def _only(number: int, *, argument: int, values: tuple[int, ...]) -> list[Instruction]:
-    """Allow a call where the low half of an argument is one of `values` and the high half is 0."""
+    """Allow a call if the low half of an argument is one of `values` and the high half is 0."""
     offset = _ARGUMENTS + 8 * argument
     body: list[Instruction] = [(_LOAD, 0, 0, offset + 4), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _FAIL | errno.EPERM)]
     body += [(_LOAD, 0, 0, offset)]

@@ -1,7 +1,7 @@
-"""Before a judge judges: programs that must be contained, and programs that must pass.
+"""The self-test of a jail: programs that must be contained, and programs that must pass.
 
-A sandbox that never started looks perfect, for nothing gets out of it: so some programs must pass. A sandbox that fails
-open looks perfect too, as long as nobody tries: so some programs try.
+A sandbox that never started looks perfect, since nothing escapes from it: so some programs must pass. A sandbox that
+fails open looks perfect too, as long as no program tries to escape: so some programs try.
 """
 
 from collections.abc import Callable
@@ -52,10 +52,10 @@ _HONEST = "import random\ndef answer(x):\n    open('scratch', 'w').write('x' * 1
 
 
 def check(judge: Callable[[Program], Verdict], *, has_namespaces: bool) -> None:
-    """Prove a jail.
+    """Test a jail.
 
     Raises:
-        SandboxError: a program got out, passed undeservedly, or failed undeservedly; no other is to be run.
+        SandboxError: a program escaped, or got the wrong verdict; no other program may be run.
     """
     expected = _CONTAINED + (_HIDDEN if has_namespaces else [])
     contained = f"assert [attempt(n) for n in range({len(expected)})] == {expected}"
@@ -69,6 +69,6 @@ def check(judge: Callable[[Program], Verdict], *, has_namespaces: bool) -> None:
         verdict = judge(Program((code,), tests, (name,)))
         if verdict.kind is not due:
             raise SandboxError(
-                f"the sandbox does not hold, so no code is run: {due} was due, and it says {verdict.kind} "
-                f"({verdict.detail}) of the program {code.strip().splitlines()[0]!r}"
+                f"the sandbox fails its self-test, so no code is run: expected {due}, got {verdict.kind} "
+                f"({verdict.detail}) for the program {code.strip().splitlines()[0]!r}"
             )

@@ -1,11 +1,11 @@
-"""The supervisor: stands outside the pid namespace, keeps warm jails ready, and ends every job.
+"""The supervisor: stays outside the pid namespace, keeps warm jails ready, and ends every job.
 
     judge ──job──► referee ◄──calls──► candidate      two children of the supervisor; a new candidate for every job
       ▲               │ verdict
       └───────────────┴── how it ended ── supervisor       kills both at the deadline, or when the judge is gone
 
-The supervisor never reads a job: it passes from the judge to the referee by a pipe that only the referee reads, so
-neither the supervisor nor the candidate, which is a copy of it, has ever held a test.
+The supervisor never reads a job: jobs pass from the judge to the referee through a pipe that only the referee reads, so
+neither the supervisor nor the candidate, which is a fork of it, ever holds a test.
 """
 
 import gc
@@ -29,14 +29,14 @@ DONE, DEAD, IDLE = "done", "dead", "idle"
 TICK_MS = 100
 RUNS_TO_SPECIALIZE = 20
 RENEW_AFTER = 64
-"""Jobs of a referee: what benchmarks leave behind in its memory goes with it."""
+"""Jobs after which a referee is replaced, and with it what benchmarks leave in its memory."""
 NAMESPACES = "namespaces"
 WARM = ("bisect", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
-"""Imported before the jails are made, as most programs and tests want them."""
+"""Imported before the jails are made, since most programs and tests need them."""
 
 
 class Setup(NamedTuple):
-    """What the judge tells the supervisor."""
+    """The settings that the judge passes to the supervisor."""
 
     sandbox: str
     packages: tuple[str, ...]
@@ -51,21 +51,21 @@ class Child(NamedTuple):
 
 
 class Referee(NamedTuple):
-    """The process that runs tests, and the line on which it is given candidates."""
+    """The process that runs tests, and the socket over which it receives candidates."""
 
     child: Child
     control: socket.socket
 
 
 class Clock:
-    """Measures how long the processes of a job all only wait, from the first look at it."""
+    """Measures how long all processes of a job have been idle, from the first measurement on."""
 
     def __init__(self, proc: int, pids: tuple[int, ...]) -> None:
         self._proc, self._pids = proc, pids
         self._start: float | None = None
 
     def idle(self) -> float:
-        """Give the seconds in which none of them ran or stood in line for a CPU: load does not count."""
+        """Return the seconds in which no process ran or waited for a CPU, so that load does not count."""
         now = time.monotonic() - sum(map(self._busy, self._pids))
         self._start = now if self._start is None else self._start
         return now - self._start
@@ -80,23 +80,23 @@ class Clock:
 
 
 class Harness:
-    """The process of the judge: when it is gone, the supervisor goes too, and takes the jails along."""
+    """The process of the judge: when it ends, the supervisor and its jails end too."""
 
     def __init__(self) -> None:
-        parent = os.getppid()  # 0 in a container: then the end of the pipe tells
+        parent = os.getppid()  # 0 in a container: then the end of the pipe shows it
         self._pidfd = os.pidfd_open(parent) if parent else None
 
     def wait_for(self, descriptor: int, timeout_ms: int | None = None) -> bool:
-        """Wait until something can be read; False if the time is over."""
+        """Wait until something can be read; return False on timeout."""
         poll = select.poll()
         if self._pidfd is not None:
             poll.register(self._pidfd, select.POLLIN)
         poll.register(JOBS, 0)
         poll.register(descriptor, select.POLLIN)
-        found = dict(poll.poll(timeout_ms))
-        if self._pidfd in found or found.get(JOBS, 0) & (select.POLLHUP | select.POLLERR):
+        events = dict(poll.poll(timeout_ms))
+        if self._pidfd in events or events.get(JOBS, 0) & (select.POLLHUP | select.POLLERR):
             os._exit(0)
-        return descriptor in found
+        return descriptor in events
 
 
 def main() -> None:
@@ -106,13 +106,13 @@ def main() -> None:
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     sys.path.remove(sys.argv[2])
     os.environ.clear()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy wants threads otherwise, and there are none
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy would start threads otherwise, which are not allowed
     clear_scratch = _sweep
     if setup.sandbox == NAMESPACES:
         isolation.enter(setup.packages, proc)
         clear_scratch = Scratch(_start_init(setup.limits)).clear
     elif os.getppid() != 0:
-        raise PermissionError("this is no container of its own")  # and its /tmp is somebody's
+        raise PermissionError("this is not a container of its own")  # so its /tmp belongs to others
     isolation.surrender(setup.limits)
     gc.collect()
     gc.freeze()
@@ -121,11 +121,11 @@ def main() -> None:
 
 
 def _warm_up() -> None:
-    """Do once what every child would: imports, and the first runs of its code, after which Python specializes it."""
+    """Do once what every child would do: imports, and the first runs of its code, after which Python specializes it."""
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
     for name in WARM:
         __import__(name)
-    os.register_at_fork = register  # not what reseeds `random` in every child: the same draws every time
+    os.register_at_fork = register  # `random` is not reseeded in every child: the same draws every time
     for _ in range(RUNS_TO_SPECIALIZE):
         candidate.rehearse()
     sys.modules["random"].seed(0)
@@ -137,9 +137,9 @@ def _read_setup(text: str) -> Setup:
 
 
 def _start_init(limits: Limits) -> socket.socket:
-    """Start process 1 of the pid namespace, which dies with the supervisor and takes all others along.
+    """Start process 1 of the pid namespace, which dies with the supervisor, and all others with it.
 
-    It alone keeps the right to mount: a new scratch folder for every byte that it is sent.
+    Only this process keeps the right to mount: it mounts a new scratch folder for every byte it receives.
     """
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
@@ -159,14 +159,14 @@ def _start_init(limits: Limits) -> socket.socket:
 
 
 class Scratch:
-    """The one folder in which a program may write."""
+    """The only folder that a program may write to."""
 
     def __init__(self, init: socket.socket) -> None:
         self._init = init
         self._fresh = os.stat(isolation.SCRATCH).st_ctime_ns
 
     def clear(self) -> None:
-        """Ask for an empty one if the folder was touched at all: nobody can set its change time back."""
+        """Replace the folder with an empty one if it was touched at all: its change time cannot be set back."""
         if os.stat(isolation.SCRATCH).st_ctime_ns != self._fresh:
             self._init.send(b"m")
             if not self._init.recv(1):
@@ -175,7 +175,7 @@ class Scratch:
 
 
 def _serve(setup: Setup, harness: Harness, proc: int, clear_scratch: Callable[[], None]) -> None:
-    """Judge one job after the other: a new candidate for each, a new referee now and then."""
+    """Judge one job after the other, each with a new candidate; the referee is replaced now and then."""
     candidate_calls, referee_calls = seccomp.Filter(), seccomp.Filter(("recvmsg",))
     referee_of: Referee | None = None
     for number in itertools.count():
@@ -191,7 +191,7 @@ def _serve(setup: Setup, harness: Harness, proc: int, clear_scratch: Callable[[]
         socket.send_fds(referee_of.control, [b"j"], [ours.fileno()])
         ours.close()
         harness.wait_for(referee_of.control.fileno())
-        if referee_of.control.recv(1) != referee.READ:  # what is left of the job would be taken for the next one
+        if referee_of.control.recv(1) != referee.READ:  # the rest of this job would be read as the next one
             os._exit(1)
         state = _watch(harness, referee_of, Clock(proc, (jail.pid, referee_of.child.pid)), setup.limits)
         end: dict[str, Any] = {"idle": state == IDLE, "candidate": _end(jail)}
@@ -236,7 +236,7 @@ def _run_referee(theirs: socket.socket, calls: seccomp.Filter, limits: Limits) -
 
 
 def _watch(harness: Harness, referee_of: Referee, clock: Clock, limits: Limits) -> str:
-    """Wait until the referee is done or dead, or both it and the candidate only wait."""
+    """Wait until the referee is done or dead, or both it and the candidate are idle."""
     while not harness.wait_for(referee_of.control.fileno(), TICK_MS):
         if clock.idle() > limits.idle_s:
             return IDLE
@@ -253,7 +253,7 @@ def _end(child: Child) -> dict[str, Any]:
 
 
 def _sweep() -> None:
-    """Empty the scratch folder, which in a container is the same for all programs."""
+    """Empty the scratch folder, which all programs share in a container."""
     for folder, folders, files in os.walk(isolation.SCRATCH, topdown=False):
         for name in files:
             os.unlink(os.path.join(folder, name))

@@ -1,4 +1,4 @@
-"""The system calls that Python does not offer, each raising OSError where the kernel refuses."""
+"""System calls that Python does not offer; each raises OSError if the kernel refuses."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ def prctl(option: int, *arguments: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces that were shared with the parent."""
+    """Move this process into new namespaces."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
@@ -44,7 +44,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
 
 
 def protect(target: str, attributes: int) -> None:
-    """Set attributes on a mount and all below it (Linux 5.12)."""
+    """Set attributes on a mount and on all mounts below it (Linux 5.12)."""
 
     class MountAttr(ctypes.Structure):
         _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
@@ -54,12 +54,12 @@ def protect(target: str, attributes: int) -> None:
 
 
 def unmount(target: str) -> None:
-    """Let go of a mount."""
+    """Detach a mount."""
     _check(_libc.umount2(target.encode(), _MNT_DETACH), f"umount {target}")
 
 
 def pivot_root(folder: str) -> None:
-    """Make a mounted folder the root, and let go of the old one."""
+    """Make a mounted folder the root, and detach the old one."""
     os.chdir(folder)
     _syscall(_SYS_PIVOT_ROOT[MACHINE], b".", b".")
     unmount(".")
@@ -67,25 +67,25 @@ def pivot_root(folder: str) -> None:
 
 
 def die_with_parent(signal: int) -> None:
-    """Ask for a signal when the parent ends."""
+    """Request a signal when the parent ends."""
     prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0)
 
 
 def forgo_capabilities() -> None:
-    """Give up the right to get a capability back, which processes that are forked inherit."""
+    """Give up the right to regain a capability, for this process and its children."""
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break  # the kernel knows no more, or there is no right to this
+            break  # the kernel has no more capabilities, or this process may not drop them
 
 
 def drop_capabilities() -> None:
-    """Give up every capability."""
+    """Drop every capability."""
     _syscall(_SYS_CAPSET[MACHINE], _CAPABILITY_HEADER, _NO_CAPABILITY)
 
 
 def forgo_new_privileges() -> None:
-    """Promise that no program will be given more rights than this process has."""
+    """Set no_new_privs: no program that is executed gains privileges."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

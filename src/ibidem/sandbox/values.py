@@ -1,12 +1,12 @@
 """What may cross the wall of a jail: plain values, as typed JSON, limited in size and depth.
 
-    [1, "a", None]        stands for itself
+    [1, "a", None]        itself
     (1, 2)                {"tuple": [1, 2]}
     {"a": {1}}            {"dict": [["a", {"set": [1]}]]}
-    an object             {"ref": 7}, which only the jail that holds the object can use
+    an object             {"ref": 7}, which only the jail that holds the object can resolve
 
-A value is read back as an exact builtin type, never as a class that the other side has written, so no `__eq__` of
-theirs runs here. A subclass of a builtin crosses as the value that the builtin's own methods see in it.
+A value is read back as an exact builtin type, never as a class that the other side defines, so none of its `__eq__`
+methods runs here. A subclass of a builtin crosses as the value that the builtin's own methods see in it.
 """
 
 import array
@@ -25,7 +25,7 @@ from typing import Any
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 100
 MAX_ITEMS = 200_000
-"""Items taken from an iterator; more count as endless."""
+"""Maximum number of items taken from an iterator; with more it counts as endless."""
 PLAIN_INT_BITS = 2048  # a larger one is written in hexadecimal, which takes linear time
 NUMPY_KINDS = "biufc"
 _DTYPE = re.compile(r"[<>|=][biufc]\d{1,2}")
@@ -39,7 +39,7 @@ class Unsendable(ValueError):  # noqa: N818 - it names the value
 
 
 def dumps(value: object, keep: Keep) -> bytes:
-    """Write a value; `keep` numbers an object that stays on this side.
+    """Serialize a value; `keep` returns the number of an object that stays on this side.
 
     Raises:
         Unsendable: it is too large, too deep or endless.
@@ -54,13 +54,13 @@ def dumps(value: object, keep: Keep) -> bytes:
 
 
 def loads(data: bytes, find: Find) -> Any:
-    """Read a value; `find` gives what a reference stands for.
+    """Deserialize a value; `find` returns the object of a reference.
 
     >>> loads(dumps((1, {2.5: {"x"}}), id), id)
     (1, {2.5: {'x'}})
 
     Raises:
-        Unsendable: it is no value that `dumps` writes.
+        Unsendable: the data is not what `dumps` writes.
     """
     try:
         return _decode(_READ(data.decode()), find, MAX_DEPTH)
@@ -71,7 +71,7 @@ def loads(data: bytes, find: Find) -> Any:
 
 
 class Match:
-    """What is left of an `re.Match` on the other side: always true, with its groups and their places."""
+    """A copy of an `re.Match` of the other side: always true, with its groups and their positions."""
 
     __slots__ = ("_groups", "regs")
 
@@ -82,8 +82,8 @@ class Match:
         return self._groups[index]
 
     def group(self, *indices: int) -> Any:
-        found = tuple(self._groups[index] for index in indices or (0,))
-        return found if len(found) > 1 else found[0]
+        texts = tuple(self._groups[index] for index in indices or (0,))
+        return texts if len(texts) > 1 else texts[0]
 
     def groups(self) -> tuple[Any, ...]:
         return tuple(self._groups[1:])
@@ -99,7 +99,7 @@ class Match:
 
 
 class Tagged(tuple[str, Any]):
-    """A JSON object of one pair."""
+    """A JSON object with one key."""
 
     __slots__ = ()
 
@@ -137,7 +137,7 @@ def _encode(value: Any, keep: Keep, depth: int) -> Any:
 
 
 def _encode_other(value: Any, kind: type, keep: Keep, depth: int) -> Any:
-    """Write an instance of a subclass, an array, an iterator, or the number of an object."""
+    """Encode an instance of a subclass, an array, an iterator, or a reference to an object."""
     for base in _BASES:
         if issubclass(kind, base):
             return _encode(_as_base(base, value), keep, depth)
@@ -170,7 +170,7 @@ def _text(name: str, write: Callable[[Any], str]) -> Callable[[Any, Keep, int], 
 
 
 def _short_enough(value: Any) -> Any:
-    """Refuse what is too large before it is written, which takes its time."""
+    """Refuse what is too large before the slow work of encoding it."""
     if len(value) > MAX_BYTES:
         raise Unsendable(f"{len(value):,} characters, more than {MAX_BYTES:,}")
     return value
@@ -246,7 +246,7 @@ _BASES = (
 
 
 def _as_base(base: type, value: Any) -> Any:
-    """Take what the builtin's own methods see in an instance of a subclass."""
+    """Return what the builtin's own methods see in an instance of a subclass."""
     if issubclass(base, dict):
         plain = {key: dict.__getitem__(value, key) for key in dict.__iter__(value)}
         return collections.defaultdict(None, plain) if base is collections.defaultdict else base(plain)

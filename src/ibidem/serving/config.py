@@ -1,4 +1,4 @@
-"""Configurations of the serving commands. Imports no torch, so that flags are understood at once."""
+"""Configurations of the serving commands. Imports no torch, so that flags are parsed at once."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +17,15 @@ class GenerateConfig:
     prompt: Annotated[tuple[str, ...], Field(min_length=1)]
     """Start of a document; repeat the flag for a batch."""
     max_tokens: Annotated[int, Field(ge=1)] = 128
-    """Tokens to generate at most."""
+    """Maximum number of tokens to generate."""
     temperature: Annotated[float, Field(ge=0)] = 0.8
-    """0 takes the most likely token."""
+    """Sampling temperature; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Choose among the most likely tokens that together have this probability."""
+    """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    """Same seed, same text."""
+    """Random seed; same seed, same text."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """End before the first of these strings."""
+    """End the text before the first of these strings."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
 
@@ -37,8 +37,8 @@ class ReportConfig:
     run: Path
     """The run's folder, as `ibidem train` wrote it."""
     output: Path
-    """The HTML file."""
+    """The HTML file to write."""
     evaluation: tuple[Path, ...] = ()
-    """JSON results of `ibidem evaluate`, to be shown too."""
+    """JSON results of `ibidem evaluate` to include."""
     title: str = "ibidem report"
     """Heading of the page."""

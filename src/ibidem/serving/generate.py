@@ -9,7 +9,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 
 
 def generate(config: GenerateConfig) -> str:
-    """Complete every prompt; give the texts, or the file they were written to."""
+    """Complete every prompt; return the texts, or the file they were written to."""
     model, checkpoint = load_model(config.checkpoint)
     tokenizer = Tokenizer.load(config.checkpoint / TOKENIZER_DIR)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)

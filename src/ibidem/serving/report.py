@@ -1,7 +1,7 @@
 """`ibidem report`: one self-contained HTML page about a run, for a reader who decides whether to trust the model.
 
-Nothing on the page is fetched and nothing of it runs: it has no link outside and no script, and its own content
-security policy forbids both. Every value goes through `show`, which escapes it; None is shown as NOT MEASURED.
+The page fetches and executes nothing: it has no external link and no script, and its own content security policy
+forbids both. Every value goes through `show`, which escapes it; None is shown as NOT MEASURED.
 """
 
 import ast
@@ -47,11 +47,11 @@ READABLE = str.maketrans({"\U0010fffc": "⏎", "\u2581": "·", "\U0010fffd": "\u
 
 
 def report(config: ReportConfig) -> str:
-    """Write the page; say where it is.
+    """Write the page; return a line with its path.
 
     Raises:
-        ArtifactError: the run's folder holds no events or no whole checkpoint.
-        ConfigError: the output cannot be a file there, or a result of an evaluation does not exist.
+        ArtifactError: the run's folder has no events or no intact checkpoint.
+        ConfigError: the output cannot be written there, or a result of an evaluation does not exist.
         DataError: a result of an evaluation is not a JSON object.
     """
     _check_output(config.output)
@@ -87,13 +87,15 @@ def _check_output(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"output {path}: this is a folder; name a file, such as {path / 'report.html'}")
     if sealed := next((folder for folder in path.parents if (folder / artifacts.MANIFEST).exists()), None):
-        raise ConfigError(f"output {path}: {sealed} is an artifact, and one more file would spoil it; choose another")
+        raise ConfigError(
+            f"output {path}: {sealed} is an artifact, which another file would damage; choose another path"
+        )
     if path.exists() and not is_page(path):
-        raise ConfigError(f"output {path}: exists and is no report to replace; choose another path")
+        raise ConfigError(f"output {path}: exists and is not a report; choose another path")
 
 
 def _intact(artifact: Artifact, name: str) -> Path | None:
-    """Find a file of an artifact, if it is still the one that the manifest names."""
+    """Return the path of an artifact's file if it still has the manifest's digest."""
     path = artifact.path / name
     is_whole = name in artifact.files and path.is_file() and sha256_of(path) == artifact.files[name].sha256
     return path if is_whole else None
@@ -118,7 +120,7 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
         ("Parameters", history.parameters, ""),
         ("Held-out bits per byte", *_first_to_last(history.curve("train.measured", "bits_per_byte"))),
         ("Tokens trained", int(tokens[-1][1]) if tokens else None, f"{tokens[-1][0]:,} steps" if tokens else ""),
-        ("Time in all", duration(sum(run.stages.values())), "every stage of it below"),
+        ("Total time", duration(sum(run.stages.values())), "by stage below"),
     ]
     shown = [tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in figures]
     where = tag("p", f"Checkpoint {run.checkpoint.path.name}{saved} ", tag("code", run.checkpoint.digest), cls="soft")
@@ -136,14 +138,14 @@ def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
 
 
 def corpora(datasets: Sequence[Artifact]) -> Html:
-    """Show each dataset behind the checkpoint: what it was trained on first, then what that was made of."""
+    """Show each dataset behind the checkpoint: first what it was trained on, then what that was made from."""
     if not datasets:
-        return tag("p", None, " The dataset is not where the checkpoint says that it was.")
+        return tag("p", None, " The dataset is not where the checkpoint says.")
     return join(*(blend(dataset) if is_blend(dataset) else corpus(dataset) for dataset in datasets))
 
 
 def blend(dataset: Artifact) -> Html:
-    """Show what was blended, in which shares."""
+    """Show what was blended, and in which shares."""
     counts = dataset.counts
     rows = [
         (name, category, lane.get("documents"), lane.get("of"), lane.get("size"))
@@ -193,7 +195,7 @@ def corpus(dataset: Artifact) -> Html:
             [(duplicates.get("clusters"), duplicates.get("documents"), duplicates.get("largest"))],
             right=(0, 1, 2),
         ),
-        tag("h3", "Secrets and personal data that became placeholders"),
+        tag("h3", "Secrets and personal data replaced by placeholders"),
         table(("Kind", "Count"), list(counts.get("scrubbed", {}).items()), right=(1,)),
         tag("h3", "Dropped, and why"),
         table(("Reason", "Documents", "Of read"), rows, right=(1, 2)),
@@ -204,7 +206,7 @@ def corpus(dataset: Artifact) -> Html:
 
 
 def explanations() -> dict[str, str]:
-    """Read what each drop reason means from the docstring below it in the enum."""
+    """Read the meaning of each drop reason from its docstring in the enum."""
     (enum,) = ast.parse(inspect.getsource(DropReason)).body
     assert isinstance(enum, ast.ClassDef)
     return {
@@ -217,7 +219,7 @@ def explanations() -> dict[str, str]:
 def _license_drops(dropped: Path | None) -> list[Html]:
     """Show the evidence: metadata by package, headers file by file."""
     if dropped is None:
-        why = f" {shards.DROPPED} is missing, or not the file that the manifest names."
+        why = f" {shards.DROPPED} is missing, or differs from the manifest."
         return [tag("h3", "License drops by package"), tag("p", None, why)]
     groups: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], str] = {}
@@ -238,22 +240,22 @@ def _license_drops(dropped: Path | None) -> list[Html]:
     ]
 
 
-def tokenizer(found: Artifact | None) -> Html:
-    """Show what the tokenizer is worth."""
-    if found is None:
-        return tag("p", None, " The tokenizer is not where the checkpoint says that it was.")
-    counts = found.counts
+def tokenizer(artifact: Artifact | None) -> Html:
+    """Show the size and quality of the tokenizer."""
+    if artifact is None:
+        return tag("p", None, " The tokenizer is not where the checkpoint says.")
+    counts = artifact.counts
     rows = [
         ("Ids", counts.get("vocab_size")),
         ("Learned pieces", counts.get("learned")),
-        ("Reserved ids, nothing learned for them", counts.get("reserved")),
+        ("Reserved ids, without a learned piece", counts.get("reserved")),
         ("Bytes of text it was trained on", counts.get("trained_bytes")),
-        ("Bytes a token, on held-out documents", counts.get("bytes_per_token")),
+        ("Bytes per token, on held-out documents", counts.get("bytes_per_token")),
         ("Byte pieces among the tokens", share(counts.get("byte_pieces_share"), 1, digits=3)),
         ("Held-out documents", counts.get("held_out")),
-        ("of these, returned byte for byte", counts.get("round_trips")),
+        ("of these, decoded byte for byte", counts.get("round_trips")),
     ]
-    vocabulary = _intact(found, "tokenizer.vocab")
+    vocabulary = _intact(artifact, "tokenizer.vocab")
     pieces = _longest_pieces(vocabulary.read_bytes().decode(errors="replace")) if vocabulary else [None]
     return join(
         table(("Figure", "Value"), rows, right=(1,)),
@@ -270,17 +272,17 @@ def _longest_pieces(vocabulary: str) -> list[str]:
 
 
 def training(run: Run) -> Html:
-    """Show the curves, what went wrong on the way, and the settings."""
+    """Show the curves, the problems of the run, and the settings."""
     history = run.history
     notes = [join("Sessions of training, resumes included: ", history.sessions, ".")]
     notes += [join("Refused at step ", row.get("step"), ": ", row.get("reason"), ".") for row in history.refused]
     notes += [join("Torn lines of events.jsonl, left out: ", run.torn, ".")] if run.torn else []
     held_out = history.curve("train.measured", "bits_per_byte")
     small = [("Learning rate", "", "lr"), ("Gradient norm", "before clipping", "grad_norm")]
-    small += [("Speed", "tokens a second", "tokens_per_s")]
+    small += [("Speed", "tokens per second", "tokens_per_s")]
     settings = [(key, "none" if value is None else value) for key, value in flattened(run.checkpoint.config).items()]
     return join(
-        line_chart("Loss", "nats a token, on the training text", history.curve("train.step", "loss"), wide=True),
+        line_chart("Loss", "nats per token, on the training text", history.curve("train.step", "loss"), wide=True),
         line_chart("Held-out bits per byte", "never trained on; lower is better", held_out, wide=True, marked=True),
         tag("div", *(line_chart(t, unit, history.curve("train.step", key)) for t, unit, key in small), cls="thirds"),
         *(tag("p", note, cls="note") for note in notes),
@@ -304,13 +306,13 @@ def samples(history: History) -> Html:
 
 
 def evaluation(results: Sequence[Record], digest: str) -> Html:
-    """Show every figure of every result, a column a result."""
+    """Show every figure of every result, one column per result."""
     if not results:
         return tag("p", None, " No result of ibidem evaluate was given.")
     keys = dict.fromkeys(key for result in results for key in result if key != "task")
     heads = [result.get("task", f"result {number}") for number, result in enumerate(results, 1)]
     verdicts = {None: None, digest: "yes"}
-    other = tag("span", "no, of another one", cls="bad")
+    other = tag("span", "no, on another", cls="bad")
     mine = [verdicts.get(result.get("checkpoint_digest"), other) for result in results]
     rows: list[Row] = [("measured on this checkpoint", *mine)]
     rows += [(key, *(_short(result.get(key)) for result in results)) for key in keys]
@@ -338,7 +340,7 @@ def lineage(run: Run) -> Html:
             " hashes every file.",
             cls="note",
         ),
-        tag("p", "Places are seen from the run's folder.", cls="note"),
+        tag("p", "Paths are relative to the run's folder.", cls="note"),
     )
 
 
@@ -354,7 +356,7 @@ def _node(folder: Path, depth: int, state: str, node: Input | Artifact) -> Row:
 
 
 def _short(value: object) -> object:
-    """Set words apart from figures, and shorten digests."""
+    """Return text as code, with digests shortened; other values unchanged."""
     if not isinstance(value, str):
         return value
     return tag("code", value[7:19] if value.startswith("sha256:") else value, title=value)

@@ -1,4 +1,4 @@
-"""What a run of training left: its newest checkpoint, what that was made from, and its history by events."""
+"""A run of training, read back: its newest checkpoint, what that was made from, and its history from the events."""
 
 import json
 import math
@@ -21,7 +21,7 @@ WORK = {
     "train.sample",
     "checkpoint.saved",
 }
-"""Events whose times show how long a run worked."""
+"""Events whose timestamps show how long a run was active."""
 STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
 
 Record = dict[str, Any]
@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 @dataclass
 class History:
-    """What the events of a run tell; where a resumed run repeats a step, its later account."""
+    """The history of a run from its events; where a resumed run repeats a step, the later events count."""
 
     rows: dict[tuple[str, int, str], Record] = field(default_factory=dict)
     """Events by name, step and prompt."""
@@ -39,14 +39,14 @@ class History:
     seconds: float = 0.0
 
     def curve(self, event: str, key: str) -> list[Point]:
-        """Give the finite values of a figure by step."""
+        """Return the finite values of a figure by step."""
         rows = sorted((step, row.get(key)) for (name, step, _), row in self.rows.items() if name == event)
         return [(step, value) for step, value in rows if isinstance(value, int | float) and math.isfinite(value)]
 
     def completions(self, prompt: str) -> dict[int, str]:
-        """Give the completions of a prompt by step."""
+        """Return the completions of a prompt by step."""
         rows = (
-            (step, row) for (name, step, known), row in self.rows.items() if (name, known) == ("train.sample", prompt)
+            (step, row) for (name, step, other), row in self.rows.items() if (name, other) == ("train.sample", prompt)
         )
         return {step: str(row.get("completion", "")) for step, row in sorted(rows, key=lambda item: item[0])}
 
@@ -64,25 +64,25 @@ class Run:
     checkpoint: Artifact
     history: History
     torn: int
-    """Lines of events.jsonl that are not whole events."""
+    """Number of lines of events.jsonl that are not whole events."""
 
     @cached_property
     def lineage(self) -> list[tuple[int, str, Input | Artifact]]:
-        """The graph of inputs, as `artifacts.lineage` walks it."""
+        """The lineage of the checkpoint, as `lineage.walk` returns it."""
         return walk(self.checkpoint.path)
 
     def find(self, kind: str) -> Artifact | None:
-        """Give the first artifact of a kind among what the checkpoint was made from."""
+        """Return the first artifact of a kind that the checkpoint was made from, or None."""
         return next(iter(self.find_all(kind)), None)
 
     def find_all(self, kind: str) -> list[Artifact]:
-        """Give all artifacts of a kind among what the checkpoint was made from, each once."""
-        found = (node for _, _, node in self.lineage if isinstance(node, Artifact) and node.kind == kind)
-        return list({artifact.digest: artifact for artifact in found}.values())
+        """Return all artifacts of a kind that the checkpoint was made from, each once."""
+        matches = (node for _, _, node in self.lineage if isinstance(node, Artifact) and node.kind == kind)
+        return list({artifact.digest: artifact for artifact in matches}.values())
 
     @cached_property
     def stages(self) -> dict[str, float]:
-        """Seconds of each stage that is known."""
+        """Seconds of each stage whose artifact is available."""
         made = {name: artifact.volatile for kind, name in STAGES.items() if (artifact := self.find(kind))}
         return {name: float(volatile.get("seconds", 0)) for name, volatile in made.items()} | {
             "Training the model": self.history.seconds
@@ -105,7 +105,7 @@ def open_run(folder: Path) -> Run:
 
 
 def history_of(events: Iterable[Record]) -> History:
-    """Sort events into a history; what was lost before a run was resumed is forgotten."""
+    """Sort events into a history; steps that a resumed run repeats are dropped."""
     history = History()
     before = 0.0
     for record in events:
@@ -132,7 +132,7 @@ def _read_events(path: Path) -> tuple[list[Record], int]:
         raise ArtifactError(f"{path}: {error.strerror}; give the folder of a run of ibidem train") from None
     events = [record for line in lines if (record := _event(line)) is not None]
     if not events:
-        raise ArtifactError(f"{path}: no event in it; give the folder of a run of ibidem train")
+        raise ArtifactError(f"{path}: no events in it; give the folder of a run of ibidem train")
     return events, len(lines) - len(events)
 
 

@@ -1,11 +1,11 @@
-"""Special tokens: reserved from the start, so that every later stage finds its ids in the first tokenizer.
+"""Special tokens: reserved from the start, so that the first tokenizer already has the ids of every later stage.
 
-They are control symbols: no text ever encodes to them, however it is written.
+They are control symbols: no text ever encodes to them.
 """
 
 UNKNOWN = "<unk>"
 DOCUMENT = "<|endoftext|>"
-"""Stands before every document, and so also after the one before it: start and end in one."""
+"""Precedes every document, and so also ends the one before it: start and end in one."""
 PAD = "<|pad|>"
 
 SYSTEM, USER, ASSISTANT, TOOL, TURN_END = "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"
@@ -26,7 +26,7 @@ SMALLEST_VOCABULARY = 3 + len(CONTROL) + NUM_BYTES
 
 
 def reserved(number: int) -> str:
-    """Name an id that nothing was learned for.
+    """Return the name of an id without a learned piece.
 
     >>> reserved(0)
     '<|reserved_0|>'

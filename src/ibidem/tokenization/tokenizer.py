@@ -1,8 +1,8 @@
-"""The tokenizer: raw text in, raw text out, every byte of it.
+"""The tokenizer: raw text in, the same text out, byte for byte.
 
-sentencepiece splits its training text at newlines and writes a blank as U+2581, so both are carried inside the model by
-two characters that hardly any text has: the last two of Unicode's private plane 16. Where a text does hold one of them
-it is spelled in byte pieces, and `decode` gives it back.
+sentencepiece splits its training text at newlines and writes a blank as U+2581, so a newline and a literal U+2581 are
+represented inside the model by two characters that hardly any text has: the last two of Unicode's private plane 16. If
+a text does contain one of these, it is spelled in byte pieces, and `decode` restores it.
 """
 
 import re
@@ -22,9 +22,9 @@ from ibidem.tokenization import special
 KIND = "tokenizer"
 
 NEWLINE = "\U0010fffc"
-"""Stands for U+000A inside the model."""
+"""Represents U+000A inside the model."""
 BLANK = "\U0010fffd"
-"""Stands for a literal U+2581 inside the model, where U+2581 itself stands for a blank."""
+"""Represents a literal U+2581 inside the model, where U+2581 itself represents a blank."""
 _CARRIERS = re.compile(f"([{NEWLINE}{BLANK}])")
 
 
@@ -42,19 +42,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Load a tokenizer, every file of it checked against its manifest.
+        """Load a tokenizer, after checking all its files against the manifest.
 
         Raises:
-            ArtifactError: there is no tokenizer there, or it is damaged.
+            ArtifactError: there is no tokenizer, or it is damaged.
         """
         artifact = artifacts.verify(folder, kind=KIND)
         return cls((folder / TOKENIZER_FILE).read_bytes(), digest=artifact.digest)
 
     def id_of(self, token: str) -> int:
-        """Give the id of a special token.
+        """Return the id of a special token.
 
         Raises:
-            ArtifactError: the tokenizer has none of that name.
+            ArtifactError: the tokenizer has no such token.
         """
         number = int(self._model.piece_to_id(token))
         if number == self._model.unk_id() and token != special.UNKNOWN:
@@ -62,7 +62,7 @@ class Tokenizer:
         return number
 
     def encode(self, text: str) -> list[int]:
-        """Give the ids of a text; never a special token's."""
+        """Return the ids of a text; never that of a special token."""
         if NEWLINE not in text and BLANK not in text:
             return list(self._model.encode(text))
         ids: list[int] = []
@@ -71,13 +71,13 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
-        """Encode many texts at once."""
+        """Encode many texts, in parallel."""
         plain = [text for text in texts if NEWLINE not in text and BLANK not in text]
         done = iter(self._model.encode(plain, num_threads=threads))
         return [self.encode(text) if NEWLINE in text or BLANK in text else next(done) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of ids; special tokens are left out."""
+        """Return the text of ids; special tokens are left out."""
         text, plain = "", []
         ids = list(ids)
         position = 0
@@ -93,16 +93,16 @@ class Tokenizer:
         return text + str(self._model.decode(plain))
 
     def is_byte(self, number: int) -> bool:
-        """Tell whether an id is a byte piece."""
+        """Return whether an id is a byte piece."""
         return bool(self._model.is_byte(number))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Show each id as the text it stands for, special tokens by their names."""
+        """Return the text of each id, or the name of a special token."""
         return [_readable(self._model.id_to_piece(number)) for number in ids]
 
     @cached_property
     def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
-        """How many bytes of text each id stands for; 0 for special tokens."""
+        """Number of bytes of text that each id represents; 0 for special tokens."""
         sizes = np.zeros(self.vocab_size, dtype=np.int32)
         for number in range(self.vocab_size):
             if self._model.is_byte(number):
@@ -113,12 +113,12 @@ class Tokenizer:
 
 
 def to_model(text: str) -> str:
-    """Write newlines and literal U+2581 as the model carries them, for a text that holds no carrier itself."""
+    """Replace newlines and literal U+2581 by their carriers, in a text that contains no carrier itself."""
     return text.replace("\u2581", BLANK).replace("\n", NEWLINE)
 
 
 def has_carrier(text: str) -> bool:
-    """Tell whether a text holds one of the two characters that the model uses for itself."""
+    """Return whether a text contains one of the two characters that the model uses internally."""
     return _CARRIERS.search(text) is not None
 
 

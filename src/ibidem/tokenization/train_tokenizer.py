@@ -1,4 +1,4 @@
-"""Train a sentencepiece unigram tokenizer that gives every byte of code back: the wiring of the stage."""
+"""Train a sentencepiece unigram tokenizer that reproduces every byte: the wiring of the stage."""
 
 import string
 import tempfile
@@ -21,8 +21,8 @@ from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import BLANK, KIND, NEWLINE, Tokenizer, has_carrier, to_model
 
 CHUNK_CHARS = 2_000  # a line of the training corpus
-LONGEST_LINE_BYTES = 1 << 16  # longer ones are skipped by the trainer without a word: chunks stay far below
-TRAINER_THREADS = 16  # the sums depend on it, so it is the same on every machine
+LONGEST_LINE_BYTES = 1 << 16  # the trainer silently skips longer ones; chunks stay far below
+TRAINER_THREADS = 16  # the order of summation depends on it, so it is the same on every machine
 REQUIRED_CHARS = NEWLINE + BLANK + "\t" + string.digits + string.ascii_letters + string.punctuation
 CONTROL_PIECE = 3  # SentencePiece.Type.CONTROL
 
@@ -34,23 +34,23 @@ class TrainTokenizerConfig:
     input: Path
     """A preprocessed dataset, a .parquet, .jsonl or .txt file, or a folder of them."""
     output_dir: Path
-    """Folder of the tokenizer that is made."""
+    """Folder of the new tokenizer."""
     vocab_size: Annotated[int, Field(ge=special.SMALLEST_VOCABULARY, le=1 << 20)] = 65_536
-    """Number of ids, special tokens and byte pieces included; what the corpus cannot fill is reserved."""
+    """Number of ids, including special tokens and byte pieces; ids that the corpus cannot fill are reserved."""
     column: str = "text"
     """The column that holds the text."""
     max_corpus_bytes: Annotated[int, Field(ge=1)] = 200_000_000
-    """Train on about so much text at most, chosen by document hash from the whole corpus."""
+    """Approximate maximum amount of training text, chosen by document hash from the whole corpus."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the documents that is kept out of training, to check that they come back byte for byte."""
+    """Share of the documents held out of training, to check that they are reproduced byte for byte."""
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
     """Share of the characters that get a piece of their own; the others are spelled in bytes."""
     max_piece_chars: Annotated[int, Field(ge=1, le=64)] = 16
-    """Longest piece."""
+    """Maximum length of a piece, in characters."""
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> str:
-    """Train, pad to the asked size, check the round trip of every held-out document; say how it went.
+    """Train, pad to the requested size, check the round trip of every held-out document; return a summary.
 
     Raises:
         ConfigError: the input does not exist, or the vocabulary is too small for the characters of the corpus.
@@ -60,8 +60,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
     source = corpus.as_input("corpus", of=config.output_dir)
     artifacts.check_replaceable(config.output_dir, KIND)
     chosen = settings(config)
-    found = artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=[source])
-    if found is None:
+    tokenizer = artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=[source])
+    if tokenizer is None:
         with (
             artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=[source]) as draft,
             tempfile.TemporaryDirectory(prefix="ibidem-") as scratch,
@@ -73,25 +73,25 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
             draft.counts |= _pad(model, config.vocab_size)
             _save(model, draft.path)
             draft.counts |= _check(model, sorted(held_out.iterdir()))
-        found = artifacts.load(config.output_dir, kind=KIND)
-        log.event("tokenizer.finished", path=str(config.output_dir), **found.counts)
-    return summary(found)
+        tokenizer = artifacts.load(config.output_dir, kind=KIND)
+        log.event("tokenizer.finished", path=str(config.output_dir), **tokenizer.counts)
+    return summary(tokenizer)
 
 
 def summary(tokenizer: artifacts.Artifact) -> str:
-    """Say in one line what a tokenizer is worth."""
+    """Summarize a tokenizer's size and quality in one line."""
     counts = tokenizer.counts
     byte_pieces = percent(counts["byte_pieces_share"], digits=1)
     return (
         f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, {counts['reserved']:,} "
-        f"reserved), {counts['bytes_per_token']:.2f} bytes a token, {byte_pieces} byte pieces; "
+        f"reserved), {counts['bytes_per_token']:.2f} bytes per token, {byte_pieces} byte pieces; "
         f"round trip of held-out documents: {counts['round_trips']:,} of {counts['held_out']:,}"
-        + (f"; not: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
+        + (f"; broken: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
     )
 
 
 def _write_lines(config: TrainTokenizerConfig, corpus: Corpus, lines: Path, held_out: Path) -> dict[str, int]:
-    """Write the training text, a chunk a line; put the held-out documents aside."""
+    """Write the training text, one chunk per line, and the held-out documents as files of their own."""
     trained = trained_bytes = unused = 0
     share = config.max_corpus_bytes / max(corpus.num_bytes(), 1)
     with lines.open("w", encoding="utf-8") as file, log.progress("tokenizer.corpus", None, "documents") as bar:
@@ -111,7 +111,7 @@ def _write_lines(config: TrainTokenizerConfig, corpus: Corpus, lines: Path, held
 
 
 def is_chosen(sha256: str, share: float) -> bool:
-    """Decide by other digits of its hash than `is_held_out` whether a document is trained on.
+    """Return whether a document is trained on, by other digits of its hash than `is_held_out` uses.
 
     >>> is_chosen("ff" * 4 + "00" * 28, 0.1), is_chosen("00" * 4 + "ff" * 28, 0.1)
     (True, False)
@@ -120,7 +120,7 @@ def is_chosen(sha256: str, share: float) -> bool:
 
 
 def chunks(text: str, size: int) -> Iterator[str]:
-    r"""Cut a text into pieces of about `size` characters, after a newline where there is one.
+    r"""Cut a text into pieces of at most `size` characters, after a newline where there is one.
 
     >>> list(chunks("ab\ncd\nef", 4))
     ['ab\n', 'cd\n', 'ef']
@@ -135,7 +135,7 @@ def chunks(text: str, size: int) -> Iterator[str]:
 
 
 def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
-    """Run the trainer; give the model as a protocol buffer."""
+    """Run the trainer; return the model as a protocol buffer."""
     with tempfile.TemporaryDirectory(prefix="ibidem-") as scratch, log.progress("tokenizer.train", 1, "model") as bar:
         rules, back = _rules(Path(scratch))
         try:
@@ -170,11 +170,13 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
             )
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split()).rpartition("] ")[2] or str(error)
-            raise ConfigError(f"vocab_size {config.vocab_size}: the trainer refuses: {reason}") from None
+            raise ConfigError(f"vocab_size {config.vocab_size}: the trainer failed: {reason}") from None
         bar.advance()
         proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.ParseFromString(Path(f"{scratch}/tokenizer.model").read_bytes())
-        del proto.trainer_spec.input[:]  # the paths of temporary files: same corpus, same bytes
+        del proto.trainer_spec.input[
+            :
+        ]  # paths of temporary files, dropped so that the same corpus yields the same bytes
         proto.trainer_spec.ClearField("model_prefix")
         proto.normalizer_spec.ClearField("normalization_rule_tsv")
         proto.denormalizer_spec.ClearField("normalization_rule_tsv")
@@ -182,7 +184,7 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
 
 
 def _rules(folder: Path) -> tuple[Path, Path]:
-    """Write the two characters' rules, in and out, as hexadecimal code points."""
+    """Write the rules of the two carriers, in and out, as hexadecimal code points."""
     pairs = [("\n", NEWLINE), ("\u2581", BLANK)]
     rules, back = folder / "rules.tsv", folder / "back.tsv"
     rules.write_text("".join(f"{ord(outside):X}\t{ord(inside):X}\n" for outside, inside in pairs), encoding="ascii")
@@ -191,7 +193,7 @@ def _rules(folder: Path) -> tuple[Path, Path]:
 
 
 def _pad(model: Any, vocab_size: int) -> dict[str, int]:
-    """Reserve the ids that the corpus could not fill, so that the model has just the size asked for."""
+    """Reserve the ids that the corpus could not fill, so that the model has exactly the requested size."""
     learned = len(model.pieces) - special.SMALLEST_VOCABULARY
     missing = vocab_size - len(model.pieces)
     for number in range(missing):
@@ -208,7 +210,7 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def _check(model: Any, paths: Sequence[Path]) -> dict[str, Any]:
-    """Encode and decode every held-out document; name the first that does not come back."""
+    """Encode and decode every held-out document; return the counts, and the documents that are not reproduced."""
     tokenizer = Tokenizer(model.SerializeToString(), digest="")
     broken, num_tokens, num_bytes, num_byte_pieces = [], 0, 0, 0
     with log.progress("tokenizer.check", len(paths), "documents") as bar:

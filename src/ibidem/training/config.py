@@ -1,4 +1,4 @@
-"""How to pretrain. Imports no torch, so that flags are understood at once."""
+"""Configurations of trainings. Imports no torch, so that flags are parsed at once."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,65 +20,65 @@ class DataConfig:
     tokenizer: Path
     """A trained tokenizer."""
     cache_dir: Path | None = None
-    """Where tokenized datasets are kept; OUTPUT_DIR/tokens if none."""
+    """Where tokenized datasets are kept; by default OUTPUT_DIR/tokens."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Share of the documents that validation sees and training never."""
+    """Share of the documents held out of training, for validation."""
     context: Positive | None = None
-    """Tokens in a window; the model's context if none."""
+    """Tokens in a window; by default the model's context."""
     document_mask: bool = True
-    """Keep the documents of a window from seeing one another."""
+    """Prevent attention between the documents of a window."""
     fim_rate: Share = 0.0
     """Share of the documents whose middle is moved to the end (fill in the middle)."""
 
 
 @configuration
 class OptimConfig:
-    """How weights move: AdamW."""
+    """The optimizer: AdamW."""
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """Highest learning rate."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """cosine: down to the floor over the whole run; wsd: stable, then a linear decay at the end."""
+    """cosine: down to the floor over the whole run; wsd: warmup, stable, then a linear decay at the end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps over which the learning rate rises from 0."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps in which wsd decays."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Last learning rate, as a share of the highest."""
+    """Final learning rate, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decay of matrices; norms have none."""
+    """Weight decay of matrices; norms have none."""
     beta1: Share = 0.9
-    """Memory of the gradient."""
+    """Decay rate of the running mean of the gradient."""
     beta2: Share = 0.95
-    """Memory of its square."""
+    """Decay rate of the running mean of the squared gradient."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient; a larger one is scaled down."""
 
 
 @configuration
 class LoopConfig:
-    """How long, how much at once, on what."""
+    """Length, batch size and precision of a training."""
 
     steps: Positive
     """Optimizer steps of the whole run."""
     batch_sequences: Positive
     """Windows in one step, over all processes."""
     micro_batch_sequences: Positive = 1
-    """Windows that one process holds at once; the rest is accumulated."""
+    """Windows that one process computes at once; gradients are accumulated over the rest."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
-    """Precision of matrix products on an accelerator; a CPU computes in float32 whatever is asked."""
+    """Precision of matrix products on an accelerator; a CPU always computes in float32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks (on an accelerator)."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    """Decides initial weights, order and dropout."""
+    """Random seed of initial weights, data order and dropout."""
     resume_from: Path | None = None
-    """`latest`, or the folder of a checkpoint."""
+    """Checkpoint to resume from: `latest`, or a folder."""
     stop_at_step: Positive | None = None
-    """End this run early, as the time limit of a job would; a later run goes on with resume_from."""
+    """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
-    """Fail unless so many processes run; launchers may start fewer than asked for without a word."""
+    """Fail unless this many processes run; launchers may silently start fewer than requested."""
 
     @model_validator(mode="after")
     def _check_batch(self) -> "LoopConfig":
@@ -97,11 +97,11 @@ class ValidationConfig:
     every: Positive = 250
     """Steps between two measurements; the first is before step 0, the last after the end."""
     windows: Positive = 64
-    """Held-out windows."""
+    """Number of held-out windows."""
     prompts: tuple[str, ...] = ()
-    """Starts of documents to complete each time."""
+    """Prompts to complete at each measurement."""
     sample_tokens: Positive = 48
-    """Length of these completions."""
+    """Maximum length of these completions, in tokens."""
 
 
 @configuration
@@ -109,9 +109,9 @@ class CheckpointConfig:
     """What to keep."""
 
     every: Positive = 500
-    """Steps between two checkpoints; the last step always makes one."""
+    """Steps between two checkpoints; the last step always saves one."""
     keep_last: Positive = 3
-    """Older ones are removed."""
+    """Number of checkpoints to keep; older ones are removed."""
 
 
 @configuration
@@ -121,13 +121,13 @@ class SessionConfig:
     output_dir: Path
     """The run's folder: checkpoints/step-000040, events.jsonl, tokens."""
     initial: Path | None = None
-    """Start from the weights of this checkpoint instead of random ones; a run that is resumed goes on from its own."""
+    """Start from the weights of this checkpoint instead of random ones; a resumed run uses its own checkpoint."""
     training: LoopConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where to send the figures beside events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
+    """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
 
 @configuration
@@ -135,5 +135,5 @@ class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
     model: Path
-    """Shape of the model: a Python file that sets MODEL, as configs/model/base.py, or a JSON file."""
+    """Shape of the model: a Python file that sets MODEL, such as configs/model/base.py, or a JSON file."""
     data: DataConfig

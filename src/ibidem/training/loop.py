@@ -2,7 +2,7 @@
 
 A training is an `Objective`: it returns the loss of a micro batch of a step, and measures. The loop knows nothing of
 tokens, prompts or rewards. Every random number of a micro batch follows from (seed, step, micro batch, process), so a
-run that was stopped and resumed goes on to the bit as if it had not been.
+resumed run is bit-identical to an uninterrupted one.
 """
 
 import time
@@ -24,7 +24,7 @@ from ibidem.training.optim import set_learning_rate
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often the loop does what."""
+    """When the loop measures, saves and stops, and the sizes of a step."""
 
     start: int
     stop: int
@@ -47,7 +47,7 @@ def run(
     learning_rate: Callable[[int], float],
     save: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train from `schedule.start` to `schedule.stop`; a step is over when its checkpoint, if it has one, is safe."""
+    """Train from `schedule.start` to `schedule.stop`; a step ends once its checkpoint, if any, is saved."""
     if schedule.start == 0:
         _measure(objective, model, accelerator, 0)
     with log.progress("train", schedule.stop, "steps", start=schedule.start) as bar:
@@ -80,10 +80,10 @@ def update(
     step: int,
     lr: float,
 ) -> dict[str, float]:
-    """Take one optimizer step; give its loss a target (nats), gradient norm and learning rate.
+    """Take one optimizer step; return its loss per target (nats), gradient norm and learning rate.
 
     Raises:
-        TrainingError: loss or gradient are not finite; the weights are still those of the step before.
+        TrainingError: loss or gradient are not finite; the weights are still those of the previous step.
     """
     model.train()
     set_learning_rate(optimizer.param_groups, lr)
@@ -106,7 +106,7 @@ def update(
 
 
 def micro_seed(seed: int, step: int, micro: int, process: int) -> int:
-    """Give a seed of its own to each micro batch.
+    """Return a distinct seed for each micro batch.
 
     >>> micro_seed(0, 1, 0, 0) != micro_seed(0, 0, 1, 0)
     True
@@ -120,7 +120,7 @@ def _synchronize(accelerator: Accelerator, model: nn.Module, *, when: bool) -> A
 
 def _check_finite(model: nn.Module, step: int) -> None:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise TrainingError(f"step {step}: the weights are not finite, and are not saved; lower optim.lr")
+        raise TrainingError(f"step {step}: the weights are not finite and were not saved; lower optim.lr")
 
 
 def _measure(objective: Objective, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from ibidem.training.config import OptimConfig
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW that decays matrices and leaves norms alone.
+    """Return AdamW with weight decay on matrices but not on norms.
 
     Source: Loshchilov and Hutter 2017, arXiv:1711.05101.
     """
@@ -23,7 +23,7 @@ def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Give the learning rate of a step, a function of the step alone."""
+    """Return the learning rate of a step, a function of the step alone."""
     if config.schedule == "cosine":
         share = warmup_cosine(step, warmup_steps=config.warmup_steps, total_steps=total_steps, floor=config.floor)
     else:
@@ -39,7 +39,7 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
-    """Rise linearly, then fall along half a cosine to the floor; as a share of the highest.
+    """Return the learning rate as a share of its peak: linear warmup, then half a cosine down to the floor.
 
     >>> [round(warmup_cosine(s, warmup_steps=2, total_steps=6, floor=0.0), 3) for s in range(7)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
@@ -53,7 +53,7 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: floa
 
 
 def warmup_stable_decay(step: int, *, warmup_steps: int, decay_steps: int, total_steps: int, floor: float) -> float:
-    """Rise linearly, stay, then fall linearly to the floor over the last `decay_steps`.
+    """Return the share of the peak: linear warmup, constant, then linear decay to the floor over `decay_steps`.
 
     >>> [warmup_stable_decay(s, warmup_steps=1, decay_steps=2, total_steps=5, floor=0.0) for s in range(6)]
     [1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
@@ -67,6 +67,6 @@ def warmup_stable_decay(step: int, *, warmup_steps: int, decay_steps: int, total
 
 
 def set_learning_rate(groups: Iterable[dict[str, object]], lr: float) -> None:
-    """Set it in every group of an optimizer."""
+    """Set the learning rate of every parameter group."""
     for group in groups:
         group["lr"] = lr

@@ -1,4 +1,4 @@
-"""What a training takes, before anything is spent: arithmetic on the configuration, no torch."""
+"""The memory, compute, time and cost of a training: arithmetic on the configuration, without torch."""
 
 from typing import Annotated
 
@@ -17,20 +17,20 @@ CHINCHILLA_TOKENS_PER_PARAMETER = 20
 
 @configuration
 class PlanConfig(TrainConfig):
-    """Say what a training configuration takes: the same keys as `ibidem train`, and the machine."""
+    """Estimate the cost of a training: the same keys as `ibidem train`, and the machine."""
 
     gpus: Annotated[int, Field(ge=1)] = 8
     """Number of accelerators."""
     gpu_tflops: Positive = 989.0
-    """Highest dense bf16 speed of one, in TFLOP/s (H100 and H200: 989)."""
+    """Peak dense bf16 speed of one accelerator, in TFLOP/s (H100 and H200: 989)."""
     mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of it that the training reaches: model FLOP utilization."""
+    """Share of the peak that the training reaches: model FLOP utilization."""
     price_per_gpu_hour: Annotated[float, Field(ge=0)] = 2.5
-    """Price of one for an hour, in the currency of your choice."""
+    """Price of one accelerator per hour, in any currency."""
 
 
 def plan(config: PlanConfig) -> str:
-    """Give the figures as a table."""
+    """Return the figures as a table."""
     shape = read_model_config(config.model)
     context = config.data.context or shape.context
     rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context)]
@@ -39,12 +39,12 @@ def plan(config: PlanConfig) -> str:
 
 
 def activation_bytes(shape: ModelConfig, tokens: int, *, checkpointing: bool, bytes_per_value: int = 2) -> int:
-    """Estimate what the forward pass keeps for the backward pass.
+    """Estimate the bytes that the forward pass keeps for the backward pass.
 
-    Values a token that one block keeps: its input, both norms' outputs, the attention's output before and after its
+    Values that one block keeps per token: its input, both norms' outputs, the attention's output before and after its
     matrix and the sum in between (6 D); queries, keys and values before and after norm and rotation (2 (D + 2 G K));
     the feed-forward's two halves, the activated one and their product (4 F). With checkpointing only each block's input
-    stays, and one block is computed again at a time. The logits are never kept.
+    is kept, and one block at a time is recomputed. The logits are never kept.
     """
     kv = 2 * shape.num_kv_heads * shape.head_width
     block = 6 * shape.width + 2 * (shape.width + kv) + 4 * shape.ffn_hidden
@@ -56,7 +56,7 @@ def _model_rows(shape: ModelConfig) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{shape.parameters:,}"),
         ("  embeddings", f"{shape.vocab_size * shape.width * (1 if shape.tied else 2):,}"),
-        ("  a block", f"{shape.block_parameters:,} x {shape.layers}"),
+        ("  per block", f"{shape.block_parameters:,} x {shape.layers}"),
         ("KV cache at full context, 16 bit", size(shape.kv_cache_bytes(shape.context))),
     ]
 
@@ -70,10 +70,10 @@ def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[t
     return [
         ("weights, 16 bit / 32 bit", f"{size(2 * shape.parameters)} / {size(4 * shape.parameters)}"),
         ("weights, gradients, AdamW, 32 bit", size(states)),
-        (f"  a GPU of {config.gpus}, sharded", size(states / config.gpus)),
+        (f"  per GPU, sharded over {config.gpus}", size(states / config.gpus)),
         (f"activations of {tokens:,} tokens", f"{size(kept)}, with checkpointing {size(checkpointed)} (estimate)"),
-        ("a GPU in all, unsharded", size(states + activations)),
-        ("a GPU in all, sharded", size(states / config.gpus + activations)),
+        ("total per GPU, unsharded", size(states + activations)),
+        ("total per GPU, sharded", size(states / config.gpus + activations)),
     ]
 
 
@@ -86,11 +86,17 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
     full = shape.flops_per_token(context, causal=False)
     compute_optimal = CHINCHILLA_TOKENS_PER_PARAMETER * shape.parameters
     return [
-        ("FLOP a token, forward and backward", f"{flops / 1e9:.2f} G ({full / 1e9:.2f} G with full attention counted)"),
-        ("tokens a step", f"{tokens_per_step:,}"),
-        ("tokens in all", f"{tokens:,} ({tokens / shape.parameters:.1f} a parameter; 20 would be {compute_optimal:,})"),
-        ("FLOP in all", f"{flops * tokens:.3g}"),
+        (
+            "FLOP per token, forward and backward",
+            f"{flops / 1e9:.2f} G ({full / 1e9:.2f} G with full attention counted)",
+        ),
+        ("tokens per step", f"{tokens_per_step:,}"),
+        (
+            "total tokens",
+            f"{tokens:,} ({tokens / shape.parameters:.1f} per parameter; 20 would be {compute_optimal:,})",
+        ),
+        ("total FLOP", f"{flops * tokens:.3g}"),
         (f"speed on {config.gpus} GPUs at {percent(config.mfu, digits=0)} MFU", f"{tokens_per_s:,.0f} tokens/s"),
         ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
-        ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} a GPU-hour"),
+        ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} per GPU-hour"),
     ]

@@ -1,4 +1,4 @@
-"""Next-token prediction on windows of a tokenized dataset: what pretraining adds to the loop."""
+"""Pretraining's objective: next-token prediction on windows of a tokenized dataset."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Pretraining:
     accelerator: Accelerator
 
     def check(self) -> None:
-        """Fail now, not at the first step or measurement, if a split has no whole window."""
+        """Fail early if a split has no whole window, or a prompt does not fit into the context."""
         log.event("train.windows", train=self.windows.number, held_out=self.held_out.number)
         length = self.config.validation.sample_tokens
         for prompt in self.config.validation.prompts:
@@ -50,19 +50,19 @@ class Pretraining:
         """Nothing to prepare: the windows of a step follow from its number."""
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
-        """Give the summed loss of this process's windows of a micro batch."""
+        """Return the summed loss of this process's windows of a micro batch, and the number of targets of the step."""
         ids_BT, targets_BT = self._split(self._micro_batch(step, micro))
         loss = model(ids_BT, targets_BT, self._documents(ids_BT))
         return loss, self.config.training.batch_sequences * self._context
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Give bits per byte and loss a token on held-out windows; complete the prompts."""
+        """Return bits per byte and loss per token on held-out windows; complete the prompts."""
         self._sample(model, step)
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         chosen = self.held_out.spread(self.config.validation.windows)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         for place in range(rank, math.ceil(len(chosen) / processes) * processes, processes):
-            # every process runs the model equally often, as sharded weights need; what is surplus does not count
+            # every process runs the model equally often, as sharded weights require; surplus results are dropped
             ids_BT, targets_BT = self._split(self.held_out[chosen[min(place, len(chosen) - 1)]][None])
             sizes_BT = self.bytes_of_V[targets_BT]
             targets_BT = targets_BT.masked_fill(sizes_BT == 0, IGNORE)
@@ -74,34 +74,34 @@ class Pretraining:
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
 
     def figures(self) -> dict[str, float]:
-        """No figures beside the loss."""
+        """Return no figures besides the loss."""
         return {}
 
     def state(self) -> ObjectiveState:
-        """No state: the step says where the data go on."""
+        """Return no state: the step determines where the data continues."""
         return ObjectiveState({}, {})
 
     def restore(self, state: ObjectiveState) -> None:
-        """Nothing to take up."""
+        """Nothing to restore."""
 
     @cached_property
     def windows(self) -> Windows:
-        """What is trained on."""
+        """The training windows."""
         return Windows(self.tokens, "train", self._context)
 
     @cached_property
     def held_out(self) -> Windows:
-        """What is only measured."""
+        """The held-out windows."""
         return Windows(self.tokens, "validation", self._context)
 
     @cached_property
     def bytes_of_V(self) -> Tensor:  # noqa: N802 - the shape
-        """Bytes of text that each id stands for."""
+        """Number of bytes of text that each id represents."""
         return torch.from_numpy(self.tokenizer.bytes_of_V).to(self.accelerator.device)
 
     @cached_property
     def fim(self) -> FimIds | None:
-        """The ids of fill-in-the-middle, if it is on."""
+        """The ids of fill-in-the-middle, if it is enabled."""
         if self.config.data.fim_rate == 0:
             return None
         names = (special.FIM_PREFIX, special.FIM_MIDDLE, special.FIM_SUFFIX)
@@ -112,7 +112,7 @@ class Pretraining:
         return self.config.data.context or self.shape.context
 
     def _micro_batch(self, step: int, micro: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Read this process's windows of a micro batch; which ones follows from the step alone."""
+        """Read this process's windows of a micro batch; the step alone determines which."""
         size = self.config.training.micro_batch_sequences
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
         first = step * self.config.training.batch_sequences + place * size
@@ -136,7 +136,7 @@ class Pretraining:
             return None
         documents = Documents(ids_BT == self.tokenizer.document_id)
         if ids_BT.is_cuda:
-            documents.block_mask  # noqa: B018 - built here, outside of the compiled blocks
+            documents.block_mask  # noqa: B018 - built here, outside the compiled blocks
         return documents
 
     def _sample(self, model: nn.Module, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The processes and devices of a training, as accelerate starts them; and the checks that it did."""
+"""The processes and devices of a training, as accelerate starts them, and checks that it did."""
 
 import os
 from datetime import timedelta
@@ -16,7 +16,11 @@ LONGEST_WAIT = timedelta(hours=12)
 
 
 def start_accelerator(config: SessionConfig) -> Accelerator:
-    """Start accelerate on what this machine has; a CPU computes in float32, whatever is asked."""
+    """Start accelerate on the devices of this machine; a CPU always computes in float32.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+    """
     on_cpu = not torch.cuda.is_available()
     precision = config.training.mixed_precision
     if on_cpu and precision != "no":
@@ -39,7 +43,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
 
 
 def check_processes(config: SessionConfig, accelerator: Accelerator) -> None:
-    """Fail if fewer processes run than were asked for: launchers start one on a CPU without a word.
+    """Fail if fewer processes run than requested: on a CPU, launchers silently start only one.
 
     Raises:
         ConfigError: the number differs, or FSDP would be ignored.
@@ -47,8 +51,8 @@ def check_processes(config: SessionConfig, accelerator: Accelerator) -> None:
     wanted = config.training.num_processes or int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise ConfigError(
-            f"{wanted} processes were asked for and {accelerator.num_processes} run; on a CPU start them with "
-            "torchrun --nproc-per-node N src/training/train.py, for accelerate launch starts one there"
+            f"{wanted} processes were requested, but {accelerator.num_processes} run; on a CPU start them with "
+            "torchrun --nproc-per-node N src/training/train.py, because accelerate launch starts only one there"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.device.type == "cpu":
-        raise ConfigError("FSDP was asked for, and accelerate ignores it on a CPU; use torchrun without FSDP there")
+        raise ConfigError("FSDP was requested, but accelerate ignores it on a CPU; use torchrun without FSDP there")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved so that a kill at any moment loses none, resumed so that no damage goes unseen."""
+"""Checkpoints of a run: saved atomically, and verified before a run resumes from them."""
 
 import json
 import shutil
@@ -24,13 +24,13 @@ OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Tell whether the weights are spread over the processes (FSDP)."""
+    """Return whether the weights are sharded over the processes (FSDP)."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint says of a run, beside weights and optimizer."""
+    """What a checkpoint contains besides weights and optimizer."""
 
     config: Mapping[str, Any]
     inputs: Sequence[Input]
@@ -57,7 +57,7 @@ def save(accelerator: Accelerator, model: nn.Module, folder: Path, saved: Saved)
 
 
 def read_objective(checkpoint: artifacts.Artifact) -> ObjectiveState:
-    """Read the objective's state of a checkpoint; empty where it kept none."""
+    """Read the objective's state in a checkpoint; empty if it has none."""
     tensors, values = checkpoint.path / OBJECTIVE_TENSORS, checkpoint.path / OBJECTIVE_VALUES
     return ObjectiveState(
         load_file(tensors) if tensors.exists() else {},
@@ -80,10 +80,10 @@ def prune(run: Path, keep_last: int) -> None:
 
 
 def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artifacts.Artifact | None:
-    """Choose the checkpoint to go on from, on the main process, for all; None to start from nothing.
+    """Choose the checkpoint to resume from, on the main process, for all; None to start from scratch.
 
     Raises:
-        CheckpointError: the named checkpoint is damaged, all of them are, or a new run would bury old ones.
+        CheckpointError: the named checkpoint is damaged, all of them are, or a new run would replace old ones.
     """
     chosen: list[Any] = [None]
     if accelerator.is_main_process:
@@ -98,7 +98,7 @@ def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artif
 
 
 def step_of(checkpoint: artifacts.Artifact) -> int:
-    """Tell how many steps a checkpoint has behind it."""
+    """Return the number of steps that a checkpoint was trained for."""
     return int(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8"))["step"])
 
 
@@ -107,7 +107,7 @@ def _find(run: Path, resume_from: Path | None) -> Path | None:
     if resume_from is None:
         if steps:
             raise CheckpointError(
-                f"{run} has checkpoints up to step {steps[0]}; go on with --training.resume-from latest, "
+                f"{run} has checkpoints up to step {steps[0]}; resume with --training.resume-from latest, "
                 "or choose another --output-dir"
             )
         return None
@@ -126,12 +126,12 @@ def _find(run: Path, resume_from: Path | None) -> Path | None:
         _set_aside(run, [other for other in steps if other > step], "damaged")
         return checkpoint.path
     if refused:
-        raise CheckpointError(f"no checkpoint in {run} is whole; {refused[0]}; move them away to start again")
+        raise CheckpointError(f"no checkpoint in {run} is intact; {refused[0]}; move them away to start again")
     return None
 
 
 def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
-    """Rename checkpoints that the run does not go on from, so that the steps can be saved again and nothing is lost."""
+    """Rename checkpoints after the one resumed from, so that their steps can be saved again and nothing is lost."""
     for step in steps:
         folder = folder_of(run, step)
         number = 0
@@ -142,7 +142,7 @@ def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
 
 
 def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
-    """Write every process's part; sharded weights are also gathered into the one file that other stages read."""
+    """Save every process's part; sharded weights are also gathered into the single file that other stages read."""
     accelerator.save_state(path)
     if is_sharded(accelerator):
         weights = accelerator.get_state_dict(model)
@@ -152,5 +152,5 @@ def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
 
 
 def _agree(path: str | None) -> str:
-    """Give the main process's folder to all."""
+    """Return the main process's folder on all processes."""
     return str(broadcast_object_list([path])[0])

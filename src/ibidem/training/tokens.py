@@ -1,9 +1,9 @@
-"""Token windows: the dataset tokenized once, memory-mapped, and read in an order that a step number decides.
+"""Token windows: the dataset is tokenized once, memory-mapped, and read in an order that follows from the step number.
 
     <document> a a a a a <document> b b <document> c c c c ...        one long row of ids
     [------- window 0 -------][------- window 1 -------]              T inputs each, and one more for the last target
 
-Every document is preceded by the document token: the model learns from it how documents start, and that they end.
+The document token precedes every document: from it the model learns how documents start, and where they end.
 """
 
 import hashlib
@@ -43,10 +43,10 @@ class FimIds(NamedTuple):
 def tokenize(
     dataset: Path, tokenizer_dir: Path, cache_dir: Path, *, held_out_share: float
 ) -> tuple[artifacts.Artifact, Tokenizer]:
-    """Tokenize a dataset, or find it tokenized: the folder is named by the digests of dataset and tokenizer.
+    """Tokenize a dataset, or load its tokens; the folder is named after the digests of dataset and tokenizer.
 
-    Files: `train.bin` and `validation.bin` (uint16 where the vocabulary fits, else uint32) and `documents.parquet`,
-    which says where each document stands.
+    Files: `train.bin` and `validation.bin` (uint16 if the vocabulary fits, else uint32), and `documents.parquet` with
+    the position of each document.
     """
     data = shards.load_dataset(dataset)
     tokenizer = Tokenizer.load(tokenizer_dir)
@@ -57,15 +57,15 @@ def tokenize(
         artifacts.load(tokenizer_dir).as_input("tokenizer", of=folder),
     ]
     config = {"held_out_share": held_out_share, "dtype": _dtype(tokenizer.vocab_size).name}
-    found = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
-    if found is not None:
+    tokens = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
+    if tokens is not None:
         artifacts.verify(folder)
     else:
         with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
             draft.counts |= _write(draft.path, dataset, tokenizer, data.counts["kept"], held_out_share)
-        found = artifacts.load(folder, kind=KIND)
-        log.event("tokens.finished", path=str(folder), **found.counts)
-    return found, tokenizer
+        tokens = artifacts.load(folder, kind=KIND)
+        log.event("tokens.finished", path=str(folder), **tokens.counts)
+    return tokens, tokenizer
 
 
 class Windows:
@@ -75,7 +75,7 @@ class Windows:
         """Map the file.
 
         Raises:
-            DataError: there is not one whole window.
+            DataError: the split is shorter than one window.
         """
         self.context = context
         self._ids = np.memmap(tokens.path / f"{split}.bin", dtype=tokens.config["dtype"], mode="r")
@@ -87,20 +87,20 @@ class Windows:
             )
 
     def __getitem__(self, index: int) -> Ids:
-        """Give the context + 1 ids of a window."""
+        """Return the context + 1 ids of a window; int64."""
         start = index * self.context
         return self._ids[start : start + self.context + 1].astype(np.int64)
 
     def spread(self, number: int) -> list[int]:
-        """Choose windows evenly over the split."""
+        """Return the indices of `number` windows, evenly spread over the split."""
         number = min(number, self.number)
         return [index * self.number // number for index in range(number)]
 
 
 def window_at(position: int, num_windows: int, seed: int) -> tuple[int, int]:
-    """Say which window stands at a position of the endless training order, as (epoch, window).
+    """Return the window at a position of the endless training order, as (epoch, window).
 
-    Each epoch is a permutation of its own, so the order is known for any step at once, without reading up to it.
+    Each epoch is a permutation of its own, so the window of any step is known without reading up to it.
 
     >>> [window_at(position, 3, seed=0)[0] for position in range(4)]
     [0, 0, 0, 1]
@@ -113,7 +113,7 @@ def fill_in_middle(ids: Ids, document_id: int, fim: FimIds, *, rate: float, rng:
     """Move the middle of some documents of a window to their ends: prefix, suffix, middle.
 
     `<document> a b c d e` with the middle `b c` becomes `<document> <prefix> a <suffix> d e <middle> b c`. The window
-    keeps its length: three ids are lost at its end for each document that is changed.
+    keeps its length: it loses three ids at its end for each document that is changed.
     Source: Bavarian et al. 2022, arXiv:2207.14255, sections 3 and 4 (PSM, context level).
     """
     edges = [0, *(np.flatnonzero(ids[1:] == document_id) + 1), len(ids)]
@@ -165,7 +165,7 @@ def _write(
             file.close()
     if min(sizes.values()) == 0:
         empty = min(sizes, key=lambda split: sizes[split])
-        raise ConfigError(f"{dataset}: no document falls into {empty}; it is too small for this held_out_share")
+        raise ConfigError(f"{dataset}: no document is in {empty}; the dataset is too small for this held_out_share")
     names = ("sha256", "split", "start", "tokens")
     pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS_FILE)
     return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}

@@ -16,14 +16,14 @@ Words = Annotated[str, Field(min_length=1), AfterValidator(lambda text: " ".join
 
 @configuration
 class Baseline:
-    """The model that ours is held against."""
+    """The model that ours is compared with."""
 
     name: Words
-    """Its name: a gate does not compare with nobody."""
+    """Name of the baseline model."""
     evidence: Path | None = None
-    """Its own evaluation on the same problems: compared problem by problem."""
+    """Its own evaluation on the same problems, compared problem by problem."""
     published: Share | None = None
-    """Its published figure, where its outcomes on the problems are not at hand."""
+    """Its published figure, if its outcomes on the problems are not available."""
     source: str = ""
     """Where the figure was published."""
 
@@ -43,43 +43,43 @@ class Criterion:
     evidence: Words
     """Key of the evidence that shows it."""
     task: Words
-    """The evaluation that the evidence must be: human-eval, mbpp, mmlu, doc-qa, ratings."""
+    """Task of the evidence: human-eval, mbpp, mmlu, doc-qa or ratings."""
     metric: Words
     """The figure: pass@1, accuracy.business, unsupported_claims, good.helpful, ..."""
     at_least: Share | None = None
-    """The lower bound of the figure must be this or more."""
+    """The lower bound of the figure must be at least this."""
     below: Share | None = None
-    """The upper bound of the figure must be less."""
+    """The upper bound of the figure must be below this."""
     baseline: Baseline | None = None
-    """The lower bound of the figure must be the baseline's or more."""
+    """The lower bound of the figure must be at least the baseline's figure, less the margin."""
     margin: Share = 0.0
-    """How far below the baseline is still as good."""
+    """Non-inferiority margin: how far below the baseline still passes."""
     least_items: Annotated[int, Field(ge=1)] = 1
-    """Items that the evidence must have: a benchmark is not judged by a part of it."""
+    """Minimum number of items in the evidence, so that a part of a benchmark does not pass for all of it."""
     least_agreement: Share = 0.667
-    """Of ratings: Krippendorff's alpha that the raters must reach."""
+    """For ratings: minimum agreement of the raters, Krippendorff's alpha."""
     least_calibration: Share = 0.8
-    """Of citations: how often the entailment judge must agree with people, at least, with 95 % confidence."""
+    """For citations: minimum agreement of the entailment judge with people, with 95 % confidence."""
 
     @model_validator(mode="after")
     def _one_target(self) -> "Criterion":
         if sum(target is not None for target in (self.at_least, self.below, self.baseline)) != 1:
             raise ValueError("a criterion needs one of at_least, below, baseline")
         if self.margin and self.baseline is None:
-            raise ValueError("a margin is one to a baseline")
+            raise ValueError("a margin needs a baseline")
         return self
 
 
 @configuration
 class ReleaseException:
-    """A criterion that does not hold, and the person who answers for releasing all the same."""
+    """Permission to release although a criterion is not met, and the person responsible for it."""
 
     by: Annotated[Words, Field(min_length=3)]
-    """Name of the person."""
+    """Name of the responsible person."""
     reason: Annotated[Words, Field(min_length=10)]
-    """Why."""
+    """Reason for the exception."""
     until: date
-    """The last day on which it counts."""
+    """The last day on which it is valid."""
 
 
 @configuration
@@ -87,26 +87,27 @@ class GateConfig(SandboxConfig):
     """Decide whether a checkpoint may be released."""
 
     checkpoint: Path
-    """What is to be released."""
+    """The checkpoint to release."""
     output_dir: Path
     """Folder of gate.json, gate.html and MODEL_CARD.md."""
     evidence: dict[str, Path] = Field(default_factory=dict)
     """Folders of evaluations, by the keys that the criteria use."""
     benchmarks: dict[str, str] = Field(default_factory=lambda: {"human-eval": "human-eval"})
-    """By evidence, where the problems, questions or prompts stand that it must be of. Programs are judged again."""
+    """Paths of the problems, questions or prompts that each evidence must be based on, by key of the evidence. Programs
+    are judged again."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """By evidence, settings that it must have been made with: shots, scoring, good_from, abstentions, ..."""
+    """Settings that each evidence must have been made with, by key of the evidence: shots, scoring, good_from, ..."""
     criteria: Annotated[dict[str, Criterion], Field(min_length=1)]
     """What must be shown, by name."""
     accept_supplied: bool = False
-    """Count completions and answers that came in a file: that the checkpoint wrote them is the file's own word."""
+    """Accept completions and answers from a file, although only the file claims that the checkpoint wrote them."""
     exceptions: dict[str, ReleaseException] = Field(default_factory=dict)
-    """Criteria that somebody answers for, by name. They never heal evidence that is missing or was refused."""
+    """Exceptions by the name of the criterion. They do not apply to evidence that is missing or was refused."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     @model_validator(mode="after")
     def _known_names(self) -> "GateConfig":
         if unknown := sorted(set(self.exceptions) - set(self.criteria)):
-            raise ConfigError(f"exceptions: {unknown[0]} is no criterion; criteria: {', '.join(self.criteria)}")
+            raise ConfigError(f"exceptions: {unknown[0]} is not a criterion; criteria: {', '.join(self.criteria)}")
         return self

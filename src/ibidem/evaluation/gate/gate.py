@@ -5,15 +5,15 @@
     INSUFFICIENT    neither is shown: too few items, too little agreement, or no evidence
     REFUSED         the evidence is damaged, edited, of another checkpoint, or not what it should be
 
-All criteria must pass. An exception, signed by name, lets a criterion be FAIL or INSUFFICIENT; it stays visible, and it
-never heals evidence that is missing or was refused. No figure is taken from results.json: it is counted again from the
-items, programs are judged again, and choices are held against the benchmark's answers. Each evaluation must be of the
-very benchmark, whole, and made with the very settings, that the gate names.
+All criteria must pass. An exception, signed by name, allows a criterion to be FAIL or INSUFFICIENT; it stays visible,
+and it does not apply to evidence that is missing or was refused. No figure is taken from results.json: it is recomputed
+from the items, programs are judged again, and choices are compared with the benchmark's answers. Each evaluation must
+cover the exact benchmark that the gate names, in full, and use the exact settings.
 
-A seal shows that evidence was changed, not who made it: who can make a whole new bundle can also make up what a model
-chose. Where that is to be feared, let the gate's own machine evaluate. What was supplied in a file counts only with
-`accept_supplied`; which problems stand in the training data, and how often the entailment judge agreed with people, is
-the evaluation's own word.
+A seal shows whether evidence was changed, not who made it: whoever can forge a whole bundle can also invent what a
+model chose. If that is a risk, run the evaluations on the gate's own machine. What was supplied in a file counts only
+with `accept_supplied`. The gate does not check which problems occur in the training data, or how often the entailment
+judge agreed with people; it relies on the evaluation for both.
 """
 
 import json
@@ -44,7 +44,7 @@ NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what re
 
 
 class Verdict(StrEnum):
-    """What the gate says of a criterion."""
+    """The gate's decision on a criterion."""
 
     PASS = "PASS"  # noqa: S105 - a verdict, not a password
     FAIL = "FAIL"
@@ -54,7 +54,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on one criterion, and what it stands on."""
+    """The verdict on one criterion, and its basis."""
 
     criterion: str
     verdict: Verdict
@@ -62,14 +62,14 @@ class Finding:
     metric: str
     target: str
     point: float | None = None
-    """The figure itself, which decides nothing."""
+    """The figure itself; the bounds decide, not this."""
     lower: float | None = None
     upper: float | None = None
     items: int = 0
     evidence: str | None = None
     """Digest of the evaluation."""
     exception: str | None = None
-    """Who answers for it, and why."""
+    """Who is responsible for it, and why."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Missing:
     reason: str
 
 
-class Refusal(Exception):  # noqa: N818 - it is no error of the program
+class Refusal(Exception):  # noqa: N818 - it is not an error of the program
     """The evidence does not count."""
 
 
@@ -88,8 +88,8 @@ def gate(config: GateConfig) -> str:
     """Judge every criterion, write the decision, the page and the model card.
 
     Raises:
-        GateFailed: the checkpoint is not to be released.
-        CheckpointError: it is damaged.
+        GateFailed: the checkpoint must not be released.
+        CheckpointError: the checkpoint is damaged.
     """
     artifacts.check_outside(config.output_dir / "gate.json")
     model_id = identify(config.checkpoint)
@@ -113,14 +113,14 @@ def gate(config: GateConfig) -> str:
     }
     _write(config, model_id, record, counted)
     log.event("gate.decided", decision=decision, checkpoint=str(config.checkpoint))
-    said = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
+    summary = "\n".join([*map(_line, findings), f"{decision}: {config.output_dir / 'gate.html'}"])
     if decision is BLOCK:
-        raise GateFailed(said)
-    return said
+        raise GateFailed(summary)
+    return summary
 
 
 def judge_criterion(name: str, criterion: Criterion, evaluation: Evidence | Missing, config: GateConfig) -> Finding:
-    """Judge one criterion by its evidence, or by the reason for which there is none."""
+    """Judge one criterion by its evidence, or by the reason why there is none."""
     target = _target(criterion)
     if isinstance(evaluation, Missing):
         return Finding(name, evaluation.verdict, evaluation.reason, criterion.metric, target)
@@ -136,14 +136,14 @@ def judge_criterion(name: str, criterion: Criterion, evaluation: Evidence | Miss
     except IbidemError:
         raise
     except NOT_AN_EVALUATION as error:
-        reason = f"it holds what no evaluation writes: {error!r}"
+        reason = f"the evidence is malformed: {error!r}"
     return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=evaluation.artifact.digest)
 
 
 def _compare(
     finding: Finding, criterion: Criterion, trials: Mapping[str, float], evaluation: Evidence, config: GateConfig
 ) -> Finding:
-    """Hold the bounds of the figure, or of its distance from the baseline's, against the target."""
+    """Compare the bounds of the figure, or of its difference from the baseline's, with the target."""
     scores, least, what, seed = list(trials.values()), criterion.at_least, "", config.seed
     point = evidence.mean(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
@@ -156,12 +156,12 @@ def _compare(
             least = criterion.baseline.published - criterion.margin
     if criterion.below is not None:
         shown, refuted = upper < criterion.below, lower >= criterion.below
-        known = f"at least {percent(lower)}" if refuted else f"at most {percent(upper)}"
+        bound = f"at least {percent(lower)}" if refuted else f"at most {percent(upper)}"
     else:
         assert least is not None
         shown, refuted = lower >= least, upper < least
-        known = f"at most {percent(upper)}" if refuted else f"at least {percent(lower)}"
-    reason = f"{known}{what}, with 95 % confidence"
+        bound = f"at most {percent(upper)}" if refuted else f"at least {percent(lower)}"
+    reason = f"{bound}{what}, with 95 % confidence"
     verdict = Verdict.PASS if shown else Verdict.FAIL if refuted else Verdict.INSUFFICIENT
     if verdict is Verdict.INSUFFICIENT:
         reason += _remedy(criterion, scores, least)
@@ -171,23 +171,23 @@ def _compare(
 def _remedy(criterion: Criterion, scores: Sequence[float], least: float | None) -> str:
     n = len(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
-        return f": {n} pairs cannot tell"
+        return f": {n} pairs are too few to decide"
     if not set(scores) <= {0, 1}:
-        return f": {n} items cannot tell"
+        return f": {n} items are too few to decide"
     share = 1 - criterion.below if criterion.below is not None else least or 0.0
     needed = least_passes(n, share)
-    return f": {n} items cannot show it" if needed is None else f": of {n} items, {needed} must be good"
+    return f": {n} items are too few to show it" if needed is None else f": {needed} of {n} items must be good"
 
 
 def _differences(
     criterion: Criterion, trials: Mapping[str, float], evaluation: Evidence, config: GateConfig
 ) -> list[float]:
-    """Subtract the baseline's scores; its evidence has to be as good as ours, of another model on the same items."""
+    """Subtract the baseline's scores; its evidence must pass the same checks, for another model on the same items."""
     assert criterion.baseline is not None
     assert criterion.baseline.evidence is not None
     theirs = _recounted(evidence.read(criterion.baseline.evidence))
     if theirs.checkpoint_digest == evaluation.checkpoint_digest:
-        raise Refusal("the baseline's evidence is of this very checkpoint")
+        raise Refusal("the baseline's evidence is of the checkpoint itself")
     if theirs.task != evaluation.task:
         raise Refusal(f"the baseline's evidence is of {theirs.task}, not of {evaluation.task}")
     _check_making(config, criterion.evidence, theirs)
@@ -198,9 +198,9 @@ def _differences(
 
 
 def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
-    """Read evidence and everything that must hold of it, or say why it does not count."""
+    """Read evidence and check it, or return why it does not count."""
     if key not in config.evidence:
-        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} is given")
+        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} was given")
     if not config.evidence[key].exists():
         return Missing(Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}")
     try:
@@ -210,7 +210,7 @@ def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
     except IbidemError:
         raise
     except NOT_AN_EVALUATION as error:
-        return Missing(Verdict.REFUSED, f"it holds what no evaluation writes: {error!r}")
+        return Missing(Verdict.REFUSED, f"the evidence is malformed: {error!r}")
 
 
 def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
@@ -222,7 +222,7 @@ def _checked(config: GateConfig, key: str, digest: str) -> Evidence:
 
 
 def _recounted(evaluation: Evidence) -> Evidence:
-    """Count every figure again from the items."""
+    """Recompute every figure from the items."""
     counted = tasks.measure(evaluation)
     figures = set(evaluation.artifact.counts) - {"items"}
     if any(key not in counted or not _same(evaluation.results.get(key), counted[key]) for key in figures):
@@ -231,19 +231,19 @@ def _recounted(evaluation: Evidence) -> Evidence:
 
 
 def _check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
-    """See that an evaluation is of the benchmark and made with the settings that the gate names; judge code again."""
+    """Check that an evaluation covers the benchmark and has the settings that the gate names; judge programs again."""
     if key not in config.benchmarks:
-        raise Refusal(f"which benchmark it is of cannot be seen: name benchmarks.{key}")
+        raise Refusal(f"its benchmark cannot be checked: set benchmarks.{key}")
     task, place = tasks.task_of(evaluation), config.benchmarks[key]
     try:
         due = {item.digest for item in task.benchmark(place)}
     except (OSError, IbidemError) as error:
-        raise Refusal(f"benchmarks.{key} is no benchmark of {evaluation.task}: {error}") from None
+        raise Refusal(f"benchmarks.{key} is not a benchmark of {evaluation.task}: {error}") from None
     used = {item.digest for item in evaluation.artifact.inputs if item.role in BENCHMARK_ROLES}
     if used != due:
-        raise Refusal(f"it is of another benchmark than {place}, or of a part of it")
+        raise Refusal(f"it is of another benchmark than {place}, or only of a part of it")
     if differs := task.differs(evaluation, place):
-        raise Refusal(f"{differs} is not answered, or not as {place} has it")
+        raise Refusal(f"{differs} is missing, or differs from {place}")
     limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.rejudge else {}
     for name, value in {**config.settings.get(key, {}), **limits}.items():
         if name not in evaluation.artifact.config:
@@ -251,11 +251,11 @@ def _check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
         if not _is_setting(made_with := evaluation.artifact.config[name], value):
             raise Refusal(f"it was made with {name} {made_with!r}, not {value!r}")
     if task.rejudge and (wrong := task.rejudge(evaluation, place, config)):
-        raise Refusal(f"{len(wrong)} outcomes are missing, or not what the judge says, {wrong[0]} first")
+        raise Refusal(f"{len(wrong)} outcomes are missing or differ from the judge's, the first of them {wrong[0]}")
 
 
 def _is_setting(made_with: object, due: object) -> bool:
-    """Compare a setting with what is due, which a YAML file gives as text.
+    """Return whether a setting has the required value, which a YAML file holds as text.
 
     >>> _is_setting(0.5, "0.5"), _is_setting(["a"], ["a"]), _is_setting(5, "4")
     (True, True, False)
@@ -273,18 +273,18 @@ def _trials(criterion: Criterion, evaluation: Evidence) -> dict[str, float]:
         raise Refusal(f"it is an evaluation of {evaluation.task}, not of {criterion.task}")
     trials = tasks.trials(evaluation, criterion.metric)
     if trials is None:
-        raise Refusal(f"{criterion.metric} is no figure of this evaluation")
+        raise Refusal(f"this evaluation has no figure {criterion.metric}")
     if not all(0 <= score <= 1 for score in trials.values()):
         raise Refusal("its scores are not between 0 and 1")
     return trials
 
 
 def _doubt(criterion: Criterion, evaluation: Evidence, trials: Mapping[str, float], config: GateConfig) -> str | None:
-    """Say why figures do not count, though nobody has touched them."""
+    """Return why figures do not count although the evidence is intact."""
     if not config.accept_supplied and _is_supplied(evaluation):
-        return "its answers were supplied in a file: that this checkpoint wrote them is the file's own word"
+        return "its answers were supplied in a file: only the file claims that this checkpoint wrote them"
     if len(trials) < criterion.least_items:
-        return f"{len(trials)} items, and {criterion.least_items} are due"
+        return f"{len(trials)} items; {criterion.least_items} are required"
     if tasks.task_of(evaluation).is_published and not evaluation.results.get("contamination"):
         return "whether the model was trained on the problems is NOT MEASURED"
     return tasks.task_of(evaluation).doubt(
@@ -324,7 +324,7 @@ def _target(criterion: Criterion) -> str:
 
 
 def _about(config: GateConfig, key: str, evaluation: Evidence) -> dict[str, object]:
-    """Tell what was measured, and how."""
+    """Return what was measured, and how."""
     settled = {name: value for name, value in evaluation.artifact.config.items() if name not in NOT_SETTINGS}
     return {
         "task": evaluation.task,
@@ -342,10 +342,10 @@ def _is_supplied(evaluation: Evidence) -> bool:
 def _line(finding: Finding) -> str:
     excepted = f" [EXCEPTION by {finding.exception}]" if finding.exception else ""
     point = percent(finding.point)
-    return f"{finding.verdict:<12}  {finding.criterion}: {point}, due {finding.target}; {finding.reason}{excepted}"
+    return f"{finding.verdict:<12}  {finding.criterion}: {point}, required {finding.target}; {finding.reason}{excepted}"
 
 
-def _same(told: object, counted: float | None) -> bool:
-    if counted is None or isinstance(told, bool) or not isinstance(told, int | float):
-        return told is None and counted is None
-    return abs(told - counted) <= 1e-9
+def _same(claimed: object, counted: float | None) -> bool:
+    if counted is None or isinstance(claimed, bool) or not isinstance(claimed, int | float):
+        return claimed is None and counted is None
+    return abs(claimed - counted) <= 1e-9

@@ -20,18 +20,18 @@ MEANING = {
 
 
 def page(record: Record) -> str:
-    """Write the page: the decision, why, and what it stands on."""
+    """Return the page: the decision, the reasons, and the evidence."""
     criteria = record["criteria"]
     blocking = [each for each in criteria if each["verdict"] != "PASS" and not each["exception"]]
     excepted = [each for each in criteria if each["exception"]]
     count = {verdict: sum(each["verdict"] == verdict for each in criteria) for verdict in MEANING}
     released = record["decision"] == "RELEASE"
-    said = "This checkpoint may be released." if released else "This checkpoint must not be released."
+    verdict = "This checkpoint may be released." if released else "This checkpoint must not be released."
     where = tag("p", record["checkpoint"], " ", tag("code", record["checkpoint_digest"]), cls="soft")
     figures = [tag("div", tag("dt", MEANING[v]), tag("dd", n, tag("small", v))) for v, n in count.items()]
     return document(
         f"{record['decision']}: {record['checkpoint']}",
-        tag("header", tag("h1", said), where, tag("dl", *figures, cls="figures")),
+        tag("header", tag("h1", verdict), where, tag("dl", *figures, cls="figures")),
         _section("Why not", [_why(each) for each in blocking]),
         _section("Exceptions", [_exception(each) for each in excepted]),
         tag("section", tag("h2", "Criteria"), _criteria(criteria)),
@@ -40,8 +40,8 @@ def page(record: Record) -> str:
     )
 
 
-def card(record: Record, checkpoint: Artifact | None, found: Mapping[str, Evidence]) -> str:
-    """Write the model card as Markdown."""
+def card(record: Record, checkpoint: Artifact | None, evaluations: Mapping[str, Evidence]) -> str:
+    """Return the model card as Markdown."""
     config = checkpoint.config if checkpoint else {}
     model = config.get("model", {})
     lines = [
@@ -61,18 +61,18 @@ def card(record: Record, checkpoint: Artifact | None, found: Mapping[str, Eviden
         "",
         "## Evaluation",
         "",
-        "| criterion | figure | 95 % bounds | due | verdict | stands on |",
+        "| criterion | figure | 95 % bounds | required | verdict | evidence |",
         "|---|---|---|---|---|---|",
         *(_card_row(each) for each in record["criteria"]),
         "",
-        "A verdict is decided by the bound, not by the figure.",
+        "The bound decides the verdict, not the figure.",
         "",
         *(_card_evidence(key, each) for key, each in record["evidence"].items()),
         "",
         *_card_exceptions(record["criteria"]),
         "## Contamination",
         "",
-        *(_contamination(key, each) for key, each in found.items() if "contamination" in each.results),
+        *(_contamination(key, each) for key, each in evaluations.items() if "contamination" in each.results),
         "",
         "## Limits",
         "",
@@ -98,11 +98,11 @@ def _exception(finding: Record) -> Html:
 
 
 def _reason(finding: Record) -> Html:
-    return tag("p", finding["reason"], ". Due: ", finding["target"], ".")
+    return tag("p", finding["reason"], ". Required: ", finding["target"], ".")
 
 
 def _criteria(criteria: Sequence[Record]) -> Html:
-    heads = ("Criterion", "Verdict", "Figure", "At least", "At most", "Due", "Items")
+    heads = ("Criterion", "Verdict", "Figure", "At least", "At most", "Required", "Items")
     rows = [
         (
             join(each["criterion"], tag("div", each["metric"], cls="soft")),
@@ -118,11 +118,11 @@ def _criteria(criteria: Sequence[Record]) -> Html:
     return table(heads, rows, right=(2, 3, 4, 6))
 
 
-def _evidence(found: Mapping[str, Record]) -> Html:
+def _evidence(evidence: Mapping[str, Record]) -> Html:
     heads = ("Evidence", "Task", "Benchmark", "Answers", "Settings")
     rows = [
         (key, each["task"], each["benchmark"], each["answers"], _settings(each["settings"]))
-        for key, each in found.items()
+        for key, each in evidence.items()
     ]
     return _section("What was measured", [table(heads, rows)] if rows else [])
 
@@ -134,16 +134,16 @@ def _settings(settings: Record) -> str:
 def _method(record: Record) -> list[str]:
     return [
         "A criterion passes if the exact one-sided 95 % bound of its figure reaches the target; the figure itself does "
-        "not decide. Against a baseline whose outcomes are known, the bound is of a paired bootstrap over the items.",
-        "Every figure was counted again from the items of its evaluation, and every program was judged again. Evidence "
+        "not decide. For a baseline whose outcomes are known, the bound comes from a paired bootstrap over the items.",
+        "Every figure was recomputed from the items of its evaluation, and every program was judged again. Evidence "
         "that is damaged, edited, incomplete or of another checkpoint is refused.",
-        f"Decided {record['decided']} by ibidem gate. The same figures stand in gate.json and in MODEL_CARD.md.",
+        f"Decided {record['decided']} by ibidem gate. The same figures are in gate.json and MODEL_CARD.md.",
     ]
 
 
 def _data(checkpoint: Artifact | None) -> list[str]:
     if checkpoint is None:
-        return ["NOT MEASURED: this model was not trained here, so nothing is known of its data."]
+        return ["NOT MEASURED: this model was not trained here, so its data is unknown."]
     rows = []
     for _, state, node in walk(checkpoint.path):
         if isinstance(node, Artifact) and node.kind == "dataset":
@@ -151,7 +151,7 @@ def _data(checkpoint: Artifact | None) -> list[str]:
             rows.append(f"- `{node.path.name}` `{node.digest}`: {node.counts.get('kept', 0):,} documents; {licenses}")
         elif state == "source":
             rows.append(f"- source: {node.name}" if not isinstance(node, Artifact) else f"- source: {node.path}")
-    return list(dict.fromkeys(rows)) or ["NOT MEASURED: the data are not where the checkpoint says that they were."]
+    return list(dict.fromkeys(rows)) or ["NOT MEASURED: the data is not where the checkpoint says."]
 
 
 def _card_row(finding: Record) -> str:
@@ -179,8 +179,8 @@ def _card_exceptions(criteria: Sequence[Record]) -> list[str]:
     return ["## Exceptions", "", *signed, ""] if signed else []
 
 
-def _contamination(key: str, found: Evidence) -> str:
-    looked = found.results["contamination"]
-    if looked is None:
+def _contamination(key: str, evaluation: Evidence) -> str:
+    hits = evaluation.results["contamination"]
+    if hits is None:
         return f"- {key}: NOT MEASURED"
-    return f"- {key}: {looked['problems']} of its problems stand in the {looked['documents']:,} documents of the data"
+    return f"- {key}: {hits['problems']} of its problems occur in the {hits['documents']:,} documents of the data"

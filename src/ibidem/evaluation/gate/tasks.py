@@ -1,4 +1,4 @@
-"""The kinds of evaluation that the gate knows, and what it counts again of each."""
+"""The kinds of evaluation that the gate knows, and the figures that it recomputes."""
 
 from collections import Counter
 
@@ -13,40 +13,40 @@ TASKS: dict[str, Task] = {
 
 
 def measure(evaluation: Evidence) -> Metrics:
-    """Count the figures of an evaluation from its items.
+    """Recompute the figures of an evaluation from its items.
 
     Raises:
-        ArtifactError: the task is unknown, an item is none of its task, or it appears twice.
+        ArtifactError: the task is unknown, or an item is malformed or appears twice.
     """
     task, path = task_of(evaluation), evaluation.artifact.path
     try:
         keys = Counter(tuple(str(item[part]) for part in task.key) for item in evaluation.items)
-        if twice := next((key for key, count in keys.items() if count > 1), None):
-            raise ArtifactError(f"{path}: the item {' '.join(twice)} appears twice")
+        if duplicate := next((key for key, count in keys.items() if count > 1), None):
+            raise ArtifactError(f"{path}: the item {' '.join(duplicate)} appears twice")
         for item in evaluation.items:
             if not task.follows(item, evaluation.artifact.config):
                 key = " ".join(str(item[part]) for part in task.key)
-                raise ArtifactError(f"{path}: the outcome of {key} is not what the item says of it")
+                raise ArtifactError(f"{path}: the outcome of {key} does not follow from its other columns")
         return task.measure(evaluation)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path}: its items are not those of {evaluation.task}: {error!r}") from None
+        raise ArtifactError(f"{path}: its items are not items of {evaluation.task}: {error!r}") from None
 
 
 def trials(evaluation: Evidence, metric: str) -> Trials | None:
-    """Give the scores whose mean a figure is, by item; None if the evaluation has no such figure.
+    """Return the scores whose mean is the figure, by item; None if the evaluation has no such figure.
 
-    Problems that stand in the training data do not count.
+    Problems that occur in the training data are left out.
     """
-    known = set((evaluation.results.get("contamination") or {}).get("found", ()))
+    seen = set((evaluation.results.get("contamination") or {}).get("found", ()))
     scores = task_of(evaluation).trials(evaluation.items, metric)
-    return None if scores is None else {key: score for key, score in scores.items() if key not in known}
+    return None if scores is None else {key: score for key, score in scores.items() if key not in seen}
 
 
 def task_of(evaluation: Evidence) -> Task:
-    """Find the kind of an evaluation.
+    """Return the task of an evaluation.
 
     Raises:
-        ArtifactError: it is of none.
+        ArtifactError: the task is unknown.
     """
     if evaluation.task not in TASKS:
         raise ArtifactError(f"{evaluation.artifact.path}: the task {evaluation.task!r} is unknown")
