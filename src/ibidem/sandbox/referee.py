@@ -23,6 +23,10 @@ READ, DONE = b"r", b"d"
 GROWN_KB = 50_000
 MAX_ANSWER = values.MAX_BYTES + 4
 LONGEST_DETAIL = 300
+ENDS_ITERATION = (StopIteration, StopAsyncIteration)
+"""A program must not end the iteration of a test: these arrive as RuntimeError, as from a generator (PEP 479)."""
+TESTS_SEED = 1
+"""Tests draw other random numbers than the program."""
 
 
 class Fault(BaseException):
@@ -68,7 +72,7 @@ class Link:
         if second.startswith("Unsendable: "):
             self.fail("answer", second)
         known = getattr(builtins, first, None)
-        if not (isinstance(known, type) and issubclass(known, Exception)):
+        if not (isinstance(known, type) and issubclass(known, Exception)) or issubclass(known, ENDS_ITERATION):
             known = RuntimeError
         self.raised = _exception(known, second)
         raise self.raised
@@ -127,6 +131,7 @@ class Remote:
         self._link.fail("answer", "an object of a class of its own, which has no value for a test")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = __iter__ = __contains__ = _refuse
+    __copy__ = __deepcopy__ = __reduce__ = __reduce_ex__ = __getstate__ = _refuse
     __hash__ = __add__ = __radd__ = __sub__ = __rsub__ = __float__ = __int__ = __index__ = __str__ = __repr__ = _refuse
 
 
@@ -134,6 +139,7 @@ def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoRet
     """For every candidate received on `control`, judge the next job in `jobs`."""
     import random  # already imported by the supervisor, without its hook after a fork
 
+    random.seed(TESTS_SEED)
     state, waiting = random.getstate(), messages.Reader(jobs)
     while True:
         _, (channel,), _, _ = socket.recv_fds(control, 1, 1)
@@ -162,7 +168,7 @@ def judge(job: dict[str, Any], channel: int) -> dict[str, Any]:
         names.update({name: Remote(link, name) for name in job["names"]})
         exec(_compiled(job["tests"]), names)  # noqa: S102
     except Fault:
-        pass
+        verdict = ("answer", "a fault ended the tests")
     except BaseException as error:  # noqa: BLE001 - each is a verdict
         verdict = _verdict(error, link, job["tests"])
     if link.fault is None and verdict[0] == "passed" and link.answers == 0:
