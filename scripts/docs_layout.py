@@ -4,6 +4,7 @@ The facts are read from the code; the sentences stand here. `{data.shards:DROPPE
 `ibidem.data.shards`, and `<...>` in a path stands for any name.
 """
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,8 +17,12 @@ import pyarrow as pa
 from docs_markdown import code, meaning, table
 
 from ibidem import artifacts, records
+from ibidem.cli import COMMANDS
 from ibidem.data import dedup
 from ibidem.data.filters.removals import Request
+from ibidem.evaluation.gate.tasks import TASKS
+from ibidem.training.config import SessionConfig
+from ibidem.training.plan import PlanConfig
 
 INTERNAL = {"data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"}
 """Schemas and file names of workspaces alone: a finished artifact never holds them."""
@@ -166,9 +171,18 @@ class Kind:
         return str(docs_code.constants()[self.constant])
 
 
+def _is_training(place: str) -> bool:
+    module, _, name = place.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    return issubclass(kind, SessionConfig) and not issubclass(kind, PlanConfig)
+
+
 EVERY = ("verify", "trace")
 """Commands that read an artifact of any kind."""
-CODING = ("evaluate human-eval", "evaluate mbpp")
+TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
+"""Commands that write evidence for the gate."""
+TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
+"""Commands that run a training."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
 NO_ARTIFACT = {"demo", "doctor", "plan"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
@@ -187,8 +201,15 @@ def _dataset() -> Kind:
         "alone.",
         made_by=("preprocess", "blend", "takedown apply"),
         read_by=(
-            *("preprocess", "blend", *TAKEDOWN, "card", "train-tokenizer", "train"),
-            *("evaluate perplexity", "evaluate dashboard", *CODING, "evaluate mmlu", "report"),
+            *("preprocess", "blend", *TAKEDOWN, "card", "train-tokenizer", *TRAININGS),
+            *(
+                "evaluate perplexity",
+                "evaluate dashboard",
+                "evaluate human-eval",
+                "evaluate mbpp",
+                "evaluate mmlu",
+                "report",
+            ),
         ),
         files={
             "<dataset>/<split>/shard-<number>.parquet": "Documents, a row each. No file where no document is kept. "
@@ -223,7 +244,8 @@ def _dataset() -> Kind:
                 for aspect in docs_code.constants()["data.counts:ASPECTS"]
             },
             "lengths": "Kept documents by length: the key is a power of two that the characters stay below.",
-            "skipped_files": "Files of the sources that are of no kind that is read, by suffix. Not in a blend.",
+            "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
+            "folders, links to folders, another split. `__pycache__` folders are not counted. Not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
             "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
             "total": "Size of a blend in that unit. Only in a blend.",
@@ -239,7 +261,7 @@ def _tokenizer() -> Kind:
         constant="tokenization.tokenizer:KIND",
         about="A sentencepiece unigram model that gives every byte back.",
         made_by=("train-tokenizer",),
-        read_by=("blend", "train", "report"),
+        read_by=("blend", *TRAININGS, "report"),
         files={
             "{records:TOKENIZER_FILE}": "The model, as sentencepiece reads it.",
             "tokenizer.vocab": "Every piece with its score, a line each, in the order of the ids.",
@@ -265,8 +287,8 @@ def _tokens() -> Kind:
         constant="training.tokens:KIND",
         about="A dataset as one long row of ids for each split. The folder is named by the digests of dataset and "
         "tokenizer, so a later run finds it.",
-        made_by=("train",),
-        read_by=("train", *TAKEDOWN),
+        made_by=TRAININGS,
+        read_by=(*TRAININGS, *TAKEDOWN),
         files={
             "train.bin": "Ids of the training documents: uint16, or uint32 for a vocabulary beyond 65,536. `config` "
             "names the type. The document token stands before each document and at the end.",
@@ -286,10 +308,11 @@ def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
         about="A model after some steps, with everything that is needed to go on.",
-        made_by=("train",),
+        made_by=TRAININGS,
         read_by=(
-            *("train", "generate", "evaluate perplexity", "evaluate dashboard", *CODING, "evaluate mmlu"),
-            *("evaluate doc-qa", "evaluate chat", "gate", "report", *TAKEDOWN),
+            *(*TRAININGS, "generate", "evaluate perplexity", "evaluate dashboard"),
+            *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
+            *("evaluate chat", "gate", "report", *TAKEDOWN),
         ),
         files={
             "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
@@ -324,7 +347,7 @@ def _evaluation() -> Kind:
     return Kind(
         constant="evaluation.evidence:KIND",
         about="Sealed evidence: the outcome of every item, and the figures that follow from them.",
-        made_by=(*CODING, "evaluate mmlu", "evaluate doc-qa", "evaluate ratings"),
+        made_by=TASK_COMMANDS,
         read_by=("gate", "report"),
         files={
             "{evaluation.evidence:RESULTS}": "Task, digest of the checkpoint, figures, and notes such as the search "

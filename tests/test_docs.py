@@ -26,7 +26,7 @@ KINDS = {kind.name: kind for kind in docs_layout.kinds()}
 
 @pytest.mark.parametrize("name", docs.pages())
 def test_a_generated_page_is_what_the_code_says(name: str) -> None:
-    assert (REPOSITORY / name).read_text() == docs.pages()[name], "run: make docs"
+    assert (REPOSITORY / name).read_text() == docs.pages()[name], "run: python scripts/docs.py, or make docs"
 
 
 def test_generated_pages_are_the_same_on_every_machine(tmp_path: Path) -> None:
@@ -56,7 +56,8 @@ def test_every_command_and_key_is_on_the_page_of_configurations() -> None:
 
 def test_every_command_says_which_artifacts_it_makes_or_reads() -> None:
     told = {name for kind in KINDS.values() for name in (*kind.made_by, *kind.read_by)}
-    assert told | {*docs_layout.EVERY} | docs_layout.NO_ARTIFACT == set(COMMANDS)
+    said = told | {*docs_layout.EVERY} | docs_layout.NO_ARTIFACT
+    assert said == set(COMMANDS), "name the command in scripts/docs_layout.py"
     assert not told & docs_layout.NO_ARTIFACT
 
 

@@ -195,7 +195,8 @@ def _find(words: Sequence[str]) -> tuple[str, Command]:
         if name in COMMANDS:
             return name, COMMANDS[name]
     if longer := [name for name in COMMANDS if name.startswith(f"{words[0]} ")]:
-        raise ConfigError(f"{words[0]} what? {', '.join(longer)}; see ibidem --help")
+        meant = config.suggest(" ".join(words[:2]), longer) if len(words) > 1 else ""
+        raise ConfigError(f"{words[0]} what? {', '.join(longer)}{meant}; see ibidem --help")
     raise ConfigError(f"unknown command {words[0]!r}{config.suggest(words[0], COMMANDS)}; see ibidem --help")
 
 

@@ -12,7 +12,22 @@ from tests.conftest import REPOSITORY
 
 MOST_CHANGED = {"filter": 3, "step": 4, "source": 3, "benchmark": 3, "objective": 3}
 """Existing files that an example may change."""
-PARTS = ("src", "tests", "configs", "pyproject.toml")  # with their caches: kernels are not compiled again
+PARTS = (
+    "src",
+    "tests",
+    "configs",
+    "scripts",
+    "docs",
+    "README.md",
+    "pyproject.toml",
+)  # with their caches: kernels are not compiled again
+
+
+PROMISES = (
+    "tests/test_docs.py::test_every_command_says_which_artifacts_it_makes_or_reads",
+    "tests/test_cli.py::test_every_command_shows_its_help_without_torch",
+)
+"""What the suite promises of every command."""
 
 
 def patches() -> dict[str, str]:
@@ -46,7 +61,8 @@ def test_an_example_applies_and_works(name: str, tmp_path: Path) -> None:
 
     tests = [path for path in added if path.startswith("tests/")]
     assert len(tests) == 1
-    run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], tmp_path)
+    run([sys.executable, "scripts/docs.py"], tmp_path)  # and no new command is without its place in the pages
+    run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *PROMISES], tmp_path)
     modules = [path for path in added if path.startswith("src/")]
     run([str(Path(sys.executable).with_name("ruff")), "check", "--no-cache", *modules], tmp_path)
     if "pyproject.toml" in changed or len(modules) > len(changed):  # a module that the import contract must place

@@ -15,9 +15,10 @@ from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.jsonl import Row
+from ibidem.records import RESULTS_FILE
 
 KIND = "evaluation"
-RESULTS, ITEMS = "results.json", "items.jsonl"
+RESULTS, ITEMS = RESULTS_FILE, "items.jsonl"
 
 Metrics = dict[str, float | None]
 

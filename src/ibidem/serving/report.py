@@ -37,7 +37,7 @@ from ibidem.page import (
     tag,
     top,
 )
-from ibidem.records import DropReason
+from ibidem.records import RESULTS_FILE, DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.run_history import History, Record, Run, open_run
 
@@ -72,10 +72,13 @@ def report(config: ReportConfig) -> str:
 
 
 def _read_result(path: Path) -> Record:
+    path = path / RESULTS_FILE if path.is_dir() else path
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"evaluation {path}: {error.strerror}; ibidem evaluate writes it with --output") from None
+        raise ConfigError(
+            f"evaluation {path}: {error.strerror}; give the JSON file or the folder that ibidem evaluate wrote"
+        ) from None
     except ValueError as error:
         raise DataError(f"evaluation {path}: not JSON: {error}") from None
     if not isinstance(result, dict):

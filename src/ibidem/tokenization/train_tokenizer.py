@@ -83,8 +83,9 @@ def summary(tokenizer: artifacts.Artifact) -> str:
     counts = tokenizer.counts
     byte_pieces = percent(counts["byte_pieces_share"], digits=1)
     return (
-        f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, {counts['reserved']:,} "
-        f"reserved), {counts['bytes_per_token']:.2f} bytes per token, {byte_pieces} byte pieces; "
+        f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, "
+        f"{special.SMALLEST_VOCABULARY} bytes and special tokens, {counts['reserved']:,} reserved), "
+        f"{counts['bytes_per_token']:.2f} bytes per token, {byte_pieces} byte pieces; "
         f"round trip of held-out documents: {counts['round_trips']:,} of {counts['held_out']:,}"
         + (f"; broken: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
     )

@@ -84,7 +84,7 @@ class FilterPolicy:
     prose_min_letters: Share = 0.5
     """Minimum share of letters in prose, without blanks (ours; Codex requires 0.25 of code)."""
     letters_min_chars: Count = 100
-    """Shorter texts are not judged by their share of letters (ours: `x = 1` is not data)."""
+    """Shorter texts, counted without blanks, are not judged by their share of letters (ours: `x = 1` is not data)."""
     max_encoded_run: Count = 1024
     """Maximum characters in a run of base64 (StarCoder2: 1024)."""
     max_data_share: Share = 0.5
@@ -103,7 +103,7 @@ class FilterPolicy:
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
     """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
     prose_min_chars: Count = 250
-    """Shorter prose is not judged by its repetitions (Gopher requires 50 words)."""
+    """Shorter prose, counted without blanks, is not judged by its repetitions (Gopher requires 50 words)."""
     profanity: bool = True
     """Drop texts by the word list."""
     profanity_min_words: Annotated[int, Field(ge=1)] = 3

@@ -44,7 +44,9 @@ def trace(config: TraceConfig) -> str:
     datasets = [artifact for root in roots for artifact in artifacts_below(root) if artifact.kind == shards.KIND]
     if not datasets:
         where = " or ".join(map(str, config.artifacts))
-        raise ConfigError(f"{config.target}: not an artifact, and there is no dataset below {where} to search")
+        raise ConfigError(
+            f"{config.target}: not an artifact, and no dataset is below {where}; give its folder with --artifacts"
+        )
     lines, hashes = [], set()
     for dataset in datasets:
         for line, sha256 in _places(dataset, config.target):

@@ -43,7 +43,7 @@ class Criterion:
     evidence: Words
     """Key of the evidence that shows it."""
     task: Words
-    """Task of the evidence: human-eval, mbpp, mmlu, doc-qa or ratings."""
+    """Task of the evidence: a name of `ibidem evaluate` that writes evidence, such as human-eval, mmlu or ratings."""
     metric: Words
     """The figure: pass@1, accuracy.business, unsupported_claims, good.helpful, ..."""
     at_least: Share | None = None

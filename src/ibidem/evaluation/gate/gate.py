@@ -200,7 +200,7 @@ def _differences(
 def _open(config: GateConfig, key: str, digest: str) -> Evidence | Missing:
     """Read evidence and check it, or return why it does not count."""
     if key not in config.evidence:
-        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} was given")
+        return Missing(Verdict.INSUFFICIENT, f"no evidence {key!r} was given; set evidence.{key}")
     if not config.evidence[key].exists():
         return Missing(Verdict.INSUFFICIENT, f"there is no evaluation at {config.evidence[key]}")
     try:
@@ -273,7 +273,9 @@ def _trials(criterion: Criterion, evaluation: Evidence) -> dict[str, float]:
         raise Refusal(f"it is an evaluation of {evaluation.task}, not of {criterion.task}")
     trials = tasks.trials(evaluation, criterion.metric)
     if trials is None:
-        raise Refusal(f"this evaluation has no figure {criterion.metric}")
+        raise Refusal(
+            f"this evaluation has no figure {criterion.metric}; it has {', '.join(tasks.measure(evaluation))}"
+        )
     if not all(0 <= score <= 1 for score in trials.values()):
         raise Refusal("its scores are not between 0 and 1")
     return trials
