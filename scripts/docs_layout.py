@@ -350,7 +350,7 @@ def _evaluation() -> Kind:
         made_by=TASK_COMMANDS,
         read_by=("gate", "report"),
         files={
-            "{evaluation.evidence:RESULTS}": "Task, digest of the checkpoint, figures, and notes such as the search "
+            "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, and notes such as the search "
             "for the problems in the training data.",
             "{evaluation.evidence:ITEMS}": "Outcome of each item, a line each: a sample of a problem, a question, or a "
             "response with a criterion. Every figure is counted again from it.",

@@ -12,6 +12,7 @@ from tests.conftest import REPOSITORY
 
 MOST_CHANGED = {"filter": 3, "step": 4, "source": 3, "benchmark": 3, "objective": 3}
 """Existing files that an example may change."""
+QUICK = ("filter", "benchmark")
 PARTS = (
     "src",
     "tests",
@@ -46,7 +47,9 @@ def test_every_example_is_counted() -> None:
     assert patches().keys() == MOST_CHANGED.keys()
 
 
-@pytest.mark.parametrize("name", MOST_CHANGED)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MOST_CHANGED]
+)
 def test_an_example_applies_and_works(name: str, tmp_path: Path) -> None:
     patch = patches()[name]
     added = re.findall(r"^\+\+\+ b/(\S+)", patch, re.MULTILINE)
