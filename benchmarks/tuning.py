@@ -31,7 +31,7 @@ DEDUP_ALONE = ("--skip", "clean", "natural_languages", "licenses", "filters", "s
 PATCHES = {  # each takes one setting away
     "heaps": "import os; runtime._HEAPS.clear(); os.environ['ARROW_DEFAULT_MEMORY_POOL'] = 'mimalloc'",
     "openblas": "import os; os.environ['OPENBLAS_THREAD_TIMEOUT'] = '26'",
-    "rare_collection": "import ibidem.data.preprocess as stage; stage.rare_collection = nullcontext",
+    "rare_collection": "runtime.rare_collection = nullcontext",
 }
 HELP = "import sys; from ibidem import runtime\n{patch}\nfrom ibidem.cli import main; main(['preprocess', '--help'])"
 IMPORTING = {

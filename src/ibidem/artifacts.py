@@ -72,6 +72,10 @@ class Artifact:
     files: Mapping[str, File]
     volatile: Mapping[str, Any]
 
+    def digest_of(self, role: str) -> str | None:
+        """Return the digest of the input with a role; None if it has no such input."""
+        return next((item.digest for item in self.inputs if item.role == role), None)
+
     def as_input(self, role: str, *, of: Path) -> Input:
         """Return this artifact as an input of the artifact that will be at `of`."""
         return Input(role=role, digest=self.digest, name=os.path.relpath(self.path.resolve(), of.resolve()))

@@ -38,23 +38,24 @@ def loads(text: str) -> list[Any]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def read(path: Path, what: str) -> list[Row]:
+def read(path: Path, what: str, *, allow_nan: bool = False) -> list[Row]:
     """Read a file of JSON objects, plain or compressed (`.gz`), that a user supplies.
 
     Args:
         path: the file.
         what: the flag or role that named it, for the message.
+        allow_nan: accept NaN and Infinity, which JSON does not have but Python writes.
 
     Raises:
         DataError: the file cannot be read, is empty, or a line is not a JSON object; names the line.
     """
-    rows = [row for _, row in read_numbered(path, what)]
+    rows = [row for _, row in read_numbered(path, what, allow_nan=allow_nan)]
     if not rows:
         raise DataError(f"{what} {path}: the file is empty")
     return rows
 
 
-def read_numbered(path: Path, what: str) -> list[tuple[int, Row]]:
+def read_numbered(path: Path, what: str, *, allow_nan: bool = False) -> list[tuple[int, Row]]:
     """Read a file of JSON objects as (line number from 1, object); blank lines are skipped.
 
     Raises:
@@ -65,7 +66,7 @@ def read_numbered(path: Path, what: str) -> list[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_refuse_constant)
+            row = json.loads(line, parse_constant=None if allow_nan else _refuse_constant)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{what} {path}: line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):

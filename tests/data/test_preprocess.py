@@ -491,7 +491,7 @@ def test_a_link_is_not_replaced_by_the_output(tmp_path: Path) -> None:
     table(tmp_path / "a.parquet", text=["value = 1"])
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    with pytest.raises(ArtifactError, match=f"is a symbolic link.*give {tmp_path / 'disk'}"):
+    with pytest.raises(ArtifactError, match=f"is a symbolic link.*use {tmp_path / 'disk'}"):
         run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
 
 

@@ -219,7 +219,7 @@ def test_requests_in_yaml_are_the_same_requests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "nouns", "named"),
+    ("request_", "fields", "named"),
     [
         (Request("url", "https://www.Example.org/Blog"), {"url": "http://example.org/Blog/1"}, True),
         (Request("url", "https://example.org/blog"), {"url": "http://example.org/blogs"}, False),
@@ -232,9 +232,9 @@ def test_requests_in_yaml_are_the_same_requests(tmp_path: Path) -> None:
         (Request("swhid", "swh:1:cnt:00"), {"swhid": "swh:1:cnt:00"}, True),
     ],
 )
-def test_what_a_request_names(request_: Request, nouns: dict[str, str], named: bool) -> None:
+def test_what_a_request_names(request_: Request, fields: dict[str, str], named: bool) -> None:
     empty = dict.fromkeys(("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid"))
-    assert (Matcher([request_]).find(empty | nouns) is not None) == named
+    assert (Matcher([request_]).find(empty | fields) is not None) == named
 
 
 def apply(folder: Path, requests: list[dict[str, str]], *datasets: str, name: str = "requests.jsonl") -> int:
@@ -489,11 +489,11 @@ def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: p
 
 def test_requests_are_read_generously() -> None:
     matcher = Matcher([Request("url", "https://example.org/blog"), Request("repo", "a/b")])
-    nouns = dict.fromkeys(("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid"))
+    fields = dict.fromkeys(("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid"))
     for url in ("https://example.org/blog?page=2", "http://www.example.org/blog#top", "https://example.org/blog/x?y"):
-        assert matcher.find(nouns | {"url": url})
+        assert matcher.find(fields | {"url": url})
     for url in ("https://example.org/blogs", "https://example.org/", "https://example.com/blog"):
-        assert not matcher.find(nouns | {"url": url})
+        assert not matcher.find(fields | {"url": url})
 
 
 def test_blanks_around_a_value_do_not_count(tmp_path: Path) -> None:

@@ -376,5 +376,5 @@ def test_a_damaged_token_cache_is_not_trained_on(trained: Settings, tmp_path: Pa
 
 
 def test_a_run_does_not_end_before_its_checkpoint(trained: Settings) -> None:
-    with pytest.raises(ConfigError, match="is at step 30 already"):
+    with pytest.raises(ConfigError, match="already at step 30"):
         train(trained, training__steps=20, training__resume_from="latest")

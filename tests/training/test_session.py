@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.config import build
-from ibidem.errors import CheckpointError
+from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import folder_of
 from ibidem.modeling.config import read_model_config
 from ibidem.modeling.modeling_custom import Decoder
@@ -82,7 +82,7 @@ def run(config: SessionConfig, model_file: Path, tokenizer_dir: Path) -> Countin
         return model
 
     tokenizer = artifacts.load(tokenizer_dir).as_input("tokenizer", of=folder_of(config.output_dir, 0))
-    made = session.Made([tokenizer, Input("data", "sha256:0", "x", is_artifact=False)], tokenizer_dir, shape, {})
+    made = session.Provenance([tokenizer, Input("data", "sha256:0", "x", is_artifact=False)], tokenizer_dir, shape, {})
     session.run(objective, config, start_accelerator(config), made, build=build_model, tokens_per_step=30)
     return objective
 
@@ -150,12 +150,24 @@ def test_an_initial_checkpoint_of_another_shape_is_refused(
         train(build(TrainConfig, train_settings | {"initial": checkpoint, "model": wider}))
 
 
-def test_a_resumed_run_without_its_initial_checkpoint_is_refused(train_settings: Settings, checkpoint: Path) -> None:
+def test_a_resumed_run_keeps_its_initial_checkpoint_and_refuses_another(
+    train_settings: Settings, checkpoint: Path, tmp_path: Path
+) -> None:
     train_settings["training"] |= {"steps": 6, "stop_at_step": 3}
     train(build(TrainConfig, train_settings | {"initial": checkpoint}))
     train_settings["training"] |= {"stop_at_step": None, "resume_from": "latest"}
     with pytest.raises(CheckpointError, match="other weights"):
-        train(build(TrainConfig, train_settings))
+        train(build(TrainConfig, train_settings | {"initial": folder_of(tmp_path / "run", 3)}))
+    train(build(TrainConfig, train_settings))
+    assert artifacts.load(folder_of(tmp_path / "run", 6)).digest_of("initial") == artifacts.load(checkpoint).digest
+
+
+def test_a_wrong_initial_checkpoint_or_folder_is_refused_before_data_are_read(
+    train_settings: Settings, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    for changes in ({"initial": tmp_path / "nowhere"}, {"output_dir": tokenizer_dir / "run"}):
+        with pytest.raises(ArtifactError):
+            train(build(TrainConfig, train_settings | {"data": {"dataset": "no", "tokenizer": "no"}} | changes))
 
 
 def test_the_eta_counts_only_the_steps_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:

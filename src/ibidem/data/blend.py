@@ -193,9 +193,9 @@ def _make(
     with artifacts.workspace(path, config=chosen, inputs=inputs) as work:
         engine = Engine(config)
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
-        plan = _plan(config, measured)
-        _scatter(plan, config, datasets, work)
-        gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(plan.document) // config.shard_size))]
+        order = _plan(config, measured)
+        _scatter(order, config, datasets, work)
+        gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(order.document) // config.shard_size))]
         counted = list(_progress(engine, "gather", _gather, gathered))
         with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
             (draft.path / "blend" / "train").mkdir(parents=True)
@@ -205,8 +205,8 @@ def _make(
                 draft.rows[name] = pq.read_metadata(draft.path / name).num_rows
             draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
             shards.write_quarantine(draft.path / shards.QUARANTINE, ())
-            draft.counts |= to_manifest(total_of(counted), more=plan.counts)
-    log.event("blend.finished", path=str(path), **plan.counts)
+            draft.counts |= to_manifest(total_of(counted), more=order.counts)
+    log.event("blend.finished", path=str(path), **order.counts)
     return artifacts.load(path)
 
 
@@ -379,7 +379,7 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 # Scatter and gather
 
 
-def _scatter(plan: Order, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
+def _scatter(order: Order, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
     """Read each shard once; append its rows to `scattered.arrows` of their shards in the blend."""
     done = work / "scattered"
     if done.exists():
@@ -396,14 +396,14 @@ def _scatter(plan: Order, config: BlendConfig, datasets: Mapping[str, Artifact],
         for number, name, path in tasks:
             rows = pq.read_metadata(path).num_rows
             places = np.flatnonzero(
-                (plan.dataset == number) & (plan.document >= before[name]) & (plan.document < before[name] + rows)
+                (order.dataset == number) & (order.document >= before[name]) & (order.document < before[name] + rows)
             )
             if len(places):
                 table = pq.read_table(path).cast(shards.SCHEMA)
                 if (category := config.datasets[name].category) is not None:
                     column = table.schema.get_field_index("category")
                     table = table.set_column(column, "category", pa.array([category] * len(table), pa.string()))
-                _hand_out(table, plan.document[places] - before[name], places, config.shard_size, work)
+                _hand_out(table, order.document[places] - before[name], places, config.shard_size, work)
             before[name] += rows
             bar.advance()
     done.touch()

@@ -102,16 +102,16 @@ def preprocess(config: PreprocessConfig) -> str:
     chosen = _settings(config)
     dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if dataset is None:
-        with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
+        with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as folder:
             engine = Engine(config)
-            plan = _plan(sources, config, work)
-            _prepare(plan, config, engine)
-            _decide(plan, settled_parts, config, engine)
-            counted = _finish(plan, engine)
+            work = _plan(sources, config, folder)
+            _prepare(work, config, engine)
+            _decide(work, settled_parts, config, engine)
+            counted = _finish(work, engine)
             with artifacts.create(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
-                finish.assemble(draft, plan.shards)
+                finish.assemble(draft, work.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])
-                draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, work))
+                draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, folder))
         dataset = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **dataset.counts)
     return summary(dataset)
@@ -131,7 +131,7 @@ def summary(dataset: artifacts.Artifact) -> str:
 class _Work(NamedTuple):
     """The work to do: each run reads and prepares some of the shards."""
 
-    work: Path
+    folder: Path
     runs: list[ShardRun]
     shards: list[Shard]
 
@@ -191,15 +191,15 @@ def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list
     return [Part(shards.sketch_path(path), path) for path in paths]
 
 
-def _plan(sources: Sequence[Source], config: PreprocessConfig, work: Path) -> _Work:
+def _plan(sources: Sequence[Source], config: PreprocessConfig, folder: Path) -> _Work:
     runs = [
         run
         for number, (source, dataset) in enumerate(zip(sources, _folders(sources), strict=True))
         for run in _cut(
-            number, dataset, list(_capped(source.pieces(work / f"spool-{number:03d}"), config)), config, work
+            number, dataset, list(_capped(source.pieces(folder / f"spool-{number:03d}"), config)), config, folder
         )
     ]
-    return _Work(work, runs, [shard for run in runs for shard in run.shards])
+    return _Work(folder, runs, [shard for run in runs for shard in run.shards])
 
 
 def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece]:
@@ -210,7 +210,7 @@ def _capped(pieces: Iterator[Piece], config: PreprocessConfig) -> Iterator[Piece
 
 
 def _cut(
-    source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig, work: Path
+    source: int, dataset: str, pieces: Sequence[Piece], config: PreprocessConfig, folder: Path
 ) -> Iterator[ShardRun]:
     """Split a source into runs: shards that begin in the same piece are one run; small pieces are combined."""
     size = config.shard_size
@@ -222,22 +222,22 @@ def _cut(
             high = bisect_left(pieces, min(next_shard * size, end), key=attrgetter("first"))
             while pieces[low].first + pieces[low].count <= shard * size:
                 low += 1
-            yield ShardRun(dataset, source, shard, next_shard, size, end, tuple(pieces[low:high]), work)
+            yield ShardRun(dataset, source, shard, next_shard, size, end, tuple(pieces[low:high]), folder)
             shard = next_shard
 
 
-def _prepare(plan: _Work, config: PreprocessConfig, engine: Engine) -> None:
+def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
     policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
-    work = partial(prepare, STEPS, policies)
-    total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in plan.runs)
+    function = partial(prepare, STEPS, policies)
+    total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(work, plan.runs, processes=not _COSTLY.issubset(config.skip)):
+        for count in engine.map(function, work.runs, processes=not _COSTLY.issubset(config.skip)):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
-        prepared = [shard.prepared for shard in plan.shards if shard.source == number]
+        prepared = [shard.prepared for shard in work.shards if shard.source == number]
         if all(map(_is_empty, prepared)):
             reason = next(filter(None, map(_first_unreadable, prepared)), "it contains no documents")
-            shutil.rmtree(plan.work, ignore_errors=True)
+            shutil.rmtree(work.folder, ignore_errors=True)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
 
 
@@ -250,31 +250,32 @@ def _first_unreadable(prepared: Prepared) -> str | None:
     return f"{rows[0]['file']}: {rows[0]['reason']}" if rows else None
 
 
-def _decide(plan: _Work, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
-    if (plan.work / "clusters.json").exists():
+def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
+    if (work.folder / "clusters.json").exists():
         return
-    parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in plan.shards]
+    parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in work.shards]
     with log.progress("preprocess.deduplicate", None, "documents"):
-        duplicates = find_duplicates(parts, config.dedup, engine, plan.work / "sets", num_settled=len(settled))
+        duplicates = find_duplicates(parts, config.dedup, engine, work.folder / "sets", num_settled=len(settled))
         requested = decide.find_requested(parts, duplicates, len(settled), config.removals, engine)
-    (plan.work / "verdicts").mkdir(exist_ok=True)
-    decide.write_verdicts(parts, duplicates, requested, config.removals, [shard.verdicts for shard in plan.shards])
-    shutil.rmtree(plan.work / "sets", ignore_errors=True)
-    write_file(plan.work / "clusters.json", json.dumps(decide.summary(duplicates)))
+    for shard in work.shards[:1]:
+        shard.verdicts.parent.mkdir(exist_ok=True)
+    decide.write_verdicts(parts, duplicates, requested, config.removals, [shard.verdicts for shard in work.shards])
+    shutil.rmtree(work.folder / "sets", ignore_errors=True)
+    write_file(work.folder / "clusters.json", json.dumps(decide.summary(duplicates)))
 
 
-def _other_counts(sources: Sequence[Source], work: Path) -> dict[str, Any]:
+def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
     skipped = sum((source.skipped for source in sources), Counter[str]())
     return {
         "skipped_files": dict(sorted(skipped.items(), key=lambda item: (-item[1], item[0]))),
-        "clusters": json.loads((work / "clusters.json").read_text()),
+        "clusters": json.loads((folder / "clusters.json").read_text()),
     }
 
 
-def _finish(plan: _Work, engine: Engine) -> list[Counts]:
+def _finish(work: _Work, engine: Engine) -> list[Counts]:
     counted = []
-    with log.progress("preprocess.finish", len(plan.shards), "shards") as bar:
-        for counted_of_shard in engine.map(finish.finish, plan.shards, processes=False):
+    with log.progress("preprocess.finish", len(work.shards), "shards") as bar:
+        for counted_of_shard in engine.map(finish.finish, work.shards, processes=False):
             counted.append(counted_of_shard)
             bar.advance()
     return counted

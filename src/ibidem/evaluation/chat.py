@@ -158,7 +158,7 @@ def digest_of(artifact: artifacts.Artifact, role: str) -> str:
     Raises:
         ConfigError: there is no input with this role.
     """
-    digest = next((item.digest for item in artifact.inputs if item.role == role), None)
+    digest = artifact.digest_of(role)
     if digest is None:
         raise ConfigError(f"{artifact.path}: it names no {role}")
     return digest

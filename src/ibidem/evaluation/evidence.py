@@ -38,7 +38,7 @@ class Evidence:
     @property
     def checkpoint_digest(self) -> str | None:
         """The evaluated checkpoint, according to the manifest."""
-        return next((item.digest for item in self.artifact.inputs if item.role == "checkpoint"), None)
+        return self.artifact.digest_of("checkpoint")
 
 
 def write(

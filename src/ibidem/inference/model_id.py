@@ -1,4 +1,4 @@
-"""The identity of a model, by digest. Reads no weights, and imports torch only for a checkpoint of `ibidem train`."""
+"""The identity of a model, by digest. Loads no weights and imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
 from ibidem.files import digest_of_folder
+from ibidem.modeling.checkpoint import verified
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,6 @@ def identify(path: Path) -> ModelId:
         CheckpointError: the checkpoint is damaged.
     """
     if (path / artifacts.MANIFEST).exists():
-        from ibidem.modeling.checkpoint import verified
-
         return ModelId(path, verified(path).digest, is_checkpoint=True)
     if (path / "config.json").exists():
         return ModelId(path, digest_of_folder(path), is_checkpoint=False)

@@ -107,6 +107,7 @@ def human_eval(source: str) -> list[Problem]:
 
     Raises:
         ConfigError: there are no problems, or a row is not a problem.
+        DataError: the file cannot be read.
     """
     return _parsed(source, _human_eval)
 
@@ -116,6 +117,7 @@ def mbpp(source: str, split: str) -> list[Problem]:
 
     Raises:
         ConfigError: there are no problems, or a row is not a problem.
+        DataError: the file cannot be read.
     """
     rows = _rows(Path(source))
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
@@ -323,7 +325,7 @@ def _rows(path: Path) -> Sequence[Row]:
     """Read JSON lines, or one JSON array of objects."""
     text = jsonl.read_text(path, "problems")
     if not text.lstrip().startswith("["):
-        return jsonl.read(path, "problems")
+        return jsonl.read(path, "problems", allow_nan=True)
     try:
         rows: list[Row] = json.loads(text)
     except ValueError as error:

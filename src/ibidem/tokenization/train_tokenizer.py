@@ -175,9 +175,8 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
         bar.advance()
         proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.ParseFromString(Path(f"{scratch}/tokenizer.model").read_bytes())
-        del proto.trainer_spec.input[
-            :
-        ]  # paths of temporary files, dropped so that the same corpus yields the same bytes
+        # paths of temporary files are dropped, so that the same corpus yields the same bytes
+        del proto.trainer_spec.input[:]
         proto.trainer_spec.ClearField("model_prefix")
         proto.normalizer_spec.ClearField("normalization_rule_tsv")
         proto.denormalizer_spec.ClearField("normalization_rule_tsv")

@@ -34,7 +34,10 @@ class Objective(Protocol):
         """Measure on held-out data, on all processes."""
 
     def state(self) -> ObjectiveState:
-        """Return what a checkpoint must hold so that a resumed run goes on to the bit."""
+        """Return what a checkpoint must keep so that a resumed run equals an uninterrupted one, bit for bit.
+
+        It must be equal on every process: only the main process's state is saved.
+        """
 
     def restore(self, state: ObjectiveState) -> None:
-        """Take up the state of a checkpoint."""
+        """Restore the state of a checkpoint."""

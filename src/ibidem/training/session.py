@@ -23,7 +23,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved
 from ibidem.errors import CheckpointError, ConfigError
-from ibidem.modeling.checkpoint import INITIAL, folder_of, load_weights, model_config, verified
+from ibidem.modeling.checkpoint import INITIAL, KIND, folder_of, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
 from ibidem.training import loop, state
 from ibidem.training.config import SessionConfig
@@ -32,7 +32,7 @@ from ibidem.training.optim import adamw, learning_rate
 
 
 @dataclass(frozen=True)
-class Made:
+class Provenance:
     """What the checkpoints of a run are made from, and what they record of it."""
 
     inputs: Sequence[Input]
@@ -49,11 +49,22 @@ class Made:
         return {"model": resolved(self.shape), "train": self.settings}
 
 
+def check(config: SessionConfig) -> None:
+    """Fail before any data are read if the run's folder or the initial checkpoint cannot be used.
+
+    Raises:
+        ArtifactError: the folder is inside an artifact, or the initial checkpoint is not one.
+    """
+    artifacts.check_outside(config.output_dir / "checkpoints")
+    if config.initial is not None:
+        artifacts.load(config.initial, kind=KIND)
+
+
 def run(
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
-    made: Made,
+    made: Provenance,
     *,
     build: Callable[[], nn.Module],
     tokens_per_step: int,
@@ -70,18 +81,16 @@ def run(
 
     Raises:
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
-        CheckpointError: there is nothing whole to resume from, or it belongs to another run.
+        CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
-    artifacts.check_outside(config.output_dir / "checkpoints")
-    if config.initial is not None:
-        made = replace(made, inputs=[*made.inputs, _initial_input(config.initial, made, config.output_dir)])
     with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
         checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
+        made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
-            raise ConfigError(f"training.steps={config.training.steps}, and the checkpoint is at step {start} already")
+            raise ConfigError(f"training.steps={config.training.steps}, but the checkpoint is already at step {start}")
         if checkpoint is not None and schedule.start == schedule.stop:
             last = checkpoint.path
         else:
@@ -105,7 +114,7 @@ def _build(
     accelerator: Accelerator,
     checkpoint: Artifact | None,
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Build model and optimizer on their devices, and take up the state of the checkpoint if there is one."""
+    """Build model and optimizer on their devices, and restore the state of the checkpoint if there is one."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
@@ -131,7 +140,7 @@ def _train(
     optimizer: torch.optim.Optimizer,
     config: SessionConfig,
     accelerator: Accelerator,
-    made: Made,
+    made: Provenance,
 ) -> Path:
     def save(step: int, figures: dict[str, float]) -> None:
         saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
@@ -147,7 +156,6 @@ def _train(
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
     loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
-    return folder_of(config.output_dir, schedule.stop)
     return folder_of(config.output_dir, schedule.stop)
 
 
@@ -177,33 +185,37 @@ def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, t
     )
 
 
-def _initial_input(path: Path, made: Made, run: Path) -> Input:
-    """Name the checkpoint whose weights a run starts from as an input of the run's checkpoints.
+def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> list[Input]:
+    """Name the checkpoint whose weights the run starts from; a resumed run keeps the one it started from.
 
     Raises:
         CheckpointError: it is damaged, has another shape, or another tokenizer.
     """
-    checkpoint = verified(path)
-    if model_config(checkpoint) != made.shape:
-        raise CheckpointError(f"initial {path}: its model has another shape than the model asked for")
-    if _digest_of("tokenizer", checkpoint.inputs) != _digest_of("tokenizer", made.inputs):
-        raise CheckpointError(f"initial {path}: it was trained with another tokenizer")
-    return checkpoint.as_input(INITIAL, of=folder_of(run, 0))
+    if config.initial is None:
+        return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
+    initial = verified(config.initial)
+    if model_config(initial) != made.shape:
+        raise CheckpointError(f"initial {config.initial}: its model has another shape than the model of this run")
+    if initial.digest_of("tokenizer") != _tokenizer_digest(made):
+        raise CheckpointError(f"initial {config.initial}: it was trained with another tokenizer")
+    return [initial.as_input(INITIAL, of=folder_of(config.output_dir, 0))]
 
 
-def _check_resume(checkpoint: Artifact, made: Made) -> int:
+def _tokenizer_digest(made: Provenance) -> str | None:
+    return next((item.digest for item in made.inputs if item.role == "tokenizer"), None)
+
+
+def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
     """Refuse a checkpoint of another tokenizer, shape or data; report settings that changed; return its step."""
-    mine, theirs = _digest_of("tokenizer", made.inputs), _digest_of("tokenizer", checkpoint.inputs)
+    theirs, mine = checkpoint.digest_of("tokenizer") or "none", _tokenizer_digest(made) or "none"
     if mine != theirs:
         raise CheckpointError(f"{checkpoint.path} was trained with another tokenizer ({theirs[:23]}, not {mine[:23]})")
     if checkpoint.config["model"] != made.config["model"]:
-        raise CheckpointError(f"{checkpoint.path} has another shape than the model asked for")
+        raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
-        raise CheckpointError(f"{checkpoint.path} was trained on another tokenized dataset, or from other weights")
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on another tokenized dataset, or from other weights (--initial)"
+        )
     if checkpoint.config["train"] != made.config["train"]:
         log.event("train.settings_changed", before=checkpoint.config["train"], now=made.config["train"])
-    return state.step_of(checkpoint)
-
-
-def _digest_of(role: str, inputs: Sequence[Input]) -> str:
-    return next((item.digest for item in inputs if item.role == role), "none")
+    return state.steps_done(checkpoint)

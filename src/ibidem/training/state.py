@@ -97,7 +97,7 @@ def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artif
     return None if chosen[0] is None else artifacts.load(chosen[0], kind=KIND)
 
 
-def step_of(checkpoint: artifacts.Artifact) -> int:
+def steps_done(checkpoint: artifacts.Artifact) -> int:
     """Return the number of steps that a checkpoint was trained for."""
     return int(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8"))["step"])
 
@@ -113,7 +113,7 @@ def _find(run: Path, resume_from: Path | None) -> Path | None:
         return None
     if resume_from != LATEST:
         checkpoint = verified(resume_from)
-        _set_aside(run, [step for step in steps if step > step_of(checkpoint)], "superseded")
+        _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
         return checkpoint.path
     refused: list[CheckpointError] = []
     for step in steps:

@@ -21,8 +21,9 @@ def train(config: TrainConfig) -> str:
 
     Raises:
         ConfigError: the shapes, batch sizes or processes do not fit together.
-        CheckpointError: there is nothing whole to resume from, or it belongs to another run.
+        CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
+    session.check(config)
     shape = read_model_config(config.model)
     context = config.data.context or shape.context
     accelerator = start_accelerator(config)
@@ -38,7 +39,7 @@ def train(config: TrainConfig) -> str:
 
     objective = Pretraining(config, shape, tokens, tokenizer, accelerator)
     place = folder_of(config.output_dir, 0)
-    made = session.Made(
+    made = session.Provenance(
         inputs=[
             tokens.as_input("tokens", of=place),
             artifacts.load(config.data.tokenizer).as_input("tokenizer", of=place),
@@ -55,7 +56,7 @@ def train(config: TrainConfig) -> str:
         build=partial(new_decoder, shape, config.training),
         tokens_per_step=config.training.batch_sequences * context,
     )
-    return f"{last}: step {state.step_of(artifacts.load(last))} of {config.training.steps}"
+    return f"{last}: step {state.steps_done(artifacts.load(last))} of {config.training.steps}"
 
 
 def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:

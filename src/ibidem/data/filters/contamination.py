@@ -116,7 +116,8 @@ def load_problems(policy: ContaminationPolicy) -> list[ProblemText]:
     """Read the problems of all benchmarks.
 
     Raises:
-        ConfigError: a benchmark does not exist, cannot be read, or contains no problems.
+        ConfigError: a benchmark does not exist, or contains no problems.
+        DataError: its file is not JSON lines.
     """
     return [problem for name in policy.benchmarks for problem in _problems(name)]
 
@@ -172,7 +173,7 @@ def _problems(name: str) -> Iterator[ProblemText]:
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     if not path.name.endswith(".parquet"):
-        return jsonl.read(path, "contamination:")
+        return jsonl.read(path, "contamination:", allow_nan=True)
     try:
         return list(pq.read_table(path).to_pylist())
     except (OSError, pa.ArrowException) as error:

@@ -33,7 +33,7 @@ from ibidem.errors import ConfigError
 Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
 ROLE = "removals"
 KINDS: tuple[Kind, ...] = get_args(Kind)
-NOUNS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
+FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched against."""
 
 _HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
@@ -78,7 +78,8 @@ def load_requests(paths: Sequence[Path]) -> list[Request]:
     """Read files of requests without repeats, sorted by id.
 
     Raises:
-        ConfigError: a file cannot be read, or a request is malformed; names file and line.
+        DataError: a file cannot be read, or a line is not JSON.
+        ConfigError: a request is malformed; names file and line.
     """
     requests = {request.id: request for path in paths for request in _read(path)}
     return [requests[key] for key in sorted(requests)]
@@ -110,13 +111,13 @@ class Matcher:
                 self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
         self.is_needed = len(self.texts) < len(requests)
 
-    def find(self, nouns: Mapping[str, Any]) -> str | None:
-        """Return the least id of the requests, except text requests, that name a document with these NOUNS."""
-        return min(self._matches(nouns), default=None)
+    def find(self, fields: Mapping[str, Any]) -> str | None:
+        """Return the least id of the requests, except text requests, that name a document with these FIELDS."""
+        return min(self._matches(fields), default=None)
 
-    def find_all(self, nouns: Mapping[str, Any]) -> set[str]:
-        """Return the ids of all requests, except text requests, that name a document with these NOUNS."""
-        return set(self._matches(nouns))
+    def find_all(self, fields: Mapping[str, Any]) -> set[str]:
+        """Return the ids of all requests, except text requests, that name a document with these FIELDS."""
+        return set(self._matches(fields))
 
     def find_texts(self, text: bytes, containment: float) -> list[str]:
         """Return the ids of the requested texts of which a document contains at least this share, in order."""
@@ -131,16 +132,16 @@ class Matcher:
 
         return [(request.id, shingles.shingle_set(request.value.encode())) for request in self.texts]
 
-    def _matches(self, nouns: Mapping[str, Any]) -> Iterator[str]:
-        repo = (nouns["repo"] or "").lower()
+    def _matches(self, fields: Mapping[str, Any]) -> Iterator[str]:
+        repo = (fields["repo"] or "").lower()
         owner = repo.partition("/")[0] if "/" in repo else ""
-        hashes = [("sha256", nouns["sha256"]), ("sha256", nouns["raw_sha256"]), ("swhid", nouns["swhid"])]
-        for key in [("record", nouns["record"]), *hashes, ("repo", repo), ("owner", owner)]:
+        hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
+        for key in [("record", fields["record"]), *hashes, ("repo", repo), ("owner", owner)]:
             yield from self._exact.get(key, ())
-        if self._globs and nouns["path"] and self._any_glob.match(nouns["path"]):
-            yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(nouns["path"]))
+        if self._globs and fields["path"] and self._any_glob.match(fields["path"]):
+            yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(fields["path"]))
         if self._prefixes:
-            yield from self._below(nouns["url"], repo)
+            yield from self._below(fields["url"], repo)
 
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
@@ -164,8 +165,9 @@ def _read(path: Path) -> Iterator[Request]:
 
 
 def _listed(path: Path) -> list[tuple[int, Any]]:
+    text = jsonl.read_text(path, "requests")
     try:
-        rows = yaml.safe_load(jsonl.read_text(path, "requests"))
+        rows = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"requests {path}: not YAML: {' '.join(str(error).split())[:160]}") from None
     if not isinstance(rows, list | None):

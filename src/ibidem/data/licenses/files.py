@@ -32,7 +32,7 @@ class Stated:
     files: tuple[Path, ...]
 
     @property
-    def nouns(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str]:
         """Return these facts as fields of a document."""
         return {"license_raw": self.expression, "license_evidence": self.evidence}
 

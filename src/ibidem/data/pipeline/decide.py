@@ -72,7 +72,7 @@ def write_verdicts(
 def find_requested(
     parts: Sequence[Part], found: Duplicates, num_settled: int, policy: RemovalPolicy, engine: Engine
 ) -> dict[int, str]:
-    """Return the request by document index: requests that name it by its nouns, or, if it is kept, by its text."""
+    """Return the request by document index: requests that name it by its fields, or, if it is kept, by its text."""
     if not policy.requests:
         return {}
     _, bounds = load_sketches(parts)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ibidem import artifacts
 from ibidem.data import shards
 from ibidem.data.dedup import SKETCH, sketch_texts
-from ibidem.data.filters.removals import NOUNS, Matcher, load_requests
+from ibidem.data.filters.removals import FIELDS, Matcher, load_requests
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker
 from ibidem.data.sources.readers import Piece, read
@@ -89,7 +89,7 @@ def processing(makers: tuple[tuple[str, StepMaker], ...], policies: Policies) ->
             if document.drop is not None:
                 break
         if requests.is_needed:
-            document.removal = requests.find({noun: getattr(document, noun) for noun in NOUNS})
+            document.removal = requests.find({field: getattr(document, field) for field in FIELDS})
 
     return process
 

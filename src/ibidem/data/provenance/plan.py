@@ -16,7 +16,7 @@ from ibidem import config
 from ibidem.artifacts import Artifact
 from ibidem.data import shards
 from ibidem.data.engine import Engine
-from ibidem.data.filters.removals import NOUNS, Matcher, RemovalPolicy, Request
+from ibidem.data.filters.removals import FIELDS, Matcher, RemovalPolicy, Request
 from ibidem.data.pipeline import decide
 from ibidem.data.provenance.exposure import Use, uses
 from ibidem.errors import ConfigError
@@ -102,8 +102,8 @@ def find_requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[
     rows: dict[tuple[str, int], str] = {}
     clusters: set[str | None] = set()
     met: set[str] = set()
-    for name, row, nouns in _shard_rows(dataset):
-        if keys := matcher.find_all(nouns):
+    for name, row, fields in _shard_rows(dataset):
+        if keys := matcher.find_all(fields):
             rows[name, row] = min(keys)
             met |= keys
     if matcher.texts:
@@ -111,24 +111,24 @@ def find_requested(dataset: Artifact, policy: RemovalPolicy, requests: Sequence[
             rows.setdefault(place, keys_of_texts[0])
             met.update(keys_of_texts)
     removed: list[tuple[bool, dict[str, Any]]] = []
-    for keys, nouns in _dropped_rows(dataset, matcher, {request.id for request in requests}):
+    for keys, fields in _dropped_rows(dataset, matcher, {request.id for request in requests}):
         met |= keys
-        if keys and nouns["reason"].startswith("duplicate."):
-            clusters.add(nouns["cluster"])
-        if nouns["reason"] in REMOVED:
-            removed.append((bool(keys), nouns))
-    clusters |= {nouns["cluster"] for name, row, nouns in _shard_rows(dataset) if (name, row) in rows}
+        if keys and fields["reason"].startswith("duplicate."):
+            clusters.add(fields["cluster"])
+        if fields["reason"] in REMOVED:
+            removed.append((bool(keys), fields))
+    clusters |= {fields["cluster"] for name, row, fields in _shard_rows(dataset) if (name, row) in rows}
     leaving = {cluster for cluster in clusters if cluster is not None and policy.duplicates == "cluster"}
-    along = leaving | {nouns["cluster"] for named, nouns in removed if named}
-    gone = [nouns["sha256"] for named, nouns in removed if named or nouns["detail"] in along]
+    along = leaving | {fields["cluster"] for named, fields in removed if named}
+    gone = [fields["sha256"] for named, fields in removed if named or fields["detail"] in along]
     return Requested(rows, leaving, gone, [request for request in requests if request.id not in met])
 
 
 def _dropped_rows(dataset: Artifact, matcher: Matcher, ids: set[str]) -> Iterator[tuple[set[str], dict[str, Any]]]:
     """Yield each dropped row with the requests that name it or for which it was removed."""
-    for dropped in shards.read_dropped(dataset, [*NOUNS, "cluster", "reason", "detail"]):
-        for nouns in dropped.to_pylist():
-            yield matcher.find_all(nouns) | ids.intersection([nouns["detail"]]), nouns
+    for dropped in shards.read_dropped(dataset, [*FIELDS, "cluster", "reason", "detail"]):
+        for fields in dropped.to_pylist():
+            yield matcher.find_all(fields) | ids.intersection([fields["detail"]]), fields
 
 
 def _find_texts(
@@ -152,7 +152,7 @@ def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
     has_clusters = dataset.config["dedup"]["near"] or dataset.config["dedup"]["exact"]
     for path in shards.shard_paths(dataset.path):
         name = path.relative_to(dataset.path).as_posix()
-        rows = pq.read_table(path, columns=[*NOUNS, "cluster"]).to_pylist()
+        rows = pq.read_table(path, columns=[*FIELDS, "cluster"]).to_pylist()
         for number, row in enumerate(rows):
             if has_clusters:
                 row["cluster"] = row["cluster"] or row["sha256"][: decide.CLUSTER_DIGITS]
@@ -161,11 +161,11 @@ def _shard_rows(dataset: Artifact) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 def _rows(dataset: Artifact, named: dict[tuple[str, int], str], doomed: set[str]) -> dict[str, list[Gone]]:
     rows: dict[str, list[Gone]] = {}
-    for name, row, nouns in _shard_rows(dataset):
+    for name, row, fields in _shard_rows(dataset):
         if request := named.get((name, row)):
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, nouns["sha256"]))
-        elif nouns["cluster"] in doomed:
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, nouns["cluster"], nouns["sha256"]))
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, fields["sha256"]))
+        elif fields["cluster"] in doomed:
+            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, fields["cluster"], fields["sha256"]))
     return rows
 
 

@@ -63,14 +63,14 @@ def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
     """Yield (line to show, sha256 of the text) for each row of the document, kept or dropped."""
     name = f"{dataset.kind} {dataset.path}"
     for path in shards.checked_shards(dataset):
-        for row, nouns in _find(pq.read_table(path, columns=list(SHOWN)), target):
-            facts = ", ".join(f"{noun} {nouns[noun]}" for noun in SHOWN if nouns[noun])
-            yield f"{name}: {path.relative_to(dataset.path)} row {row}: {facts}", nouns["sha256"]
+        for row, fields in _find(pq.read_table(path, columns=list(SHOWN)), target):
+            facts = ", ".join(f"{field} {fields[field]}" for field in SHOWN if fields[field])
+            yield f"{name}: {path.relative_to(dataset.path)} row {row}: {facts}", fields["sha256"]
     artifacts.check(dataset, [shards.DROPPED])
-    for _, nouns in (match for rows in shards.read_dropped(dataset) for match in _find(rows, target)):
-        kept = f", kept instead: {nouns['kept']} (similarity {nouns['similarity']:.2f})" if nouns["kept"] else ""
-        detail = f": {nouns['detail']}" if nouns["detail"] else ""
-        yield f"{name}: not in it: {nouns['record']} was dropped, {nouns['reason']}{detail}{kept}", nouns["sha256"]
+    for _, fields in (match for rows in shards.read_dropped(dataset) for match in _find(rows, target)):
+        kept = f", kept instead: {fields['kept']} (similarity {fields['similarity']:.2f})" if fields["kept"] else ""
+        detail = f": {fields['detail']}" if fields["detail"] else ""
+        yield f"{name}: not in it: {fields['record']} was dropped, {fields['reason']}{detail}{kept}", fields["sha256"]
 
 
 def _unreadable(dataset: Artifact, target: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ class Columns:
         >>> Columns.find({"content", "hexsha", "lang"}, text="content").record
         'hexsha'
         """
-        nouns = {
+        fields = {
             "record": RECORD,
             "repo": REPO,
             "path": PATH,
@@ -69,10 +69,10 @@ class Columns:
             "meta": META,
         }
         if text in conversations.ASKED:
-            nouns |= {"context": conversations.CONTEXT, "answer": conversations.ANSWER}
+            fields |= {"context": conversations.CONTEXT, "answer": conversations.ANSWER}
         matched = {
-            noun: next((name for name in names if name in present and name != text), None)
-            for noun, names in nouns.items()
+            field_name: next((name for name in names if name in present and name != text), None)
+            for field_name, names in fields.items()
         }
         return cls(text=text, **matched)
 

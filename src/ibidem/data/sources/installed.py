@@ -53,13 +53,13 @@ class InstalledPackages:
             if over := len(package.files) - len(chosen):
                 self.skipped["over the cap of its package"] += over
             for name, path in chosen:
-                nouns = {
+                fields = {
                     "record": f"{package.name}=={package.version}/{name}",
                     "revision": package.version,
                     "repo": package.name,
                     "license_raw": package.license,
                 }
-                yield Piece(str(path), name, first, 1, self.spec.name, nouns=nouns, license_stated=True)
+                yield Piece(str(path), name, first, 1, self.spec.name, fields=fields, license_stated=True)
                 first += 1
 
     def _within_cap(self, package: Package) -> list[tuple[str, Path]]:

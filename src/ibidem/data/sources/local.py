@@ -58,7 +58,7 @@ class LocalFiles:
                     column=self.spec.column,
                     row_group=row_group,
                     row=row,
-                    nouns={} if license_file is None else license_file.nouns,
+                    fields={} if license_file is None else license_file.fields,
                     license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
                     damage=damage,
                 )

@@ -46,7 +46,7 @@ class Piece:
     row_group: int | None = None
     row: int = 0
     """Number of rows of the file before this piece."""
-    nouns: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     """Document fields known for a file that is one document: `record`, `repo`, `license_raw`, ..."""
     license_stated: bool = False
     damage: str | None = None
@@ -101,7 +101,7 @@ def _read_source_file(piece: Piece) -> Item:
         line = raw.count(b"\n", 0, error.start) + 1
         return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
     kind = language.by_name(piece.name)
-    nouns = {"record": piece.name, "revision": piece.revision, **piece.nouns}
+    fields = {"record": piece.name, "revision": piece.revision, **piece.fields}
     return Document(
         raw=raw,
         source=piece.source,
@@ -109,7 +109,7 @@ def _read_source_file(piece: Piece) -> Item:
         language=kind,
         category=language.category(kind),
         license_stated=piece.license_stated,
-        **nouns,
+        **fields,
     )
 
 
