@@ -195,6 +195,20 @@ def test_texts_within_three_bits_share_a_simhash_key() -> None:
     assert np.any([one & mask == (one ^ flips) & mask for mask in shingles.SIMHASH_MASKS], axis=0).all()
 
 
+def test_simhash_proposes_pairs_that_no_band_of_minhash_does(tmp_path: Path) -> None:
+    rng = random.Random(57458)  # of some 50,000 seeds the first whose texts share a SimHash key and no band
+    words = [f"{rng.randrange(16**4):04x}" for _ in range(60)]
+    texts = [" ".join(words[:43]), " ".join(words)]
+    signatures, simhashes, _ = shingles.sketch(pa.array(texts, pa.large_string()))
+    keys = [shingles.band_keys(signatures, band) for band in range(shingles.NUM_KEYS)]
+    assert all(first != second for first, second in keys)
+    assert (simhashes[0] ^ simhashes[1]).bit_count() == 3
+    assert similarity(*map(shingle_tuples, texts)) > 0.6
+    for simhash, stays in ((True, {"d0"}), (False, {"d0", "d1"})):
+        run(tmp_path / str(simhash), texts, dedup={"similarity": 0.6, "simhash": simhash})
+        assert set(kept(tmp_path / str(simhash))) == stays
+
+
 def test_a_sketch_row_is_the_same_in_every_batch() -> None:
     texts = pa.array([*corpus()[:40], "ΣΑΣ", ""], pa.large_string())
     whole = shingles.sketch(texts)
