@@ -40,8 +40,9 @@ JUDGE = (
     "tests/sandbox/test_adversarial.py -k 'not somebody'",
     "tests/sandbox/test_judge.py -k limits",
 )
-REFEREE = (*JUDGE, "tests/sandbox/test_judge.py -k mbpp")
-VALUES = ("tests/sandbox/test_values.py", *REFEREE, "src/ibidem/sandbox/values.py")
+MBPP = "tests/sandbox/test_judge.py -k mbpp"
+REFEREE = ("tests/sandbox/test_referee.py", *JUDGE, MBPP)
+VALUES = ("tests/sandbox/test_values.py", *JUDGE, MBPP, "src/ibidem/sandbox/values.py")
 GATE = ("tests/evaluation/test_gate.py", "tests/evaluation/test_chat.py src/ibidem/evaluation/gate")
 DEDUP = ("tests/data/test_dedup.py", "tests/data/test_takedown.py")
 REMOVALS = ("tests/data/test_takedown.py", "src/ibidem/data/filters/removals.py")

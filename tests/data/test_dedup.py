@@ -103,6 +103,29 @@ def test_parts_can_be_switched_off(tmp_path: Path, *, near: bool) -> None:
     assert len(kept(tmp_path / "none")) == 3
 
 
+def test_without_exact_the_search_for_near_duplicates_finds_copies_too(tmp_path: Path) -> None:
+    run(tmp_path / "out", [python_file(1), python_file(1).upper(), python_file(1)], dedup={"exact": False})
+    assert set(kept(tmp_path / "out")) == {"d0"}
+
+
+def test_a_copy_of_what_is_covered_is_covered_by_the_same_document(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(100)]
+    near = " ".join([*words, "one", "more"])
+    run(tmp_path / "out", [" ".join(words), near, near, near.upper()])
+    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    assert [(row["record"], row["kept"], row["similarity"]) for row in dropped] == [
+        (f"d{number}", "d0", 96 / 98) for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(("threshold", "stays"), [(0.8, {"d0"}), (0.801, {"d0", "d1"})])
+def test_what_is_as_similar_as_is_asked_for_is_a_duplicate(threshold: float, stays: set[str], tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(9)]
+    texts = [" ".join(words), " ".join(words[:8])]  # 4 of 5 shingles
+    run(tmp_path / "out", texts, dedup={"similarity": threshold})
+    assert set(kept(tmp_path / "out")) == stays
+
+
 def test_what_an_existing_corpus_covers_does_not_enter_again(tmp_path: Path) -> None:
     texts = corpus()
     run(tmp_path / "base", texts[:200])
