@@ -14,8 +14,10 @@ What is done already stands in a work file beside the result, one JSON line a mu
 
 import argparse
 import ast
+import importlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -30,6 +32,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = "src/ibidem/"
@@ -57,6 +61,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"data/provenance/{name}.py": TAKEDOWN for name in ("takedown", "plan", "certificate", "exposure")},
 }
 """The tests that cover each file, in steps, the cheapest first and doctests last."""
+IMPORTED_ONCE = ("numba", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "sentencepiece", "torch", "yaml")
+"""What most tests import, and takes its time."""
 NOT_MUTATED = {"_SETS_IN_MEMORY", "GROWN_KB", "LONGEST_DETAIL", "LONGEST_MESSAGE"}
 """Figures of speed, and lengths of messages."""
 NOT_MUTATED_ARGUMENTS = {"strict", "processes", "bufsize", "check_circular", "indent", "ensure_ascii", "timeout"}
@@ -192,13 +198,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="draw from the files whose path ends so; no named mutants")
     parser.add_argument("--again", action="store_true", help="run the survivors of the work file anew")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was begun is ended and the copy deleted
     work = Work(options.result.with_suffix(".jsonl"), forget_survivors=options.again)
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
         named = [] if options.only else [(each.name, located(each), (each.tests,)) for each in NAMED]
         drawn = [(each.key, each, TESTS[each.file]) for each in draw(options.number, options.only)]
-        print(f"{len(named)} named, {len(drawn)} drawn")
+        print(f"{len(named)} named, {len(drawn)} drawn", flush=True)
         for step in dict.fromkeys(step for *_, tests in (*named, *drawn) for step in tests):
             work.check(step, copy)
         for key, mutant, tests in (*named, *drawn):
@@ -412,33 +421,39 @@ def put(path: Path, source: bytes) -> None:
 
 def killer_of(tests: str, copy: Path) -> str | None:
     """Give the first test that fails, or what else showed the fault."""
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-rfE"]
-    environment = {**os.environ, "PYTHONPATH": f"{copy / 'src'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", *options, *shlex.split(tests)]
     with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(
-            command,
-            cwd=copy,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=told,
-            start_new_session=True,
-        )
+        process = multiprocessing.get_context("fork").Process(target=run_pytest, args=(tests, copy, told.fileno()))
+        process.start()
         try:
-            code = process.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return "time limit"
+            process.join(TIMEOUT_S)
+            if process.exitcode is None:
+                return "time limit"
         finally:
-            if process.poll() is None:
+            if process.is_alive():
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.join()
         told.seek(0)
-        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said := told.read(), re.MULTILINE)
-    assert code in {0, 1, 2, 3, 4} or code < 0, said
-    if code == 0:
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", told.read(), re.MULTILINE)
+    if process.exitcode == 0:
         return None
-    return found[1] if found else f"pytest ended with code {code}"
+    return found[1] if found else f"pytest ended with code {process.exitcode}"
+
+
+def run_pytest(tests: str, copy: Path, told: int) -> None:
+    """Become a pytest in the copy. What is imported here already need not be imported for every mutant."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy / "src")
+    sys.path[:0] = [str(copy / "src"), str(copy)]
+    for descriptor in (1, 2):
+        os.dup2(told, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin = open(0)  # noqa: SIM115 - to the end of the process
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-rfE"]
+    code = pytest.main([*options, *shlex.split(tests)])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 class Work:
