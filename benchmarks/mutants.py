@@ -47,7 +47,11 @@ JUDGE = (
 MBPP = "tests/sandbox/test_judge.py -k mbpp"
 REFEREE = ("tests/sandbox/test_referee.py", *JUDGE, MBPP)
 VALUES = ("tests/sandbox/test_values.py", *JUDGE, MBPP, "src/ibidem/sandbox/values.py")
-GATE = ("tests/evaluation/test_gate.py", "tests/evaluation/test_chat.py src/ibidem/evaluation/gate")
+GATE = (
+    "tests/evaluation/test_gate.py -k 'not spoiled'",
+    "tests/evaluation/test_gate.py -k spoiled",
+    "src/ibidem/evaluation/gate",
+)
 DEDUP = ("tests/data/test_dedup.py", "tests/data/test_takedown.py")
 REMOVALS = ("tests/data/test_takedown.py", "src/ibidem/data/filters/removals.py")
 TAKEDOWN = ("tests/data/test_takedown.py", "tests/data/test_card.py")

@@ -482,7 +482,7 @@ def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsy
 def test_of_many_requests_that_name_nothing_ten_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n")
     run(tmp_path / "one.jsonl", tmp_path / "data")
-    for count, more in ((10, ""), (12, "2 more")):
+    for count, more in ((10, ""), (11, "1 more"), (12, "2 more")):
         assert apply(tmp_path, [{"kind": "record", "value": f"no{n}"} for n in range(count)], name=f"{count}") == 0
         last = capsys.readouterr().out.strip().split("\n")[-1]
         assert last.startswith(f"{count} of {count} requests name nothing there: record no")
