@@ -1,6 +1,7 @@
 """The command line keeps its promises: help without torch, one line for a mistake, the right exit code."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,22 @@ def test_a_mistake_is_one_line_and_exit_2(
     assert error[0].startswith("ibidem: ")
     assert said in error[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["train", "--help"], ["plan", "--config", "configs/training/base.yaml"]]
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_gone_is_no_mistake(command: list[str], *, buffered: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    words = [sys.executable, "-m", "ibidem", *command]
+    done = subprocess.run(
+        words, stdout=writing, stderr=subprocess.PIPE, check=False, cwd=REPOSITORY, timeout=120, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ def test_the_bootstrap_bound_covers_the_mean_as_often_as_it_says() -> None:
     assert 0.89 <= below / 200 <= 0.99
 
 
+def test_the_bootstrap_bound_is_the_twentieth_part_of_the_resampled_means() -> None:
+    def chance_of_at_most(good: int) -> float:  # of 100 items, drawn from 60 good ones and 40 others
+        return math.fsum(math.comb(100, i) * 0.6**i * 0.4 ** (100 - i) for i in range(good + 1))
+
+    expected = next(good for good in range(101) if chance_of_at_most(good) > 0.05)
+    assert bootstrap_lower_bound([1.0] * 60 + [0.0] * 40, seed=0) == pytest.approx(expected / 100)
+
+
 FOUR_OBSERVERS = (
     (1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None),
     (1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3),

@@ -132,18 +132,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     runtime.tune()
-    if words[:1] == ["--version"]:
-        print(f"ibidem {__version__}")
-        return 0
-    if not words or words[0] in {"--help", "-h", "help"}:
-        print(_overview())
-        return 0
     try:
+        if words[:1] == ["--version"]:
+            print(f"ibidem {__version__}", flush=True)
+            return 0
+        if not words or words[0] in {"--help", "-h", "help"}:
+            print(_overview(), flush=True)
+            return 0
         _check_encoding(words)
         name, command = _find(words)
         rest = words[len(name.split()) :]
         if "--help" in rest or "-h" in rest:
-            print(_help(name, command))
+            print(_help(name, command), flush=True)
             return 0
         return _run(command, rest)
     except GateFailed as decision:
@@ -185,7 +185,7 @@ def _run(command: Command, words: Sequence[str]) -> int:
     with log.console():
         result = _load(command.run)(chosen)
     if result:
-        print(result)
+        print(result, flush=True)
     return 0
 
 

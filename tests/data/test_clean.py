@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibidem.data.pipeline import steps
 from ibidem.data.text import clean
-from ibidem.records import Category
+from ibidem.records import Category, Document
 
 PIECES = ["a", " ", "\t", "\n", "\r", "```", "~~~", "\u00a0", "\x0b", "\x1c", "\ufeff", "é"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -19,6 +20,14 @@ TRAILING = re.compile(r"(?<=\S)(?P<blanks>[ \t]+)$|^[ \t]+$", re.MULTILINE)
 def test_a_tidy_text_stays_as_it_is(text: str, category: Category) -> None:
     if clean.is_tidy(text.encode(), category):
         assert clean.whitespace(text, category) == text
+
+
+@pytest.mark.parametrize("category", ["code", "text"])
+def test_a_tidy_document_is_not_copied(category: Category) -> None:
+    document = Document(raw=b"The end.\n\nx = 1\n", source="s", revision=None, record="1", category=category)
+    steps.clean(steps.Policies())(document)
+    assert document._text is None  # not even decoded
+    assert document.encoded is document.raw
 
 
 @given(text=TEXTS.filter(lambda text: not re.search(r"```|~~~|\r|^\n|\s$|^\ufeff|^[ \t]*\n", text)))

@@ -103,6 +103,29 @@ def test_parts_can_be_switched_off(tmp_path: Path, *, near: bool) -> None:
     assert len(kept(tmp_path / "none")) == 3
 
 
+def test_without_exact_the_search_for_near_duplicates_finds_copies_too(tmp_path: Path) -> None:
+    run(tmp_path / "out", [python_file(1), python_file(1).upper(), python_file(1)], dedup={"exact": False})
+    assert set(kept(tmp_path / "out")) == {"d0"}
+
+
+def test_a_copy_of_what_is_covered_is_covered_by_the_same_document(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(100)]
+    near = " ".join([*words, "one", "more"])
+    run(tmp_path / "out", [" ".join(words), near, near, near.upper()])
+    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    assert [(row["record"], row["kept"], row["similarity"]) for row in dropped] == [
+        (f"d{number}", "d0", 96 / 98) for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(("threshold", "stays"), [(0.8, {"d0"}), (0.801, {"d0", "d1"})])
+def test_what_is_as_similar_as_is_asked_for_is_a_duplicate(threshold: float, stays: set[str], tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(9)]
+    texts = [" ".join(words), " ".join(words[:8])]  # 4 of 5 shingles
+    run(tmp_path / "out", texts, dedup={"similarity": threshold})
+    assert set(kept(tmp_path / "out")) == stays
+
+
 def test_what_an_existing_corpus_covers_does_not_enter_again(tmp_path: Path) -> None:
     texts = corpus()
     run(tmp_path / "base", texts[:200])
@@ -193,6 +216,20 @@ def test_texts_within_three_bits_share_a_simhash_key() -> None:
     one = rng.integers(0, 2**63, 200, dtype=np.uint64)
     flips = np.array([sum(1 << int(bit) for bit in rng.choice(64, 3, replace=False)) for _ in one], np.uint64)
     assert np.any([one & mask == (one ^ flips) & mask for mask in shingles.SIMHASH_MASKS], axis=0).all()
+
+
+def test_simhash_proposes_pairs_that_no_band_of_minhash_does(tmp_path: Path) -> None:
+    rng = random.Random(57458)  # of some 50,000 seeds the first whose texts share a SimHash key and no band
+    words = [f"{rng.randrange(16**4):04x}" for _ in range(60)]
+    texts = [" ".join(words[:43]), " ".join(words)]
+    signatures, simhashes, _ = shingles.sketch(pa.array(texts, pa.large_string()))
+    keys = [shingles.band_keys(signatures, band) for band in range(shingles.NUM_KEYS)]
+    assert all(first != second for first, second in keys)
+    assert (simhashes[0] ^ simhashes[1]).bit_count() == 3
+    assert similarity(*map(shingle_tuples, texts)) > 0.6
+    for simhash, stays in ((True, {"d0"}), (False, {"d0", "d1"})):
+        run(tmp_path / str(simhash), texts, dedup={"similarity": 0.6, "simhash": simhash})
+        assert set(kept(tmp_path / str(simhash))) == stays
 
 
 def test_a_sketch_row_is_the_same_in_every_batch() -> None:

@@ -205,6 +205,20 @@ def test_several_finds_are_counted_by_kind():
     assert counts == {"email": 2, "ip-address": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ('536-90-4399")-536-90-4399<', '<US_SSN>")-<US_SSN><'),
+        ("020 7925 0918,93.184.216.34;", "<PHONE_NUMBER>,<IP_ADDRESS>;"),
+        ("(212) 736-5000(020 7925 0918", "<PHONE_NUMBER><PHONE_NUMBER>"),
+    ],
+)
+def test_what_only_a_replacement_lays_bare_is_replaced_too(text, scrubbed):
+    found, counts = SCRUBBER(text)
+    assert found == scrubbed
+    assert sum(counts.values()) == 2
+
+
 def test_escapes_in_front_of_an_email_stay():
     assert SCRUBBER(r'"To:\nann@ibidem.org"')[0] == r'"To:\n<EMAIL>"'
 

@@ -200,16 +200,36 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
         ('{"kind": "repos", "value": "a/b"}', "did you mean repo?"),
         ('{"kind": "repo"}', "value is missing"),
         ('{"kind": "text", "value": "too short"}', "fewer than 5 words"),
-        ("[1]", "line 1 is not a JSON object"),
-        ("{", "r.jsonl: line 1 is not JSON"),
+        ('{"kind": "path", "value": 5}', "value is missing"),
+        ("[1]", "line 3 is not a JSON object"),
+        ("{", "line 3 is not JSON"),
     ],
 )
 def test_a_request_that_is_not_understood_is_one_line(line: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
-    path.write_text(line + "\n")
+    path, good = tmp_path / "r.jsonl", '{"kind": "text", "value": "five words are just enough"}\n'
+    path.write_text(good + "\n" + line + "\n")
     with pytest.raises(IbidemError, match=message.replace("?", r"\?")) as error:
         load_requests([path])
-    assert "r.jsonl" in str(error.value)
+    assert str(error.value).startswith((f"{path}:3: ", f"requests {path}: line 3 "))
+    if line.startswith('{"'):
+        (tmp_path / "r.yaml").write_text(f"- {good}- {line}\n")
+        with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
+            load_requests([tmp_path / "r.yaml"])
+        assert str(error.value).startswith(f"{tmp_path / 'r.yaml'}:2: ")
+
+
+@pytest.mark.parametrize(("text", "message"), [("- [1]", "a mapping of kind and value"), ("{a: 1}", "not a list")])
+def test_yaml_that_is_no_list_of_requests_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_requests([tmp_path / "r.yaml"])
+
+
+def test_a_file_of_requests_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for name in ("r.yaml", "r.jsonl"):
+        with pytest.raises(IbidemError, match="No such file") as error:
+            load_requests([tmp_path / name])
+        assert str(error.value).count(name) == 1
 
 
 def test_requests_in_yaml_are_the_same_requests(tmp_path: Path) -> None:
@@ -471,6 +491,45 @@ def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsy
     capsys.readouterr()
     assert apply(tmp_path, right, name="right.jsonl") == 0
     assert "match nothing" not in capsys.readouterr().out
+
+
+def test_of_many_requests_that_name_nothing_ten_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n")
+    run(tmp_path / "one.jsonl", tmp_path / "data")
+    for count, more in ((10, ""), (11, "1 more"), (12, "2 more")):
+        assert apply(tmp_path, [{"kind": "record", "value": f"no{n}"} for n in range(count)], name=f"{count}") == 0
+        last = capsys.readouterr().out.strip().split("\n")[-1]
+        assert last.startswith(f"{count} of {count} requests match nothing: record no")
+        assert last.count("record no") == 10
+        assert last.partition(" and ")[2] == more
+
+
+def test_what_preprocess_has_not_made_is_not_taken_down(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "data")
+    blend = ["--datasets.a.path", str(tmp_path / "data"), "--shares.code", "1", "--output-dir", str(tmp_path / "b")]
+    assert main(["blend", *blend]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}], "b") == 2
+    assert f"{tmp_path / 'b'}: not made by preprocess" in capsys.readouterr().err
+
+
+def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"word{number}" for number in range(300)]
+    texts = [" ".join(words), " ".join([*words, "and", "more"]), " ".join(words[::-1])]
+    pq.write_table(pa.table({"text": texts, "id": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    flags = ["--dedup.similarity", "1", "--output-dir", str(tmp_path / "data")]  # near duplicates stay
+    skip = ["--skip", "filters", "--skip", "scrub"]
+    assert main(["preprocess", "--dataset", f"{tmp_path / 'a.parquet'}:train:text", *flags, *skip]) == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "a"}]) == 2
+    (residual,) = certificate(tmp_path)["residuals"]
+    assert residual["by"].startswith("MinHash (estimated similarity ")
+    assert residual["row"] == 0
+    assert "residuals were found" in capsys.readouterr().err
+    assert main(["takedown", "verify", str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data")]) == 2
+    assert "1 residuals, the first by MinHash" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

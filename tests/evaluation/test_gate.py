@@ -494,11 +494,79 @@ def test_a_baseline_is_compared_problem_by_problem(bundle: Path, checkpoint: Pat
         target = {"name": "Some 7B", "evidence": tmp_path / name}
         return {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": target}
 
-    record = decide(bundle, checkpoint, criteria={"worse": baseline("worse", 50), "same": baseline("same", N)})
-    assert [each["verdict"] for each in record["criteria"]] == ["PASS", "PASS"]
-    published = {"name": "Some 7B", "published": 0.99, "source": "a paper"}
-    criterion = {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": published}
-    assert decide(bundle, checkpoint, criteria={"published": criterion})["decision"] == "BLOCK"
+    same = baseline("same", N)
+    criteria = {"worse": baseline("worse", 50), "same": same, "nearly": {**same, "margin": 0.05}}
+    worse, equal, nearly = decide(bundle, checkpoint, criteria=criteria)["criteria"]
+    assert [each["verdict"] for each in (worse, equal, nearly)] == ["PASS"] * 3
+    assert (worse["target"], nearly["target"]) == ("at least Some 7B", "at least Some 7B less 5.00 %")
+    assert 0 < worse["lower"] < 40 / N < worse["upper"]
+    assert (equal["lower"], equal["upper"]) == (0, 0)
+    helped = {**CRITERIA["helpful"], "at_least": None, "baseline": same["baseline"]}
+    (other,) = decide(bundle, checkpoint, criteria={"helped": helped})["criteria"]
+    assert (other["verdict"], other["reason"]) == (
+        "REFUSED",
+        "the baseline's evidence is of human-eval, not of ratings",
+    )
+
+
+@pytest.mark.parametrize(
+    ("published", "margin", "verdict", "target"),
+    [
+        (0.99, 0.0, "INSUFFICIENT", "at least Some 7B, 99.00 % (a paper)"),
+        (0.96, 0.0, "PASS", "at least Some 7B, 96.00 % (a paper)"),
+        (0.99, 0.03, "PASS", "at least Some 7B, 99.00 % (a paper) less 3.00 %"),
+    ],
+)
+def test_a_published_figure_is_a_baseline_with_its_source(
+    published: float, margin: float, verdict: str, target: str, bundle: Path, checkpoint: Path
+) -> None:
+    theirs = {"name": "Some 7B", "published": published, "source": "a paper"}
+    criterion = {**CRITERIA["code"], "at_least": None, "baseline": theirs, "margin": margin}
+    record = decide(bundle, checkpoint, criteria={"published": criterion})
+    (found,) = record["criteria"]
+    assert (found["verdict"], found["target"]) == (verdict, target)
+    assert record["decision"] == ("RELEASE" if verdict == "PASS" else "BLOCK")
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "reason"),
+    [
+        ({"benchmarks": {}}, "REFUSED", "name benchmarks.human-eval"),
+        ({"benchmarks": {"human-eval": "/nowhere"}}, "REFUSED", "benchmarks.human-eval is no benchmark of human-eval"),
+        ({"evidence": {}}, "INSUFFICIENT", "no evidence 'human-eval' is given"),
+        ({"evidence": {"human-eval": "/nowhere"}}, "INSUFFICIENT", "there is no evaluation at /nowhere"),
+        ({"settings": {"human-eval": {"magic": 1}}}, "REFUSED", "human-eval has no setting magic"),
+        ({"settings": {"human-eval": {"n": 2}}}, "REFUSED", "it was made with n 1, not 2"),
+        ({"criteria": {"x": {**CRITERIA["code"], "metric": "magic"}}}, "REFUSED", "magic is no figure of this"),
+        ({"criteria": {"x": {**CRITERIA["code"], "task": "mbpp"}}}, "REFUSED", "of human-eval, not of mbpp"),
+        ({"accept_supplied": False}, "INSUFFICIENT", "the file's own word"),
+        ({"criteria": {"x": {**CRITERIA["code"], "least_items": N + 1}}}, "INSUFFICIENT", "90 items, and 91 are due"),
+    ],
+)
+def test_the_reason_is_told(change: dict, verdict: str, reason: str, bundle: Path, checkpoint: Path) -> None:
+    record = decide(bundle, checkpoint, **{"criteria": {"code": CRITERIA["code"]}, **change})
+    (found,) = record["criteria"]
+    assert found["verdict"] == verdict
+    assert reason in found["reason"]
+    is_counted = verdict == "INSUFFICIENT" and "evidence" not in change
+    assert (found["items"], found["evidence"] is not None) == (N if is_counted else 0, bool(record["evidence"]))
+
+
+@pytest.mark.parametrize("where", ["results", "inputs"])
+def test_evidence_is_of_the_checkpoint_by_all_that_it_says(
+    where: str, bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    found = evidence.read(bundle / "mmlu")
+    inputs = [each for each in found.artifact.inputs if each.role != "checkpoint" or where == "results"]
+    results = dict(found.results) | ({"checkpoint_digest": "sha256:0"} if where == "results" else {})
+    with artifacts.create(tmp_path / "mmlu", kind="evaluation", config=found.artifact.config, inputs=inputs) as draft:
+        (draft.path / evidence.RESULTS).write_text(json.dumps(results))
+        shutil.copy(bundle / "mmlu" / evidence.ITEMS, draft.path)
+        draft.counts = found.artifact.counts
+    given = {"evidence": {"mmlu": tmp_path / "mmlu"}, "criteria": {"knowledge": CRITERIA["knowledge"]}}
+    (refused,) = decide(bundle, checkpoint, **given)["criteria"]
+    assert refused["verdict"] == "REFUSED"
+    assert refused["reason"].startswith("it is of another checkpoint: ")
 
 
 def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(

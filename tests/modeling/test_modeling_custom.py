@@ -3,7 +3,7 @@ import torch
 
 from ibidem.modeling.attention import Documents, _flex, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.generate import Sampling, generate, next_token_probabilities
 from ibidem.modeling.modeling_custom import Decoder, KVCache
 
 
@@ -184,6 +184,22 @@ def test_sampling_is_reproducible_and_follows_the_seed() -> None:
     model = decoder(small())
     draws = [generate(model, [[1, 2]], Sampling(20, 1.0, 1.0, seed), end_id=96) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_only_the_nucleus_is_drawn_from() -> None:
+    logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
+    for top_p, nucleus in ((0.4, [1]), (0.6, [1, 2]), (0.85, [0, 1, 2]), (1.0, [0, 1, 2, 3])):
+        probabilities = next_token_probabilities(logits, temperature=1.0, top_p=top_p)
+        assert probabilities.nonzero().flatten().tolist() == nucleus
+        torch.testing.assert_close(
+            probabilities, torch.where(probabilities > 0, logits.softmax(0), 0) / sum(logits.softmax(0)[nucleus])
+        )
+
+
+def test_a_small_top_p_always_takes_the_most_likely_token() -> None:
+    model = decoder(small())
+    greedy = generate(model, [[1, 2]], Sampling(12, temperature=0), end_id=96)
+    assert generate(model, [[1, 2]], Sampling(12, temperature=1.0, top_p=1e-6), end_id=96) == greedy
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

@@ -207,10 +207,54 @@ def test_a_sandbox_that_does_not_hold_runs_nothing(monkeypatch: pytest.MonkeyPat
         Judge(workers=1)
 
 
-def test_a_platform_without_namespaces_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_platform_without_namespaces_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(judges.sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="--sandbox docker"):
         Judge(workers=1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxError, match="docker cannot be started"):
+        Judge(workers=1, sandbox="docker", image="any")
+
+
+@pytest.mark.parametrize(("said", "told"), [("echo one >&2; echo two >&2", "two"), ("", "it ended with code 3")])
+def test_where_no_jail_can_be_made_the_last_complaint_and_the_remedy_are_told(
+    said: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(judges.sys, "_base_executable", str(python))
+    with pytest.raises(SandboxError, match=f"no jail can be made here: {told}; allow user namespaces"):
+        Judge(workers=1)
+
+
+def test_a_supervisor_is_out_of_reach_of_the_terminal(judge: Judge) -> None:
+    for each in judge._supervisors:
+        assert os.getsid(each._process.pid) == each._process.pid
+
+
+def test_a_supervisor_that_does_not_end_is_ended() -> None:
+    supervisor = judges._Supervisor(["sleep", "60"])
+    supervisor.stop()
+    assert supervisor._process.returncode == -signal.SIGKILL
+
+
+def test_a_jail_that_cannot_be_renewed_is_given_up_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    with Judge(workers=1) as judge:
+        start = judge._start
+        monkeypatch.setattr(judge, "_start", lambda: started.append(start()) or started[-1])
+        with pytest.raises(SandboxError, match="has died"):
+            ask(judge, "def f(x):\n    return x\n", "#" * (messages.MAX_BYTES + 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(selftest, "_HIDDEN", ["done"] * 2)
+            with pytest.raises(SandboxError, match="so no code is run"):
+                ask(judge, "def f(x):\n    return x\n", "assert f(1) == 1")
+        assert ask(judge, "def f(x):\n    return x\n", "assert f(1) == 1").passed
+        assert judge._supervisors == started[1:]
+        assert [each._process.poll() is None for each in started] == [False, True]
 
 
 def test_a_python_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +266,11 @@ def test_a_python_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyP
 def test_containers_are_started_hard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No daemon is needed: a stand-in for docker records how it was called."""
     docker = tmp_path / "docker"
-    docker.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit 125\n')
+    complaint = "echo docker: no such image >&2; echo See docker run --help >&2"
+    docker.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n{complaint}\nexit 125\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(SandboxError, match="no jail can be made here"):
+    with pytest.raises(SandboxError, match="no jail can be made here: docker: no such image$"):
         Judge(workers=1, sandbox="docker", image="python:3.11-slim")
     words = (tmp_path / "words").read_text().splitlines()
     assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pull=never", "python:3.11-slim"} <= set(words)
@@ -322,6 +367,15 @@ def test_any_end_of_a_program_is_told(judge: Judge) -> None:
         verdict = ask(judge, f"import os\nos.kill(os.getpid(), {number})\n", "f(1)")
         assert verdict.kind is Kind.CRASH
         assert "ended by" in verdict.detail
+    assert ask(judge, "import os\nos._exit(3)\n", "f(1)").detail == "ended with code 3"
+
+
+def test_the_time_of_a_job_is_its_own() -> None:
+    spin, code = "import time\nwhile time.process_time() < 0.5: pass\n", "def f(x):\n    return 1\n"
+    with Judge(workers=1) as judge:
+        used = [ask(judge, code, tests + "assert f(1) == 1").cpu_s for tests in (spin, "", "")]
+        of_both = ask(judge, spin + code, spin.replace("0.5", "1.2") + "assert f(1) == 1").cpu_s
+    assert max(used[1:]) < 0.3 < used[0] < 0.8 < of_both
 
 
 def test_draws_are_the_same_every_time(judge: Judge) -> None:

@@ -15,7 +15,7 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError, DataError
-from ibidem.page import MOST_ROWS, ticks
+from ibidem.page import MOST_ROWS, tag, ticks
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.report import corpora, explanations, heading, report
@@ -172,6 +172,10 @@ def test_whatever_comes_from_data_is_escaped(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, EVENTS), title=f"T {EVIL}", evaluation=(result,))
     assert EVIL not in page
     assert Reader(page).text.count(EVIL) == 9  # title twice, license, path, sample, task, checkpoint, key and value
+
+
+def test_an_attribute_cannot_end_its_own_quotes() -> None:
+    assert tag("i", title='"><b onclick="') == '<i title="&quot;&gt;&lt;b onclick=&quot;"></i>'
 
 
 def test_the_figures_are_there(tmp_path: Path) -> None:
