@@ -532,6 +532,27 @@ def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
     assert "1 residuals, the first by MinHash" in capsys.readouterr().err
 
 
+def test_a_takedown_given_again_names_what_holds_the_near_duplicates_that_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"word{number}" for number in range(120)]
+    texts = {name: " ".join(words[start : start + 100]) for name, start in (("a", 0), ("c", 16), ("b", 8))}
+    pq.write_table(pa.table({"text": list(texts.values()), "id": list(texts)}), tmp_path / "a.parquet")
+    flags = ["--output-dir", str(tmp_path / "data"), "--skip", "filters", "--skip", "scrub"]
+    assert main(["preprocess", "--dataset", f"{tmp_path / 'a.parquet'}:train:text", *flags]) == 0
+    of_a, of_c = hashes_of(tmp_path / "data")  # b, which is like both, links them
+    made_of(tmp_path / "of-c", "tokens", tmp_path / "data", documents=[of_c])
+    made_of(tmp_path / "of-a", "tokens", tmp_path / "data", documents=[of_a])
+    requests = [{"kind": "record", "value": "a"}]
+    assert apply(tmp_path, requests) == 0
+    capsys.readouterr()
+    command = [str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    assert main(["takedown", "plan", *command]) == 0
+    told = capsys.readouterr().out
+    assert f"tokens {tmp_path / 'of-a'} " in told
+    assert f"tokens {tmp_path / 'of-c'} " in told
+
+
 def test_what_cannot_be_done_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(source, tmp_path / "data")
     requests = [{"kind": "record", "value": "d1"}]
