@@ -18,7 +18,7 @@ from pathlib import Path
 OURS = """
 import json, sys
 from ibidem.sandbox.judge import Judge
-from ibidem.evaluation.problems import human_eval
+from ibidem.sandbox.problems import human_eval
 import resource
 def cpu():
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -187,8 +187,8 @@ NAMED = (
     Named(
         "a broken pipe exits with 2",
         "cli.py",
-        "sys.stdout.fileno())\n        return 0",
-        "sys.stdout.fileno())\n        return 2",
+        "        _discard_output()\n        return 0",
+        "        _discard_output()\n        return 2",
         "tests/test_cli.py",
     ),
 )

@@ -106,6 +106,24 @@ def test_a_reader_that_has_gone_is_no_mistake(command: list[str], *, buffered: b
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_gate_says_no_even_to_a_reader_that_has_gone(*, buffered: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = (
+        "import sys\nfrom ibidem import cli\nfrom ibidem.errors import GateFailed\n"
+        "def no(*_):\n    raise GateFailed('BLOCK')\n"
+        "cli._run = no\nsys.exit(cli.main(['doctor']))\n"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(
+        words, stdout=writing, stderr=subprocess.PIPE, check=False, cwd=REPOSITORY, timeout=120, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:
     done = python(
         "-m", "ibidem", "preprocess", "--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "o")

@@ -133,28 +133,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     runtime.tune()
     try:
-        if words[:1] == ["--version"]:
-            print(f"ibidem {__version__}", flush=True)
-            return 0
-        if not words or words[0] in {"--help", "-h", "help"}:
-            print(_overview(), flush=True)
-            return 0
-        _check_encoding(words)
-        name, command = _find(words)
-        rest = words[len(name.split()) :]
-        if "--help" in rest or "-h" in rest:
-            print(_help(name, command), flush=True)
-            return 0
-        return _run(command, rest)
+        return _answer(words)
     except GateFailed as decision:
-        print(decision)
+        try:
+            print(decision, flush=True)
+        except BrokenPipeError:
+            _discard_output()
         return 1
     except IbidemError as error:
         if is_main_process():
             print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except OSError as error:
         print(f"ibidem: {error.filename or words[0]}: {error.strerror or error}", file=sys.stderr)
@@ -162,6 +153,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ibidem: interrupted; finished work is kept", file=sys.stderr)
         return 130
+
+
+def _answer(words: Sequence[str]) -> int:
+    if words[:1] == ["--version"]:
+        print(f"ibidem {__version__}", flush=True)
+        return 0
+    if not words or words[0] in {"--help", "-h", "help"}:
+        print(_overview(), flush=True)
+        return 0
+    _check_encoding(words)
+    name, command = _find(words)
+    rest = words[len(name.split()) :]
+    if "--help" in rest or "-h" in rest:
+        print(_help(name, command), flush=True)
+        return 0
+    return _run(command, rest)
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere: the reader of standard output has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_encoding(words: Sequence[str]) -> None:
