@@ -532,6 +532,29 @@ def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
     assert "1 residuals, the first by MinHash" in capsys.readouterr().err
 
 
+def test_a_takedown_given_again_does_not_name_the_near_duplicates_of_another_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {}
+    for group in ("x", "y"):
+        words = [f"{group}{number}" for number in range(120)]
+        texts |= {f"{group}{name}": " ".join(words[start : start + 100]) for name, start in ((1, 0), (2, 16), (3, 8))}
+    pq.write_table(pa.table({"text": list(texts.values()), "id": list(texts)}), tmp_path / "a.parquet")
+    flags = ["--output-dir", str(tmp_path / "data"), "--skip", "filters", "--skip", "scrub"]
+    assert main(["preprocess", "--dataset", f"{tmp_path / 'a.parquet'}:train:text", *flags]) == 0
+    _, of_x2, _, of_y2 = hashes_of(tmp_path / "data")
+    for name, document in (("x2", of_x2), ("y2", of_y2)):
+        made_of(tmp_path / name, "tokens", tmp_path / "data", documents=[document])
+    assert apply(tmp_path, [{"kind": "record", "value": "x1"}, {"kind": "record", "value": "y1"}]) == 0
+    (tmp_path / "y.jsonl").write_text('{"kind": "record", "value": "y1"}\n')
+    capsys.readouterr()
+    command = [str(tmp_path / "y.jsonl"), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    assert main(["takedown", "plan", *command]) == 0
+    plan = capsys.readouterr().out
+    assert f"tokens {tmp_path / 'y2'} " in plan
+    assert f"tokens {tmp_path / 'x2'} " not in plan
+
+
 def test_a_takedown_given_again_names_what_holds_the_near_duplicates_that_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
