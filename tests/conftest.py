@@ -17,7 +17,10 @@ hypothesis.settings.load_profile("timeless")
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-MAY_SKIP = ("only root can", "needs Linux namespaces", "not a git checkout", "needs a CUDA device")
+MAY_SKIP = (
+    *("only root can", "needs Linux namespaces", "is switched off on this machine"),
+    *("not a git checkout", "needs a CUDA device"),
+)
 """What a machine may lack though data and extras are there."""
 
 
