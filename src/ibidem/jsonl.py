@@ -1,7 +1,7 @@
 r"""JSON lines: one JSON value a line.
 
 Lines end at U+000A alone: texts may hold U+2028 and other line ends. Half a character (a lone surrogate), which UTF-8
-cannot hold, is written as the JSON escape `\ud800` to `\udfff`.
+cannot hold, is written as its JSON escape, `\ud800` to `\udfff`.
 """
 
 import gzip
