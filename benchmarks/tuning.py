@@ -30,7 +30,6 @@ sys.exit(main(["preprocess", "--dataset", sys.argv[1] + ":train:text", "--output
 DEDUP_ALONE = ("--skip", "clean", "natural_languages", "licenses", "filters", "scrub", "contamination")
 PATCHES = {  # each takes one setting away
     "heaps": "import os; runtime._HEAPS.clear(); os.environ['ARROW_DEFAULT_MEMORY_POOL'] = 'mimalloc'",
-    "openblas": "import os; os.environ['OPENBLAS_THREAD_TIMEOUT'] = '26'",
     "rare_collection": "runtime.rare_collection = nullcontext",
 }
 HELP = "import sys; from ibidem import runtime\n{patch}\nfrom ibidem.cli import main; main(['preprocess', '--help'])"

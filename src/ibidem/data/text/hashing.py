@@ -2,7 +2,8 @@
 
 hashlib releases and reacquires the GIL for every content; with contents of a few kilobytes, threads spend more time
 waiting for it than hashing. Compiled code therefore calls the OpenSSL that Python is linked with. Where OpenSSL is
-linked statically into Python, its functions cannot be called from outside, and hashlib is used instead.
+linked statically into Python, its functions cannot be called from outside, and hashlib is used instead: on two threads
+it takes 1.27 times as long (`benchmarks/tuning.py`).
 """
 
 import ctypes
