@@ -52,9 +52,9 @@ def members(module: str, enumeration: str) -> dict[str, str]:
         node for node in dict(_modules())[module].body if isinstance(node, ast.ClassDef) and node.name == enumeration
     )
     return {
-        ast.literal_eval(member.value): ast.literal_eval(told.value)
-        for member, told in pairwise(found.body)
-        if isinstance(member, ast.Assign) and isinstance(told, ast.Expr)
+        ast.literal_eval(member.value): ast.literal_eval(docstring.value)
+        for member, docstring in pairwise(found.body)
+        if isinstance(member, ast.Assign) and isinstance(docstring, ast.Expr)
     }
 
 

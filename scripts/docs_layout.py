@@ -52,7 +52,7 @@ VOLATILE = {
     "created": "Unix time at which the artifact was sealed.",
     "host": "Name of the machine.",
     "seconds": "Time that the work took.",
-    "times_ns": "Modification times of the files. A file that still bears its time is not hashed again.",
+    "times_ns": "Modification times of the files. A file whose time is unchanged is not hashed again.",
 }
 
 SHARD = {
@@ -83,7 +83,7 @@ DROPPED = {
     "dataset": "Folder of the shard that the document would stand in: `<dataset>/<split>`.",
     "reason": "Why the document does not enter; see the reasons below.",
     "detail": "The evidence, short.",
-    "kept": "Record of the document that stands for this duplicate.",
+    "kept": "Record of the kept document that covers this duplicate.",
     "similarity": "Exact Jaccard similarity to that document.",
     **{
         name: SHARD[name]
@@ -212,15 +212,15 @@ def _dataset() -> Kind:
             ),
         ),
         files={
-            "<dataset>/<split>/shard-<number>.parquet": "Documents, a row each. No file where no document is kept. "
+            "<dataset>/<split>/shard-<number>.parquet": "Documents, one per row. No file where no document is kept. "
             "The folder of a blend is `blend/train`.",
-            "{data.shards:DROPPED}": "Documents that did not enter, a row each, without their text.",
-            "{data.shards:QUARANTINE}": "Inputs that could not be read, a line each.",
+            "{data.shards:DROPPED}": "Dropped documents, one per row, without their text.",
+            "{data.shards:QUARANTINE}": "Inputs that could not be read, one per line.",
         },
         sometimes={
             "<dataset>/<split>/sketch-<number>.npy": "A sketch of each row of the shard with the same number. Later "
             "runs find near duplicates by it. A blend has none.",
-            "{data.shards:REMOVALS}": "Tombstones: the requests for removal that the dataset honors, a line each.",
+            "{data.shards:REMOVALS}": "Tombstones: the requests for removal that the dataset honors, one per line.",
             "{data.shards:REMOVED}": "Sketches of the removed documents, for the proof that nothing like them is left.",
         },
         columns=(
@@ -264,7 +264,7 @@ def _tokenizer() -> Kind:
         read_by=("blend", *TRAININGS, "report"),
         files={
             "{records:TOKENIZER_FILE}": "The model, as sentencepiece reads it.",
-            "tokenizer.vocab": "Every piece with its score, a line each, in the order of the ids.",
+            "tokenizer.vocab": "Every piece with its score, one per line, in the order of the ids.",
         },
         counts={
             "trained": "Documents that it was trained on.",
@@ -291,9 +291,9 @@ def _tokens() -> Kind:
         read_by=(*TRAININGS, *TAKEDOWN),
         files={
             "train.bin": "Ids of the training documents: uint16, or uint32 for a vocabulary beyond 65,536. `config` "
-            "names the type. The document token stands before each document and at the end.",
+            "names the type. The document token precedes each document and ends the file.",
             "validation.bin": "The same for the held-out documents.",
-            "{records:DOCUMENTS_FILE}": "Where each document stands.",
+            "{records:DOCUMENTS_FILE}": "Place of each document in the ids.",
         },
         columns=(Columns("{records:DOCUMENTS_FILE}", _types(DOCUMENTS_SCHEMA), DOCUMENTS),),
         counts={
@@ -352,7 +352,7 @@ def _evaluation() -> Kind:
         files={
             "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, and notes such as the search "
             "for the problems in the training data.",
-            "{evaluation.evidence:ITEMS}": "Outcome of each item, a line each: a sample of a problem, a question, or a "
+            "{evaluation.evidence:ITEMS}": "Outcome of each item, one per line: a sample of a problem, a question, or a "
             "response with a criterion. Every figure is counted again from it.",
         },
         counts={
