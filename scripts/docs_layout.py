@@ -352,8 +352,8 @@ def _evaluation() -> Kind:
         files={
             "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, and notes such as the search "
             "for the problems in the training data.",
-            "{evaluation.evidence:ITEMS}": "Outcome of each item, one per line: a sample of a problem, a question, or a "
-            "response with a criterion. Every figure is counted again from it.",
+            "{evaluation.evidence:ITEMS}": "Outcome of each item, one per line: a sample of a problem, a question, or "
+            "a response with a criterion. Every figure is counted again from it.",
         },
         counts={
             "items": "Number of items.",
