@@ -124,6 +124,31 @@ def test_a_gate_says_no_even_to_a_reader_that_has_gone(*, buffered: bool) -> Non
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_work_goes_on_when_the_reader_of_its_events_has_gone(source_folder: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ["preprocess", "--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "ibidem", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, check=False, cwd=REPOSITORY, timeout=120)
+    os.close(writing)
+    assert done.returncode == 0
+    assert b"documents kept" in done.stdout
+    assert (tmp_path / "data" / "manifest.json").exists()
+
+
+def test_no_command_writes_its_output_into_an_artifact(
+    checkpoint: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(checkpoint / "output.json")
+    for words in (
+        ["generate", "--checkpoint", str(checkpoint), "--prompt", "x", "--max-tokens", "2", "--output", output],
+        ["evaluate", "perplexity", "--checkpoint", str(checkpoint), "--data", str(dataset), "--output", output],
+    ):
+        assert main(words) == 2
+        assert "inside the artifact" in capsys.readouterr().err
+    assert not (checkpoint / "output.json").exists()
+
+
 def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:
     done = python(
         "-m", "ibidem", "preprocess", "--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "o")

@@ -8,6 +8,7 @@ terminal and writes the lines to standard error otherwise.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,10 +48,17 @@ def recording(path: Path) -> Iterator[None]:
 
 @contextmanager
 def console(stream: TextIO | None = None) -> Iterator[None]:
-    """Show events: bars and short lines on a terminal, JSON lines anywhere else."""
+    """Show events: bars and short lines on a terminal, JSON lines anywhere else; the work outlives their reader."""
     stream = stream or sys.stderr
     if not stream.isatty():
-        with _open_sink(lambda record: _write_line(stream, record, with_progress=True)):
+
+        def show(record: Record) -> None:
+            try:
+                _write_line(stream, record, with_progress=True)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+        with _open_sink(show):
             yield
         return
     with _Terminal(stream) as terminal, _open_sink(terminal.show):

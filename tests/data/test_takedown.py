@@ -532,6 +532,19 @@ def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
     assert "1 residuals, the first by MinHash" in capsys.readouterr().err
 
 
+def test_two_takedowns_of_one_dataset_do_not_run_at_once(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "data")
+    before = artifacts.load(tmp_path / "data").digest
+    with artifacts.locked(tmp_path / ".data.takedown"):  # as another process holds it
+        assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 2
+    assert "another process is writing there" in capsys.readouterr().err
+    assert artifacts.load(tmp_path / "data").digest == before
+    assert not list(tmp_path.glob("*.takedown-*"))
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
+
+
 def test_a_takedown_given_again_does_not_name_the_near_duplicates_of_another_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

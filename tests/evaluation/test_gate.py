@@ -531,16 +531,20 @@ def test_a_published_figure_is_a_baseline_with_its_source(
 @pytest.mark.parametrize(
     ("change", "verdict", "reason"),
     [
-        ({"benchmarks": {}}, "REFUSED", "name benchmarks.human-eval"),
-        ({"benchmarks": {"human-eval": "/nowhere"}}, "REFUSED", "benchmarks.human-eval is no benchmark of human-eval"),
-        ({"evidence": {}}, "INSUFFICIENT", "no evidence 'human-eval' is given"),
+        ({"benchmarks": {}}, "REFUSED", "set benchmarks.human-eval"),
+        (
+            {"benchmarks": {"human-eval": "/nowhere"}},
+            "REFUSED",
+            "benchmarks.human-eval is not a benchmark of human-eval",
+        ),
+        ({"evidence": {}}, "INSUFFICIENT", "no evidence 'human-eval' was given"),
         ({"evidence": {"human-eval": "/nowhere"}}, "INSUFFICIENT", "there is no evaluation at /nowhere"),
         ({"settings": {"human-eval": {"magic": 1}}}, "REFUSED", "human-eval has no setting magic"),
         ({"settings": {"human-eval": {"n": 2}}}, "REFUSED", "it was made with n 1, not 2"),
-        ({"criteria": {"x": {**CRITERIA["code"], "metric": "magic"}}}, "REFUSED", "magic is no figure of this"),
+        ({"criteria": {"x": {**CRITERIA["code"], "metric": "magic"}}}, "REFUSED", "has no figure magic"),
         ({"criteria": {"x": {**CRITERIA["code"], "task": "mbpp"}}}, "REFUSED", "of human-eval, not of mbpp"),
-        ({"accept_supplied": False}, "INSUFFICIENT", "the file's own word"),
-        ({"criteria": {"x": {**CRITERIA["code"], "least_items": N + 1}}}, "INSUFFICIENT", "90 items, and 91 are due"),
+        ({"accept_supplied": False}, "INSUFFICIENT", "only the file claims"),
+        ({"criteria": {"x": {**CRITERIA["code"], "least_items": N + 1}}}, "INSUFFICIENT", "90 items; 91 are required"),
     ],
 )
 def test_the_reason_is_told(change: dict, verdict: str, reason: str, bundle: Path, checkpoint: Path) -> None:

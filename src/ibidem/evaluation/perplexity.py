@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ibidem import log
+from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
@@ -30,6 +30,8 @@ def perplexity(config: PerplexityConfig) -> str:
         ConfigError: window or stride do not fit, or the path is not a model.
         DataError: there is no text.
     """
+    if config.output is not None:
+        artifacts.check_outside(config.output)
     corpus = Corpus.open(config.data, config.column)
     if config.held_out_share is not None and not corpus.is_dataset:
         raise ConfigError(f"held_out_share: {config.data} is not a preprocessed dataset, so nothing of it was held out")

@@ -1,6 +1,6 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
-from ibidem import jsonl
+from ibidem import artifacts, jsonl
 from ibidem.files import write_file
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling, complete
@@ -10,6 +10,8 @@ from ibidem.tokenization.tokenizer import Tokenizer
 
 def generate(config: GenerateConfig) -> str:
     """Complete every prompt; return the texts, or the file they were written to."""
+    if config.output is not None:
+        artifacts.check_outside(config.output)
     model, checkpoint = load_model(config.checkpoint)
     tokenizer = Tokenizer.load(config.checkpoint / TOKENIZER_DIR)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)

@@ -12,6 +12,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -80,7 +81,19 @@ def plan_command(config: TakedownConfig) -> str:
 
 
 def apply_command(config: TakedownConfig) -> str:
-    """Remove the documents, check that nothing is left, and write the certificate."""
+    """Remove the documents, check that nothing is left, and write the certificate.
+
+    Raises:
+        ArtifactError: another takedown is working on one of the datasets.
+        DataError: a document is left.
+    """
+    with ExitStack() as stack:
+        for folder in sorted({path.resolve() for path in config.dataset}):
+            stack.enter_context(artifacts.locked(folder.with_name(f".{folder.name}.takedown")))
+        return _apply_command(config)
+
+
+def _apply_command(config: TakedownConfig) -> str:
     requests = _requests(config)
     path = config.certificate or beside(config.dataset[0], requests)
     artifacts.check_outside(path)
