@@ -52,6 +52,7 @@ VOLATILE = {
     "created": "Unix time at which the artifact was sealed.",
     "host": "Name of the machine.",
     "seconds": "Time that the work took.",
+    "mark": "Of an evaluation: a code that only the user who made it can make; by it a finished one is found again.",
     "times_ns": "Modification times of the files. A file whose time is unchanged is not hashed again.",
 }
 
@@ -184,13 +185,13 @@ TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
-NO_ARTIFACT = {"demo", "doctor", "plan"}
+NO_ARTIFACT = {"demo", "doctor", "gate pin", "key", "plan"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
 
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
-    return [_dataset(), _tokenizer(), _tokens(), _checkpoint(), _evaluation(), _responses()]
+    return [_dataset(), _tokenizer(), _tokens(), _checkpoint(), _evaluation(), _responses(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -348,7 +349,7 @@ def _evaluation() -> Kind:
         constant="evaluation.evidence:KIND",
         about="Sealed evidence: the outcome of every item, and the figures that follow from them.",
         made_by=TASK_COMMANDS,
-        read_by=("gate", "report"),
+        read_by=("gate", "report", "sign"),
         files={
             "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, and notes such as the search "
             "for the problems in the training data.",
@@ -395,6 +396,22 @@ def _responses() -> Kind:
     )
 
 
+def _decision() -> Kind:
+    return Kind(
+        constant="evaluation.gate.gate:KIND",
+        about="What the gate decided about a checkpoint, and why.",
+        made_by=("gate",),
+        read_by=(),
+        files={
+            "{evaluation.gate.gate:DECISION}": "The decision, the digest of the policy, every criterion with its "
+            "bounds and its verdict, and what the evidence was made of.",
+            "{evaluation.gate.gate:PAGE}": "The same as a page.",
+            "{evaluation.gate.gate:CARD}": "The model card.",
+        },
+        counts={"decision": "RELEASE or BLOCK.", "criteria": "Number of criteria."},
+    )
+
+
 RUN = {
     "{log:EVENTS}": "What happened, an event a line: `time`, `event`, and the fields of the event.",
     ".lock": "Held while a process writes to the run; a second one is refused.",
@@ -420,7 +437,8 @@ OTHERS = {
     "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, an in-toto statement, beside the dataset NAME.",
     "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
     "dashboard.html, dashboard.json": "`ibidem evaluate dashboard`: in its output folder.",
-    "gate.html, gate.json, MODEL_CARD.md": "`ibidem gate`: the decision, in its output folder.",
+    "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "
+    "evaluation or a decision: a DSSE envelope around an in-toto statement.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`.",
@@ -475,7 +493,7 @@ def filled(text: str) -> str:
 
 def _check(described: Sequence[Kind]) -> None:
     """Compare what is described with what the code has."""
-    texts = [INTRODUCTION, *RUN, *(name for kind in described for name in (*kind.files, *kind.sometimes))]
+    texts = [INTRODUCTION, *RUN, *OTHERS, *(name for kind in described for name in (*kind.files, *kind.sometimes))]
     named = set(re.findall(r"\{([\w.]+:\w+)\}", " ".join(texts)))
     _same("kind", docs_code.kinds(), {kind.constant for kind in described})
     _same("file name", docs_code.file_names() - INTERNAL, {key for key in named if key in docs_code.file_names()})

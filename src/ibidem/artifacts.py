@@ -6,7 +6,8 @@ without a valid manifest does not exist for the next stage.
 
 The digest covers the kind, the program's version, the digests of the inputs, the settings, the counts and the files.
 It does not cover `volatile`: creation time, host, duration, and the files' modification times, by which `check`
-recognizes unchanged files. Same inputs and settings, same digest.
+recognizes unchanged files. Same inputs and settings, same digest. `signature.json`, if there is one, signs the digest
+and is not among the files.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from ibidem import __version__, log
 from ibidem.errors import ArtifactError, DigestMismatch
 from ibidem.files import flush, hidden, on_each, sha256_of, sweep
 
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 SETTLED_NS = 2_000_000_000
 """A file modified less than this before sealing is always rehashed: a later change could have the same timestamp. Two
 seconds is the coarsest timestamp of a file system (FAT)."""
@@ -88,6 +89,8 @@ class Draft:
     path: Path
     counts: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    mark: Callable[[str], str] | None = None
+    """Returns a mark of the digest, which the manifest keeps in `volatile`."""
 
 
 @contextmanager
@@ -301,7 +304,12 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
     }
     settled_ns = time.time_ns() - SETTLED_NS
     times_ns = {name: stat.st_mtime_ns for name, stat in stats.items() if stat.st_mtime_ns < settled_ns}
-    volatile = {"created": time.time(), "host": platform.node(), "seconds": round(seconds, 3), "times_ns": times_ns}
+    volatile: dict[str, Any] = {
+        "created": time.time(),
+        "host": platform.node(),
+        "seconds": round(seconds, 3),
+        "times_ns": times_ns,
+    }
     artifact = Artifact(
         draft.path,
         kind,
@@ -313,9 +321,12 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
         files,
         volatile,
     )
+    digest = _digest(artifact)
+    if draft.mark is not None:
+        volatile["mark"] = draft.mark(digest)
     manifest = {
         "kind": kind,
-        "digest": _digest(artifact),
+        "digest": digest,
         "version": __version__,
         "inputs": [asdict(item) for item in inputs],
         "counts": artifact.counts,
@@ -358,7 +369,7 @@ def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _file_names(path: Path) -> Iterator[str]:
     for file in path.rglob("*"):
-        if not file.is_dir() and file != path / MANIFEST:
+        if not file.is_dir() and file not in {path / MANIFEST, path / SIGNATURE}:
             yield file.relative_to(path).as_posix()
 
 

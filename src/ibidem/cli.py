@@ -112,6 +112,21 @@ COMMANDS = {
         "ibidem.evaluation.gate.gate:gate",
         "decide whether a checkpoint may be released, with the evidence",
     ),
+    "gate pin": Command(
+        "ibidem.evaluation.gate.config:PinConfig",
+        "ibidem.evaluation.gate.pin:pin",
+        "write the digests of a policy's benchmarks into its file",
+    ),
+    "key": Command(
+        "ibidem.evaluation.gate.config:KeyConfig",
+        "ibidem.evaluation.gate.statements:make_key",
+        "make a key that signs evaluations and decisions",
+    ),
+    "sign": Command(
+        "ibidem.evaluation.gate.config:SignConfig",
+        "ibidem.evaluation.gate.statements:sign_evaluation",
+        "sign an evaluation, for a gate whose policy names the signer",
+    ),
     "report": Command(
         "ibidem.serving.config:ReportConfig",
         "ibidem.serving.report:report",

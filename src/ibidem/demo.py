@@ -14,6 +14,7 @@ from pydantic import Field
 from ibidem import artifacts, log
 from ibidem.config import build, configuration, read_yaml, shipped
 from ibidem.data.blend import BlendConfig, Ingredient, blend
+from ibidem.data.filters.benchmarks import HUMAN_EVAL
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance.card import CardConfig, card
 from ibidem.errors import GateFailed
@@ -42,6 +43,7 @@ HELD_OUT: dict[str, Any] = {
     "max_chars": 20_000,  # one long document would take minutes
 }
 WARM_UP_SHARE = 0.05
+ANSWER_TOKENS = 48
 
 
 @configuration
@@ -167,7 +169,7 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
     from ibidem.evaluation.mbpp import mbpp
     from ibidem.evaluation.mmlu import mmlu
 
-    asked: dict[str, Any] = {"checkpoint": checkpoint, "max_tokens": 48}
+    asked: dict[str, Any] = {"checkpoint": checkpoint, "max_tokens": ANSWER_TOKENS}
     say(dashboard(DashboardConfig(run=run, data=(data,), output_dir=out / "dashboard", **HELD_OUT)))
     say(human_eval(HumanEvalConfig(output_dir=out / "human-eval", **asked)))
     if config.mbpp:
@@ -181,15 +183,20 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
 
 
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
-    """Run the gate and return its decision; BLOCK is expected."""
+    """Run the gate over the evaluations made above and return its decision; BLOCK is expected."""
     from ibidem.evaluation.gate.gate import gate
+    from ibidem.evaluation.gate.pin import pins_of
 
     tree = read_yaml(_configs(config) / "gate.yaml")
     places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
     tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
-    at_hand = {"mbpp": config.mbpp, "mmlu": config.mmlu, "documents": _configs(config) / "documents.jsonl"}
-    tree["benchmarks"] |= {key: str(place) for key, place in at_hand.items() if place}
-    tree |= {"checkpoint": checkpoint, "output_dir": out / "gate"}
+    documents = _configs(config) / "documents.jsonl"
+    at_hand = {"human-eval": HUMAN_EVAL, "mbpp": config.mbpp, "mmlu": config.mmlu, "documents": documents}
+    short = {"max_tokens": ANSWER_TOKENS}
+    tree["settings"] |= {"human-eval": short, "mbpp": short, "documents": short}
+    tree |= {"checkpoint": checkpoint, "output_dir": out / "gate", "unsigned": list(tree["evidence"])}
+    tree["benchmarks"] = {key: str(place) for key, place in at_hand.items() if place}
+    tree["pins"] = pins_of(build(GateConfig, tree))[0]
     try:
         return gate(build(GateConfig, tree))
     except GateFailed as decision:

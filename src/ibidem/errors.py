@@ -29,6 +29,10 @@ class DigestMismatch(ArtifactError):  # noqa: N818 - the field's word
     """A file or a manifest differs from what was written."""
 
 
+class SignatureError(ArtifactError):
+    """A signature is missing, malformed, or of a key that is not accepted."""
+
+
 class TrainingError(IbidemError, ArithmeticError):
     """Training produced numbers that are not finite."""
 

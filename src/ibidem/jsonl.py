@@ -88,16 +88,5 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(f"{what} {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def recover(path: Path) -> list[Any]:
-    """Read the whole lines that an interrupted run wrote, and cut off a torn last one; no file, no rows."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    return loads(whole.decode())
-
-
 def _refuse_constant(word: str) -> float:
     raise ValueError(f"{word} is not a number in JSON")

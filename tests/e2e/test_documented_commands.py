@@ -38,17 +38,21 @@ MORE = {  # flags that make a command small
     "evaluate chat": ["--max-tokens", "2"],
     "evaluate dashboard": ["--max-documents", "4"],
     "generate": ["--max-tokens", "4"],
-    "gate": ["--checkpoint", "artifacts/checkpoints/step-000002"],
+    "gate --evaluate": shlex.split(
+        "--settings.human-eval.max-tokens 2 --settings.mbpp.max-tokens 2 --settings.documents.max-tokens 2 "
+        "--settings.mmlu.shots 1 --checkpoint artifacts/checkpoints/step-000002"
+    ),
 }
-EXITS = {"gate": 1}  # a model of two steps is not released
+EXITS = {"gate --evaluate": 1}  # a model of two steps is not released
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     """A checkout with small data at the places that the README names."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("scripts", "src", "configs"):
+    for name in ("scripts", "src"):
         (folder / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "configs", folder / "configs")  # one command edits the policy of the gate
     shutil.copy(model_file, folder / "small.py")
     (folder / "code").mkdir()
     for seed in range(60):
@@ -60,13 +64,18 @@ def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     write(folder / "dolly.jsonl", [{"instruction": f"Add {n} and {n}.", "response": f"{2 * n}"} for n in range(9)])
     (folder / "data" / "benchmarks" / "mmlu").mkdir(parents=True)
     for part, count in (("dev", 1), ("test", 3)):
-        rows = "".join(f'"What is {n} + 1?",1,2,3,4,A\n' for n in range(count))
+        rows = "".join(f'"What is {n} + 1 ({part})?",1,2,3,4,A\n' for n in range(count))
         (folder / "data" / "benchmarks" / "mmlu" / f"arithmetic_{part}.csv").write_text(rows)
-    problem = {"text": "Write a function to add one.", "code": "def add(x):\n    return x + 1", "test_setup_code": ""}
-    mbpp = [{**problem, "task_id": n, "test_list": ["assert add(1) == 2"]} for n in (2, 3, 4, 11, 12)]
+    problem = {"code": "def add(x):\n    return x + 1", "test_setup_code": "", "test_list": ["assert add(1) == 2"]}
+    texts = {n: f"Write function {n} to add one." for n in (2, 3, 4, 11, 12)}
+    mbpp = [{**problem, "text": text, "task_id": n} for n, text in texts.items()]
     write(folder / "data" / "benchmarks" / "mbpp.jsonl", mbpp)
     for source, name in (("documents", "documents"), ("prompts", "chat")):
         shutil.copy(REPOSITORY / f"configs/evaluation/{source}.jsonl", folder / f"data/benchmarks/{name}.jsonl")
+    labels = [
+        {"premise": "It is so.", "claim": f"It is {what}.", "supported": what == "so"} for what in ("so", "green")
+    ]
+    write(folder / "data" / "benchmarks" / "entailment-labels.jsonl", labels)
     completions = [{"task_id": f"HumanEval/{n}", "completion": "    pass\n"} for n in range(164)]
     write(folder / "completions.jsonl", completions)
     return folder

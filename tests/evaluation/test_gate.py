@@ -4,163 +4,30 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import REPOSITORY
+from tests.evaluation.bundle import CRITERIA, N, decide, lines, make_bundle, problems, settings
 
 from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.cli import main
 from ibidem.config import build, parse, read_yaml
-from ibidem.errors import ConfigError, GateFailed, IbidemError
+from ibidem.errors import ConfigError, IbidemError
 from ibidem.evaluation import evidence, mmlu, ratings
-from ibidem.evaluation.chat import chat, digest_of, read_responses
-from ibidem.evaluation.config import ChatConfig, DocQaConfig, HumanEvalConfig, RatingsConfig
-from ibidem.evaluation.doc_qa import doc_qa
+from ibidem.evaluation.config import HumanEvalConfig, RatingsConfig
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.ratings import ratings as import_ratings
 
-N = 90
-CRITERIA = {
-    "code": {"evidence": "human-eval", "task": "human-eval", "metric": "pass@1", "at_least": 0.9, "least_items": N},
-    "knowledge": {
-        "evidence": "mmlu", "task": "mmlu", "metric": "accuracy.business", "at_least": 0.6, "least_items": N,
-    },
-    "documents": {"evidence": "doc-qa", "task": "doc-qa", "metric": "unsupported_claims", "below": 0.05},
-    "citations": {"evidence": "doc-qa", "task": "doc-qa", "metric": "citation_coverage", "at_least": 0.9},
-    "helpful": {"evidence": "chat", "task": "ratings", "metric": "good.helpful", "at_least": 0.7, "least_items": N},
-}  # fmt: skip
-
-
-def lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def problems(folder: Path) -> Path:
-    rows = [
-        {
-            "task_id": f"T/{n}",
-            "prompt": f'def add{n}(a):\n    """Add {n}."""\n',
-            "entry_point": f"add{n}",
-            "canonical_solution": f"    return a + {n}\n",
-            "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
-        }
-        for n in range(N)
-    ]
-    return lines(folder / "problems.jsonl", rows)
-
-
-def make_code(folder: Path, checkpoint: Path, digest: str) -> None:
-    samples = [{"task_id": f"T/{n}", "completion": f"    return a + {n}\n", "checkpoint": digest} for n in range(N)]
-    human_eval(
-        HumanEvalConfig(
-            checkpoint=checkpoint,
-            samples=lines(folder / "samples.jsonl", samples),
-            problems=str(problems(folder)),
-            output_dir=folder / "human-eval",
-        )
-    )
-
-
-def make_knowledge(folder: Path, checkpoint: Path) -> None:
-    items = [
-        {
-            "subject": subject,
-            "number": n + 1,
-            "passed": n % 10 != 0,
-            "chosen": "AB"[n % 10 == 0],
-            "answer": "A",
-            "scores": [],
-        }
-        for subject in mmlu.GROUPS["business"]
-        for n in range(N)
-    ]
-    (folder / "subjects").mkdir()
-    for subject in mmlu.GROUPS["business"]:
-        (folder / "subjects" / f"{subject}_test.csv").write_text("Is it so?,yes,no,maybe,never,A\n" * N)
-    benchmark = mmlu.benchmark(mmlu.find_subjects(folder / "subjects", ()))
-    inputs = [*benchmark, artifacts.load(checkpoint).as_input("checkpoint", of=folder / "mmlu")]
-    notes = {"contamination": {"documents": 1, "datasets": {}, "problems": 0, "found": {}}}
-    metrics = mmlu.measure(items)
-    evidence.write(folder / "mmlu", "mmlu", config={}, inputs=inputs, items=items, metrics=metrics, notes=notes)
-
-
-def make_documents(folder: Path, digest: str) -> None:
-    data, answers, labels = [], [], []
-    for n in range(N):
-        passage = f"Part {n} weighs {n} kilograms."
-        data.append({"id": str(n), "question": "?", "answers": [str(n)], "passages": [{"id": "a", "text": passage}]})
-        answers.append({"id": str(n), "answer": f"Part {n} weighs {n} kilograms [a].", "checkpoint": digest})
-        labels += [
-            {"premise": passage, "claim": f"Part {n} weighs {m} kilograms.", "supported": n == m} for m in (n, N)
-        ]
-    config = DocQaConfig(
-        data=lines(folder / "data.jsonl", data), predictions=lines(folder / "answers.jsonl", answers),
-        calibration=lines(folder / "labels.jsonl", labels), output_dir=folder / "doc-qa",
-    )  # fmt: skip
-    doc_qa(config)
-
-
-def make_ratings(folder: Path, checkpoint: Path, *, errs: float = 0.03, raters: int = 2) -> None:
-    prompts = lines(folder / "prompts.jsonl", [{"id": f"p{n}", "prompt": f"Question {n}?"} for n in range(N)])
-    chat(ChatConfig(checkpoint=checkpoint, prompts=prompts, output_dir=folder / "responses", max_tokens=2))
-    artifact, _ = read_responses(folder / "responses")
-    bound = {"model_digest": digest_of(artifact, "checkpoint"), "prompts_digest": digest_of(artifact, "prompts")}
-    rng = random.Random(3)
-    rows = [
-        {
-            "id": f"p{n}", "rater": f"r{r}", "criterion": "helpful",
-            "score": int((n % 10 > 0) != (rng.random() < errs)), **bound,
-        }
-        for n in range(N)
-        for r in range(raters)
-    ]  # fmt: skip
-    given = lines(folder / "ratings.jsonl", rows)
-    import_ratings(RatingsConfig(responses=folder / "responses", ratings=(given,), output_dir=folder / "chat"))
-
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint and good evidence of all kinds for it."""
-    folder = tmp_path_factory.mktemp("bundle")
-    (folder / "checkpoint").parent.mkdir(exist_ok=True)
-    digest = artifacts.load(checkpoint).digest
-    make_code(folder, checkpoint, digest)
-    make_knowledge(folder, checkpoint)
-    make_documents(folder, digest)
-    make_ratings(folder, checkpoint)
-    return folder
-
-
-def settings(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "checkpoint": checkpoint,
-        "output_dir": folder / "gate",
-        "evidence": {name: folder / name for name in ("human-eval", "mmlu", "doc-qa")} | {"chat": folder / "chat"},
-        "benchmarks": {
-            "human-eval": str(folder / "problems.jsonl"),
-            "mmlu": str(folder / "subjects"),
-            "doc-qa": str(folder / "data.jsonl"),
-            "chat": str(folder / "prompts.jsonl"),
-        },
-        "criteria": CRITERIA,
-        "accept_supplied": True,
-        **more,
-    }
-
-
-def decide(folder: Path, checkpoint: Path, **more: Any) -> dict[str, Any]:
-    """Run the gate; give gate.json."""
-    with suppress(GateFailed):
-        gate(build(GateConfig, settings(folder, checkpoint, **more)))
-    return json.loads((folder / "gate" / "gate.json").read_text())
+    return make_bundle(tmp_path_factory.mktemp("bundle"), checkpoint)
 
 
 def test_good_evidence_is_released(bundle: Path, checkpoint: Path) -> None:
@@ -491,7 +358,7 @@ def test_a_baseline_is_compared_problem_by_problem(bundle: Path, checkpoint: Pat
             output_dir=tmp_path / name,
         )  # fmt: skip
         human_eval(config)
-        target = {"name": "Some 7B", "evidence": tmp_path / name}
+        target = {"name": "Some 7B", "evidence": tmp_path / name, "digest": artifacts.load(tmp_path / name).digest}
         return {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": target}
 
     same = baseline("same", N)
@@ -590,23 +457,42 @@ def test_an_exception_is_signed_dated_and_seen_and_never_heals_refused_evidence(
     assert decide(bundle, checkpoint, criteria=criteria, exceptions={"code": ended})["decision"] == "BLOCK"
     shutil.copytree(bundle, tmp_path / "b")
     extra_file(tmp_path / "b", random.Random(0))
-    every = dict.fromkeys(CRITERIA, signed)
-    assert decide(bundle, checkpoint, evidence={}, exceptions=every)["decision"] == "BLOCK"
+    both = dict.fromkeys(["code", "helpful"], signed)
+    assert decide(bundle, checkpoint, evidence={}, exceptions=both)["decision"] == "BLOCK"
     heading = {**signed, "reason": "fine for us\n\n# Release decision"}
     decide(bundle, checkpoint, criteria=criteria, exceptions={"code": heading})
     assert "\n# Release" not in (bundle / "gate" / "MODEL_CARD.md").read_text()
-    assert decide(tmp_path / "b", checkpoint, exceptions=every)["decision"] == "BLOCK"
+    assert decide(tmp_path / "b", checkpoint, exceptions=both)["decision"] == "BLOCK"
+
+
+EXCEPTION = {"by": "R. Manager", "reason": "a preview for three people", "until": date.today() + timedelta(days=9)}
+BASELINE = {"name": "Some 7B", "published": 0.5, "source": "a paper"}
+PUBLISHED = {**CRITERIA["code"], "at_least": None, "baseline": BASELINE}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            {"exceptions": {"other": {"by": "abc", "reason": "x" * 10, "until": "2999-01-01"}}},
-            "other is not a criterion",
-        ),
-        ({"exceptions": {"code": {"by": "", "reason": "x" * 10, "until": "2999-01-01"}}}, "exceptions.code.by"),
-        ({"exceptions": {"code": {"by": "abc", "reason": "", "until": "2999-01-01"}}}, "exceptions.code.reason"),
+        ({"exceptions": {"other": EXCEPTION}}, "other is not a criterion"),
+        ({"exceptions": {"code": {**EXCEPTION, "by": ""}}}, "exceptions.code.by"),
+        ({"exceptions": {"code": {**EXCEPTION, "by": "..."}}}, "exceptions.code.by: must have letters"),
+        ({"exceptions": {"code": {**EXCEPTION, "reason": ""}}}, "exceptions.code.reason"),
+        ({"exceptions": {"code": {**EXCEPTION, "reason": "because . . . ."}}}, "at least three words"),
+        ({"exceptions": {"code": {**EXCEPTION, "until": "9999-12-31"}}}, "at most 90 days"),
+        ({"exceptions": dict.fromkeys(CRITERIA, EXCEPTION)}, "6 of 6 criteria; at most 2"),
+        ({"exceptions": {"x": EXCEPTION}, "criteria": {"x": CRITERIA["code"]}}, "1 of 1 criteria; at most 0"),
+        ({"criteria": {"x": {**CRITERIA["code"], "at_least": 0}}}, "criteria.x.at_least"),
+        ({"criteria": {"x": {**CRITERIA["documents"], "below": 1}}}, "criteria.x.below"),
+        ({"criteria": {"x": {**PUBLISHED, "margin": 1.0}}}, "criteria.x.margin"),
+        ({"criteria": {"x": {**PUBLISHED, "baseline": {**BASELINE, "name": "..."}}}}, "must have letters"),
+        ({"criteria": {"x": {**PUBLISHED, "baseline": {**BASELINE, "published": 0}}}}, "published"),
+        ({"criteria": {"x": {**PUBLISHED, "margin": 0.1, "baseline": {**BASELINE, "published": 0.1}}}}, "everything"),
+        ({"criteria": {"x": {**PUBLISHED, "baseline": {"name": "Some 7B", "evidence": "there"}}}}, "needs its digest"),
+        ({"criteria": {"x": {**CRITERIA["helpful"], "least_agreement": 0}}}, "least_agreement"),
+        ({"criteria": {"x": {**CRITERIA["citations"], "least_calibration": 0.5}}}, "least_calibration"),
+        ({"signers": {"us": {"key": "ed25519:AAAA", "evidence": ["mmlu"]}}}, "must be a public key"),
+        ({"unsigned": ["all"]}, "unsigned: all is not the key of an evidence"),
+        ({"pins": {"mmlu": {"benchmark": "sha256:0"}}}, "must be a digest"),
         ({"criteria": {}}, "criteria"),
         ({"criteria": {"x": {"evidence": "abc", "task": "mmlu", "metric": "accuracy"}}}, "needs one of"),
         ({"criteria": {"x": {**CRITERIA["code"], "below": 0.5}}}, "needs one of"),
@@ -622,7 +508,9 @@ def test_a_gate_that_makes_no_sense_is_one_line(change: dict, said: str, bundle:
 def test_settings_and_figures_of_a_yaml_file_are_numbers(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     import yaml
 
-    told = settings(bundle, checkpoint, settings={"chat": {"good_from": 0.5}, "human-eval": {"n": 1}})
+    labels = {"calibration": str(bundle / "labels.jsonl"), "word_share": 0.75}
+    chosen = {"chat": {"good_from": 0.5}, "human-eval": {"n": 1}, "doc-qa": labels}
+    told = settings(bundle, checkpoint, settings=chosen)
     plain = json.loads(json.dumps(told, default=str))
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump(plain))
     assert "RELEASE" in gate(parse(GateConfig, ["--config", str(tmp_path / "gate.yaml")]))
@@ -648,7 +536,7 @@ def test_a_model_is_no_baseline_of_itself_nor_one_of_other_problems(
     bundle: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     def against(folder: Path) -> str:
-        target = {"name": "Some 7B", "evidence": folder}
+        target = {"name": "Some 7B", "evidence": folder, "digest": artifacts.load(folder).digest}
         criterion = {**{k: v for k, v in CRITERIA["code"].items() if k != "at_least"}, "baseline": target}
         (found,) = decide(bundle, checkpoint, criteria={"code": criterion})["criteria"]
         assert found["verdict"] == "REFUSED"

@@ -6,9 +6,7 @@ ratings cannot be attributed to another model.
 """
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
+from ibidem.evaluation import evidence, resume
 from ibidem.evaluation.config import ChatConfig
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
@@ -52,13 +51,13 @@ def chat(config: ChatConfig) -> str:
     model_id, asked = identify(config.checkpoint), benchmark(config.prompts)
     inputs = [model_id.as_input(of=config.output_dir), asked]
     chosen = {key: value for key, value in settings(config).items() if key != "batch"}
-    if not artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
+    if not resume.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
         model = models.open_model(config.checkpoint)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
             (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")
             (draft.path / FORM).write_text(_form(prompts, model_id.digest, asked.digest), encoding="utf-8")
-            draft.counts = {"responses": len(rows)}
+            draft.counts, draft.mark = {"responses": len(rows)}, resume.mark
     return f"{config.output_dir}: {len(prompts)} responses; have at least two people fill in copies of {FORM}"
 
 
@@ -112,11 +111,14 @@ def read_table(path: Path, what: str) -> list[Row]:
 
 
 def benchmark(path: Path) -> Input:
-    """Return the prompts as an input; the digest covers their content, not their order or format."""
-    prompts = read_prompts(path)
-    lines = sorted(json.dumps([each.id, list(each.turns), each.more.get("criteria")]) for each in prompts)
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return Input("prompts", f"sha256:{digest}", path.name, is_artifact=False)
+    """Return the prompts as an input; the digest covers what they say, not their order or format."""
+    return evidence.benchmark_input(prompt_rows(path), path.name, role="prompts")
+
+
+def prompt_rows(path: Path) -> list[Row]:
+    """Read prompts as JSON rows, sorted by id."""
+    prompts = sorted(read_prompts(path), key=lambda prompt: prompt.id)
+    return [{"id": each.id, "turns": list(each.turns), "criteria": each.more.get("criteria")} for each in prompts]
 
 
 def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:

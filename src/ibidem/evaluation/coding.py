@@ -10,21 +10,22 @@ from typing import Any
 from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
-from ibidem.data.filters.benchmarks import benchmark_files
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
-from ibidem.evaluation.task import Task, Trials
+from ibidem.evaluation.resume import RowLog
+from ibidem.evaluation.task import Settings, Task, Trials, defaults
 from ibidem.figures import percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
-from ibidem.sandbox.problems import Problem, by_id
+from ibidem.sandbox.problems import Problem, by_id, read_rows
 from ibidem.statistics import pass_at_k
 
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
+SAMPLING = ("n", "max_tokens", "temperature", "top_p", "seed")
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
@@ -37,10 +38,15 @@ class Sample:
     completion: str
 
 
-def evaluate(
-    config: CodingConfig, task: str, problems: Sequence[Problem], benchmark: Sequence[Input], **notes: Any
-) -> str:
+def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked: Input, **notes: Any) -> str:
     """Evaluate, and return the figures as a line; an interrupted run is resumed.
+
+    Args:
+        config: the settings.
+        task: name of the evaluation.
+        problems: the problems to answer.
+        asked: the whole benchmark, as an input.
+        notes: what results.json says besides the figures; a note that is a setting is the value that was used.
 
     Raises:
         ConfigError: neither a checkpoint nor samples are given.
@@ -53,8 +59,8 @@ def evaluate(
     supplied = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
     if model_id and supplied and supplied.checkpoint != model_id.digest:
         raise DataError(f"samples {supplied.path}: not all name {model_id.digest} as their checkpoint")
-    inputs = [*benchmark, *_model_inputs(config, model_id, supplied)]
-    chosen = {key: value for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
+    inputs = [asked, *_model_inputs(config, model_id, supplied)]
+    chosen = {key: notes.get(key, value) for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
         return _say(evidence.read(config.output_dir).results, config.output_dir)
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
@@ -75,27 +81,41 @@ def evaluate(
     return _say(evidence.read(config.output_dir).results, config.output_dir)
 
 
-def task(name: str, problems: Callable[[evidence.Evidence, str], Sequence[Problem]]) -> Task:
+def task(
+    name: str,
+    problems: Callable[[str, Settings], Sequence[Problem]],
+    evaluate: Callable[[Mapping[str, Any]], str],
+    **more: Any,
+) -> Task:
     """Return the task of a programming benchmark, for the gate.
 
     Args:
         name: name of the evaluation.
-        problems: reads the problems that an evaluation must have answered, from the benchmark's path.
+        problems: reads the problems that an evaluation must have answered, from the benchmark's path and the settings.
+        evaluate: evaluates with the given settings.
+        more: settings besides those of sampling, with their defaults.
     """
     return Task(
         name=name,
         key=("task_id", "sample"),
         measure=_measure,
         trials=_trials,
-        benchmark=benchmark,
-        rejudge=lambda evaluation, place, sandbox: _rejudge(evaluation, problems(evaluation, place), sandbox),
+        benchmark=read_rows,
+        asks=_asks,
+        settings={**defaults(CodingConfig, *SAMPLING), **more},
+        evaluate=evaluate,
+        rejudge=lambda evaluation, place, chosen, sandbox: _rejudge(evaluation, problems(place, chosen), sandbox),
         is_published=True,
     )
 
 
-def benchmark(problems: str) -> list[Input]:
-    """Return the problems as inputs, identified by digests of their content."""
-    return [Input.of_file("benchmark", path) for path in benchmark_files(problems)]
+def benchmark(problems: str) -> Input:
+    """Return the problems as an input, identified by what they say."""
+    return evidence.benchmark_input(read_rows(problems), Path(problems).name)
+
+
+def _asks(row: Row) -> Any:
+    return [row.get(name) for name in ("text", "prompt", "test", "test_list", "base_input")]
 
 
 def measure(items: Sequence[Row], k: Sequence[int] = (1, 10, 100)) -> evidence.Metrics:
@@ -159,7 +179,8 @@ def _model_inputs(config: CodingConfig, model_id: ModelId | None, supplied: Give
 
 def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
     """Complete each problem `n` times; samples already in `path` are reused."""
-    done = [Sample(**row) for row in jsonl.recover(path)]
+    recovered = RowLog(path)
+    done = [Sample(**row) for row in recovered.rows]
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
         return done
@@ -168,17 +189,13 @@ def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> 
 
     assert config.checkpoint is not None
     model = open_model(config.checkpoint)
-    with (
-        path.open("a", encoding="utf-8") as file,
-        log.progress("complete", len(wanted), "samples", start=len(done)) as bar,
-    ):
+    with log.progress("complete", len(wanted), "samples", start=len(done)) as bar:
         while len(done) < len(wanted):
             batch = _same_stop(wanted[len(done) : len(done) + config.batch])
             sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=len(done))
             texts = model.complete([problem.prompt for problem, _ in batch], sampling, batch[0][0].stop)
             made = [Sample(each.task_id, number, text) for (each, number), text in zip(batch, texts, strict=True)]
-            file.write(jsonl.dumps([vars(sample) for sample in made]))
-            file.flush()
+            recovered.extend(vars(sample) for sample in made)
             done += made
             bar.advance(len(made))
     return done
@@ -190,18 +207,18 @@ def _same_stop(batch: list[tuple[Problem, int]]) -> list[tuple[Problem, int]]:
 
 def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence[Sample], path: Path) -> list[Row]:
     """Judge each sample; verdicts already in `path` are reused."""
-    items: list[Row] = jsonl.recover(path)
-    left = samples[len(items) :]
+    judged = RowLog(path)
+    left = samples[len(judged.rows) :]
     if not left:
-        return items
+        return judged.rows
+    passed = sum(1 for each in judged.rows if each["passed"])
     with (
         _open_judge(config) as judge,
-        path.open("a", encoding="utf-8") as file,
-        log.progress("judge", len(samples), "programs", start=len(items)) as bar,
+        log.progress("judge", len(samples), "programs", start=len(judged.rows)) as bar,
     ):
         verdicts = judge.verdicts(known[sample.task_id].program(sample.completion) for sample in left)
         for sample, verdict in zip(left, verdicts, strict=True):
-            item = {
+            item: Row = {
                 "task_id": sample.task_id,
                 "sample": sample.number,
                 "passed": verdict.passed,
@@ -209,11 +226,10 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
                 "detail": _ADDRESS.sub("0x", verdict.detail),
                 "completion": sample.completion,
             }
-            file.write(jsonl.dumps([item]))
-            file.flush()
-            items.append(item)
-            bar.advance(passed=sum(1 for each in items if each["passed"]))
-    return items
+            judged.extend([item])
+            passed += verdict.passed
+            bar.advance(passed=passed)
+    return judged.rows
 
 
 def _measure(evaluation: evidence.Evidence) -> evidence.Metrics:

@@ -104,8 +104,9 @@ class MbppConfig(CodingConfig):
 
     problems: Path
     """A file of JSON lines, or a JSON array."""
-    split: Literal["test", "all"] | None = None
-    """test: problems 11 to 510. By default all if the samples include other problems, otherwise test."""
+    split: Literal["test", "unseen", "all"] | None = None
+    """test: problems 11 to 510. unseen: all but the three that the prompt shows. By default all if the samples include
+    other problems, otherwise test."""
 
 
 @configuration

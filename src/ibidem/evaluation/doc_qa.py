@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 from ibidem import jsonl, log
 from ibidem.artifacts import Input
-from ibidem.config import settings
+from ibidem.config import build, settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
-from ibidem.evaluation.task import Demand, Task, Trials
+from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.figures import percent
-from ibidem.grounding.support import Entailment, WordCover, calibrate, open_entailment
+from ibidem.grounding.support import Entailment, calibrate, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
@@ -66,7 +66,10 @@ def doc_qa(config: DocQaConfig) -> str:
     judge = open_entailment(config.entailment, config.word_share)
     supplied = read_answers(config.predictions, questions) if config.predictions else None
     inputs = _inputs(config, supplied)
-    chosen = {**settings(config), "entailment": judge.name}
+    chosen = settings(config) | {
+        "entailment": digest_of_entailment(config.entailment),
+        "calibration": _digest_of_labels(config.calibration),
+    }
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         answers = supplied.answers if supplied else _generate(config, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
@@ -82,8 +85,16 @@ def doc_qa(config: DocQaConfig) -> str:
 
 
 def benchmark(data: Path) -> Input:
-    """Return the questions as an input, identified by a digest of their content."""
-    return Input.of_file("benchmark", data)
+    """Return the questions as an input, identified by what they say."""
+    return evidence.benchmark_input(rows(data), data.name)
+
+
+def rows(data: Path) -> list[Row]:
+    """Read the questions as JSON rows."""
+    return [
+        {"id": each.id, "question": each.text, "passages": dict(each.passages), "answers": list(each.answers)}
+        for each in read_questions(data)
+    ]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -294,18 +305,22 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
     return None
 
 
-def _differs(evaluation: evidence.Evidence, file: str) -> str | None:
-    """Assess the answers again; all but the claims if a model decided what supports them."""
-    judge = WordCover(evaluation.artifact.config["word_share"])
-    is_ours = evaluation.artifact.config["entailment"] == judge.name
+def _digest_of_labels(path: str | Path | None) -> str | None:
+    return None if path is None else Input.of_file("calibration", Path(path)).digest
+
+
+def _differs(evaluation: evidence.Evidence, file: str, settings: Settings) -> str | None:
+    """Assess every answer and claim again, and compare the entailment judge with people's labels again."""
+    judge = open_entailment(settings["entailment"], settings["word_share"])
+    labels = settings["calibration"]
+    if evaluation.results.get("calibration") != (calibrate(judge, Path(labels)) if labels else None):
+        return "its calibration"
     questions = {question.id: question for question in read_questions(Path(file))}
     items = {item["id"]: item for item in evaluation.items}
     for key in questions.keys() | items.keys():
         if key not in questions or key not in items:
             return str(key)
-        due = assess(questions[key], items[key]["answer"], judge, evaluation.artifact.config["abstentions"])
-        names = due.keys() if is_ours else due.keys() - {"claims"}
-        if any(due[name] != items[key].get(name) for name in names):
+        if assess(questions[key], items[key]["answer"], judge, settings["abstentions"]) != items[key]:
             return str(key)
     return None
 
@@ -327,7 +342,12 @@ TASK = Task(
     key=("id",),
     measure=lambda evaluation: measure(evaluation.items),
     trials=_trials,
-    benchmark=lambda file: [benchmark(Path(file))],
+    benchmark=lambda file: rows(Path(file)),
+    asks=lambda row: [row["question"], row["passages"]],
+    settings=defaults(DocQaConfig, "entailment", "word_share", "abstentions", "max_tokens", "calibration"),
+    digests={"entailment": digest_of_entailment, "calibration": lambda path: _digest_of_labels(path) or ""},
+    evaluate=lambda tree: doc_qa(build(DocQaConfig, tree)),
+    place="data",
     differs=_differs,
     doubt=_doubt,
 )

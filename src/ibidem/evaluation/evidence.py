@@ -4,8 +4,9 @@
 <output-dir>/items.jsonl     one item per line; every figure follows from them, and the gate recomputes it
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError, ConfigError
+from ibidem.evaluation import resume
 from ibidem.jsonl import Row
 from ibidem.records import RESULTS_FILE
 
@@ -59,18 +61,18 @@ def write(
         (draft.path / RESULTS).write_text(text + "\n", encoding="utf-8")
         (draft.path / ITEMS).write_text(jsonl.dumps(items), encoding="utf-8")
         draft.counts = {"items": len(items), **metrics}
-        draft.rows = {ITEMS: len(items)}
+        draft.rows, draft.mark = {ITEMS: len(items)}, resume.mark
     return artifacts.load(output_dir, kind=KIND)
 
 
 def finished(output_dir: Path, task: str, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
-    """Return the evaluation if it was made from these very inputs and settings; otherwise check that it may be written.
+    """Return the evaluation if this user made it from these inputs and settings; else check that it may be written.
 
     Raises:
         ArtifactError: something that is not an evaluation is there.
         ConfigError: an evaluation of another task is there.
     """
-    evaluation = artifacts.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
+    evaluation = resume.finished(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs)
     if evaluation is None:
         artifacts.check_replaceable(output_dir, KIND)
         with suppress(ArtifactError):
@@ -95,7 +97,35 @@ def read(folder: Path) -> Evidence:
         raise ArtifactError(f"{folder}: this evaluation cannot be read: {error}") from None
     if not isinstance(results, dict) or not all(isinstance(item, dict) for item in items) or "task" not in results:
         raise ArtifactError(f"{folder}: this is not an evaluation")
+    if not is_contamination(results.get("contamination")):
+        raise ArtifactError(f"{folder}: what it says about contamination is malformed")
     return Evidence(artifact, results, items)
+
+
+def is_contamination(said: object) -> bool:
+    """Return whether a value is what `contamination.look` returns: None, or what was searched and found."""
+    if said is None:
+        return True
+    counts = ("documents", "problems")
+    return (
+        isinstance(said, dict)
+        and all(type(said.get(name)) is int and said[name] >= 0 for name in counts)
+        and isinstance(said.get("found"), dict)
+        and said["problems"] == len(said["found"])
+    )
+
+
+def benchmark_digest(rows: Iterable[Any]) -> str:
+    """Return the digest of what a benchmark says, whatever kind of file says it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def benchmark_input(rows: Iterable[Any], name: str, role: str = "benchmark") -> Input:
+    """Return a benchmark as an input, identified by what it says."""
+    return Input(role, benchmark_digest(rows), name, is_artifact=False)
 
 
 def mean(values: Sequence[float]) -> float | None:

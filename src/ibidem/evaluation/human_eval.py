@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ibidem import jsonl, log
+from ibidem.config import build
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
@@ -60,4 +61,6 @@ def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:
     return results
 
 
-TASK = coding.task(NAME, lambda _evaluation, place: read_problems(place))
+TASK = coding.task(
+    NAME, lambda place, _settings: read_problems(place), lambda tree: human_eval(build(HumanEvalConfig, tree))
+)

@@ -1,6 +1,7 @@
 """MBPP, its sanitized version and MBPP+: `ibidem evaluate mbpp`."""
 
 from ibidem import jsonl, log
+from ibidem.config import build
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding
 from ibidem.evaluation.config import MbppConfig
@@ -31,4 +32,9 @@ def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
     return not all(number_in_test(str(row.get("task_id"))) for row in rows)
 
 
-TASK = coding.task(NAME, lambda evaluation, place: read_problems(place, str(evaluation.results.get("split"))))
+TASK = coding.task(
+    NAME,
+    lambda place, settings: read_problems(place, str(settings["split"])),
+    lambda tree: mbpp(build(MbppConfig, tree)),
+    split="test",
+)

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from ibidem import log
 from ibidem.artifacts import Input
-from ibidem.config import settings
+from ibidem.config import build, settings
 from ibidem.data.filters.contamination import ProblemText
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
-from ibidem.evaluation.task import Task, Trials
+from ibidem.evaluation.task import Settings, Task, Trials, defaults
 from ibidem.figures import percent
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
@@ -52,7 +52,7 @@ def mmlu(config: MmluConfig) -> str:
     """
     files = find_subjects(config.data, config.subjects)
     model_id = identify(config.checkpoint)
-    inputs = [*benchmark(files), model_id.as_input(of=config.output_dir)]
+    inputs = [benchmark(config.data, files), model_id.as_input(of=config.output_dir)]
     questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
     fewest = min(questions, key=lambda name: len(questions[name][1]))
     if len(questions[fewest][1]) < config.shots:
@@ -143,9 +143,20 @@ def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, 
     return {name: (path, devs.get(name)) for name, path in tests.items() if not wanted or name in wanted}
 
 
-def benchmark(files: Mapping[str, tuple[Path, Path | None]]) -> list[Input]:
-    """Return the files of subjects as inputs, identified by digests of their content."""
-    return [Input.of_file("benchmark", path) for pair in files.values() for path in pair if path is not None]
+def benchmark(folder: Path, files: Mapping[str, tuple[Path, Path | None]]) -> Input:
+    """Return the questions and examples of subjects as an input, identified by what they say."""
+    return evidence.benchmark_input(rows(files), folder.name)
+
+
+def rows(files: Mapping[str, tuple[Path, Path | None]]) -> list[Row]:
+    """Read the questions and examples of subjects as JSON rows."""
+    parts = (
+        (part, question)
+        for subject, pair in sorted(files.items())
+        for part, path in zip(("test", "dev"), pair, strict=True)
+        for question in (read(subject, path) if path is not None else ())
+    )
+    return [{"part": part, **question._asdict(), "choices": list(question.choices)} for part, question in parts]
 
 
 def read(subject: str, path: Path) -> list[Question]:
@@ -200,16 +211,19 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
     return {f"{item['subject']} {item['number']}": float(item["passed"]) for item in asked}
 
 
-def _differs(evaluation: evidence.Evidence, folder: str) -> str | None:
-    files = find_subjects(Path(folder), ())
+def _differs(evaluation: evidence.Evidence, folder: str, _settings: Settings) -> str | None:
     due = {
-        (question.subject, question.number): LETTERS[question.answer]
-        for subject, (test, _) in files.items()
-        for question in read(subject, test)
+        f"{row['subject']} {row['number']}": LETTERS[row["answer"]]
+        for row in _benchmark_rows(folder)
+        if row["part"] == "test"
     }
-    claimed = {(item["subject"], item["number"]): item["answer"] for item in evaluation.items}
+    claimed = {f"{item['subject']} {item['number']}": item["answer"] for item in evaluation.items}
     keys = due.keys() | claimed.keys()
-    return next((" ".join(map(str, key)) for key in keys if due.get(key) != claimed.get(key)), None)
+    return next((key for key in sorted(keys) if due.get(key) != claimed.get(key)), None)
+
+
+def _benchmark_rows(folder: str) -> list[Row]:
+    return rows(find_subjects(Path(folder), ()))
 
 
 TASK = Task(
@@ -217,7 +231,11 @@ TASK = Task(
     key=("subject", "number"),
     measure=lambda evaluation: measure(evaluation.items),
     trials=_trials,
-    benchmark=lambda folder: benchmark(find_subjects(Path(folder), ())),
+    benchmark=_benchmark_rows,
+    asks=lambda row: [row["text"], row["choices"]],
+    settings=defaults(MmluConfig, "shots", "scoring"),
+    evaluate=lambda tree: mmlu(build(MmluConfig, tree)),
+    place="data",
     follows=lambda item, _config: item["passed"] is (item["chosen"] == item["answer"]),
     differs=_differs,
     is_published=True,

@@ -19,7 +19,7 @@ from ibidem.errors import DataError
 from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
-from ibidem.evaluation.task import Demand, Task, Trials
+from ibidem.evaluation.task import Demand, Task, Trials, defaults
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
@@ -213,7 +213,9 @@ TASK = Task(
     key=("id", "criterion"),
     measure=lambda evaluation: measure(evaluation.items),
     trials=_trials,
-    benchmark=lambda file: [chat.benchmark(Path(file))],
+    benchmark=lambda file: chat.prompt_rows(Path(file)),
+    asks=lambda row: row["turns"],
+    settings=defaults(RatingsConfig, "good_from", "least_agreement", "least_calibration"),
     follows=lambda item, config: item["good"] is is_good(item["people"], item["judges"], config["good_from"]),
     doubt=_doubt,
 )

@@ -104,6 +104,11 @@ def open_entailment(name: str, word_share: float) -> Entailment:
     return InferenceModel(Path(name))
 
 
+def digest_of_entailment(name: str) -> str:
+    """Return what identifies a judge: `words`, or the digest of the model's folder."""
+    return name if name == WORDS else digest_of_folder(Path(name))
+
+
 def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
     """Compare a judge with people's labels: how often they agree, with the lower bound at 95 % confidence.
 

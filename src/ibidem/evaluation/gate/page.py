@@ -49,6 +49,8 @@ def card(record: Record, checkpoint: Artifact | None, evaluations: Mapping[str, 
         "",
         f"`{record['checkpoint_digest']}`",
         "",
+        f"Policy: `{record['policy_digest']}`",
+        "",
         f"**Release decision: {record['decision']}** ({record['decided']})",
         "",
         "## Model",
@@ -119,16 +121,27 @@ def _criteria(criteria: Sequence[Record]) -> Html:
 
 
 def _evidence(evidence: Mapping[str, Record]) -> Html:
-    heads = ("Evidence", "Task", "Benchmark", "Answers", "Settings")
+    heads = ("Evidence", "Task", "Benchmark", "Answers", "Vouched for by", "Settings")
     rows = [
-        (key, each["task"], each["benchmark"], each["answers"], _settings(each["settings"]))
+        (
+            key,
+            each["task"],
+            join(each["benchmark"], tag("div", tag("code", each["benchmark_digest"][:23]), cls="soft")),
+            each["answers"],
+            each["made_by"],
+            _settings(each["settings"]),
+        )
         for key, each in evidence.items()
     ]
     return _section("What was measured", [table(heads, rows)] if rows else [])
 
 
 def _settings(settings: Record) -> str:
-    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+    return ", ".join(f"{name} {_short(value)}" for name, value in sorted(settings.items()))
+
+
+def _short(value: object) -> object:
+    return value[:23] if isinstance(value, str) else value
 
 
 def _method(record: Record) -> list[str]:
@@ -136,7 +149,9 @@ def _method(record: Record) -> list[str]:
         "A criterion passes if the exact one-sided 95 % bound of its figure reaches the target; the figure itself does "
         "not decide. For a baseline whose outcomes are known, the bound comes from a paired bootstrap over the items.",
         "Every figure was recomputed from the items of its evaluation, and every program was judged again. Evidence "
-        "that is damaged, edited, incomplete or of another checkpoint is refused.",
+        "that is damaged, edited, incomplete or of another checkpoint is refused. A problem that occurs in the "
+        "training data counts as failed.",
+        f"Policy: {record['policy_digest']}. Two decisions with this digest had to show the same.",
         f"Decided {record['decided']} by ibidem gate. The same figures are in gate.json and MODEL_CARD.md.",
     ]
 
@@ -171,7 +186,10 @@ def _card_row(finding: Record) -> str:
 
 
 def _card_evidence(key: str, each: Record) -> str:
-    return f"- {key}: {each['task']} of `{each['benchmark']}`, {each['answers']}; {_settings(each['settings'])}"
+    return (
+        f"- {key}: {each['task']} of {each['benchmark']} (`{each['benchmark_digest'][:23]}`), {each['answers']}, "
+        f"vouched for by {each['made_by']}; {_settings(each['settings'])}"
+    )
 
 
 def _card_exceptions(criteria: Sequence[Record]) -> list[str]:

@@ -33,13 +33,13 @@ def measure(evaluation: Evidence) -> Metrics:
 
 
 def trials(evaluation: Evidence, metric: str) -> Trials | None:
-    """Return the scores whose mean is the figure, by item; None if the evaluation has no such figure.
+    """Return the scores whose mean is the figure, by item; None if the evaluation has no such figure."""
+    return task_of(evaluation).trials(evaluation.items, metric)
 
-    Problems that occur in the training data are left out.
-    """
-    seen = set((evaluation.results.get("contamination") or {}).get("found", ()))
-    scores = task_of(evaluation).trials(evaluation.items, metric)
-    return None if scores is None else {key: score for key, score in scores.items() if key not in seen}
+
+def seen_in_training(evaluation: Evidence) -> set[str]:
+    """Return the items that occur in the data that the checkpoint was trained on."""
+    return set((evaluation.results.get("contamination") or {}).get("found", ()))
 
 
 def task_of(evaluation: Evidence) -> Task:

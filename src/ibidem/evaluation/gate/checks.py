@@ -1,0 +1,219 @@
+"""Does evidence count? It is read, its figures are recounted, and its making is checked against the policy.
+
+who made it          this gate, a signer of the policy, or nobody knows, where the policy accepts that
+of what              this checkpoint, and the whole benchmark whose digest the policy names
+how                  with exactly the policy's settings
+with which outcome   counted again from the items; programs and claims are judged again
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ibidem import artifacts
+from ibidem.errors import ArtifactError, IbidemError, SignatureError
+from ibidem.evaluation import evidence
+from ibidem.evaluation.evidence import Evidence, benchmark_digest
+from ibidem.evaluation.gate import tasks
+from ibidem.evaluation.gate.config import GateConfig
+from ibidem.evaluation.gate.published import PUBLISHED
+from ibidem.evaluation.gate.statements import about_evaluation
+from ibidem.evaluation.task import Task
+from ibidem.signatures import verify
+
+BENCHMARK = "benchmark"
+BENCHMARK_ROLES = {BENCHMARK, "prompts"}
+SUPPLIED_ROLES = {"samples", "predictions"}
+NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
+
+
+class Refusal(Exception):  # noqa: N818 - it is not an error of the program
+    """The evidence does not count."""
+
+
+class Absence(Refusal):
+    """There is no evidence."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Evidence that counts."""
+
+    evaluation: Evidence
+    made_by: str
+    """Who vouches for it."""
+
+
+def open_evidence(config: GateConfig, key: str, digest: str, *, is_ours: bool) -> Checked | Refusal:
+    """Read evidence of the checkpoint with a digest and check it, or return why it does not count.
+
+    Args:
+        config: the gate's configuration.
+        key: key of the evidence.
+        digest: digest of the checkpoint.
+        is_ours: whether this gate has made it just now.
+    """
+    if key not in config.evidence:
+        return Absence(f"no evidence {key!r} was given; set evidence.{key}")
+    if not config.evidence[key].exists():
+        return Absence(f"there is no evaluation at {config.evidence[key]}")
+    try:
+        evaluation = recounted(evidence.read(config.evidence[key]))
+        if evaluation.checkpoint_digest != digest or evaluation.results.get("checkpoint_digest") != digest:
+            return Refusal(f"it is of another checkpoint: {evaluation.checkpoint_digest or 'none is named'}")
+        made_by = "this gate" if is_ours else _signed_by(config, key, evaluation)
+        check_making(config, key, evaluation)
+        return Checked(evaluation, made_by)
+    except Refusal as refusal:
+        return refusal
+    except ArtifactError as error:
+        return Refusal(str(error))
+    except IbidemError:
+        raise
+    except NOT_AN_EVALUATION as error:
+        return Refusal(f"the evidence is malformed: {error!r}")
+
+
+def recounted(evaluation: Evidence) -> Evidence:
+    """Recompute every figure from the items; return the evidence.
+
+    Raises:
+        Refusal: a figure differs.
+    """
+    counted = tasks.measure(evaluation)
+    figures = set(evaluation.artifact.counts) - {"items"}
+    if any(key not in counted or not _same(evaluation.results.get(key), counted[key]) for key in figures):
+        raise Refusal("its figures do not follow from its items: it was edited")
+    return evaluation
+
+
+def check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
+    """Check that evidence covers the pinned benchmark with the policy's settings; judge programs and claims again.
+
+    Raises:
+        Refusal: it does not.
+    """
+    if key not in config.benchmarks:
+        raise Refusal(f"its benchmark cannot be checked: set benchmarks.{key}")
+    task, place = tasks.task_of(evaluation), config.benchmarks[key]
+    due = settings_due(config, key, task)
+    _check_pins(config, key, task, due)
+    used = {item.digest for item in evaluation.artifact.inputs if item.role in BENCHMARK_ROLES}
+    if used != {config.pins[key][BENCHMARK]}:
+        raise Refusal(f"it is of another benchmark than {place}, or only of a part of it")
+    _check_settings(config, key, task, due, evaluation.artifact.config)
+    if differs := task.differs(evaluation, place, due):
+        raise Refusal(f"{differs} is missing, or differs from {place}")
+    if task.rejudge and (wrong := task.rejudge(evaluation, place, due, config)):
+        raise Refusal(f"{len(wrong)} outcomes are missing or differ from the judge's, the first of them {wrong[0]}")
+
+
+def settings_due(config: GateConfig, key: str, task: Task) -> dict[str, Any]:
+    """Return the settings that evidence must be made with: those of the policy, and the defaults of all others.
+
+    Raises:
+        Refusal: the evaluation has no such setting.
+    """
+    named = config.settings.get(key, {})
+    if unknown := sorted(set(named) - set(task.settings)):
+        raise Refusal(f"{task.name} has no setting {unknown[0]}; it has {', '.join(task.settings)}")
+    return {**task.settings, **{name: _typed(value, task.settings[name]) for name, value in named.items()}}
+
+
+def pins_due(place: str, task: Task, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a benchmark and of the files that the settings name.
+
+    Raises:
+        Refusal: the benchmark asks the same twice, and is not a published one.
+        IbidemError: the benchmark cannot be read.
+    """
+    rows = task.benchmark(place)
+    digest = benchmark_digest(rows)
+    asked = Counter(" ".join(json.dumps(task.asks(row), sort_keys=True).casefold().split()) for row in rows)
+    repeated = next((text for text, count in asked.items() if count > 1), None)
+    if repeated is not None and digest not in PUBLISHED:
+        raise Refusal(f"{place} asks the same more than once: {repeated[:80]}")
+    files = {name: settings[name] for name in task.digests if settings[name] not in {None, task.settings[name]}}
+    return {BENCHMARK: digest, **{name: task.digests[name](value) for name, value in files.items()}}
+
+
+def is_supplied(evaluation: Evidence) -> bool:
+    """Return whether the answers came in a file."""
+    return any(item.role in SUPPLIED_ROLES for item in evaluation.artifact.inputs)
+
+
+def _check_pins(config: GateConfig, key: str, task: Task, settings: Mapping[str, Any]) -> None:
+    place = config.benchmarks[key]
+    try:
+        due = pins_due(place, task, settings)
+    except (OSError, IbidemError) as error:
+        raise Refusal(f"benchmarks.{key} is not a benchmark of {task.name}: {error}") from None
+    pinned = config.pins.get(key, {})
+    if unused := sorted(set(pinned) - set(due)):
+        raise Refusal(f"pins.{key}.{unused[0]} is set, but settings.{key}.{unused[0]} is not")
+    for name, digest in due.items():
+        if name not in pinned:
+            raise Refusal(f"its {name} is not pinned: ibidem gate pin --policy FILE writes pins.{key}")
+        if pinned[name] != digest:
+            raise Refusal(f"the {name} at hand is not the pinned one: {digest}, not {pinned[name]}")
+
+
+def _check_settings(
+    config: GateConfig, key: str, task: Task, due: Mapping[str, Any], made_with: Mapping[str, Any]
+) -> None:
+    files = {name: config.pins[key].get(name, due[name]) for name in task.digests}
+    limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.rejudge else {}
+    for name, value in {**due, **files, **limits}.items():
+        if name not in made_with or not _equal(made_with[name], value):
+            raise Refusal(f"it was made with {name} {made_with.get(name)!r}, not {value!r}")
+
+
+def _signed_by(config: GateConfig, key: str, evaluation: Evidence) -> str:
+    """Return who vouches for evidence that this gate has not made.
+
+    Raises:
+        Refusal: nobody who may, and the policy does not accept that.
+    """
+    file = evaluation.artifact.path / artifacts.SIGNATURE
+    names = {signer.key: name for name, signer in config.signers.items() if key in signer.evidence}
+    if file.exists() and names:
+        try:
+            statement, keys = verify(json.loads(file.read_text(encoding="utf-8")), names)
+        except (OSError, ValueError, AttributeError, SignatureError) as error:
+            raise Refusal(f"its signature does not count: {error}") from None
+        if statement != about_evaluation(evaluation):
+            raise Refusal("its signature is of another evaluation")
+        return ", ".join(names[each] for each in keys)
+    if key in config.unsigned:
+        return "unsigned"
+    if file.exists():
+        raise Refusal("it is signed, but no signer of the policy may sign it")
+    raise Refusal(
+        f"it is unsigned: use --evaluate, have one of signers sign it (ibidem sign), or name {key} in unsigned"
+    )
+
+
+def _typed(value: object, default: object) -> Any:
+    """Return a setting of a YAML file, which is text, as the type of its default.
+
+    >>> _typed("0.5", 0.75), _typed("letter", "text"), _typed(["a"], ["b"])
+    (0.5, 'letter', ['a'])
+    """
+    if isinstance(value, str) and not isinstance(default, str | None):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _equal(made_with: object, due: object) -> bool:
+    return made_with == due and isinstance(made_with, bool) == isinstance(due, bool)
+
+
+def _same(claimed: object, counted: float | None) -> bool:
+    if counted is None or isinstance(claimed, bool) or not isinstance(claimed, int | float):
+        return claimed is None and counted is None
+    return abs(claimed - counted) <= 1e-9
