@@ -36,6 +36,7 @@ from ibidem.modeling.generate import Sampling
 from ibidem.statistics import lower_bound
 
 NAME = "doc-qa"
+ANSWERS = {"exact_match", "f1"}
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
@@ -329,6 +330,8 @@ def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
     """Require the entailment judge's agreement with people for figures that it decides."""
     if not demand.metric.startswith(("citation", "unsupported")):
         return None
+    if not ANSWERS & set(demand.metrics):
+        return "copied sentences are well cited too: the policy must also judge the answers, by f1 or exact_match"
     calibration = evaluation.results.get("calibration")
     agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
     due = demand.least_calibration

@@ -63,6 +63,9 @@ def open_evidence(config: GateConfig, key: str, digest: str, *, is_ours: bool) -
         evaluation = recounted(evidence.read(config.evidence[key]))
         if evaluation.checkpoint_digest != digest or evaluation.results.get("checkpoint_digest") != digest:
             return Refusal(f"it is of another checkpoint: {evaluation.checkpoint_digest or 'none is named'}")
+        task = next(each.task for each in config.criteria.values() if each.evidence == key)
+        if evaluation.task != task:
+            return Refusal(f"it is an evaluation of {evaluation.task}, not of {task}")
         made_by = "this gate" if is_ours else _signed_by(config, key, evaluation)
         check_making(config, key, evaluation)
         return Checked(evaluation, made_by)

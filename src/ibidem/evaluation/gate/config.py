@@ -192,7 +192,10 @@ class GateConfig(SandboxConfig):
 
     @model_validator(mode="after")
     def _known_names(self) -> "GateConfig":
-        keys = {criterion.evidence for criterion in self.criteria.values()}
+        tasks = {(criterion.evidence, criterion.task) for criterion in self.criteria.values()}
+        keys = {key for key, _ in tasks}
+        if twofold := sorted(key for key in keys if sum(key == other for other, _ in tasks) > 1):
+            raise ConfigError(f"criteria: the evidence {twofold[0]} is of two tasks")
         _check_names("exceptions", self.exceptions, self.criteria, "a criterion; criteria")
         for field in ("pins", "settings", "unsigned"):
             _check_names(field, getattr(self, field), keys, "the key of an evidence; keys")
