@@ -161,10 +161,14 @@ def _negated(sentence: Words) -> Counter[str]:
     >>> sorted(_negated(("it", "does", "not", "move", "without", "power")).items())
     [('mov', 1), ('power', 1)]
     """
-    after = (
-        [*filter(_is_content, sentence[place + 1 :]), ""] for place, word in enumerate(sentence) if word in _NEGATIONS
-    )
-    return Counter(_ENDING.sub("", following[0]) for following in after)
+    found: Counter[str] = Counter()
+    following = ""
+    for word in reversed(sentence):
+        if word in _NEGATIONS:
+            found[_ENDING.sub("", following)] += 1
+        elif _is_content(word):
+            following = word
+    return found
 
 
 class InferenceModel:
