@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import (
+    TASK,
     Question,
     assess,
     assess_claim,
@@ -18,6 +20,8 @@ from ibidem.evaluation.doc_qa import (
     read_questions,
     sentences,
 )
+from ibidem.evaluation.evidence import Evidence
+from ibidem.evaluation.task import Demand
 from ibidem.grounding.support import WordCover
 
 ABSTENTIONS = ("i don't know",)
@@ -110,7 +114,7 @@ def test_a_file_of_answers_is_judged(files: tuple[Path, Path], tmp_path: Path) -
 
 def test_the_entailment_judge_is_held_against_people(files: tuple[Path, Path], tmp_path: Path) -> None:
     data, answers = files
-    right = [(f"The tower is 330 metres high{'!' * n}", True) for n in range(40)]
+    right = [(f"The tower is 330 metres high{'!' * n}", True) for n in range(9)]
     wrong = [(f"The tower is {n} metres high", False) for n in range(40)]
     labels = [{"premise": PASSAGES["a"], "claim": claim, "supported": told} for claim, told in right + wrong]
     labels += labels[:9]  # which count once
@@ -119,8 +123,57 @@ def test_the_entailment_judge_is_held_against_people(files: tuple[Path, Path], t
         DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o", calibration=tmp_path / "labels.jsonl")
     )
     calibration = evidence.read(tmp_path / "o").results["calibration"]
-    assert calibration["labels"] == calibration["agreed"] == 80
-    assert 0.96 < calibration["agreement_at_least"] < 0.97
+    assert calibration["labels"] == 49
+    assert calibration["supported"] == {"labels": 9, "agreed": 9}
+    assert calibration["unsupported"] == {"labels": 40, "agreed": 40}
+    assert calibration["kappa"] == 1
+    assert calibration["agreement_at_least"] == pytest.approx(0.025 ** (1 / 9))
+
+
+def counts(labels: object = 90, agreed: object = 90) -> dict:
+    return {"labels": labels, "agreed": agreed}
+
+
+GOOD = {"labels": 180, "supported": counts(), "unsupported": counts(), "kappa": 1.0, "agreement_at_least": 0.95}
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        None,
+        [],
+        "yes",
+        {},
+        {"labels": 90, "agreed": 90, "agreement_at_least": 0.97},
+        GOOD | {"unsupported": None},
+        GOOD | {"unsupported": counts(1, 1)},
+        GOOD | {"unsupported": counts(90, 0), "agreement_at_least": 0.97},
+        GOOD | {"supported": counts(90, 91)},
+        GOOD | {"supported": counts(90, -1)},
+        GOOD | {"supported": counts(-90, -90)},
+        GOOD | {"supported": counts(0, 0)},
+        GOOD | {"supported": counts(True, True)},
+        GOOD | {"supported": counts(90.0, 90.0)},
+        GOOD | {"supported": counts("90", "90")},
+        GOOD | {"supported": counts(10**12, 10**12)},
+        GOOD | {"supported": {"labels": 90}},
+        GOOD | {"supported": [90, 90]},
+    ],
+)
+def test_a_judge_whose_calibration_is_weak_or_malformed_is_doubted(calibration: object) -> None:
+    artifact: Any = None
+    for metric in ("unsupported_claims", "citation_coverage", "citation_recall", "citation_precision"):
+        doubt = TASK.doubt(Evidence(artifact, {"calibration": calibration}, []), Demand(metric, 0.667, 0.8))
+        assert doubt is not None
+        assert "80.00 % is required" in doubt
+
+
+def test_a_judge_that_agrees_with_people_in_both_classes_is_not_doubted() -> None:
+    artifact: Any = None
+    assert TASK.doubt(Evidence(artifact, {"calibration": GOOD}, []), Demand("citation_recall", 0.667, 0.95)) is None
+    lower = GOOD | {"agreement_at_least": 0.1}  # which is recounted
+    assert TASK.doubt(Evidence(artifact, {"calibration": lower}, []), Demand("citation_recall", 0.667, 0.95)) is None
+    assert TASK.doubt(Evidence(artifact, {"calibration": None}, []), Demand("f1", 0.667, 0.95)) is None
 
 
 @pytest.mark.parametrize("name", ["own", "hf"])

@@ -1,8 +1,14 @@
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.grounding.support import WordCover
+from ibidem.errors import DataError
+from ibidem.grounding.support import WordCover, calibrate, calibration_bound
 
 COVER = WordCover(0.75)
 
@@ -147,3 +153,78 @@ def test_nothing_is_not_supported(claim: str) -> None:
 @given(st.text(), st.text())
 def test_any_text_is_judged_without_an_error(premise: str, claim: str) -> None:
     assert COVER.entails(premise, claim) in {True, False}
+
+
+class Says:
+    """A judge that gives each claim the answer that is written in it."""
+
+    name = "says"
+
+    def entails(self, premise: str, claim: str) -> bool:
+        return "yes" in claim
+
+
+def labels_file(path: Path, rows: Sequence[tuple[str, str, bool]]) -> Path:
+    lines = (json.dumps({"premise": premise, "claim": claim, "supported": told}) for premise, claim, told in rows)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_agreement_is_bounded_within_each_class(tmp_path: Path) -> None:
+    rows = [("p", f"yes {n}", True) for n in range(40)] + [("p", f"no {n}", n >= 45) for n in range(50)]
+    found = calibrate(Says(), labels_file(tmp_path / "l.jsonl", rows))
+    assert found["labels"] == 90
+    assert found["supported"] == {"labels": 45, "agreed": 40}
+    assert found["unsupported"] == {"labels": 45, "agreed": 45}
+    assert found["kappa"] == pytest.approx((85 / 90 - 0.5) / 0.5)
+    # the share at which 40 or more of 45 are agreed with a probability of 2.5 %
+    tail = math.fsum(
+        math.comb(45, k) * found["agreement_at_least"] ** k * (1 - found["agreement_at_least"]) ** (45 - k)
+        for k in range(40, 46)
+    )
+    assert tail == pytest.approx(0.025, abs=1e-9)
+
+
+def test_a_judge_that_always_says_yes_is_not_trusted(tmp_path: Path) -> None:
+    rows = [("p", f"yes {n}", True) for n in range(30)] + [("p", "yes, too", False)]
+    assert calibrate(Says(), labels_file(tmp_path / "l.jsonl", rows))["agreement_at_least"] == 0
+
+
+def test_labels_that_differ_in_case_and_blanks_count_once(tmp_path: Path) -> None:
+    rows = [("A  b", "yes", True), ("a b", "YES ", True), ("a\nb", "yes", True), ("p", "no", False)]
+    assert calibrate(Says(), labels_file(tmp_path / "l.jsonl", rows))["labels"] == 2
+
+
+def test_a_pair_that_is_labelled_both_ways_is_named(tmp_path: Path) -> None:
+    path = labels_file(tmp_path / "l.jsonl", [("A b", "yes", True), ("p", "no", False), ("a b", "Yes", False)])
+    with pytest.raises(DataError, match="line 3 .* line 1"):
+        calibrate(Says(), path)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.data())
+def test_a_judge_that_is_no_better_than_chance_in_one_class_never_reaches_a_half(
+    supported: int, unsupported: int, data: st.DataObject
+) -> None:
+    agreed = data.draw(st.integers(0, supported)), data.draw(st.integers(0, unsupported))
+    bound = calibration_bound({"labels": supported, "agreed": agreed[0]}, {"labels": unsupported, "agreed": agreed[1]})
+    shares = agreed[0] / supported, agreed[1] / unsupported
+    assert bound < min(shares) or bound == 0
+    if min(shares) <= 0.5:  # always yes, always no, and every judge that is right half of the time in one class
+        assert bound < 0.5
+
+
+@pytest.mark.parametrize(("supported", "unsupported"), [(6, 6), (30, 1), (30, 30), (80, 17)])
+@pytest.mark.parametrize("chance_of_yes", [0.1, 0.5, 0.6, 0.9, 0.99])
+def test_a_judge_that_draws_lots_reaches_a_half_in_one_case_of_forty_at_most(
+    supported: int, unsupported: int, chance_of_yes: float
+) -> None:
+    def chance(k: int, n: int, p: float) -> float:
+        return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+
+    reached = math.fsum(
+        chance(yes, supported, chance_of_yes) * chance(no, unsupported, 1 - chance_of_yes)
+        for yes in range(supported + 1)
+        for no in range(unsupported + 1)
+        if calibration_bound({"labels": supported, "agreed": yes}, {"labels": unsupported, "agreed": no}) >= 0.5
+    )
+    assert reached <= 0.025

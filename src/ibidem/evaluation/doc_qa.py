@@ -28,12 +28,11 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.task import Demand, Task, Trials
 from ibidem.figures import percent
-from ibidem.grounding.support import Entailment, WordCover, calibrate, open_entailment
+from ibidem.grounding.support import Entailment, WordCover, calibrate, calibration_bound, open_entailment
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
-from ibidem.statistics import lower_bound
 
 NAME = "doc-qa"
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
@@ -311,15 +310,17 @@ def _differs(evaluation: evidence.Evidence, file: str) -> str | None:
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
-    """Require the entailment judge's agreement with people for figures that it decides."""
+    """Require the entailment judge's agreement with people for figures that it decides; it is recounted here."""
     if not demand.metric.startswith(("citation", "unsupported")):
         return None
-    calibration = evaluation.results.get("calibration")
-    agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
-    due = demand.least_calibration
+    calibration, due = evaluation.results.get("calibration"), demand.least_calibration
+    classes = calibration if isinstance(calibration, dict) else {}
+    agreement = calibration_bound(classes.get("supported"), classes.get("unsupported"))
     if agreement is not None and agreement >= due:
         return None
-    return f"the entailment judge's agreement with people is {percent(agreement)}; {percent(due)} is required"
+    is_malformed = calibration is not None and agreement is None
+    shown = "malformed" if is_malformed else percent(agreement)
+    return f"the entailment judge's agreement with people is {shown}; {percent(due)} is required"
 
 
 TASK = Task(

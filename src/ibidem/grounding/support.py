@@ -11,9 +11,10 @@ from ibidem import jsonl
 from ibidem.errors import ConfigError, DataError
 from ibidem.files import digest_of_folder
 from ibidem.grounding.sentences import plain, split_sentences, words
-from ibidem.statistics import lower_bound
+from ibidem.statistics import CONFIDENCE, cohen_kappa, lower_bound
 
 WORDS = "words"
+MOST_LABELS = 100_000  # exact bounds of more would take minutes
 LONGEST_GAP = 2  # content words in a row that the premise may lack; more would be a statement of their own
 _EMPTY_WORDS = """
 a an the and or but of in on at to for with by from as is are was were be been being it its this that these
@@ -216,18 +217,69 @@ def open_entailment(name: str, word_share: float) -> Entailment:
 
 
 def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
-    """Compare a judge with people's labels: how often they agree, with the lower bound at 95 % confidence.
+    """Compare a judge with people's labels, separately for claims that are supported and claims that are not.
+
+    Pairs of premise and claim that differ only in case and blanks count once.
+
+    Returns:
+        The number of labels in all and, of each class, how many there are and how many the judge agreed with; Cohen's
+        kappa; and `agreement_at_least`, as `calibration_bound` defines it.
 
     Raises:
-        DataError: a row is not a label, or all labels are the same.
+        DataError: a row is not a label, a pair is labelled both ways, all labels are the same, or there are too many.
     """
-    decided: dict[tuple[str, str, bool], bool] = {}  # duplicates count once
+    told: dict[tuple[str, str], tuple[int, bool]] = {}
+    agreed = {True: 0, False: 0}
     for number, row in enumerate(jsonl.read(labels, "calibration"), 1):
         premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
         if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
             raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")
-        decided[premise, claim, supported] = judge.entails(premise, claim) == supported
-    if len({supported for _, _, supported in decided}) < 2:
+        pair = _without_case(premise), _without_case(claim)
+        if pair not in told:
+            agreed[supported] += judge.entails(premise, claim) == supported
+        first, before = told.setdefault(pair, (number, supported))
+        if before != supported:
+            raise DataError(f"calibration {labels}: line {number} labels the pair of line {first} the other way")
+    if len(told) > MOST_LABELS:
+        raise DataError(f"calibration {labels}: {len(told)} labels; {MOST_LABELS} are enough")
+    of_class = Counter(supported for _, supported in told.values())
+    if len(of_class) < 2:
         raise DataError(f"calibration {labels}: both kinds of labels are needed, supported and not supported")
-    agreed = sum(decided.values())
-    return {"labels": len(decided), "agreed": agreed, "agreement_at_least": lower_bound(agreed, len(decided))}
+    yes, no = ({"labels": of_class[each], "agreed": agreed[each]} for each in (True, False))
+    return {
+        "labels": len(told),
+        "supported": yes,
+        "unsupported": no,
+        "kappa": cohen_kappa(
+            [[yes["agreed"], yes["labels"] - yes["agreed"]], [no["labels"] - no["agreed"], no["agreed"]]]
+        ),
+        "agreement_at_least": calibration_bound(yes, no),
+    }
+
+
+def calibration_bound(supported: object, unsupported: object) -> float | None:
+    """Return the agreement that is shown within each class of labels; None if the counts are malformed.
+
+    It is the smaller of two exact lower bounds at 97.5 % each, so that both hold with 95 % (Bonferroni). A judge that
+    says yes to everything agrees with none of the unsupported labels, however many supported ones there are.
+
+    Args:
+        supported: `labels` and `agreed`, the counts of one class.
+        unsupported: those of the other class.
+
+    >>> calibration_bound({"labels": 30, "agreed": 30}, {"labels": 1, "agreed": 0})
+    0.0
+    >>> round(calibration_bound({"labels": 90, "agreed": 90}, {"labels": 40, "agreed": 40}), 4)
+    0.9119
+    """
+    bounds = []
+    for counts in (supported, unsupported):
+        labels, agreed = (counts.get("labels"), counts.get("agreed")) if isinstance(counts, dict) else (None, None)
+        if type(labels) is not int or type(agreed) is not int or not 0 <= agreed <= labels <= MOST_LABELS:
+            return None
+        bounds.append(lower_bound(agreed, labels, 1 - (1 - CONFIDENCE) / 2))
+    return min(bounds)
+
+
+def _without_case(text: str) -> str:
+    return " ".join(text.split()).casefold()
