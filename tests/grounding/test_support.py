@@ -123,6 +123,14 @@ def test_every_number_and_sign_must_occur() -> None:
     premise = "It weighs 3.5 kg, costs 1,000 euros, has 6½ floors and 10² rooms; p < 0.05 at -5 degrees."
     for claim in ("It weighs 3.5 kg", "It costs 1000 euros", "It has 6½ floors", "p < 0.05 at -5 degrees"):
         assert COVER.entails(premise, claim), claim
+    assert COVER.entails(
+        "The three lifts of the tower carry two million visitors.", "The tower carries visitors in 3 lifts"
+    )
+    for claim in (
+        "The five lifts of the tower carry 2 million visitors",
+        "The 3 lifts of the tower carry two thousand visitors",
+    ):
+        assert not COVER.entails("The three lifts of the tower carry two million visitors.", claim)
     for claim in (
         "It weighs 5.3 kg", "It weighs 3 kg, costs 1,000 euros", "It costs 100 euros", "It has 61 floors",
         "It has 102 rooms", "p > 0.05 at -5 degrees", "It weighs 3.5 kg, costs 1,000 euros, at 5 degrees",

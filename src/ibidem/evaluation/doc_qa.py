@@ -51,8 +51,8 @@ _OPEN, _CLOSE, _BLANK = "\ue000", "\ue001", "\ue002"  # mark citations while an 
 _CITATIONS = f"(?:{_OPEN}[^{_CLOSE}]*{_CLOSE} ?)+"
 _BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)*_]*) ?({_CITATIONS})")
 _BEHIND_LINE = re.compile(rf"\n+({_CITATIONS})(?=\n|$)")
-_BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6])\b[^<>]{0,200}>", re.IGNORECASE)
-_LIST_MARK = re.compile(r"^ ?(?:[-*•+] |\d{1,3}[.)] )+(?=\S)")
+_BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6]) ?/?>", re.IGNORECASE)  # attributes are text
+_LIST_MARK = re.compile(r" ?(?:[-*•+]|(\d{1,3})[.)]) (?=\S)")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _SAME_SENTENCE = re.compile(r"(?: \w[\w'-]*)*\W*")
 _SOURCE_WORDS = """
@@ -201,10 +201,25 @@ def sentences(answer: str, passages: Iterable[str]) -> list[str]:
     text = plain(_BLOCK.sub("\n", answer.translate(dict.fromkeys(map(ord, _OPEN + _CLOSE + _BLANK)))))
     text = _CITATION.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}" if _cited(match[1], ids) else match[0], text)
     text = _BEHIND_END.sub(rf"\1{_BLANK}\2\n", _BEHIND_LINE.sub(rf"{_BLANK}\1", text))
-    lines = [_LIST_MARK.sub("", line) for line in text.split("\n")]
-    parts = [part for line in lines for part in split_sentences(line, any_case=True)]
+    parts = [part for line in _without_list_marks(text.split("\n")) for part in split_sentences(line, any_case=True)]
     marks = str.maketrans({_OPEN: "[", _CLOSE: "]", _BLANK: " "})
     return [part.translate(marks).strip() for part in parts if _says_something(re.sub(_CITATIONS, "", part))]
+
+
+def _without_list_marks(lines: Sequence[str]) -> list[str]:
+    """Remove the marks of lists; a number is one only if the items are numbered from 1, else it is text.
+
+    >>> _without_list_marks(["1. red", "2. new", "330. m"])
+    ['red', 'new', '330. m']
+    """
+    found, count = [], 0
+    for line in lines:
+        mark = _LIST_MARK.match(line)
+        number = int(mark[1]) if mark and mark[1] else None
+        is_mark = mark is not None and number in {None, 1, count + 1}
+        count = number if is_mark and number is not None else count
+        found.append(line[mark.end() :] if mark and is_mark else line)
+    return found
 
 
 def _says_something(text: str) -> bool:

@@ -38,6 +38,9 @@ _NUMERO = re.compile(r"\bno\.\s*(?=\d)")
 _WORD = re.compile(r"(?:(?<![^\s(])-)?\d+(?:[.,]\d+)*[^\W_]*|[^\W_]+|[<>=≤≥≠±]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
+_NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split(), 2)}  # "one" is a pronoun too
+
 
 def plain(text: str) -> str:
     """Return the text as it looks: without invisible characters, in Unicode's compatibility form, with single blanks.
@@ -89,10 +92,10 @@ def _ends(before: str, between: str, after: str, *, any_case: bool) -> bool:
 def words(text: str) -> tuple[str, ...]:
     """Return the words, numbers and signs of comparison in lowercase; each contraction of "not" as two words.
 
-    >>> words("It can't weigh “1,000.5 kg”; p < -3")
-    ('it', 'can', 'not', 'weigh', '1000.5', 'kg', 'p', '<', '-3')
+    >>> words("It can't weigh “1,000.5 kg”; two < -3")
+    ('it', 'can', 'not', 'weigh', '1000.5', 'kg', '2', '<', '-3')
     """
     shown = _EMPHASIS.sub("", plain(text).casefold())
     shown = _NOT.sub(r"\1n't", _NUMERO.sub("number ", shown)).replace("cannot", "can not")
     shown = re.sub(r"\b(ca|wo|sha)(?=n't)", lambda match: _WHOLE[match[0]], shown).replace("n't", " not")
-    return tuple(_THOUSANDS.sub("", word) for word in _WORD.findall(shown))
+    return tuple(_NUMBERS.get(word, _THOUSANDS.sub("", word)) for word in _WORD.findall(shown))

@@ -28,6 +28,7 @@ unlikely fail fails failed failing lack lacks lacked lacking
 """
 _NEGATIONS = frozenset(_NEGATION_WORDS.split())
 _OPPOSITES = ("un", "in", "im", "il", "ir", "dis", "non")
+_POWERS = frozenset(["hundred", "thousand", "million", "billion", "trillion"])
 _SIGNS = frozenset("<>=≤≥≠±")
 _ENDING = re.compile(r"(?:ing|ed|es|s|e)$")
 _TWO_SCRIPTS = re.compile(
@@ -96,7 +97,7 @@ def _sentences(text: str, *, any_case: bool = False) -> list[Words]:
 
 
 def _is_number(word: str) -> bool:
-    return word.lstrip("-")[:1].isdigit()
+    return word in _POWERS or word.lstrip("-")[:1].isdigit()
 
 
 def _is_content(word: str) -> bool:
