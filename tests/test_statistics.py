@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ibidem.statistics import (
     bootstrap_lower_bound,
+    cohen_kappa,
     krippendorff_alpha,
     least_passes,
     lower_bound,
@@ -115,3 +116,21 @@ def test_alpha_of_perfect_agreement_is_one_and_of_no_variation_is_nothing() -> N
     assert krippendorff_alpha({1: [0, 0], 2: [1, 1]}, "ordinal") == 1
     assert krippendorff_alpha({1: [1, 1], 2: [1, 1]}, "ordinal") is None
     assert krippendorff_alpha({1: [1], 2: [0]}, "ordinal") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
+def test_cohens_kappa_equals_a_count_of_pairs(pairs: list[tuple[int, int]]) -> None:
+    """Chance agreement is how often a label of the first rater equals one of the second, whatever they are of."""
+    table = [[sum(pair == (i, j) for pair in pairs) for j in range(3)] for i in range(3)]
+    n = len(pairs)
+    observed = Fraction(sum(first == second for first, second in pairs), n)
+    chance = Fraction(sum(first == second for first, _ in pairs for _, second in pairs), n * n)
+    expected = None if chance == 1 else float((observed - chance) / (1 - chance))
+    assert cohen_kappa(table) == (expected if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_cohens_kappa_of_no_agreement_beyond_chance_is_zero() -> None:
+    assert cohen_kappa([[30, 0], [10, 0]]) == 0
+    assert cohen_kappa([[7, 0], [0, 3]]) == 1
+    assert cohen_kappa([[7, 0], [0, 0]]) is None
+    assert cohen_kappa([[0, 0], [0, 0]]) is None

@@ -113,6 +113,25 @@ def mean_lower_bound(scores: Sequence[float]) -> float:
     return lower_bound(math.floor(math.fsum(scores) + 1e-9), len(scores))
 
 
+def cohen_kappa(table: Sequence[Sequence[int]]) -> float | None:
+    """Measure the agreement of two raters: 1 is perfect, 0 is chance; None if chance alone agrees always.
+
+    Args:
+        table: how often the first rater chose the row's category and the second one the column's.
+
+    >>> round(cohen_kappa([[20, 5], [10, 15]]), 4)  # 35 of 50 agree, 25 would by chance: (0.7 - 0.5) / (1 - 0.5)
+    0.4
+
+    Source: Cohen 1960, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20.
+    """
+    n = sum(map(sum, table))
+    chance = sum(sum(row) * sum(column) for row, column in zip(table, zip(*table, strict=True), strict=True))
+    if chance == n * n:
+        return None
+    agreed = sum(row[i] for i, row in enumerate(table))
+    return float(Fraction(n * agreed - chance, n * n - chance))
+
+
 Metric = Callable[[float, float], float]
 
 

@@ -1,21 +1,30 @@
 """Questions about documents: is the answer right, and does what it cites support it? `ibidem evaluate doc-qa`.
 
     exact_match, f1            over the questions that the documents answer; an abstention counts as wrong
+    answered                   of these questions: those with an answer that makes a claim
     abstentions                separately for answerable (too careful) and unanswerable questions (correct)
     citation_coverage          claims that cite at least one of the retrieved passages
     citation_recall            claims that their cited passages, together, support
     citation_precision         citations that are needed: without them support is lost, or they support alone
-    unsupported_claims         1 - citation_recall
+    unsupported_claims         claims that their cited passages do not support
 
-A claim is a sentence of an answer; it cites passages as [passage id].
+Every figure is a mean over questions, since the claims of one answer are not independent: first the share within each
+answer, then the mean. Coverage and recall are over all answerable questions, and the unanswerable ones without an
+abstention; without a claim a question counts 0. Precision is over the answers that cite, unsupported_claims over the
+answers that make claims: neither falls when a model abstains.
+
+A claim is a sentence of an answer; a sentence that is repeated counts once. It cites passages as [passage id] or
+[id, id]. Any other text in brackets is text of the claim, and counts as a citation that is not needed.
+An abstention starts with one of the given phrases; behind it, only the documents and the question may be named.
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and F1); Gao et al. 2023, arXiv:2305.14627, section 4
 (ALCE: citation recall and precision).
 """
 
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +37,37 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.figures import percent
-from ibidem.grounding.support import Entailment, calibrate, digest_of_entailment, open_entailment
+from ibidem.grounding.sentences import plain, split_sentences, words
+from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
-from ibidem.statistics import lower_bound
 
 NAME = "doc-qa"
 ANSWERS = {"exact_match", "f1"}
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\[])")
+_OPEN, _CLOSE, _BLANK = "\ue000", "\ue001", "\ue002"  # mark citations while an answer is split
+_CITATIONS = f"(?:{_OPEN}[^{_CLOSE}]*{_CLOSE} ?)+"
+_BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)*_]*) ?({_CITATIONS})")
+_BEHIND_LINE = re.compile(rf"\n+({_CITATIONS})(?=\n|$)")
+_BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6]) ?/?>", re.IGNORECASE)  # attributes are text
+_LIST_MARK = re.compile(r" ?(?:[-*•+]|(\d{1,3})[.)]) (?=\S)")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SAME_SENTENCE = re.compile(r"(?: \w[\w'-]*)*\W*")
+_SOURCE_WORDS = """
+answer answers article context data document documents evidence information passage passages question source sources
+text texts
+"""
+_REASON_WORDS = """
+a about an any anything as available based be because by can contain contained contains covered covers do does enough
+exact exactly find for found from given here how i in is it me mention mentioned mentions my no not of on or provide
+provided retrieved said say says sorry specified specify state stated states such sure tell that the there these they
+this those to what when where whether which who whom whose why with within
+"""
+_SOURCES = frozenset(_SOURCE_WORDS.split())
+_REASONS = _SOURCES | frozenset(_REASON_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -118,29 +145,35 @@ def read_questions(path: Path) -> list[Question]:
 
 def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> Row:
     """Judge one answer."""
-    if is_abstention(answer, abstentions):
-        return {"id": question.id, "answerable": bool(question.answers), "abstained": True, "answer": answer}
-    plain = _CITATION.sub("", answer)
-    claims = [assess_claim(sentence, question.passages, judge) for sentence in sentences(answer)]
+    shown = _without_citations(answer, question.passages)
+    about = {"id": question.id, "answerable": bool(question.answers), "answer": answer}
+    if is_abstention(shown, abstentions, question.text):
+        return {**about, "abstained": True}
+    claims: dict[tuple[str, ...], dict[str, Any]] = {}
+    for sentence in sentences(answer, question.passages):
+        claim = assess_claim(sentence, question.passages, judge)
+        key = words(_without_citations(sentence, question.passages))
+        if key not in claims or not claim["supported"]:
+            claims[key] = claim
     return {
-        "id": question.id,
-        "answerable": bool(question.answers),
+        **about,
         "abstained": False,
-        "answer": answer,
-        "exact_match": max((float(normalize(plain) == normalize(gold)) for gold in question.answers), default=0.0),
-        "f1": max((f1(plain, gold) for gold in question.answers), default=0.0),
-        "claims": claims,
+        "exact_match": max((float(normalize(shown) == normalize(gold)) for gold in question.answers), default=0.0),
+        "f1": max((f1(shown, gold) for gold in question.answers), default=0.0),
+        "claims": list(claims.values()),
     }
 
 
 def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) -> dict[str, Any]:
     """Judge one sentence and its citations (ALCE, section 4)."""
-    cited = list(dict.fromkeys(_CITATION.findall(sentence)))
-    claim = _CITATION.sub("", sentence).strip()
-    known = [key for key in cited if key in passages]
+    ids = _readable(passages)
+    found = [(body, _cited(body, ids)) for body in _CITATION.findall(sentence)]
+    cited = list(dict.fromkeys(key for body, keys in found for key in keys or [body]))
+    known = list(dict.fromkeys(key for _, keys in found for key in keys))
+    claim = _without_citations(sentence, passages).strip()
 
     def supports(keys: Sequence[str]) -> bool:
-        return bool(keys) and judge.entails("\n".join(passages[key] for key in keys), claim)
+        return bool(keys) and judge.entails("\n\n".join(passages[key] for key in keys), claim)
 
     is_supported = supports(known)
     needed = [
@@ -149,26 +182,85 @@ def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) 
     return {"cited": cited, "covered": bool(known), "supported": is_supported, "needed": sum(needed)}
 
 
-def sentences(answer: str) -> list[str]:
+def _readable(ids: Iterable[str]) -> dict[str, str]:
+    """Return the ids of passages by the form in which an answer shows them."""
+    return {plain(key).strip(): key for key in ids}
+
+
+def _cited(body: str, ids: Mapping[str, str]) -> list[str]:
+    """Return the passages that a text in brackets cites; none if it is anything but their ids."""
+    whole = plain(body).strip()
+    parts = [whole] if whole in ids else [part.strip() for part in re.split("[,;]", whole)]
+    return [ids[part] for part in parts] if all(part in ids for part in parts) else []
+
+
+def _without_citations(text: str, passages: Iterable[str]) -> str:
+    ids = _readable(passages)
+    return _CITATION.sub(lambda match: " " if _cited(match[1], ids) else match[0], text)
+
+
+def sentences(answer: str, passages: Iterable[str]) -> list[str]:
     """Split an answer into claims; citations after a full stop belong to the sentence before it.
 
-    >>> sentences("It is red. [a] It is new [b].")
-    ['It is red. [a]', 'It is new [b].']
+    Args:
+        answer: an answer.
+        passages: the ids that it may cite.
+
+    >>> sentences("It is red. [a] It is new [b]. [It is old.]", ["a", "b"])
+    ['It is red. [a]', 'It is new [b].', '[It is old.]']
     """
-    whole = re.sub(r"([.!?])\s+((?:\[[^\[\]]+\]\s*)+)", r"\1 \2\n", answer)
-    parts = [part for line in whole.split("\n") for part in _SENTENCE_END.split(line)]
-    return [part.strip() for part in parts if _CITATION.sub("", part).strip(string.punctuation + string.whitespace)]
+    ids = _readable(passages)
+    text = plain(_BLOCK.sub("\n", answer.translate(dict.fromkeys(map(ord, _OPEN + _CLOSE + _BLANK)))))
+    text = _CITATION.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}" if _cited(match[1], ids) else match[0], text)
+    text = _BEHIND_END.sub(rf"\1{_BLANK}\2\n", _BEHIND_LINE.sub(rf"{_BLANK}\1", text))
+    parts = [part for line in _without_list_marks(text.split("\n")) for part in split_sentences(line, any_case=True)]
+    marks = str.maketrans({_OPEN: "[", _CLOSE: "]", _BLANK: " "})
+    return [part.translate(marks).strip() for part in parts if _says_something(re.sub(_CITATIONS, "", part))]
 
 
-def is_abstention(answer: str, abstentions: Sequence[str]) -> bool:
+def _without_list_marks(lines: Sequence[str]) -> list[str]:
+    """Remove the marks of lists; a number is one only if the items are numbered from 1, else it is text.
+
+    >>> _without_list_marks(["1. red", "2. new", "330. m"])
+    ['red', 'new', '330. m']
+    """
+    found, count = [], 0
+    for line in lines:
+        mark = _LIST_MARK.match(line)
+        number = int(mark[1]) if mark and mark[1] else None
+        is_mark = mark is not None and number in {None, 1, count + 1}
+        count = number if is_mark and number is not None else count
+        found.append(line[mark.end() :] if mark and is_mark else line)
+    return found
+
+
+def _says_something(text: str) -> bool:
+    return any(char not in string.punctuation and unicodedata.category(char)[0] not in "CPZ" for char in text)
+
+
+def is_abstention(answer: str, abstentions: Sequence[str], question: str = "") -> bool:
     """Return whether an answer is empty or an abstention.
+
+    Behind the phrase there may be a few words about the documents or, in the same sentence, the words of the question.
 
     >>> is_abstention("I don't know.", ["i don't know"]), is_abstention("Paris", ["i don't know"])
     (True, False)
+    >>> is_abstention("I don't know. It is Paris.", ["i don't know"])
+    False
     """
-    said = _CITATION.sub("", answer).strip().lower().replace("\u2019", "'")
-    phrases = [phrase.lower() for phrase in abstentions if phrase.strip() and said.startswith(phrase.lower())]
-    return not said or any(len(said[len(phrase) :].split()) <= MOST_WORDS_BEHIND for phrase in phrases)
+    said = plain(answer).casefold().strip()
+    phrases = [plain(phrase).casefold().strip() for phrase in abstentions]
+    behind = [said[len(phrase) :] for phrase in phrases if phrase and said.startswith(phrase)]
+    return not said or any(_is_reason(rest, question) for rest in behind)
+
+
+def _is_reason(text: str, question: str) -> bool:
+    found = words(text)
+    if text[:1].isalnum() or len(found) > MOST_WORDS_BEHIND:  # the phrase ends within a word, or more is said
+        return False
+    if _SAME_SENTENCE.fullmatch(text):
+        return (_REASONS | set(words(question))).issuperset(found)
+    return _REASONS.issuperset(found) and not _SOURCES.isdisjoint(found)
 
 
 def normalize(text: str) -> str:
@@ -195,22 +287,8 @@ def f1(answer: str, gold: str) -> float:
 
 
 def measure(items: Sequence[Row]) -> evidence.Metrics:
-    """Average over questions and claims."""
-    answerable = [item for item in items if item["answerable"]]
-    unanswerable = [item for item in items if not item["answerable"]]
-    claims = [claim for item in items for claim in item.get("claims", ())]
-    cited = sum(len(claim["cited"]) for claim in claims)
-    supported = evidence.mean([float(claim["supported"]) for claim in claims])
-    return {
-        "exact_match": evidence.mean([item.get("exact_match", 0.0) for item in answerable]),
-        "f1": evidence.mean([item.get("f1", 0.0) for item in answerable]),
-        "abstentions.answerable": evidence.mean([float(item["abstained"]) for item in answerable]),
-        "abstentions.unanswerable": evidence.mean([float(item["abstained"]) for item in unanswerable]),
-        "citation_coverage": evidence.mean([float(claim["covered"]) for claim in claims]),
-        "citation_recall": supported,
-        "citation_precision": sum(claim["needed"] for claim in claims) / cited if cited else None,
-        "unsupported_claims": None if supported is None else 1 - supported,
-    }
+    """Return the mean of the trials of each figure."""
+    return {metric: evidence.mean(list((_trials(items, metric) or {}).values())) for metric in SCORES}
 
 
 def _answers(row: Row) -> tuple[str, ...] | None:
@@ -296,14 +374,43 @@ def _prompt(question: Question) -> str:
 
 
 def _trials(items: Sequence[Row], metric: str) -> Trials | None:
-    of_claims = {"citation_coverage": "covered", "citation_recall": "supported", "unsupported_claims": "supported"}
-    if metric in of_claims:  # by question, since the claims of one answer are not independent
-        claims = {item["id"]: [float(claim[of_claims[metric]]) for claim in item.get("claims", ())] for item in items}
-        shares = {key: sum(each) / len(each) for key, each in claims.items() if each}
-        return {key: 1 - share for key, share in shares.items()} if metric == "unsupported_claims" else shares
-    if metric in {"exact_match", "f1"}:
-        return {item["id"]: item.get(metric, 0.0) for item in items if item["answerable"]}
-    return None
+    if metric not in SCORES:
+        return None
+    scores = {item["id"]: SCORES[metric](item) for item in items}
+    return {key: score for key, score in scores.items() if score is not None}
+
+
+def _if_answerable(score: Callable[[Row], float]) -> Callable[[Row], float | None]:
+    return lambda item: score(item) if item["answerable"] else None
+
+
+def _claims_with(column: str) -> Callable[[Row], float | None]:
+    """Return the share of claims with a property; 0 without claims, and None for a correct abstention."""
+
+    def score(item: Row) -> float | None:
+        if item["abstained"] and not item["answerable"]:
+            return None
+        return evidence.mean([float(claim[column]) for claim in item.get("claims", ())]) or 0.0
+
+    return score
+
+
+def _citation_precision(item: Row) -> float | None:
+    cited = sum(len(claim["cited"]) for claim in item.get("claims", ()))
+    return sum(claim["needed"] for claim in item["claims"]) / cited if cited else None
+
+
+SCORES: dict[str, Callable[[Row], float | None]] = {
+    "exact_match": _if_answerable(lambda item: item.get("exact_match", 0.0)),
+    "f1": _if_answerable(lambda item: item.get("f1", 0.0)),
+    "answered": _if_answerable(lambda item: float(bool(item.get("claims")))),
+    "abstentions.answerable": _if_answerable(lambda item: float(item["abstained"])),
+    "abstentions.unanswerable": lambda item: None if item["answerable"] else float(item["abstained"]),
+    "citation_coverage": _claims_with("covered"),
+    "citation_recall": _claims_with("supported"),
+    "citation_precision": _citation_precision,
+    "unsupported_claims": lambda item: evidence.mean([1.0 - claim["supported"] for claim in item.get("claims", ())]),
+}
 
 
 def _digest_of_labels(path: str | Path | None) -> str | None:
@@ -327,17 +434,19 @@ def _differs(evaluation: evidence.Evidence, file: str, settings: Settings) -> st
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
-    """Require the entailment judge's agreement with people for figures that it decides."""
+    """Require the entailment judge's agreement with people for figures that it decides; it is recounted here."""
     if not demand.metric.startswith(("citation", "unsupported")):
         return None
     if not ANSWERS & set(demand.metrics):
         return "copied sentences are well cited too: the policy must also judge the answers, by f1 or exact_match"
-    calibration = evaluation.results.get("calibration")
-    agreement = lower_bound(calibration["agreed"], calibration["labels"]) if calibration else None
-    due = demand.least_calibration
+    calibration, due = evaluation.results.get("calibration"), demand.least_calibration
+    classes = calibration if isinstance(calibration, dict) else {}
+    agreement = calibration_bound(classes.get("supported"), classes.get("unsupported"))
     if agreement is not None and agreement >= due:
         return None
-    return f"the entailment judge's agreement with people is {percent(agreement)}; {percent(due)} is required"
+    is_malformed = calibration is not None and agreement is None
+    shown = "malformed" if is_malformed else percent(agreement)
+    return f"the entailment judge's agreement with people is {shown}; {percent(due)} is required"
 
 
 TASK = Task(
