@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ibidem import jsonl
 from ibidem.errors import ConfigError, DataError
-from ibidem.files import digest_of_folder
+from ibidem.inference.model_folder import digest_of_model_folder
 from ibidem.statistics import lower_bound
 
 WORDS = "words"
@@ -71,6 +71,7 @@ class InferenceModel:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
         except ImportError:
             raise ConfigError("an entailment model needs transformers: pip install 'ibidem[huggingface]'") from None
+        self.name = f"{path.name} {digest_of_model_folder(path)[:23]}"
         try:
             local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
@@ -81,7 +82,6 @@ class InferenceModel:
         self._label = next((index for name, index in labels.items() if name.startswith("entail")), None)
         if self._label is None:
             raise ConfigError(f"entailment {path}: it has no label for entailment, only {', '.join(labels)}")
-        self.name = f"{path.name} {digest_of_folder(path)[:23]}"
         self._torch = torch
 
     def entails(self, premise: str, claim: str) -> bool:
