@@ -18,8 +18,6 @@ from typing import Any
 from ibidem.errors import ConfigError
 from ibidem.files import digest_of_folder, files_below
 
-ADAPTER = "adapter_config.json"
-INDEX = ".index.json"
 SETTINGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
 UNREAD = frozenset(["_name_or_path", "name_or_path", "auto_map", "chat_template", "special_tokens_map_file"])
 """Keys whose values are never opened: transformers sets the paths itself, and code of the folder is not trusted."""
@@ -33,13 +31,13 @@ def digest_of_model_folder(folder: Path) -> str:
         ConfigError: loading the folder would read something outside it, or a subfolder cannot be read.
     """
     names = files_below(folder)
-    if ADAPTER in names:
+    if (adapter := "adapter_config.json") in names:
         raise ConfigError(
-            f"{folder / ADAPTER}: an adapter, whose weights count only where PEFT is installed; merge it into its base "
+            f"{folder / adapter}: an adapter, whose weights count only where PEFT is installed; merge it into its base "
             "model (merge_and_unload), or remove the adapter's files"
         )
     for name in names:
-        if name.endswith(INDEX):
+        if name.endswith(".index.json"):
             _check_listed(folder / name, folder, _shards(folder / name), names)
     for name in SETTINGS:
         if name in names:
