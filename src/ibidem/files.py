@@ -10,10 +10,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+from ibidem.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,11 +60,42 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> list[str]:
+    """Return the names of all files of a folder, ascending by parts; links to files and to folders are followed.
+
+    Raises:
+        ConfigError: a subfolder cannot be read, is a link to a folder around it, or a name has a line break.
+    """
+    return sorted(
+        (path.relative_to(folder).as_posix() for path in _below(folder, ())), key=lambda name: name.split("/")
+    )
+
+
 def digest_of_folder(folder: Path) -> str:
-    """Hash the names and contents of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = "".join(f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    """Hash the names and contents of all files of a folder, those of linked files and subfolders included.
+
+    Raises:
+        ConfigError: as `files_below`.
+    """
+    lines = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in files_below(folder))
+    return f"sha256:{hashlib.sha256(lines.encode(errors='surrogateescape')).hexdigest()}"
+
+
+def _below(folder: Path, around: tuple[Path, ...]) -> Iterator[Path]:
+    around = (*around, folder.resolve())
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
+    for path in paths:
+        if "\n" in path.name:  # the digest has a line for each name
+            raise ConfigError(f"{folder}: a file name with a line break, {path.name!r}; rename the file")
+        if is_file(path):
+            yield path
+        elif path.is_dir():
+            if path.resolve() in around:
+                raise ConfigError(f"{path}: a link to a folder that contains it; remove the link")
+            yield from _below(path, around)
 
 
 def flush(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A tiny Hugging Face model that speaks single characters."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,5 +25,19 @@ def hf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=512, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hf_model_with_bos(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a tokenizer that puts BOS before a text by itself, and EOS behind it."""
+    import transformers
+    from tokenizers.processors import TemplateProcessing
+
+    folder = tmp_path_factory.mktemp("hf_bos") / "model"
+    shutil.copytree(hf_model, folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A <unk>", None, [("<s>", 0), ("<unk>", 1)])
     tokenizer.save_pretrained(folder)
     return folder

@@ -45,14 +45,33 @@ def test_the_prompt_is_the_benchmarks(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scoring", ["letter", "text"])
+@pytest.mark.parametrize(
+    ("name", "bos", "start_ids"),
+    [
+        ("hf_model", "always", [0]),
+        ("hf_model", "tokenizer", []),
+        ("hf_model", "never", []),
+        ("hf_model_with_bos", "always", [0]),
+        ("hf_model_with_bos", "tokenizer", [0]),
+        ("hf_model_with_bos", "never", []),
+    ],
+)
 def test_scores_equal_a_direct_computation_with_transformers(
-    scoring: str, folder: Path, hf_model: Path, tmp_path: Path
+    name: str,
+    bos: str,
+    start_ids: list[int],
+    scoring: str,
+    folder: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     import torch
     import transformers
 
-    mmlu(MmluConfig(checkpoint=hf_model, data=folder, output_dir=tmp_path / "o", shots=1, scoring=scoring))
+    hf_model = request.getfixturevalue(name)
+    mmlu(MmluConfig(checkpoint=hf_model, data=folder, output_dir=tmp_path / "o", shots=1, scoring=scoring, bos=bos))
     found = evidence.read(tmp_path / "o")
+    assert found.artifact.config["bos"] == bos
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf_model)
     model = transformers.AutoModelForCausalLM.from_pretrained(hf_model).eval()
     examples = read("management", folder / "dev" / "management_dev.csv")[:1]
@@ -63,7 +82,7 @@ def test_scores_equal_a_direct_computation_with_transformers(
         options = LETTERS if scoring == "letter" else question.choices
         scores = []
         for option in options:
-            start = [0, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+            start = [*start_ids, *tokenizer(text, add_special_tokens=False)["input_ids"]]
             ids = torch.tensor([[*start, *tokenizer(f" {option}", add_special_tokens=False)["input_ids"]]])
             with torch.no_grad():
                 logs = torch.log_softmax(model(ids).logits[0, :-1].double(), -1)

@@ -77,6 +77,58 @@ def test_a_hugging_face_model_is_scored_like_a_direct_computation(tmp_path: Path
     assert result["tokens"] == len(text)
 
 
+@pytest.mark.parametrize(("bos", "has_start"), [("always", True), ("tokenizer", False), ("never", False)])
+def test_the_first_token_is_scored_only_after_a_start_token(
+    bos: str, has_start: bool, hf_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("seven")
+    result = run(hf_model, tmp_path / "a.txt", tmp_path / "out.json", bos=bos)
+    assert (result["bos"], result["first_token_scored"]) == (bos, has_start)
+    assert result["tokens"] == (5 if has_start else 4)
+    assert (result["bits_per_byte"] is not None) == has_start
+
+
+def test_what_a_tokenizer_adds_by_itself_is_a_start_token(hf_model_with_bos: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("seven")
+    results = [
+        run(hf_model_with_bos, tmp_path / "a.txt", tmp_path / f"{bos}.json", bos=bos) for bos in ("always", "tokenizer")
+    ]
+    assert results[0]["nll"] == results[1]["nll"]
+    assert results[1]["first_token_scored"]
+
+
+@pytest.mark.parametrize(("last", "starts"), [("short", (0, 8, 16)), ("full", (0, 8, 12))])
+def test_the_last_window_may_reach_back_until_it_is_full(
+    last: str, starts: tuple[int, ...], hf_model: Path, tmp_path: Path
+) -> None:
+    from ibidem.inference.models import open_model
+
+    text = "the quick brown fox "
+    (tmp_path / "a.txt").write_text(text)
+    result = run(hf_model, tmp_path / "a.txt", tmp_path / "out.json", window=8, stride=8, last_window=last)
+    model = open_model(hf_model)
+    ids = [0, *model.encode(text)]
+    ends = (9, 17, 21)
+    firsts = (1, 9, 17)
+    windows_ = zip(starts, ends, firsts, strict=True)
+    assert result["nll"] == pytest.approx(sum(model.nll(ids[a:b], first - a) for a, b, first in windows_), abs=1e-9)
+    assert (result["last_window"], result["tokens"]) == (last, 20)
+
+
+def test_a_sum_over_a_document_is_not_rounded_to_float32(hf_model: Path) -> None:
+    import transformers
+
+    from ibidem.inference.models import open_model
+
+    model = open_model(hf_model)
+    ids = [0, *model.encode("the quick brown fox jumps over the lazy dog " * 10)]
+    with torch.no_grad():
+        logits = transformers.AutoModelForCausalLM.from_pretrained(hf_model)(torch.tensor([ids[:-1]])).logits[0]
+    logs = torch.log_softmax(logits.double(), -1).gather(1, torch.tensor(ids[1:])[:, None])
+    assert model.nll(ids, 1) > 1000
+    assert model.nll(ids, 1) == pytest.approx(-float(logs.sum()), abs=1e-6)
+
+
 def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     (tmp_path / "empty.txt").write_text("")

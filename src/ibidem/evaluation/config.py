@@ -25,6 +25,12 @@ class PerplexityConfig:
     stride: Positive | None = None
     """Tokens between the starts of two windows; by default half a window. A smaller stride is slower, and each token
     has more context."""
+    last_window: Literal["short", "full"] = "short"
+    """short: the last window of a document starts a stride after the one before it. full: it reaches back to its full
+    length, so that its tokens have more context."""
+    bos: Literal["always", "tokenizer", "never"] = "always"
+    """Start token before each document. always: the model's BOS, or EOS if it has no BOS. tokenizer: what its tokenizer
+    adds by itself. never: none. The start token of a checkpoint of `ibidem train` is its document token."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of a preprocessed dataset, read only the documents that a training with this share holds out."""
     max_documents: Positive | None = None
@@ -125,6 +131,9 @@ class MmluConfig:
     """Number of examples before each question."""
     scoring: Literal["letter", "text"] = "letter"
     """Compare the likelihoods of the letters, or the likelihoods per byte of the choices' texts."""
+    bos: Literal["always", "tokenizer", "never"] = "always"
+    """Start token before the prompt. always: the model's BOS, or EOS if it has no BOS. tokenizer: what its tokenizer
+    adds by itself. never: none. The start token of a checkpoint of `ibidem train` is its document token."""
 
 
 @configuration

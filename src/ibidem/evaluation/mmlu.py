@@ -66,7 +66,7 @@ def mmlu(config: MmluConfig) -> str:
         with log.progress("mmlu", total, "questions") as bar:
             for tests, examples in questions.values():
                 for question in tests:
-                    items.append(answer(model, question, examples[: config.shots], config.scoring))
+                    items.append(answer(model, question, examples[: config.shots], config.scoring, config.bos))
                     bar.advance()
         asked = [question for tests, _ in questions.values() for question in tests]
         notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(model_id, asked)}
@@ -84,18 +84,24 @@ def mmlu(config: MmluConfig) -> str:
     return f"mmlu: {figures} on {results['items']} questions; {config.output_dir}"
 
 
-def answer(model: models.LanguageModel, question: Question, examples: Sequence[Question], scoring: str) -> Row:
+def answer(
+    model: models.LanguageModel,
+    question: Question,
+    examples: Sequence[Question],
+    scoring: str,
+    bos: models.Bos = "always",
+) -> Row:
     """Let the model choose; `scores` are log-likelihoods in nats, in the order of the choices.
 
     letter    scores " A" to " D" after the question with its choices
     text      scores the choices themselves after the bare question; the highest score per byte wins
     """
     if scoring == "letter":
-        scores = models.option_scores(model, prompt(question, examples), [f" {letter}" for letter in LETTERS])
+        scores = models.option_scores(model, prompt(question, examples), [f" {letter}" for letter in LETTERS], bos)
         compared = scores
     else:
         options = [f" {choice}" for choice in question.choices]
-        scores = models.option_scores(model, prompt(question, examples, with_choices=False), options)
+        scores = models.option_scores(model, prompt(question, examples, with_choices=False), options, bos)
         compared = [score / max(1, len(option.encode())) for score, option in zip(scores, options, strict=True)]
     chosen = max(range(len(LETTERS)), key=compared.__getitem__)
     return {
@@ -233,7 +239,7 @@ TASK = Task(
     trials=_trials,
     benchmark=_benchmark_rows,
     asks=lambda row: [row["text"], row["choices"]],
-    settings=defaults(MmluConfig, "shots", "scoring"),
+    settings=defaults(MmluConfig, "shots", "scoring", "bos"),
     evaluate=lambda tree: mmlu(build(MmluConfig, tree)),
     place="data",
     follows=lambda item, _config: item["passed"] is (item["chosen"] == item["answer"]),

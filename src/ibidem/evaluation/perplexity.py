@@ -20,7 +20,7 @@ from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
 from ibidem.files import write_file
-from ibidem.inference.models import LanguageModel, open_model
+from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
 
 
 def perplexity(config: PerplexityConfig) -> str:
@@ -50,7 +50,16 @@ def perplexity(config: PerplexityConfig) -> str:
         "max_chars": config.max_chars,
         "window": window,
         "stride": stride,
-        **measure(model, _texts(corpus, config), window=window, stride=stride),
+        "last_window": config.last_window,
+        "bos": config.bos,
+        **measure(
+            model,
+            _texts(corpus, config),
+            window=window,
+            stride=stride,
+            last_is_full=config.last_window == "full",
+            bos=config.bos,
+        ),
     }
     if config.output is not None:
         write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -71,25 +80,35 @@ class Score(NamedTuple):
     bytes: int
 
 
-def measure(model: LanguageModel, texts: Iterable[str], *, window: int, stride: int) -> dict[str, Any]:
+def measure(
+    model: LanguageModel,
+    texts: Iterable[str],
+    *,
+    window: int,
+    stride: int,
+    last_is_full: bool = False,
+    bos: Bos = "always",
+) -> dict[str, Any]:
     """Score every token of every text once."""
     scores = []
     with log.progress("evaluate.perplexity", None, "documents") as bar:
         for text in texts:
-            scores.append(score(model, text, window=window, stride=stride))
+            scores.append(score(model, text, window=window, stride=stride, last_is_full=last_is_full, bos=bos))
             bar.advance()
-    return figures(scores, has_start=bool(model.start_ids))
+    return figures(scores, has_start=bool(start_ids(model, bos)))
 
 
-def score(model: LanguageModel, text: str, *, window: int, stride: int) -> Score:
-    """Score every token of a text once.
+def score(
+    model: LanguageModel, text: str, *, window: int, stride: int, last_is_full: bool = False, bos: Bos = "always"
+) -> Score:
+    """Score every token of a text once; the first one only if a start token precedes it.
 
     Raises:
         DataError: the likelihood is not finite.
     """
     nll, num_tokens = 0.0, 0
-    ids = [*model.start_ids, *model.encode(text)]
-    for start, end, first in windows(len(ids), window=window, stride=stride):
+    ids = [*start_ids(model, bos), *model.encode(text)]
+    for start, end, first in windows(len(ids), window=window, stride=stride, last_is_full=last_is_full):
         nll += model.nll(ids[start:end], first - start)
         num_tokens += end - first
     if not math.isfinite(nll):
@@ -121,17 +140,19 @@ def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
     }
 
 
-def windows(length: int, *, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+def windows(length: int, *, window: int, stride: int, last_is_full: bool = False) -> Iterator[tuple[int, int, int]]:
     """Yield (start, end, first target to count) over `length` ids; a window is `window` inputs and one more target.
 
     >>> list(windows(13, window=8, stride=4))
     [(0, 9, 1), (4, 13, 9)]
+    >>> list(windows(13, window=8, stride=8)), list(windows(13, window=8, stride=8, last_is_full=True))
+    ([(0, 9, 1), (8, 13, 9)], [(0, 9, 1), (4, 13, 9)])
     """
     counted = 1
     start = 0
     while counted < length:
         end = min(start + window + 1, length)
-        yield start, end, counted
+        yield max(0, end - window - 1) if last_is_full else start, end, counted
         counted = end
         start += stride
 

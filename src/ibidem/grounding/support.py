@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from ibidem import jsonl
 from ibidem.errors import ConfigError, DataError
-from ibidem.files import digest_of_folder
 from ibidem.grounding.sentences import plain, split_sentences, words
+from ibidem.inference.model_folder import digest_of_model_folder
 from ibidem.statistics import CONFIDENCE, cohen_kappa, lower_bound
 
 WORDS = "words"
@@ -184,6 +184,7 @@ class InferenceModel:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
         except ImportError:
             raise ConfigError("an entailment model needs transformers: pip install 'ibidem[huggingface]'") from None
+        self.name = f"{path.name} {digest_of_model_folder(path)[:23]}"
         try:
             local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
@@ -194,7 +195,6 @@ class InferenceModel:
         self._label = next((index for name, index in labels.items() if name.startswith("entail")), None)
         if self._label is None:
             raise ConfigError(f"entailment {path}: it has no label for entailment, only {', '.join(labels)}")
-        self.name = f"{path.name} {digest_of_folder(path)[:23]}"
         self._torch = torch
 
     def entails(self, premise: str, claim: str) -> bool:
@@ -219,7 +219,7 @@ def open_entailment(name: str, word_share: float) -> Entailment:
 
 def digest_of_entailment(name: str) -> str:
     """Return what identifies a judge: `words`, or the digest of the model's folder."""
-    return name if name == WORDS else digest_of_folder(Path(name))
+    return name if name == WORDS else digest_of_model_folder(Path(name))
 
 
 def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
-from ibidem.files import digest_of_folder
+from ibidem.inference.model_folder import digest_of_model_folder
 from ibidem.modeling.checkpoint import verified
 
 
@@ -30,11 +30,11 @@ def identify(path: Path) -> ModelId:
     """Identify the model at `path`.
 
     Raises:
-        ConfigError: there is no model at `path`.
+        ConfigError: there is no model at `path`, or loading it would read files elsewhere.
         CheckpointError: the checkpoint is damaged.
     """
     if (path / artifacts.MANIFEST).exists():
         return ModelId(path, verified(path).digest, is_checkpoint=True)
     if (path / "config.json").exists():
-        return ModelId(path, digest_of_folder(path), is_checkpoint=False)
+        return ModelId(path, digest_of_model_folder(path), is_checkpoint=False)
     raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")

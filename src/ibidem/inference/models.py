@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,11 @@ from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.tokenizer import Tokenizer
 
+ROWS = 128
+"""Logits that are taken to float64 at once. In float32 a sum of 600 nats is rounded to 6e-5 nats."""
+Bos = Literal["always", "tokenizer", "never"]
+"""Which ids precede a text that is scored: `start_ids`, `added_ids`, or none."""
+
 
 class LanguageModel(Protocol):
     """What the evaluations require of a model."""
@@ -27,6 +32,8 @@ class LanguageModel(Protocol):
     context: int
     start_ids: list[int]
     """The ids before a document; empty if the model has no such token."""
+    added_ids: list[int]
+    """The ids that its tokenizer puts before a text by itself."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without any special token."""
@@ -60,6 +67,7 @@ class OwnModel:
         self.digest = checkpoint.digest
         self.context = self._model.config.context
         self.start_ids = [self._tokenizer.document_id]
+        self.added_ids = self.start_ids
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -107,15 +115,21 @@ class HuggingFaceModel:
         self._end = eos if eos is not None else bos
         start = bos if bos is not None else eos
         self.start_ids = [] if start is None else [start]
+        self.added_ids = self._ids_added_before("a")
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def _ids_added_before(self, text: str) -> list[int]:
+        ids, whole = self.encode(text), list(self._tokenizer(text)["input_ids"])
+        return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(ids)] == ids), [])
+
     @torch.no_grad()
     def nll(self, ids: Sequence[int], first: int) -> float:
         row = torch.tensor([ids], device=self._model.device)
-        logits_TV = self._model(row[:, :-1]).logits[0]
-        return float(cross_entropy(logits_TV[first - 1 :].float(), row[0, first:], reduction="sum"))
+        logits_TV = self._model(row[:, :-1]).logits[0, first - 1 :]
+        parts = zip(torch.split(logits_TV, ROWS), torch.split(row[0, first:], ROWS), strict=True)
+        return math.fsum(float(cross_entropy(logits.double(), ids, reduction="sum")) for logits, ids in parts)
 
     @torch.no_grad()
     def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
@@ -157,7 +171,14 @@ def _room(context: int, max_tokens: int) -> int:
     return context - max_tokens
 
 
-def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> list[float]:
+def start_ids(model: LanguageModel, bos: Bos) -> list[int]:
+    """Return the ids that precede a text."""
+    if bos == "never":
+        return []
+    return model.start_ids if bos == "always" else model.added_ids
+
+
+def option_scores(model: LanguageModel, prompt: str, options: Sequence[str], bos: Bos = "always") -> list[float]:
     """Return the log-likelihood of each option after a prompt, in nats; a prompt that is too long is truncated left.
 
     Options that differ only in their last token share one pass of the model.
@@ -165,14 +186,14 @@ def option_scores(model: LanguageModel, prompt: str, options: Sequence[str]) -> 
     Raises:
         DataError: a likelihood is not finite.
     """
-    before = model.encode(prompt)
+    start, before = start_ids(model, bos), model.encode(prompt)
     scores = []
     passes: dict[tuple[int, ...], Tensor] = {}
     for option in options:
         whole = model.encode(prompt + option)
         shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
-        ids = [*model.start_ids, *whole]
-        first = max(len(model.start_ids) + min(shared, len(whole) - 1), 1)
+        ids = [*start, *whole]
+        first = max(len(start) + min(shared, len(whole) - 1), 1)
         cut = max(0, min(len(ids) - model.context - 1, first - 1))
         ids, first = ids[cut:], first - cut
         if first == len(ids) - 1:
