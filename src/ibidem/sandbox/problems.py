@@ -7,12 +7,15 @@
 | MBPP | task_id, text, code, test_setup_code, test_list |
 | MBPP sanitized, MBPP+ of the Hub | task_id, prompt, code, test_imports, test_list, (test) |
 
+A `test` beside `plus_input` is that of HumanEval: the answers for all inputs are compared instead.
+
 Sources: Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732; Liu et al. 2023, arXiv:2305.01210.
 """
 
 import ast
 import builtins
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,9 @@ from ibidem.sandbox.program import Program
 HUMAN_EVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Source: Codex, section 2.1."""
 MBPP_STOP = ("[DONE]",)
+BASE, PLUS, MIXED = "base", "plus", "mixed"
+_OF_EVALPLUS = re.compile(r"^def (assertion|_poly)\(", re.MULTILINE)
+"""What the tests define in which EvalPlus has written out its inputs, as on the Hub."""
 MBPP_SHOTS = (2, 3, 4)
 MBPP_TEST = range(11, 511)
 """Source: Austin et al., section 2.1: 2-4 are few-shot examples, 11-510 the test."""
@@ -95,6 +101,8 @@ class Problem:
     names: tuple[str, ...]
     preamble: str
     stop: tuple[str, ...]
+    inputs: str
+    """`base`: the benchmark's own tests; `plus`: EvalPlus's additional inputs too."""
 
     def program(self, completion: str) -> Program:
         """Return the program that the judge runs for a completion."""
@@ -155,7 +163,7 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
 
 def _human_eval(row: Row) -> Problem:
     prompt, name, solution = row["prompt"], row["entry_point"], row.get("canonical_solution") or ""
-    plus = "test" not in row
+    plus = "plus_input" in row or "test" not in row
     tests = _plus_tests(row) if plus else f"{row['test']}\ncheck({name})\n"
     helpers = _helpers(prompt, solution)
     preamble = f"{helpers}\n_reference = {name}\n" if plus else helpers if _uses(tests, helpers, but=name) else ""
@@ -171,6 +179,7 @@ def _human_eval(row: Row) -> Problem:
         names=names,
         preamble=preamble,
         stop=HUMAN_EVAL_STOP,
+        inputs=_inputs_of(row),
     )
 
 
@@ -192,6 +201,10 @@ def _uses(tests: str, helpers: str, *, but: str) -> bool:
         ({node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)} - {but})
         & (_defined(tree) | _imported(tree))
     )
+
+
+def _inputs_of(row: Row) -> str:
+    return PLUS if "plus_input" in row or _OF_EVALPLUS.search(row.get("test") or "") else BASE
 
 
 def _plus_tests(row: Row) -> str:
@@ -230,6 +243,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
         names=names,
         preamble=preamble,
         stop=MBPP_STOP,
+        inputs=_inputs_of(row),
     )
 
 
@@ -333,6 +347,12 @@ def _rows(path: Path) -> Sequence[Row]:
     if wrong := next((row for row in rows if not isinstance(row, dict)), None):
         raise DataError(f"problems {path}: {str(wrong)[:40]!r} is not a JSON object")
     return rows
+
+
+def inputs_of(problems: Sequence[Problem]) -> str:
+    """Return whether problems are tested on `base` inputs, on `plus` inputs too, or `mixed`: some of them on each."""
+    found = {problem.inputs for problem in problems}
+    return found.pop() if len(found) == 1 else MIXED
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
