@@ -35,7 +35,7 @@ DOCKER = "docker"
 MAX_PROGRAM_BYTES = 4_000_000
 """Maximum size of a program as JSON; a longer one is not sent to a jail."""
 TICKS_SHARE = 0.5
-"""Minimum share of its CPU time that a process has run when the limit ends it: the kernel counts ticks against the limit,
+"""Minimum share of its CPU time that a process ran when the limit ends it: the kernel counts ticks against the limit,
 each for the process that runs at that moment, but reports the time that the process really ran."""
 REMEDY = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "

@@ -44,6 +44,21 @@ _AS_SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
     "find_dissimilar", "Diff",
 }  # fmt: skip
+_FORMS = {
+    "tuples": "2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809",
+    "lists of tuples": "63 64 70 94 120 237 272 299 400 409 417 438 473 614 780",
+    "tuples of tuples": "259 401 445",
+    "tuple of mixed": "278",
+    "all tuples": "580 615 791",
+    "first a list of tuples": "75 413 444 753",
+    "first a tuple": "250 307 405 446 617 720 763 808",
+    "second a tuple": "106 750",
+    "first a dictionary of tuples": "722",
+    "list of sets": "115",
+    "float and complex": "124",
+    "complex": "252",
+}
+"""What the inputs of MBPP+ are that JSON cannot write, by the numbers of the problems."""
 _PLUS_TESTS = """
 import copy, json, math
 def _floats(x):
@@ -62,7 +77,23 @@ def _same(x, y, atol):
     return x == y or bool(atol or _floats(y)) and _close(x, y, atol or 1e-6)
 def _tuples(x):
     return tuple(map(_tuples, x)) if isinstance(x, list) else x
-def _forms(arguments):
+_READ_AS = {
+    "": lambda given: given,
+    "tuples": lambda given: [tuple(a) for a in given],
+    "lists of tuples": lambda given: [[tuple(i) for i in a] for a in given],
+    "tuples of tuples": lambda given: [tuple(tuple(i) for i in a) for a in given],
+    "tuple of mixed": lambda given: [tuple(tuple(i) if isinstance(i, list) else i for i in given[0])],
+    "all tuples": lambda given: [_tuples(a) for a in given],
+    "first a list of tuples": lambda given: [[tuple(i) for i in given[0]], *given[1:]],
+    "first a tuple": lambda given: [tuple(given[0]), *given[1:]],
+    "second a tuple": lambda given: [given[0], tuple(given[1])],
+    "first a dictionary of tuples": lambda given: [{k: tuple(v) for k, v in given[0].items()}, *given[1:]],
+    "list of sets": lambda given: [[set(i) if isinstance(i, list) and i else {} for i in given[0]]],
+    "float and complex": lambda given: [float(given[0]), complex(given[1])],
+    "complex": lambda given: [complex(given[0])],
+}
+def _forms(given):
+    arguments = _READ_AS[FORM](given)
     yield arguments
     yield [[_tuples(i) for i in a] if isinstance(a, list) else a for a in arguments]
     yield [_tuples(a) for a in arguments]
@@ -212,7 +243,14 @@ def _plus_tests(row: Row) -> str:
     how = "any but none" if name in _ANY_BUT_NONE else "as sets" if name in _AS_SETS else ""
     how = "root" if name == "find_zero" else how
     inputs = json.dumps([*row["base_input"], *(row.get("plus_input") or [])])
-    return f"HOW, ATOL = {how!r}, {float(row.get('atol') or 0)!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
+    atol, form = float(row.get("atol") or 0), _form_of(row)
+    return f"HOW, ATOL, FORM = {how!r}, {atol!r}, {form!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
+
+
+def _form_of(row: Row) -> str:
+    """Return how EvalPlus reads the inputs of a problem of MBPP+; empty if they are as JSON has them."""
+    name, _, number = str(row["task_id"]).rpartition("/")
+    return next((form for form, numbers in _FORMS.items() if name == "Mbpp" and number in numbers.split()), "")
 
 
 def _mbpp(row: Row, shots: str) -> Problem:
