@@ -114,6 +114,20 @@ def test_inputs_of_mbpp_plus_are_what_evalplus_makes_of_them(
     assert not judge.judge(problem.program("def f(*given):\n    return False\n")).passed
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "reference", "right", "wrong"),
+    [("digit_distance_nums", [23, 256], 4, 13, 5), ("surface_Area", [4, 5], 56, 59, 57)],
+)
+def test_a_second_reading_that_evalplus_accepts_is_right(
+    judge: Judge, name: str, given: list, reference: int, right: int, wrong: int
+) -> None:
+    code = "def {}(a, b):\n    return {}\n"
+    row = {"task_id": "Mbpp/558", "prompt": "", "entry_point": name, "canonical_solution": code.format(name, reference)}
+    problem = _mbpp({**row, "base_input": [given], "plus_input": [], "atol": 0}, "")
+    verdicts = [judge.judge(problem.program(code.format(name, said))).passed for said in (reference, right, wrong)]
+    assert verdicts == [True, True, False]
+
+
 def test_a_phase_is_that_of_a_complex_number(judge: Judge) -> None:
     problem = plus(124, "return cmath.phase(sum(given))", ["0", "1j"], ["-3", "4j"])
     right = "import cmath\ndef f(a, b):\n    return cmath.phase(a + b)\n"

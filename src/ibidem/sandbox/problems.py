@@ -44,6 +44,7 @@ _AS_SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
     "find_dissimilar", "Diff",
 }  # fmt: skip
+_SECOND_READING = {"digit_distance_nums", "surface_Area"}
 _FORMS = {
     "tuples": "2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809",
     "lists of tuples": "63 64 70 94 120 237 272 299 400 409 417 438 473 614 780",
@@ -75,6 +76,14 @@ def _same(x, y, atol):
     if HOW == "as sets":
         return set(x) == set(y)
     return x == y or bool(atol or _floats(y)) and _close(x, y, atol or 1e-6)
+_ALSO_RIGHT = {
+    "digit_distance_nums": lambda a, b: sum(
+        abs(int(x) - int(y)) for x, y in zip(*(str(n).zfill(max(len(str(a)), len(str(b)))) for n in (a, b)))
+    ),
+    "surface_Area": lambda edge, height: round(edge**2 + 2 * edge * math.sqrt((edge / 2) ** 2 + height**2)),
+}
+def _also(x, arguments):
+    return HOW in _ALSO_RIGHT and x == _ALSO_RIGHT[HOW](*arguments)
 def _tuples(x):
     return tuple(map(_tuples, x)) if isinstance(x, list) else x
 _READ_AS = {
@@ -110,7 +119,8 @@ for _given in json.loads(INPUTS):  # JSON has no tuples: the first form that the
     if HOW == "root":
         assert abs(poly(*_arguments, _answer)) <= ATOL
     else:
-        assert _same(_answer, _expected, ATOL), "the answer for one of the inputs differs from the reference's"
+        _right = _same(_answer, _expected, ATOL) or _also(_answer, _arguments)
+        assert _right, "the answer for one of the inputs differs from the reference's"
 """
 
 
@@ -241,7 +251,7 @@ def _inputs_of(row: Row) -> str:
 def _plus_tests(row: Row) -> str:
     name = row["entry_point"]
     how = "any but none" if name in _ANY_BUT_NONE else "as sets" if name in _AS_SETS else ""
-    how = "root" if name == "find_zero" else how
+    how = "root" if name == "find_zero" else name if name in _SECOND_READING else how
     inputs = json.dumps([*row["base_input"], *(row.get("plus_input") or [])])
     atol, form = float(row.get("atol") or 0), _form_of(row)
     return f"HOW, ATOL, FORM = {how!r}, {atol!r}, {form!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
