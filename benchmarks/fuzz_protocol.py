@@ -185,12 +185,12 @@ def carries(tests: str, expected: Any, frames: list[bytes]) -> bool:
 
 
 def _plain(told: Any, tests: str) -> Any:
-    """Return typed JSON as what `==` compares: mappings and numbers of any kind alike, and sorted where tests sort."""
+    """Return typed JSON as what `==` compares: mappings and numbers of any kind alike, sorted where tests sort."""
     if isinstance(told, dict) and len(told) == 1:
         ((tag, payload),) = told.items()
         if tag in {"dict", "ordered", "defaultdict", "counter"} and isinstance(payload, list):
             return {json.dumps(key): _plain(item, tests) for key, item in payload}
-        if tag in {"int", "float", "decimal"}:
+        if tag in {"int", "float", "decimal", "complex", "fraction"}:
             return _number(tag, payload)
         is_items = "sorted" in tests or "list(f" in tests
         told = payload if is_items and isinstance(payload, list) else told
@@ -202,8 +202,11 @@ def _plain(told: Any, tests: str) -> Any:
 
 def _number(tag: str, payload: Any) -> Any:
     try:
+        if tag in {"complex", "fraction"}:
+            first, second = payload
+            return complex(float(first), float(second)) if tag == "complex" else int(first, 16) / int(second, 16)
         return int(payload, 16) if tag == "int" else float(payload)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ArithmeticError):
         return payload
 
 

@@ -34,6 +34,8 @@ PYTHON_FLAGS = ("-s", "-S", "-P", "-c", BOOT)
 DOCKER = "docker"
 MAX_PROGRAM_BYTES = 4_000_000
 """Maximum size of a program as JSON; a longer one is not sent to a jail."""
+OUT_OF_TIME = (-signal.SIGPROF, -signal.SIGXCPU)
+"""How a referee ends whose tests are out of time."""
 TICKS_SHARE = 0.5
 """Minimum share of its CPU time that a process ran when the limit ends it: the kernel counts ticks against the limit,
 each for the process that runs at that moment, but reports the time that the process really ran."""
@@ -226,7 +228,7 @@ def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) ->
     if end["idle"]:
         return Kind.IDLE, f"nothing was computed for {limits.idle_s:g} s"
     if said is None:
-        is_late = end["referee"]["code"] == -signal.SIGPROF
+        is_late = end["referee"]["code"] in OUT_OF_TIME
         return (Kind.TIMEOUT, "the tests ran out of time") if is_late else (Kind.TESTS, _ending(end["referee"]))
     if said["kind"] == Kind.CRASH:
         code, cpu_s = end["candidate"]["code"], end["candidate"]["cpu_s"]

@@ -7,6 +7,7 @@ answers are compared here, as builtin types only.
 import builtins
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -141,8 +142,9 @@ def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoRet
     state, waiting = random.getstate(), messages.Reader(jobs)
     while True:
         _, (channel,), _, _ = socket.recv_fds(control, 1, 1)
-        started = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)  # a limit of resources counts whole seconds, from the first job on
+        started, hard = time.process_time(), resource.getrlimit(resource.RLIMIT_CPU)[1]
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)  # to the tick: the limit below counts whole seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (min(math.ceil(started) + cpu_s, hard), hard))
         random.setstate(state)
         job = json.loads(waiting.receive())
         os.write(control.fileno(), READ)

@@ -231,7 +231,7 @@ def _run_candidate(theirs: socket.socket, calls: seccomp.Filter, limits: Limits)
 def _run_referee(theirs: socket.socket, calls: seccomp.Filter, limits: Limits) -> NoReturn:
     jobs, verdicts = os.dup(JOBS), os.dup(VERDICTS)
     isolation.close_descriptors(theirs.fileno(), jobs, verdicts)
-    isolation.restrict(calls, RENEW_AFTER * (limits.cpu_s + 1))
+    isolation.restrict(calls, RENEW_AFTER * limits.cpu_s)
     referee.serve(theirs, jobs, verdicts, limits.cpu_s)
 
 
