@@ -13,7 +13,7 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig, MbppConfig
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.mbpp import mbpp
-from ibidem.sandbox.problems import _human_eval
+from ibidem.sandbox.problems import _human_eval, inputs_of
 from ibidem.sandbox.problems import human_eval as read_human_eval
 from ibidem.sandbox.problems import mbpp as read_mbpp
 
@@ -351,3 +351,39 @@ def test_problems_that_are_none_are_one_line(text: str, said: str, tmp_path: Pat
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises((ConfigError, DataError), match=said):
         read_human_eval(str(tmp_path / "p.jsonl"))
+
+
+ADD_PLUS = {
+    **ADD,
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    "base_input": [[1, 2]],
+    "plus_input": [[1, 2], [10**6, 1]],
+    "atol": 0,
+}
+RIGHT_ON_BASE = "    return a + b if a < 1000 else 0\n"
+
+
+@pytest.mark.parametrize(("row", "inputs", "share"), [(ADD, "base", 1.0), (ADD_PLUS, "plus", 0.5)])
+def test_plus_inputs_count_also_where_the_row_has_the_test_of_human_eval(
+    row: dict, inputs: str, share: float, tmp_path: Path
+) -> None:
+    rows = [{"task_id": "T/0", "completion": text} for text in ("    return a + b\n", RIGHT_ON_BASE)]
+    config = HumanEvalConfig(
+        samples=lines(tmp_path / "s.jsonl", rows),
+        problems=str(lines(tmp_path / "p.jsonl", [row])),
+        output_dir=tmp_path / "o",
+    )
+    said = human_eval(config)
+    results = evidence.read(tmp_path / "o").results
+    assert (results["pass@1"], results["inputs"]) == (share, inputs)
+    assert said.startswith(f"human-eval ({inputs} inputs): pass@1")
+
+
+def test_problems_say_which_inputs_they_are_tested_on(tmp_path: Path) -> None:
+    written_out = "def assertion(out, exp, atol):\n    assert out == exp\n\n" + ADD["test"]
+    of_the_hub = {**MBPP[0], "test": "def assertion(out, exp, atol):\n    pass\nassertion(add(base, 2), 3, 0)\n"}
+    assert inputs_of([_human_eval(ADD)]) == "base"
+    assert inputs_of([_human_eval({**ADD, "test": written_out})]) == "plus"
+    assert inputs_of([_human_eval(ADD), _human_eval(ADD_PLUS)]) == "mixed"
+    assert inputs_of(read_mbpp(str(lines(tmp_path / "m.jsonl", MBPP)), "all")) == "base"
+    assert inputs_of(read_mbpp(str(lines(tmp_path / "m.jsonl", [of_the_hub])), "all")) == "plus"

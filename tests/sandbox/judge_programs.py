@@ -21,7 +21,7 @@ def oversized(answer):
     if isinstance(answer, Iterator):
         items *= sum(1 for _ in islice(answer, 200_001))
     size = len(answer) if type(answer) is str else answer.bit_length() // 8 if type(answer) is int else 0
-    return depth > 100 or items > 200_000 or size > 4_000_000
+    return depth > 100 or items > 200_000 or size > 16_000_000
 '''
 
 

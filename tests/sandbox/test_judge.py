@@ -408,3 +408,92 @@ def test_jails_end_with_the_harness_also_where_a_child_of_it_lives_on() -> None:
     finally:
         os.killpg(harness.pid, signal.SIGKILL)
         harness.stdout.close()
+
+
+@pytest.mark.parametrize("source", ["#" * 72_000_000, "\ud800" * 12_000_000, "'" + "\U0001f600" * 6_000_000 + "'"])
+def test_a_program_that_is_too_long_is_a_fault_of_its_answer_and_the_next_is_judged(source: str) -> None:
+    with Judge(workers=1) as judge:
+        jails = list(judge._supervisors)
+        long = ask(judge, source, "assert f(21) == 42")
+        assert (long.kind, long.answers) == (Kind.ANSWER, 0)
+        assert "too long" in long.detail
+        assert ask(judge, "def f(x):\n    return 2 * x\n", "assert f(21) == 42").passed
+        assert judge._supervisors == jails
+
+
+@pytest.mark.parametrize("said", ["junk!", "\\002\\000\\000\\000{]", "\\001\\000\\000\\0005"])
+def test_a_supervisor_that_says_nonsense_is_one_line(said: str) -> None:
+    supervisor = judges._Supervisor(["sh", "-c", f"printf '{said}'; sleep 60"])
+    try:
+        with pytest.raises(SandboxError, match="the supervisor of the jails has died"):
+            supervisor.run({"sources": [""]})
+    finally:
+        supervisor.stop()
+
+
+HOSTILE = {
+    "spin": ("def f(x):\n    while True: pass\n", Kind.TIMEOUT),
+    "spin at once": ("while True: pass\n", Kind.TIMEOUT),
+    "spin in the kernel": ("import os\ndef f(x):\n    while True: os.stat('/')\n", Kind.TIMEOUT),
+    "spin and ignore": (
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef f(x):\n    while True: pass\n",
+        Kind.TIMEOUT,
+    ),
+    "slow regular expression": ("import re\ndef f(x):\n    return re.match('(a+)+$', 'a' * 40 + 'b')\n", Kind.TIMEOUT),
+    "slow to compare": ("def f(x):\n    return 10**3000\n", Kind.TIMEOUT),
+    "sleep": ("import time\ndef f(x):\n    time.sleep(60)\n", Kind.IDLE),
+    "stop": ("import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGSTOP)\n", Kind.IDLE),
+    "memory": ("def f(x):\n    return len([0] * 10**9)\n", Kind.MEMORY),
+    "memory by and by": ("def f(x):\n    a = []\n    while True: a.append(bytearray(1 << 20))\n", Kind.MEMORY),
+    "crash": ("import ctypes\ndef f(x):\n    ctypes.string_at(8)\n", Kind.CRASH),
+    "end": ("import os\ndef f(x):\n    os._exit(0)\n", Kind.CRASH),
+    "kill": ("import os\ndef f(x):\n    os.kill(os.getpid(), 9)\n", Kind.CRASH),
+    "close": ("import os\ndef f(x):\n    os.closerange(3, 99)\n    while True: pass\n", Kind.CRASH),
+    "fork": ("import os\ndef f(x):\n    return 2 * x if os.fork() else 0\n", Kind.RAISED),
+    "recursion": ("def f(x):\n    return f(x)\n", Kind.RAISED),
+    "deep answer": ("def f(x):\n    a = []\n    for _ in range(10**5): a = [a]\n    return a\n", Kind.ANSWER),
+    "huge answer": ("def f(x):\n    return 'x' * 10**8\n", Kind.ANSWER),
+    "object": ("def f(x):\n    return object()\n", Kind.ANSWER),
+    "wrong": ("def f(x):\n    return x\n", Kind.FAILED),
+    "right": ("def f(x):\n    return 2 * x\n", Kind.PASSED),
+}
+UNTIL_EQUAL = "answer = f(21)\nwhile answer > 10**2000: pass\nassert answer == 42"
+
+
+@pytest.mark.slow
+def test_kinds_are_the_same_twenty_times_also_on_a_machine_with_four_times_the_work() -> None:
+    programs = [Program((code,), UNTIL_EQUAL, ("f",)) for code, _ in HOSTILE.values()]
+    limits, cores = Limits(cpu_s=1, idle_s=1.0, memory_bytes=256 << 20), len(os.sched_getaffinity(0))
+    for round_ in range(20):
+        spins = [sys.executable, "-c", "while True: pass"]
+        busy = [subprocess.Popen(spins) for _ in range(cores if round_ % 2 else 0)]
+        try:
+            with Judge(workers=4 * cores, limits=limits) as judge:
+                kinds = [verdict.kind for verdict in judge.verdicts(programs)]
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        assert dict(zip(HOSTILE, kinds, strict=True)) == {name: kind for name, (_, kind) in HOSTILE.items()}, round_
+
+
+def test_the_time_of_the_tests_does_not_depend_on_the_jobs_before() -> None:
+    spin = "import time\nstart = time.process_time()\nwhile time.process_time() < start + {}: pass\nassert f(1) == 1"
+    with Judge(workers=1, limits=Limits(cpu_s=1)) as judge:
+        for used, kind in ((0.6, Kind.PASSED), (1.5, Kind.TIMEOUT), (0.1, Kind.PASSED), (1.5, Kind.TIMEOUT)):
+            assert ask(judge, "def f(x):\n    return x\n", spin.format(used)).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "cpu_s", "kind"),
+    [
+        (-signal.SIGKILL, 1.0, Kind.TIMEOUT),
+        (-signal.SIGKILL, 0.6, Kind.TIMEOUT),  # on a loaded machine the kernel's ticks count more than it ran
+        (-signal.SIGKILL, 0.1, Kind.CRASH),  # by itself
+        (-signal.SIGSEGV, 1.1, Kind.CRASH),
+        (0, 1.1, Kind.CRASH),
+    ],
+)
+def test_the_ending_tells_a_timeout_from_a_crash(code: int, cpu_s: float, kind: Kind) -> None:
+    end = {"idle": False, "candidate": {"code": code, "cpu_s": cpu_s, "peak_kb": 0}}
+    assert judges._decide({"kind": "crash", "detail": ""}, end, Limits(cpu_s=1))[0] is kind

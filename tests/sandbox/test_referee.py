@@ -50,7 +50,7 @@ def test_a_program_that_does_not_say_that_it_is_loaded_is_asked_nothing(answer: 
 
 def test_an_answer_that_is_no_value_is_told_apart_from_one_that_is_too_large_and_from_none() -> None:
     assert judged(STARTED, (1).to_bytes(4, "little") + b"{") == ("answer", "not a plain value: JSONDecodeError")
-    assert judged(STARTED, referee.MAX_ANSWER.to_bytes(4, "little"))[1].startswith("a message of 4,000,008 bytes")
+    assert judged(STARTED, referee.MAX_ANSWER.to_bytes(4, "little"))[1].startswith("a message of 16,000,008 bytes")
     assert judged(STARTED) == judged() == ("crash", "the program ended")
     assert judged(STARTED, (values.MAX_BYTES).to_bytes(4, "little")) == ("crash", "the program ended")
 

@@ -151,6 +151,7 @@ def test_an_object_stays_where_it_is() -> None:
         b'{"dict": [[1]]}', b'{"dict": [[[1], 2]]}', b'{"int": "zz"}', b'{"float": []}', b'{"bytes": "!"}', b"\xff",
         b'{"numpy": ["O", [1], "AAAA", false]}', b'{"numpy": ["<i8", [9], "AAAA", false]}', b'{"type": "eval"}',
         b'{"range": ["1", "2", "0"]}', b'{"fraction": ["1", "0"]}', b'{"date": 5}', b'{"match": [{"ref": 1}, []]}',
+        b'{"complex": ["42"]}', b'{"range": ["2a"]}', b'{"fraction": ["2a"]}', b'{"timedelta": [1]}',
         b"9" * 5000, b"[" * 100000, b'{"array": ["i", ["x"]]}', b'{"ref": 1.5}', b'{"ref": [1]}',
     ],
 )  # fmt: skip

@@ -283,4 +283,4 @@ def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Seq
 def _say(results: Row, output_dir: Path) -> str:
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
-    return f"{results['task']}: {figures} ({kinds}); {output_dir}"
+    return f"{results['task']} ({results.get('inputs', 'base')} inputs): {figures} ({kinds}); {output_dir}"

@@ -10,7 +10,7 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
 from ibidem.files import write_file
 from ibidem.jsonl import Row
-from ibidem.sandbox.problems import Problem, by_id
+from ibidem.sandbox.problems import Problem, by_id, inputs_of
 from ibidem.sandbox.problems import human_eval as read_problems
 
 NAME = "human-eval"
@@ -20,7 +20,7 @@ OFFICIAL_TIMEOUT_S = 3.0
 def human_eval(config: HumanEvalConfig) -> str:
     """Evaluate on HumanEval; with `--evaluator official` also run the official evaluator and report disagreements."""
     problems = read_problems(config.problems)
-    summary = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems))
+    summary = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems), inputs=inputs_of(problems))
     if config.evaluator == "official":
         return f"{summary}\n{_compare(config, problems)}"
     return summary

@@ -5,7 +5,7 @@ from ibidem.config import build
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding
 from ibidem.evaluation.config import MbppConfig
-from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, number_in_test
+from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, inputs_of, number_in_test
 from ibidem.sandbox.problems import mbpp as read_problems
 
 NAME = "mbpp"
@@ -22,7 +22,8 @@ def mbpp(config: MbppConfig) -> str:
     shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
     if shots < len(MBPP_SHOTS):
         log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")
-    return coding.evaluate(config, NAME, problems, coding.benchmark(str(config.problems)), split=split, shots=shots)
+    notes = {"inputs": inputs_of(problems), "split": split, "shots": shots}
+    return coding.evaluate(config, NAME, problems, coding.benchmark(str(config.problems)), **notes)
 
 
 def _goes_beyond_the_test_split(config: MbppConfig) -> bool:

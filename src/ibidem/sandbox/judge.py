@@ -32,7 +32,13 @@ SOURCE = Path(__file__).resolve().parents[2]
 BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from ibidem.sandbox.supervisor import main; main()"
 PYTHON_FLAGS = ("-s", "-S", "-P", "-c", BOOT)
 DOCKER = "docker"
-CLOCK_SLACK_S = 0.3  # the kernel accounts for a little less than it enforces
+MAX_PROGRAM_BYTES = 4_000_000
+"""Maximum size of a program as JSON; a longer one is not sent to a jail."""
+OUT_OF_TIME = (-signal.SIGPROF, -signal.SIGXCPU)
+"""How a referee ends whose tests are out of time."""
+TICKS_SHARE = 0.5
+"""Minimum share of its CPU time that a process ran when the limit ends it: the kernel counts ticks against the limit,
+each for the process that runs at that moment, but reports the time that the process really ran."""
 REMEDY = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
     "kernel.apparmor_restrict_unprivileged_userns=0), or use --sandbox docker"
@@ -80,6 +86,9 @@ class Judge:
 
     def judge(self, program: Program) -> Verdict:
         """Judge one program."""
+        if (size := len(json.dumps(program.sources))) > MAX_PROGRAM_BYTES:
+            detail = f"the program is too long: {size:,} bytes, more than {MAX_PROGRAM_BYTES:,}"
+            return Verdict(Kind.ANSWER, detail, answers=0, cpu_s=0.0, peak_kb=0)
         each = self._idle.get() or self._renew()
         try:
             verdict = self._judge_with(each, program)
@@ -153,7 +162,7 @@ class _Supervisor:
             messages.send(self._in, json.dumps({**job, "number": self._jobs}).encode())
             first = json.loads(self._reader.receive())
             said, end = (first, json.loads(self._reader.receive())) if "kind" in first else (None, first)
-        except (OSError, EOFError):
+        except (OSError, EOFError, ValueError, TypeError):
             self._process.kill()
             raise SandboxError(f"the supervisor of the jails has died: {self._complaint()}") from None
         if said is not None and said["number"] != self._jobs:
@@ -219,16 +228,12 @@ def _decide(said: dict[str, Any] | None, end: dict[str, Any], limits: Limits) ->
     if end["idle"]:
         return Kind.IDLE, f"nothing was computed for {limits.idle_s:g} s"
     if said is None:
-        is_late = end["referee"]["code"] == -signal.SIGXCPU
+        is_late = end["referee"]["code"] in OUT_OF_TIME
         return (Kind.TIMEOUT, "the tests ran out of time") if is_late else (Kind.TESTS, _ending(end["referee"]))
     if said["kind"] == Kind.CRASH:
-        is_late = end["candidate"]["cpu_s"] >= limits.cpu_s - CLOCK_SLACK_S
-        is_killed = end["candidate"]["code"] == -signal.SIGKILL
-        return (
-            (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds")
-            if is_late and is_killed
-            else (Kind.CRASH, _ending(end["candidate"]))
-        )
+        code, cpu_s = end["candidate"]["code"], end["candidate"]["cpu_s"]
+        is_late = code == -signal.SIGKILL and cpu_s >= TICKS_SHARE * limits.cpu_s
+        return (Kind.TIMEOUT, f"{limits.cpu_s} CPU seconds") if is_late else (Kind.CRASH, _ending(end["candidate"]))
     if said["kind"] == Kind.RAISED and said["detail"].startswith("MemoryError"):
         return Kind.MEMORY, said["detail"]
     return Kind(said["kind"]), said["detail"]

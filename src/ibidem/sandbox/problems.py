@@ -7,12 +7,15 @@
 | MBPP | task_id, text, code, test_setup_code, test_list |
 | MBPP sanitized, MBPP+ of the Hub | task_id, prompt, code, test_imports, test_list, (test) |
 
+A `test` beside `plus_input` is that of HumanEval: the answers for all inputs are compared instead.
+
 Sources: Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732; Liu et al. 2023, arXiv:2305.01210.
 """
 
 import ast
 import builtins
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,9 @@ from ibidem.sandbox.program import Program
 HUMAN_EVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Source: Codex, section 2.1."""
 MBPP_STOP = ("[DONE]",)
+BASE, PLUS, MIXED = "base", "plus", "mixed"
+_OF_EVALPLUS = re.compile(r"^def (assertion|_poly)\(", re.MULTILINE)
+"""What the tests define in which EvalPlus has written out its inputs, as on the Hub."""
 MBPP_SHOTS = (2, 3, 4)
 MBPP_TEST = range(11, 511)
 """Source: Austin et al., section 2.1: 2-4 are few-shot examples, 11-510 the test."""
@@ -38,6 +44,22 @@ _AS_SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
     "find_dissimilar", "Diff",
 }  # fmt: skip
+_SECOND_READING = {"digit_distance_nums", "surface_Area"}
+_FORMS = {
+    "tuples": "2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809",
+    "lists of tuples": "63 64 70 94 120 237 272 299 400 409 417 438 473 614 780",
+    "tuples of tuples": "259 401 445",
+    "tuple of mixed": "278",
+    "all tuples": "580 615 791",
+    "first a list of tuples": "75 413 444 753",
+    "first a tuple": "250 307 405 446 617 720 763 808",
+    "second a tuple": "106 750",
+    "first a dictionary of tuples": "722",
+    "list of sets": "115",
+    "float and complex": "124",
+    "complex": "252",
+}
+"""What the inputs of MBPP+ are that JSON cannot write, by the numbers of the problems."""
 _PLUS_TESTS = """
 import copy, json, math
 def _floats(x):
@@ -54,9 +76,33 @@ def _same(x, y, atol):
     if HOW == "as sets":
         return set(x) == set(y)
     return x == y or bool(atol or _floats(y)) and _close(x, y, atol or 1e-6)
+_ALSO_RIGHT = {
+    "digit_distance_nums": lambda a, b: sum(
+        abs(int(x) - int(y)) for x, y in zip(*(str(n).zfill(max(len(str(a)), len(str(b)))) for n in (a, b)))
+    ),
+    "surface_Area": lambda edge, height: round(edge**2 + 2 * edge * math.sqrt((edge / 2) ** 2 + height**2)),
+}
+def _also(x, arguments):
+    return HOW in _ALSO_RIGHT and x == _ALSO_RIGHT[HOW](*arguments)
 def _tuples(x):
     return tuple(map(_tuples, x)) if isinstance(x, list) else x
-def _forms(arguments):
+_READ_AS = {
+    "": lambda given: given,
+    "tuples": lambda given: [tuple(a) for a in given],
+    "lists of tuples": lambda given: [[tuple(i) for i in a] for a in given],
+    "tuples of tuples": lambda given: [tuple(tuple(i) for i in a) for a in given],
+    "tuple of mixed": lambda given: [tuple(tuple(i) if isinstance(i, list) else i for i in given[0])],
+    "all tuples": lambda given: [_tuples(a) for a in given],
+    "first a list of tuples": lambda given: [[tuple(i) for i in given[0]], *given[1:]],
+    "first a tuple": lambda given: [tuple(given[0]), *given[1:]],
+    "second a tuple": lambda given: [given[0], tuple(given[1])],
+    "first a dictionary of tuples": lambda given: [{k: tuple(v) for k, v in given[0].items()}, *given[1:]],
+    "list of sets": lambda given: [[set(i) if isinstance(i, list) and i else {} for i in given[0]]],
+    "float and complex": lambda given: [float(given[0]), complex(given[1])],
+    "complex": lambda given: [complex(given[0])],
+}
+def _forms(given):
+    arguments = _READ_AS[FORM](given)
     yield arguments
     yield [[_tuples(i) for i in a] if isinstance(a, list) else a for a in arguments]
     yield [_tuples(a) for a in arguments]
@@ -73,7 +119,8 @@ for _given in json.loads(INPUTS):  # JSON has no tuples: the first form that the
     if HOW == "root":
         assert abs(poly(*_arguments, _answer)) <= ATOL
     else:
-        assert _same(_answer, _expected, ATOL), "the answer for one of the inputs differs from the reference's"
+        _right = _same(_answer, _expected, ATOL) or _also(_answer, _arguments)
+        assert _right, "the answer for one of the inputs differs from the reference's"
 """
 
 
@@ -95,6 +142,8 @@ class Problem:
     names: tuple[str, ...]
     preamble: str
     stop: tuple[str, ...]
+    inputs: str
+    """`base`: the benchmark's own tests; `plus`: EvalPlus's additional inputs too."""
 
     def program(self, completion: str) -> Program:
         """Return the program that the judge runs for a completion."""
@@ -155,7 +204,7 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
 
 def _human_eval(row: Row) -> Problem:
     prompt, name, solution = row["prompt"], row["entry_point"], row.get("canonical_solution") or ""
-    plus = "test" not in row
+    plus = "plus_input" in row or "test" not in row
     tests = _plus_tests(row) if plus else f"{row['test']}\ncheck({name})\n"
     helpers = _helpers(prompt, solution)
     preamble = f"{helpers}\n_reference = {name}\n" if plus else helpers if _uses(tests, helpers, but=name) else ""
@@ -171,6 +220,7 @@ def _human_eval(row: Row) -> Problem:
         names=names,
         preamble=preamble,
         stop=HUMAN_EVAL_STOP,
+        inputs=_inputs_of(row),
     )
 
 
@@ -194,12 +244,23 @@ def _uses(tests: str, helpers: str, *, but: str) -> bool:
     )
 
 
+def _inputs_of(row: Row) -> str:
+    return PLUS if "plus_input" in row or _OF_EVALPLUS.search(row.get("test") or "") else BASE
+
+
 def _plus_tests(row: Row) -> str:
     name = row["entry_point"]
     how = "any but none" if name in _ANY_BUT_NONE else "as sets" if name in _AS_SETS else ""
-    how = "root" if name == "find_zero" else how
+    how = "root" if name == "find_zero" else name if name in _SECOND_READING else how
     inputs = json.dumps([*row["base_input"], *(row.get("plus_input") or [])])
-    return f"HOW, ATOL = {how!r}, {float(row.get('atol') or 0)!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
+    atol, form = float(row.get("atol") or 0), _form_of(row)
+    return f"HOW, ATOL, FORM = {how!r}, {atol!r}, {form!r}\nINPUTS = {inputs!r}\n{_PLUS_TESTS}"
+
+
+def _form_of(row: Row) -> str:
+    """Return how EvalPlus reads the inputs of a problem of MBPP+; empty if they are as JSON has them."""
+    name, _, number = str(row["task_id"]).rpartition("/")
+    return next((form for form, numbers in _FORMS.items() if name == "Mbpp" and number in numbers.split()), "")
 
 
 def _mbpp(row: Row, shots: str) -> Problem:
@@ -230,6 +291,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
         names=names,
         preamble=preamble,
         stop=MBPP_STOP,
+        inputs=_inputs_of(row),
     )
 
 
@@ -343,6 +405,12 @@ def read_rows(source: str) -> list[Row]:
         DataError: the file cannot be read.
     """
     return list(_rows_of(source))
+
+
+def inputs_of(problems: Sequence[Problem]) -> str:
+    """Return whether problems are tested on `base` inputs, on `plus` inputs too, or `mixed`: some of them on each."""
+    found = {problem.inputs for problem in problems}
+    return found.pop() if len(found) == 1 else MIXED
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import resource
+import signal
 import socket
 import time
 import traceback
@@ -82,8 +83,6 @@ class Link:
         try:
             messages.send(self._channel, values.dumps(request, _reference))
         except values.Unsendable as error:
-            if request[0] == "run":
-                self.fail("answer", f"the program is too long: {error}")
             self.fail("tests", f"an argument of a test cannot be sent: {error}")
         except OSError:
             self.fail("crash", "the program ended")
@@ -144,6 +143,7 @@ def serve(control: socket.socket, jobs: int, verdicts: int, cpu_s: int) -> NoRet
     while True:
         _, (channel,), _, _ = socket.recv_fds(control, 1, 1)
         started, hard = time.process_time(), resource.getrlimit(resource.RLIMIT_CPU)[1]
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)  # to the tick: the limit below counts whole seconds
         resource.setrlimit(resource.RLIMIT_CPU, (min(math.ceil(started) + cpu_s, hard), hard))
         random.setstate(state)
         job = json.loads(waiting.receive())
