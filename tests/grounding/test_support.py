@@ -118,6 +118,10 @@ def test_of_two_sentences_that_cover_a_claim_the_closer_one_counts() -> None:
     assert not COVER.entails(premise, "For adults the drug is not safe.")
 
 
+def test_no_before_a_number_is_no_negation() -> None:
+    assert COVER.entails("The office is at No. 10 in Downing Street.", "In Downing Street the office is at number 10.")
+
+
 def test_a_claim_may_be_taken_from_several_sentences() -> None:
     premise = "The tower was built in 1889.\n\nIts architect was Sauvestre. It does not rust."
     assert COVER.entails(premise, "The tower of the architect Sauvestre was built in 1889.")
