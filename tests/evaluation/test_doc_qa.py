@@ -200,6 +200,17 @@ def test_a_sentence_that_is_repeated_counts_once() -> None:
     answer = "The tower is 330 metres high [a]. The tower is 330 metres HIGH [a]! It is 9 metres high [a]."
     found = assess(question, answer + " The tower is 330 metres high [b].", WordCover(0.75), ABSTENTIONS)
     assert [claim["cited"] for claim in found["claims"]] == [["b"], ["a"]]  # of the repeated ones, the unsupported
+    found = assess(question, "The tower is high [b]. The tower is high [a].", WordCover(0.75), ABSTENTIONS)
+    assert [claim["cited"] for claim in found["claims"]] == [["b"]]
+
+
+def test_passages_are_judged_as_paragraphs_of_their_own() -> None:
+    passages = {"a": "What the tower is not", "b": "The tower is red."}
+    assert assess_claim("The tower is red [a][b].", passages, WordCover(0.75))["supported"]
+
+
+def test_no_character_hides_a_claim_as_a_citation() -> None:
+    assert sentences("\ue000The moon is green\ue001", PASSAGES) == ["The moon is green"]
 
 
 def test_text_in_brackets_is_text_unless_it_cites() -> None:
@@ -440,7 +451,8 @@ def test_squads_own_answers_are_read_and_strange_ones_refused(tmp_path: Path) ->
         ("I don't know. It is high.", False),
         ("I don't know the dome.", False),
         ("I don't know, it is in 7 documents", False),
-        ("I don't known documents", False),
+        ("I don't knowin documents", False),
+        ("I don't know. It is not that.", False),
     ],
 )
 def test_behind_an_abstention_only_the_documents_and_the_question_may_be_named(answer: str, abstains: bool) -> None:

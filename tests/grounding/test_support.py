@@ -15,7 +15,8 @@ COVER = WordCover(0.75)
 PASSAGE = (
     "The tower was designed by Dr. Maurice Koechlin in the U.S. embassy. It can't be climbed at night, e.g. in winter. "
     "It was opened on 31 March 1889.\n\nThe “old” lift is no longer used. Visitors cannot enter without a ticket! "
-    "The tower is 3.5 times as high as the dome. Does it sway? It never sways more than 7 cm."
+    "The tower is 3.5 times as high as the dome. Does it sway? It never sways more than 7 cm. "
+    "It cannot be entered... without a guide."
 )
 SENTENCES = (
     "The tower was designed by Dr. Maurice Koechlin in the U.S. embassy.",
@@ -46,6 +47,7 @@ def test_a_sentence_of_the_premise_is_supported(sentence: str) -> None:
         "The tower is 3.5 times as high as the dome. Does it sway? It never sways more than 7 cm.",
         "It was opened on 31 March 1889. Visitors cannot enter without a ticket!",
         "designed by Dr. Maurice Koechlin",
+        "It cannot be entered... without a guide",
     ],
 )
 def test_a_quote_is_compared_without_case_blanks_and_the_marks_around_it(claim: str) -> None:
@@ -62,6 +64,7 @@ def test_a_quote_is_compared_without_case_blanks_and_the_marks_around_it(claim: 
         ("The tower is red, which nobody believes.", "The tower is red"),
         ("The drug may not be given to e.g. Adults with asthma.", "Adults with asthma."),
         ("The drug may not be given to J. Smith and his family.", "Smith and his family."),
+        ("The drug may not be given in sol. by adults with asthma.", "by adults with asthma"),
         ("The drug must not be\ngiven to adults.", "given to adults"),
     ],
 )
@@ -107,6 +110,16 @@ def test_a_negation_is_compared_in_the_sentence_that_the_claim_is_taken_from() -
     assert not COVER.entails(premise, "The tower is not made of iron, and 330 metres high.")
     assert not COVER.entails(premise, "On Mondays it is open.")
     assert not COVER.entails(premise, "The dome made of gold is open.")
+
+
+def test_of_two_sentences_that_cover_a_claim_the_closer_one_counts() -> None:
+    premise = "The drug is not safe for adults with asthma. The drug is safe for adults."
+    assert COVER.entails(premise, "For adults the drug is safe.")
+    assert not COVER.entails(premise, "For adults the drug is not safe.")
+
+
+def test_no_before_a_number_is_no_negation() -> None:
+    assert COVER.entails("The office is at No. 10 in Downing Street.", "In Downing Street the office is at number 10.")
 
 
 def test_a_claim_may_be_taken_from_several_sentences() -> None:
