@@ -133,7 +133,7 @@ def test_what_loading_would_read_elsewhere_is_refused(
 
 def test_paths_of_the_machine_that_saved_a_model_do_not_matter(model: Path) -> None:
     edit(model / "config.json", _name_or_path=str(model.parent), auto_map={"AutoConfig": "org/name--module.Class"})
-    edit(model / "tokenizer_config.json", special_tokens_map_file="/home/somebody/x.json", name_or_path=str(model))
+    edit(model / "tokenizer_config.json", special_tokens_map_file="/srv/somebody/x.json", name_or_path=str(model))
     assert identify(model)
 
 

@@ -157,7 +157,7 @@ class DocQaConfig:
     calibration: Path | None = None
     """People's labels to compare the entailment judge with: JSON lines with premise, claim, supported."""
     abstentions: tuple[str, ...] = ("i don't know", "i do not know", "not in the documents", "cannot be answered")
-    """An answer that is empty or starts with one of these abstains."""
+    """An answer that is empty, or says one of these and at most a reason, abstains."""
     max_tokens: Positive = 64
     """Maximum length of an answer, in tokens."""
     batch: Positive = 16

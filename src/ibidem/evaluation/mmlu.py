@@ -69,7 +69,8 @@ def mmlu(config: MmluConfig) -> str:
                     items.append(answer(model, question, examples[: config.shots], config.scoring, config.bos))
                     bar.advance()
         asked = [question for tests, _ in questions.values() for question in tests]
-        notes = {"shots": config.shots, "scoring": config.scoring, "contamination": _contamination(model_id, asked)}
+        made = {"shots": config.shots, "scoring": config.scoring, "bos": config.bos}
+        notes = {**made, "contamination": _contamination(model_id, asked)}
         evidence.write(
             config.output_dir,
             NAME,
