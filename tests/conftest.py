@@ -19,7 +19,12 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 MAY_SKIP = (
     *("only root can", "needs Linux namespaces", "is switched off on this machine"),
-    *("not a git checkout", "needs a CUDA device", "name a Python that has it in PEERS_PYTHON", "the release of EvalPlus is not here"),
+    *(
+        "not a git checkout",
+        "needs a CUDA device",
+        "name a Python that has it in PEERS_PYTHON",
+        "the release of EvalPlus is not here",
+    ),
 )
 """What a machine may lack though data and extras are there."""
 

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -288,8 +289,8 @@ def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
     """Rehash a file unless its modification time is the one recorded at sealing."""
     if not path.is_file():
         raise DigestMismatch(f"{path}: missing, but listed in the manifest")
-    stat = path.stat()
-    if stat.st_size != file.bytes or (stat.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
+    found = path.stat()
+    if found.st_size != file.bytes or (found.st_mtime_ns != time_ns and sha256_of(path) != file.sha256):
         raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
 
 
@@ -337,8 +338,17 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
     text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False)
     (draft.path / MANIFEST).write_text(text + "\n", encoding="utf-8")
     flush(draft.path / MANIFEST)
+    _share(draft.path, names)
     for folder in [*(p for p in draft.path.rglob("*") if p.is_dir()), draft.path]:
         flush(folder)
+
+
+def _share(folder: Path, names: Iterable[str]) -> None:
+    """Give all files the permissions of the manifest: some libraries write files that only their owner may read."""
+    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
+    for name in names:
+        if stat.S_IMODE((folder / name).stat().st_mode) != mode:
+            (folder / name).chmod(mode)
 
 
 def _publish(folder: Path, path: Path) -> None:

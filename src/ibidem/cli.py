@@ -165,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"ibidem: {error.filename or words[0]}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ibidem: interrupted; finished work is kept", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"ibidem: interrupted; {stop or 'finished work is kept'}", file=sys.stderr)
         return 130
 
 

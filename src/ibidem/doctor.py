@@ -51,6 +51,7 @@ def _machine(workdir: Path) -> list[Finding]:
         Finding("python", version, "install Python 3.11 or later" if old else None),
         Finding("cores", str(cores)),
         _threads(cores),
+        _load(cores),
         _memory(),
         _disk(workdir),
     ]
@@ -61,6 +62,16 @@ def _threads(cores: int) -> Finding:
     too_many = value is not None and value.isdigit() and int(value) > cores
     remedy = f"unset OMP_NUM_THREADS or set it to {cores}; more threads than cores are far slower" if too_many else None
     return Finding("OMP_NUM_THREADS", value or "not set", remedy)
+
+
+def _load(cores: int) -> Finding:
+    try:
+        load = os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return Finding("load", "unknown")
+    busy = load > cores / 2
+    remedy = "other programs use this machine: training and evaluation will be slower" if busy else None
+    return Finding("load", f"{load:.1f} on {cores} cores in the last minute", remedy)
 
 
 def _memory() -> Finding:

@@ -1,4 +1,4 @@
-"""How this process uses memory and searches for garbage, set before pyarrow is imported and before threads start.
+"""How this process uses memory, searches for garbage and waits, set before pyarrow and torch are imported.
 
 Each setting says what is spent without it, as `benchmarks/tuning.py` measures it on 384 MB of source code
 (`benchmarks/results/tuning.json`).
@@ -16,6 +16,7 @@ _HEAPS = {  # name in the environment: number in malloc.h, value
     "MALLOC_MMAP_THRESHOLD_": (-3, 16 << 20),
     "MALLOC_TRIM_THRESHOLD_": (-1, 64 << 20),
 }
+IDLE_SPINS = "2000"
 
 
 def tune() -> None:
@@ -24,8 +25,13 @@ def tune() -> None:
     Arrow and Python share two heaps among all threads. A heap keeps up to 64 MB that are free, since each page of a
     Parquet file asks for some; blocks of more than 16 MB go back to the system at once. Without this, deduplication
     peaks at 1.21 times the memory.
+
+    The threads of OpenMP sleep after a short wait for one another. As they come, they spin for milliseconds, and beside
+    other work a training then stands still (`benchmarks/idle_threads.py`, `benchmarks/results/idle_threads.json`).
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", IDLE_SPINS)
     for name, (number, value) in _HEAPS.items():
         os.environ.setdefault(name, str(value))
         with suppress(AttributeError, OSError, ValueError):  # only glibc has it

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -378,3 +379,91 @@ def test_a_damaged_token_cache_is_not_trained_on(trained: Settings, tmp_path: Pa
 def test_a_run_does_not_end_before_its_checkpoint(trained: Settings) -> None:
     with pytest.raises(ConfigError, match="already at step 30"):
         train(trained, training__steps=20, training__resume_from="latest")
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 1) -> None:
+    """Press Ctrl-C while a step is computed."""
+    from ibidem.training.pretraining import Pretraining
+
+    def begin(_self: object, _model: object, now: int) -> None:
+        for _ in range(times if now == step else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Pretraining, "begin", begin)
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(train_settings)
+    with monkeypatch.context() as patch:
+        stop_at(6, patch)
+        with pytest.raises(
+            KeyboardInterrupt, match="step-000007 is saved; go on with .* --training.resume-from latest"
+        ):
+            train(train_settings, output_dir=tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-000007"]
+    train(train_settings, output_dir=tmp_path / "stopped", training__resume_from="latest")
+    assert weights(tmp_path / "stopped", 40) == weights(tmp_path / "run", 40)
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(6, monkeypatch, times=2)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        train(train_settings)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_ctrl_c_in_the_last_step_is_no_interruption(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(39, monkeypatch)
+    train(train_settings)
+    assert len(losses(tmp_path / "run")) == 40
+
+
+def test_everyone_who_may_read_the_run_may_read_its_weights(train_settings: Settings, tmp_path: Path) -> None:
+    train(train_settings, training__steps=2)
+    files = [path for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()]
+    assert any(path.name == "model.safetensors" for path in files)
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in files}) == 1
+
+
+def test_a_run_that_becomes_far_slower_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ibidem.training import loop
+
+    said: list[dict[str, object]] = []
+    monkeypatch.setattr(loop.log, "event", lambda _name, **fields: said.append(fields))
+    pace = loop.Pace()
+    for step in range(400):
+        pace.notice(step, 100.0 if step < 50 or step % 100 == 0 else 40.0)
+    assert [each["step"] for each in said] == [59, 159, 259, 359]
+    assert {each["usual"] for each in said} == {100}
+    quiet = loop.Pace()
+    for step in range(400):
+        quiet.notice(step, 100.0 if step % 9 else 10.0)
+    assert len(said) == 4
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    train(train_settings, training__stop_at_step=20)
+    before = weights(tmp_path / "run", 20)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1316608 vs 1316496")
+
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # another cause: it is ours to find
+        train(train_settings, training__resume_from="latest")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 4096))  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=r"the disk is full \(4,096 bytes free\)"):
+        train(train_settings, training__resume_from="latest")
+    assert weights(tmp_path / "run", 20) == before
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000020"]

@@ -5,6 +5,7 @@ tokens, prompts or rewards. Every random number of a micro batch follows from (s
 resumed run is bit-identical to an uninterrupted one.
 """
 
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from ibidem import log
 from ibidem.errors import TrainingError
 from ibidem.training.objective import Objective
 from ibidem.training.optim import set_learning_rate
+
+SLOW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,23 @@ def run(
     *,
     learning_rate: Callable[[int], float],
     save: Callable[[int, dict[str, float]], None],
-) -> None:
-    """Train from `schedule.start` to `schedule.stop`; a step ends once its checkpoint, if any, is saved."""
+    asked_to_stop: Callable[[], bool],
+) -> int:
+    """Train from `schedule.start` to `schedule.stop`; return the last step, whose checkpoint is saved.
+
+    Args:
+        schedule: when to measure, save and stop.
+        objective: what is optimized.
+        model: as `accelerator` prepared it.
+        optimizer: of the model.
+        accelerator: the processes and devices.
+        learning_rate: returns the learning rate of a step.
+        save: saves a checkpoint after so many steps.
+        asked_to_stop: whether to save after the current step and return.
+    """
     if schedule.start == 0:
         _measure(objective, model, accelerator, 0)
+    pace, done = Pace(), schedule.start
     with log.progress("train", schedule.stop, "steps", start=schedule.start) as bar:
         for step in range(schedule.start, schedule.stop):
             started = time.perf_counter()
@@ -62,12 +78,38 @@ def run(
                 "train.step", step=done, tokens=done * schedule.tokens_per_step, tokens_per_s=round(speed), **figures
             )
             accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
+            pace.notice(done, speed)
             bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
             measures = done % schedule.measure_every == 0 or done == schedule.total_steps
             measured = _measure(objective, model, accelerator, done) if measures else {}
-            if done % schedule.save_every == 0 or done == schedule.stop:
+            stops = asked_to_stop()
+            if done % schedule.save_every == 0 or done == schedule.stop or stops:
                 _check_finite(model, done)
                 save(done, {"loss": figures["loss"], **measured})
+            if stops:
+                break
+    return done
+
+
+class Pace:
+    """Notices when a run becomes far slower than it was: something else uses the machine."""
+
+    def __init__(self) -> None:
+        self._speeds: list[float] = []
+        self._slow_steps, self._quiet_until = 0, 0
+
+    def notice(self, step: int, tokens_per_s: float) -> None:
+        """Take the speed of a step; report `SLOW_STEPS` steps in a row below half of the median so far."""
+        usual = statistics.median(self._speeds) if len(self._speeds) >= SLOW_STEPS else 0.0
+        self._slow_steps = self._slow_steps + 1 if tokens_per_s < usual / 2 else 0
+        if self._slow_steps == 0:
+            self._speeds.append(tokens_per_s)
+        elif self._slow_steps >= SLOW_STEPS and step >= self._quiet_until:
+            self._quiet_until = step + 10 * SLOW_STEPS
+            reason = (
+                "less than half the usual speed: does something else use this machine? `ibidem doctor` shows the load"
+            )
+            log.event("train.slow", step=step, tokens_per_s=round(tokens_per_s), usual=round(usual), reason=reason)
 
 
 def update(

@@ -25,7 +25,7 @@ from ibidem.config import flattened, resolved
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.modeling.checkpoint import INITIAL, KIND, folder_of, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
-from ibidem.training import loop, state
+from ibidem.training import interrupts, loop, state
 from ibidem.training.config import SessionConfig
 from ibidem.training.objective import Objective
 from ibidem.training.optim import adamw, learning_rate
@@ -80,6 +80,7 @@ def run(
         tokens_per_step: tokens of one optimizer step over all processes, for the speed that is reported.
 
     Raises:
+        KeyboardInterrupt: the user stopped it; its message says how to go on.
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
@@ -155,8 +156,21 @@ def _train(
         processes=accelerator.num_processes,
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
-    loop.run(schedule, objective, model, optimizer, accelerator, learning_rate=rate, save=save)
-    return folder_of(config.output_dir, schedule.stop)
+    with interrupts.noticed(is_alone=accelerator.num_processes == 1) as asked_to_stop:
+        done = loop.run(
+            schedule,
+            objective,
+            model,
+            optimizer,
+            accelerator,
+            learning_rate=rate,
+            save=save,
+            asked_to_stop=asked_to_stop,
+        )
+    last = folder_of(config.output_dir, done)
+    if done < schedule.stop:
+        raise KeyboardInterrupt(f"{last} is saved; go on with the same command and --training.resume-from latest")
+    return last
 
 
 def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Schedule:

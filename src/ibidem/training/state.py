@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,6 +19,7 @@ from ibidem.errors import CheckpointError
 from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, folder_of, steps_of, verified
 from ibidem.training.objective import ObjectiveState
 
+NEARLY_FULL_BYTES = 16 << 20
 PROGRESS = "progress.json"
 LATEST = Path("latest")
 OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
@@ -41,7 +43,11 @@ class Saved:
 
 
 def save(accelerator: Accelerator, model: nn.Module, folder: Path, saved: Saved) -> None:
-    """Save weights, optimizer, random states and the objective's state, on all processes, as one artifact."""
+    """Save weights, optimizer, random states and the objective's state, on all processes, as one artifact.
+
+    Raises:
+        CheckpointError: the disk is full; earlier checkpoints are as they were.
+    """
     if not accelerator.is_main_process:
         _save_state(accelerator, model, _agree(None))
         accelerator.wait_for_everyone()  # until the main process has sealed it
@@ -143,7 +149,16 @@ def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
 
 def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
     """Save every process's part; sharded weights are also gathered into the single file that other stages read."""
-    accelerator.save_state(path)
+    try:
+        accelerator.save_state(path)
+    except (RuntimeError, SafetensorError) as error:  # torch and safetensors do not say that the disk is full
+        free = shutil.disk_usage(Path(path).parent).free
+        if free > NEARLY_FULL_BYTES:
+            raise
+        raise CheckpointError(
+            f"{Path(path).parent}: the disk is full ({free:,} bytes free), so the checkpoint was not saved; "
+            "make room, and go on with --training.resume-from latest"
+        ) from error
     if is_sharded(accelerator):
         weights = accelerator.get_state_dict(model)
         if accelerator.is_main_process:
