@@ -60,8 +60,8 @@ def test_lists_are_repeated_or_given_at_once(argv: list[str], words: tuple[str, 
     [
         ([], "place is required"),
         (["p", "--optim.warmup-step", "3"], "unknown key optim.warmup_step; did you mean optim.warmup_steps?"),
-        (["p", "--optim.lr", "fast"], "optim.lr: input should be a valid number"),
-        (["p", "--optim.warmup-steps", "-3"], "optim.warmup_steps: input should be greater than or equal to 0"),
+        (["p", "--optim.lr", "fast"], "--optim.lr must be a number, not 'fast'"),
+        (["p", "--optim.warmup-steps", "-3"], "--optim.warmup-steps: input should be greater than or equal to 0"),
         (["p", "--optim.lr"], "--optim.lr needs a value"),
         (["p", "q"], "unexpected argument 'q'"),
         (["p", "--optim", "x"], "optim"),
@@ -75,6 +75,14 @@ def test_a_mistake_is_one_line_that_names_it(argv: list[str], said: str) -> None
         parse(Outer, argv)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optim: {warmup_steps: some}\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, ["p", "--config", str(tmp_path / "c.yaml"), "--optim.lr", "fast"])
+    file = f"{tmp_path / 'c.yaml'}: optim.warmup_steps must be a whole number, not 'some'"
+    assert str(caught.value) == f"--optim.lr must be a number, not 'fast'; {file}"
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text", "\xff", "a: 1\na: 2\n", "a:\n  b: 1\n  b: 2\n"])

@@ -47,16 +47,43 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
     flags = _read_flags(config_type, argv)
     file = flags.pop("config", None) if "config" not in _fields(config_type) else None
     tree = _merge(read_yaml(Path(file)), flags) if file else flags
-    return build(config_type, tree, origin=f"{file}: " if file else "")
+    return build(config_type, tree, origin=f"{file}: " if file else "", flags=flags)
 
 
-def build(config_type: type[C], tree: Mapping[str, Any], *, origin: str = "") -> C:
-    """Check a tree of values against a configuration type."""
+def build(
+    config_type: type[C], tree: Mapping[str, Any], *, origin: str = "", flags: Mapping[str, Any] | None = None
+) -> C:
+    """Check a tree of values against a configuration type.
+
+    Args:
+        config_type: the type.
+        tree: the values.
+        origin: where they come from, for messages.
+        flags: those of the values that come from flags instead.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is invalid; one line lists all problems.
+    """
     try:
         return TypeAdapter(config_type).validate_python(tree)
     except ValidationError as error:
-        problems = "; ".join(_explain(config_type, problem) for problem in error.errors())
-        raise ConfigError(f"{origin}{problems}") from None
+        of_flags: list[str] = []
+        of_origin: list[str] = []
+        for problem in error.errors():
+            listed = of_flags if _is_given(flags or {}, problem["loc"]) else of_origin
+            listed.append(_explain(config_type, problem, as_flag=listed is of_flags))
+        said = [*of_flags, *([f"{origin}{'; '.join(of_origin)}"] if of_origin else [])]
+        raise ConfigError("; ".join(said)) from None
+
+
+def _is_given(tree: Mapping[str, Any], place: Sequence[Any]) -> bool:
+    for key in place:
+        if not isinstance(tree, Mapping):
+            break
+        if key not in tree:
+            return False
+        tree = tree[key]
+    return bool(place)
 
 
 def read_yaml(path: Path) -> Tree:
@@ -307,20 +334,34 @@ def _null(value: str) -> str | None:
     return None if value in {"null", "~", "None", "none"} else value
 
 
-def _explain(config_type: type[Any], problem: Mapping[str, Any]) -> str:
+NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number", "int_from_float": "a whole number"}
+
+
+def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: bool = False) -> str:
     key = ".".join(str(part) for part in problem["loc"])
+    shown = _flag(key) if as_flag else key
     match problem["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"unknown key {key}{_meant(config_type, key)}"
         case "missing" | "missing_keyword_only_argument" | "missing_argument":
             field = _fields(config_type).get(key)
-            positional = field is not None and POSITIONAL in field.metadata
-            return f"{key} is required; give {key.upper() if positional else '--' + key.replace('_', '-')}"
+            if field is not None and POSITIONAL in field.metadata:
+                return f"{key} is required; give {key.upper()}"
+            if field is not None and (nested := _nested(field.annotation)):
+                needed = [flag for flag, kind, _ in describe(nested, prefix=f"{_flag(key)[2:]}.") if "required" in kind]
+                return f"{key} is required; give {' and '.join(needed)}"
+            return f"{key} is required; give {_flag(key)}"
         case "too_short":
-            return f"{key}: give at least one"
+            return f"{shown}: give at least one"
+        case kind if kind in NUMBERS:
+            return f"{shown} must be {NUMBERS[kind]}, not {_show(problem['input'])!r}"
         case _:
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            return f"{key or 'configuration'}: {message[0].lower()}{message[1:]} (got {_show(problem['input'])})"
+            return f"{shown or 'configuration'}: {message[0].lower()}{message[1:]} (got {_show(problem['input'])})"
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _meant(config_type: type[Any], key: str) -> str:
