@@ -187,3 +187,11 @@ def test_verify_fails_where_an_ancestor_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="missing"):
         lineage.verify_command(lineage.ArtifactPath(path=tmp_path / "b"))
+
+
+def test_a_mistyped_folder_is_told_with_what_was_probably_meant(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(ArtifactError, match=r"tokeniser: no such folder; did you mean .*/tokenizer\?"):
+        artifacts.load(tmp_path / "tokeniser")
+    with pytest.raises(ArtifactError, match="nowhere: no such folder$"):
+        artifacts.load(tmp_path / "nothing" / "nowhere")

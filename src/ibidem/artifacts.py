@@ -10,6 +10,7 @@ recognizes unchanged files. Same inputs and settings, same digest. `signature.js
 and is not among the files.
 """
 
+import difflib
 import fcntl
 import hashlib
 import json
@@ -130,7 +131,7 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no artifact here ({MANIFEST} is missing){_expected(kind)}") from None
+        raise ArtifactError(f"{path}: {_absence(path)}{_expected(kind)}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path / MANIFEST}: cannot be read: {error}") from None
     try:
@@ -381,6 +382,14 @@ def _file_names(path: Path) -> Iterator[str]:
     for file in path.rglob("*"):
         if not file.is_dir() and file not in {path / MANIFEST, path / SIGNATURE}:
             yield file.relative_to(path).as_posix()
+
+
+def _absence(path: Path) -> str:
+    if path.exists():
+        return f"no artifact here ({MANIFEST} is missing)"
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    return f"no such folder{f'; did you mean {path.parent / close[0]}?' if close else ''}"
 
 
 def _expected(kind: str | None) -> str:

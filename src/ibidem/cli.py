@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ibidem import __version__, config, log, runtime
-from ibidem.errors import ConfigError, GateFailed, IbidemError
+from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound
 
 
 class Command(NamedTuple):
@@ -149,9 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime.tune()
     try:
         return _answer(words)
-    except GateFailed as decision:
+    except (GateFailed, NothingFound) as answer:
         try:
-            print(decision, flush=True)
+            print(answer, flush=True)
         except BrokenPipeError:
             _discard_output()
         return 1

@@ -45,5 +45,9 @@ class SandboxError(IbidemError, RuntimeError):
     """Model-written code cannot be run safely here."""
 
 
+class NothingFound(IbidemError):  # noqa: N818 - it is an answer
+    """What was looked for is nowhere; the message is the answer."""
+
+
 class GateFailed(IbidemError):  # noqa: N818 - it is a decision
     """The gate blocks a release; the message is its decision."""

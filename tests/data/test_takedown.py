@@ -660,7 +660,7 @@ def test_a_document_is_traced_where_nothing_was_dropped(tmp_path: Path, capsys: 
     run(tmp_path / "one.jsonl", tmp_path / "data")
     assert main(["trace", "r1", "--artifacts", str(tmp_path)]) == 0
     assert "row 0: record r1" in capsys.readouterr().out
-    assert main(["trace", "r2", "--artifacts", str(tmp_path)]) == 0
+    assert main(["trace", "r2", "--artifacts", str(tmp_path)]) == 1
     assert "in none of" in capsys.readouterr().out
 
 

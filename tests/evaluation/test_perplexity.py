@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import REPOSITORY
 
+from ibidem.cli import main
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
 from ibidem.evaluation.perplexity import measure, perplexity, windows
@@ -113,6 +115,28 @@ def test_the_last_window_may_reach_back_until_it_is_full(
     windows_ = zip(starts, ends, firsts, strict=True)
     assert result["nll"] == pytest.approx(sum(model.nll(ids[a:b], first - a) for a, b, first in windows_), abs=1e-9)
     assert (result["last_window"], result["tokens"]) == (last, 20)
+
+
+def test_who_measures_on_the_training_data_is_told_so(checkpoint: Path, dataset: Path) -> None:
+    choice = {"checkpoint": checkpoint, "max_documents": 3}
+    assert "the model was trained on most of them" in perplexity(PerplexityConfig(data=dataset, **choice))
+    held_out = perplexity(PerplexityConfig(data=dataset, held_out_share=0.1, **choice))
+    other = perplexity(PerplexityConfig(data=REPOSITORY / "LICENSE", **choice))
+    assert "trained on" not in held_out + other
+
+
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = checkpoint.parents[1]
+    (tmp_path / "a.txt").write_text("seven")
+    results = [run(path, tmp_path / "a.txt", tmp_path / "out.json") for path in (checkpoint, run_folder)]
+    assert results[0]["checkpoint_digest"] == results[1]["checkpoint_digest"]
+    words = ["--prompt", "x", "--max-tokens", "2"]
+    assert main(["generate", "--checkpoint", str(run_folder), *words]) == 0
+    said = capsys.readouterr().out
+    assert main(["generate", "--checkpoint", str(checkpoint), *words]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_a_sum_over_a_document_is_not_rounded_to_float32(hf_model: Path) -> None:

@@ -15,7 +15,7 @@ class PerplexityConfig:
     """Measure how well a model predicts text: perplexity, and bits per byte, which is comparable across tokenizers."""
 
     checkpoint: Path
-    """A checkpoint of `ibidem train`, or the folder of any Hugging Face causal language model."""
+    """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
     data: Path
     """A .parquet, .jsonl or text file, a folder of them, or a preprocessed dataset."""
     column: str = "text"
@@ -46,7 +46,7 @@ class ModelChoice:
     """The model under evaluation."""
 
     checkpoint: Path | None = None
-    """A checkpoint of `ibidem train`, or the folder of any Hugging Face causal language model."""
+    """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
     batch: Positive = 16
     """Number of prompts completed together."""
     max_tokens: Positive = 512
@@ -120,7 +120,7 @@ class MmluConfig:
     """MMLU: the share of multiple-choice questions that the model answers correctly."""
 
     checkpoint: Path
-    """A checkpoint of `ibidem train`, or the folder of any Hugging Face causal language model."""
+    """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
     data: Path
     """A folder with <subject>_test.csv and <subject>_dev.csv, as the benchmark is distributed."""
     output_dir: Path

@@ -21,6 +21,8 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
 from ibidem.files import write_file
 from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
+from ibidem.lineage import walk
+from ibidem.modeling.checkpoint import newest
 
 
 def perplexity(config: PerplexityConfig) -> str:
@@ -64,11 +66,23 @@ def perplexity(config: PerplexityConfig) -> str:
     if config.output is not None:
         write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     log.event("evaluate.perplexity", **result)
+    seen = "; the model was trained on most of them: --held-out-share reads those that were held out"
     bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
     return (
         f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
         f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
+        f"{seen if _has_seen(config) else ''}"
     )
+
+
+def _has_seen(config: PerplexityConfig) -> bool:
+    """Return whether a checkpoint was trained on the dataset that is read as a whole."""
+    checkpoint = newest(config.checkpoint)
+    are_artifacts = all((path / artifacts.MANIFEST).exists() for path in (checkpoint, config.data))
+    if config.held_out_share is not None or not are_artifacts:
+        return False
+    digest = artifacts.load(config.data).digest
+    return any(node.digest == digest for _, _, node in walk(checkpoint))
 
 
 class Score(NamedTuple):

@@ -7,7 +7,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
 from ibidem.inference.model_folder import digest_of_model_folder
-from ibidem.modeling.checkpoint import verified
+from ibidem.modeling.checkpoint import newest, verified
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class ModelId:
 
 
 def identify(path: Path) -> ModelId:
-    """Identify the model at `path`.
+    """Identify the model at `path`; in the folder of a run, its newest checkpoint.
 
     Raises:
         ConfigError: there is no model at `path`, or loading it would read files elsewhere.
         CheckpointError: the checkpoint is damaged.
     """
+    path = newest(path)
     if (path / artifacts.MANIFEST).exists():
         return ModelId(path, verified(path).digest, is_checkpoint=True)
     if (path / "config.json").exists():

@@ -55,7 +55,7 @@ def open_model(path: Path) -> LanguageModel:
         ConfigError: the path is neither.
     """
     model_id = identify(path)
-    return OwnModel(path) if model_id.is_checkpoint else HuggingFaceModel(path, model_id.digest)
+    return OwnModel(model_id.path) if model_id.is_checkpoint else HuggingFaceModel(model_id.path, model_id.digest)
 
 
 class OwnModel:

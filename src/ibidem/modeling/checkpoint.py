@@ -48,6 +48,12 @@ def step_of(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def newest(path: Path) -> Path:
+    """Return the newest checkpoint of a run's folder; any other path as it is."""
+    steps = [] if (path / artifacts.MANIFEST).exists() else steps_of(path)
+    return folder_of(path, steps[0]) if steps else path
+
+
 def verified(folder: Path) -> artifacts.Artifact:
     """Load a checkpoint's artifact and rehash all its files.
 

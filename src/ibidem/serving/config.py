@@ -13,7 +13,7 @@ class GenerateConfig:
     """Complete prompts with a checkpoint."""
 
     checkpoint: Path
-    """A checkpoint, such as artifacts/checkpoints/step-025000."""
+    """A checkpoint, such as artifacts/checkpoints/step-025000; or the folder of a run, for its newest one."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)]
     """Start of a document; repeat the flag for a batch."""
     max_tokens: Annotated[int, Field(ge=1)] = 128

@@ -2,7 +2,7 @@
 
 from ibidem import artifacts, jsonl
 from ibidem.files import write_file
-from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model, newest
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.serving.config import GenerateConfig
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -12,8 +12,8 @@ def generate(config: GenerateConfig) -> str:
     """Complete every prompt; return the texts, or the file they were written to."""
     if config.output is not None:
         artifacts.check_outside(config.output)
-    model, checkpoint = load_model(config.checkpoint)
-    tokenizer = Tokenizer.load(config.checkpoint / TOKENIZER_DIR)
+    model, checkpoint = load_model(newest(config.checkpoint))
+    tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
     completions = complete(model, tokenizer, config.prompt, sampling, config.stop)
     if config.output is None:

@@ -13,7 +13,7 @@ from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.data import shards
 from ibidem.data.provenance.exposure import Use, artifacts_below, uses
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, NothingFound
 from ibidem.lineage import tree
 
 NAMED_BY = ("record", "sha256", "raw_sha256", "swhid", "path", "url")
@@ -35,6 +35,7 @@ def trace(config: TraceConfig) -> str:
 
     Raises:
         ConfigError: there is no dataset to search.
+        NothingFound: the document is in no dataset.
         DigestMismatch: an artifact was edited or damaged.
     """
     path = Path(config.target)
@@ -55,8 +56,9 @@ def trace(config: TraceConfig) -> str:
         lines += _unreadable(dataset, config.target)
     lines += [_describe(use) for use in uses(roots, hashes) if use.artifact.kind != shards.KIND]
     names = ", ".join(str(dataset.path) for dataset in datasets)
-    nowhere = f"{config.target}: in none of {names}, nor among their dropped or unreadable documents"
-    return "\n".join(lines) or nowhere
+    if not lines:
+        raise NothingFound(f"{config.target}: in none of {names}, nor among their dropped or unreadable documents")
+    return "\n".join(lines)
 
 
 def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:

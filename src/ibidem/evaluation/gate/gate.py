@@ -71,7 +71,7 @@ def gate(config: GateConfig) -> str:
             bar.advance()
     record = _record(config, model_id, findings, found)
     _write(config, model_id, record, found, sign(about_decision(record), key) if key else None)
-    log.event("gate.decided", decision=record["decision"], checkpoint=str(config.checkpoint))
+    log.event("gate.decided", decision=record["decision"], checkpoint=str(model_id.path))
     summary = "\n".join([*map(_line, findings), f"{record['decision']}: {config.output_dir / PAGE}"])
     if record["decision"] == BLOCK:
         raise GateFailed(summary)
@@ -123,7 +123,7 @@ def _record(
     released = all(finding.verdict is Verdict.PASS or finding.exception for finding in findings)
     return {
         "decision": RELEASE if released else BLOCK,
-        "checkpoint": config.checkpoint.name,
+        "checkpoint": model_id.path.name,
         "checkpoint_digest": model_id.digest,
         "policy_digest": policy_digest(config),
         "decided": datetime.now(UTC).isoformat(timespec="seconds"),
