@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
+from ibidem import cli, config
 from ibidem.cli import COMMANDS, main
 
 
@@ -29,6 +31,29 @@ def test_every_command_shows_its_help_without_torch() -> None:
     done = python("-c", script)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_every_command_has_its_group_and_an_example_of_itself() -> None:
+    grouped = [name for names in cli.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(COMMANDS)
+    for names in cli.GROUPS.values():
+        for name, example in names.items():
+            words = shlex.split(example)
+            command, _ = cli._find(words[1:])
+            assert (words[0], command) == ("ibidem", name)
+            flags = {flag for flag, *_ in config.describe(cli._load(COMMANDS[name].config))} | {"--config"}
+            assert {word for word in words if word.startswith("--")} <= flags
+
+
+def test_the_shipped_configurations_are_copied_to_be_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "configs"]) == 0
+    assert "first: ibidem plan --config configs/training/base.yaml" in capsys.readouterr().out
+    assert main(["plan", "--config", "configs/training/base.yaml"]) == 0
+    assert main(["plan", "--config", "configs/training/base.yaml", "--model", "tiny"]) == 0
+    assert main(["init", "configs"]) == 2
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["plan", "--config", "configs/training/base.yaml"]])

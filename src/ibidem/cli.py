@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": Command(
         "ibidem.doctor:DoctorConfig", "ibidem.doctor:doctor", "what this machine has, and what is wrong with it"
     ),
+    "init": Command("ibidem.init:InitConfig", "ibidem.init:init", "copies of the shipped configurations, to edit"),
     "plan": Command(
         "ibidem.training.plan:PlanConfig",
         "ibidem.training.plan:plan",
@@ -143,6 +144,50 @@ COMMANDS = {
 }
 
 
+GROUPS: dict[str, dict[str, str]] = {  # the commands in the order of a project, each with an example
+    "Begin": {
+        "demo": "ibidem demo",
+        "doctor": "ibidem doctor",
+        "init": "ibidem init configs",
+        "plan": "ibidem plan --config configs/training/base.yaml",
+    },
+    "Data": {
+        "preprocess": "ibidem preprocess --dataset path/to/code:train:text --output-dir data/public/processed",
+        "blend": "ibidem blend --config configs/data/blend.yaml",
+        "card": "ibidem card data/public/processed",
+        "takedown plan": "ibidem takedown plan requests.jsonl --dataset data/public/processed",
+        "takedown apply": "ibidem takedown apply requests.jsonl --dataset data/public/processed",
+        "takedown verify": "ibidem takedown verify requests.jsonl --dataset data/public/processed",
+    },
+    "Model": {
+        "train-tokenizer": "ibidem train-tokenizer --input data/public/processed --output-dir artifacts/tokenizer",
+        "train": "ibidem train --config configs/training/base.yaml --model tiny",
+        "generate": 'ibidem generate --checkpoint artifacts --prompt "def fibonacci(n):"',
+        "report": "ibidem report --run artifacts --output artifacts/report.html",
+    },
+    "Evaluation": {
+        "evaluate perplexity": "ibidem evaluate perplexity --checkpoint artifacts --data data/public/processed",
+        "evaluate dashboard": "ibidem evaluate dashboard --run artifacts --data data/public --output-dir board",
+        "evaluate human-eval": "ibidem evaluate human-eval --checkpoint artifacts --output-dir human-eval",
+        "evaluate mbpp": "ibidem evaluate mbpp --checkpoint artifacts --problems mbpp.jsonl --output-dir mbpp",
+        "evaluate mmlu": "ibidem evaluate mmlu --checkpoint artifacts --data mmlu --output-dir mmlu-5",
+        "evaluate doc-qa": "ibidem evaluate doc-qa --checkpoint artifacts --data questions.jsonl --output-dir answers",
+        "evaluate chat": "ibidem evaluate chat --checkpoint artifacts --prompts prompts.jsonl --output-dir responses",
+        "evaluate ratings": "ibidem evaluate ratings --responses responses --ratings ratings.csv --output-dir ratings",
+    },
+    "Release": {
+        "gate pin": "ibidem gate pin --policy configs/evaluation/gate.yaml",
+        "gate": "ibidem gate --evaluate --config configs/evaluation/gate.yaml",
+        "key": "ibidem key signing.key",
+        "sign": "ibidem sign ratings --key signing.key",
+    },
+    "Lineage": {
+        "trace": "ibidem trace artifacts/checkpoints/step-025000",
+        "verify": "ibidem verify artifacts/checkpoints/step-025000",
+    },
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -235,14 +280,18 @@ def _load(place: str) -> Any:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: ibidem COMMAND [--config FILE.yaml] [--flag VALUE ...]", "", *lines, "", "ibidem COMMAND --help"]
-    )
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "More": [name for name in COMMANDS if name not in grouped]}
+    lines = ["usage: ibidem COMMAND [--config FILE.yaml] [--flag VALUE ...]"]
+    for group, names in groups.items():
+        rows = [f"  {name:<{width}}  {COMMANDS[name].help}" for name in names]
+        lines += ["", group, *rows] if rows else []
+    return "\n".join([*lines, "", "ibidem COMMAND --help shows an example and every flag."])
 
 
 def _help(name: str, command: Command) -> str:
     config_type = _load(command.config)
     rows = [*config.describe(config_type), ("--config", "path", "A YAML file with the same keys; flags win over it.")]
     flags = "\n".join(f"  {flag}  ({kind})\n      {' '.join(meaning.split())}" for flag, kind, meaning in rows)
-    return f"usage: ibidem {name} [flags]\n\n{command.help[0].upper()}{command.help[1:]}.\n\n{flags}"
+    example = next((f"example: {names[name]}\n\n" for names in GROUPS.values() if name in names), "")
+    return f"usage: ibidem {name} [flags]\n\n{command.help[0].upper()}{command.help[1:]}.\n\n{example}{flags}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from ibidem.config import build, configuration
+from ibidem.config import build, configuration, shipped
 from ibidem.errors import ConfigError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -105,13 +105,19 @@ class ModelConfig:
 
 
 def read_model_config(path: Path) -> ModelConfig:
-    """Read a shape: `MODEL` of a Python file such as configs/model/base.py, or a JSON file.
+    """Read a shape: `MODEL` of a Python file such as configs/model/base.py, a JSON file, or the name of a shipped one.
+
+    >>> read_model_config(Path("tiny")).parameters
+    6623232
 
     Raises:
         ConfigError: there is no such file, or it does not define a shape.
     """
+    names = [each.stem for each in sorted(shipped("model").glob("*.py"))]
+    if str(path) in names and not path.exists():
+        path = shipped(f"model/{path}.py")
     if path.suffix not in {".py", ".json"}:
-        raise ConfigError(f"model {path}: neither a .py file that sets MODEL nor a .json file")
+        raise ConfigError(f"model {path}: no .py file that sets MODEL, no .json file, and none of {', '.join(names)}")
     try:
         if path.suffix == ".json":
             return build(ModelConfig, json.loads(path.read_text(encoding="utf-8")), origin=f"{path}: ")
