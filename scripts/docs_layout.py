@@ -52,7 +52,7 @@ VOLATILE = {
     "created": "Unix time at which the artifact was sealed.",
     "host": "Name of the machine.",
     "seconds": "Time that the work took.",
-    "mark": "Of an evaluation: a code that only the user who made it can make; by it a finished one is found again.",
+    "mark": "Of an evaluation: a MAC that only the user who made it can make; with it, a finished one is reused.",
     "times_ns": "Modification times of the files. A file whose time is unchanged is not hashed again.",
 }
 

@@ -132,7 +132,7 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: {_absence(path)}{_expected(kind)}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path / MANIFEST}: cannot be read: {error}") from None
     try:
         artifact = Artifact(
@@ -256,9 +256,31 @@ def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input])
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     work = path.parent / f".{path.name}.work-{key}"
     _clear_workspaces(path, but=work)
+    _unlink_link(work)
     with locked(work):
         yield work
         shutil.rmtree(work, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Delete the artifact at `path`, if there is one, and the workspaces of its interrupted runs.
+
+    Raises:
+        ArtifactError: a run is using such a workspace.
+    """
+    for work in path.parent.glob(f".{path.name}.work-*"):
+        _unlink_link(work)
+        with locked(work):
+            shutil.rmtree(work, ignore_errors=True)
+    if path.exists():
+        aside = hidden(path, "replaced")
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unlink_link(folder: Path) -> None:
+    if folder.is_symlink():  # planted: what is written there would go elsewhere
+        folder.unlink()
 
 
 def _clear_workspaces(path: Path, *, but: Path | None = None) -> None:
@@ -339,6 +361,8 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
     text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False)
     (draft.path / MANIFEST).write_text(text + "\n", encoding="utf-8")
     flush(draft.path / MANIFEST)
+    if (draft.path / SIGNATURE).exists():
+        flush(draft.path / SIGNATURE)
     _share(draft.path, names)
     for folder in [*(p for p in draft.path.rglob("*") if p.is_dir()), draft.path]:
         flush(folder)
@@ -393,4 +417,4 @@ def _absence(path: Path) -> str:
 
 
 def _expected(kind: str | None) -> str:
-    return f"; expected a {kind}" if kind else ""
+    return f"; expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind else ""

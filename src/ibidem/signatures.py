@@ -12,7 +12,6 @@ https://github.com/in-toto/attestation; RFC 2104 (HMAC).
 """
 
 import base64
-import binascii
 import hmac
 import json
 import os
@@ -90,7 +89,7 @@ def is_public_key(text: str) -> bool:
     """
     try:
         data = base64.b64decode(text.removeprefix(PUBLIC_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     return text.startswith(PUBLIC_PREFIX) and len(data) == KEY_BYTES
 
@@ -125,7 +124,7 @@ def sign(payload: Statement, key: "Ed25519PrivateKey", earlier: Envelope | None 
     kept: list[Mapping[str, Any]] = []
     if earlier is not None:
         if _payload(earlier) != data:
-            raise SignatureError("the signature that is there already is of another statement")
+            raise SignatureError("the existing signature is of another statement")
         _signatures(earlier)
         kept = [each for each in earlier["signatures"] if each.get("keyid") != public_key(key)]
     signature = base64.b64encode(key.sign(_encoded(PAYLOAD_TYPE, data))).decode()
@@ -151,7 +150,7 @@ def verify(envelope: Envelope, keys: Collection[str]) -> tuple[Statement, list[s
         for each in _signatures(envelope):
             try:
                 key.verify(base64.b64decode(each, validate=True), _encoded(PAYLOAD_TYPE, data))
-            except (InvalidSignature, binascii.Error, ValueError):
+            except (InvalidSignature, ValueError):
                 continue
             signed.append(text)
             break
@@ -183,8 +182,9 @@ def is_local_mac(mac: object, *parts: str) -> bool:
 
 def state_folder() -> Path:
     """Return the folder for what this user's programs keep: $XDG_STATE_HOME/ibidem, or ~/.local/state/ibidem."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path(os.path.expanduser("~"), ".local", "state")) / "ibidem"  # noqa: PTH111
+    base = Path(os.environ.get("XDG_STATE_HOME") or "")
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where there is none
+    return (base if base.is_absolute() else Path(home, ".local", "state")) / "ibidem"
 
 
 @cache

@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,25 @@ from typing import Any
 from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import GateFailed
-from ibidem.evaluation import evidence, mmlu
+from ibidem.evaluation import coding, evidence, mmlu
 from ibidem.evaluation.chat import chat, digest_of, read_responses
 from ibidem.evaluation.config import ChatConfig, DocQaConfig, HumanEvalConfig, RatingsConfig
 from ibidem.evaluation.doc_qa import doc_qa
+from ibidem.evaluation.doc_qa import measure as measure_documents
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.gate.pin import pins_of
 from ibidem.evaluation.human_eval import human_eval
+from ibidem.evaluation.ratings import measure as measure_ratings
 from ibidem.evaluation.ratings import ratings as import_ratings
 
 N = 90
+MEASURES = {
+    "human-eval": coding.measure,
+    "mmlu": mmlu.measure,
+    "doc-qa": measure_documents,
+    "ratings": measure_ratings,
+}
 CRITERIA = {
     "code": {"evidence": "human-eval", "task": "human-eval", "metric": "pass@1", "at_least": 0.9, "least_items": N},
     "knowledge": {
@@ -37,7 +47,7 @@ def lines(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def problems(folder: Path) -> Path:
+def problems(folder: Path, count: int = N) -> Path:
     rows = [
         {
             "task_id": f"T/{n}",
@@ -46,9 +56,28 @@ def problems(folder: Path) -> Path:
             "canonical_solution": f"    return a + {n}\n",
             "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
         }
-        for n in range(N)
+        for n in range(count)
     ]
     return lines(folder / "problems.jsonl", rows)
+
+
+def reseal(
+    folder: Path, change: Callable[[dict[str, Any], list[dict[str, Any]]], None], *, recount: bool = True, **other: Any
+) -> None:
+    """Edit an evaluation as somebody would who knows the format: with a manifest, and figures, that fit again."""
+    found = evidence.read(folder)
+    results, items = dict(found.results), [dict(item) for item in found.items]
+    change(results, items)
+    if recount:
+        with suppress(KeyError, TypeError, ValueError):  # of rows that are none
+            results |= MEASURES[found.task](items)
+    metrics = {key: results[key] for key in found.artifact.counts if key != "items" and key in results}
+    said = {*metrics, "task", "items", "checkpoint_digest"}
+    notes = {name: each for name, each in results.items() if name not in said}
+    config = {key: value for key, value in found.artifact.config.items() if key != "task"} | other.get("config", {})
+    inputs = other.get("inputs", found.artifact.inputs)
+    shutil.rmtree(folder)
+    evidence.write(folder, found.task, config=config, inputs=inputs, items=items, metrics=metrics, notes=notes)
 
 
 def make_code(folder: Path, checkpoint: Path, digest: str) -> None:
@@ -83,7 +112,8 @@ def make_knowledge(folder: Path, checkpoint: Path) -> None:
         (folder / "subjects" / f"{subject}_dev.csv").write_text(
             "Is it so?,yes,no,maybe,never,A\n".replace("so", subject)
         )
-    benchmark = mmlu.benchmark(folder / "subjects", mmlu.find_subjects(folder / "subjects", ()))
+    asked = mmlu.rows(mmlu.find_subjects(folder / "subjects", ()))
+    benchmark = evidence.benchmark_input(asked, "subjects")
     inputs = [benchmark, artifacts.load(checkpoint).as_input("checkpoint", of=folder / "mmlu")]
     notes = {"contamination": {"documents": 1, "datasets": {}, "problems": 0, "found": {}}}
     metrics = mmlu.measure(items)

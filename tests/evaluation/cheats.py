@@ -13,21 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation.bundle import lines
+from tests.evaluation.bundle import lines, problems, reseal
 
 from ibidem import artifacts, jsonl
-from ibidem.config import build, settings
+from ibidem.config import build
 from ibidem.errors import GateFailed, IbidemError
 from ibidem.evaluation import coding, evidence, mmlu
 from ibidem.evaluation.config import DocQaConfig, HumanEvalConfig, MmluConfig
 from ibidem.evaluation.doc_qa import doc_qa
-from ibidem.evaluation.doc_qa import measure as measure_documents
 from ibidem.evaluation.gate.config import GateConfig, SignConfig
 from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.gate.pin import pins_of
 from ibidem.evaluation.gate.statements import sign_evaluation
 from ibidem.evaluation.human_eval import human_eval
+from ibidem.evaluation.resume import RowLog
 from ibidem.modeling.generate import Sampling
+from ibidem.sandbox.problems import read_rows
 from ibidem.signatures import create_key
 
 N = 40
@@ -124,19 +125,7 @@ class World:
 
 
 def make_world(folder: Path, checkpoint: Path, use: Callable[[Any], None]) -> World:
-    lines(
-        folder / "problems.jsonl",
-        [
-            {
-                "task_id": f"T/{n}",
-                "prompt": f'def add{n}(a):\n    """Add {n}."""\n',
-                "entry_point": f"add{n}",
-                "canonical_solution": f"    return a + {n}\n",
-                "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
-            }
-            for n in range(N)
-        ],
-    )
+    problems(folder, N)
     (folder / "subjects").mkdir()
     questions = "".join(f"Is it so in case {n}?,yes,no,maybe,never,{'ABCD'[n % 4]}\n" for n in range(N))
     (folder / "subjects" / "computer_security_test.csv").write_text(questions)
@@ -180,12 +169,12 @@ def invented_code(world: World, **results: Any) -> None:
          "completion": f"    return a + {n}\n"}
         for n in range(N)
     ]  # fmt: skip
-    chosen = {key: value for key, value in settings(config).items() if key not in coding.CHANGES_NO_RESULT}
+    chosen = coding.decisive(config, {})
     checkpoint = artifacts.load(world.checkpoint).as_input("checkpoint", of=config.output_dir)
     contamination = {"documents": 9, "datasets": {}, "problems": 0, "found": {}, "unchecked": []}
     evidence.write(
         config.output_dir, "human-eval", config=chosen, items=items, metrics=coding.measure(items),
-        inputs=[coding.benchmark(config.problems), checkpoint],
+        inputs=[coding.benchmark(config.problems, read_rows(config.problems)), checkpoint],
         notes={"problems": N, "kinds": {"passed": N}, "contamination": contamination} | results,
     )  # fmt: skip
 
@@ -195,23 +184,6 @@ def foreign(folder: Path) -> None:
     manifest = json.loads((folder / artifacts.MANIFEST).read_text())
     del manifest["volatile"]["mark"]
     (folder / artifacts.MANIFEST).write_text(json.dumps(manifest))
-
-
-def reseal(folder: Path, change: Callable[[dict[str, Any], list[dict[str, Any]]], None], **other: Any) -> None:
-    """Edit an evaluation and seal it again, with figures that fit."""
-    found = evidence.read(folder)
-    results, items = dict(found.results), [dict(item) for item in found.items]
-    change(results, items)
-    recount = {"human-eval": coding.measure, "mmlu": mmlu.measure, "doc-qa": measure_documents}.get(found.task)
-    results |= recount(items) if recount else {}
-    metrics = {key: results[key] for key in found.artifact.counts if key != "items" and key in results}
-    notes = {
-        name: each for name, each in results.items() if name not in {*metrics, "task", "items", "checkpoint_digest"}
-    }
-    config = {key: value for key, value in found.artifact.config.items() if key != "task"} | other.get("config", {})
-    inputs = other.get("inputs", found.artifact.inputs)
-    shutil.rmtree(folder)
-    evidence.write(folder, found.task, config=config, inputs=inputs, items=items, metrics=metrics, notes=notes)
 
 
 def mmlu_evidence(world: World, **more: Any) -> Path:
@@ -247,13 +219,12 @@ def workspace(world: World, **more: Any) -> Path:
     """Return the folder in which an interrupted evaluation of the gate would have left its rows."""
     made: list[Path] = []
     config = code_config(world, **more)
-    chosen = {key: value for key, value in settings(config).items() if key not in coding.CHANGES_NO_RESULT}
+    chosen = coding.decisive(config, {})
     checkpoint = artifacts.load(world.checkpoint).as_input("checkpoint", of=config.output_dir)
+    asked = coding.benchmark(config.problems, read_rows(config.problems))
     with (
         suppress(KeyboardInterrupt),
-        artifacts.workspace(
-            config.output_dir, config=chosen, inputs=[coding.benchmark(config.problems), checkpoint]
-        ) as work,
+        artifacts.workspace(config.output_dir, config=chosen, inputs=[asked, checkpoint]) as work,
     ):
         made.append(work)
         raise KeyboardInterrupt
@@ -283,8 +254,6 @@ def planted_verdicts(world: World) -> dict[str, Any]:
 
 def rows_of_another_run(world: World) -> dict[str, Any]:
     """Rows that this user did make, with a better model under other settings."""
-    from ibidem.evaluation.resume import RowLog
-
     other = workspace(world, seed=1)
     RowLog(other / coding.SAMPLES).extend(samples())
     text = (other / coding.SAMPLES).read_text()
@@ -318,6 +287,28 @@ def planted_finished_knowledge(world: World) -> dict[str, Any]:
 def planted_finished_documents(world: World) -> dict[str, Any]:
     world.use(ORACLE)
     foreign(documents_evidence(world))
+    return {}
+
+
+def rows_of_the_managers_own(world: World) -> dict[str, Any]:
+    """The manager runs the gate as the same user, and so can make any MAC."""
+    RowLog(workspace(world) / coding.SAMPLES).extend(samples())
+    return {}
+
+
+def finished_code_of_the_managers_own(world: World) -> dict[str, Any]:
+    invented_code(world)
+    return {}
+
+
+def swapped_while_others_are_evaluated(world: World) -> dict[str, Any]:
+    def answer(n: int) -> str:
+        if n == 0:
+            shutil.rmtree(world.folder / "evidence" / "code")
+            invented_code(world)
+        return right_answer(n)
+
+    world.use(Scripted(KNOWN, answer))
     return {}
 
 
@@ -405,6 +396,16 @@ def the_luckiest_seed(world: World) -> dict[str, Any]:
 def the_luckiest_seed_at_the_gate(world: World) -> dict[str, Any]:
     human_eval(code_config(world, seed=7, temperature=0.8))
     return {}
+
+
+def another_seed_of_the_same_temperature(world: World) -> dict[str, Any]:
+    human_eval(code_config(world, seed=7, temperature=0.8))
+    return unsigned("code") | {"settings": {"code": {"temperature": "0.8"}}}
+
+
+def another_nucleus(world: World) -> dict[str, Any]:
+    human_eval(code_config(world, top_p=0.5))
+    return unsigned("code")
 
 
 def a_higher_temperature(world: World) -> dict[str, Any]:

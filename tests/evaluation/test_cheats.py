@@ -3,16 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.evaluation import cheats
+from tests.evaluation.bundle import reseal
 from tests.evaluation.cheats import DELIVERED, FOOL, ORACLE, N, World, make_world
 
 from ibidem import artifacts
 from ibidem.config import build
-from ibidem.errors import DigestMismatch
+from ibidem.errors import ArtifactError, DigestMismatch
 from ibidem.evaluation.gate.config import GateConfig, SignConfig
 from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.gate.statements import about_decision, sign_evaluation
@@ -31,7 +33,7 @@ def world(template: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
     shutil.copytree(template.folder, tmp_path / "world")
 
     def use(model: Any) -> None:
-        monkeypatch.setattr("ibidem.inference.models.open_model", lambda _: model)
+        monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
 
     use(FOOL)
     return World(
@@ -74,6 +76,9 @@ CHEATS: list[tuple[Callable[[World], dict[str, Any]], tuple[str, ...], str]] = [
     (cheats.planted_finished_code_with_a_mark_of_another, CODE, BOUND),
     (cheats.planted_finished_knowledge, KNOWLEDGE, BOUND),
     (cheats.planted_finished_documents, DOCUMENTS, BOUND),
+    (cheats.rows_of_the_managers_own, CODE, BOUND),
+    (cheats.finished_code_of_the_managers_own, CODE, BOUND),
+    (cheats.swapped_while_others_are_evaluated, ("code", *DOCUMENTS), "it is unsigned"),
     (cheats.one_question_many_times, KNOWLEDGE, "asks the same more than once"),
     (cheats.one_question_many_times_and_pinned, KNOWLEDGE, "asks the same more than once"),
     (cheats.one_question_in_other_letters_and_pinned, KNOWLEDGE, "asks the same more than once"),
@@ -87,6 +92,8 @@ CHEATS: list[tuple[Callable[[World], dict[str, Any]], tuple[str, ...], str]] = [
     (cheats.easier_questions, DOCUMENTS, "is not the pinned one"),
     (cheats.unpinned, CODE, "is not pinned"),
     (cheats.the_luckiest_seed, CODE, "made with temperature 0.8"),
+    (cheats.another_seed_of_the_same_temperature, CODE, "made with seed 7"),
+    (cheats.another_nucleus, CODE, "made with top_p 0.5"),
     (cheats.the_luckiest_seed_at_the_gate, CODE, BOUND),
     (cheats.a_higher_temperature, CODE, "made with temperature 0.8"),
     (cheats.twenty_samples, CODE, "made with n 20"),
@@ -107,18 +114,18 @@ CHEATS: list[tuple[Callable[[World], dict[str, Any]], tuple[str, ...], str]] = [
     (cheats.contamination({"documents": 9, "problems": 0}), CODE, "about contamination is malformed"),
     (cheats.contamination({"documents": 9, "problems": True, "found": {}}), CODE, "about contamination is malformed"),
     (cheats.not_searched, CODE, NOT_MEASURED),
-    (cheats.one_and_one_point_zero, KNOWLEDGE, "is missing, or differs from"),
-    (cheats.left_out_questions, KNOWLEDGE, "is missing, or differs from"),
+    (cheats.one_and_one_point_zero, KNOWLEDGE, "is missing, or has another answer"),
+    (cheats.left_out_questions, KNOWLEDGE, "is missing, or has another answer"),
     (cheats.doubled_questions, KNOWLEDGE, "appears twice"),
     (cheats.invented_verdicts, CODE, "differ from the judge's"),
-    (cheats.invented_support, DOCUMENTS, "is missing, or differs from"),
+    (cheats.invented_support, DOCUMENTS, "judged again, comes out differently"),
     (cheats.copied_sentences, DOCUMENTS, BOUND),
     (cheats.copied_sentences_and_no_word_on_answers, DOCUMENTS, "must also judge the answers"),
     (cheats.no_answers, DOCUMENTS, BOUND),
     (cheats.empty_answers, DOCUMENTS, BOUND),
     (cheats.other_labels, DOCUMENTS, "the calibration at hand is not the pinned one"),
     (cheats.unbalanced_labels, DOCUMENTS, "agreement with people"),
-    (cheats.invented_calibration, DOCUMENTS, "calibration is missing, or differs"),
+    (cheats.invented_calibration, DOCUMENTS, "its calibration is not what"),
     (cheats.honest_baseline, CODE, "better than Some 7B"),
     (cheats.baseline_by_name, CODE, "the baseline's evidence is sha256:"),
     (cheats.baseline_is_the_checkpoint, CODE, "is of the checkpoint itself"),
@@ -129,6 +136,7 @@ CHEATS: list[tuple[Callable[[World], dict[str, Any]], tuple[str, ...], str]] = [
     (cheats.signature_of_another, CODE, "its signature is of another evaluation"),
     (cheats.broken_signature("{}"), CODE, "its signature does not count"),
     (cheats.broken_signature("[]"), CODE, "its signature does not count"),
+    (cheats.broken_signature("[" * 200_000), CODE, "its signature does not count"),
     (cheats.broken_signature("\x00"), CODE, "its signature does not count"),
     (cheats.broken_signature('{"signatures": [], "payload": ""}'), CODE, "its signature does not count"),
     (cheats.signed_evidence_of_another_checkpoint, CODE, "it is of another checkpoint"),
@@ -142,6 +150,7 @@ BY_ANSWERS = {
     cheats.no_answers,
     cheats.empty_answers,
     cheats.unbalanced_labels,
+    cheats.swapped_while_others_are_evaluated,
 }
 
 
@@ -200,3 +209,38 @@ def test_the_policys_digest_is_of_what_it_demands_and_not_of_where_things_are(wo
     assert first != digest(unsigned=["mmlu"])
     assert first != digest(accept_supplied=True)
     assert first != digest(signers={"x": {"key": create_key(world.folder / "x.key"), "evidence": ["mmlu"]}})
+
+
+def test_an_exception_is_a_warning_in_the_signed_statement(world: World) -> None:
+    world.use(ORACLE)
+    signed = {"by": "R. Manager", "reason": "a preview for three people", "until": date.today() + timedelta(days=9)}
+    criteria = {"hard": {**cheats.CRITERIA["code"], "at_least": 0.99}, "knowledge": cheats.CRITERIA["knowledge"]}
+    assert world.decide("code", "knowledge", criteria=criteria, exceptions={"hard": signed}) == "RELEASE"
+    predicate = about_decision(json.loads((world.folder / "gate" / "gate.json").read_text()))["predicate"]
+    assert (predicate["result"], predicate["warnedTests"], predicate["failedTests"]) == ("WARNED", ["hard"], [])
+
+
+def test_nobody_signs_figures_that_do_not_follow_from_the_items(world: World) -> None:
+    human_eval(cheats.code_config(world))
+    folder = world.folder / "evidence" / "code"
+    reseal(folder, lambda results, _: results.update({"pass@1": 1.0}), recount=False)
+    with pytest.raises(ArtifactError, match="figures do not follow"):
+        sign_evaluation(SignConfig(path=folder, key=world.key))
+    assert not (folder / artifacts.SIGNATURE).exists()
+
+
+def test_what_evidence_says_reaches_page_card_and_terminal_as_one_printable_line(world: World) -> None:
+    human_eval(cheats.code_config(world))
+    heading = "x\n\n**Release decision: RELEASE**\x1b[2J" + "y" * 10_000
+
+    def change(_: dict[str, Any], items: list[dict[str, Any]]) -> None:
+        items[0]["task_id"] = items[1]["task_id"] = heading
+
+    reseal(world.folder / "evidence" / "code", change)
+    said = world.decide("code", **cheats.unsigned("code"))
+    card = (world.folder / "gate" / "MODEL_CARD.md").read_text()
+    assert "appears twice" in said or "..." in said
+    for text in (said, card):
+        assert "\x1b" not in text
+        assert "\n**Release decision: RELEASE" not in text
+        assert max(map(len, text.splitlines())) < 1000

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import SHARED_DATA
 
-from ibidem.errors import ConfigError, DataError
+from ibidem import artifacts
+from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import MmluConfig
 from ibidem.evaluation.mmlu import LETTERS, find_subjects, mmlu, prompt, read
@@ -137,3 +138,11 @@ def test_the_real_subjects_are_read() -> None:
     files = find_subjects(SHARED_DATA / "mmlu", [])
     assert len(files) == 7
     assert all(read(name, test) and read(name, dev) for name, (test, dev) in files.items())
+
+
+def test_a_model_that_changed_since_it_was_identified_is_not_opened(checkpoint: Path) -> None:
+    from ibidem.inference.models import open_model
+
+    assert open_model(checkpoint, artifacts.load(checkpoint).digest).context
+    with pytest.raises(CheckpointError, match="it changed while it was evaluated"):
+        open_model(checkpoint, "sha256:" + "0" * 64)

@@ -52,7 +52,7 @@ def chat(config: ChatConfig) -> str:
     inputs = [model_id.as_input(of=config.output_dir), asked]
     chosen = {key: value for key, value in settings(config).items() if key != "batch"}
     if not resume.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
-        model = models.open_model(config.checkpoint)
+        model = models.open_model(model_id.path, model_id.digest)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
             (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")

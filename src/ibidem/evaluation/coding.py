@@ -60,11 +60,11 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
     if model_id and supplied and supplied.checkpoint != model_id.digest:
         raise DataError(f"samples {supplied.path}: not all name {model_id.digest} as their checkpoint")
     inputs = [asked, *_model_inputs(config, model_id, supplied)]
-    chosen = {key: notes.get(key, value) for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
+    chosen = decisive(config, notes)
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
         return _say(evidence.read(config.output_dir).results, config.output_dir)
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
-        samples = supplied.samples if supplied else _complete(config, problems, work / SAMPLES)
+        samples = supplied.samples if supplied else _complete(config, model_id, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
         contaminated = _contamination(config, model_id, problems)
         metrics = measure(items, config.k)
@@ -83,7 +83,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
 
 def task(
     name: str,
-    problems: Callable[[str, Settings], Sequence[Problem]],
+    problems: Callable[[Sequence[Row], Settings], Sequence[Problem]],
     evaluate: Callable[[Mapping[str, Any]], str],
     **more: Any,
 ) -> Task:
@@ -91,7 +91,7 @@ def task(
 
     Args:
         name: name of the evaluation.
-        problems: reads the problems that an evaluation must have answered, from the benchmark's path and the settings.
+        problems: reads the problems that an evaluation must have answered, from the benchmark's rows and the settings.
         evaluate: evaluates with the given settings.
         more: settings besides those of sampling, with their defaults.
     """
@@ -104,14 +104,19 @@ def task(
         asks=_asks,
         settings={**defaults(CodingConfig, *SAMPLING), **more},
         evaluate=evaluate,
-        rejudge=lambda evaluation, place, chosen, sandbox: _rejudge(evaluation, problems(place, chosen), sandbox),
+        rejudge=lambda evaluation, rows, chosen, sandbox: _rejudge(evaluation, problems(rows, chosen), sandbox),
         is_published=True,
     )
 
 
-def benchmark(problems: str) -> Input:
-    """Return the problems as an input, identified by what they say."""
-    return evidence.benchmark_input(read_rows(problems), Path(problems).name)
+def benchmark(problems: str, rows: Sequence[Row]) -> Input:
+    """Return the problems at a place as an input, identified by what their rows say."""
+    return evidence.benchmark_input(rows, Path(problems).name)
+
+
+def decisive(config: CodingConfig, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide a result; a note that is a setting is the value that was used."""
+    return {key: notes.get(key, value) for key, value in settings(config).items() if key not in CHANGES_NO_RESULT}
 
 
 def _asks(row: Row) -> Any:
@@ -177,7 +182,7 @@ def _model_inputs(config: CodingConfig, model_id: ModelId | None, supplied: Give
     return inputs
 
 
-def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> list[Sample]:
+def _complete(config: CodingConfig, model_id: ModelId | None, problems: Sequence[Problem], path: Path) -> list[Sample]:
     """Complete each problem `n` times; samples already in `path` are reused."""
     recovered = RowLog(path)
     done = [Sample(**row) for row in recovered.rows]
@@ -187,8 +192,8 @@ def _complete(config: CodingConfig, problems: Sequence[Problem], path: Path) -> 
     from ibidem.inference.models import open_model
     from ibidem.modeling.generate import Sampling
 
-    assert config.checkpoint is not None
-    model = open_model(config.checkpoint)
+    assert model_id is not None
+    model = open_model(model_id.path, model_id.digest)
     with log.progress("complete", len(wanted), "samples", start=len(done)) as bar:
         while len(done) < len(wanted):
             batch = _same_stop(wanted[len(done) : len(done) + config.batch])

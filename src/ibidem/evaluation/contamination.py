@@ -7,6 +7,7 @@ from typing import Any
 from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText
+from ibidem.errors import DigestMismatch
 from ibidem.lineage import walk
 
 
@@ -25,7 +26,7 @@ def look(checkpoint: Path, problems: Sequence[ProblemText]) -> dict[str, Any] | 
     documents = 0
     for dataset in datasets:
         with log.progress("contamination", int(dataset.counts["kept"]), "documents") as bar:
-            for path in shards.shard_paths(dataset.path):
+            for path in shards.checked_shards(dataset):
                 for row in shards.read_rows(path, ["text", "record"]):
                     for name, drop in guard.hits(row["text"].encode()):
                         hits.setdefault(name, f"{row['record']}: {drop.detail}")
@@ -51,6 +52,10 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
             continue
         if state != "ok" or not isinstance(node, artifacts.Artifact):
             return []
-        if node.kind == shards.KIND:
-            datasets.setdefault(node.digest, node)
+        if node.kind == shards.KIND and node.digest not in datasets:
+            try:
+                datasets[node.digest] = artifacts.verify(node.path, kind=shards.KIND)
+            except DigestMismatch as error:
+                log.event("contamination.damaged", path=str(node.path), reason=str(error))
+                return []
     return list(datasets.values())

@@ -40,7 +40,7 @@ from ibidem.figures import percent
 from ibidem.grounding.sentences import plain, split_sentences, words
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
-from ibidem.inference.model_id import identify
+from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
@@ -90,16 +90,18 @@ def doc_qa(config: DocQaConfig) -> str:
     """
     if (config.checkpoint is None) == (config.predictions is None):
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
-    questions = read_questions(config.data)
+    asked = rows(config.data)
+    questions = [_question(row) for row in asked]
     judge = open_entailment(config.entailment, config.word_share)
     supplied = read_answers(config.predictions, questions) if config.predictions else None
-    inputs = _inputs(config, supplied)
+    model_id = identify(config.checkpoint) if config.checkpoint else None
+    inputs = [evidence.benchmark_input(asked, config.data.name), *_inputs(config, model_id, supplied)]
     chosen = settings(config) | {
         "entailment": digest_of_entailment(config.entailment),
         "calibration": _digest_of_labels(config.calibration),
     }
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
-        answers = supplied.answers if supplied else _generate(config, questions)
+        answers = supplied.answers if supplied else _generate(config, model_id, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
         calibration = calibrate(judge, config.calibration) if config.calibration else None
         notes = {"entailment": judge.name, "calibration": calibration}
@@ -112,15 +114,15 @@ def doc_qa(config: DocQaConfig) -> str:
     return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
 
 
-def benchmark(data: Path) -> Input:
-    """Return the questions as an input, identified by what they say."""
-    return evidence.benchmark_input(rows(data), data.name)
-
-
 def rows(data: Path) -> list[Row]:
     """Read the questions as JSON rows."""
     return [
-        {"id": each.id, "question": each.text, "passages": dict(each.passages), "answers": list(each.answers)}
+        {
+            "id": each.id,
+            "question": each.text,
+            "passages": [*map(list, each.passages.items())],
+            "answers": list(each.answers),
+        }
         for each in read_questions(data)
     ]
 
@@ -343,20 +345,19 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
     return Given(path, answers, next(iter(origins - {"None"})) if len(origins) == 1 and "None" not in origins else None)
 
 
-def _inputs(config: DocQaConfig, supplied: Given | None) -> list[Input]:
+def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | None) -> list[Input]:
     given_files = {"predictions": config.predictions, "calibration": config.calibration}
-    inputs = [benchmark(config.data)]
-    inputs += [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
-    if config.checkpoint is not None:
-        inputs.append(identify(config.checkpoint).as_input(of=config.output_dir))
+    inputs = [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
+    if model_id is not None:
+        inputs.append(model_id.as_input(of=config.output_dir))
     elif supplied is not None and supplied.checkpoint is not None:
         inputs.append(Input("checkpoint", supplied.checkpoint, "named by the predictions", is_artifact=False))
     return inputs
 
 
-def _generate(config: DocQaConfig, questions: Sequence[Question]) -> dict[str, str]:
-    assert config.checkpoint is not None
-    model = models.open_model(config.checkpoint)
+def _generate(config: DocQaConfig, model_id: ModelId | None, questions: Sequence[Question]) -> dict[str, str]:
+    assert model_id is not None
+    model = models.open_model(model_id.path, model_id.digest)
     answers: dict[str, str] = {}
     with log.progress("complete", len(questions), "answers") as bar:
         for start in range(0, len(questions), config.batch):
@@ -417,20 +418,24 @@ def _digest_of_labels(path: str | Path | None) -> str | None:
     return None if path is None else Input.of_file("calibration", Path(path)).digest
 
 
-def _differs(evaluation: evidence.Evidence, file: str, settings: Settings) -> str | None:
+def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], settings: Settings) -> str | None:
     """Assess every answer and claim again, and compare the entailment judge with people's labels again."""
     judge = open_entailment(settings["entailment"], settings["word_share"])
     labels = settings["calibration"]
     if evaluation.results.get("calibration") != (calibrate(judge, Path(labels)) if labels else None):
-        return "its calibration"
-    questions = {question.id: question for question in read_questions(Path(file))}
+        return "its calibration is not what the entailment judge has with the labels"
+    questions = {row["id"]: _question(row) for row in asked}
     items = {item["id"]: item for item in evaluation.items}
-    for key in questions.keys() | items.keys():
+    for key in sorted(questions.keys() | items.keys()):
         if key not in questions or key not in items:
-            return str(key)
+            return f"the question {key} is only in the {'evaluation' if key in items else 'benchmark'}"
         if assess(questions[key], items[key]["answer"], judge, settings["abstentions"]) != items[key]:
-            return str(key)
+            return f"the answer to {key}, judged again, comes out differently"
     return None
+
+
+def _question(row: Row) -> Question:
+    return Question(row["id"], row["question"], dict(row["passages"]), tuple(row["answers"]))
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
-from ibidem.errors import ArtifactError, ConfigError
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.evaluation import resume
 from ibidem.jsonl import Row
 from ibidem.records import RESULTS_FILE
@@ -91,15 +91,33 @@ def read(folder: Path) -> Evidence:
     """
     artifact = artifacts.verify(folder, kind=KIND)
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        items = jsonl.loads((folder / ITEMS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        results = json.loads(_sealed(artifact, RESULTS))
+        items = jsonl.loads(_sealed(artifact, ITEMS).decode())
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ArtifactError(f"{folder}: this evaluation cannot be read: {error}") from None
     if not isinstance(results, dict) or not all(isinstance(item, dict) for item in items) or "task" not in results:
         raise ArtifactError(f"{folder}: this is not an evaluation")
     if not is_contamination(results.get("contamination")):
         raise ArtifactError(f"{folder}: what it says about contamination is malformed")
     return Evidence(artifact, results, items)
+
+
+def _sealed(artifact: Artifact, name: str) -> bytes:
+    """Read a file of an artifact, whose bytes are compared with the manifest as they are read."""
+    data = (artifact.path / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != artifact.files[name].sha256:
+        raise DigestMismatch(f"{artifact.path / name}: it changed while it was read")
+    return data
+
+
+def discard(output_dir: Path) -> None:
+    """Delete the evaluation at `output_dir`, and what interrupted runs left of it.
+
+    Raises:
+        ArtifactError: something that is not an evaluation is there.
+    """
+    artifacts.check_replaceable(output_dir, KIND)
+    artifacts.discard(output_dir)
 
 
 def is_contamination(said: object) -> bool:

@@ -10,7 +10,7 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
 from ibidem.files import write_file
 from ibidem.jsonl import Row
-from ibidem.sandbox.problems import Problem, by_id, inputs_of
+from ibidem.sandbox.problems import Problem, by_id, inputs_of, read_rows
 from ibidem.sandbox.problems import human_eval as read_problems
 
 NAME = "human-eval"
@@ -19,8 +19,9 @@ OFFICIAL_TIMEOUT_S = 3.0
 
 def human_eval(config: HumanEvalConfig) -> str:
     """Evaluate on HumanEval; with `--evaluator official` also run the official evaluator and report disagreements."""
-    problems = read_problems(config.problems)
-    summary = coding.evaluate(config, NAME, problems, coding.benchmark(config.problems), inputs=inputs_of(problems))
+    rows = read_rows(config.problems)
+    problems, asked = read_problems(config.problems, rows), coding.benchmark(config.problems, rows)
+    summary = coding.evaluate(config, NAME, problems, asked, inputs=inputs_of(problems))
     if config.evaluator == "official":
         return f"{summary}\n{_compare(config, problems)}"
     return summary
@@ -62,5 +63,7 @@ def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:
 
 
 TASK = coding.task(
-    NAME, lambda place, _settings: read_problems(place), lambda tree: human_eval(build(HumanEvalConfig, tree))
+    NAME,
+    lambda rows, _settings: read_problems("benchmark", rows),
+    lambda tree: human_eval(build(HumanEvalConfig, tree)),
 )

@@ -5,7 +5,7 @@ from ibidem.config import build
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding
 from ibidem.evaluation.config import MbppConfig
-from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, inputs_of, number_in_test
+from ibidem.sandbox.problems import MBPP_SHOTS, MBPP_STOP, inputs_of, number_in_test, read_rows
 from ibidem.sandbox.problems import mbpp as read_problems
 
 NAME = "mbpp"
@@ -16,14 +16,15 @@ def mbpp(config: MbppConfig) -> str:
     split: str = config.split or ("all" if _goes_beyond_the_test_split(config) else "test")
     if split == "all" and config.samples is None:
         split = "unseen"  # the model reads the solutions of the examples in its prompt
-    problems = read_problems(str(config.problems), split)
+    rows = read_rows(str(config.problems))
+    problems = read_problems(str(config.problems), split, rows)
     if not problems:
         raise ConfigError(f"problems {config.problems}: no problem is in the split {split}")
     shots = problems[0].prompt.count(f"\n{MBPP_STOP[0]}\n")
     if shots < len(MBPP_SHOTS):
         log.event("evaluate.few_shots", shots=shots, due=len(MBPP_SHOTS), reason=f"{config.problems} lacks 2, 3 or 4")
     notes = {"inputs": inputs_of(problems), "split": split, "shots": shots}
-    return coding.evaluate(config, NAME, problems, coding.benchmark(str(config.problems)), **notes)
+    return coding.evaluate(config, NAME, problems, coding.benchmark(str(config.problems), rows), **notes)
 
 
 def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
@@ -35,7 +36,7 @@ def _goes_beyond_the_test_split(config: MbppConfig) -> bool:
 
 TASK = coding.task(
     NAME,
-    lambda place, settings: read_problems(place, str(settings["split"])),
+    lambda rows, settings: read_problems("benchmark", str(settings["split"]), rows),
     lambda tree: mbpp(build(MbppConfig, tree)),
     split="test",
 )

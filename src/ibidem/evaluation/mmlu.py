@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibidem import log
-from ibidem.artifacts import Input
 from ibidem.config import build, settings
 from ibidem.data.filters.contamination import ProblemText
 from ibidem.errors import ConfigError, DataError
@@ -52,15 +51,16 @@ def mmlu(config: MmluConfig) -> str:
     """
     files = find_subjects(config.data, config.subjects)
     model_id = identify(config.checkpoint)
-    inputs = [benchmark(config.data, files), model_id.as_input(of=config.output_dir)]
-    questions = {name: (read(name, test), read(name, dev) if dev else []) for name, (test, dev) in files.items()}
+    asked_rows = rows(files)
+    inputs = [evidence.benchmark_input(asked_rows, config.data.name), model_id.as_input(of=config.output_dir)]
+    questions = {name: (_part(asked_rows, name, "test"), _part(asked_rows, name, "dev")) for name in files}
     fewest = min(questions, key=lambda name: len(questions[name][1]))
     if len(questions[fewest][1]) < config.shots:
         raise ConfigError(
             f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots no more than that"
         )
     if not evidence.finished(config.output_dir, NAME, config=settings(config), inputs=inputs):
-        model = models.open_model(config.checkpoint)
+        model = models.open_model(model_id.path, model_id.digest)
         total = sum(len(tests) for tests, _ in questions.values())
         items = []
         with log.progress("mmlu", total, "questions") as bar:
@@ -150,11 +150,6 @@ def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, 
     return {name: (path, devs.get(name)) for name, path in tests.items() if not wanted or name in wanted}
 
 
-def benchmark(folder: Path, files: Mapping[str, tuple[Path, Path | None]]) -> Input:
-    """Return the questions and examples of subjects as an input, identified by what they say."""
-    return evidence.benchmark_input(rows(files), folder.name)
-
-
 def rows(files: Mapping[str, tuple[Path, Path | None]]) -> list[Row]:
     """Read the questions and examples of subjects as JSON rows."""
     parts = (
@@ -218,19 +213,18 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
     return {f"{item['subject']} {item['number']}": float(item["passed"]) for item in asked}
 
 
-def _differs(evaluation: evidence.Evidence, folder: str, _settings: Settings) -> str | None:
-    due = {
-        f"{row['subject']} {row['number']}": LETTERS[row["answer"]]
-        for row in _benchmark_rows(folder)
-        if row["part"] == "test"
-    }
+def _part(asked: Sequence[Row], subject: str, part: str) -> list[Question]:
+    """Return the questions (`test`) or examples (`dev`) of a subject."""
+    mine = (row for row in asked if row["subject"] == subject and row["part"] == part)
+    return [Question(subject, row["number"], row["text"], tuple(row["choices"]), row["answer"]) for row in mine]
+
+
+def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], _settings: Settings) -> str | None:
+    due = {f"{row['subject']} {row['number']}": LETTERS[row["answer"]] for row in asked if row["part"] == "test"}
     claimed = {f"{item['subject']} {item['number']}": item["answer"] for item in evaluation.items}
     keys = due.keys() | claimed.keys()
-    return next((key for key in sorted(keys) if due.get(key) != claimed.get(key)), None)
-
-
-def _benchmark_rows(folder: str) -> list[Row]:
-    return rows(find_subjects(Path(folder), ()))
+    key = next((key for key in sorted(keys) if due.get(key) != claimed.get(key)), None)
+    return None if key is None else f"the question {key} is missing, or has another answer in the benchmark"
 
 
 TASK = Task(
@@ -238,7 +232,7 @@ TASK = Task(
     key=("subject", "number"),
     measure=lambda evaluation: measure(evaluation.items),
     trials=_trials,
-    benchmark=_benchmark_rows,
+    benchmark=lambda folder: rows(find_subjects(Path(folder), ())),
     asks=lambda row: [row["text"], row["choices"]],
     settings=defaults(MmluConfig, "shots", "scoring", "bos"),
     evaluate=lambda tree: mmlu(build(MmluConfig, tree)),

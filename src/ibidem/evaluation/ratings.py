@@ -19,7 +19,7 @@ from ibidem.errors import DataError
 from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
-from ibidem.evaluation.task import Demand, Task, Trials, defaults
+from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
@@ -208,6 +208,16 @@ def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
     return None
 
 
+def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], _settings: Settings) -> str | None:
+    """Require an item for every prompt that is to be rated by a criterion."""
+    for criterion in sorted({item["criterion"] for item in evaluation.items}):
+        due = {row["id"] for row in asked if criterion in (row["criteria"] or (criterion,))}
+        rated = {item["id"] for item in evaluation.items if item["criterion"] == criterion}
+        if other := sorted(due ^ rated):
+            return f"the response {other[0]} has no ratings by {criterion}, or is not in the benchmark"
+    return None
+
+
 TASK = Task(
     name=NAME,
     key=("id", "criterion"),
@@ -216,6 +226,7 @@ TASK = Task(
     benchmark=lambda file: chat.prompt_rows(Path(file)),
     asks=lambda row: row["turns"],
     settings=defaults(RatingsConfig, "good_from", "least_agreement", "least_calibration"),
+    differs=_differs,
     follows=lambda item, config: item["good"] is is_good(item["people"], item["judges"], config["good_from"]),
     doubt=_doubt,
 )

@@ -1,8 +1,9 @@
-"""What an interrupted evaluation takes up again, and the finished one that is not repeated: only what this user made.
+"""Resume evaluations: rows and finished folders are reused only if this user wrote them on this machine.
 
 Whoever can write beside the output could otherwise plant answers there, to be sealed as the checkpoint's own. Each row
-therefore carries a message authentication code that binds it to the run, the file and its place; a row without it, and
-all rows behind it, are made anew. A finished folder carries one of its digest.
+therefore carries a message authentication code (MAC) that binds it to the run, the file and its place; a row without
+it, and all rows behind it, are made anew. A finished folder carries one of its digest. Against the same user nothing
+is shown by it: `ibidem gate --evaluate` therefore resumes and reuses nothing.
 """
 
 import json
@@ -33,12 +34,13 @@ class RowLog:
         """The rows that are there; `extend` appends to them."""
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Append rows to the file, each with its code."""
+        """Append rows to the file, each with its MAC."""
         lines = []
         for row in rows:
             lines.append({"row": row, "mac": local_mac(*self._parts(len(self.rows), row))})
             self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with open(descriptor, "a", encoding="utf-8") as file:
             file.write(jsonl.dumps(lines))
 
     def _parts(self, place: int, row: Row) -> tuple[str, ...]:
@@ -57,8 +59,11 @@ class RowLog:
                 break
             rows.append(row)
             kept += len(line) + 1
-        if kept < len(data):
-            os.truncate(self._path, kept)
+        if kept < len(data):  # into a new file: this one may be a link to another
+            draft = self._path.with_name(f"{self._path.name}.partial")
+            draft.unlink(missing_ok=True)
+            draft.write_bytes(data[:kept])
+            draft.replace(self._path)
         return rows
 
     def _authentic(self, line: bytes, place: int) -> Row | None:

@@ -48,16 +48,16 @@ class Task:
     digests: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     """Settings that name a file or folder, by the function that returns its digest; an evaluation keeps the digest."""
     evaluate: Callable[[Mapping[str, Any]], str] | None = None
-    """Evaluates with the given settings, the place of the benchmark under `place`; None if people are needed."""
+    """Evaluates with the given settings, among them the place of the benchmark; None if people are needed."""
     place: str = "problems"
     """The setting of the evaluation that names the benchmark."""
     follows: Callable[[Row, Settings], bool] = lambda _item, _config: True
     """Whether an item's outcome follows from the item's other columns and the settings."""
-    differs: Callable[[Evidence, str, Settings], str | None] = lambda _evidence, _place, _settings: None
-    """Names an item that only the benchmark or only the evaluation has, or that has another outcome there."""
+    differs: Callable[[Evidence, Sequence[Row], Settings], str | None] = lambda _evidence, _rows, _settings: None
+    """Says how items differ from the benchmark's: missing, too many, or with another outcome."""
     doubt: Callable[[Evidence, Demand], str | None] = lambda _evidence, _demand: None
     """Says why figures do not count although nobody has edited them."""
-    rejudge: Callable[[Evidence, str, Settings, SandboxConfig], list[str]] | None = None
+    rejudge: Callable[[Evidence, Sequence[Row], Settings, SandboxConfig], list[str]] | None = None
     """Judges the programs again and names the outcomes that are missing or differ; None where there are no programs."""
     is_published: bool = False
     """Whether its problems are at large, so that they may occur in training data."""

@@ -199,6 +199,9 @@ class InferenceModel:
 
     def entails(self, premise: str, claim: str) -> bool:
         """Return whether entailment is the most likely label."""
+        longest = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", 512))
+        if len(self._tokenizer(claim)["input_ids"]) >= longest - 2:  # no room for the premise
+            return False
         with self._torch.no_grad():
             row = self._tokenizer(premise, claim, truncation="only_first", return_tensors="pt")
             return int(self._model(**row).logits[0].argmax()) == int(self._label or 0)
@@ -234,26 +237,26 @@ def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:
     Raises:
         DataError: a row is not a label, a pair is labelled both ways, all labels are the same, or there are too many.
     """
-    told: dict[tuple[str, str], tuple[int, bool]] = {}
+    label_of: dict[tuple[str, str], tuple[int, bool]] = {}
     agreed = {True: 0, False: 0}
     for number, row in enumerate(jsonl.read(labels, "calibration"), 1):
         premise, claim, supported = row.get("premise"), row.get("claim"), row.get("supported")
         if not (isinstance(premise, str) and isinstance(claim, str) and isinstance(supported, bool)):
             raise DataError(f"calibration {labels}: line {number} needs premise, claim, and supported as true or false")
         pair = _without_case(premise), _without_case(claim)
-        if pair not in told:
+        if len(label_of) > MOST_LABELS:
+            raise DataError(f"calibration {labels}: more than {MOST_LABELS:,} labels, which are enough")
+        if pair not in label_of:
             agreed[supported] += judge.entails(premise, claim) == supported
-        first, before = told.setdefault(pair, (number, supported))
+        first, before = label_of.setdefault(pair, (number, supported))
         if before != supported:
             raise DataError(f"calibration {labels}: line {number} labels the pair of line {first} the other way")
-    if len(told) > MOST_LABELS:
-        raise DataError(f"calibration {labels}: {len(told)} labels; {MOST_LABELS} are enough")
-    of_class = Counter(supported for _, supported in told.values())
+    of_class = Counter(supported for _, supported in label_of.values())
     if len(of_class) < 2:
         raise DataError(f"calibration {labels}: both kinds of labels are needed, supported and not supported")
     yes, no = ({"labels": of_class[each], "agreed": agreed[each]} for each in (True, False))
     return {
-        "labels": len(told),
+        "labels": len(label_of),
         "supported": yes,
         "unsupported": no,
         "kappa": cohen_kappa(

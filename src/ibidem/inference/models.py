@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
@@ -48,13 +48,20 @@ class LanguageModel(Protocol):
         """Continue each prompt up to the first stop string; a prompt that is too long is truncated on the left."""
 
 
-def open_model(path: Path) -> LanguageModel:
+def open_model(path: Path, expected: str | None = None) -> LanguageModel:
     """Open a checkpoint of ours, or a folder that Hugging Face `transformers` can load.
+
+    Args:
+        path: the checkpoint, run or folder.
+        expected: the digest that it had when it was identified.
 
     Raises:
         ConfigError: the path is neither.
+        CheckpointError: it has another digest than expected.
     """
     model_id = identify(path)
+    if expected not in {None, model_id.digest}:
+        raise CheckpointError(f"checkpoint {path}: it changed while it was evaluated")
     return OwnModel(model_id.path) if model_id.is_checkpoint else HuggingFaceModel(model_id.path, model_id.digest)
 
 

@@ -17,7 +17,7 @@ import builtins
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,24 +151,33 @@ class Problem:
         return Program(sources, self.tests, self.names, self.preamble)
 
 
-def human_eval(source: str) -> list[Problem]:
+def human_eval(source: str, rows: Sequence[Row] | None = None) -> list[Problem]:
     """Read HumanEval or HumanEval+: `human-eval` for the installed package's problems, or a file.
 
+    Args:
+        source: where the problems are.
+        rows: its rows, if they are read already.
+
     Raises:
         ConfigError: there are no problems, or a row is not a problem.
         DataError: the file cannot be read.
     """
-    return _parsed(source, _human_eval)
+    return _parsed(source, _human_eval, read_rows(source) if rows is None else rows)
 
 
-def mbpp(source: str, split: str) -> list[Problem]:
+def mbpp(source: str, split: str, rows: Sequence[Row] | None = None) -> list[Problem]:
     """Read MBPP or MBPP+; the split `test` is the problems 11 to 510, `unseen` all but the examples of the prompt.
 
+    Args:
+        source: where the problems are.
+        split: which of them are returned.
+        rows: its rows, if they are read already.
+
     Raises:
         ConfigError: there are no problems, or a row is not a problem.
         DataError: the file cannot be read.
     """
-    rows = _rows(Path(source))
+    rows = read_rows(source) if rows is None else rows
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
     try:
         lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
@@ -185,9 +194,9 @@ def number_in_test(task_id: str) -> bool:
     return _number_of(task_id) in MBPP_TEST
 
 
-def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[Problem]:
+def _parsed(source: str, parse: Any, rows: Sequence[Row]) -> list[Problem]:
     problems: dict[str, Problem] = {}
-    for number, row in enumerate(_rows_of(source) if rows is None else rows, 1):
+    for number, row in enumerate(rows, 1):
         try:
             problem = parse(row)
         except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
@@ -197,8 +206,6 @@ def _parsed(source: str, parse: Any, rows: Iterable[Row] | None = None) -> list[
         if problem.task_id in problems:
             raise ConfigError(f"problems {source}: {problem.task_id} appears twice")
         problems[problem.task_id] = problem
-    if not problems:
-        raise ConfigError(f"problems {source}: there are no problems in it")
     return list(problems.values())
 
 
@@ -404,7 +411,10 @@ def read_rows(source: str) -> list[Row]:
         ConfigError: there are none.
         DataError: the file cannot be read.
     """
-    return list(_rows_of(source))
+    rows = list(_rows_of(source))
+    if not rows:
+        raise ConfigError(f"problems {source}: there are no problems in it")
+    return rows
 
 
 def inputs_of(problems: Sequence[Problem]) -> str:

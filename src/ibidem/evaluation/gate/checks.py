@@ -8,7 +8,7 @@ with which outcome   counted again from the items; programs and claims are judge
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,22 @@ from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.published import PUBLISHED
 from ibidem.evaluation.gate.statements import about_evaluation
 from ibidem.evaluation.task import Task
+from ibidem.jsonl import Row
 from ibidem.signatures import verify
 
 BENCHMARK = "benchmark"
 BENCHMARK_ROLES = {BENCHMARK, "prompts"}
 SUPPLIED_ROLES = {"samples", "predictions"}
+LONGEST_REASON = 400
 NOT_AN_EVALUATION = (KeyError, TypeError, ValueError, AttributeError)  # what reading a forged row raises
 
 
 class Refusal(Exception):  # noqa: N818 - it is not an error of the program
-    """The evidence does not count."""
+    """The evidence does not count; the reason is one printable line, whatever the evidence says."""
+
+    def __init__(self, reason: str) -> None:
+        line = "".join(char for char in " ".join(reason.split()) if char.isprintable())
+        super().__init__(line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}...")
 
 
 class Absence(Refusal):
@@ -46,27 +52,27 @@ class Checked:
     """Who vouches for it."""
 
 
-def open_evidence(config: GateConfig, key: str, digest: str, *, is_ours: bool) -> Checked | Refusal:
+def open_evidence(config: GateConfig, key: str, digest: str, ours: str | None) -> Checked | Refusal:
     """Read evidence of the checkpoint with a digest and check it, or return why it does not count.
 
     Args:
         config: the gate's configuration.
         key: key of the evidence.
         digest: digest of the checkpoint.
-        is_ours: whether this gate has made it just now.
+        ours: digest of the evaluation that this gate has made just now, if it has.
     """
     if key not in config.evidence:
         return Absence(f"no evidence {key!r} was given; set evidence.{key}")
     if not config.evidence[key].exists():
         return Absence(f"there is no evaluation at {config.evidence[key]}")
     try:
-        evaluation = recounted(evidence.read(config.evidence[key]))
+        evaluation = tasks.recounted(evidence.read(config.evidence[key]))
         if evaluation.checkpoint_digest != digest or evaluation.results.get("checkpoint_digest") != digest:
             return Refusal(f"it is of another checkpoint: {evaluation.checkpoint_digest or 'none is named'}")
         task = next(each.task for each in config.criteria.values() if each.evidence == key)
         if evaluation.task != task:
             return Refusal(f"it is an evaluation of {evaluation.task}, not of {task}")
-        made_by = "this gate" if is_ours else _signed_by(config, key, evaluation)
+        made_by = "this gate" if evaluation.artifact.digest == ours else _signed_by(config, key, evaluation)
         check_making(config, key, evaluation)
         return Checked(evaluation, made_by)
     except Refusal as refusal:
@@ -79,19 +85,6 @@ def open_evidence(config: GateConfig, key: str, digest: str, *, is_ours: bool) -
         return Refusal(f"the evidence is malformed: {error!r}")
 
 
-def recounted(evaluation: Evidence) -> Evidence:
-    """Recompute every figure from the items; return the evidence.
-
-    Raises:
-        Refusal: a figure differs.
-    """
-    counted = tasks.measure(evaluation)
-    figures = set(evaluation.artifact.counts) - {"items"}
-    if any(key not in counted or not _same(evaluation.results.get(key), counted[key]) for key in figures):
-        raise Refusal("its figures do not follow from its items: it was edited")
-    return evaluation
-
-
 def check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
     """Check that evidence covers the pinned benchmark with the policy's settings; judge programs and claims again.
 
@@ -102,14 +95,14 @@ def check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
         raise Refusal(f"its benchmark cannot be checked: set benchmarks.{key}")
     task, place = tasks.task_of(evaluation), config.benchmarks[key]
     due = settings_due(config, key, task)
-    _check_pins(config, key, task, due)
+    rows = _pinned_rows(config, key, task, due)
     used = {item.digest for item in evaluation.artifact.inputs if item.role in BENCHMARK_ROLES}
     if used != {config.pins[key][BENCHMARK]}:
         raise Refusal(f"it is of another benchmark than {place}, or only of a part of it")
     _check_settings(config, key, task, due, evaluation.artifact.config)
-    if differs := task.differs(evaluation, place, due):
-        raise Refusal(f"{differs} is missing, or differs from {place}")
-    if task.rejudge and (wrong := task.rejudge(evaluation, place, due, config)):
+    if differs := task.differs(evaluation, rows, due):
+        raise Refusal(differs)
+    if task.rejudge and (wrong := task.rejudge(evaluation, rows, due, config)):
         raise Refusal(f"{len(wrong)} outcomes are missing or differ from the judge's, the first of them {wrong[0]}")
 
 
@@ -125,20 +118,21 @@ def settings_due(config: GateConfig, key: str, task: Task) -> dict[str, Any]:
     return {**task.settings, **{name: _typed(value, task.settings[name]) for name, value in named.items()}}
 
 
-def pins_due(place: str, task: Task, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of a benchmark and of the files that the settings name.
+def pins_due(rows: Sequence[Row], task: Task, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a benchmark's rows and of the files that the settings name.
 
     Raises:
-        Refusal: the benchmark asks the same twice, and is not a published one.
-        IbidemError: the benchmark cannot be read.
+        Refusal: the benchmark asks the same twice, and is not a published one; or a setting is no name of a file.
+        IbidemError: a file cannot be read.
     """
-    rows = task.benchmark(place)
     digest = benchmark_digest(rows)
     asked = Counter(" ".join(json.dumps(task.asks(row), sort_keys=True).casefold().split()) for row in rows)
     repeated = next((text for text, count in asked.items() if count > 1), None)
     if repeated is not None and digest not in PUBLISHED:
-        raise Refusal(f"{place} asks the same more than once: {repeated[:80]}")
-    files = {name: settings[name] for name in task.digests if settings[name] not in {None, task.settings[name]}}
+        raise Refusal(f"the benchmark asks the same more than once: {repeated[:80]}")
+    files = {name: settings[name] for name in task.digests if settings[name] != task.settings[name]}
+    if wrong := next((name for name, value in files.items() if not isinstance(value, str)), None):
+        raise Refusal(f"the setting {wrong} must name a file or folder, not {files[wrong]!r}")
     return {BENCHMARK: digest, **{name: task.digests[name](value) for name, value in files.items()}}
 
 
@@ -147,10 +141,12 @@ def is_supplied(evaluation: Evidence) -> bool:
     return any(item.role in SUPPLIED_ROLES for item in evaluation.artifact.inputs)
 
 
-def _check_pins(config: GateConfig, key: str, task: Task, settings: Mapping[str, Any]) -> None:
+def _pinned_rows(config: GateConfig, key: str, task: Task, settings: Mapping[str, Any]) -> Sequence[Row]:
+    """Read the benchmark once, check its pins, and return its rows."""
     place = config.benchmarks[key]
     try:
-        due = pins_due(place, task, settings)
+        rows = task.benchmark(place)
+        due = pins_due(rows, task, settings)
     except (OSError, IbidemError) as error:
         raise Refusal(f"benchmarks.{key} is not a benchmark of {task.name}: {error}") from None
     pinned = config.pins.get(key, {})
@@ -161,6 +157,7 @@ def _check_pins(config: GateConfig, key: str, task: Task, settings: Mapping[str,
             raise Refusal(f"its {name} is not pinned: ibidem gate pin --policy FILE writes pins.{key}")
         if pinned[name] != digest:
             raise Refusal(f"the {name} at hand is not the pinned one: {digest}, not {pinned[name]}")
+    return rows
 
 
 def _check_settings(
@@ -184,7 +181,7 @@ def _signed_by(config: GateConfig, key: str, evaluation: Evidence) -> str:
     if file.exists() and names:
         try:
             statement, keys = verify(json.loads(file.read_text(encoding="utf-8")), names)
-        except (OSError, ValueError, AttributeError, SignatureError) as error:
+        except (OSError, ValueError, RecursionError, AttributeError, SignatureError) as error:
             raise Refusal(f"its signature does not count: {error}") from None
         if statement != about_evaluation(evaluation):
             raise Refusal("its signature is of another evaluation")
@@ -214,9 +211,3 @@ def _typed(value: object, default: object) -> Any:
 
 def _equal(made_with: object, due: object) -> bool:
     return made_with == due and isinstance(made_with, bool) == isinstance(due, bool)
-
-
-def _same(claimed: object, counted: float | None) -> bool:
-    if counted is None or isinstance(claimed, bool) or not isinstance(claimed, int | float):
-        return claimed is None and counted is None
-    return abs(claimed - counted) <= 1e-9

@@ -70,7 +70,7 @@ class Baseline:
     evidence: Path | None = None
     """Its own evaluation on the same problems, compared problem by problem."""
     digest: Digest | None = None
-    """Digest of that evaluation, as its manifest and `ibidem gate pin` show it."""
+    """Digest of that evaluation, as its manifest has it."""
     published: Share | None = None
     """Its published figure, if its outcomes on the problems are not available."""
     source: str = ""
@@ -161,7 +161,7 @@ class GateConfig(SandboxConfig):
     output_dir: Path
     """Folder of gate.json, gate.html and MODEL_CARD.md."""
     evaluate: bool = False
-    """Evaluate the checkpoint here and now, into the folders of `evidence`, wherever no people are needed."""
+    """Evaluate the checkpoint from nothing, into the folders of `evidence`, wherever no people are needed."""
     evidence: dict[str, Path] = Field(default_factory=dict)
     """Folders of evaluations, by the keys that the criteria use."""
     benchmarks: dict[str, str] = Field(default_factory=lambda: {"human-eval": "human-eval"})
@@ -239,8 +239,7 @@ def _check_names(field: str, names: Any, known: Any, what: str) -> None:
 
 
 PER_RELEASE = (
-    "checkpoint", "output_dir", "evaluate", "evidence", "benchmarks", "exceptions", "sign_with",
-    "sandbox", "sandbox_image", "workers",
+    "checkpoint", "output_dir", "evaluate", "evidence", "benchmarks", "exceptions", "sign_with", "workers",
 )  # fmt: skip
 """What differs from release to release under one policy; the benchmarks are in the policy by their digests."""
 

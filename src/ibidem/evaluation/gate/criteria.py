@@ -17,7 +17,6 @@ from ibidem.evaluation.gate.checks import (
     Refusal,
     check_making,
     is_supplied,
-    recounted,
 )
 from ibidem.evaluation.gate.config import Criterion, GateConfig
 from ibidem.evaluation.task import Demand
@@ -78,12 +77,12 @@ def _judge(name: str, criterion: Criterion, found: Checked | Refusal, config: Ga
             return Finding(name, Verdict.INSUFFICIENT, doubt, point=evidence.mean(list(trials.values())), **about)
         return _compare(Finding(name, Verdict.INSUFFICIENT, "", **about), criterion, trials, evaluation, config)
     except (Refusal, ArtifactError) as refusal:
-        reason = str(refusal)
+        reason = Refusal(str(refusal))
     except IbidemError:
         raise
     except NOT_AN_EVALUATION as error:
-        reason = f"the evidence is malformed: {error!r}"
-    return Finding(name, Verdict.REFUSED, reason, criterion.metric, target, evidence=evaluation.artifact.digest)
+        reason = Refusal(f"the evidence is malformed: {error!r}")
+    return Finding(name, Verdict.REFUSED, str(reason), criterion.metric, target, evidence=evaluation.artifact.digest)
 
 
 def _compare(
@@ -133,7 +132,7 @@ def _differences(
     """Subtract the scores of the baseline: the evidence that the policy names by digest, of the same items."""
     assert criterion.baseline is not None
     assert criterion.baseline.evidence is not None
-    theirs = recounted(evidence.read(criterion.baseline.evidence))
+    theirs = tasks.recounted(evidence.read(criterion.baseline.evidence))
     if theirs.artifact.digest != criterion.baseline.digest:
         raise Refusal(f"the baseline's evidence is {theirs.artifact.digest}, not {criterion.baseline.digest}")
     if theirs.checkpoint_digest == evaluation.checkpoint_digest:

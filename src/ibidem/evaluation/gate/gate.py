@@ -26,6 +26,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import resolved
 from ibidem.errors import ConfigError, GateFailed
+from ibidem.evaluation import evidence
 from ibidem.evaluation.config import SandboxConfig
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.checks import (
@@ -61,9 +62,9 @@ def gate(config: GateConfig) -> str:
     artifacts.check_replaceable(config.output_dir, KIND)
     key = open_key(config.sign_with) if config.sign_with else None  # before the work, not after it
     model_id = identify(config.checkpoint)
-    ours = evaluate(config) if config.evaluate else set()
+    ours = evaluate(config) if config.evaluate else {}
     keys = dict.fromkeys(criterion.evidence for criterion in config.criteria.values())
-    found = {name: open_evidence(config, name, model_id.digest, is_ours=name in ours) for name in keys}
+    found = {name: open_evidence(config, name, model_id.digest, ours.get(name)) for name in keys}
     findings = []
     with log.progress("gate", len(config.criteria), "criteria") as bar:
         for name, criterion in config.criteria.items():
@@ -78,13 +79,16 @@ def gate(config: GateConfig) -> str:
     return summary
 
 
-def evaluate(config: GateConfig) -> set[str]:
-    """Evaluate the checkpoint with the policy's settings, wherever no people are needed; return the evidence's keys.
+def evaluate(config: GateConfig) -> dict[str, str]:
+    """Evaluate the checkpoint with the policy's settings, from nothing, wherever no people are needed.
+
+    Returns:
+        The digests of the evaluations, by key of the evidence.
 
     Raises:
-        ConfigError: a task is unknown, or one evidence is of two tasks.
+        ConfigError: a task is unknown, or the policy does not fit it.
     """
-    done = set()
+    done = {}
     task_of_key = {criterion.evidence: criterion.task for criterion in config.criteria.values()}
     for key, name in task_of_key.items():
         if name not in tasks.TASKS:
@@ -101,8 +105,9 @@ def evaluate(config: GateConfig) -> set[str]:
         place = {task.place: config.benchmarks[key], "checkpoint": config.checkpoint}
         sandbox = {field.name: getattr(config, field.name) for field in fields(SandboxConfig)} if task.rejudge else {}
         tree = {**settings, **sandbox, **place, "output_dir": config.evidence[key]}
+        evidence.discard(config.evidence[key])
         log.event("gate.evaluated", evidence=key, said=task.evaluate(tree))
-        done.add(key)
+        done[key] = artifacts.load(config.evidence[key]).digest
     return done
 
 

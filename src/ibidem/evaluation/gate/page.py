@@ -151,7 +151,7 @@ def _method(record: Record) -> list[str]:
         "Every figure was recomputed from the items of its evaluation, and every program was judged again. Evidence "
         "that is damaged, edited, incomplete or of another checkpoint is refused. A problem that occurs in the "
         "training data counts as failed.",
-        f"Policy: {record['policy_digest']}. Two decisions with this digest had to show the same.",
+        f"Policy: {record['policy_digest']}. Apart from exceptions, decisions with this digest had to show the same.",
         f"Decided {record['decided']} by ibidem gate. The same figures are in gate.json and MODEL_CARD.md.",
     ]
 

@@ -18,7 +18,7 @@ from ibidem.evaluation.gate.config import KeyConfig, SignConfig
 from ibidem.files import write_file
 from ibidem.signatures import TEST_RESULT, Envelope, Statement, create_key, digest_set, open_key, sign, statement
 
-PASSED, FAILED = "PASSED", "FAILED"
+PASSED, WARNED, FAILED = "PASSED", "WARNED", "FAILED"
 
 
 def make_key(config: KeyConfig) -> str:
@@ -33,12 +33,12 @@ def sign_evaluation(config: SignConfig) -> str:
         ArtifactError: it is not an evaluation, or it is damaged.
         SignatureError: the signature that is there is of something else.
     """
-    evaluation = evidence.read(config.path)
+    evaluation = tasks.recounted(evidence.read(config.path))
     file = config.path / artifacts.SIGNATURE
     envelope = sign(about_evaluation(evaluation), open_key(config.key), _earlier(file))
     write_file(file, json.dumps(envelope, indent=1) + "\n")
     log.event("signed", path=str(config.path), digest=evaluation.artifact.digest)
-    return f"{file}: {len(envelope['signatures'])} signatures of {evaluation.task} {evaluation.artifact.digest}"
+    return f"{file}: signed {evaluation.task} {evaluation.artifact.digest}"
 
 
 def about_evaluation(evaluation: Evidence) -> Statement:
@@ -61,27 +61,37 @@ def about_evaluation(evaluation: Evidence) -> Statement:
 
 
 def about_decision(record: Mapping[str, Any]) -> Statement:
-    """State a decision of the gate: its criteria are the tests."""
+    """State a decision of the gate: its criteria are the tests; an exception is a warning."""
     used = [("policy", record["policy_digest"]), *((key, each["digest"]) for key, each in record["evidence"].items())]
-    met = {each["criterion"]: each["verdict"] == "PASS" or bool(each["exception"]) for each in record["criteria"]}
+    results = {
+        each["criterion"]: PASSED if each["verdict"] == "PASS" else WARNED if each["exception"] else FAILED
+        for each in record["criteria"]
+    }
     return _test_result(
         {record["checkpoint"]: record["checkpoint_digest"]}, used,
-        passed=(name for name, is_met in met.items() if is_met),
-        failed=(name for name, is_met in met.items() if not is_met),
+        passed=(name for name, result in results.items() if result == PASSED),
+        failed=(name for name, result in results.items() if result == FAILED),
+        warned=(name for name, result in results.items() if result == WARNED),
     )  # fmt: skip
 
 
 def _test_result(
-    subject: Mapping[str, str], used: Iterable[tuple[str, str]], *, passed: Iterable[str], failed: Iterable[str]
+    subject: Mapping[str, str],
+    used: Iterable[tuple[str, str]],
+    *,
+    passed: Iterable[str],
+    failed: Iterable[str],
+    warned: Iterable[str] = (),
 ) -> Statement:
-    lost = sorted(failed)
+    lost, doubted = sorted(failed), sorted(warned)
     return statement(
         subject,
         TEST_RESULT,
         {
-            "result": FAILED if lost else PASSED,
+            "result": FAILED if lost else WARNED if doubted else PASSED,
             "configuration": [{"name": name, "digest": digest_set(digest)} for name, digest in used],
             "passedTests": sorted(passed),
+            "warnedTests": doubted,
             "failedTests": lost,
         },
     )
@@ -92,7 +102,7 @@ def _earlier(file: Path) -> Envelope | None:
         return None
     try:
         envelope = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}; delete it to sign anew") from None
     if not isinstance(envelope, dict):
         raise ArtifactError(f"{file}: not an envelope; delete it to sign anew")

@@ -32,6 +32,19 @@ def measure(evaluation: Evidence) -> Metrics:
         raise ArtifactError(f"{path}: its items are not items of {evaluation.task}: {error!r}") from None
 
 
+def recounted(evaluation: Evidence) -> Evidence:
+    """Recompute every figure from the items; return the evidence.
+
+    Raises:
+        ArtifactError: a figure differs, or the items are malformed.
+    """
+    counted = measure(evaluation)
+    figures = set(evaluation.artifact.counts) - {"items"}
+    if any(key not in counted or not _same(evaluation.results.get(key), counted[key]) for key in figures):
+        raise ArtifactError(f"{evaluation.artifact.path}: its figures do not follow from its items: it was edited")
+    return evaluation
+
+
 def trials(evaluation: Evidence, metric: str) -> Trials | None:
     """Return the scores whose mean is the figure, by item; None if the evaluation has no such figure."""
     return task_of(evaluation).trials(evaluation.items, metric)
@@ -51,3 +64,9 @@ def task_of(evaluation: Evidence) -> Task:
     if evaluation.task not in TASKS:
         raise ArtifactError(f"{evaluation.artifact.path}: the task {evaluation.task!r} is unknown")
     return TASKS[evaluation.task]
+
+
+def _same(claimed: object, counted: float | None) -> bool:
+    if counted is None or isinstance(claimed, bool) or not isinstance(claimed, int | float):
+        return claimed is None and counted is None
+    return abs(claimed - counted) <= 1e-9
