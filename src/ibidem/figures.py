@@ -3,6 +3,16 @@
 NOT_MEASURED = "NOT MEASURED"
 
 
+def between(bounds: tuple[float, float]) -> str:
+    """Write the bounds of a figure, each with 95 % confidence.
+
+    >>> between((0.0, 0.0181))
+    '0.0 to 1.8 %'
+    """
+    lower, upper = (f"{100 * bound:.1f}" for bound in bounds)
+    return f"{lower} to {upper} %"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Write a share; None was not measured.
 

@@ -132,6 +132,15 @@ def cohen_kappa(table: Sequence[Sequence[int]]) -> float | None:
     return float(Fraction(n * agreed - chance, n * n - chance))
 
 
+def mean_bounds(scores: Sequence[float]) -> tuple[float, float]:
+    """Bound a mean of scores in [0, 1] from below and from above, each with 95 % confidence.
+
+    >>> tuple(round(bound, 3) for bound in mean_bounds([0.0] * 164))
+    (0.0, 0.018)
+    """
+    return mean_lower_bound(scores), 1 - mean_lower_bound([1 - score for score in scores])
+
+
 Metric = Callable[[float, float], float]
 
 

@@ -15,13 +15,13 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
 from ibidem.evaluation.resume import RowLog
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
-from ibidem.figures import percent
+from ibidem.figures import between, percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.problems import Problem, by_id, read_rows
-from ibidem.statistics import pass_at_k
+from ibidem.statistics import mean_bounds, pass_at_k
 
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
@@ -62,7 +62,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
     inputs = [asked, *_model_inputs(config, model_id, supplied)]
     chosen = decisive(config, notes)
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
-        return _say(evidence.read(config.output_dir).results, config.output_dir)
+        return _say(evidence.read(config.output_dir))
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
         samples = supplied.samples if supplied else _complete(config, model_id, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
@@ -78,7 +78,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
             metrics=metrics,
             notes={"problems": len({item["task_id"] for item in items}), **notes},
         )
-    return _say(evidence.read(config.output_dir).results, config.output_dir)
+    return _say(evidence.read(config.output_dir))
 
 
 def task(
@@ -285,7 +285,11 @@ def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Seq
     return {"contamination": look(model_id.path, texts)}
 
 
-def _say(results: Row, output_dir: Path) -> str:
+def _say(evaluation: evidence.Evidence) -> str:
+    results, scores = evaluation.results, list((_trials(evaluation.items, "pass@1") or {}).values())
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
-    return f"{results['task']} ({results.get('inputs', 'base')} inputs): {figures} ({kinds}); {output_dir}"
+    return (
+        f"{results['task']} ({results.get('inputs', 'base')} inputs): {figures} on {len(scores)} problems "
+        f"(pass@1 {between(mean_bounds(scores))} with 95 % confidence; {kinds}); {evaluation.artifact.path}"
+    )

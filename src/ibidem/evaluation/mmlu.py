@@ -18,10 +18,11 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
-from ibidem.figures import percent
+from ibidem.figures import between, percent
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
+from ibidem.statistics import mean_bounds
 
 NAME = "mmlu"
 LETTERS = "ABCD"
@@ -80,9 +81,12 @@ def mmlu(config: MmluConfig) -> str:
             metrics=measure(items),
             notes=notes,
         )
-    results = evidence.read(config.output_dir).results
+    evaluation = evidence.read(config.output_dir)
+    results = evaluation.results
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("accuracy"))
-    return f"mmlu: {figures} on {results['items']} questions; {config.output_dir}"
+    bounds = between(mean_bounds([float(item["passed"]) for item in evaluation.items]))
+    said = f"{bounds} with 95 % confidence; guessing has {percent(1 / len(LETTERS), digits=0)}"
+    return f"mmlu: {figures} on {results['items']} questions ({said}); {config.output_dir}"
 
 
 def answer(

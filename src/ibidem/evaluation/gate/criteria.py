@@ -21,7 +21,7 @@ from ibidem.evaluation.gate.checks import (
 from ibidem.evaluation.gate.config import Criterion, GateConfig
 from ibidem.evaluation.task import Demand
 from ibidem.figures import percent
-from ibidem.statistics import bootstrap_lower_bound, least_passes, mean_lower_bound
+from ibidem.statistics import bootstrap_lower_bound, least_passes, mean_bounds
 
 
 class Verdict(StrEnum):
@@ -96,7 +96,7 @@ def _compare(
         lower, upper = bootstrap_lower_bound(scores, seed=seed), -bootstrap_lower_bound([-s for s in scores], seed=seed)
         least, what = -criterion.margin, f" better than {criterion.baseline.name}"
     else:
-        lower, upper = mean_lower_bound(scores), 1 - mean_lower_bound([1 - s for s in scores])
+        lower, upper = mean_bounds(scores)
         if criterion.baseline is not None and criterion.baseline.published is not None:
             least = criterion.baseline.published - criterion.margin
     if criterion.below is not None:
