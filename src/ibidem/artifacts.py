@@ -147,11 +147,12 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
             volatile=manifest["volatile"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path / MANIFEST}: not a manifest ({error!r} is missing or wrong)") from None
+        what = f"{error} is missing" if isinstance(error, KeyError) else "its keys have other types"
+        raise ArtifactError(f"{path / MANIFEST}: not a manifest: {what}") from None
     if artifact.digest != _digest(artifact):
         raise DigestMismatch(f"{path / MANIFEST}: the manifest does not match its own digest; it was edited")
     if kind is not None and artifact.kind != kind:
-        raise ArtifactError(f"{path}: this is a {artifact.kind}{_expected(kind)}")
+        raise ArtifactError(f"{path}: this is {_with_article(artifact.kind)}{_expected(kind)}")
     return artifact
 
 
@@ -212,7 +213,9 @@ def check_replaceable(path: Path, kind: str) -> None:
     try:
         artifact = load(path, kind=kind)
     except ArtifactError as error:
-        raise ArtifactError(f"{path} exists and is not a {kind} ({error}); delete it, or choose another path") from None
+        raise ArtifactError(
+            f"{path} exists and is not {_with_article(kind)} ({error}); delete it, or choose another path"
+        ) from None
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
         raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
 
@@ -417,4 +420,8 @@ def _absence(path: Path) -> str:
 
 
 def _expected(kind: str | None) -> str:
-    return f"; expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind else ""
+    return f"; expected {_with_article(kind)}" if kind else ""
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[:1] in set('aeiou') else 'a'} {kind}"

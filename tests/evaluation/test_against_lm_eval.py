@@ -67,7 +67,7 @@ def cells(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         row([model["perplexity"][each][DISJOINT] for each in ("float64", "float32") for model in models]),
     )
     yield "rolling", row([model["rounding_of_harness_float32"]["rolling"] for model in models])
-    yield "pass@k", f"at most {found['pass_at_k']['greatest_difference']:.0e}."
+    yield "pass@k", f"at most {found['pass_at_k']['greatest_difference']:.1e}."
     default = models[1]["perplexity"]["float64"]["bos always, last_window full = harness's default"]
     yield "second BOS", f"up to {default:.1f} nats"
     short = "bos always, last_window short = add_bos_token=False"

@@ -1,6 +1,7 @@
 """A weak model is not released, whatever its manager tries; a model that truly passes is."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -244,3 +245,24 @@ def test_what_evidence_says_reaches_page_card_and_terminal_as_one_printable_line
         assert "\x1b" not in text
         assert "\n**Release decision: RELEASE" not in text
         assert max(map(len, text.splitlines())) < 1000
+
+
+def test_a_gate_that_fails_leaves_no_earlier_decision(world: World) -> None:
+    world.use(ORACLE)
+    assert world.decide("knowledge") == "RELEASE"
+    assert "has no setting magic" in world.decide("knowledge", settings={"mmlu": {"magic": 1}})
+    assert not (world.folder / "gate").exists()
+
+
+def test_all_settings_are_checked_before_the_work_begins(world: World) -> None:
+    world.use(ORACLE)
+    assert "settings.mmlu" in world.decide("code", "knowledge", settings={"mmlu": {"magic": 1}})
+    assert not (world.folder / "evidence").exists()
+
+
+@pytest.mark.parametrize("name", [artifacts.SIGNATURE, "results.json"])
+def test_a_pipe_in_the_place_of_a_file_is_no_evidence(name: str, world: World) -> None:
+    human_eval(cheats.code_config(world))
+    (world.folder / "evidence" / "code" / name).unlink(missing_ok=True)
+    os.mkfifo(world.folder / "evidence" / "code" / name)
+    assert "REFUSED" in world.decide("code", **DELIVERED)

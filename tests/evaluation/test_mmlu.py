@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,46 @@ def test_a_model_that_changed_since_it_was_identified_is_not_opened(checkpoint: 
     assert open_model(checkpoint, artifacts.load(checkpoint).digest).context
     with pytest.raises(CheckpointError, match="it changed while it was evaluated"):
         open_model(checkpoint, "sha256:" + "0" * 64)
+
+
+def test_weights_that_are_exchanged_and_put_back_while_they_are_read_are_noticed(
+    checkpoint: Path, hf_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ibidem.inference import models
+
+    identified = models.identify
+    for source in (checkpoint, hf_model):
+        folder = tmp_path / source.name
+        shutil.copytree(source, folder)
+        weights = folder / "model.safetensors"
+
+        def exchange(path: Path, weights: Path = weights) -> object:
+            found = identified(path)
+            weights.rename(weights.with_suffix(".aside"))
+            shutil.copy(weights.with_suffix(".aside"), weights)
+            weights.unlink()
+            weights.with_suffix(".aside").rename(weights)
+            return found
+
+        assert models.open_model(folder).context
+        monkeypatch.setattr(models, "identify", exchange)
+        with pytest.raises(CheckpointError, match="it changed while it was read"):
+            models.open_model(folder)
+        monkeypatch.setattr(models, "identify", identified)
+
+
+def test_a_pickle_that_would_run_code_is_one_line(hf_model: Path, tmp_path: Path) -> None:
+    import pickle
+
+    from ibidem.inference.models import open_model
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    shutil.copytree(hf_model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(ConfigError, match="checkpoint .*model"):
+        open_model(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()

@@ -51,6 +51,17 @@ def test_a_policy_is_pinned_once_and_says_what_its_benchmarks_are(
     assert policy.read_text() == pinned
 
 
+def test_a_linked_policy_is_pinned_where_it_is_and_keeps_its_mode(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"checkpoint: c\noutput_dir: gate\npins:\n{CRITERIA}")
+    policy.chmod(0o640)
+    (tmp_path / "link.yaml").symlink_to(policy)
+    assert main(["gate", "pin", "--policy", str(tmp_path / "link.yaml")]) == 0
+    assert (tmp_path / "link.yaml").is_symlink()
+    assert "sha256:" in policy.read_text()
+    assert policy.stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

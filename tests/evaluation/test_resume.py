@@ -1,5 +1,8 @@
 """Resuming: rows that this user did not write are made anew, and so is everything behind them."""
 
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,35 @@ def test_a_planted_link_is_not_written_through(work: Path, tmp_path: Path) -> No
     RowLog(work).extend(ROWS)
     assert target.read_text() == "precious"
     assert RowLog(work).rows == ROWS
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "hard link"])
+def test_what_is_no_file_of_rows_is_replaced(kind: str, work: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    work.unlink()
+    if kind == "pipe":
+        os.mkfifo(work)
+    elif kind == "folder":
+        (work / "inside").mkdir(parents=True)
+    else:
+        work.hardlink_to(precious)
+    RowLog(work).extend(ROWS)
+    assert RowLog(work).rows == ROWS
+    assert precious.read_text() == "precious"
+
+
+def test_a_planted_workspace_that_is_a_link_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("precious")
+    for _ in range(2):
+        with suppress(KeyboardInterrupt), artifacts.workspace(tmp_path / "out", config={}, inputs=[]) as work:
+            RowLog(work / "rows.jsonl").extend(ROWS)
+            raise KeyboardInterrupt
+        assert not work.is_symlink()
+        shutil.rmtree(work)
+        work.symlink_to(tmp_path / "elsewhere")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["precious"]
 
 
 def test_a_finished_evaluation_counts_only_if_this_user_made_it(

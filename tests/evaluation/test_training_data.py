@@ -1,11 +1,13 @@
 """The search of the training data for the test: in the data that were sealed, or not at all."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ibidem import artifacts
+from ibidem.artifacts import Input
 from ibidem.data import shards
 from ibidem.data.filters.contamination import ProblemText
 from ibidem.evaluation.contamination import look
@@ -23,6 +25,28 @@ def test_a_problem_in_the_training_data_is_found(checkpoint: Path, dataset: Path
     assert found is not None
     assert list(found["found"]) == ["T/0"]
     assert found["documents"] == artifacts.load(dataset).counts["kept"]
+
+
+def test_a_search_that_cannot_see_all_that_the_weights_saw_is_not_made(
+    checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, data = a_document(dataset), artifacts.load(dataset)
+    own = [(0, "ok", artifacts.load(checkpoint)), (1, "ok", TOKENS), (2, "ok", data)]
+    tokenizer = Input("tokenizer", "sha256:0", "../tokenizer")
+    first = Input("initial", "sha256:0", "../first")
+    for more, is_complete in (
+        ([], True),
+        ([(1, "missing", tokenizer)], True),
+        ([(1, "ok", replace(TOKENS, kind="tokenizer")), (2, "missing", Input("dataset", "", "x"))], True),
+        ([(3, "missing", Input("dataset", "sha256:0", "an ingredient of a blend"))], True),
+        ([(1, "missing", first)], False),
+        ([(1, "changed", first)], False),
+        ([(1, "missing", Input("tokens", "sha256:0", "x"))], False),
+        ([(1, "ok", artifacts.load(checkpoint)), (2, "missing", Input("tokens", "sha256:0", "x"))], False),
+        ([(1, "ok", artifacts.load(checkpoint)), (2, "ok", TOKENS), (3, "missing", Input("dataset", "", "x"))], False),
+    ):
+        monkeypatch.setattr("ibidem.evaluation.contamination.walk", lambda _, more=more: [*own, *more])
+        assert (look(checkpoint, [problem]) is not None) == is_complete, more
 
 
 def test_data_that_are_no_longer_as_they_were_sealed_are_not_measured(

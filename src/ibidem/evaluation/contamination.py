@@ -7,7 +7,7 @@ from typing import Any
 from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText
-from ibidem.errors import DigestMismatch
+from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
 
 
@@ -43,19 +43,25 @@ def look(checkpoint: Path, problems: Sequence[ProblemText]) -> dict[str, Any] | 
 
 
 def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
-    """Return the datasets that the tokens were made from; empty if one of them is missing or changed."""
+    """Return the datasets that the weights have seen; empty if anything between them is missing, changed or damaged.
+
+    What a tokenizer or a dataset was made from is not followed: the weights have not seen it.
+    """
     datasets: dict[str, artifacts.Artifact] = {}
-    kinds: dict[int, str] = {}
+    closed: int | None = None
     for depth, state, node in walk(checkpoint):
-        kinds[depth] = node.kind if isinstance(node, artifacts.Artifact) else node.role
-        if kinds.get(depth - 1) != "tokens" or kinds[depth] == "tokenizer":
+        if closed is not None and depth > closed:
             continue
-        if state != "ok" or not isinstance(node, artifacts.Artifact):
+        kind = node.kind if isinstance(node, artifacts.Artifact) else node.role
+        closed = depth if kind in {"tokenizer", shards.KIND} else None
+        if kind == "tokenizer":
+            continue
+        if state not in {"ok", "source"}:
             return []
-        if node.kind == shards.KIND and node.digest not in datasets:
+        if isinstance(node, artifacts.Artifact) and kind == shards.KIND and node.digest not in datasets:
             try:
                 datasets[node.digest] = artifacts.verify(node.path, kind=shards.KIND)
-            except DigestMismatch as error:
+            except ArtifactError as error:
                 log.event("contamination.damaged", path=str(node.path), reason=str(error))
                 return []
     return list(datasets.values())

@@ -8,6 +8,7 @@ is shown by it: `ibidem gate --evaluate` therefore resumes and reuses nothing.
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ class RowLog:
         return ROW, self._path.parent.name, self._path.name, str(place), json.dumps(row, sort_keys=True)
 
     def _recover(self) -> list[Row]:
-        if self._path.is_symlink():
+        if self._path.is_dir() and not self._path.is_symlink():
+            shutil.rmtree(self._path)
+        elif self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):  # planted
             self._path.unlink()
         data = self._path.read_bytes() if self._path.exists() else b""
         rows: list[Row] = []

@@ -1,9 +1,11 @@
 """Language models: a checkpoint of `ibidem train`, or any local Hugging Face causal language model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, Protocol
 
 import torch
@@ -13,7 +15,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.inference.model_id import identify
-from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model, newest
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -59,10 +61,37 @@ def open_model(path: Path, expected: str | None = None) -> LanguageModel:
         ConfigError: the path is neither.
         CheckpointError: it has another digest than expected.
     """
+    path = newest(path)
+    with unchanged(path):
+        return _open(path, expected)
+
+
+def _open(path: Path, expected: str | None) -> LanguageModel:
     model_id = identify(path)
     if expected not in {None, model_id.digest}:
         raise CheckpointError(f"checkpoint {path}: it changed while it was evaluated")
     return OwnModel(model_id.path) if model_id.is_checkpoint else HuggingFaceModel(model_id.path, model_id.digest)
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Refuse files that are exchanged between the moment when they are hashed and the moment when they are read.
+
+    The time of a file's last change of status cannot be set back, and renaming sets it.
+
+    Raises:
+        CheckpointError: a file or subfolder was written, renamed or exchanged.
+    """
+    before = _stamps(folder)
+    yield
+    if _stamps(folder) != before:
+        raise CheckpointError(f"checkpoint {folder}: it changed while it was read")
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    paths = sorted([folder, *folder.rglob("*")]) if folder.is_dir() else []
+    stats = [(path, path.stat()) for path in paths if path.exists()]
+    return [(str(path), stat.st_ino, stat.st_ctime_ns) for path, stat in stats]
 
 
 class OwnModel:
@@ -113,8 +142,10 @@ class HuggingFaceModel:
             local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **local)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
             raise ConfigError(f"checkpoint {path}: {' '.join(str(error).split())[:200]}") from None
+        for parameter in model.parameters():  # they may be views of the file, which somebody may write to
+            parameter.data = parameter.data.clone()
         self._model: Any = model.to(best_device()).eval()
         self.digest = digest
         self.context = int(getattr(self._model.config, "max_position_embeddings", 1024))

@@ -21,6 +21,7 @@ from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.published import PUBLISHED
 from ibidem.evaluation.gate.statements import about_evaluation
 from ibidem.evaluation.task import Task
+from ibidem.files import is_file
 from ibidem.jsonl import Row
 from ibidem.signatures import verify
 
@@ -178,7 +179,8 @@ def _signed_by(config: GateConfig, key: str, evaluation: Evidence) -> str:
     """
     file = evaluation.artifact.path / artifacts.SIGNATURE
     names = {signer.key: name for name, signer in config.signers.items() if key in signer.evidence}
-    if file.exists() and names:
+    is_signed = is_file(file)
+    if is_signed and names:
         try:
             statement, keys = verify(json.loads(file.read_text(encoding="utf-8")), names)
         except (OSError, ValueError, RecursionError, AttributeError, SignatureError) as error:
@@ -188,7 +190,7 @@ def _signed_by(config: GateConfig, key: str, evaluation: Evidence) -> str:
         return ", ".join(names[each] for each in keys)
     if key in config.unsigned:
         return "unsigned"
-    if file.exists():
+    if is_signed:
         raise Refusal("it is signed, but no signer of the policy may sign it")
     raise Refusal(
         f"it is unsigned: use --evaluate, have one of signers sign it (ibidem sign), or name {key} in unsigned"

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ConfigError
@@ -58,6 +58,7 @@ Words = Annotated[str, AfterValidator(_is_word)]
 Name = Annotated[str, AfterValidator(_is_name)]
 Reason = Annotated[str, AfterValidator(_is_reason)]
 Digest = Annotated[str, AfterValidator(_is_digest)]
+Pins = Annotated[dict[str, dict[str, Digest]], BeforeValidator(lambda given: given or {})]
 PublicKey = Annotated[str, AfterValidator(_is_key)]
 
 
@@ -167,7 +168,7 @@ class GateConfig(SandboxConfig):
     benchmarks: dict[str, str] = Field(default_factory=lambda: {"human-eval": "human-eval"})
     """Paths of the problems, questions or prompts that each evidence must be based on, by key of the evidence. Programs
     are judged again."""
-    pins: dict[str, dict[str, Digest]] = Field(default_factory=dict)
+    pins: Pins = Field(default_factory=dict)
     """Digests of the benchmarks, and of files that the settings name, by key of the evidence; `ibidem gate pin` writes
     them."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)

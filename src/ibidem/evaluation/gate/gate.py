@@ -17,7 +17,7 @@ the card and the decision name the digest of the policy: whoever may change the 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -42,6 +42,7 @@ from ibidem.evaluation.gate.criteria import Finding, Verdict, judge_criterion
 from ibidem.evaluation.gate.page import card, page
 from ibidem.evaluation.gate.published import PUBLISHED
 from ibidem.evaluation.gate.statements import about_decision
+from ibidem.evaluation.task import Task
 from ibidem.figures import percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.signatures import Envelope, open_key, sign
@@ -62,6 +63,7 @@ def gate(config: GateConfig) -> str:
     artifacts.check_replaceable(config.output_dir, KIND)
     key = open_key(config.sign_with) if config.sign_with else None  # before the work, not after it
     model_id = identify(config.checkpoint)
+    artifacts.discard(config.output_dir)  # an earlier decision does not outlive a gate that fails
     ours = evaluate(config) if config.evaluate else {}
     keys = dict.fromkeys(criterion.evidence for criterion in config.criteria.values())
     found = {name: open_evidence(config, name, model_id.digest, ours.get(name)) for name in keys}
@@ -88,27 +90,35 @@ def evaluate(config: GateConfig) -> dict[str, str]:
     Raises:
         ConfigError: a task is unknown, or the policy does not fit it.
     """
-    done = {}
-    task_of_key = {criterion.evidence: criterion.task for criterion in config.criteria.values()}
-    for key, name in task_of_key.items():
-        if name not in tasks.TASKS:
-            raise ConfigError(f"the task {name!r} of a criterion is unknown; tasks: {', '.join(tasks.TASKS)}")
-        task = tasks.TASKS[name]
-        if task.evaluate is None or key not in config.benchmarks:
-            continue
-        if key not in config.evidence:
-            raise ConfigError(f"evidence.{key} is not set: --evaluate writes the evaluation there")
-        try:
-            settings = settings_due(config, key, task)
-        except Refusal as refusal:
-            raise ConfigError(f"settings.{key}: {refusal}") from None
-        place = {task.place: config.benchmarks[key], "checkpoint": config.checkpoint}
-        sandbox = {field.name: getattr(config, field.name) for field in fields(SandboxConfig)} if task.rejudge else {}
-        tree = {**settings, **sandbox, **place, "output_dir": config.evidence[key]}
+    chosen = {key: _tree(config, key, task) for key, task in _to_evaluate(config).items()}  # before the work begins
+    digests = {}
+    for key, (task, tree) in chosen.items():
         evidence.discard(config.evidence[key])
-        log.event("gate.evaluated", evidence=key, said=task.evaluate(tree))
-        done[key] = artifacts.load(config.evidence[key]).digest
-    return done
+        log.event("gate.evaluated", evidence=key, said=task(tree))
+        digests[key] = artifacts.load(config.evidence[key]).digest
+    return digests
+
+
+def _to_evaluate(config: GateConfig) -> dict[str, Task]:
+    task_of_key = {criterion.evidence: criterion.task for criterion in config.criteria.values()}
+    if unknown := sorted(set(task_of_key.values()) - set(tasks.TASKS)):
+        raise ConfigError(f"the task {unknown[0]!r} of a criterion is unknown; tasks: {', '.join(tasks.TASKS)}")
+    found = {key: tasks.TASKS[name] for key, name in task_of_key.items() if key in config.benchmarks}
+    return {key: task for key, task in found.items() if task.evaluate is not None}
+
+
+def _tree(config: GateConfig, key: str, task: Task) -> tuple[Callable[[Mapping[str, Any]], str], dict[str, Any]]:
+    """Return the function that evaluates, and its settings: the policy's, and where to read and write."""
+    assert task.evaluate is not None
+    if key not in config.evidence:
+        raise ConfigError(f"evidence.{key} is not set: --evaluate writes the evaluation there")
+    try:
+        settings = settings_due(config, key, task)
+    except Refusal as refusal:
+        raise ConfigError(f"settings.{key}: {refusal}") from None
+    place = {task.place: config.benchmarks[key], "checkpoint": config.checkpoint}
+    sandbox = {field.name: getattr(config, field.name) for field in fields(SandboxConfig)} if task.rejudge else {}
+    return task.evaluate, {**settings, **sandbox, **place, "output_dir": config.evidence[key]}
 
 
 def policy_digest(config: GateConfig) -> str:

@@ -31,7 +31,7 @@ def pin(config: PinConfig) -> str:
     after = with_pins(before, pins)
     if not _differ_in_pins_alone(before, after, pins):
         raise ConfigError(f"{config.policy}: pins cannot be replaced alone; write them as a block of their own")
-    write_file(config.policy, after)
+    write_file(config.policy.resolve(), after)
     return "\n".join([*lines, f"{config.policy}: {len(pins)} benchmarks are pinned"])
 
 
@@ -82,7 +82,8 @@ def pins_of(config: GateConfig) -> tuple[dict[str, dict[str, str]], list[str]]:
             lines.append(f"{key}: not pinned, since benchmarks.{key} is not set or {name} is no task")
             continue
         if config.benchmarks[key] != HUMAN_EVAL and not Path(config.benchmarks[key]).exists():
-            lines.append(f"{key}: not pinned, since there is nothing at {config.benchmarks[key]}")
+            kept = "the earlier pin stays" if key in pins else "not pinned"
+            lines.append(f"{key}: {kept}, since there is nothing at {config.benchmarks[key]}")
             continue
         try:
             due = settings_due(config, key, tasks.TASKS[name])

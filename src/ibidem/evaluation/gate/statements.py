@@ -15,7 +15,7 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.config import KeyConfig, SignConfig
-from ibidem.files import write_file
+from ibidem.files import is_file, write_file
 from ibidem.signatures import TEST_RESULT, Envelope, Statement, create_key, digest_set, open_key, sign, statement
 
 PASSED, WARNED, FAILED = "PASSED", "WARNED", "FAILED"
@@ -54,7 +54,8 @@ def about_evaluation(evaluation: Evidence) -> Statement:
     figures = tasks.measure(evaluation)
     scores = next(filter(None, (tasks.trials(evaluation, name) for name in figures)), {})
     return _test_result(
-        {"checkpoint": checkpoint}, [(evaluation.task, evaluation.artifact.digest), *used],
+        {"checkpoint": checkpoint},
+        [(evaluation.task, evaluation.artifact.digest), *used],
         passed=(key for key, score in scores.items() if score == 1),
         failed=(key for key, score in scores.items() if score != 1),
     )  # fmt: skip
@@ -98,7 +99,7 @@ def _test_result(
 
 
 def _earlier(file: Path) -> Envelope | None:
-    if not file.exists():
+    if not is_file(file):
         return None
     try:
         envelope = json.loads(file.read_text(encoding="utf-8"))
