@@ -2,7 +2,7 @@
 
 A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
 
-    {"kind": "repo", "value": "owner/name"}             every file of a repository or package
+    {"kind": "repo", "value": "owner/name"}             every file of a repository or package; its address will do
     {"kind": "owner", "value": "owner"}                 every repository of an owner
     {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` is optional
     {"kind": "url", "value": "https://example.org/blog"}            everything below a URL
@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import translate
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -28,6 +28,7 @@ from pydantic import Field
 from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
+from ibidem.data.text.repository import HOSTS, place_of, repository_of
 from ibidem.errors import ConfigError
 
 Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
@@ -36,7 +37,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched against."""
 
-_HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
@@ -102,13 +102,14 @@ class Matcher:
         for request in requests:
             value = request.value if request.kind == "record" else request.value.lower()
             self._exact.setdefault((request.kind, value), []).append(request.id)
-        globs = [(translate(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
+        globs = [(_glob(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
         self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
         self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
         self._prefixes: dict[str, list[str]] = {}
         for request in requests:
             if request.kind == "url":
                 self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
+        self._reads_urls = any(request.kind in ("repo", "owner") for request in requests)
         self.is_needed = len(self.texts) < len(requests)
 
     def find(self, fields: Mapping[str, Any]) -> str | None:
@@ -134,18 +135,20 @@ class Matcher:
 
     def _matches(self, fields: Mapping[str, Any]) -> Iterator[str]:
         repo = (fields["repo"] or "").lower()
-        owner = repo.partition("/")[0] if "/" in repo else ""
+        repos = dict.fromkeys((repo, _repo_at(fields["url"]))) if self._reads_urls else ()
         hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
-        for key in [("record", fields["record"]), *hashes, ("repo", repo), ("owner", owner)]:
+        named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in _owners(name)]
+        for key in [("record", fields["record"]), *hashes, *named]:
             yield from self._exact.get(key, ())
-        if self._globs and fields["path"] and self._any_glob.match(fields["path"]):
-            yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(fields["path"]))
+        if self._globs:
+            for path in filter(self._any_glob.match, _paths(fields)):
+                yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(path))
         if self._prefixes:
-            yield from self._below(fields["url"], repo)
+            yield from self._below(fields["url"], fields["repo"] or "")
 
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
-        places += [f"{host}/{repo}" for host in ("github.com", "gitlab.com")] if "/" in repo else []
+        places += [_bare(repo), *(f"{host}/{repo.lower()}" for host in HOSTS)] if "/" in repo else []
         for place in places:
             above = place.rstrip("/")
             while above:
@@ -156,7 +159,36 @@ class Matcher:
 def _bare(url: str) -> str:
     """Strip the scheme and `www.`; lower-case the host name, and the path on hosts that ignore its case."""
     host, slash, path = _SCHEME.sub("", url.strip()).partition("/")
-    return host.lower() + slash + (path.lower() if host.lower() in ("github.com", "gitlab.com") else path)
+    return host.lower() + slash + (path.lower() if host.lower() in HOSTS else path)
+
+
+def _glob(value: str) -> str:
+    """Return the expression of a path glob, which matches everything below what it names too."""
+    return f"{translate(value)}|{translate(value.rstrip('/') + '/*')}"
+
+
+def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the path of a document, in its repository, and in the source folder if that is where its record ends."""
+    if path := fields["path"]:
+        yield path
+        if (fields["record"] or "").endswith(f"/{path}"):
+            yield fields["record"]
+
+
+@lru_cache(maxsize=1024)
+def _repo_at(url: str | None) -> str:
+    """Return the repository of an address, in lower case; empty if there is none."""
+    return (repository_of(url) or "").lower() if url else ""
+
+
+def _owners(repo: str) -> Iterator[str]:
+    """Yield everything above a repository: its owner, and groups of owners or the host.
+
+    >>> list(_owners("codeberg.org/octo/cat"))
+    ['codeberg.org/octo', 'codeberg.org']
+    """
+    while repo := repo.rpartition("/")[0]:
+        yield repo
 
 
 def _read(path: Path) -> Iterator[Request]:
@@ -178,12 +210,15 @@ def _listed(path: Path) -> list[tuple[int, Any]]:
 def _plain(kind: Kind, value: str) -> str:
     """Normalize a value to the spelling of the columns.
 
-    >>> _plain("repo", "https://github.com/octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
+    >>> _plain("repo", "git@github.com:octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
     ('octo/cat', 'octo', 'a.py')
     """
     if kind in ("repo", "owner"):
-        bare = _HOST.sub("", _SCHEME.sub("", value)).strip("/").removesuffix(".git")
-        return bare.removeprefix("@")
+        place = place_of(value)
+        if place is None:
+            return _SCHEME.sub("", value).strip("/").removesuffix(".git").removeprefix("@")
+        host, _, path = place.partition("/")
+        return path if host in HOSTS else place
     if kind == "path":
         return value.removeprefix("./").lstrip("/")
     if kind == "swhid":
@@ -207,4 +242,4 @@ def _request(row: object, where: str) -> Request:
     except UnicodeEncodeError:
         raise ConfigError(f"{where}: value is not valid Unicode") from None
     bare = value if kind == "text" else _plain(kind, value.strip())
-    return Request(cast("Kind", kind), bare, repo.strip() if isinstance(repo, str) else None)
+    return Request(cast("Kind", kind), bare, _plain("repo", repo.strip()) if isinstance(repo, str) else None)
