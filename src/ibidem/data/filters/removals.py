@@ -4,12 +4,16 @@ A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
 
     {"kind": "repo", "value": "owner/name"}             every file of a repository or package; its address will do
     {"kind": "owner", "value": "owner"}                 every repository of an owner
-    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` is optional
+    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    files; `repo` is optional
     {"kind": "url", "value": "https://example.org/blog"}            everything below a URL
     {"kind": "swhid", "value": "swh:1:cnt:..."}         a content, by its Software Heritage identifier
     {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as stored in a shard
     {"kind": "record", "value": "..."}                  a document, by the source's own id
     {"kind": "text", "value": "..."}                    every document that contains most of this text
+
+A path is that of a file, or of a folder with everything below it (`docs` and `docs/` are the same), seen from the
+repository or from the source folder. It may be a glob: `*` matches any text, slashes included, `?` one character,
+`[abc]` one of these. Case counts in paths, records and texts alone.
 """
 
 import hashlib
@@ -37,6 +41,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched against."""
 
+_ANY_NAME = "\1\1\1/\1\1\1.\1\1\1"
+"""A path that only a glob for every file matches."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
@@ -53,6 +59,15 @@ class Request:
     def id(self) -> str:
         """Identify it by its content: equal requests have the same id in every file."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def names_everything(self) -> bool:
+        """Whether it is a path that matches whatever a file is called."""
+        return self.kind == "path" and self.repo is None and re.match(_glob(self.value), _ANY_NAME) is not None
+
+    def __str__(self) -> str:
+        value = self.tombstone["value"]
+        return " ".join(f"{self.kind} {value}{f' in {self.repo}' if self.repo else ''}".split())
 
     @property
     def tombstone(self) -> dict[str, str | None]:
@@ -135,9 +150,9 @@ class Matcher:
 
     def _matches(self, fields: Mapping[str, Any]) -> Iterator[str]:
         repo = (fields["repo"] or "").lower()
-        repos = dict.fromkeys((repo, _repo_at(fields["url"]))) if self._reads_urls else ()
+        repos = dict.fromkeys((repo, repo_at(fields["url"]))) if self._reads_urls else ()
         hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
-        named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in _owners(name)]
+        named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in owners_of(name)]
         for key in [("record", fields["record"]), *hashes, *named]:
             yield from self._exact.get(key, ())
         if self._globs:
@@ -164,7 +179,7 @@ def _bare(url: str) -> str:
 
 def _glob(value: str) -> str:
     """Return the expression of a path glob, which matches everything below what it names too."""
-    return f"{translate(value)}|{translate(value.rstrip('/') + '/*')}"
+    return f"{translate(value)}|{translate(value + '/*')}"
 
 
 def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -176,15 +191,15 @@ def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _repo_at(url: str | None) -> str:
+def repo_at(url: str | None) -> str:
     """Return the repository of an address, in lower case; empty if there is none."""
     return (repository_of(url) or "").lower() if url else ""
 
 
-def _owners(repo: str) -> Iterator[str]:
+def owners_of(repo: str) -> Iterator[str]:
     """Yield everything above a repository: its owner, and groups of owners or the host.
 
-    >>> list(_owners("codeberg.org/octo/cat"))
+    >>> list(owners_of("codeberg.org/octo/cat"))
     ['codeberg.org/octo', 'codeberg.org']
     """
     while repo := repo.rpartition("/")[0]:
@@ -220,7 +235,7 @@ def _plain(kind: Kind, value: str) -> str:
         host, _, path = place.partition("/")
         return path if host in HOSTS else place
     if kind == "path":
-        return value.removeprefix("./").lstrip("/")
+        return "" if value == "." else value.removeprefix("./").strip("/")
     if kind == "swhid":
         return value.partition(";")[0]
     return value.removeprefix("sha256:") if kind == "sha256" else value
@@ -242,4 +257,6 @@ def _request(row: object, where: str) -> Request:
     except UnicodeEncodeError:
         raise ConfigError(f"{where}: value is not valid Unicode") from None
     bare = value if kind == "text" else _plain(kind, value.strip())
+    if not bare:
+        raise ConfigError(f"{where}: {kind} {value!r} names nothing; the path * names every document")
     return Request(cast("Kind", kind), bare, _plain("repo", repo.strip()) if isinstance(repo, str) else None)

@@ -9,6 +9,7 @@ from ibidem import __version__, artifacts
 from ibidem.artifacts import Artifact
 from ibidem.data.filters import removals
 from ibidem.data.filters.removals import Request
+from ibidem.data.provenance.exposure import artifacts_in
 from ibidem.data.provenance.plan import Plan
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.files import write_file
@@ -128,6 +129,7 @@ def statement_of(
             "state": "planned" if left is None else "done",
             "residuals": None if left is None else list(left),
             "searched": [str(path.resolve()) for path in searched if path.is_dir()],
+            "artifacts_found": len(artifacts_in(searched)),
             "seen_by": [use.as_record() for use in plan.uses],
             "statement": WEIGHTS_STATEMENT,
             "tool": f"ibidem {__version__}",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ibidem import config
+from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.data import shards
 from ibidem.data.engine import Engine
 from ibidem.data.filters.removals import FIELDS, Matcher, RemovalPolicy, Request
 from ibidem.data.pipeline import decide
 from ibidem.data.provenance.exposure import Use, uses
-from ibidem.errors import ConfigError
+from ibidem.errors import ArtifactError, ConfigError
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -176,10 +177,25 @@ def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
         ConfigError: the dataset was not made by `ibidem preprocess`.
     """
     if "removals" not in dataset.config:
+        instead = " ".join(f"--dataset {path}" for path in dict.fromkeys(_made_of(dataset)))
         raise ConfigError(
-            f"{dataset.path}: not made by preprocess; apply the takedown to its source datasets, then make it again"
+            f"{dataset.path}: not made by preprocess, but blended from other datasets; take these down, then blend "
+            f"again: {instead}"
         )
     return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
+
+
+def _made_of(dataset: Artifact) -> Iterator[Path]:
+    """Yield the datasets made by preprocess that a blend, or a blend of blends, was made from."""
+    for item in dataset.inputs:
+        if item.is_artifact and item.role != "tokenizer":
+            path = Path(normpath(dataset.path.resolve() / item.name))
+            try:
+                made = artifacts.load(path, kind=shards.KIND)
+            except ArtifactError:
+                yield path
+                continue
+            yield from [path] if "removals" in made.config else _made_of(made)
 
 
 def removed_only(dropped: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """Clones below a folder: of which repository, and at which commit. Their files are read; git itself is never run.
 
-A clone is a folder with `.git`: a folder, or a file that names one, as in worktrees and submodules. Where that is malformed
-or missing, the repository or the commit is unknown.
+A clone is a folder with `.git`: a folder, or a file that names one, as in worktrees and submodules. Where that is
+malformed or missing, the repository or the commit is unknown.
 
 Source: gitrepository-layout(5), git-config(1), gitsubmodules(7), git-worktree(1), git-pack-refs(1).
 """
