@@ -435,7 +435,11 @@ HIDDEN = {
 }
 OTHERS = {
     "NAME.card/README.md, croissant.json, eu_training_content_summary.md": "`ibidem card`: beside the dataset NAME.",
-    "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, an in-toto statement, beside the dataset NAME.",
+    "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, beside the first dataset NAME: a list of "
+    "in-toto statements, one for each dataset. Times are in `volatile` alone.",
+    "NAME.takedown-ID.html": "`ibidem takedown apply`: the certificate as a page.",
+    "NAME.takedown-ID.intoto.jsonl": "`ibidem takedown apply --sign-with`: the certificate signed: a DSSE envelope for "
+    "each of its statements, one a line.",
     "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
     "dashboard.html, dashboard.json": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "

@@ -11,6 +11,8 @@ A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
     {"kind": "record", "value": "..."}                  a document, by the source's own id
     {"kind": "text", "value": "..."}                    every document that contains most of this text
 
+Optional for the certificate: `ticket`, `received` (a date, 2025-01-31), `by` (who asked) and `basis` (the legal basis).
+
 A path is that of a file, or of a folder with everything below it (`docs` and `docs/` are the same), seen from the
 repository or from the source folder. It may be a glob: `*` matches any text, slashes included, `?` one character,
 `[abc]` one of these. Case counts in paths, records and texts alone.
@@ -20,7 +22,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from fnmatch import translate
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -38,6 +41,9 @@ from ibidem.errors import ConfigError
 Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
 ROLE = "removals"
 KINDS: tuple[Kind, ...] = get_args(Kind)
+CASE = ("ticket", "received", "by", "basis")
+"""Optional facts of a request."""
+KEYS = ("kind", "value", "repo", *CASE)
 FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched against."""
 
@@ -54,11 +60,14 @@ class Request:
     kind: Kind
     value: str
     repo: str | None = None
+    case: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What is known of it, by the names of CASE; no dataset keeps any of it."""
 
     @property
     def id(self) -> str:
-        """Identify it by its content: equal requests have the same id in every file."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Identify it by what it names: equal requests have the same id in every file."""
+        named = {"kind": self.kind, "value": self.value, "repo": self.repo}
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def names_everything(self) -> bool:
@@ -90,14 +99,36 @@ class RemovalPolicy:
 
 
 def load_requests(paths: Sequence[Path]) -> list[Request]:
-    """Read files of requests without repeats, sorted by id.
+    """Read files of requests without repeats, sorted by id; a repeated one keeps the facts of all of them.
 
     Raises:
         DataError: a file cannot be read, or a line is not JSON.
         ConfigError: a request is malformed; names file and line.
     """
-    requests = {request.id: request for path in paths for request in _read(path)}
+    requests: dict[str, Request] = {}
+    for request in (request for path in paths for request in _read(path)):
+        earlier = requests.get(request.id, request)
+        requests[request.id] = replace(request, case=merge_cases(earlier.case, request.case))
     return [requests[key] for key in sorted(requests)]
+
+
+def merge_cases(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts of two requests for the same.
+
+    >>> merge_cases({"ticket": "T-1", "by": "Poe, Ann"}, {"ticket": "T-2", "by": "Poe, Ann", "basis": None})
+    {'ticket': 'T-1; T-2', 'by': 'Poe, Ann'}
+    """
+    merged = {name: side_by_side(before.get(name), more.get(name)) for name in CASE}
+    return {name: value for name, value in merged.items() if value}
+
+
+def side_by_side(*texts: str | None) -> str | None:
+    """Return the different ones of several texts as one, which may be given again; None if there are none.
+
+    >>> side_by_side("Ann; Bob", None, "Ann", "Cid")
+    'Ann; Bob; Cid'
+    """
+    return "; ".join(dict.fromkeys(part for text in texts if text for part in text.split("; "))) or None
 
 
 def as_inputs(ids: Sequence[str]) -> list[Input]:
@@ -257,6 +288,21 @@ def _request(row: object, where: str) -> Request:
     except UnicodeEncodeError:
         raise ConfigError(f"{where}: value is not valid Unicode") from None
     bare = value if kind == "text" else _plain(kind, value.strip())
+    if unknown := [str(key) for key in row if key not in KEYS]:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], KEYS)}; keys: {', '.join(KEYS)}")
     if not bare:
         raise ConfigError(f"{where}: {kind} {value!r} names nothing; the path * names every document")
-    return Request(cast("Kind", kind), bare, _plain("repo", repo.strip()) if isinstance(repo, str) else None)
+    limit = _plain("repo", repo.strip()) if isinstance(repo, str) else None
+    return Request(cast("Kind", kind), bare, limit, _case(row, where))
+
+
+def _case(row: Mapping[Any, Any], where: str) -> dict[str, str]:
+    stated = {name: row[name] for name in CASE if row.get(name) not in (None, "")}
+    for name, value in stated.items():
+        if not isinstance(value, str | int | date) or isinstance(value, bool) or not str(value).isprintable():
+            raise ConfigError(f"{where}: {name} must be one line of text")
+    try:
+        datetime.fromisoformat(str(stated.get("received", "2025-01-31")))
+    except ValueError:
+        raise ConfigError(f"{where}: received must be a date, such as 2025-01-31") from None
+    return {name: str(value).strip() for name, value in stated.items()}

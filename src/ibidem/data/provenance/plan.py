@@ -1,7 +1,7 @@
 """Plan a takedown: which rows of finished datasets the requests remove, and which artifacts saw them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os.path import normpath
@@ -33,6 +33,9 @@ class Gone(NamedTuple):
     reason: DropReason
     detail: str
     sha256: str
+    record: str
+    path: str | None
+    repo: str | None
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,14 @@ def _rows(dataset: Artifact, named: dict[tuple[str, int], str], doomed: set[str]
     rows: dict[str, list[Gone]] = {}
     for name, row, fields in _shard_rows(dataset):
         if request := named.get((name, row)):
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, fields["sha256"]))
+            rows.setdefault(name, []).append(_gone(row, DropReason.REMOVAL_REQUESTED, request, fields))
         elif fields["cluster"] in doomed:
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, fields["cluster"], fields["sha256"]))
+            rows.setdefault(name, []).append(_gone(row, DropReason.REMOVAL_CLUSTER, fields["cluster"], fields))
     return rows
+
+
+def _gone(row: int, reason: DropReason, detail: str, fields: Mapping[str, Any]) -> Gone:
+    return Gone(row, reason, detail, *(fields[name] for name in ("sha256", "record", "path", "repo")))
 
 
 def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:

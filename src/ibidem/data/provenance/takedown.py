@@ -37,7 +37,7 @@ from ibidem.data.filters import removals
 from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.pipeline import decide
 from ibidem.data.pipeline.finish import write_staying
-from ibidem.data.provenance.certificate import Certificate, beside, statement_of
+from ibidem.data.provenance.certificate import Certificate, beside, now, statement_of
 from ibidem.data.provenance.exposure import Use, artifacts_in, uses
 from ibidem.data.provenance.plan import (
     REMOVED,
@@ -53,6 +53,7 @@ from ibidem.data.provenance.unmatched import idle_requests, lines
 from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
 from ibidem.files import sweep
 from ibidem.records import DropReason
+from ibidem.signatures import open_key
 
 CERTAIN_AGREEMENT = 0.92
 """Estimated similarity from which a document counts as a residual: 0.8 plus three standard deviations of the estimate
@@ -81,7 +82,13 @@ class TakedownConfig(EngineConfig):
     everything: bool = False
     """Confirm a request for a path, such as *, that every document has."""
     certificate: Path | None = None
-    """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset."""
+    """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset. A page for
+    people is beside it, with the suffix .html."""
+    operator: str | None = None
+    """Who carries out the takedown, for the certificate."""
+    sign_with: Path | None = None
+    """Private key, as ibidem key makes it, that signs the certificate: DSSE envelopes beside it, with the suffix
+    .intoto.jsonl."""
 
 
 def plan_command(config: TakedownConfig) -> str:
@@ -112,20 +119,21 @@ def apply_command(config: TakedownConfig) -> str:
 
 def _apply_command(config: TakedownConfig) -> str:
     requests = _requests(config)
+    key = open_key(config.sign_with) if config.sign_with else None  # before the work, not after it
     path = config.certificate or beside(config.dataset[0], requests)
     artifacts.check_outside(path)
+    certificate = Certificate(path, key)
     engine = Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
-    certificate = Certificate(path)
     searched = config.artifacts
-    planned = [statement_of(plan, plan.dataset, requests, searched, None) for plan in plans]
-    certificate.write(planned)  # before anything is removed, so that a kill loses nothing
-    after = _apply_all(plans, requests, engine)
-    requested = [find_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
-    left = [residuals(now, named, plan.policy) for plan, now, named in zip(plans, after, requested, strict=True)]
+    state = partial(statement_of, requests=requests, searched=searched, operator=config.operator, planned=now())
     certificate.write(
-        [statement_of(plan, now, requests, searched, rows) for plan, now, rows in zip(plans, after, left, strict=True)]
-    )
+        [state(plan, plan.dataset, left=None) for plan in plans]
+    )  # before anything is removed, so that a kill loses nothing
+    after = _apply_all(plans, requests, engine)
+    requested = [find_requested(made, plan.policy, requests, engine) for plan, made in zip(plans, after, strict=True)]
+    left = [residuals(made, named, plan.policy) for plan, made, named in zip(plans, after, requested, strict=True)]
+    certificate.write([state(plan, made, left=rows) for plan, made, rows in zip(plans, after, left, strict=True)])
     if any(left):
         raise DataError(f"{path}: residuals were found; the certificate lists them")
     removed = sum(len(plan.sha256s) for plan in plans)

@@ -43,7 +43,9 @@ def lines(idle: Sequence[Request], datasets: Sequence[Artifact]) -> list[str]:
     told = []
     for number, request in enumerate(idle):
         meant = _meant(request, names) if number < MOST_SUGGESTIONS else None
-        told.append(f"{request}: matches nothing in {where}" + (f"; did you mean {meant}?" if meant else ""))
+        ticket = f" (ticket {request.case['ticket']})" if "ticket" in request.case else ""
+        hint = f"; did you mean {meant}?" if meant else ""
+        told.append(f"{request}{ticket}: matches nothing in {where}{hint}")
     return told
 
 
