@@ -145,7 +145,7 @@ def test_a_planned_certificate_does_not_say_that_anything_was_removed(
     assert apply(data, {"kind": "record", "value": "d1"}) == 0
     assert predicate(data)["statement"].startswith("The documents listed here were removed from the dataset.")
     assert predicate(data)["volatile"]["planned"] == certificate["volatile"]["planned"]
-    assert "1 documents were removed." in page(data)
+    assert "1 document was removed." in page(data)
 
 
 def test_a_certificate_of_nothing_says_so(data: Path) -> None:
@@ -159,13 +159,13 @@ def test_the_page_has_what_the_certificate_has_and_needs_nothing_else(data: Path
     assert apply(data, *requests, flags=("--operator", "Bob & Co", "--allow-unmatched")) == 0
     text = page(data)
     (row,) = predicate(data)["removed"]
-    for shown in ("DSR-17", "2025-01-31", "Ann &lt;Poe&gt;", "GDPR Art. 17", "Bob &amp; Co", "d2", row["sha256"]):
+    for shown in ("DSR-17", "2025-01-31", "Ann &lt;Poe&gt;", "GDPR Art. 17", "Bob &amp; Co", "d2", row["sha256"][:16]):
         assert shown in text
     assert "<script>alert(1)</script>" in row["path"]
     assert "<script" not in text
     assert "docs/&lt;script&gt;alert(1)&lt;/script&gt;.py" in text
     assert predicate(data)["volatile"]["done"] in text
-    assert "1 documents removed" in text
+    assert "1 document removed" in text
     assert "matches nothing" in text
     assert not re.search(r"https?://|src=|@import", text)
 

@@ -15,7 +15,9 @@ STATES = {
     "made again since": "saw them, and was made again since",
     "gone since": "saw them, and is no longer there",
 }
-REASONS = {"removal.requested": "requested", "removal.cluster": "near duplicate of a requested document"}
+REASONS = {"removal.requested": "requested", "removal.cluster": "near duplicate"}
+DIGITS = 16
+"""Digits of a hash on the page; the JSON file has all."""
 
 
 def page(statements: Sequence[Record]) -> str:
@@ -25,7 +27,7 @@ def page(statements: Sequence[Record]) -> str:
     left = sum(len(predicate["residuals"] or ()) for predicate in predicates)
     removed = sum(len(predicate["removed"]) for predicate in predicates)
     return document(
-        f"Takedown: {removed:,} documents",
+        f"Takedown: {_documents(removed)}",
         tag("header", tag("h1", _title(removed, left, done=done)), _figures(predicates, removed, left, done=done)),
         tag("section", tag("h2", "Requests"), _requests(predicates)),
         *(_dataset(predicate) for predicate in predicates),
@@ -35,8 +37,9 @@ def page(statements: Sequence[Record]) -> str:
 
 def _title(removed: int, left: int, *, done: bool) -> str:
     if not done:
-        return f"The removal of {removed:,} documents is planned and not confirmed."
-    return f"{removed:,} documents were removed" + (f", and {left:,} residuals were found." if left else ".")
+        return f"The removal of {_documents(removed)} is planned and not confirmed."
+    found = f", and {left:,} residuals were found." if left else "."
+    return f"{_documents(removed)} {'was' if removed == 1 else 'were'} removed{found}"
 
 
 def _figures(predicates: Sequence[Record], removed: int, left: int, *, done: bool) -> Html:
@@ -45,7 +48,7 @@ def _figures(predicates: Sequence[Record], removed: int, left: int, *, done: boo
     figures = (
         ("documents removed" if done else "documents to be removed", removed, ""),
         ("documents left over", left if done else None, "by request, hash and MinHash"),
-        ("completed", max(filter(None, times), default=None) if done else "not yet", "UTC"),
+        ("completed", max(filter(None, times), default="not stated") if done else "not confirmed", ""),
         ("operator", first.get("operator") or "not stated", ""),
         ("requests", len(first["requests"]), f"{_num_unmatched(predicates):,} match nothing"),
         ("artifacts that saw the documents", sum(len(predicate["seen_by"]) for predicate in predicates), ""),
@@ -80,7 +83,7 @@ def _requests(predicates: Sequence[Record]) -> Html:
 
 def _request(request: Record) -> Html:
     limit = f" in {request['repo']}" if request["repo"] else ""
-    return join(request["kind"], " ", tag("code", request["value"]), limit, tag("div", request["id"], cls="soft"))
+    return join(request["kind"], " ", tag("code", request["value"]), limit, _small(request["id"]))
 
 
 def _outcome(count: int, *, is_idle: bool, is_planned: bool) -> Html | str:
@@ -88,7 +91,7 @@ def _outcome(count: int, *, is_idle: bool, is_planned: bool) -> Html | str:
         return tag("span", "matches nothing", cls="bad")
     if not count:
         return "honored before, by another request, or never in the corpus"
-    return f"{count:,} documents " + ("to be removed" if is_planned else "removed")
+    return f"{_documents(count)} {'to be removed' if is_planned else 'removed'}"
 
 
 def _dataset(predicate: Record) -> Html:
@@ -99,13 +102,7 @@ def _dataset(predicate: Record) -> Html:
         tag("h2", facts["path"]),
         tag("p", predicate["statement"]),
         tag("p", "Before ", tag("code", facts["before"]), ", after ", tag("code", facts["after"]), "."),
-        tag(
-            "p",
-            len(files["rewritten"]),
-            " files were rewritten, ",
-            files["untouched"],
-            " are the same bytes as before.",
-        ),
+        tag("p", "Files rewritten or removed: ", len(files["rewritten"]), "; unchanged: ", files["untouched"], "."),
         tag("h3", "Removed documents"),
         _removed(predicate["removed"]),
         *([tag("h3", "Residuals"), _residuals(predicate["residuals"])] if predicate["residuals"] else []),
@@ -115,19 +112,25 @@ def _dataset(predicate: Record) -> Html:
 
 
 def _removed(rows: Sequence[Record]) -> Html:
-    heads = ("Record", "Path", "Repository", "Row", "Why", "SHA-256 of the text")
+    heads = ("Record", "Path", "Why", "SHA-256")
     cells = [
         (
-            row.get("record") or tag("span", "not stated", cls="soft"),
-            row.get("path") or "",
-            row.get("repo") or "",
-            f"{row['shard']}:{row['row']}",
-            join(REASONS.get(row["reason"], row["reason"]), tag("div", row["detail"], cls="soft")),
-            tag("code", row["sha256"]),
+            join(row.get("record") or "not stated", _small(f"{row['shard']}, row {row['row']}")),
+            join(row.get("path") or "", _small(row.get("repo") or "")),
+            join(REASONS.get(row["reason"], row["reason"]), _small(row["detail"])),
+            tag("code", row["sha256"][:DIGITS]),
         )
         for row in rows
     ]
     return table(heads, cells)
+
+
+def _small(text: str) -> Html:
+    return tag("div", text, cls="soft")
+
+
+def _documents(count: int) -> str:
+    return "1 document" if count == 1 else f"{count:,} documents"
 
 
 def _residuals(rows: Sequence[Record]) -> Html:

@@ -1,7 +1,7 @@
 """Takedown: remove requested documents from finished shards, and prove that they are gone.
 
     plan      which documents, with their near duplicates, in which rows; which tokens, checkpoints, ... saw them
-    apply     rewrite the affected shards, and nothing else; write the certificate
+    apply     rewrite the affected shards, and nothing else; write the certificate, its page and its signatures
     verify    check that nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
 
 The result equals, byte for byte, that of `preprocess` with the same requests from the start. Weights are not unlearned
