@@ -65,12 +65,12 @@ SHARD = {
     "license_raw": "The license metadata as the source supplied them.",
     "license_evidence": "Where the license was read: `metadata`, a license file, or the words of the file's header.",
     "source": "Dataset, folder or package that the document came from.",
-    "revision": "Version of the source.",
+    "revision": "Version of the source; of a local clone, the commit that is checked out.",
     "record": "The source's own id of the document; without one, its file and row.",
     "position": "Place in the source, counted over everything that is read. It decides the shard.",
-    "repo": "Repository, as the source names it.",
-    "path": "Path in the repository or folder.",
-    "url": "Address that the source gives.",
+    "repo": "Repository, as the source names it; of a local clone, that of its remote `origin`.",
+    "path": "Path in the repository, or else in the folder.",
+    "url": "Address that the source gives; of an installed package, that of its repository.",
     "category": "`code`, `text` or `instruction`.",
     "language": "Programming or markup language.",
     "natural_language": "ISO 639 code of the prose; null for code.",
@@ -435,7 +435,11 @@ HIDDEN = {
 }
 OTHERS = {
     "NAME.card/README.md, croissant.json, eu_training_content_summary.md": "`ibidem card`: beside the dataset NAME.",
-    "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, an in-toto statement, beside the dataset NAME.",
+    "NAME.takedown-ID.json": "`ibidem takedown apply`: the certificate, beside the first dataset NAME: a list of "
+    "in-toto statements, one for each dataset. Times are in `volatile` alone.",
+    "NAME.takedown-ID.html": "`ibidem takedown apply`: the certificate as a page.",
+    "NAME.takedown-ID.intoto.jsonl": "`ibidem takedown apply --sign-with`: the certificate signed: a DSSE envelope for "
+    "each of its statements, one a line.",
     "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
     "dashboard.html, dashboard.json": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "

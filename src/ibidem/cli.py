@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ibidem import __version__, config, log, runtime
-from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound
+from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched
 
 
 class Command(NamedTuple):
@@ -195,12 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _answer(words)
     except (GateFailed, NothingFound) as answer:
-        try:
-            print(answer, flush=True)
-        except BrokenPipeError:
-            _discard_output()
+        _print_before_an_error(str(answer))
         return 1
     except IbidemError as error:
+        if isinstance(error, RequestsUnmatched):
+            _print_before_an_error(error.report)
         if is_main_process():
             print(f"ibidem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -229,6 +228,13 @@ def _answer(words: Sequence[str]) -> int:
         print(_help(name, command), flush=True)
         return 0
     return _run(command, rest)
+
+
+def _print_before_an_error(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _discard_output()
 
 
 def _discard_output() -> None:

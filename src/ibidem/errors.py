@@ -17,6 +17,14 @@ class DataError(IbidemError, ValueError):
     """The data does not fit the stage."""
 
 
+class RequestsUnmatched(DataError):  # noqa: N818 - a finding
+    """Requests for removal match nothing; all else is done, and `report` says what."""
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class LicenseError(DataError):
     """A license cannot be determined."""
 

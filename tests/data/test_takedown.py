@@ -39,6 +39,12 @@ EVERY_KIND = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run where the default folder `data` is that of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("takedown") / "a.parquet"
@@ -70,7 +76,7 @@ def test_a_takedown_equals_a_run_that_was_asked_from_the_start(source: Path, tmp
     requests = requests_file(tmp_path, EVERY_KIND)
     before = run(source, tmp_path / "data", duplicates=duplicates)
     untouched = {name: (before.path / name).read_bytes() for name in before.files}
-    command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path), "--allow-unmatched"]
     assert main(["takedown", "apply", *command]) == 0
     asked = run(source, tmp_path / "asked", requests, duplicates=duplicates)
     after = artifacts.verify(tmp_path / "data")
@@ -116,7 +122,7 @@ def test_a_takedown_reads_what_was_dropped_a_shard_at_a_time(
     monkeypatch.setattr(pq, "read_table", refuse)
     requests = requests_file(tmp_path, EVERY_KIND)
     for command in ("plan", "apply", "apply", "verify"):
-        assert main(["takedown", command, str(requests), "--dataset", str(before.path)]) == 0
+        assert main(["takedown", command, str(requests), "--dataset", str(before.path), "--allow-unmatched"]) == 0
 
 
 def test_requests_add_up_over_takedowns(source: Path, tmp_path: Path) -> None:
@@ -465,8 +471,8 @@ def test_a_dataset_of_which_all_is_removed_is_still_one(source: Path, tmp_path: 
 def test_requests_that_name_nothing_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n")
     run(tmp_path / "one.jsonl", tmp_path / "data")
-    assert apply(tmp_path, [{"kind": "record", "value": "nothing\u2028\u0085"}]) == 0
-    assert apply(tmp_path, [{"kind": "record", "value": "nothing else"}], name="again.jsonl") == 0
+    assert apply(tmp_path, [{"kind": "record", "value": "nothing\u2028\u0085"}]) == 2
+    assert apply(tmp_path, [{"kind": "record", "value": "nothing else"}], name="again.jsonl") == 2
     assert artifacts.verify(tmp_path / "data").counts["kept"] == 1
 
 
@@ -479,29 +485,136 @@ def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsy
     right += [{"kind": "record", "value": "d44"}, {"kind": "record", "value": duplicate["record"]}]
     path = requests_file(tmp_path, [*right, *wrong])
     for command, count in (("plan", 2), ("apply", 2), ("verify", 1)):  # a text that was removed cannot be found again
-        assert main(["takedown", command, str(path), "--dataset", str(tmp_path / "data")]) == 0
-        last = capsys.readouterr().out.strip().split("\n")[-1]
-        assert last.startswith(f"{count} of 8 requests match nothing: ")
-        assert "repo someone/else" in last
-        assert "words that" not in last  # a text that shall be forgotten is told by its hash
+        assert main(["takedown", command, str(path), "--dataset", str(tmp_path / "data")]) == 2
+        told = capsys.readouterr()
+        assert f"ibidem: {count} of 8 requests match nothing; correct {path}" in told.err
+        assert f"\nrepo someone/else: matches nothing in {tmp_path / 'data'}\n" in told.out
+        assert told.out.count(": matches nothing in ") == count
+        assert "words that" not in told.out  # a text that shall be forgotten is told by its hash
+        accepted = [str(path), "--dataset", str(tmp_path / "data"), "--allow-unmatched"]
+        if command != "apply":
+            assert main(["takedown", command, *accepted]) == 0
+            assert capsys.readouterr().out == told.out
     left_out = {request.id for request in load_requests([requests_file(tmp_path, wrong, "wrong.jsonl")])}
     assert set(certificate(tmp_path)["unmatched"]) == left_out
-    assert main(["takedown", "apply", str(path), "--dataset", str(tmp_path / "data")]) == 0
+    assert main(["takedown", "apply", str(path), "--dataset", str(tmp_path / "data"), "--allow-unmatched"]) == 0
     assert set(certificate(tmp_path)["unmatched"]) == left_out
     capsys.readouterr()
     assert apply(tmp_path, right, name="right.jsonl") == 0
-    assert "match nothing" not in capsys.readouterr().out
+    assert "nothing" not in capsys.readouterr().out
 
 
-def test_of_many_requests_that_name_nothing_ten_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("request_", "meant"),
+    [
+        ({"kind": "repo", "value": "owner1/r11x"}, "; did you mean repo owner1/r11?"),
+        ({"kind": "repo", "value": "R7"}, "; did you mean repo owner2/r7?"),
+        ({"kind": "repo", "value": "owner3"}, "; did you mean owner owner3?"),
+        ({"kind": "owner", "value": "ownr3"}, "; did you mean owner owner3?"),
+        ({"kind": "owner", "value": "r7"}, "; did you mean repo owner2/r7?"),
+        ({"kind": "path", "value": "SRC/"}, "; did you mean path src?"),
+        ({"kind": "path", "value": "f44.py"}, "; did you mean path src/f44.py?"),
+        ({"kind": "path", "value": "scr/f44.pyy"}, "; did you mean path src/f44.py?"),
+        ({"kind": "path", "value": "src/f44.py", "repo": "owner4/r44"}, "; did you mean repo owner4/r4?"),
+        ({"kind": "path", "value": "src/f44.py", "repo": "owner1/r1"}, ""),
+        ({"kind": "repo", "value": "something/entirely-different"}, ""),
+        ({"kind": "sha256", "value": "0" * 64}, ""),
+        ({"kind": "record", "value": "nothing\u2028else"}, ""),
+    ],
+)
+def test_a_request_that_matches_nothing_is_told_with_what_was_meant(
+    request_: dict[str, str], meant: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "data")
+    assert apply(tmp_path, [request_]) == 2
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "matches nothing" in line]
+    assert line.endswith(f": matches nothing in {tmp_path / 'data'}{meant}")
+    assert line.startswith(f"{request_['kind']} ")
+
+
+def test_requests_that_were_honored_before_are_no_mistake(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    requests = [row for row in EVERY_KIND if row["value"] != "there is no such document"]
+    for name in ("first", "second"):
+        assert apply(tmp_path, requests, name=name) == 0
+    command = [str(tmp_path / "second"), "--dataset", str(tmp_path / "data")]
+    for each in ("plan", "verify"):
+        assert main(["takedown", each, *command]) == 0
+
+
+def test_a_request_counts_if_any_of_the_datasets_has_it(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN, "id": "one"}) + "\n")
+    run(tmp_path / "one.jsonl", tmp_path / "more")
+    assert apply(tmp_path, [{"kind": "record", "value": "one"}, {"kind": "record", "value": "d1"}], "data", "more") == 0
+
+
+def test_every_request_that_matches_nothing_has_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": PLAIN}) + "\n")
     run(tmp_path / "one.jsonl", tmp_path / "data")
-    for count, more in ((10, ""), (11, "1 more"), (12, "2 more")):
-        assert apply(tmp_path, [{"kind": "record", "value": f"no{n}"} for n in range(count)], name=f"{count}") == 0
-        last = capsys.readouterr().out.strip().split("\n")[-1]
-        assert last.startswith(f"{count} of {count} requests match nothing: record no")
-        assert last.count("record no") == 10
-        assert last.partition(" and ")[2] == more
+    assert apply(tmp_path, [{"kind": "record", "value": f"no{n}"} for n in range(120)]) == 2
+    assert capsys.readouterr().out.count(": matches nothing in ") == 120
+
+
+def test_a_takedown_says_where_it_looked_and_what_it_found(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, tmp_path / "data")
+    made_of(tmp_path / "elsewhere" / "words", "tokenizer", tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    command = [str(requests), "--dataset", str(tmp_path / "data")]
+    monkeypatch.chdir(tmp_path / "empty")
+    before = artifacts.load(tmp_path / "data").digest
+    for each in ("plan", "apply", "verify"):
+        assert main(["takedown", each, *command]) == 2
+        assert "no folder artifacts or data here to search" in capsys.readouterr().err
+        assert main(["takedown", each, *command, "--artifacts", "nowhere", str(tmp_path)]) == 2
+        assert "nowhere: no such folder" in capsys.readouterr().err
+    assert artifacts.load(tmp_path / "data").digest == before
+    assert not list(tmp_path.glob("*.takedown-*"))
+    for each in ("plan", "apply", "verify"):
+        assert main(["takedown", each, *command, "--artifacts", str(tmp_path)]) == 0
+        assert f"searched {tmp_path}: 2 artifacts" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["takedown", "plan", *command]) == 0
+    assert "searched data: 1 artifacts" in capsys.readouterr().out
+    assert certificate(tmp_path)["searched"] == [str(tmp_path)]
+    assert certificate(tmp_path)["artifacts_found"] == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["src/deep", "src/deep/", "/src/deep/", "./src/deep", "src/deep/*", "*/deep", "src/d??p"]
+)
+def test_a_folder_stands_for_everything_below_it(value: str, tmp_path: Path) -> None:
+    paths = ["src/deep/a.py", "src/deep/er/b.py", "src/deeper/c.py", "src/deep.py", "deep/d.py"]
+    rows = [{"text": python_file(number), "id": path, "path": path} for number, path in enumerate(paths)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(tmp_path / "a.jsonl", tmp_path / "data")
+    assert apply(tmp_path, [{"kind": "path", "value": value}]) == 0
+    left = {row for path in shards.shard_paths(tmp_path / "data") for row in pq.read_table(path)["record"].to_pylist()}
+    assert left == set(paths[2:])
+
+
+@pytest.mark.parametrize("value", ["*", "**", "*/*", "*.*", "?*", "[!x]*"])
+def test_a_path_that_every_document_has_asks_back(
+    value: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(source, tmp_path / "data")
+    requests = [{"kind": "path", "value": value}]
+    assert apply(tmp_path, requests) == 2
+    assert capsys.readouterr().err.endswith(f"path {value} names every document; confirm it by --everything\n")
+    assert artifacts.load(tmp_path / "data").digest == before.digest
+    assert apply(tmp_path, [{**requests[0], "repo": "owner1/r1"}]) == 0
+    command = [str(requests_file(tmp_path, requests)), "--dataset", str(tmp_path / "data"), "--everything"]
+    assert main(["takedown", "apply", *command]) == 0
+    assert artifacts.load(tmp_path / "data").counts["kept"] == 0
+
+
+@pytest.mark.parametrize("value", ["/", ".", "./"])
+def test_a_path_of_the_whole_folder_is_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"names nothing; the path \* names every document"):
+        load_requests([requests_file(tmp_path, [{"kind": "path", "value": value}])])
 
 
 def test_what_preprocess_has_not_made_is_not_taken_down(
@@ -511,7 +624,14 @@ def test_what_preprocess_has_not_made_is_not_taken_down(
     blend = ["--datasets.a.path", str(tmp_path / "data"), "--shares.code", "1", "--output-dir", str(tmp_path / "b")]
     assert main(["blend", *blend]) == 0
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}], "b") == 2
-    assert f"{tmp_path / 'b'}: not made by preprocess" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'b'}: not made by preprocess" in told
+    assert told.endswith(f"blend again: --dataset {tmp_path / 'data'}\n")
+    again = ["--datasets.x.path", str(tmp_path / "b"), "--shares.code", "1", "--output-dir", str(tmp_path / "c")]
+    assert main(["blend", *again]) == 0
+    capsys.readouterr()
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}], "c") == 2
+    assert capsys.readouterr().err.endswith(f"blend again: --dataset {tmp_path / 'data'}\n")
 
 
 def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
@@ -723,8 +843,6 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     assert certificate(tmp_path)["searched"] == [str(tmp_path)]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text('{"kind": "dataset", "digest": "sha256:0"}')
-    assert main([*verify, "--artifacts", str(tmp_path / "nowhere")]) == 0
-    assert "nothing else was searched" in capsys.readouterr().out
     assert main(["blend", *blend]) == 0
     assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
     assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")

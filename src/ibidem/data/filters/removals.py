@@ -2,23 +2,30 @@
 
 A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
 
-    {"kind": "repo", "value": "owner/name"}             every file of a repository or package
+    {"kind": "repo", "value": "owner/name"}             every file of a repository or package; its address will do
     {"kind": "owner", "value": "owner"}                 every repository of an owner
-    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    a path glob; `repo` is optional
+    {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    files; `repo` is optional
     {"kind": "url", "value": "https://example.org/blog"}            everything below a URL
     {"kind": "swhid", "value": "swh:1:cnt:..."}         a content, by its Software Heritage identifier
     {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as stored in a shard
     {"kind": "record", "value": "..."}                  a document, by the source's own id
     {"kind": "text", "value": "..."}                    every document that contains most of this text
+
+Optional for the certificate: `ticket`, `received` (a date, 2025-01-31), `by` (who asked) and `basis` (the legal basis).
+
+A path is that of a file, or of a folder with everything below it (`docs` and `docs/` are the same), seen from the
+repository or from the source folder. It may be a glob: `*` matches any text, slashes included, `?` one character,
+`[abc]` one of these. Case counts in paths, records and texts alone.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from fnmatch import translate
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -28,15 +35,20 @@ from pydantic import Field
 from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
+from ibidem.data.text.repository import HOSTS, place_of, repository_of
 from ibidem.errors import ConfigError
 
 Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
 ROLE = "removals"
 KINDS: tuple[Kind, ...] = get_args(Kind)
+CASE = ("ticket", "received", "by", "basis")
+"""Optional facts of a request."""
+KEYS = ("kind", "value", "repo", *CASE)
 FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 """Columns that requests are matched against."""
 
-_HOST = re.compile(r"^(?:github|gitlab)\.com/", re.IGNORECASE)
+_ANY_NAME = "\1\1\1/\1\1\1.\1\1\1"
+"""A path that only a glob for every file matches."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
@@ -48,11 +60,23 @@ class Request:
     kind: Kind
     value: str
     repo: str | None = None
+    case: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What is known of it, by the names of CASE; no dataset keeps any of it."""
 
     @property
     def id(self) -> str:
-        """Identify it by its content: equal requests have the same id in every file."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Identify it by what it names: equal requests have the same id in every file."""
+        named = {"kind": self.kind, "value": self.value, "repo": self.repo}
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def names_everything(self) -> bool:
+        """Whether it is a path that matches whatever a file is called."""
+        return self.kind == "path" and self.repo is None and re.match(_glob(self.value), _ANY_NAME) is not None
+
+    def __str__(self) -> str:
+        value = self.tombstone["value"]
+        return " ".join(f"{self.kind} {value}{f' in {self.repo}' if self.repo else ''}".split())
 
     @property
     def tombstone(self) -> dict[str, str | None]:
@@ -75,14 +99,36 @@ class RemovalPolicy:
 
 
 def load_requests(paths: Sequence[Path]) -> list[Request]:
-    """Read files of requests without repeats, sorted by id.
+    """Read files of requests without repeats, sorted by id; a repeated one keeps the facts of all of them.
 
     Raises:
         DataError: a file cannot be read, or a line is not JSON.
         ConfigError: a request is malformed; names file and line.
     """
-    requests = {request.id: request for path in paths for request in _read(path)}
+    requests: dict[str, Request] = {}
+    for request in (request for path in paths for request in _read(path)):
+        earlier = requests.get(request.id, request)
+        requests[request.id] = replace(request, case=merge_cases(earlier.case, request.case))
     return [requests[key] for key in sorted(requests)]
+
+
+def merge_cases(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts of two requests for the same.
+
+    >>> merge_cases({"ticket": "T-1", "by": "Poe, Ann"}, {"ticket": "T-2", "by": "Poe, Ann", "basis": None})
+    {'ticket': 'T-1; T-2', 'by': 'Poe, Ann'}
+    """
+    merged = {name: side_by_side(before.get(name), more.get(name)) for name in CASE}
+    return {name: value for name, value in merged.items() if value}
+
+
+def side_by_side(*texts: str | None) -> str | None:
+    """Return the different ones of several texts as one, which may be given again; None if there are none.
+
+    >>> side_by_side("Ann; Bob", None, "Ann", "Cid")
+    'Ann; Bob; Cid'
+    """
+    return "; ".join(dict.fromkeys(part for text in texts if text for part in text.split("; "))) or None
 
 
 def as_inputs(ids: Sequence[str]) -> list[Input]:
@@ -102,13 +148,14 @@ class Matcher:
         for request in requests:
             value = request.value if request.kind == "record" else request.value.lower()
             self._exact.setdefault((request.kind, value), []).append(request.id)
-        globs = [(translate(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
+        globs = [(_glob(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
         self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
         self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
         self._prefixes: dict[str, list[str]] = {}
         for request in requests:
             if request.kind == "url":
                 self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
+        self._reads_urls = any(request.kind in ("repo", "owner") for request in requests)
         self.is_needed = len(self.texts) < len(requests)
 
     def find(self, fields: Mapping[str, Any]) -> str | None:
@@ -134,18 +181,20 @@ class Matcher:
 
     def _matches(self, fields: Mapping[str, Any]) -> Iterator[str]:
         repo = (fields["repo"] or "").lower()
-        owner = repo.partition("/")[0] if "/" in repo else ""
+        repos = dict.fromkeys((repo, repo_at(fields["url"]))) if self._reads_urls else ()
         hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
-        for key in [("record", fields["record"]), *hashes, ("repo", repo), ("owner", owner)]:
+        named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in owners_of(name)]
+        for key in [("record", fields["record"]), *hashes, *named]:
             yield from self._exact.get(key, ())
-        if self._globs and fields["path"] and self._any_glob.match(fields["path"]):
-            yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(fields["path"]))
+        if self._globs:
+            for path in filter(self._any_glob.match, _paths(fields)):
+                yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(path))
         if self._prefixes:
-            yield from self._below(fields["url"], repo)
+            yield from self._below(fields["url"], fields["repo"] or "")
 
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
-        places += [f"{host}/{repo}" for host in ("github.com", "gitlab.com")] if "/" in repo else []
+        places += [_bare(repo), *(f"{host}/{repo.lower()}" for host in HOSTS)] if "/" in repo else []
         for place in places:
             above = place.rstrip("/")
             while above:
@@ -156,7 +205,36 @@ class Matcher:
 def _bare(url: str) -> str:
     """Strip the scheme and `www.`; lower-case the host name, and the path on hosts that ignore its case."""
     host, slash, path = _SCHEME.sub("", url.strip()).partition("/")
-    return host.lower() + slash + (path.lower() if host.lower() in ("github.com", "gitlab.com") else path)
+    return host.lower() + slash + (path.lower() if host.lower() in HOSTS else path)
+
+
+def _glob(value: str) -> str:
+    """Return the expression of a path glob, which matches everything below what it names too."""
+    return f"{translate(value)}|{translate(value + '/*')}"
+
+
+def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the path of a document, in its repository, and in the source folder if that is where its record ends."""
+    if path := fields["path"]:
+        yield path
+        if (fields["record"] or "").endswith(f"/{path}"):
+            yield fields["record"]
+
+
+@lru_cache(maxsize=1024)
+def repo_at(url: str | None) -> str:
+    """Return the repository of an address, in lower case; empty if there is none."""
+    return (repository_of(url) or "").lower() if url else ""
+
+
+def owners_of(repo: str) -> Iterator[str]:
+    """Yield everything above a repository: its owner, and groups of owners or the host.
+
+    >>> list(owners_of("codeberg.org/octo/cat"))
+    ['codeberg.org/octo', 'codeberg.org']
+    """
+    while repo := repo.rpartition("/")[0]:
+        yield repo
 
 
 def _read(path: Path) -> Iterator[Request]:
@@ -178,14 +256,17 @@ def _listed(path: Path) -> list[tuple[int, Any]]:
 def _plain(kind: Kind, value: str) -> str:
     """Normalize a value to the spelling of the columns.
 
-    >>> _plain("repo", "https://github.com/octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
+    >>> _plain("repo", "git@github.com:octo/cat.git"), _plain("owner", "@octo/"), _plain("path", "./a.py")
     ('octo/cat', 'octo', 'a.py')
     """
     if kind in ("repo", "owner"):
-        bare = _HOST.sub("", _SCHEME.sub("", value)).strip("/").removesuffix(".git")
-        return bare.removeprefix("@")
+        place = place_of(value)
+        if place is None:
+            return _SCHEME.sub("", value).strip("/").removesuffix(".git").removeprefix("@")
+        host, _, path = place.partition("/")
+        return path if host in HOSTS else place
     if kind == "path":
-        return value.removeprefix("./").lstrip("/")
+        return "" if value == "." else value.removeprefix("./").strip("/")
     if kind == "swhid":
         return value.partition(";")[0]
     return value.removeprefix("sha256:") if kind == "sha256" else value
@@ -207,4 +288,21 @@ def _request(row: object, where: str) -> Request:
     except UnicodeEncodeError:
         raise ConfigError(f"{where}: value is not valid Unicode") from None
     bare = value if kind == "text" else _plain(kind, value.strip())
-    return Request(cast("Kind", kind), bare, repo.strip() if isinstance(repo, str) else None)
+    if unknown := [str(key) for key in row if key not in KEYS]:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], KEYS)}; keys: {', '.join(KEYS)}")
+    if not bare:
+        raise ConfigError(f"{where}: {kind} {value!r} names nothing; the path * names every document")
+    limit = _plain("repo", repo.strip()) if isinstance(repo, str) else None
+    return Request(cast("Kind", kind), bare, limit, _case(row, where))
+
+
+def _case(row: Mapping[Any, Any], where: str) -> dict[str, str]:
+    stated = {name: row[name] for name in CASE if row.get(name) not in (None, "")}
+    for name, value in stated.items():
+        if not isinstance(value, str | int | date) or isinstance(value, bool) or not str(value).isprintable():
+            raise ConfigError(f"{where}: {name} must be one line of text")
+    try:
+        datetime.fromisoformat(str(stated.get("received", "2025-01-31")))
+    except ValueError:
+        raise ConfigError(f"{where}: received must be a date, such as 2025-01-31") from None
+    return {name: str(value).strip() for name, value in stated.items()}

@@ -61,6 +61,12 @@ def artifacts_below(root: Path) -> Iterator[Artifact]:
                 continue
 
 
+def artifacts_in(folders: Collection[Path]) -> dict[Path, Artifact]:
+    """Return every artifact below any of the folders that exist, by its resolved path."""
+    below = (artifact for folder in folders if folder.exists() for artifact in artifacts_below(folder))
+    return {artifact.path.resolve(): artifact for artifact in below}
+
+
 def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact | None = None) -> list[Use]:
     """Find the artifacts below `roots` that contain the documents, and those made from such artifacts.
 
@@ -76,9 +82,7 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
         DigestMismatch: an artifact was edited or damaged.
     """
     wanted = pa.array(sorted(sha256s), pa.string())
-    places = [*roots, dataset.path] if dataset is not None else roots
-    below = (artifact for root in places if root.exists() for artifact in artifacts_below(root))
-    everything = {artifact.path.resolve(): artifact for artifact in below}
+    everything = artifacts_in([*roots, dataset.path] if dataset is not None else roots)
     spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
     states: dict[Path, State] = {path: "holds" for path in everything if spans[path]}
     _follow(everything, states, {everything[path].digest for path in states}, "saw")

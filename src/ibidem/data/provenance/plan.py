@@ -1,9 +1,10 @@
 """Plan a takedown: which rows of finished datasets the requests remove, and which artifacts saw them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ibidem import config
+from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.data import shards
 from ibidem.data.engine import Engine
 from ibidem.data.filters.removals import FIELDS, Matcher, RemovalPolicy, Request
 from ibidem.data.pipeline import decide
 from ibidem.data.provenance.exposure import Use, uses
-from ibidem.errors import ConfigError
+from ibidem.errors import ArtifactError, ConfigError
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -32,6 +33,9 @@ class Gone(NamedTuple):
     reason: DropReason
     detail: str
     sha256: str
+    record: str
+    path: str | None
+    repo: str | None
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,14 @@ def _rows(dataset: Artifact, named: dict[tuple[str, int], str], doomed: set[str]
     rows: dict[str, list[Gone]] = {}
     for name, row, fields in _shard_rows(dataset):
         if request := named.get((name, row)):
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_REQUESTED, request, fields["sha256"]))
+            rows.setdefault(name, []).append(_gone(row, DropReason.REMOVAL_REQUESTED, request, fields))
         elif fields["cluster"] in doomed:
-            rows.setdefault(name, []).append(Gone(row, DropReason.REMOVAL_CLUSTER, fields["cluster"], fields["sha256"]))
+            rows.setdefault(name, []).append(_gone(row, DropReason.REMOVAL_CLUSTER, fields["cluster"], fields))
     return rows
+
+
+def _gone(row: int, reason: DropReason, detail: str, fields: Mapping[str, Any]) -> Gone:
+    return Gone(row, reason, detail, *(fields[name] for name in ("sha256", "record", "path", "repo")))
 
 
 def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
@@ -176,10 +184,25 @@ def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
         ConfigError: the dataset was not made by `ibidem preprocess`.
     """
     if "removals" not in dataset.config:
+        instead = " ".join(f"--dataset {path}" for path in dict.fromkeys(_made_of(dataset)))
         raise ConfigError(
-            f"{dataset.path}: not made by preprocess; apply the takedown to its source datasets, then make it again"
+            f"{dataset.path}: not made by preprocess, but blended from other datasets; take these down, then blend "
+            f"again: {instead}"
         )
     return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
+
+
+def _made_of(dataset: Artifact) -> Iterator[Path]:
+    """Yield the datasets made by preprocess that a blend, or a blend of blends, was made from."""
+    for item in dataset.inputs:
+        if item.is_artifact and item.role != "tokenizer":
+            path = Path(normpath(dataset.path.resolve() / item.name))
+            try:
+                made = artifacts.load(path, kind=shards.KIND)
+            except ArtifactError:
+                yield path
+                continue
+            yield from [path] if "removals" in made.config else _made_of(made)
 
 
 def removed_only(dropped: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """Takedown: remove requested documents from finished shards, and prove that they are gone.
 
     plan      which documents, with their near duplicates, in which rows; which tokens, checkpoints, ... saw them
-    apply     rewrite the affected shards, and nothing else; write the certificate
+    apply     rewrite the affected shards, and nothing else; write the certificate, its page and its signatures
     verify    check that nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
 
 The result equals, byte for byte, that of `preprocess` with the same requests from the start. Weights are not unlearned
@@ -37,8 +37,8 @@ from ibidem.data.filters import removals
 from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_requests
 from ibidem.data.pipeline import decide
 from ibidem.data.pipeline.finish import write_staying
-from ibidem.data.provenance.certificate import Certificate, beside, statement_of
-from ibidem.data.provenance.exposure import Use, uses
+from ibidem.data.provenance.certificate import Certificate, beside, now, statement_of
+from ibidem.data.provenance.exposure import Use, artifacts_in, uses
 from ibidem.data.provenance.plan import (
     REMOVED,
     Gone,
@@ -49,13 +49,18 @@ from ibidem.data.provenance.plan import (
     policy_of,
     removed_only,
 )
-from ibidem.errors import ConfigError, DataError, IbidemError
+from ibidem.data.provenance.unmatched import idle_requests, lines
+from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
 from ibidem.files import sweep
 from ibidem.records import DropReason
+from ibidem.signatures import open_key
 
 CERTAIN_AGREEMENT = 0.92
 """Estimated similarity from which a document counts as a residual: 0.8 plus three standard deviations of the estimate
 from 112 MinHashes, sqrt(0.8 * 0.2 / 112)."""
+
+
+DEFAULT_ARTIFACTS = (Path("artifacts"), Path("data"))
 
 
 @configuration
@@ -63,21 +68,39 @@ class TakedownConfig(EngineConfig):
     """Remove requested documents from finished datasets."""
 
     requests: Annotated[Path, POSITIONAL]
-    """File of requests, JSON lines or YAML of `kind` and `value`; a kind is one of repo, owner, path, url, swhid,
-    sha256, record, text."""
+    """File of requests, JSON lines or YAML of `kind` and `value`. A kind is one of repo (owner/name, or its address),
+    owner, path (a file, a folder with everything below it, or a glob, in which * matches slashes too; with `repo`, in
+    that repository alone), url (with everything below it), swhid, sha256, record, text."""
     dataset: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folder of a preprocessed dataset; repeat for datasets that were deduplicated against each other."""
-    artifacts: tuple[Path, ...] = (Path("artifacts"), Path("data"))
-    """Folders to search for everything made from the datasets."""
+    artifacts: tuple[Path, ...] = DEFAULT_ARTIFACTS
+    """Folders to search for everything made from the datasets. Without this flag, one of the default folders must
+    exist here."""
+    allow_unmatched: bool = False
+    """Accept requests that match nothing: the documents are not held here. Otherwise the exit code is 2, although all
+    others are carried out."""
+    everything: bool = False
+    """Confirm a request for a path, such as *, that every document has."""
     certificate: Path | None = None
-    """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset."""
+    """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset. A page for
+    people is beside it, with the suffix .html."""
+    operator: str | None = None
+    """Who carries out the takedown, for the certificate."""
+    sign_with: Path | None = None
+    """Private key, as ibidem key makes it, that signs the certificate: DSSE envelopes beside it, with the suffix
+    .intoto.jsonl."""
 
 
 def plan_command(config: TakedownConfig) -> str:
-    """Report which documents would be removed, and what saw them."""
+    """Report which documents would be removed, and what saw them.
+
+    Raises:
+        RequestsUnmatched: a request matches nothing.
+    """
     requests, engine = _requests(config), Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
-    return "\n".join([*map(str, plans), *_warning([(plan.dataset, plan.unmatched) for plan in plans], requests)])
+    report = "\n".join([*map(str, plans), _searched(config.artifacts)])
+    return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
 
 
 def apply_command(config: TakedownConfig) -> str:
@@ -86,6 +109,7 @@ def apply_command(config: TakedownConfig) -> str:
     Raises:
         ArtifactError: another takedown is working on one of the datasets.
         DataError: a document is left.
+        RequestsUnmatched: a request matches nothing; all others were carried out.
     """
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in config.dataset}):
@@ -95,28 +119,29 @@ def apply_command(config: TakedownConfig) -> str:
 
 def _apply_command(config: TakedownConfig) -> str:
     requests = _requests(config)
+    key = open_key(config.sign_with) if config.sign_with else None  # before the work, not after it
     path = config.certificate or beside(config.dataset[0], requests)
     artifacts.check_outside(path)
+    certificate = Certificate(path, key)
     engine = Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
-    certificate = Certificate(path)
     searched = config.artifacts
-    planned = [statement_of(plan, plan.dataset, requests, searched, None) for plan in plans]
-    certificate.write(planned)  # before anything is removed, so that a kill loses nothing
-    after = _apply_all(plans, requests, engine)
-    requested = [find_requested(now, plan.policy, requests, engine) for plan, now in zip(plans, after, strict=True)]
-    left = [residuals(now, named, plan.policy) for plan, now, named in zip(plans, after, requested, strict=True)]
+    state = partial(statement_of, requests=requests, searched=searched, operator=config.operator, planned=now())
     certificate.write(
-        [statement_of(plan, now, requests, searched, rows) for plan, now, rows in zip(plans, after, left, strict=True)]
-    )
+        [state(plan, plan.dataset, left=None) for plan in plans]
+    )  # before anything is removed, so that a kill loses nothing
+    after = _apply_all(plans, requests, engine)
+    requested = [find_requested(made, plan.policy, requests, engine) for plan, made in zip(plans, after, strict=True)]
+    left = [residuals(made, named, plan.policy) for plan, made, named in zip(plans, after, requested, strict=True)]
+    certificate.write([state(plan, made, left=rows) for plan, made, rows in zip(plans, after, left, strict=True)])
     if any(left):
         raise DataError(f"{path}: residuals were found; the certificate lists them")
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
-    held = _still_held([use for plan in plans for use in plan.uses], searched)
+    held = _still_held([use for plan in plans for use in plan.uses])
     result = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{held}"
-    warning = _warning([(plan.dataset, plan.unmatched) for plan in plans], requests)
-    return "\n".join([f"{result}; certificate: {path}", *warning])
+    report = f"{result}; {_searched(searched)}; certificate: {path}"
+    return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
 
 
 def verify_command(config: TakedownConfig) -> str:
@@ -124,6 +149,7 @@ def verify_command(config: TakedownConfig) -> str:
 
     Raises:
         DataError: one is left.
+        RequestsUnmatched: a request matches nothing.
     """
     requests = _requests(config)
     checked = []
@@ -140,30 +166,65 @@ def verify_command(config: TakedownConfig) -> str:
     result = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
     try:
         used = [use for dataset, named in checked for use in uses(config.artifacts, named.gone, dataset=dataset)]
-        result += _still_held(used, config.artifacts)
+        result += f"{_still_held(used)}; {_searched(config.artifacts)}"
     except IbidemError as error:  # the result for the datasets is still valid
         result += f"; other artifacts could not be checked: {error}"
-    return "\n".join([result, *_warning([(dataset, named.unmatched) for dataset, named in checked], requests)])
+    return _told(result, [(dataset, named.unmatched) for dataset, named in checked], requests, config)
 
 
-def _still_held(used: Sequence[Use], searched: Sequence[Path]) -> str:
-    """Name the other datasets that contain removed documents, and the folders that were searched."""
+def _still_held(used: Sequence[Use]) -> str:
+    """Name the other datasets that contain removed documents."""
     held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind == shards.KIND})
-    below = ", ".join(str(path) for path in searched if path.is_dir())
-    result = f"; these datasets still contain removed documents, make them again: {', '.join(held)}" if held else ""
-    return f"{result}; searched: {below}" if below else "; nothing else was searched: no folder of --artifacts exists"
+    return f"; these datasets still contain removed documents, make them again: {', '.join(held)}" if held else ""
+
+
+def _searched(folders: Sequence[Path]) -> str:
+    below = ", ".join(str(path) for path in folders if path.is_dir())
+    return f"searched {below}: {len(artifacts_in(folders)):,} artifacts"
+
+
+def _told(
+    report: str,
+    unmatched: Sequence[tuple[Artifact, Sequence[Request]]],
+    requests: Sequence[Request],
+    config: TakedownConfig,
+) -> str:
+    """Return the report with a line for each request that matches nothing, unless these have to be looked at first."""
+    idle = idle_requests(unmatched, requests)
+    report = "\n".join([report, *lines(idle, [dataset for dataset, _ in unmatched])])
+    if idle and not config.allow_unmatched:
+        raise RequestsUnmatched(
+            f"{len(idle):,} of {len(requests):,} requests match nothing; correct {config.requests}, or confirm by "
+            "--allow-unmatched that the documents are not held here",
+            report,
+        )
+    return report
 
 
 def _requests(config: TakedownConfig) -> list[Request]:
     requests = load_requests([config.requests])
     if not requests:
         raise ConfigError(f"{config.requests}: contains no requests")
+    if not config.everything and (every := [str(request) for request in requests if request.names_everything]):
+        raise ConfigError(f"{config.requests}: {every[0]} names every document; confirm it by --everything")
+    _check_folders(config.artifacts)
     places = [path.resolve() for path in config.dataset]
     if len(set(places)) < len(places):
         raise ConfigError("dataset: the same folder is given twice")
     for place in places:
         sweep(place.parent)
     return requests
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    """Refuse to look for artifacts where there are none: a plan or a certificate would seem complete."""
+    missing = [str(path) for path in folders if not path.is_dir()]
+    if folders == DEFAULT_ARTIFACTS and len(missing) == len(folders):
+        raise ConfigError(
+            f"no folder {' or '.join(missing)} here to search for what was made from the datasets; give --artifacts"
+        )
+    if folders != DEFAULT_ARTIFACTS and missing:
+        raise ConfigError(f"artifacts: {missing[0]}: no such folder; it was to be searched for what saw the documents")
 
 
 def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engine) -> list[Artifact]:
@@ -322,18 +383,6 @@ def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.
             earlier = [row["detail"]] if by_noun else []
             row |= {"reason": str(DropReason.REMOVAL_REQUESTED), "detail": min([*earlier, request])}
     return pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA)
-
-
-def _warning(unmatched: Sequence[tuple[Artifact, Sequence[Request]]], requests: Sequence[Request]) -> list[str]:
-    """Return a line about the requests that match nothing in any of the datasets, if there are any.
-
-    Once a text is removed, only its certificate knows how many documents contained it.
-    """
-    texts = {row["id"] for dataset, _ in unmatched for row in shards.read_tombstones(dataset) if row["kind"] == "text"}
-    idle = [r.tombstone for r in requests if r.id not in texts and all(r in without for _, without in unmatched)]
-    first = ", ".join(" ".join(f"{request['kind']} {request['value']}".split()) for request in idle[:10])
-    more = f" and {len(idle) - 10:,} more" if len(idle) > 10 else ""
-    return [f"{len(idle):,} of {len(requests):,} requests match nothing: {first}{more}"] if idle else []
 
 
 def _shard_of(name: str) -> str:

@@ -2,10 +2,12 @@
 
 import hashlib
 import platform
+import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 
@@ -14,9 +16,14 @@ from ibidem.data.licenses.spdx import package_license
 from ibidem.data.sources.readers import Piece
 from ibidem.data.sources.spec import Spec, content_digest
 from ibidem.data.text import language
+from ibidem.data.text.repository import HOSTS, place_of, repository_of
 
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
+SOURCE_LABELS = ("source", "sourcecode", "repository", "code", "github", "githubproject", "gitlab")
+HOME_LABELS = ("homepage", "home")
+"""Labels of `Project-URL`, in lower case without punctuation (https://packaging.python.org, well-known project URLs). A
+home page counts only on a host of repositories."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Package:
     name: str
     version: str
     license: str | None
+    url: str | None
+    """Address of its repository, by its metadata."""
     files: tuple[tuple[str, Path], ...]
 
 
@@ -43,7 +52,8 @@ class InstalledPackages:
             for package in _packages()
             for name, path in self._within_cap(package)
         ]
-        return Input("source", content_digest(files), self.spec.name, is_artifact=False)
+        urls = [f"{package.name} {package.url}" for package in _packages() if package.url]
+        return Input("source", content_digest(files, urls), self.spec.name, is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
@@ -57,6 +67,7 @@ class InstalledPackages:
                     "record": f"{package.name}=={package.version}/{name}",
                     "revision": package.version,
                     "repo": package.name,
+                    "url": package.url,
                     "license_raw": package.license,
                 }
                 yield Piece(str(path), name, first, 1, self.spec.name, fields=fields, license_stated=True)
@@ -89,13 +100,24 @@ def _standard_library() -> Package:
         for path in root.rglob("*")
         if not NOT_THE_LIBRARY.intersection(path.relative_to(root).parts)
     )
-    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, _sources(files))
+    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, None, _sources(files))
 
 
 def _package(distribution: metadata.Distribution) -> Package:
     files = ((str(file), Path(str(distribution.locate_file(file)))) for file in distribution.files or ())
     license_raw = package_license(distribution.metadata)
-    return Package(distribution.name, distribution.version, license_raw, _sources(files))
+    url = _repository_url(distribution.metadata)
+    return Package(distribution.name, distribution.version, license_raw, url, _sources(files))
+
+
+def _repository_url(about: Message | metadata.PackageMetadata) -> str | None:
+    """Return the address of the repository that the metadata name, without credentials."""
+    labeled = [str(line).partition(",")[::2] for line in about.get_all("Project-URL") or []]
+    urls = {re.sub(r"[\W_]", "", label).lower(): url.strip() for label, url in labeled}
+    stated = [urls[label] for label in SOURCE_LABELS if label in urls]
+    homes = [urls[label] for label in HOME_LABELS if label in urls] + list(about.get_all("Home-page") or [])
+    hosted = [url for url in homes if (place_of(url) or "").partition("/")[0] in HOSTS]
+    return next((f"https://{place_of(url)}" for url in (*stated, *hosted) if repository_of(url)), None)
 
 
 def _sources(files: Iterator[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ibidem.artifacts import Input
 from ibidem.data.licenses.files import LicenseFiles, Stated
 from ibidem.data.sources.columns import LICENSE
+from ibidem.data.sources.git import Clone, Clones
 from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of
 from ibidem.data.sources.spec import Spec, content_digest
 from ibidem.data.text import language
@@ -37,7 +38,10 @@ class LocalFiles:
         files = list(self._files())
         stated = filter(None, (self._license_of(name, path) for name, path in files))
         stating = dict.fromkeys((license_file.evidence, path) for license_file in stated for path in license_file.files)
-        return Input("source", content_digest([*files, *stating]), str(self.spec.name), is_artifact=False)
+        clones = dict.fromkeys(filter(None, (self._clone_of(path) for _, path in files)))
+        facts = [f"{clone.folder.relative_to(self.spec.name)} {clone.repo} {clone.commit}" for clone in clones]
+        digest = content_digest([*files, *stating], facts)
+        return Input("source", digest, str(self.spec.name), is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
@@ -46,7 +50,7 @@ class LocalFiles:
         stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
         first = 0
         for name, path in files:
-            license_file = self._license_of(name, path)
+            license_file, fields = self._license_of(name, path), self._fields_of(name, path)
             for row_group, row, count, damage in _parts(path, name, self.spec.column):
                 yield Piece(
                     path=str(path),
@@ -58,7 +62,7 @@ class LocalFiles:
                     column=self.spec.column,
                     row_group=row_group,
                     row=row,
-                    fields={} if license_file is None else license_file.fields,
+                    fields=fields if license_file is None else fields | license_file.fields,
                     license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
                     damage=damage,
                 )
@@ -67,6 +71,22 @@ class LocalFiles:
     def _license_of(self, name: str, path: Path) -> Stated | None:
         """Return the license of a plain file from the license files above it; they do not cover rows of data files."""
         return None if name.endswith(DATA_SUFFIXES) or path == Path(self.spec.name) else self._license_files.of(path)
+
+    def _fields_of(self, name: str, path: Path) -> dict[str, str | None]:
+        """Return what the clone around a file says of it; a VERSION of the spec outweighs the commit."""
+        clone = self._clone_of(path)
+        if clone is None:
+            return {}
+        fields = {"repo": clone.repo, "revision": self.spec.version or clone.commit}
+        inside = {} if name.endswith(DATA_SUFFIXES) else {"path": printable(str(path.relative_to(clone.folder)))}
+        return fields | inside
+
+    def _clone_of(self, path: Path) -> Clone | None:
+        return None if path == Path(self.spec.name) else self._clones.of(path)
+
+    @cached_property
+    def _clones(self) -> Clones:
+        return Clones(Path(self.spec.name))
 
     @cached_property
     def _license_files(self) -> LicenseFiles:

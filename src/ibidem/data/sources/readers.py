@@ -47,7 +47,8 @@ class Piece:
     row: int = 0
     """Number of rows of the file before this piece."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Document fields known for a file that is one document: `record`, `repo`, `license_raw`, ..."""
+    """Document fields known for a file that is one document: `record`, `repo`, `license_raw`, ...; of a data file,
+    `repo` and `revision` of the rows that name no repository."""
     license_stated: bool = False
     damage: str | None = None
     """Why no row of the file can be trusted, if so."""
@@ -101,11 +102,10 @@ def _read_source_file(piece: Piece) -> Item:
         line = raw.count(b"\n", 0, error.start) + 1
         return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
     kind = language.by_name(piece.name)
-    fields = {"record": piece.name, "revision": piece.revision, **piece.fields}
+    fields = {"record": piece.name, "revision": piece.revision, "path": piece.name, **piece.fields}
     return Document(
         raw=raw,
         source=piece.source,
-        path=piece.name,
         language=kind,
         category=language.category(kind),
         license_stated=piece.license_stated,
@@ -254,11 +254,15 @@ def _columns(present: list[str], piece: Piece) -> Columns:
 def _document(columns: Columns, row: Any, piece: Piece, number: int) -> Item:
     place = f"{piece.name}:{number}"
     try:
-        return columns.document(row, source=piece.source, revision=piece.revision, place=place)
+        document = columns.document(row, source=piece.source, revision=piece.revision, place=place)
     except UnicodeEncodeError:
         return Unreadable(piece.name, number, "not valid Unicode: a lone surrogate")
     except ValueError as error:
         return Unreadable(piece.name, number, str(error))
+    if document.repo is None:
+        document.repo = piece.fields.get("repo")
+        document.revision = document.revision or piece.fields.get("revision")
+    return document
 
 
 def _broken(piece: Piece, index: int, error: Exception) -> Unreadable:

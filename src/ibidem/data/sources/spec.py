@@ -72,11 +72,16 @@ class Source(Protocol):
         """Yield the pieces in a fixed order; remote data are first downloaded to the folder `spool`."""
 
 
-def content_digest(files: Sequence[tuple[str, Path]]) -> str:
-    """Hash names and contents of files, in order; for an unreadable file, its name and the error."""
+def content_digest(files: Sequence[tuple[str, Path]], facts: Sequence[str] = ()) -> str:
+    """Hash names and contents of files, in order; for an unreadable file, its name and the error.
+
+    `facts` are hashed too: what documents say that stands in none of the files.
+    """
     total = hashlib.sha256()
     for (name, _), content in zip(files, on_each(_content_of, [path for _, path in files]), strict=True):
         total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))
+    for fact in facts:
+        total.update(f"\0{fact}\n".encode(errors="backslashreplace"))
     return "sha256:" + total.hexdigest()
 
 
