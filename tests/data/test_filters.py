@@ -79,6 +79,49 @@ def test_what_people_write_survives(text: str, path: str) -> None:
     assert judged(text, path) is None
 
 
+SENTENCES = [
+    "Install the package first.", "The server is started from its own folder.", "A client asks it for a completion.",
+    "Stop it when you are done.", "Weights are downloaded at the first start.", "The port can be chosen by a flag.",
+    "Tests want a second shell.", "Logs are found beside the weights.", "Nothing is sent anywhere else.",
+    "Every answer names its source.", "Restart it after an upgrade.", "A report is written at the end.",
+]  # fmt: skip
+MARKUP = {
+    "fences": "```\nls {n}\n```\n",
+    "fences with a language": "```bash\nls {n}\n```\n",
+    "tildes": "~~~ sh\nls {n}\n~~~\n",
+    "fences in lists": "1. Step{n}:\n\n    ```bash\n    ls\n    ```\n",
+    "fences that begin an item": "- ```bash\n  ls\n  ```\n",
+    "fences in quotes": "> ```bash\n> ls\n> ```\n",
+    "code in fences in tabs": '=== "tab {n}"\n    ```python\n    import os\n    print(os.name)\n    ```\n',
+    "rules of tables": "| name {n} | value |\n|---|---|\n| first{n} | second{n} |\n",
+    "rules": "\n---\n",
+    "tags": '<div class="tabs" id="choice">\n<details>\n</details>\n</div>\n',
+    "comments": "<!-- markdownlint-disable-next-line\n no-empty-links -->\n",
+    "targets of links": "- [part {n}](https://docs.example.org/latest/manual/part-{n}.html)\n",
+    "badges": "[![badge {n}](https://img.example.org/badge/build/{n}.svg)](https://ci.example.org/build/{n})\n",
+    "definitions of links": "[link {n}]: https://docs.example.org/latest/manual/part-{n}.html\n",
+    "addresses": "https://docs.example.org/latest/manual/part-{n}.html\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_markup_is_not_prose_that_repeats_itself(name: str) -> None:
+    blocks = [f"{sentence}\n\n{MARKUP[name].format(n=n)}" for n, sentence in enumerate(SENTENCES)]
+    assert judged("\n".join(blocks), "README.md") is None
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_markup_does_not_hide_prose_that_repeats_itself(name: str) -> None:
+    blocks = [f"Buy a cheap watch from us, today alone.\n\n{MARKUP[name].format(n=n)}" for n in range(12)]
+    assert judged("\n".join(blocks), "README.md") == "filter.repetition"
+
+
+def test_code_is_measured_with_its_lines_of_marks_alone() -> None:
+    marks = {"code_min_letters": 0.0, "letters_min_chars": 0}
+    assert judged("total = 1\n" + "}\n" * 400, "a.rs", **marks) == "filter.repetition"
+    assert judged("total = 1\n" + "".join(f"{'}' * n}\n" for n in range(1, 40)), "a.rs", **marks) is None
+
+
 def test_python_survives_as_a_whole() -> None:
     filters = Filters(FilterPolicy())
     assert [filters(document(python_file(seed), "m.py")) for seed in range(50)] == [None] * 50

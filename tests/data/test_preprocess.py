@@ -523,6 +523,10 @@ def test_installed_packages_show_the_prey_of_the_license_filter(tmp_path: Path) 
         ("text\n```js\nopen to the end", [("open to the end", "js")]),
         ("inline ```x``` code\n", []),
         ("    ```\n    indented\n", []),
+        ("```\n    ```\n> ```\n- ```\n```\n", [("    ```\n> ```\n- ```\n", None)]),
+        ("- ```sh\n  ls\n  ```\nprose\n", [("  ls\n", "sh")]),
+        ("10. ```sh\n    ls\n    ```\nprose\n", [("    ls\n", "sh")]),
+        ("   ```\n    ```\n  ```\n", [("    ```\n", None)]),
     ],
 )
 def test_fences_follow_commonmark(text: str, blocks: list[tuple[str, str | None]]) -> None:

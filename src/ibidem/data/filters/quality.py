@@ -11,6 +11,10 @@
 Sources of the thresholds: Codex (arXiv:2107.03374, section 3.1), Gopher (arXiv:2112.11446, table A1), StarCoder
 (arXiv:2305.06161, section 3.1), StarCoder2 (arXiv:2402.19173, section 2.1), Linguist (GitHub's `generated.rb`). "Ours"
 was set by reading what is dropped from 384 MB of packages: hand-written code must survive.
+
+Gopher's rules were made for text extracted from web pages. So repetition in prose is measured on what the reader of a
+page sees: code blocks with their fences, tags, targets of links and addresses do not count, nor do lines without a
+letter or a digit, such as the rules of tables.
 """
 
 import importlib
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field, field_validator
 
 from ibidem.config import configuration, suggest
-from ibidem.data.text import language
+from ibidem.data.text import clean, language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document, Drop, DropReason
 
@@ -318,8 +322,8 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
         return drop
     from ibidem.data.filters.statistics import statistics, top_ngram_shares
 
-    prose = _outside(document).encode()
-    counted = statistics(prose) if document.code_blocks else counted
+    prose = clean.visible(document.text).encode()
+    counted = statistics(prose, words_only=True)
     if counted.chars < policy.prose_min_chars:
         return None
     repeated = _judge_repeated(policy.prose_max_repeated_lines, policy.prose_max_repeated, counted)
@@ -330,15 +334,6 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
         if share > limit:
             return Drop(DropReason.FILTER_REPETITION, f"top {n}-gram: {share:.2f}")
     return None
-
-
-def _outside(document: Document) -> str:
-    """Return the text without its fenced code blocks: repetition is judged on prose, and code repeats itself."""
-    pieces, position = [], 0
-    for start, end, _ in document.code_blocks:
-        pieces.append(document.text[position:start])
-        position = end
-    return "".join([*pieces, document.text[position:]])
 
 
 def _judge_data(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
