@@ -1,10 +1,13 @@
 """Each heuristic drops what it names, and hand-written code survives all of them."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem import config
@@ -169,10 +172,76 @@ def test_languages_are_chosen() -> None:
     assert judged("ok", natural_languages=["de"]) is None
 
 
+def detail_of(text: str, path: str = "notes.txt", **policy: object) -> str | None:
+    drop = Filters(config.build(FilterPolicy, policy))(document(text, path))
+    return drop and drop.detail
+
+
 def test_the_detail_is_the_figure_that_decided() -> None:
-    drop = Filters(FilterPolicy())(document("x = [" + "'word', " * 200 + "]\n", "m.py"))
-    assert drop is not None
-    assert drop.detail == "longest line: 1606"
+    assert detail_of("x = [" + "'word', " * 200 + "]\n", "m.py") == "longest line: 1606"
+    few = "<html><body><p>" + "word " * 20 + "</p></body></html>\n"
+    assert detail_of(few, "a.html") == "characters of text in the page: 80"
+    assert detail_of(few + '<div class="abc"></div>' * 100 + "word " * 20, "a.html") == "text in the page: 0.07"
+    assert detail_of("var total = 1;\n", "lib/x.min.js") == "name: .min.js"
+    assert detail_of("var a=1;" * 100, "x.min.js") == "mean line: 800"
+    profane = "fuck this shit, what a fucking mess of shit. " + PROSE
+    assert detail_of(profane) == "profane words: 4, in 10,000 characters: 138.4"
+    head = "x = 1  # " + "a" * 90 + " this file is generated\n"
+    assert (detail_of(head, "m.py") or "").endswith(" this file is generated")
+
+
+AT_MOST = {
+    "longest line": ("max_line", "max_line_of_text"), "lines": ("max_lines",), "lines of data": ("data_max_lines",),
+    "encoded run": ("max_encoded_run",), "encoded": ("max_data_share",), "numbers": ("max_data_share",),
+    "repeated lines": ("prose_max_repeated_lines",), "mean line": ("max_mean_line", "minified_mean_line"),
+    "characters in repeated lines": ("prose_max_repeated", "code_max_repeated"),
+    "in 10,000 characters": ("profanity_per_10k",),
+}  # fmt: skip
+AT_LEAST = {
+    "letters": ("code_min_letters", "prose_min_letters", "data_min_letters"), "text in the page": ("html_min_text",),
+    "characters of text in the page": ("html_min_text_chars",),
+}  # fmt: skip
+BITS = (
+    *("word", "some other words", "}", "12, 34, 56, 78, ", "<p>", "<b class='c'></b>", "QUJDREVGR0hJSktMTU5P" * 4),
+    *("fuck", "x = 1;", "\n", "\n", " ", "- ", "`", "è", "図書"),
+)
+FIGURE = re.compile(r"(?:^|, )(\D+?|top \d-gram|in 10,000 characters): ([\d.]+)$")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.lists(st.tuples(st.sampled_from(BITS), st.integers(1, 40)), min_size=1, max_size=12),
+    path=st.sampled_from(["a.md", "a.py", "a.js", "a.json", "a.html", "a.xml"]),
+    share=st.floats(0.05, 0.95),
+    count=st.integers(1, 300),
+)
+def test_the_detail_names_the_rule_and_a_figure_beyond_its_threshold(
+    text: list[tuple[str, int]], path: str, share: float, count: int
+) -> None:
+    shares = dict.fromkeys(
+        ("code_min_letters", "prose_min_letters", "data_min_letters", "html_min_text", "max_data_share",
+         "code_max_repeated", "prose_max_repeated_lines", "prose_max_repeated"), share,
+    )  # fmt: skip
+    counts = dict.fromkeys(
+        ("max_line", "max_mean_line", "minified_mean_line", "max_line_of_text", "max_lines", "data_max_lines",
+         "max_encoded_run", "html_min_text_chars"), count,
+    )  # fmt: skip
+    more = {"data_chars": [count, 2 * count], "letters_min_chars": 0, "prose_min_chars": 0, "profanity_per_10k": share}
+    policy = config.build(FilterPolicy, shares | counts | more | {"prose_max_top_ngram": [share] * 3})
+    drop = Filters(policy)(document("".join(bit * times for bit, times in text) + "\n", path))
+    if drop is not None:
+        found = FIGURE.search(drop.detail or "")
+        assert found, drop
+        rule, figure = found.groups()
+        if rule in AT_MOST:
+            assert all(float(figure) > getattr(policy, name) for name in AT_MOST[rule])
+        elif rule in AT_LEAST:
+            assert all(float(figure) < getattr(policy, name) for name in AT_LEAST[rule])
+        elif rule == "characters of data":
+            assert not count <= int(figure) <= 2 * count
+        else:
+            assert rule.startswith("top "), rule
+            assert float(figure) > share
 
 
 def always_hateful(text: str) -> float:

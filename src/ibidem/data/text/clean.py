@@ -84,7 +84,7 @@ def code_blocks(text: str) -> CodeBlocks:
     ((15, 21, 'python'),)
     """
     return tuple(
-        (opened.end, len(text) if closed is None else closed.start, (opened.info.split() or [None])[0])
+        (opened.end, len(text) if closed is None else closed.start, opened.info.split()[0] if opened.info else None)
         for opened, closed in _fenced(text)
     )
 
