@@ -94,7 +94,7 @@ class Document:
     """
 
     raw: bytes
-    """The text as the source has it, UTF-8, before any change."""
+    """The file or text as the source has it, UTF-8, before any change; of a notebook, all of its JSON."""
     source: str
     revision: str | None
     record: str
