@@ -14,11 +14,20 @@ from typing import Any
 
 from ibidem.data.text import language
 
-SUFFIX = ".ipynb"
 DEFAULT_LANGUAGE = "python"
 _ALIASES = {
-    **{"python3": "python", "ipython": "python", "ir": "r", "bash": "shell", "node": "javascript"},
-    **{"cpp": "c++", "c++11": "c++", "c++14": "c++", "c++17": "c++", "c++20": "c++", "csharp": "c#", "fsharp": "f#"},
+    "python3": "python",
+    "ipython": "python",
+    "ir": "r",
+    "bash": "shell",
+    "node": "javascript",
+    "cpp": "c++",
+    "c++11": "c++",
+    "c++14": "c++",
+    "c++17": "c++",
+    "c++20": "c++",
+    "csharp": "c#",
+    "fsharp": "f#",
 }
 _COMMENTS = {
     "#": ("python", "r", "julia", "shell", "ruby", "perl", "powershell", "elixir", "tcl"),
@@ -29,6 +38,15 @@ _COMMENT = {name: mark for mark, names in _COMMENTS.items() for name in names}
 _MAGIC = re.compile(r"^[ \t]*(?:%[A-Za-z]|!(?!=)).*(?:(?<=\\)\n.*)*", re.MULTILINE)
 _IMAGE = re.compile(r"(data:[\w.+/-]{1,80};base64,)[A-Za-z0-9+/=]+")
 _PROSE, _CODE = ("markdown", "raw", "heading", "html"), "code"
+
+
+def is_notebook(name: str) -> bool:
+    """Check whether a file is a notebook by its name.
+
+    >>> is_notebook("a/b.ipynb"), is_notebook("a/b.py")
+    (True, False)
+    """
+    return name.lower().endswith(".ipynb")
 
 
 def read(raw: bytes) -> tuple[str, str]:

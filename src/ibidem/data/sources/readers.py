@@ -102,7 +102,7 @@ def _read_source_file(piece: Piece) -> Item:
         line = raw.count(b"\n", 0, error.start) + 1
         return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
     kind, script = language.by_name(piece.name), None
-    if piece.name.lower().endswith(notebooks.SUFFIX):
+    if notebooks.is_notebook(piece.name):
         try:
             script, kind = notebooks.read(raw)
         except UnicodeEncodeError:
