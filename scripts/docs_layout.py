@@ -73,8 +73,8 @@ SHARD = {
     "url": "Address that the source gives; of an installed package, that of its repository.",
     "category": "`code`, `text` or `instruction`.",
     "language": "Programming or markup language.",
-    "natural_language": "ISO 639 code of the prose; null for code.",
-    "raw_sha256": "SHA-256 of the source's own bytes.",
+    "natural_language": "ISO 639 code of the prose; null for code, and for prose too short or uncertain.",
+    "raw_sha256": "SHA-256 of the source's own bytes; of a notebook, of its JSON.",
     "sha256": "SHA-256 of `text`. It also decides whether the document is held out.",
     "swhid": "Software Heritage identifier of the source's own bytes.",
     "scrubbed": "Number of placeholders for secrets and personal data, by kind.",
@@ -241,12 +241,13 @@ def _dataset() -> Kind:
             "dropped": "Dropped documents by reason.",
             "scrubbed": "Placeholders by kind.",
             **{
-                aspect: f"Kept documents by {aspect.replace('_', ' ')}."
+                aspect: f"Kept documents by {aspect.replace('_', ' ')}; `none` where the column is null."
                 for aspect in docs_code.constants()["data.counts:ASPECTS"]
             },
             "lengths": "Kept documents by length: the key is a power of two that the characters stay below.",
             "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
-            "folders, links to folders, another split. `__pycache__` folders are not counted. Not in a blend.",
+            "folders, links to folders, another split. `__pycache__` folders are not counted: running the code makes "
+            "them. Of `installed-packages`, only the files over the cap. Not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
             "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
             "total": "Size of a blend in that unit. Only in a blend.",

@@ -94,7 +94,7 @@ class Document:
     """
 
     raw: bytes
-    """The text as the source has it, UTF-8, before any change."""
+    """The file or text as the source has it, UTF-8, before any change; of a notebook, all of its JSON."""
     source: str
     revision: str | None
     record: str
@@ -106,7 +106,7 @@ class Document:
     language: str | None = None
     """Programming or markup language, by file name or as the source states it."""
     natural_language: str | None = None
-    """ISO 639 code of the prose; None for code."""
+    """ISO 639 code of the prose; None for code, and for prose too short or uncertain."""
     license_raw: object = None
     license_stated: bool = False
     """Whether the source states licenses at all."""

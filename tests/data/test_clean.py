@@ -37,3 +37,44 @@ def test_trailing_blanks_of_prose_go_but_for_a_line_break(text: str) -> None:
 
     naive = re.sub(r"\n{3,}", "\n\n", TRAILING.sub(line_break, text))
     assert clean.whitespace(text, "text") == (naive + "\n" if naive else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("one\n```\ncode\n", "one\n"),
+        ("one\n    ```\n    shown\n", "one\n    shown\n"),
+        ("one\n  > ~~~ sh\n  > code\n  > ~~~\ntwo", "one\ntwo"),
+        ("````md\n```\ncode\n```\n````\ntwo", "two"),
+        ("```\n    ```\ncode\n```\ntwo", "two"),
+        ("inline ```x``` code", "inline ```x``` code"),
+        ("one <!-- two\n\nthree --> four <!-- five", "one  four "),
+        ('<img\n  src="a.png">one</p>, a < b, c > d', "one, a < b, c > d"),
+        ("if a <b\n\nthen c > d", "if a <b\n\nthen c > d"),
+        ("[one](https://a.b/c) ![two](d.png)", "[one ![two"),
+        ("[one]\n\n[one]: https://a.b\n two", "[one]\n\n\n two"),
+        ("see https://a.b/c?d=e now", "see  now"),
+    ],
+)
+def test_a_reader_sees_the_prose_of_a_page(text: str, seen: str) -> None:
+    assert clean.visible(text) == seen
+
+
+@pytest.mark.parametrize(
+    ("piece", "seen"),
+    [
+        ("```a\n", ""),
+        ("    ```x\n", "    ```x\n" * 199_999),
+        ("x ``` ~~~", "x ``` ~~~" * 200_000),
+        ("``` ~~~ `\n", "``` ~~~ `\n" * 200_000),
+        ("<!--", ""),
+        ("<a", "<a" * 200_000),
+        ("<a\nb", "<a\nb" * 200_000),
+        ("a\n<b", "a\n<b" * 200_000),
+        ("](", "](" * 200_000),
+        ("[a", "[a" * 200_000),
+        ("> ", "> " * 200_000),
+    ],
+)
+def test_hostile_markup_does_not_take_forever(piece: str, seen: str) -> None:
+    assert clean.visible(piece * 200_000) == seen

@@ -1,10 +1,13 @@
 """Each heuristic drops what it names, and hand-written code survives all of them."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA, python_file
 
 from ibidem import config
@@ -79,6 +82,49 @@ def test_what_people_write_survives(text: str, path: str) -> None:
     assert judged(text, path) is None
 
 
+SENTENCES = [
+    "Install the package first.", "The server is started from its own folder.", "A client asks it for a completion.",
+    "Stop it when you are done.", "Weights are downloaded at the first start.", "The port can be chosen by a flag.",
+    "Tests want a second shell.", "Logs are found beside the weights.", "Nothing is sent anywhere else.",
+    "Every answer names its source.", "Restart it after an upgrade.", "A report is written at the end.",
+]  # fmt: skip
+MARKUP = {
+    "fences": "```\nls {n}\n```\n",
+    "fences with a language": "```bash\nls {n}\n```\n",
+    "tildes": "~~~ sh\nls {n}\n~~~\n",
+    "fences in lists": "1. Step{n}:\n\n    ```bash\n    ls\n    ```\n",
+    "fences that begin an item": "- ```bash\n  ls\n  ```\n",
+    "fences in quotes": "> ```bash\n> ls\n> ```\n",
+    "code in fences in tabs": '=== "tab {n}"\n    ```python\n    import os\n    print(os.name)\n    ```\n',
+    "rules of tables": "| name {n} | value |\n|---|---|\n| first{n} | second{n} |\n",
+    "rules": "\n---\n",
+    "tags": '<div class="tabs" id="choice">\n<details>\n</details>\n</div>\n',
+    "comments": "<!-- markdownlint-disable-next-line\n no-empty-links -->\n",
+    "targets of links": "- [part {n}](https://docs.example.org/latest/manual/part-{n}.html)\n",
+    "badges": "[![badge {n}](https://img.example.org/badge/build/{n}.svg)](https://ci.example.org/build/{n})\n",
+    "definitions of links": "[link {n}]: https://docs.example.org/latest/manual/part-{n}.html\n",
+    "addresses": "https://docs.example.org/latest/manual/part-{n}.html\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_markup_is_not_prose_that_repeats_itself(name: str) -> None:
+    blocks = [f"{sentence}\n\n{MARKUP[name].format(n=n)}" for n, sentence in enumerate(SENTENCES)]
+    assert judged("\n".join(blocks), "README.md") is None
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_markup_does_not_hide_prose_that_repeats_itself(name: str) -> None:
+    blocks = [f"Buy a cheap watch from us, today alone.\n\n{MARKUP[name].format(n=n)}" for n in range(12)]
+    assert judged("\n".join(blocks), "README.md") == "filter.repetition"
+
+
+def test_code_is_measured_with_its_lines_of_marks_alone() -> None:
+    marks = {"code_min_letters": 0.0, "letters_min_chars": 0}
+    assert judged("total = 1\n" + "}\n" * 400, "a.rs", **marks) == "filter.repetition"
+    assert judged("total = 1\n" + "".join(f"{'}' * n}\n" for n in range(1, 40)), "a.rs", **marks) is None
+
+
 def test_python_survives_as_a_whole() -> None:
     filters = Filters(FilterPolicy())
     assert [filters(document(python_file(seed), "m.py")) for seed in range(50)] == [None] * 50
@@ -126,10 +172,76 @@ def test_languages_are_chosen() -> None:
     assert judged("ok", natural_languages=["de"]) is None
 
 
+def detail_of(text: str, path: str = "notes.txt", **policy: object) -> str | None:
+    drop = Filters(config.build(FilterPolicy, policy))(document(text, path))
+    return drop and drop.detail
+
+
 def test_the_detail_is_the_figure_that_decided() -> None:
-    drop = Filters(FilterPolicy())(document("x = [" + "'word', " * 200 + "]\n", "m.py"))
-    assert drop is not None
-    assert drop.detail == "longest line: 1606"
+    assert detail_of("x = [" + "'word', " * 200 + "]\n", "m.py") == "longest line: 1606"
+    few = "<html><body><p>" + "word " * 20 + "</p></body></html>\n"
+    assert detail_of(few, "a.html") == "characters of text in the page: 80"
+    assert detail_of(few + '<div class="abc"></div>' * 100 + "word " * 20, "a.html") == "text in the page: 0.07"
+    assert detail_of("var total = 1;\n", "lib/x.min.js") == "name: .min.js"
+    assert detail_of("var a=1;" * 100, "x.min.js") == "mean line: 800"
+    profane = "fuck this shit, what a fucking mess of shit. " + PROSE
+    assert detail_of(profane) == "profane words: 4, in 10,000 characters: 138.4"
+    head = "x = 1  # " + "a" * 90 + " this file is generated\n"
+    assert (detail_of(head, "m.py") or "").endswith(" this file is generated")
+
+
+AT_MOST = {
+    "longest line": ("max_line", "max_line_of_text"), "lines": ("max_lines",), "lines of data": ("data_max_lines",),
+    "encoded run": ("max_encoded_run",), "encoded": ("max_data_share",), "numbers": ("max_data_share",),
+    "repeated lines": ("prose_max_repeated_lines",), "mean line": ("max_mean_line", "minified_mean_line"),
+    "characters in repeated lines": ("prose_max_repeated", "code_max_repeated"),
+    "in 10,000 characters": ("profanity_per_10k",),
+}  # fmt: skip
+AT_LEAST = {
+    "letters": ("code_min_letters", "prose_min_letters", "data_min_letters"), "text in the page": ("html_min_text",),
+    "characters of text in the page": ("html_min_text_chars",),
+}  # fmt: skip
+BITS = (
+    *("word", "some other words", "}", "12, 34, 56, 78, ", "<p>", "<b class='c'></b>", "QUJDREVGR0hJSktMTU5P" * 4),
+    *("fuck", "x = 1;", "\n", "\n", " ", "- ", "`", "è", "図書"),
+)
+FIGURE = re.compile(r"(?:^|, )(\D+?|top \d-gram|in 10,000 characters): ([\d.]+)$")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.lists(st.tuples(st.sampled_from(BITS), st.integers(1, 40)), min_size=1, max_size=12),
+    path=st.sampled_from(["a.md", "a.py", "a.js", "a.json", "a.html", "a.xml"]),
+    share=st.floats(0.05, 0.95),
+    count=st.integers(1, 300),
+)
+def test_the_detail_names_the_rule_and_a_figure_beyond_its_threshold(
+    text: list[tuple[str, int]], path: str, share: float, count: int
+) -> None:
+    shares = dict.fromkeys(
+        ("code_min_letters", "prose_min_letters", "data_min_letters", "html_min_text", "max_data_share",
+         "code_max_repeated", "prose_max_repeated_lines", "prose_max_repeated"), share,
+    )  # fmt: skip
+    counts = dict.fromkeys(
+        ("max_line", "max_mean_line", "minified_mean_line", "max_line_of_text", "max_lines", "data_max_lines",
+         "max_encoded_run", "html_min_text_chars"), count,
+    )  # fmt: skip
+    more = {"data_chars": [count, 2 * count], "letters_min_chars": 0, "prose_min_chars": 0, "profanity_per_10k": share}
+    policy = config.build(FilterPolicy, shares | counts | more | {"prose_max_top_ngram": [share] * 3})
+    drop = Filters(policy)(document("".join(bit * times for bit, times in text) + "\n", path))
+    if drop is not None:
+        found = FIGURE.search(drop.detail or "")
+        assert found, drop
+        rule, figure = found.groups()
+        if rule in AT_MOST:
+            assert all(float(figure) > getattr(policy, name) for name in AT_MOST[rule])
+        elif rule in AT_LEAST:
+            assert all(float(figure) < getattr(policy, name) for name in AT_LEAST[rule])
+        elif rule == "characters of data":
+            assert not count <= int(figure) <= 2 * count
+        else:
+            assert rule.startswith("top "), rule
+            assert float(figure) > share
 
 
 def always_hateful(text: str) -> float:

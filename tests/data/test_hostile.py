@@ -93,6 +93,14 @@ def chain(path: Path) -> None:
     path.with_name("b.py").symlink_to(path)
 
 
+def notebook(*cells: object, **more: object) -> bytes:
+    return json.dumps({"nbformat": 4, "metadata": {}, "cells": cells} | more).encode()
+
+
+def code_cell(source: object) -> dict[str, object]:
+    return {"cell_type": "code", "source": source, "outputs": []}
+
+
 def numbered(count: int) -> bytes:
     return jsonl(*(f"line {number} of many" for number in range(count)))
 
@@ -171,6 +179,20 @@ KINDS = {
     "a dangling link": Kind({"a.py": lambda path: path.symlink_to("nowhere.py")}, skipped=1),
     "a link to a file": Kind({"a.py": b"value = 1\n", "b.jsonl": lambda path: path.symlink_to("c/d"), "c/d": jsonl("one")}, ["value = 1", "one"], skipped=1),
     "a folder named as a file": Kind({"a.jsonl/b.jsonl": jsonl("one")}, ["one"]),
+    "a notebook": Kind({"a.ipynb": notebook(code_cell(["x = 1\n", "y = 2"]), code_cell("z = 3"))}, ["x = 1\ny = 2\n\nz = 3"]),
+    "a notebook with a byte order mark": Kind({"a.ipynb": b"\xef\xbb\xbf" + notebook(code_cell("x = 1"))}, ["x = 1"]),
+    "a notebook that is empty": Kind({"a.ipynb": notebook(), "b.ipynb": notebook(code_cell([])), "c.ipynb": b""}, bad=[("c.ipynb", None, "not a notebook: not JSON")], dropped={"empty": 2}),
+    "a notebook that is cut": Kind({"a.ipynb": notebook(code_cell("x = 1"))[:-9]}, bad=[("a.ipynb", None, "not a notebook: not JSON")]),
+    "a notebook that is a list": Kind({"a.ipynb": b"[]"}, bad=[("a.ipynb", None, "a list, not an object")]),
+    "a notebook of another format": Kind({"a.ipynb": notebook(nbformat=2), "b.ipynb": b"{}", "c.ipynb": notebook(nbformat=[5])}, bad=[("a.ipynb", None, "nbformat is 2, not 3 or 4"), ("b.ipynb", None, "nbformat is None"), ("c.ipynb", None, "nbformat is [5]")]),
+    "a notebook without its keys": Kind({"a.ipynb": b'{"nbformat": 4}', "b.ipynb": b'{"nbformat": 3}', "c.ipynb": notebook({"cell_type": "code"}), "d.ipynb": notebook({"source": "x"}), "e.ipynb": notebook("x")}, bad=[("a.ipynb", None, "no cells"), ("b.ipynb", None, "no worksheets"), ("c.ipynb", None, "cell 1 has no source"), ("d.ipynb", None, "cell 1 is neither"), ("e.ipynb", None, "cell 1 is neither")]),
+    "a notebook whose source is no text": Kind({"a.ipynb": notebook(code_cell("x"), code_cell(["x", 5]))}, bad=[("a.ipynb", None, "cell 2 has no source")]),
+    "a notebook with strange metadata": Kind({"a.ipynb": notebook(code_cell("x = 1"), metadata=[7]), "b.ipynb": notebook(code_cell("y = 2"), metadata={"kernelspec": {"name": ["r"]}, "language_info": 3})}, ["x = 1", "y = 2"]),
+    "a notebook with nul": Kind({"a.ipynb": notebook(code_cell("x = 1\0")), "b.ipynb": notebook() + b"\0"}, bad=[("b.ipynb", None, "NUL")], dropped={"binary": 1}),
+    "a notebook with a lone surrogate": Kind({"a.ipynb": notebook(code_cell("x = '\ud800'"))}, bad=[("a.ipynb", None, "lone surrogate")]),
+    "a notebook nested too deep": Kind({"a.ipynb": b'{"nbformat": 4, "cells": ' + b"[" * 200_000}, bad=[("a.ipynb", None, "not a notebook: not JSON")]),
+    "a notebook with endless numbers": Kind({"a.ipynb": b'{"nbformat": ' + b"9" * 5000 + b"}"}, bad=[("a.ipynb", None, "not a notebook: not JSON")]),
+    "a notebook that is not utf-8": Kind({"a.ipynb": notebook(code_cell("x = 1")).replace(b"x", b"\xe9")}, bad=[("a.ipynb", 1, "not UTF-8")]),
     "an unknown kind": Kind({"a.JSONL": jsonl("x"), "b.bin": b"\0"}, skipped=2),
 }  # fmt: skip
 
@@ -230,6 +252,15 @@ def test_a_line_of_100_mb_is_one_document(tmp_path: Path) -> None:
     assert main(["preprocess", "--dataset", f"{folder}:train:text", "--output-dir", str(tmp_path / "out")]) == 0
     assert list(texts_of(tmp_path / "out")) == ["one"]
     assert artifacts.load(tmp_path / "out").counts["dropped"] == {"filter.lines": 1}
+
+
+def test_a_notebook_with_100_mb_of_output_is_its_cells(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    image = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo" * 9_500_000}}
+    (folder / "a.ipynb").write_bytes(notebook(code_cell("x = 1") | {"outputs": [image]}))
+    assert main(["preprocess", "--dataset", f"{folder}:train:text", "--output-dir", str(tmp_path / "out")]) == 0
+    assert list(texts_of(tmp_path / "out")) == ["x = 1"]
 
 
 @pytest.mark.slow

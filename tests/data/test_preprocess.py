@@ -421,6 +421,9 @@ def test_an_output_with_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
         ("missing.jsonl:train:text", ConfigError, "no such file or folder"),
         ("EMPTY:train:text", DataError, "it contains no documents"),
         ("WRONG.parquet:train:txt", DataError, "no column 'txt' (columns: text)"),
+        ("FILES:train:nonsense", ConfigError, "no column 'nonsense', for each of its files is one document; use"),
+        ("FILES/a.py:train:nonsense", ConfigError, "a.py:train:text"),
+        ("installed-packages:train:nonsense", ConfigError, "use installed-packages:train:text"),
         ("openwebtext:train:text", DataError, "not available from the Hugging Face hub"),
         ("bigcode/the-stack-dedup:v1:train:content", DataError, "not available from the Hugging Face hub"),
     ],
@@ -430,6 +433,8 @@ def test_a_source_that_gives_nothing_is_one_clear_line(
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
     table(tmp_path / "WRONG.parquet", text=["x"])
+    project(tmp_path / "FILES", a_dot_py="x = 1\n")
+    spec = spec.replace("FILES", str(tmp_path / "FILES"))
     spec = spec.replace("EMPTY", str(tmp_path / "EMPTY")).replace("WRONG", str(tmp_path / "WRONG"))
     with pytest.raises(error) as caught:
         run(tmp_path / "out", spec)
@@ -523,6 +528,10 @@ def test_installed_packages_show_the_prey_of_the_license_filter(tmp_path: Path) 
         ("text\n```js\nopen to the end", [("open to the end", "js")]),
         ("inline ```x``` code\n", []),
         ("    ```\n    indented\n", []),
+        ("```\n    ```\n> ```\n- ```\n```\n", [("    ```\n> ```\n- ```\n", None)]),
+        ("- ```sh\n  ls\n  ```\nprose\n", [("  ls\n", "sh")]),
+        ("10. ```sh\n    ls\n    ```\nprose\n", [("    ls\n", "sh")]),
+        ("   ```\n    ```\n  ```\n", [("    ```\n", None)]),
     ],
 )
 def test_fences_follow_commonmark(text: str, blocks: list[tuple[str, str | None]]) -> None:

@@ -11,6 +11,10 @@
 Sources of the thresholds: Codex (arXiv:2107.03374, section 3.1), Gopher (arXiv:2112.11446, table A1), StarCoder
 (arXiv:2305.06161, section 3.1), StarCoder2 (arXiv:2402.19173, section 2.1), Linguist (GitHub's `generated.rb`). "Ours"
 was set by reading what is dropped from 384 MB of packages: hand-written code must survive.
+
+Gopher's rules were made for text extracted from web pages. So repetition in prose is measured on what the reader of a
+page sees: code blocks with their fences, tags, targets of links and addresses do not count, nor do lines without a
+letter or a digit, such as the rules of tables.
 """
 
 import importlib
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field, field_validator
 
 from ibidem.config import configuration, suggest
-from ibidem.data.text import language
+from ibidem.data.text import clean, language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document, Drop, DropReason
 
@@ -34,6 +38,7 @@ Count = Annotated[int, Field(ge=0)]
 
 PROFANITY = Path(__file__).with_name("profanity.txt")
 HEAD_BYTES, HEAD_LINES = 2000, 5
+SHOWN_BYTES = 80
 SCRIPTS_AND_STYLES = frozenset({"javascript", "typescript", "css", "scss", "less", "vue"})
 MARKUP = frozenset({"html"})
 DATA = frozenset(
@@ -187,7 +192,8 @@ class Filters:
             return Drop(DropReason.FILTER_PROFANITY, f"slurs: {slurs}")
         policy = self._policy
         if profane >= policy.profanity_min_words and profane * 10_000 > policy.profanity_per_10k * chars:
-            return Drop(DropReason.FILTER_PROFANITY, f"profane words: {profane}")
+            density = _figure(profane * 10_000 / max(chars, 1), policy.profanity_per_10k, digits=1)
+            return Drop(DropReason.FILTER_PROFANITY, f"profane words: {profane}, in 10,000 characters: {density}")
         return None
 
     def _judge_natural_language(self, document: Document) -> Drop | None:
@@ -208,7 +214,8 @@ class Filters:
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             raise DataError(f"scorer {self._policy.scorer}: returned {score!r}, not a probability from 0 to 1")
         hateful = score >= self._policy.scorer_threshold
-        return Drop(DropReason.FILTER_PROFANITY, f"score: {score:.3f}") if hateful else None
+        figure = _figure(score, self._policy.scorer_threshold, digits=3)
+        return Drop(DropReason.FILTER_PROFANITY, f"score: {figure}") if hateful else None
 
 
 class Scanner:
@@ -254,8 +261,9 @@ class GeneratedHeads:
         head = text[:HEAD_BYTES]
         for number, end in self._scanner.find(head):
             if number > 0 or head.count(b"\n", 0, end) < HEAD_LINES:
-                line = head[head.rfind(b"\n", 0, end) + 1 :].split(b"\n", 1)[0]
-                return line.decode(errors="replace").strip()[:80]
+                start = max(head.rfind(b"\n", 0, end) + 1, end - SHOWN_BYTES)
+                line = head[start:].split(b"\n", 1)[0]
+                return line.decode(errors="replace").strip()[:SHOWN_BYTES]
         return None
 
 
@@ -318,8 +326,8 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
         return drop
     from ibidem.data.filters.statistics import statistics, top_ngram_shares
 
-    prose = _outside(document).encode()
-    counted = statistics(prose) if document.code_blocks else counted
+    prose = clean.visible(document.text).encode()
+    counted = statistics(prose, words_only=True)
     if counted.chars < policy.prose_min_chars:
         return None
     repeated = _judge_repeated(policy.prose_max_repeated_lines, policy.prose_max_repeated, counted)
@@ -328,17 +336,8 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
     limits = policy.prose_max_top_ngram
     for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, limits), limits, strict=True):
         if share > limit:
-            return Drop(DropReason.FILTER_REPETITION, f"top {n}-gram: {share:.2f}")
+            return Drop(DropReason.FILTER_REPETITION, f"top {n}-gram: {_figure(share, limit)}")
     return None
-
-
-def _outside(document: Document) -> str:
-    """Return the text without its fenced code blocks: repetition is judged on prose, and code repeats itself."""
-    pieces, position = [], 0
-    for start, end, _ in document.code_blocks:
-        pieces.append(document.text[position:start])
-        position = end
-    return "".join([*pieces, document.text[position:]])
 
 
 def _judge_data(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
@@ -354,8 +353,11 @@ def _judge_markup(policy: FilterPolicy, data: bytes, counted: "Statistics") -> D
     from ibidem.data.filters.statistics import visible_chars
 
     seen = visible_chars(data)
-    if seen < policy.html_min_text_chars or seen < policy.html_min_text * counted.chars:
-        return Drop(DropReason.FILTER_SYMBOLS, f"text in the page: {seen / max(counted.chars, 1):.2f}")
+    if seen < policy.html_min_text_chars:
+        return Drop(DropReason.FILTER_SYMBOLS, f"characters of text in the page: {seen}")
+    if seen < policy.html_min_text * counted.chars:
+        share = _figure(seen / max(counted.chars, 1), policy.html_min_text)
+        return Drop(DropReason.FILTER_SYMBOLS, f"text in the page: {share}")
     return None
 
 
@@ -363,8 +365,10 @@ def _judge_minified(policy: FilterPolicy, path: str | None, counted: "Statistics
     if name not in SCRIPTS_AND_STYLES:
         return None
     mean = counted.line_chars / max(counted.lines, 1)
-    if mean > policy.minified_mean_line or (path and _MINIFIED_NAME.search(path)):
-        return Drop(DropReason.FILTER_MINIFIED, f"mean line: {mean:.0f}")
+    if mean > policy.minified_mean_line:
+        return Drop(DropReason.FILTER_MINIFIED, f"mean line: {_figure(mean, policy.minified_mean_line, digits=0)}")
+    if path and (name_ends := _MINIFIED_NAME.search(path)):
+        return Drop(DropReason.FILTER_MINIFIED, f"name: {name_ends[0]}")
     return None
 
 
@@ -374,7 +378,7 @@ def _judge_length(policy: FilterPolicy, counted: "Statistics", name: str) -> Dro
         return Drop(DropReason.FILTER_LINES, f"longest line: {counted.longest_line}")
     mean = counted.line_chars / max(counted.lines, 1)
     if name not in LONG_LINED and mean > policy.max_mean_line:
-        return Drop(DropReason.FILTER_LINES, f"mean line: {mean:.0f}")
+        return Drop(DropReason.FILTER_LINES, f"mean line: {_figure(mean, policy.max_mean_line, digits=0)}")
     if counted.lines > policy.max_lines:
         return Drop(DropReason.FILTER_LINES, f"lines: {counted.lines}")
     return None
@@ -384,7 +388,7 @@ def _judge_letters(policy: FilterPolicy, least: float, counted: "Statistics") ->
     if counted.chars < policy.letters_min_chars:
         return None
     share = counted.letters / max(counted.chars, 1)
-    return Drop(DropReason.FILTER_SYMBOLS, f"letters: {share:.2f}") if share < least else None
+    return Drop(DropReason.FILTER_SYMBOLS, f"letters: {_figure(share, least)}") if share < least else None
 
 
 def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop | None:
@@ -392,18 +396,27 @@ def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop 
         return Drop(DropReason.FILTER_SYMBOLS, f"encoded run: {counted.longest_encoded}")
     for name, count in (("encoded", counted.encoded_bytes), ("numbers", counted.number_bytes)):
         if count > policy.max_data_share * size:
-            return Drop(DropReason.FILTER_SYMBOLS, f"{name}: {count / size:.2f}")
+            return Drop(DropReason.FILTER_SYMBOLS, f"{name}: {_figure(count / size, policy.max_data_share)}")
     return None
 
 
 def _judge_repeated(most_lines: float, most_chars: float, counted: "Statistics") -> Drop | None:
     lines = counted.duplicate_lines / max(counted.lines, 1)
     if lines > most_lines:
-        return Drop(DropReason.FILTER_REPETITION, f"repeated lines: {lines:.2f}")
+        return Drop(DropReason.FILTER_REPETITION, f"repeated lines: {_figure(lines, most_lines)}")
     chars = counted.duplicate_chars / max(counted.chars, 1)
     if chars > most_chars:
-        return Drop(DropReason.FILTER_REPETITION, f"characters in repeated lines: {chars:.2f}")
+        return Drop(DropReason.FILTER_REPETITION, f"characters in repeated lines: {_figure(chars, most_chars)}")
     return None
+
+
+def _figure(value: float, limit: float, *, digits: int = 2) -> str:
+    """Format a figure with as many more digits as it needs to be on its own side of a limit."""
+    for more in range(digits, 17):
+        shown = float(f"{value:.{more}f}")
+        if (shown < limit, shown > limit) == (value < limit, value > limit):
+            return f"{value:.{more}f}"
+    return repr(value)
 
 
 def _any_of(words: Sequence[str]) -> str:

@@ -62,15 +62,17 @@ class Statistics(NamedTuple):
     """Bytes in runs of hexadecimal digits, separators and brackets, at least a third of them digits."""
 
 
-def statistics(text: bytes) -> Statistics:
-    r"""Compute the counts of a UTF-8 text.
+def statistics(text: bytes, *, words_only: bool = False) -> Statistics:
+    r"""Compute the counts of a UTF-8 text; with `words_only`, lines without a letter or a digit count as blank.
 
     >>> counted = statistics(b"def f(a):\n    return a\n\n\n    return a\n")
     >>> counted.lines, counted.longest_line, counted.duplicate_lines, counted.duplicate_chars
     (3, 12, 1, 7)
+    >>> statistics(b"|--|\n|--|\n| a |\n", words_only=True)[3:7]
+    (1, 5, 5, 0)
     """
     data = np.frombuffer(text, np.uint8)
-    return Statistics(*_statistics(data, _increments(), _salts(), _classes()))
+    return Statistics(*_statistics(data, _increments(), _salts(), _classes(), words_only))
 
 
 def top_ngram_shares(text: bytes, limits: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -145,16 +147,19 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def _statistics(data: Bytes, increments: Hashes, salts: Hashes, classes: Bytes) -> tuple[int, ...]:
-    return *_count(data, increments, salts), *_count_runs(data, classes)
+def _statistics(data: Bytes, increments: Hashes, salts: Hashes, classes: Bytes, words_only: bool) -> tuple[int, ...]:
+    return *_count(data, increments, salts, words_only), *_count_runs(data, classes)
 
 
 @_compiled
-def _count(data: Bytes, increments: Hashes, salts: Hashes) -> tuple[int, int, int, int, int, int, int, int]:
+def _count(
+    data: Bytes, increments: Hashes, salts: Hashes, words_only: bool
+) -> tuple[int, int, int, int, int, int, int, int]:
     hashes = np.empty(len(data) // 2 + 1, np.uint64)
     sizes = np.empty(len(hashes), np.int64)
     num_lines = chars = letters = digits = longest_line = line_chars = 0
     i = width = blanks = 0
+    has_word = not words_only
     h = np.uint64(0)
     while i < len(data):
         block_end = min(len(data), i + _BLOCK)
@@ -173,13 +178,15 @@ def _count(data: Bytes, increments: Hashes, salts: Hashes) -> tuple[int, int, in
                     i += 1
                 code = min(code, _LAST_CLASSIFIED)
             packed += increments[code]
+        before = letters + digits
         letters += np.int64(packed & _FIELD)
         digits += np.int64((packed >> np.uint64(16)) & _FIELD)
         blanks += np.int64((packed >> np.uint64(32)) & _FIELD)
         width += np.int64(packed >> np.uint64(48))
+        has_word |= letters + digits > before
         if code != _NEWLINE and i < len(data):
             continue
-        if width > blanks:
+        if width > blanks and has_word:
             hashes[num_lines], sizes[num_lines] = h, width - blanks
             num_lines += 1
             chars += width - blanks
@@ -187,6 +194,7 @@ def _count(data: Bytes, increments: Hashes, salts: Hashes) -> tuple[int, int, in
             longest_line = max(longest_line, width)
             line_chars += width
         width = blanks = 0
+        has_word = not words_only
         h = np.uint64(0)
     return chars, letters, digits, num_lines, longest_line, line_chars, *_count_repeated(hashes, sizes, num_lines)
 

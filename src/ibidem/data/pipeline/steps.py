@@ -63,9 +63,9 @@ def refuse(_policies: Policies) -> Step:
     """Drop documents that contain NUL, or only whitespace."""
 
     def step(document: Document) -> Drop | None:
-        if b"\0" in document.raw:
+        if b"\0" in document.encoded:
             return Drop(DropReason.BINARY)
-        return Drop(DropReason.EMPTY) if whitespace.is_blank(document.raw) else None
+        return Drop(DropReason.EMPTY) if whitespace.is_blank(document.encoded) else None
 
     return step
 
@@ -74,7 +74,7 @@ def clean(_policies: Policies) -> Step:
     """Normalize whitespace."""
 
     def step(document: Document) -> None:
-        if not whitespace.is_tidy(document.raw, document.category):
+        if not whitespace.is_tidy(document.encoded, document.category):
             document.text = whitespace.whitespace(document.text, document.category)
 
     return step

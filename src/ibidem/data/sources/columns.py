@@ -106,7 +106,7 @@ class Columns:
             repo=_string(row.get(self.repo)),
             path=path,
             url=_string(row.get(self.url)),
-            category=self._category(row, name) if conversation is None else "instruction",
+            category=self._category(row, name, path) if conversation is None else "instruction",
             language=name,
             license_raw=license_raw,
             license_stated=self.license is not None,
@@ -120,7 +120,7 @@ class Columns:
         asked = text.decode() if isinstance(text, bytes) else text
         return conversations.pair(asked, row.get(self.context), row.get(self.answer))
 
-    def _category(self, row: Mapping[str | None, Any], name: str | None) -> Category:
+    def _category(self, row: Mapping[str | None, Any], name: str | None, path: str | None) -> Category:
         meta = row.get(self.meta)
         if isinstance(meta, str):
             meta = _parsed(meta)
@@ -128,7 +128,7 @@ class Columns:
             names = [meta[key] for key in SET_NAME if key in meta]
             if names:
                 return "code" if names[0] in CODE_SETS else "text"
-        return language.category(name)
+        return language.category(name, path)
 
 
 def _string(value: Any) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ibidem.artifacts import Input
 from ibidem.data.licenses.spdx import package_license
 from ibidem.data.sources.readers import Piece
-from ibidem.data.sources.spec import Spec, content_digest
+from ibidem.data.sources.spec import Spec, check_no_column, content_digest
 from ibidem.data.text import language
 from ibidem.data.text.repository import HOSTS, place_of, repository_of
 
@@ -47,6 +47,7 @@ class InstalledPackages:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
+        check_no_column(self.spec)
         files = [
             (f"{package.name}=={package.version}/{name}", path)
             for package in _packages()

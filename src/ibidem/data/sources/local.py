@@ -15,7 +15,7 @@ from ibidem.data.licenses.files import LicenseFiles, Stated
 from ibidem.data.sources.columns import LICENSE
 from ibidem.data.sources.git import Clone, Clones
 from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of
-from ibidem.data.sources.spec import Spec, content_digest
+from ibidem.data.sources.spec import Spec, check_no_column, content_digest
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.files import is_file, printable
@@ -96,11 +96,15 @@ class LocalFiles:
         skipped = Counter() if skipped is None else skipped
         root = Path(self.spec.name)
         if root.is_file():
+            if not root.name.endswith(DATA_SUFFIXES):
+                check_no_column(self.spec)
             yield printable(root.name), root
             return
         if not root.is_dir():
             raise DataError(f"{root}: neither a file nor a folder")
         files = _walk(root, skipped)
+        if files and not any(name.endswith(DATA_SUFFIXES) for name in files):
+            check_no_column(self.spec)
         splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
         if splits and self.spec.split not in splits:
             raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")

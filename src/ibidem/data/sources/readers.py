@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from ibidem.data.sources import notebooks
 from ibidem.data.sources.columns import Columns
 from ibidem.data.text import language
 from ibidem.errors import DataError
@@ -101,16 +102,26 @@ def _read_source_file(piece: Piece) -> Item:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
-    kind = language.by_name(piece.name)
+    kind, script = language.by_name(piece.name), None
+    if notebooks.is_notebook(piece.name):
+        try:
+            script, kind = notebooks.read(raw)
+        except UnicodeEncodeError:
+            return Unreadable(piece.name, None, "not valid Unicode: a lone surrogate")
+        except ValueError as error:
+            return Unreadable(piece.name, None, str(error)[:200])
     fields = {"record": piece.name, "revision": piece.revision, "path": piece.name, **piece.fields}
-    return Document(
+    document = Document(
         raw=raw,
         source=piece.source,
         language=kind,
-        category=language.category(kind),
+        category=language.category(kind, piece.name),
         license_stated=piece.license_stated,
         **fields,
     )
+    if script is not None:
+        document.text = script
+    return document
 
 
 def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:

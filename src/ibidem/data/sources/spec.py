@@ -3,7 +3,7 @@
 NAME is a local file or folder, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
 of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose files or
 folders are named by split. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation (see
-`conversations`); every source or text file is one document.
+`conversations`); every source or text file is one document, and COLUMN is `text` where there are no other files.
 """
 
 import hashlib
@@ -18,6 +18,9 @@ from ibidem.artifacts import Input
 from ibidem.data.sources.readers import Piece
 from ibidem.errors import ConfigError
 from ibidem.files import on_each, sha256_of
+
+TEXT_COLUMN = "text"
+"""Column of a spec whose files have no columns."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ class Spec:
         """Folder of this dataset below the output."""
         name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
         return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
+
+
+def check_no_column(spec: Spec) -> None:
+    """Refuse a column of a source that has none.
+
+    Raises:
+        ConfigError: the spec names another column than `text`.
+    """
+    if spec.column != TEXT_COLUMN:
+        raise ConfigError(
+            f"dataset {spec.name!r}: no column {spec.column!r}, for each of its files is one document; "
+            f"use {spec.name}:{spec.split}:{TEXT_COLUMN}"
+        )
 
 
 class Source(Protocol):

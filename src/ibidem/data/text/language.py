@@ -11,6 +11,7 @@ from ibidem.records import Category
 
 PROSE = {
     ".md": "Markdown",
+    ".mdx": "MDX",
     ".markdown": "Markdown",
     ".rst": "reStructuredText",
     ".txt": "Text",
@@ -45,9 +46,12 @@ CODE = {
     ".cjs": "JavaScript",
     ".jsx": "JavaScript",
     ".ts": "TypeScript",
+    ".mts": "TypeScript",
+    ".cts": "TypeScript",
     ".tsx": "TypeScript",
     ".vue": "Vue",
     ".html": "HTML",
+    ".hbs": "Handlebars",
     ".css": "CSS",
     ".scss": "SCSS",
     ".sh": "Shell",
@@ -77,6 +81,9 @@ CODE = {
     ".s": "Assembly",
     ".sql": "SQL",
     ".proto": "Protocol Buffer",
+    ".tf": "HCL",
+    ".tfvars": "HCL",
+    ".hcl": "HCL",
     ".cmake": "CMake",
     ".mk": "Makefile",
     ".yaml": "YAML",
@@ -90,8 +97,18 @@ CODE = {
     ".vim": "Vim Script",
     ".zig": "Zig",
     ".dart": "Dart",
+    ".ipynb": "Jupyter Notebook",
 }
-NAMES = {"Makefile": "Makefile", "Dockerfile": "Dockerfile", "CMakeLists.txt": "CMake", "README": "Text"}
+TEMPLATES = (".j2", ".jinja", ".jinja2")
+"""Endings of Jinja templates, after the name of the file that they make."""
+TEMPLATE = "Jinja"
+NAMES = {
+    "Makefile": "Makefile",
+    "Dockerfile": "Dockerfile",
+    "CMakeLists.txt": "CMake",
+    "README": "Text",
+    "justfile": "Just",
+}
 OTHERS = Path(__file__).with_name("languages.txt")
 _PROSE_LANGUAGES = frozenset(PROSE.values())
 _CODES = """
@@ -114,23 +131,34 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def by_name(path: str) -> str | None:
-    """Return the language of a file by its name, None if unknown.
+    """Return the language of a file by its name, None if unknown; of a template, that of the file that it makes.
 
     >>> by_name("src/Makefile"), by_name("a/b.py"), by_name("logo.png")
     ('Makefile', 'Python', None)
+    >>> by_name("page.html.j2"), by_name("page.jinja")
+    ('HTML', 'Jinja')
     """
     name = path.rpartition("/")[2]
-    stem, dot, suffix = name.lower().rpartition(".")
-    kind = NAMES.get(name)
-    return kind if kind or not stem else CODE.get(dot + suffix) or PROSE.get(dot + suffix)
+    made, is_template = name, False
+    while made.lower().endswith(TEMPLATES) and (stem := made.rpartition(".")[0]):
+        made, is_template = stem, True
+    stem, dot, suffix = made.lower().rpartition(".")
+    kind = NAMES.get(made)
+    if kind is None and stem:
+        kind = CODE.get(dot + suffix) or PROSE.get(dot + suffix)
+    return TEMPLATE if is_template and kind is None else kind
 
 
-def category(language: str | None) -> Category:
-    """Return whether a language is code or text.
+def category(language: str | None, path: str | None = None) -> Category:
+    """Return whether a language is code or text; a template is code, whatever it makes.
 
     >>> category("Python"), category("Markdown"), category(None)
     ('code', 'text', 'text')
+    >>> category("Markdown", "README.md.j2")
+    'code'
     """
+    if path is not None and path.lower().endswith(TEMPLATES):
+        return "code"
     return "text" if language is None or language in _PROSE_LANGUAGES else "code"
 
 
