@@ -126,7 +126,8 @@ def run(line: str, folder: Path) -> int:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         words = [*words[1:], "--output-dir", "artifacts/two"]  # the takedown before has changed the dataset
         return subprocess.run([*command, *words], cwd=folder, env=environment, check=False).returncode
-    return main(words) - EXITS.get(name, 0)
+    is_of_elsewhere = "swh:1:cnt" in line  # the document of the example is not in this small data
+    return main(words) - (1 if is_of_elsewhere else EXITS.get(name, 0))
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

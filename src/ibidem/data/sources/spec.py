@@ -19,8 +19,8 @@ from ibidem.data.sources.readers import Piece
 from ibidem.errors import ConfigError
 from ibidem.files import on_each, sha256_of
 
-TEXT_COLUMN = "text"
-"""Column of a spec whose files have no columns."""
+TEXT_COLUMNS = ("text", "content")
+"""Columns of a spec whose files have none: the names that datasets of prose and of code have for a file's text."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def check_no_column(spec: Spec) -> None:
     """Refuse a column of a source that has none.
 
     Raises:
-        ConfigError: the spec names another column than `text`.
+        ConfigError: the spec names another column than `text` or `content`.
     """
-    if spec.column != TEXT_COLUMN:
+    if spec.column not in TEXT_COLUMNS:
         raise ConfigError(
             f"dataset {spec.name!r}: no column {spec.column!r}, for each of its files is one document; "
-            f"use {spec.name}:{spec.split}:{TEXT_COLUMN}"
+            f"use {spec.name}:{spec.split}:{TEXT_COLUMNS[0]}"
         )
 
 
