@@ -20,6 +20,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ibidem import artifacts, log
@@ -181,7 +182,7 @@ def _about(config: GateConfig, key: str, checked: Checked) -> dict[str, object]:
     return {
         "task": task.name,
         "digest": checked.evaluation.artifact.digest,
-        "benchmark": PUBLISHED.get(pinned, config.benchmarks[key]),
+        "benchmark": PUBLISHED.get(pinned, Path(config.benchmarks[key]).name),
         "benchmark_digest": pinned,
         "made_by": checked.made_by,
         "answers": "supplied in a file" if is_supplied(checked.evaluation) else "made by the checkpoint",

@@ -28,10 +28,11 @@ def page(record: Record) -> str:
     released = record["decision"] == "RELEASE"
     verdict = "This checkpoint may be released." if released else "This checkpoint must not be released."
     where = tag("p", record["checkpoint"], " ", tag("code", record["checkpoint_digest"]), cls="soft")
+    policy = tag("p", "policy ", tag("code", record["policy_digest"]), cls="soft")
     figures = [tag("div", tag("dt", MEANING[v]), tag("dd", n, tag("small", v))) for v, n in count.items()]
     return document(
         f"{record['decision']}: {record['checkpoint']}",
-        tag("header", tag("h1", verdict), where, tag("dl", *figures, cls="figures")),
+        tag("header", tag("h1", verdict), where, policy, tag("dl", *figures, cls="figures")),
         _section("Why not", [_why(each) for each in blocking]),
         _section("Exceptions", [_exception(each) for each in excepted]),
         tag("section", tag("h2", "Criteria"), _criteria(criteria)),
@@ -108,7 +109,7 @@ def _criteria(criteria: Sequence[Record]) -> Html:
     rows = [
         (
             join(each["criterion"], tag("div", each["metric"], cls="soft")),
-            each["verdict"] if each["verdict"] == "PASS" else tag("span", each["verdict"], cls="bad"),
+            tag("span", each["verdict"], cls="good" if each["verdict"] == "PASS" else "bad"),
             share(each["point"], 1, digits=2),
             share(each["lower"], 1, digits=2),
             share(each["upper"], 1, digits=2),
@@ -141,6 +142,8 @@ def _settings(settings: Record) -> str:
 
 
 def _short(value: object) -> object:
+    if isinstance(value, list):
+        return " / ".join(map(str, value))
     return value[:23] if isinstance(value, str) else value
 
 
@@ -151,7 +154,7 @@ def _method(record: Record) -> list[str]:
         "Every figure was recomputed from the items of its evaluation, and every program was judged again. Evidence "
         "that is damaged, edited, incomplete or of another checkpoint is refused. A problem that occurs in the "
         "training data counts as failed.",
-        f"Policy: {record['policy_digest']}. Apart from exceptions, decisions with this digest had to show the same.",
+        "Apart from exceptions, decisions with the same policy digest had to show the same.",
         f"Decided {record['decided']} by ibidem gate. The same figures are in gate.json and MODEL_CARD.md.",
     ]
 
