@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts, jsonl
+from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.evaluation import resume
@@ -117,6 +117,8 @@ def discard(output_dir: Path) -> None:
         ArtifactError: something that is not an evaluation is there.
     """
     artifacts.check_replaceable(output_dir, KIND)
+    if output_dir.exists():
+        log.event("evaluate.discarded", path=str(output_dir), reason="it is made anew, from nothing")
     artifacts.discard(output_dir)
 
 
