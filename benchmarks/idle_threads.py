@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROUNDS, SECONDS = 3, 30
@@ -39,20 +39,25 @@ def main() -> None:
                 for name, environment in SETTINGS.items():
                     speeds[name][situation].append(speed(Path(folder), environment, situation))
                     print(number, situation, name, speeds[name][situation][-1], flush=True)
+    Path(sys.argv[1]).write_text(json.dumps(summary(speeds), indent=1) + "\n")
+
+
+def summary(speeds: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, object]:
+    """Return the medians, and their ratios to those without any setting; None where nothing got done."""
     usual = {name: {key: statistics.median(values) for key, values in rows.items()} for name, rows in speeds.items()}
-    result = {
+    without = usual["as it comes"]
+    return {
         "command": "python benchmarks/idle_threads.py benchmarks/results/idle_threads.json",
         "cores": os.cpu_count(),
         "rounds": ROUNDS,
         "seconds": SECONDS,
         "tokens_per_s": {name: {key: round(value) for key, value in rows.items()} for name, rows in usual.items()},
         "ratio_to_as_it_comes": {
-            name: {key: round(value / usual["as it comes"][key], 2) for key, value in rows.items()}
+            name: {key: round(value / without[key], 2) if without[key] else None for key, value in rows.items()}
             for name, rows in usual.items()
         },
         "all_tokens_per_s": speeds,
     }
-    Path(sys.argv[1]).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def prepare(folder: Path) -> None:
