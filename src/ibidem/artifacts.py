@@ -372,7 +372,7 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
 
 
 def _share(folder: Path, names: Iterable[str]) -> None:
-    """Give all files the permissions of the manifest: some libraries write files that only their owner may read."""
+    """Set the permissions of all files to the manifest's: some libraries write files that only their owner may read."""
     mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
     for name in names:
         if stat.S_IMODE((folder / name).stat().st_mode) != mode:

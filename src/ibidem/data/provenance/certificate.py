@@ -57,7 +57,7 @@ class Certificate:
                 f"{self._page} exists and is not a page of ibidem; choose another path for the certificate"
             )
         if self._envelopes.exists() and key is None:
-            raise ConfigError(f"{path} is signed; give --sign-with, so that what is added is signed too")
+            raise ConfigError(f"{path} is signed; give --sign-with to sign the additions too")
         self._earlier = _read_envelopes(self._envelopes)
         try:
             statements = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -1,4 +1,4 @@
-"""Configuration of the release gate: which evidence, which criteria, which exceptions; what is senseless is refused."""
+"""Configuration of the release gate: which evidence, which criteria, which exceptions. Senseless values are refused."""
 
 import re
 from collections.abc import Mapping
