@@ -2,16 +2,14 @@
 
 import sys
 from collections.abc import Iterable
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import docs_layout
 from docs_markdown import code, meaning, table
 
 from ibidem import config
-from ibidem.cli import COMMANDS
+from ibidem.commands import COMMANDS, CommonFlags, load
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GENERATED = "<!-- Written by scripts/docs.py from the code; run: make docs -->"
@@ -48,18 +46,13 @@ def pages() -> dict[str, str]:
     }
 
 
-def load(place: str) -> Any:
-    """Import what the table of commands names as `module:name`."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
-
-
 def configuration_page() -> str:
     """Describe the keys of every command; commands that share a configuration share a section."""
     sharing: dict[str, list[str]] = {}
     for name, command in COMMANDS.items():
         sharing.setdefault(command.config, []).append(name)
-    return "\n\n".join([CONFIGURATION, *(_section(*item) for item in sharing.items())]) + "\n"
+    common = ["## Every command", *_tables(config.describe(CommonFlags))]
+    return "\n\n".join([CONFIGURATION, *common, *(_section(*item) for item in sharing.items())]) + "\n"
 
 
 def _section(place: str, names: list[str]) -> str:

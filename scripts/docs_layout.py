@@ -17,7 +17,7 @@ import pyarrow as pa
 from docs_markdown import code, meaning, table
 
 from ibidem import artifacts, records
-from ibidem.cli import COMMANDS
+from ibidem.commands import COMMANDS
 from ibidem.data import dedup
 from ibidem.data.filters.removals import Request
 from ibidem.evaluation.gate.tasks import TASKS
@@ -178,14 +178,14 @@ def _is_training(place: str) -> bool:
     return issubclass(kind, SessionConfig) and not issubclass(kind, PlanConfig)
 
 
-EVERY = ("verify", "trace")
+EVERY = ("list", "show", "verify", "trace")
 """Commands that read an artifact of any kind."""
 TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 """Commands that write evidence for the gate."""
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
-NO_ARTIFACT = {"demo", "doctor", "gate pin", "init", "key", "plan"}
+NO_ARTIFACT = {"completion", "demo", "doctor", "gate pin", "init", "key", "plan"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
 

@@ -8,7 +8,8 @@ import pytest
 from tests.conftest import REPOSITORY
 
 from ibidem import config
-from ibidem.cli import COMMANDS, _find, _load
+from ibidem.cli import _find
+from ibidem.commands import COMMANDS, load
 from ibidem.modeling.config import read_model_config
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -57,7 +58,7 @@ def test_every_documented_command_is_understood(line: str, monkeypatch: pytest.M
     name, command = _find(words)
     rest = words[len(name.split()) :]
     if "--help" not in rest:
-        config.parse(_load(command.config), rest)
+        config.parse(load(command.config), rest)
 
 
 def test_the_blueprint_table_names_paths_that_exist() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
-from ibidem import cli, config
-from ibidem.cli import COMMANDS, main
+from ibidem import cli
+from ibidem.cli import main
+from ibidem.commands import COMMANDS, flags_of
 
 
 def python(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -22,7 +24,7 @@ def python(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProce
 
 def test_every_command_shows_its_help_without_torch() -> None:
     script = (
-        "import sys\nfrom ibidem.cli import COMMANDS, main\n"
+        "import sys\nfrom ibidem.cli import main\nfrom ibidem.commands import COMMANDS\n"
         "for words in [[], *[name.split() for name in COMMANDS]]:\n"
         "    assert main([*words, '--help']) == 0\n"
         "heavy = {'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)\n"
@@ -33,16 +35,12 @@ def test_every_command_shows_its_help_without_torch() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
-def test_every_command_has_its_group_and_an_example_of_itself() -> None:
-    grouped = [name for names in cli.GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted(COMMANDS)
-    for names in cli.GROUPS.values():
-        for name, example in names.items():
-            words = shlex.split(example)
-            command, _ = cli._find(words[1:])
-            assert (words[0], command) == ("ibidem", name)
-            flags = {flag for flag, *_ in config.describe(cli._load(COMMANDS[name].config))} | {"--config"}
-            assert {word for word in words if word.startswith("--")} <= flags
+def test_every_command_has_an_example_of_itself() -> None:
+    for name, command in COMMANDS.items():
+        words = shlex.split(command.example)
+        assert (words[0], cli._find(words[1:])[0]) == ("ibidem", name)
+        flags = {flag for flag, *_ in flags_of(command)}
+        assert {word for word in words if word.startswith("--")} <= flags
 
 
 def test_the_shipped_configurations_are_copied_to_be_edited(
@@ -177,10 +175,23 @@ def test_no_command_writes_its_output_into_an_artifact(
     assert not (checkpoint / "output.json").exists()
 
 
-def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:
-    done = python(
-        "-m", "ibidem", "preprocess", "--dataset", f"{source_folder}:train:text", "--output-dir", str(tmp_path / "o")
-    )
+def preprocess_words(source: Path, output: Path) -> list[str]:
+    return ["preprocess", "--dataset", f"{source}:train:text", "--output-dir", str(output)]
+
+
+def test_events_are_lines_for_people_where_there_is_no_terminal(source_folder: Path, tmp_path: Path) -> None:
+    done = python("-m", "ibidem", *preprocess_words(source_folder, tmp_path / "o"))
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d [a-z]", line) for line in lines)
+    assert any("preprocess prepare: 242 documents in " in line for line in lines)
+    assert "preprocess finished" in lines[-1]
+    assert "{" not in done.stderr
+    assert "documents kept" in done.stdout
+
+
+def test_events_are_json_lines_if_asked_for(source_folder: Path, tmp_path: Path) -> None:
+    done = python("-m", "ibidem", *preprocess_words(source_folder, tmp_path / "o"), "--log-format", "json")
     assert done.returncode == 0
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [event["event"] for event in events][-1] == "preprocess.finished"
@@ -191,21 +202,70 @@ def test_events_are_json_lines_where_there_is_no_terminal(source_folder: Path, t
     assert "documents kept" in done.stdout
 
 
-def test_a_terminal_gets_bars() -> None:
-    import io
+def test_quiet_shows_the_result_alone_and_errors(source_folder: Path, tmp_path: Path) -> None:
+    words = preprocess_words(source_folder, tmp_path / "o")
+    done = python("-m", "ibidem", *words, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "documents kept" in done.stdout
+    done = python("-m", "ibidem", "--quiet", "verify", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("ibidem: ")
 
-    from ibidem import log
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+def test_a_dry_run_shows_what_would_happen_and_writes_nothing(
+    source_folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*preprocess_words(source_folder, tmp_path / "new"), "--shard-size", "77", "--dry-run"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"reads   {source_folder}  242 documents; files skipped: unknown kind .png 1" in shown
+    assert f"writes  {tmp_path / 'new'}  new" in shown
+    assert "  shard_size: 77\n" in shown
+    words = ["evaluate", "human-eval", "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "new")]
+    assert main([*words, "--dry-run"]) == 0
+    assert f"reads   {checkpoint}  checkpoint, " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
-    stream = Terminal()
-    with log.console(stream), log.progress("work", 2, "items") as bar:
-        bar.advance()
-        log.event("note", text="[bold]kept as it is[/bold]")
-        bar.advance()
-    shown = stream.getvalue()
-    assert "work" in shown
-    assert "[bold]kept as it is[/bold]" in shown
-    assert "{" not in shown
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preprocess", "--dataset", "./nowhere:train:text", "--output-dir", "new"], "no such file or folder"),
+        (["preprocess", "--dataset", "full:train:text", "--output-dir", "other"], "is not a dataset"),
+        (["evaluate", "human-eval", "--checkpoint", "no/where", "--output-dir", "new"], "no such file or folder"),
+        (["evaluate", "human-eval", "--checkpoint", "full", "--output-dir", "new", "--n", "0"], "--n"),
+    ],
+)
+def test_a_dry_run_finds_mistakes(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("full", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    assert main([*words, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def completed(line: str, script: str) -> list[str]:
+    """Return what bash offers at the end of a line."""
+    words = line.split(" ")
+    ask = f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _ibidem; echo "${{COMPREPLY[*]}}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True, timeout=60)
+    assert not done.stderr
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completed("ibidem dem", script) == ["demo"]
+    assert completed("ibidem evaluate m", script) == ["mbpp", "mmlu"]
+    assert completed("ibidem evaluate mmlu --sh", script) == ["--shots"]
+    assert completed("ibidem train --optim.l", script) == ["--optim.lr"]
+    assert completed("ibidem gate --eval", script) == ["--evaluate"]
+    assert completed("ibidem verify art", script) == []  # the shell's own completion of files follows
+    assert completed("ibidem verify some/path --q", script) == ["--quiet"]
+    for name, command in COMMANDS.items():
+        flags = [flag for flag, *_ in flags_of(command) if flag.startswith("--") and "NAME" not in flag]
+        assert completed(f"ibidem {name} --", script) == [*flags, "--help"]

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
-from ibidem.cli import COMMANDS
+from ibidem.commands import COMMANDS
 
 SCRIPTS = REPOSITORY / "scripts"
 sys.path.insert(0, str(SCRIPTS))

@@ -152,7 +152,7 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
     if artifact.digest != _digest(artifact):
         raise DigestMismatch(f"{path / MANIFEST}: the manifest does not match its own digest; it was edited")
     if kind is not None and artifact.kind != kind:
-        raise ArtifactError(f"{path}: this is {_with_article(artifact.kind)}{_expected(kind)}")
+        raise ArtifactError(f"{path}: this is {with_article(artifact.kind)}{_expected(kind)}")
     return artifact
 
 
@@ -199,7 +199,8 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
     _clear_workspaces(path)  # of a run that was killed after it had finished
-    log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest)
+    reason = "it was made from the same inputs and settings"
+    log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest, reason=reason)
     return artifact
 
 
@@ -214,7 +215,7 @@ def check_replaceable(path: Path, kind: str) -> None:
         artifact = load(path, kind=kind)
     except ArtifactError as error:
         raise ArtifactError(
-            f"{path} exists and is not {_with_article(kind)} ({error}); delete it, or choose another path"
+            f"{path} exists and is not {with_article(kind)} ({error}); delete it, or choose another path"
         ) from None
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
         raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
@@ -420,8 +421,13 @@ def _absence(path: Path) -> str:
 
 
 def _expected(kind: str | None) -> str:
-    return f"; expected {_with_article(kind)}" if kind else ""
+    return f"; expected {with_article(kind)}" if kind else ""
 
 
-def _with_article(kind: str) -> str:
+def with_article(kind: str) -> str:
+    """Return a kind with its article.
+
+    >>> with_article("evaluation")
+    'an evaluation'
+    """
     return f"{'an' if kind[:1] in set('aeiou') else 'a'} {kind}"

@@ -76,6 +76,24 @@ def build(
         raise ConfigError("; ".join(said)) from None
 
 
+def split_flags(config_type: type[C], argv: Sequence[str]) -> tuple[list[str], C]:
+    """Take the flags of one configuration out of a command's words; return the other words, and its values.
+
+    Raises:
+        ConfigError: a value is missing or invalid.
+    """
+    flags = {flag: kind for flag, kind, _ in describe(config_type)}
+    words, taken, others = list(argv), list[str](), list[str]()
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        (taken if name in flags else others).append(word)
+        is_switch = flags.get(name, "").startswith("bool")
+        if name in flags and not equals and not is_switch and words:
+            taken.append(words.pop(0))
+    return others, parse(config_type, taken)
+
+
 def _is_given(tree: Mapping[str, Any], place: Sequence[Any]) -> bool:
     for key in place:
         if not isinstance(tree, Mapping):

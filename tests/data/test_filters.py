@@ -178,14 +178,17 @@ def detail_of(text: str, path: str = "notes.txt", **policy: object) -> str | Non
 
 
 def test_the_detail_is_the_figure_that_decided() -> None:
-    assert detail_of("x = [" + "'word', " * 200 + "]\n", "m.py") == "longest line: 1606"
+    assert detail_of("x = [" + "'word', " * 200 + "]\n", "m.py") == "longest line: 1606, at most 1000"
     few = "<html><body><p>" + "word " * 20 + "</p></body></html>\n"
-    assert detail_of(few, "a.html") == "characters of text in the page: 80"
-    assert detail_of(few + '<div class="abc"></div>' * 100 + "word " * 20, "a.html") == "text in the page: 0.07"
+    assert detail_of(few, "a.html") == "characters of text in the page: 80, at least 100"
+    assert (
+        detail_of(few + '<div class="abc"></div>' * 100 + "word " * 20, "a.html")
+        == "text in the page: 0.07, at least 0.2"
+    )
     assert detail_of("var total = 1;\n", "lib/x.min.js") == "name: .min.js"
-    assert detail_of("var a=1;" * 100, "x.min.js") == "mean line: 800"
+    assert detail_of("var a=1;" * 100, "x.min.js") == "mean line: 800, at most 110"
     profane = "fuck this shit, what a fucking mess of shit. " + PROSE
-    assert detail_of(profane) == "profane words: 4, in 10,000 characters: 138.4"
+    assert detail_of(profane) == "profane words: 4, in 10,000 characters: 138.4, at most 5"
     head = "x = 1  # " + "a" * 90 + " this file is generated\n"
     assert (detail_of(head, "m.py") or "").endswith(" this file is generated")
 
@@ -205,7 +208,7 @@ BITS = (
     *("word", "some other words", "}", "12, 34, 56, 78, ", "<p>", "<b class='c'></b>", "QUJDREVGR0hJSktMTU5P" * 4),
     *("fuck", "x = 1;", "\n", "\n", " ", "- ", "`", "è", "図書"),
 )
-FIGURE = re.compile(r"(?:^|, )(\D+?|top \d-gram|in 10,000 characters): ([\d.]+)$")
+FIGURE = re.compile(r"(?:^|, )(\D+?|top \d-gram|in 10,000 characters): ([\d.]+), at (most|least) ([\d.e-]+)$")
 
 
 @settings(max_examples=400, deadline=None)
@@ -232,7 +235,8 @@ def test_the_detail_names_the_rule_and_a_figure_beyond_its_threshold(
     if drop is not None:
         found = FIGURE.search(drop.detail or "")
         assert found, drop
-        rule, figure = found.groups()
+        rule, figure, side, limit = found.groups()
+        assert float(figure) > float(limit) if side == "most" else float(figure) < float(limit)
         if rule in AT_MOST:
             assert all(float(figure) > getattr(policy, name) for name in AT_MOST[rule])
         elif rule in AT_LEAST:

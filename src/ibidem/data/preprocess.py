@@ -15,9 +15,10 @@ import dataclasses
 import json
 import shutil
 import sys
+import tempfile
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -41,11 +42,13 @@ from ibidem.data.pipeline import decide, finish, steps
 from ibidem.data.pipeline.prepare import ShardRun, prepare
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.sources.hub import HubDataset
 from ibidem.data.sources.open import open_source
-from ibidem.data.sources.readers import Piece
+from ibidem.data.sources.readers import Piece, read
 from ibidem.data.sources.spec import Source, Spec
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import write_file
+from ibidem.records import Document
 from ibidem.runtime import rare_collection
 
 STEPS: dict[str, StepMaker] = {
@@ -126,6 +129,55 @@ def summary(dataset: artifacts.Artifact) -> str:
         f"{dataset.path}: {counts['kept']:,} of {counts['read']:,} documents kept{unstated}, "
         f"{counts['bytes']:,} bytes; dropped: {dropped}; quarantined: {counts['quarantined']:,}"
     )
+
+
+def preview(config: PreprocessConfig) -> list[str]:
+    """Say what would be read, a line for each source; what is on the hub is not fetched."""
+    sources = _open_sources(config)
+    artifacts.check_replaceable(config.output_dir, shards.KIND)
+    return [f"reads   {source.spec.name}  {_extent(source, config)}" for source in sources]
+
+
+def _extent(source: Source, config: PreprocessConfig) -> str:
+    if isinstance(source, HubDataset):
+        return "a dataset of the Hugging Face hub"
+    with tempfile.TemporaryDirectory() as spool:
+        pieces = list(_capped(source.pieces(Path(spool)), config))
+    documents = min(sum(piece.count for piece in pieces), config.max_documents or sys.maxsize)
+    skipped = [f"{reason} {count:,}" for reason, count in source.skipped.items()]
+    return f"{documents:,} documents{'; files skipped: ' if skipped else ''}{', '.join(skipped)}"
+
+
+def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list[str | None]:
+    """Read the texts of dropped documents from their sources again; the dataset does not hold them.
+
+    Args:
+        dataset: the dataset that dropped them.
+        rows: their rows in dropped.parquet.
+
+    Returns:
+        The text of each row; None if the source is not at hand, or has another document there now.
+    """
+    specs = [Spec.parse(text) for text in dataset.config["dataset"]]
+    cap = dataset.config["package_cap_bytes"]
+    sources = [open_source(spec, package_cap_bytes=cap) for spec in specs]
+    found: dict[tuple[str, int], str] = {}
+    for folder, source in zip(_folders(sources), sources, strict=True):
+        wanted = {row["position"]: row["raw_sha256"] for row in rows if row["dataset"] == folder}
+        if wanted and not isinstance(source, HubDataset):
+            found |= {(folder, position): text for position, text in _texts_at(source, wanted)}
+    return [found.get((row["dataset"], row["position"])) for row in rows]
+
+
+def _texts_at(source: Source, wanted: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Yield (position, text) of the documents at some positions that have the given hashes of their raw bytes."""
+    for piece in source.pieces(Path()):
+        here = [position for position in wanted if piece.first <= position < piece.first + piece.count]
+        for position, item in read(piece, min(here)) if here else ():
+            if position > max(here):
+                break
+            if position in here and isinstance(item, Document) and item.raw_sha256 == wanted[position]:
+                yield position, item.text
 
 
 class _Work(NamedTuple):

@@ -193,7 +193,11 @@ class Filters:
         policy = self._policy
         if profane >= policy.profanity_min_words and profane * 10_000 > policy.profanity_per_10k * chars:
             density = _figure(profane * 10_000 / max(chars, 1), policy.profanity_per_10k, digits=1)
-            return Drop(DropReason.FILTER_PROFANITY, f"profane words: {profane}, in 10,000 characters: {density}")
+            most = f"at most {_limit(policy.profanity_per_10k)}"
+            return Drop(
+                DropReason.FILTER_PROFANITY,
+                f"profane words: {profane}, in 10,000 characters: {density}, {most}",
+            )
         return None
 
     def _judge_natural_language(self, document: Document) -> Drop | None:
@@ -215,7 +219,11 @@ class Filters:
             raise DataError(f"scorer {self._policy.scorer}: returned {score!r}, not a probability from 0 to 1")
         hateful = score >= self._policy.scorer_threshold
         figure = _figure(score, self._policy.scorer_threshold, digits=3)
-        return Drop(DropReason.FILTER_PROFANITY, f"score: {figure}") if hateful else None
+        return (
+            Drop(DropReason.FILTER_PROFANITY, f"score: {figure}, limit {_limit(self._policy.scorer_threshold)}")
+            if hateful
+            else None
+        )
 
 
 class Scanner:
@@ -336,16 +344,18 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
     limits = policy.prose_max_top_ngram
     for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, limits), limits, strict=True):
         if share > limit:
-            return Drop(DropReason.FILTER_REPETITION, f"top {n}-gram: {_figure(share, limit)}")
+            return _above(DropReason.FILTER_REPETITION, f"top {n}-gram", share, limit)
     return None
 
 
 def _judge_data(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
     least, most = policy.data_chars
-    if not least <= counted.line_chars <= most:
-        return Drop(DropReason.FILTER_LINES, f"characters of data: {counted.line_chars}")
+    if counted.line_chars < least:
+        return _below(DropReason.FILTER_LINES, "characters of data", counted.line_chars, least, digits=0)
+    if counted.line_chars > most:
+        return _above(DropReason.FILTER_LINES, "characters of data", counted.line_chars, most, digits=0)
     if counted.lines > policy.data_max_lines:
-        return Drop(DropReason.FILTER_LINES, f"lines of data: {counted.lines}")
+        return _above(DropReason.FILTER_LINES, "lines of data", counted.lines, policy.data_max_lines, digits=0)
     return _judge_length(policy, counted, name or "xml") or _judge_letters(policy, policy.data_min_letters, counted)
 
 
@@ -354,10 +364,11 @@ def _judge_markup(policy: FilterPolicy, data: bytes, counted: "Statistics") -> D
 
     seen = visible_chars(data)
     if seen < policy.html_min_text_chars:
-        return Drop(DropReason.FILTER_SYMBOLS, f"characters of text in the page: {seen}")
+        least = policy.html_min_text_chars
+        return _below(DropReason.FILTER_SYMBOLS, "characters of text in the page", seen, least, digits=0)
     if seen < policy.html_min_text * counted.chars:
-        share = _figure(seen / max(counted.chars, 1), policy.html_min_text)
-        return Drop(DropReason.FILTER_SYMBOLS, f"text in the page: {share}")
+        share = seen / max(counted.chars, 1)
+        return _below(DropReason.FILTER_SYMBOLS, "text in the page", share, policy.html_min_text)
     return None
 
 
@@ -366,7 +377,7 @@ def _judge_minified(policy: FilterPolicy, path: str | None, counted: "Statistics
         return None
     mean = counted.line_chars / max(counted.lines, 1)
     if mean > policy.minified_mean_line:
-        return Drop(DropReason.FILTER_MINIFIED, f"mean line: {_figure(mean, policy.minified_mean_line, digits=0)}")
+        return _above(DropReason.FILTER_MINIFIED, "mean line", mean, policy.minified_mean_line, digits=0)
     if path and (name_ends := _MINIFIED_NAME.search(path)):
         return Drop(DropReason.FILTER_MINIFIED, f"name: {name_ends[0]}")
     return None
@@ -375,12 +386,12 @@ def _judge_minified(policy: FilterPolicy, path: str | None, counted: "Statistics
 def _judge_length(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
     longest = policy.max_line_of_text if name in LONG_LINED else policy.max_line
     if counted.longest_line > longest:
-        return Drop(DropReason.FILTER_LINES, f"longest line: {counted.longest_line}")
+        return _above(DropReason.FILTER_LINES, "longest line", counted.longest_line, longest, digits=0)
     mean = counted.line_chars / max(counted.lines, 1)
     if name not in LONG_LINED and mean > policy.max_mean_line:
-        return Drop(DropReason.FILTER_LINES, f"mean line: {_figure(mean, policy.max_mean_line, digits=0)}")
+        return _above(DropReason.FILTER_LINES, "mean line", mean, policy.max_mean_line, digits=0)
     if counted.lines > policy.max_lines:
-        return Drop(DropReason.FILTER_LINES, f"lines: {counted.lines}")
+        return _above(DropReason.FILTER_LINES, "lines", counted.lines, policy.max_lines, digits=0)
     return None
 
 
@@ -388,26 +399,39 @@ def _judge_letters(policy: FilterPolicy, least: float, counted: "Statistics") ->
     if counted.chars < policy.letters_min_chars:
         return None
     share = counted.letters / max(counted.chars, 1)
-    return Drop(DropReason.FILTER_SYMBOLS, f"letters: {_figure(share, least)}") if share < least else None
+    return _below(DropReason.FILTER_SYMBOLS, "letters", share, least) if share < least else None
 
 
 def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop | None:
     if counted.longest_encoded > policy.max_encoded_run:
-        return Drop(DropReason.FILTER_SYMBOLS, f"encoded run: {counted.longest_encoded}")
+        most = policy.max_encoded_run
+        return _above(DropReason.FILTER_SYMBOLS, "encoded run", counted.longest_encoded, most, digits=0)
     for name, count in (("encoded", counted.encoded_bytes), ("numbers", counted.number_bytes)):
         if count > policy.max_data_share * size:
-            return Drop(DropReason.FILTER_SYMBOLS, f"{name}: {_figure(count / size, policy.max_data_share)}")
+            return _above(DropReason.FILTER_SYMBOLS, name, count / size, policy.max_data_share)
     return None
 
 
 def _judge_repeated(most_lines: float, most_chars: float, counted: "Statistics") -> Drop | None:
     lines = counted.duplicate_lines / max(counted.lines, 1)
     if lines > most_lines:
-        return Drop(DropReason.FILTER_REPETITION, f"repeated lines: {_figure(lines, most_lines)}")
+        return _above(DropReason.FILTER_REPETITION, "repeated lines", lines, most_lines)
     chars = counted.duplicate_chars / max(counted.chars, 1)
     if chars > most_chars:
-        return Drop(DropReason.FILTER_REPETITION, f"characters in repeated lines: {_figure(chars, most_chars)}")
+        return _above(DropReason.FILTER_REPETITION, "characters in repeated lines", chars, most_chars)
     return None
+
+
+def _above(reason: DropReason, what: str, value: float, limit: float, *, digits: int = 2) -> Drop:
+    return Drop(reason, f"{what}: {_figure(value, limit, digits=digits)}, at most {_limit(limit)}")
+
+
+def _below(reason: DropReason, what: str, value: float, limit: float, *, digits: int = 2) -> Drop:
+    return Drop(reason, f"{what}: {_figure(value, limit, digits=digits)}, at least {_limit(limit)}")
+
+
+def _limit(limit: float) -> str:
+    return str(limit).removesuffix(".0")
 
 
 def _figure(value: float, limit: float, *, digits: int = 2) -> str:

@@ -1,0 +1,254 @@
+"""The commands: a table from each one's name to its configuration, its function and its help.
+
+The order is that of a project. A command's modules are imported when it is chosen, so typos are answered at once.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+from ibidem import config, runtime
+from ibidem.config import configuration
+from ibidem.console import Form
+
+
+class Command(NamedTuple):
+    """A command."""
+
+    config: str
+    """Its configuration, as `module:name`."""
+    run: str
+    """Its function, which takes the configuration and returns what to print."""
+    help: str
+    example: str
+    preview: str = ""
+    """Its function for `--dry-run`, which returns lines on what it would do."""
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "Begin": {
+        "demo": Command(
+            "ibidem.demo:DemoConfig",
+            "ibidem.demo:demo",
+            "every stage, at small scale, on this computer",
+            "ibidem demo",
+        ),
+        "doctor": Command(
+            "ibidem.doctor:DoctorConfig",
+            "ibidem.doctor:doctor",
+            "what this machine has, and what is wrong with it",
+            "ibidem doctor",
+        ),
+        "init": Command(
+            "ibidem.init:InitConfig",
+            "ibidem.init:init",
+            "copies of the shipped configurations, to edit",
+            "ibidem init configs",
+        ),
+        "plan": Command(
+            "ibidem.training.plan:PlanConfig",
+            "ibidem.training.plan:plan",
+            "parameters, memory, FLOP, days and cost, before anything is spent",
+            "ibidem plan --config configs/training/base.yaml",
+        ),
+        "completion": Command(
+            "ibidem.completion:CompletionConfig",
+            "ibidem.completion:completion",
+            "completion of commands and flags in bash, zsh or fish",
+            "ibidem completion bash > ~/.local/share/bash-completion/completions/ibidem",
+        ),
+    },
+    "Data": {
+        "preprocess": Command(
+            "ibidem.data.preprocess:PreprocessConfig",
+            "ibidem.data.preprocess:preprocess",
+            "turn public data into clean, licensed Parquet shards",
+            "ibidem preprocess --dataset path/to/code:train:text --output-dir data/public/processed",
+            preview="ibidem.data.preprocess:preview",
+        ),
+        "blend": Command(
+            "ibidem.data.blend:BlendConfig",
+            "ibidem.data.blend:blend",
+            "combine preprocessed datasets in given shares, the same bytes every time",
+            "ibidem blend --config configs/data/blend.yaml",
+        ),
+        "card": Command(
+            "ibidem.data.provenance.card:CardConfig",
+            "ibidem.data.provenance.card:card",
+            "data card, Croissant and the EU training-content summary of a dataset",
+            "ibidem card data/public/processed",
+        ),
+        "takedown plan": Command(
+            "ibidem.data.provenance.takedown:TakedownConfig",
+            "ibidem.data.provenance.takedown:plan_command",
+            "list what removal requests affect: documents, shards, tokens, checkpoints",
+            "ibidem takedown plan requests.jsonl --dataset data/public/processed",
+        ),
+        "takedown apply": Command(
+            "ibidem.data.provenance.takedown:TakedownConfig",
+            "ibidem.data.provenance.takedown:apply_command",
+            "remove documents from finished shards, verify and certify the removal",
+            "ibidem takedown apply requests.jsonl --dataset data/public/processed",
+        ),
+        "takedown verify": Command(
+            "ibidem.data.provenance.takedown:TakedownConfig",
+            "ibidem.data.provenance.takedown:verify_command",
+            "check that nothing named by the removal requests is left",
+            "ibidem takedown verify requests.jsonl --dataset data/public/processed",
+        ),
+    },
+    "Model": {
+        "train-tokenizer": Command(
+            "ibidem.tokenization.train_tokenizer:TrainTokenizerConfig",
+            "ibidem.tokenization.train_tokenizer:train_tokenizer",
+            "train a tokenizer that reproduces every byte",
+            "ibidem train-tokenizer --input data/public/processed --output-dir artifacts/tokenizer",
+        ),
+        "train": Command(
+            "ibidem.training.config:TrainConfig",
+            "ibidem.training.train:train",
+            "pretrain a decoder",
+            "ibidem train --config configs/training/base.yaml --model tiny",
+        ),
+        "generate": Command(
+            "ibidem.serving.config:GenerateConfig",
+            "ibidem.serving.generate:generate",
+            "complete prompts with a checkpoint",
+            'ibidem generate --checkpoint artifacts --prompt "def fibonacci(n):"',
+        ),
+        "report": Command(
+            "ibidem.serving.config:ReportConfig",
+            "ibidem.serving.report:report",
+            "one HTML page about data, training and model",
+            "ibidem report --run artifacts --output artifacts/report.html",
+        ),
+    },
+    "Evaluation": {
+        "evaluate perplexity": Command(
+            "ibidem.evaluation.config:PerplexityConfig",
+            "ibidem.evaluation.perplexity:perplexity",
+            "perplexity and bits per byte of a checkpoint on text",
+            "ibidem evaluate perplexity --checkpoint artifacts --data data/public/processed",
+        ),
+        "evaluate dashboard": Command(
+            "ibidem.evaluation.config:DashboardConfig",
+            "ibidem.evaluation.dashboard:dashboard",
+            "perplexity of many checkpoints on many texts, by language and category, as a page",
+            "ibidem evaluate dashboard --run artifacts --data data/public --output-dir board",
+        ),
+        "evaluate human-eval": Command(
+            "ibidem.evaluation.config:HumanEvalConfig",
+            "ibidem.evaluation.human_eval:human_eval",
+            "HumanEval and HumanEval+, by a judge that forged verdicts cannot reach",
+            "ibidem evaluate human-eval --checkpoint artifacts --output-dir human-eval",
+        ),
+        "evaluate mbpp": Command(
+            "ibidem.evaluation.config:MbppConfig",
+            "ibidem.evaluation.mbpp:mbpp",
+            "MBPP, sanitized MBPP and MBPP+",
+            "ibidem evaluate mbpp --checkpoint artifacts --problems mbpp.jsonl --output-dir mbpp",
+        ),
+        "evaluate mmlu": Command(
+            "ibidem.evaluation.config:MmluConfig",
+            "ibidem.evaluation.mmlu:mmlu",
+            "MMLU subjects, few-shot",
+            "ibidem evaluate mmlu --checkpoint artifacts --data mmlu --output-dir mmlu-5",
+        ),
+        "evaluate doc-qa": Command(
+            "ibidem.evaluation.config:DocQaConfig",
+            "ibidem.evaluation.doc_qa:doc_qa",
+            "answers from documents: exact match, F1, citations, unsupported claims, abstentions",
+            "ibidem evaluate doc-qa --checkpoint artifacts --data questions.jsonl --output-dir answers",
+        ),
+        "evaluate chat": Command(
+            "ibidem.evaluation.config:ChatConfig",
+            "ibidem.evaluation.chat:chat",
+            "responses to support scenarios and red-team prompts, for people to rate",
+            "ibidem evaluate chat --checkpoint artifacts --prompts prompts.jsonl --output-dir responses",
+        ),
+        "evaluate ratings": Command(
+            "ibidem.evaluation.config:RatingsConfig",
+            "ibidem.evaluation.ratings:ratings",
+            "people's ratings of responses, with the raters' agreement",
+            "ibidem evaluate ratings --responses responses --ratings ratings.csv --output-dir ratings",
+        ),
+    },
+    "Release": {
+        "gate pin": Command(
+            "ibidem.evaluation.gate.config:PinConfig",
+            "ibidem.evaluation.gate.pin:pin",
+            "write the digests of a policy's benchmarks into its file",
+            "ibidem gate pin --policy configs/evaluation/gate.yaml",
+        ),
+        "gate": Command(
+            "ibidem.evaluation.gate.config:GateConfig",
+            "ibidem.evaluation.gate.gate:gate",
+            "decide whether a checkpoint may be released, with the evidence",
+            "ibidem gate --evaluate --config configs/evaluation/gate.yaml",
+        ),
+        "key": Command(
+            "ibidem.evaluation.gate.config:KeyConfig",
+            "ibidem.evaluation.gate.statements:make_key",
+            "make a key that signs evaluations and decisions",
+            "ibidem key signing.key",
+        ),
+        "sign": Command(
+            "ibidem.evaluation.gate.config:SignConfig",
+            "ibidem.evaluation.gate.statements:sign_evaluation",
+            "sign an evaluation, for a gate whose policy names the signer",
+            "ibidem sign ratings --key signing.key",
+        ),
+    },
+    "Look": {
+        "list": Command(
+            "ibidem.listing:ListConfig",
+            "ibidem.listing:list_artifacts",
+            "the artifacts here: kind, size, when and from what each was made",
+            "ibidem list artifacts",
+        ),
+        "show": Command(
+            "ibidem.show:ShowConfig",
+            "ibidem.show:show",
+            "documents of a dataset, kept or dropped; programs and answers of an evaluation",
+            "ibidem show data/public/processed --dropped filter.lines",
+        ),
+        "trace": Command(
+            "ibidem.data.provenance.trace:TraceConfig",
+            "ibidem.data.provenance.trace:trace",
+            "show what an artifact was made from, or where a document went",
+            "ibidem trace artifacts/checkpoints/step-025000",
+        ),
+        "verify": Command(
+            "ibidem.lineage:ArtifactPath",
+            "ibidem.lineage:verify_command",
+            "rehash an artifact and its ancestors",
+            "ibidem verify artifacts/checkpoints/step-025000",
+        ),
+    },
+}
+
+COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
+
+
+@configuration
+class CommonFlags:
+    """Flags of every command."""
+
+    dry_run: bool = False
+    """Check the flags, and show what would be read and written, without doing it."""
+    quiet: bool = False
+    """Show no progress: only the result, or the error."""
+    log_format: Form = "lines"
+    """Show progress as lines for people, or as JSON lines."""
+
+
+def load(place: str) -> Any:
+    """Import what a command names as `module:name`."""
+    module, _, name = place.partition(":")
+    with runtime.importing():
+        return getattr(importlib.import_module(module), name)
+
+
+def flags_of(command: Command) -> list[tuple[str, str, str]]:
+    """List the flags of a command as (flag, type and default, meaning), its own before those of every command."""
+    file = ("--config", "path", "A YAML file with the same keys; flags win over it.")
+    return [*config.describe(load(command.config)), file, *config.describe(CommonFlags)]
