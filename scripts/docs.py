@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import docs_layout
+import docs_python
 from docs_markdown import code, meaning, table
 
 from ibidem import config
@@ -43,6 +44,7 @@ def pages() -> dict[str, str]:
     return {
         "docs/configuration.md": configuration_page(),
         "docs/layout.md": f"{GENERATED}\n\n{docs_layout.page()}",
+        "docs/python.md": f"{GENERATED}\n\n{docs_python.page()}",
     }
 
 

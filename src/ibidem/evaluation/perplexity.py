@@ -26,7 +26,19 @@ from ibidem.modeling.checkpoint import newest
 
 
 def perplexity(config: PerplexityConfig) -> str:
-    """Measure, write the JSON result if a file is named, and return the figures as a line.
+    """Measure, and return the figures as a line."""
+    result = evaluate(config)
+    seen = "; the model was trained on most of them: --held-out-share reads those that were held out"
+    bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
+    return (
+        f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
+        f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
+        f"{seen if _has_seen(config) else ''}"
+    )
+
+
+def evaluate(config: PerplexityConfig) -> dict[str, Any]:
+    """Measure, write the JSON result if a file is named, and return it.
 
     Raises:
         ConfigError: window or stride do not fit, or the path is not a model.
@@ -66,13 +78,7 @@ def perplexity(config: PerplexityConfig) -> str:
     if config.output is not None:
         write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     log.event("evaluate.perplexity", **result)
-    seen = "; the model was trained on most of them: --held-out-share reads those that were held out"
-    bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
-    return (
-        f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
-        f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
-        f"{seen if _has_seen(config) else ''}"
-    )
+    return result
 
 
 def _has_seen(config: PerplexityConfig) -> bool:

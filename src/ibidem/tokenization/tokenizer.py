@@ -31,8 +31,8 @@ _CARRIERS = re.compile(f"([{NEWLINE}{BLANK}])")
 class Tokenizer:
     """A trained sentencepiece unigram model, its special tokens, and its digest."""
 
-    def __init__(self, model: bytes, *, digest: str) -> None:
-        self.digest = digest
+    def __init__(self, model: bytes, *, digest: str, path: Path | None = None) -> None:
+        self.digest, self.path = digest, path
         self._model = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._model.vocab_size()
         self.document_id = self.id_of(special.DOCUMENT)
@@ -41,14 +41,14 @@ class Tokenizer:
         self._spelled = {char: [self._byte_ids[byte] for byte in char.encode()] for char in (NEWLINE, BLANK)}
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
+    def load(cls, folder: str | Path) -> "Tokenizer":
         """Load a tokenizer, after checking all its files against the manifest.
 
         Raises:
             ArtifactError: there is no tokenizer, or it is damaged.
         """
-        artifact = artifacts.verify(folder, kind=KIND)
-        return cls((folder / TOKENIZER_FILE).read_bytes(), digest=artifact.digest)
+        artifact = artifacts.verify(Path(folder), kind=KIND)
+        return cls((artifact.path / TOKENIZER_FILE).read_bytes(), digest=artifact.digest, path=artifact.path)
 
     def id_of(self, token: str) -> int:
         """Return the id of a special token.

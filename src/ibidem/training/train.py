@@ -17,7 +17,13 @@ from ibidem.training.tokens import tokenize
 
 
 def train(config: TrainConfig) -> str:
-    """Tokenize once, build or resume, run the loop; say where the last checkpoint is.
+    """Train; say where the last checkpoint is."""
+    last = run(config)
+    return f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
+
+
+def run(config: TrainConfig) -> artifacts.Artifact:
+    """Tokenize once, build or resume, run the loop; return the last checkpoint.
 
     Raises:
         ConfigError: the shapes, batch sizes or processes do not fit together.
@@ -56,7 +62,7 @@ def train(config: TrainConfig) -> str:
         build=partial(new_decoder, shape, config.training),
         tokens_per_step=config.training.batch_sequences * context,
     )
-    return f"{last}: step {state.steps_done(artifacts.load(last))} of {config.training.steps}"
+    return artifacts.load(last)
 
 
 def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
