@@ -29,7 +29,7 @@ def commands() -> list[str]:
 ibidem_commands = [
     re.split(r"\s#", line)[0].strip()
     for line in commands()
-    if re.match(r"(ibidem|python \S+\.py|accelerate launch|torchrun) ?", line)
+    if re.match(r"(ibidem(?!\.)|python \S+\.py|accelerate launch|torchrun) ?", line)
 ]
 
 
