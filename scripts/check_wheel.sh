@@ -1,37 +1,52 @@
 #!/usr/bin/env bash
-# Build the wheel, install it outside of the checkout into a fresh environment, and use it there as a newcomer would.
+# Build the wheel, install it outside of the checkout into a fresh environment, and use it there as a newcomer would:
+# the README's commands on one's own code, as a user who is not root.
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+chmod 755 "$scratch"
 
-python3 -m venv "$scratch/venv"
+# Another user than root, if there is a Python that one may run.
+python=${PYTHON:-python3}
+as=()
+if [ "$(id -u)" = 0 ]; then
+    for each in "$python" /usr/bin/python3; do
+        if setpriv --reuid=65534 --regid=65534 --clear-groups "$each" -c "import venv" 2> /dev/null; then
+            python=$each as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+            break
+        fi
+    done
+    [ ${#as[@]} -gt 0 ] || echo "no Python for another user than root: checked as root"
+fi
+
+"$python" -m venv "$scratch/venv"
 pip=("$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet)
 "${pip[@]}" install pip==26.1
 "${pip[@]}" wheel --no-deps --wheel-dir "$scratch" "$checkout"
 "${pip[@]}" install -c "$checkout/constraints.txt" "$scratch"/ibidem-*.whl
 
 mkdir "$scratch/away" && cd "$scratch/away"
-ibidem="$scratch/venv/bin/ibidem"
-export OMP_NUM_THREADS=1
-"$ibidem" --version
-"$ibidem" demo --help > /dev/null
-"$ibidem" doctor
+library=$("$scratch/venv/bin/python" -c "import os; print(os.path.dirname(os.__file__))")
+mkdir my-code
+cp -r "$library"/{asyncio,email,json,unittest,importlib,http,xml,logging,multiprocessing,concurrent} my-code/
+awk '/^Your own code/ { own = 1 } own && /^```$/ { exit } own && code { print } own && /^```bash/ { code = 1 }' \
+    "$checkout/README.md" > commands.sh
+grep -q "ibidem train --model tiny" commands.sh
+cat > check.sh <<'SH'
+set -euo pipefail
+export PATH="$1/venv/bin:$PATH" HOME="$1/away" XDG_STATE_HOME="$1/away/state" OMP_NUM_THREADS=1
+echo "user $(id -u)"
 for name in model/tiny.py evaluation/gate.yaml; do
-    "$scratch/venv/bin/python" -c "from ibidem.config import shipped; assert shipped('$name').is_relative_to('$scratch')"
+    python -c "from ibidem.config import shipped; assert shipped('$name').is_relative_to('$1')"
 done
-
-mkdir code
-for number in $(seq 200); do
-    printf 'def f_%s(x):\n    """Add %s."""\n    return x + %s\n' "$number" "$number" "$number" > "code/f_$number.py"
-done
-cat > model.json <<'JSON'
-{"vocab_size": 512, "width": 32, "layers": 2, "heads": 2, "ffn_hidden": 64, "context": 64}
-JSON
-quietly() { "$ibidem" "$@" 2> log || { cat log; return 1; }; }
-quietly preprocess --dataset code:train:text --output-dir data --dedup.near false
-quietly train-tokenizer --input data --vocab-size 512 --output-dir tokenizer
-quietly train --model model.json --data.dataset data --data.tokenizer tokenizer --data.held-out-share 0.1 \
-    --output-dir run --training.steps 3 --training.batch-sequences 2
-quietly generate --checkpoint run/checkpoints/step-000003 --prompt "def f" --max-tokens 8
-quietly verify run/checkpoints/step-000003
+ibidem demo --help > /dev/null
+source commands.sh
+test -s own/report.html
+ibidem verify own/run/checkpoints/step-000100 --quiet > /dev/null
+ibidem init configs > /dev/null
+ibidem plan --config configs/training/base.yaml > /dev/null
+SH
+[ ${#as[@]} -eq 0 ] || chown -R 65534:65534 "$scratch/away"
+"${as[@]}" bash check.sh "$scratch" > log 2>&1 || { cat log; exit 1; }
+grep -e "^user" -e "documents kept" log

@@ -36,6 +36,8 @@ ibidem_commands = [
 def words_of(line: str) -> list[str]:
     """The words behind `ibidem`, whichever way it is started."""
     words = shlex.split(line)
+    if words[-1:] != ["ibidem"] and "-m" in words:  # accelerate launch -m ibidem
+        return words[words.index("ibidem") + 1 :]
     launcher = next((index for index, word in enumerate(words) if word.endswith(".py") and "/" in word), None)
     if words[0] == "ibidem" or launcher is None:
         return words[1:]

@@ -52,6 +52,9 @@ def test_the_shipped_configurations_are_copied_to_be_edited(
     assert main(["plan", "--config", "configs/training/base.yaml"]) == 0
     assert main(["plan", "--config", "configs/training/base.yaml", "--model", "tiny"]) == 0
     assert main(["init", "configs"]) == 2
+    monkeypatch.chdir(tmp_path / "configs")
+    assert main(["plan", "--config", "configs/training/base.yaml"]) == 2
+    assert "`ibidem init configs` writes it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["plan", "--config", "configs/training/base.yaml"]])

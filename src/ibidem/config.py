@@ -109,7 +109,9 @@ def read_yaml(path: Path) -> Tree:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)  # noqa: S506 - text only
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give --config an existing YAML file") from None
+        is_shipped = path.parts[:1] == ("configs",) and shipped(str(Path(*path.parts[1:]))).is_file()
+        hint = "`ibidem init configs` writes it" if is_shipped else "give --config an existing YAML file"
+        raise ConfigError(f"{path}: {error.strerror}; {hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):

@@ -146,7 +146,7 @@ def test_the_blend_of_the_readme_is_made_with_commands(tmp_path: Path, monkeypat
     for source, output in (("code:train:text", "processed"), ("chats.jsonl:train:messages", "instructions")):
         assert main(["preprocess", "--dataset", source, "--output-dir", f"data/public/{output}", *flags]) == 0
     config = str(REPOSITORY / "configs" / "data" / "blend.yaml")
-    assert main(["blend", "--config", config, "--tokenizer", "null"]) == 0
+    assert main(["blend", "--config", config]) == 0
     assert set(artifacts.load(tmp_path / "data" / "public" / "blend").counts["category"]) == {
         "code", "text", "instruction",
     }  # fmt: skip
