@@ -328,7 +328,10 @@ def test_responses_and_form_have_the_same_digest_whenever_they_are_made(
     assert other.files["ratings.csv"] != sealed.files["ratings.csv"]
 
 
-@given(st.lists(st.text(), min_size=1, max_size=8))
+STARTS = st.sampled_from(["", "'", "''", *(f"{quote}{sign}" for quote in ("", "'") for sign in "=+-@\t\r\n＝")])
+
+
+@given(st.lists(st.builds("".join, st.tuples(STARTS, st.text())), min_size=1, max_size=8))
 def test_cells_come_back_as_they_were_and_none_is_a_formula(texts: list[str]) -> None:
     rows = [{"id": text, "turns": [text], "responses": [text], "criteria": [text or "c"]} for text in texts]
     with TemporaryDirectory() as folder:
