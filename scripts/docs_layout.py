@@ -251,6 +251,8 @@ def _dataset() -> Kind:
             "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
             "folders, links to folders, another split. `__pycache__` folders are not counted: running the code makes "
             "them. Of `installed-packages`, only the files over the cap. Not in a blend.",
+            "clones": "Source, repository, commit, address and day of each clone among the local files. Only with "
+            "clones, and not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
             "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
             "total": "Size of a blend in that unit. Only in a blend.",

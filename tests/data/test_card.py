@@ -10,7 +10,8 @@ import yaml
 
 from ibidem import artifacts
 from ibidem.cli import main
-from ibidem.data.provenance.card import UNKNOWN, CardConfig, card
+from ibidem.data.provenance.card import CardConfig, card
+from ibidem.data.provenance.eu_summary import UNKNOWN
 from ibidem.errors import ArtifactError
 
 
