@@ -265,7 +265,10 @@ def test_installed_packages_are_a_number_with_their_licenses(tmp_path: Path, mon
     assert main(["preprocess", *words]) == 0
     text = summary_of(tmp_path / "data")
     assert "3 packages of Python software, as installed on the provider's machine (3 documents)" in text
-    assert "stated by its own metadata: MIT License (2) and Apache License 2.0 (1)." in text
+    assert (
+        "The metadata of each state its license, and some files state their own: MIT License (2); Apache License"
+        in (text)
+    )
 
 
 def test_a_dataset_of_the_hub_is_named_with_its_address_and_revision() -> None:

@@ -10,6 +10,7 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact
 from ibidem.data.blend import size_of
 from ibidem.data.provenance.plain_words import (
+    counted_licenses,
     counted_names,
     day,
     day_of,
@@ -32,6 +33,8 @@ from ibidem.data.provenance.source_facts import (
 UNKNOWN = "*to be filled in by the provider*"
 MOST_ROWS = 30
 HUB = "https://huggingface.co/datasets"
+STANDARD_LIBRARY = "python"
+"""Name of the standard library among the installed packages."""
 _NO_DATE = "not recorded"
 Rows = list[tuple[str, ...]]
 
@@ -59,7 +62,7 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact], found: Provenance
         "2.6 Other sources of data: none.",
         "## 3. Data processing aspects",
         "3.1 Respect of reservations of rights",
-        _rights(dataset, origins),
+        *_rights(dataset, origins),
         "3.2 Removal of illegal content",
         _illegal_content(origins),
         "3.3 Other information",
@@ -93,7 +96,8 @@ def _modalities(dataset: Artifact, origins: Sequence[Artifact], found: Provenanc
         yield "Languages of prose: not looked for."
     else:
         yield f"Languages of prose, with the number of documents: {counted_names(prose)}."
-    yield f"Programming and markup languages, with the number of documents: {counted_names(counts['language'])}."
+    languages = {"plain text" if name == "Text" else name: count for name, count in counts["language"].items()}
+    yield f"Programming and markup languages, with the number of documents: {counted_names(languages)}."
     yield f"Latest date of acquisition: {earliest}not after {day(made)}, when the dataset was made."
 
 
@@ -137,10 +141,11 @@ def _clones(found: Provenance) -> Iterator[str]:
 def _packages(found: Provenance) -> Iterator[str]:
     if found.packages:
         documents = sum(share.documents for share in found.packages.values())
+        library = ", the standard library among them" if STANDARD_LIBRARY in found.packages else ""
         yield (
-            f"{number(len(found.packages), 'package')} of Python software, as installed on the provider's machine "
-            f"({number(documents, 'document')}). The license of each is stated by its own metadata: "
-            f"{_licenses(_together(found.packages))}."
+            f"{number(len(found.packages), 'package')} of Python software{library}, as installed on the provider's "
+            f"machine ({number(documents, 'document')}). The metadata of each state its license, and some files state "
+            f"their own: {counted_licenses(dict(_together(found.packages).licenses.most_common()))}."
         )
 
 
@@ -182,31 +187,27 @@ def _together(shares: Mapping[Any, Share]) -> Share:
 
 
 def _kept(share: Share) -> tuple[str, str]:
-    return f"{share.documents:,}", _licenses(share)
+    return f"{share.documents:,}", counted_licenses(dict(share.licenses.most_common()))
 
 
-def _licenses(share: Share) -> str:
-    """Return the licenses of documents in words, with numbers if there are several."""
-    if len(share.licenses) == 1:
-        return license_name(next(iter(share.licenses)))
-    return counted_names({license_name(name): count for name, count in share.licenses.most_common()})
-
-
-def _rights(dataset: Artifact, origins: Sequence[Artifact]) -> str:
+def _rights(dataset: Artifact, origins: Sequence[Artifact]) -> Iterator[str]:
     dropped = total(totals(origins)["dropped"], "license.")
-    unstated = dataset.counts["license_unstated"]
-    named = {license_name(name): count for name, count in dataset.counts["license"].items() if name != "none"}
-    judged = (
+    licenses = [(name, count) for name, count in dataset.counts["license"].items() if name != "none"]
+    rows: Rows = [(license_name(name), f"{count:,}") for name, count in licenses[:MOST_ROWS]]
+    if rest := [count for _, count in licenses[MOST_ROWS:]]:
+        rows.append((f"{len(rest):,} others", f"{sum(rest):,}"))
+    yield (
         "Licenses were not judged."
         if skips(origins, "licenses")
         else "The license of each document was read from its own header, from license files and from the metadata of "
         f"its source, and judged. Dropped for their license, or because it could not be determined: "
         f"{number(dropped, 'document')}."
     )
-    return (
-        f"{judged} Licenses of the documents that were kept, with their number: {counted_names(named)}. "
-        f"Kept without a stated license: {number(unstated, 'document')}. {removals(origins)}"
-    )
+    yield f"Kept without a stated license: {number(dataset.counts['license_unstated'], 'document')}."
+    if rows:
+        yield "Licenses of the other documents that were kept:"
+        yield table(("License", "Documents"), rows)
+    yield removals(origins)
 
 
 def _illegal_content(origins: Sequence[Artifact]) -> str:

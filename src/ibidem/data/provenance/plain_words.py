@@ -9,7 +9,7 @@ from typing import Any
 from ibidem.data.sources.open import INSTALLED
 from ibidem.figures import percent, size
 
-MOST_NAMED = 15
+MOST_NAMED, MOST_LICENSES = 15, 5
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
@@ -27,6 +27,7 @@ LICENSES = {
     "CC0-1.0": "Creative Commons Zero 1.0 (public domain dedication)",
     "EPL-2.0": "Eclipse Public License 2.0",
     "ISC": "ISC License",
+    "LicenseRef-scancode-public-domain": "public domain",
     "MIT": "MIT License",
     "MIT-0": "MIT No Attribution",
     "MPL-2.0": "Mozilla Public License 2.0",
@@ -155,6 +156,20 @@ def counted_names(counts: Mapping[str, int]) -> str:
     shown = [f"{name} ({count:,})" for name, count in named[:MOST_NAMED]]
     shown += [f"{len(rest):,} others ({sum(count for _, count in rest):,})"] if rest else []
     return enumerated(shown) or "none"
+
+
+def counted_licenses(counts: Mapping[str, int]) -> str:
+    """Return SPDX expressions in words with their numbers, in their order; a single one without a number.
+
+    >>> counted_licenses({"MIT": 3}), counted_licenses({"MIT": 3, "ISC AND MIT": 1})
+    ('MIT License', 'MIT License (3); ISC License and MIT License (1)')
+    """
+    if len(counts) == 1:
+        return license_name(next(iter(counts)))
+    ordered = list(counts.items())
+    shown = [f"{license_name(name)} ({count:,})" for name, count in ordered[:MOST_LICENSES]]
+    rest = [count for _, count in ordered[MOST_LICENSES:]]
+    return "; ".join(shown + ([f"{len(rest):,} others ({sum(rest):,})"] if rest else []))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
