@@ -225,9 +225,11 @@ def test_datasets_of_a_blend_with_other_settings_are_told_apart(source_folder: P
     flags = [word for name in "ab" for word in (f"--datasets.{name}.path", str(tmp_path / name))]
     assert main(["blend", *flags, "--shares.code", "1", "--output-dir", str(tmp_path / "blend")]) == 0
     text = summary_of(tmp_path / "blend")
-    first, second = text.partition("What was done with the documents of `b`:")[::2]
-    assert "What was done with the documents of `a`:" in first
-    assert ("than 500 characters" in first, "than 900 characters" in second) == (True, True)
+    shared, of_a, of_b = re.split(r"Besides, with the documents of `[ab]`:", text)
+    assert "Of documents with the same or nearly the same text, one was kept" in shared
+    assert ["than 500 characters" in part for part in (shared, of_a, of_b)] == [False, True, False]
+    assert ["than 900 characters" in part for part in (shared, of_a, of_b)] == [False, False, True]
+    assert "The documents of 2 datasets were then blended: 100 % code." in of_b
 
 
 def test_repositories_beyond_the_table_are_summed_up(tmp_path: Path) -> None:

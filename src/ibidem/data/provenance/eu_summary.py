@@ -14,6 +14,7 @@ from ibidem.data.provenance.plain_words import (
     counted_names,
     day,
     day_of,
+    enumerated,
     language_name,
     license_name,
     number,
@@ -29,6 +30,7 @@ from ibidem.data.provenance.source_facts import (
     total,
     totals,
 )
+from ibidem.figures import percent
 
 UNKNOWN = "*to be filled in by the provider*"
 MOST_ROWS = 30
@@ -66,7 +68,7 @@ def eu_summary(dataset: Artifact, origins: Sequence[Artifact], found: Provenance
         "3.2 Removal of illegal content",
         _illegal_content(origins),
         "3.3 Other information",
-        *_other_information(origins),
+        *_other_information(dataset, origins),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -77,11 +79,18 @@ def sources_in_words(found: Provenance) -> list[str]:
 
 
 def steps_in_words(origins: Sequence[Artifact]) -> list[str]:
-    """List what was done with the documents; once, if all datasets were made with the same settings."""
-    done = {origin.path.resolve().name: "\n".join(f"* {step}" for step in steps(origin.config)) for origin in origins}
-    if len(set(done.values())) == 1:
-        return ["What was done with the documents, in this order:", next(iter(done.values()))]
-    return [part for name, text in done.items() for part in (f"What was done with the documents of `{name}`:", text)]
+    """List what was done with the documents: of all datasets, then what was done besides with those of some."""
+    done = [(origin.path.resolve().name, steps(origin.config)) for origin in origins]
+    shared = [step for step in done[0][1] if all(step in of_one for _, of_one in done)]
+    parts = ["What was done with the documents, in this order:", _bullets(shared)]
+    for name, of_one in done:
+        if besides := [step for step in of_one if step not in shared]:
+            parts += [f"Besides, with the documents of `{name}`:", _bullets(besides)]
+    return parts
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"* {sentence}" for sentence in sentences)
 
 
 def _modalities(dataset: Artifact, origins: Sequence[Artifact], found: Provenance) -> Iterator[str]:
@@ -228,7 +237,7 @@ def _illegal_content(origins: Sequence[Artifact]) -> str:
     )
 
 
-def _other_information(origins: Sequence[Artifact]) -> Iterator[str]:
+def _other_information(dataset: Artifact, origins: Sequence[Artifact]) -> Iterator[str]:
     counted = totals(origins)
     dropped = counted["dropped"]
     why = {
@@ -249,7 +258,12 @@ def _other_information(origins: Sequence[Artifact]) -> Iterator[str]:
     if not any(origin.config["contamination"]["benchmarks"] for origin in _with(origins, "contamination")):
         yield "Evaluation problems were not looked for."
     yield from steps_in_words(origins)
-    yield f"All settings, and the digest of every source, are in the file `{artifacts.MANIFEST}` of the dataset."
+    blended = dataset not in origins
+    if blended:
+        shares = enumerated([f"{percent(share, digits=0)} {name}" for name, share in dataset.counts["shares"].items()])
+        yield f"The documents of {number(len(origins), 'dataset')} were then blended: {shares}."
+    whose = "each of these datasets" if blended else "the dataset"
+    yield f"All settings, and the digest of every source, are in the file `{artifacts.MANIFEST}` of {whose}."
 
 
 def _with(origins: Sequence[Artifact], step: str) -> list[Artifact]:
