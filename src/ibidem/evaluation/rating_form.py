@@ -147,7 +147,7 @@ def page(rows: Sequence[Row], meanings: Mapping[str, str]) -> str:
     links = [tag("a", _short_id(row), href=f"#response-{number}") for number, row in enumerate(rows, 1)]
     return document(
         f"{len(rows)} responses to rate",
-        tag("header", tag("h1", f"{len(rows)} responses to rate"), *(tag("p", step) for step in STEPS)),
+        tag("header", tag("h1", f"{len(rows)} responses to rate"), tag("ol", *(tag("li", step) for step in STEPS))),
         tag("section", tag("h2", "Criteria"), *(_criterion(name, meanings) for name in criteria)),
         tag("section", tag("h2", "Responses"), tag("nav", *links)),
         *_responses(rows),
