@@ -120,9 +120,12 @@ DOCUMENTS = {
     "tokens": "Number of its tokens, the document token before it included.",
 }
 FORM = {
-    "id": "The prompt.",
-    "rater": "Name of the rater; empty in the form.",
+    "id": "The prompt's id. A cell that a spreadsheet would take for a formula has an apostrophe before it.",
+    "prompt": "What the user said; of several turns, the conversation before the last response.",
+    "response": "The model's response; of several turns, the last one.",
     "criterion": "What the response is rated by, such as `helpful`.",
+    "instruction": "What the criterion means.",
+    "rater": "Name of the rater; empty in the form.",
     "score": "From 0 to 1; empty in the form.",
     "model_digest": "The checkpoint that responded.",
     "prompts_digest": "The prompts.",
@@ -248,6 +251,8 @@ def _dataset() -> Kind:
             "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
             "folders, links to folders, another split. `__pycache__` folders are not counted: running the code makes "
             "them. Of `installed-packages`, only the files over the cap. Not in a blend.",
+            "clones": "Source, repository, commit, address and day of each clone among the local files. Only with "
+            "clones, and not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
             "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
             "total": "Size of a blend in that unit. Only in a blend.",
@@ -385,12 +390,14 @@ def _responses() -> Kind:
         read_by=("evaluate ratings",),
         files={
             "{evaluation.chat:RESPONSES}": "A prompt a line: its columns, the user's `turns`, the model's `responses`.",
-            "{evaluation.chat:FORM}": "A form with a line for each response and criterion. Raters fill in copies.",
+            "{evaluation.rating_form:FORM}": "A form with a line for each response and criterion. Raters fill in "
+            "copies.",
+            "{evaluation.rating_form:PAGE}": "Prompts, responses, criteria and what to do, to read beside the form.",
         },
         columns=(
             Columns(
-                "{evaluation.chat:FORM}",
-                dict.fromkeys(docs_code.constants()["evaluation.chat:FORM_COLUMNS"], "string"),
+                "{evaluation.rating_form:FORM}",
+                dict.fromkeys(docs_code.constants()["evaluation.rating_form:COLUMNS"], "string"),
                 FORM,
             ),
         ),

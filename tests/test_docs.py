@@ -1,5 +1,6 @@
 """The pages of the documentation follow from the code, and describe every file that the stages leave."""
 
+import csv
 import json
 import re
 import subprocess
@@ -196,10 +197,13 @@ def test_every_file_of_responses_and_of_their_ratings_is_described(checkpoint: P
     prompts.write_text('{"id": "a", "prompt": "How?"}\n{"id": "b", "prompt": "Why?"}\n')
     chat(ChatConfig(checkpoint=checkpoint, prompts=prompts, output_dir=responses, max_tokens=2))
     check_described(responses)
-    head, *lines = (responses / "ratings.csv").read_text().splitlines()
-    assert head.split(",") == list(docs_layout.FORM)
-    filled = [line.replace(",,", f",Rater {rater},", 1).replace(",,", ",1,") for line in lines for rater in (1, 2)]
-    form.write_text("\n".join([head, *filled]) + "\n")
+    with (responses / "ratings.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(docs_layout.FORM)
+    with form.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "rater": f"Rater {rater}", "score": 1} for row in rows for rater in (1, 2))
     ratings(RatingsConfig(responses=responses, ratings=(form,), output_dir=tmp_path / "ratings"))
     check_described(tmp_path / "ratings")
 

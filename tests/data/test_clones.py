@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import zlib
+from collections.abc import Iterable
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.filters.removals import Request, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.sources.git_objects import commit_date
 from ibidem.data.sources.installed import InstalledPackages, Package, _repository_url
 from ibidem.data.sources.local import LocalFiles
 from ibidem.data.sources.readers import read
@@ -283,6 +286,106 @@ def test_what_git_itself_makes_is_read(tmp_path: Path, monkeypatch: pytest.Monke
         "tree/main.py": ("octo/main", commits[2]),
     }
     assert len(set(commits)) == 3
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A clone with 40 commits, and the day of each in UTC as git tells it."""
+    folder = tmp_path / "history"
+    folder.mkdir()
+    run_git(folder, "init", "--quiet")
+    for number in range(40):
+        (folder / "a.py").write_text(f"{number}\n")
+        run_git(folder, "add", ".")
+        message = "the same long message, so that commits become deltas\n" * 20 + str(number)
+        run_git(folder, "commit", "--quiet", "--message", message, day=f"2024-02-{number % 28 + 1:02}T23:30:00 -0500")
+    rows = run_git(folder, "log", "--format=%H %cd", "--date=format-local:%Y-%m-%d").splitlines()
+    return folder, dict(row.split() for row in rows)
+
+
+def run_git(folder: Path, *words: str, day: str = "") -> str:
+    environment = os.environ | dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"), os.devnull) | {"TZ": "UTC"}
+    environment |= dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), day) if day else {}
+    words = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words)
+    return subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def days(folder: Path, commits: Iterable[str]) -> dict[str, str | None]:
+    return {commit: commit_date(folder / ".git", commit) for commit in commits}
+
+
+def test_the_day_of_a_commit_is_what_git_says_loose_and_packed_whole_and_as_a_delta(
+    history: tuple[Path, dict[str, str]],
+) -> None:
+    folder, expected = history
+    assert len(expected) == 40
+    assert days(folder, expected) == expected
+    run_git(folder, "repack", "-a", "-d", "-f", "--depth=50", "--window=50", "--quiet")
+    (index,) = (folder / ".git" / "objects" / "pack").glob("*.idx")
+    packed = [line.split() for line in run_git(folder, "verify-pack", "-v", str(index)).splitlines()]
+    assert any(row[1:2] == ["commit"] and len(row) == 7 for row in packed), "no commit is a delta"
+    assert days(folder, expected) == expected
+
+
+def test_the_day_is_found_in_the_store_that_a_clone_borrows_from(history: tuple[Path, dict[str, str]]) -> None:
+    folder, expected = history
+    run_git(folder.parent, "clone", "--quiet", "--shared", str(folder), "borrower")
+    assert days(folder.parent / "borrower", expected) == expected
+
+
+def test_what_is_not_the_commit_itself_gives_no_day(history: tuple[Path, dict[str, str]]) -> None:
+    folder, expected = history
+    first, *others = expected
+    loose = folder / ".git" / "objects" / first[:2] / first[2:]
+    text = zlib.decompress(loose.read_bytes())
+    loose.chmod(0o644)
+    for damaged in (
+        zlib.compress(text.replace(b"2024", b"2023").replace(b"committer a", b"committer b")),
+        zlib.compress(b"blob" + text[6:]),
+        zlib.compress(b"commit 9\0" + b"x" * (2 << 20)),
+        text,
+        b"",
+    ):
+        loose.write_bytes(damaged)
+        assert commit_date(folder / ".git", first) is None
+    tree = run_git(folder, "rev-parse", f"{others[0]}^{{tree}}").strip()
+    assert commit_date(folder / ".git", tree) is None
+    assert days(folder, others) == {commit: expected[commit] for commit in others}
+
+
+@pytest.mark.parametrize("suffix", ["idx", "pack"])
+def test_a_damaged_pack_gives_no_wrong_day(suffix: str, history: tuple[Path, dict[str, str]]) -> None:
+    folder, expected = history
+    run_git(folder, "repack", "-a", "-d", "-f", "--depth=50", "--window=50", "--quiet")
+    (path,) = (folder / ".git" / "objects" / "pack").glob(f"*.{suffix}")
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    rng = random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.randrange(1, 40)):
+            damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        path.write_bytes(damaged if rng.random() < 0.7 else damaged[: rng.randrange(len(whole))])
+        for commit, day in days(folder, expected).items():
+            assert day in (None, expected[commit])
+
+
+def test_the_manifest_records_clones_and_nothing_where_there_are_none(
+    history: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, expected = history
+    commit = next(iter(expected))
+    run_git(folder, "remote", "add", "origin", URL)
+    (folder / "b.py").write_text(python_file(1))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "b.py").write_text(python_file(1))
+    counts = {}
+    for name in (folder.name, "plain"):
+        preprocess(PreprocessConfig(dataset=(f"{tmp_path / name}:train:text",), output_dir=tmp_path / f"{name}.data"))
+        counts[name] = artifacts.load(tmp_path / f"{name}.data").counts
+    of_clone = {"repo": "Octo/Cat", "commit": commit, "address": "https://github.com/Octo/Cat"}
+    assert counts[folder.name]["clones"] == [{"source": str(folder), **of_clone, "date": expected[commit]}]
+    assert "clones" not in counts["plain"]
 
 
 def requests_file(folder: Path, *requests: dict[str, str]) -> Path:

@@ -2,16 +2,20 @@ import csv
 import json
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts
 from ibidem.errors import DataError
 from ibidem.evaluation import evidence
-from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses
+from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses, read_table
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
-from ibidem.evaluation.ratings import ratings
+from ibidem.evaluation.rating_form import form, page, plain, protected
+from ibidem.evaluation.ratings import _shown, ratings
 from ibidem.lineage import walk
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"How do I do thing {n}?", "label": "safe"} for n in range(60)]
@@ -149,3 +153,198 @@ def test_a_judge_model_counts_only_if_it_agrees_with_people(responses: Path, tmp
     for refused in (bad, few):
         assert refused.results["unrated.helpful"] == 10
         assert len(refused.results["judges_refused"]) == 1
+
+
+TRICKY = ("=1+1", "+1", "-1", "@sum", "\tx", "\rx", "'x", "'=1", "''", "'", "plain", "a;b", 'a"b', "zwei\nZeilen")
+
+
+@pytest.fixture(scope="module")
+def tricky(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Responses to prompts whose ids and texts a spreadsheet would take for formulas, and one conversation."""
+    folder = tmp_path_factory.mktemp("tricky")
+    rows = [{"id": text, "prompt": text, "criteria": ["helpful", "polite"]} for text in TRICKY]
+    rows.append({"id": "talk", "turns": ["=first", "second"]})
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ChatConfig(
+        checkpoint=checkpoint,
+        prompts=folder / "prompts.jsonl",
+        output_dir=folder / "responses",
+        max_tokens=4,
+        criteria={"polite": "=The response is polite."},
+    )
+    chat(config)
+    return folder / "responses"
+
+
+def form_of(responses: Path) -> list[dict[str, str]]:
+    with (responses / "ratings.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(responses: Path, path: Path, *, score: str = "1", delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    """Fill in the form as two raters whose spreadsheet writes `delimiter`, CRLF and empty rows at the end."""
+    rows = form_of(responses)
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=delimiter, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows({**row, "rater": rater, "score": score} for rater in ("Ann", "Bob") for row in rows)
+        file.write(delimiter * (len(rows[0]) - 1) + "\r\n\r\n")
+    return path
+
+
+def test_a_rater_sees_prompt_response_criterion_and_what_it_means(tricky: Path) -> None:
+    form, (_, rows) = form_of(tricky), read_responses(tricky)
+    assert all(row["rater"] == row["score"] == "" for row in form)
+    told = {row["criterion"]: row["instruction"] for row in form}
+    assert told.keys() == {"helpful", "polite", "harmless"}
+    assert told["polite"] == "'=The response is polite."
+    assert "does what the user asked for" in told["helpful"]
+    seen = {row["id"]: (row["prompt"], row["response"]) for row in form}
+    assert seen["plain"] == ("plain", protected(rows[TRICKY.index("plain")]["responses"][0] or "(empty)"))
+    first, last = rows[-1]["responses"]
+    talk = f"User: =first\nAssistant: {first or '(empty)'}\nUser: second"
+    assert seen["talk"] == (talk, protected(last or "(empty)"))
+
+
+def test_a_spreadsheet_takes_no_cell_of_the_form_for_a_formula(tricky: Path) -> None:
+    cells = [cell for row in form_of(tricky) for cell in row.values()]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r"))]
+    assert {"'=1+1", "'-1", "'\tx", "''x", "''=1", "plain"} <= set(cells)
+
+
+def test_the_filled_form_is_read_with_the_ids_that_the_prompts_have(tricky: Path, tmp_path: Path) -> None:
+    found = run(tricky, fill(tricky, tmp_path / "r.csv"), tmp_path / "o")
+    rated = {(item["id"], item["criterion"]): item["good"] for item in found.items if item["id"] != "talk"}
+    assert rated == {(text, criterion): True for text in TRICKY for criterion in ("helpful", "polite")}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_form_is_read_as_spreadsheets_save_it(delimiter: str, encoding: str, tricky: Path, tmp_path: Path) -> None:
+    path = fill(tricky, tmp_path / "r.csv", score="0,5", delimiter=delimiter, encoding=encoding)
+    found = run(tricky, path, tmp_path / "o")
+    assert {score for item in found.items for score in item["people"].values()} == {0.5}
+    assert found.results["unrated.helpful"] == found.results["unrated.harmless"] == 0
+
+
+def test_a_form_in_another_encoding_is_told_with_the_remedy(tricky: Path, tmp_path: Path) -> None:
+    path = fill(tricky, tmp_path / "r.csv")
+    path.write_bytes(path.read_bytes().replace(b"Ann", "J\u00fcrgen".encode("latin-1")))
+    with pytest.raises(DataError, match="it is not UTF-8; save it as CSV UTF-8"):
+        run(tricky, path, tmp_path / "o")
+
+
+@pytest.mark.parametrize("column", ["prompt", "response", "instruction"])
+def test_a_form_whose_texts_were_mixed_up_is_told(column: str, tricky: Path, tmp_path: Path) -> None:
+    path = fill(tricky, tmp_path / "r.csv")
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["id"]]
+    rows[2][column] = "of another row"
+
+    def written(rows: list[dict[str, str]]) -> Path:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    with pytest.raises(DataError, match=f"row 3: the {column} is not the sealed one of"):
+        run(tricky, written(rows), tmp_path / "o")
+    rows[2][column] = ""
+    assert run(tricky, written(rows), tmp_path / "o").results["unrated.helpful"] == 0
+    without = [{name: cell for name, cell in row.items() if name != column} for row in rows]
+    assert run(tricky, written(without), tmp_path / "o").results["unrated.helpful"] == 0
+
+
+def test_line_ends_and_blanks_of_a_spreadsheet_do_not_make_another_text(tricky: Path, tmp_path: Path) -> None:
+    path = fill(tricky, tmp_path / "r.csv")
+    text = path.read_bytes().decode()
+    assert "User: =first\n" in text
+    path.write_bytes(text.replace("User: =first\n", "User: =first \r\n").encode())
+    assert run(tricky, path, tmp_path / "o").results["unrated.helpful"] == 0
+
+
+def test_a_row_without_a_score_is_skipped_and_counted(responses: Path, tmp_path: Path) -> None:
+    rows = [*people(), ("p1", "", "harmless", "", "human"), ("p2", "Rater 1", "harmless", " ", "human")]
+    path = rate(responses, tmp_path / "r.csv", rows)
+    said = ratings(RatingsConfig(responses=responses, ratings=(path,), output_dir=tmp_path / "o"))
+    assert "2 rows without a score skipped" in said
+    full = rate(responses, tmp_path / "full.csv", people())
+    said = ratings(RatingsConfig(responses=responses, ratings=(full,), output_dir=tmp_path / "o"))
+    assert "skipped" not in said
+
+
+def test_a_form_without_any_score_is_told(responses: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has not been filled in"):
+        run(responses, responses / "ratings.csv", tmp_path / "o")
+
+
+def test_a_measured_zero_is_0_and_an_agreement_that_means_nothing_is_not_measured(
+    responses: Path, tmp_path: Path
+) -> None:
+    path = rate(responses, tmp_path / "r.csv", people(0))
+    said = ratings(RatingsConfig(responses=responses, ratings=(path,), output_dir=tmp_path / "o"))
+    assert "good.helpful 0, alpha.helpful NOT MEASURED, unrated.helpful 0;" in said
+    found = evidence.read(tmp_path / "o").results
+    assert (found["good.helpful"], found["alpha.helpful"], found["unrated.helpful"]) == (0, None, 0)
+
+
+def test_many_unrated_responses_are_a_whole_number() -> None:
+    assert (_shown(1234), _shown(0), _shown(0.0), _shown(None)) == ("1,234", "0", "0", "NOT MEASURED")
+
+
+def test_the_page_shows_every_response_to_read_and_how_to_rate(tricky: Path) -> None:
+    text = (tricky / "ratings.html").read_text()
+    for number in range(1, len(TRICKY) + 2):
+        assert f'href="#response-{number}"' in text
+        assert f'id="response-{number}"' in text
+    assert "The response is polite." in text
+    assert "a number from 0 to 1" in text
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    places = [number for number, row in enumerate(form_of(tricky), 2) if row["id"] == "talk"]
+    assert f"Rate: helpful (row {places[0]}), harmless (row {places[1]})" in text
+
+
+def test_responses_and_form_have_the_same_digest_whenever_they_are_made(
+    tricky: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def made(name: str, meaning: str) -> artifacts.Artifact:
+        config = ChatConfig(
+            checkpoint=checkpoint,
+            prompts=tricky.parent / "prompts.jsonl",
+            output_dir=tmp_path / name,
+            max_tokens=4,
+            criteria={"polite": meaning},
+        )
+        chat(config)
+        return artifacts.load(tmp_path / name)
+
+    sealed = artifacts.load(tricky)
+    assert made("same", "=The response is polite.").digest == sealed.digest
+    other = made("other", "It is polite.")
+    assert other.digest != sealed.digest
+    assert other.files["responses.jsonl"] == sealed.files["responses.jsonl"]
+    assert other.files["ratings.csv"] != sealed.files["ratings.csv"]
+
+
+STARTS = st.sampled_from(["", "'", "''", *(f"{quote}{sign}" for quote in ("", "'") for sign in "=+-@\t\r\n＝")])
+
+
+@given(st.lists(st.builds("".join, st.tuples(STARTS, st.text())), min_size=1, max_size=8))
+def test_cells_come_back_as_they_were_and_none_is_a_formula(texts: list[str]) -> None:
+    rows = [{"id": text, "turns": [text], "responses": [text], "criteria": [text or "c"]} for text in texts]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "form.csv"
+        path.write_text(form(rows, {}, "m", "p"), encoding="utf-8", newline="")
+        cells = read_table(path, "ratings")
+    assert [plain(row["id"]) for row in cells] == texts
+    assert [plain(row["criterion"]) for row in cells] == [text or "c" for text in texts]
+    assert not [cell for row in cells for cell in row.values() if cell.startswith(tuple("=+-@\t\r\n"))]
+
+
+def test_a_text_beyond_the_limit_of_a_cell_is_cut_in_the_form_and_whole_on_the_page() -> None:
+    rows = [{"id": "a", "turns": ["x" * 40_000], "responses": ["y"]}]
+    row, *_ = csv.DictReader(form(rows, {}, "m", "p").removeprefix("\ufeff").splitlines())
+    assert len(row["prompt"]) < 32_767
+    assert "x" * 40_000 in page(rows, {})

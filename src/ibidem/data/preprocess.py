@@ -43,6 +43,7 @@ from ibidem.data.pipeline.prepare import ShardRun, prepare
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
 from ibidem.data.sources.hub import HubDataset
+from ibidem.data.sources.local import LocalFiles
 from ibidem.data.sources.open import open_source
 from ibidem.data.sources.readers import Piece, read
 from ibidem.data.sources.spec import Source, Spec
@@ -318,7 +319,14 @@ def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: 
 
 def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
     skipped = sum((source.skipped for source in sources), Counter[str]())
-    return {
+    clones = [
+        {"source": source.spec.name, **clone.facts}
+        for source in sources
+        if isinstance(source, LocalFiles)
+        for clone in source.clones
+    ]
+    distinct = {json.dumps(facts): facts for facts in clones if facts["repo"] and facts["commit"]}
+    return ({"clones": [distinct[key] for key in sorted(distinct)]} if distinct else {}) | {
         "skipped_files": dict(sorted(skipped.items(), key=lambda item: (-item[1], item[0]))),
         "clusters": json.loads((folder / "clusters.json").read_text()),
     }

@@ -1,12 +1,11 @@
 """Responses to scripted support scenarios and red-team prompts, for people to rate: `ibidem evaluate chat`.
 
 The folder contains `responses.jsonl`, and `ratings.csv`, a form with a line for every response and criterion: each
-rater fills in a copy, and `ibidem evaluate ratings` reads the copies. Both name the model and the prompts by digest, so
-ratings cannot be attributed to another model.
+rater fills in a copy, and `ibidem evaluate ratings` reads the copies. `ratings.html` shows the same for reading. The
+form names the model and the prompts by digest, so ratings cannot be attributed to another model.
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,16 @@ from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence, resume
+from ibidem.evaluation import evidence, rating_form, resume
 from ibidem.evaluation.config import ChatConfig
+from ibidem.evaluation.rating_form import CRITERIA, FORM, PAGE
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
 KIND = "responses"
-RESPONSES, FORM = "responses.jsonl", "ratings.csv"
-FORM_COLUMNS = ("id", "rater", "criterion", "score", "model_digest", "prompts_digest")
-CRITERIA = ("helpful", "harmless")
-"""The criteria of a prompt that names none."""
+RESPONSES = "responses.jsonl"
 STOP = ("\nUser:",)
 
 
@@ -56,9 +53,14 @@ def chat(config: ChatConfig) -> str:
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
             rows = respond(model, prompts, config)
             (draft.path / RESPONSES).write_text(jsonl.dumps(rows), encoding="utf-8")
-            (draft.path / FORM).write_text(_form(prompts, model_id.digest, asked.digest), encoding="utf-8")
+            form = rating_form.form(rows, config.criteria, model_id.digest, asked.digest)
+            (draft.path / FORM).write_text(form, encoding="utf-8", newline="")
+            (draft.path / PAGE).write_text(rating_form.page(rows, config.criteria), encoding="utf-8")
             draft.counts, draft.mark = {"responses": len(rows)}, resume.mark
-    return f"{config.output_dir}: {len(prompts)} responses; have at least two people fill in copies of {FORM}"
+    return (
+        f"{config.output_dir}: {len(prompts)} responses; have at least two people read {PAGE} "
+        f"and fill in copies of {FORM}"
+    )
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -91,7 +93,7 @@ def _criteria(value: object, where: str) -> list[str]:
 
 
 def read_table(path: Path, what: str) -> list[Row]:
-    """Read rows from JSON lines, or from CSV with a header line.
+    """Read rows from JSON lines, or from CSV with a header line as spreadsheets write it; empty rows are left out.
 
     Raises:
         DataError: the file cannot be read, or is empty.
@@ -100,14 +102,28 @@ def read_table(path: Path, what: str) -> list[Row]:
         return jsonl.read(path, what)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: list[Row] = [dict(row) for row in csv.DictReader(file, strict=True)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            head = file.readline()
+            file.seek(0)
+            rows = [dict(row) for row in csv.DictReader(file, delimiter=_delimiter(head), strict=True)]
+    except UnicodeDecodeError:
+        raise DataError(f"{what} {path}: cannot be read: it is not UTF-8; save it as CSV UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"{what} {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
+    filled = [row for row in rows if any("".join(cell or ()).strip() for cell in row.values())]
+    if not filled:
         raise DataError(f"{what} {path}: the file is empty")
-    if any(None in row or None in row.values() for row in rows):
+    if any(None in row or None in row.values() for row in filled):
         raise DataError(f"{what} {path}: a row has more or fewer cells than there are columns")
-    return rows
+    return list(filled)
+
+
+def _delimiter(head: str) -> str:
+    r"""Return the separator of the header line; spreadsheets of some languages write semicolons.
+
+    >>> _delimiter("id;prompt"), _delimiter("id\tprompt"), _delimiter('id,"a;b",prompt')
+    (';', '\t', ',')
+    """
+    return max(",;\t", key=lambda separator: len(next(csv.reader([head], delimiter=separator), ())))
 
 
 def benchmark(path: Path) -> Input:
@@ -164,15 +180,3 @@ def digest_of(artifact: artifacts.Artifact, role: str) -> str:
     if digest is None:
         raise ConfigError(f"{artifact.path}: it names no {role}")
     return digest
-
-
-def _form(prompts: Sequence[Prompt], model_digest: str, digest: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(FORM_COLUMNS)
-    writer.writerows(
-        (prompt.id, "", criterion, "", model_digest, digest)
-        for prompt in prompts
-        for criterion in prompt.more.get("criteria", CRITERIA)
-    )
-    return text.getvalue()

@@ -175,6 +175,8 @@ class ChatConfig(ModelChoice):
     safe or unsafe as in XSTest, `criteria` of a scenario."""
     output_dir: Path
     """Folder of the responses."""
+    criteria: dict[str, str] = Field(default_factory=dict)
+    """What raters are told about a criterion, by its name; helpful and harmless have a meaning already."""
     max_tokens: Positive = 256
     """Maximum length of a response, in tokens."""
 
@@ -186,8 +188,8 @@ class RatingsConfig:
     responses: Path
     """A folder written by `ibidem evaluate chat`."""
     ratings: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Files that raters filled in: CSV or JSON lines with id, rater, criterion, score (from 0 to 1), model_digest and
-    prompts_digest; for a judge model also rater_kind: model."""
+    """Files that raters filled in: CSV, as a spreadsheet saves it, or JSON lines, with id, rater, criterion, score
+    (from 0 to 1), model_digest and prompts_digest; for a judge model also rater_kind: model."""
     output_dir: Path
     """Folder of the result."""
     good_from: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -7,6 +7,7 @@ Raters are replaced by pseudonyms.
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +18,11 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.errors import DataError
 from ibidem.evaluation import chat, evidence
-from ibidem.evaluation.chat import FORM_COLUMNS, digest_of, read_responses, read_table
+from ibidem.evaluation.chat import digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
+from ibidem.evaluation.rating_form import FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
+from ibidem.figures import NOT_MEASURED
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
@@ -38,6 +41,18 @@ class Rating(NamedTuple):
     score: float
 
 
+class Sealed(NamedTuple):
+    """What ratings are compared with: the sealed responses."""
+
+    model: str
+    """Digest of the model."""
+    prompts: str
+    """Digest of the prompts."""
+    criteria: Mapping[str, Sequence[str] | None]
+    """By id, what the response is rated by; None for any criterion."""
+    texts: SealedTexts
+
+
 def ratings(config: RatingsConfig) -> str:
     """Import ratings, and return the figures as a line.
 
@@ -46,8 +61,13 @@ def ratings(config: RatingsConfig) -> str:
     """
     responses, rows = read_responses(config.responses)
     model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
-    known = {str(row["id"]): row.get("criteria") for row in rows}
-    all_ratings = read_ratings(config, known, model, prompts)
+    sealed = Sealed(
+        model,
+        prompts,
+        {str(row["id"]): row.get("criteria") for row in rows},
+        sealed_texts(_read_form(responses.path / FORM)),
+    )
+    all_ratings, num_unrated = read_ratings(config, sealed)
     trusted = trusted_judges(all_ratings, config.least_agreement, config.least_calibration)
     items = [
         item(str(row["id"]), criterion, all_ratings, trusted, config.good_from)
@@ -74,42 +94,56 @@ def ratings(config: RatingsConfig) -> str:
     )
     results = evidence.read(config.output_dir).results
     names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]
-    return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {config.output_dir}"
+    skipped = f"{num_unrated:,} rows without a score skipped; " if num_unrated else ""
+    return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {skipped}{config.output_dir}"
 
 
-def read_ratings(
-    config: RatingsConfig, known: Mapping[str, Sequence[str] | None], model: str, prompts: str
-) -> list[Rating]:
-    """Read and check the ratings, with pseudonyms for the raters' names; lines that were not filled in are skipped."""
+def read_ratings(config: RatingsConfig, sealed: Sealed) -> tuple[list[Rating], int]:
+    """Read and check the ratings, with pseudonyms for the raters' names.
+
+    Returns:
+        The ratings, and the number of rows that have no score.
+
+    Raises:
+        DataError: a rating is not of the sealed responses, or no row has a score.
+    """
     ratings_by_key: dict[tuple[str, str, str], Rating] = {}
     pseudonyms: dict[tuple[str, str], str] = {}
-    rows = [(path, number, row) for path in config.ratings for number, row in enumerate(read_table(path, "ratings"), 1)]
-    for path, number, row in rows:
-        where = f"ratings {path}: row {number}"
-        if {"score", "rater"} <= row.keys() and row["score"] in (None, "") and row["rater"] in (None, ""):
-            continue
-        rating = _rating(row, known, model, prompts, where)
-        named = (rating.kind, rating.rater.strip().lower())
-        rating = rating._replace(rater=pseudonyms.setdefault(named, f"{rating.kind}-{len(pseudonyms) + 1}"))
-        if (key := rating[:3]) in ratings_by_key:
-            raise DataError(f"{where}: the same rater has already rated {rating.id!r} by {rating.criterion!r}")
-        ratings_by_key[key] = rating
+    num_unrated = 0
+    for path in config.ratings:
+        for number, row in enumerate(_read_form(path), 1):
+            where = f"ratings {path}: row {number}"
+            if "score" in row and not str("" if row["score"] is None else row["score"]).strip():
+                num_unrated += 1
+                continue
+            rating = _rating(row, sealed, where)
+            named = (rating.kind, rating.rater.strip().lower())
+            rating = rating._replace(rater=pseudonyms.setdefault(named, f"{rating.kind}-{len(pseudonyms) + 1}"))
+            if (key := rating[:3]) in ratings_by_key:
+                raise DataError(f"{where}: the same rater has already rated {rating.id!r} by {rating.criterion!r}")
+            ratings_by_key[key] = rating
     if not ratings_by_key:
         raise DataError(f"ratings {config.ratings[0]}: the form has not been filled in")
-    return list(ratings_by_key.values())
+    return list(ratings_by_key.values()), num_unrated
 
 
-def _rating(row: Row, known: Mapping[str, Sequence[str] | None], model: str, prompts: str, where: str) -> Rating:
-    if missing := [name for name in FORM_COLUMNS if row.get(name) in (None, "")]:
+def _read_form(path: Path) -> Sequence[Row]:
+    rows = read_table(path, "ratings")
+    return [plain_row(row) for row in rows] if path.suffix.lower() == ".csv" else rows
+
+
+def _rating(row: Row, sealed: Sealed, where: str) -> Rating:
+    if missing := [name for name in REQUIRED if row.get(name) in (None, "")]:
         raise DataError(f"{where} lacks {missing[0]}")
-    if row["model_digest"] != model:
-        raise DataError(f"{where} is of another model: {row['model_digest']}, but the responses are of {model}")
-    if row["prompts_digest"] != prompts:
-        raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {prompts}")
-    if str(row["id"]) not in known:
+    if row["model_digest"] != sealed.model:
+        raise DataError(f"{where} is of another model: {row['model_digest']}, but the responses are of {sealed.model}")
+    if row["prompts_digest"] != sealed.prompts:
+        raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {sealed.prompts}")
+    if str(row["id"]) not in sealed.criteria:
         raise DataError(f"{where}: there is no response {row['id']!r}")
-    if (due := known[str(row["id"])]) and str(row["criterion"]).strip() not in due:
+    if (due := sealed.criteria[str(row["id"])]) and str(row["criterion"]).strip() not in due:
         raise DataError(f"{where}: {row['id']} is not rated by {row['criterion']!r}, but by {', '.join(due)}")
+    check_texts(row, sealed.texts, where)
     kind = str(row.get("rater_kind") or HUMAN)
     if kind not in {HUMAN, MODEL}:
         raise DataError(f"{where}: rater_kind must be {HUMAN} or {MODEL}, not {kind!r}")
@@ -176,7 +210,7 @@ def _checkpoint(responses: Artifact, output_dir: Path) -> Input:
 
 def _score(value: object, where: str) -> float:
     try:
-        score = float(str(value))
+        score = float(re.sub(r"^\s*(\d*),(\d+)\s*$", r"\1.\2", str(value)))
     except ValueError:
         score = math.nan
     if not 0 <= score <= 1:
@@ -185,7 +219,9 @@ def _score(value: object, where: str) -> float:
 
 
 def _shown(value: float | None) -> str:
-    return "NOT MEASURED" if value is None else f"{value:.3g}"
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def _trials(items: Sequence[Row], metric: str) -> Trials | None:

@@ -267,7 +267,9 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
         for shard in removed:
             counted.subtract(shard.counted)
         counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
-        more = {name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters")}
+        more = {
+            name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters", "clones")
+        }
         draft.counts |= to_manifest(counted, more=more)
     return artifacts.load(dataset.path, kind=shards.KIND)
 

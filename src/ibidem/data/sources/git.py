@@ -1,4 +1,4 @@
-"""Clones below a folder: of which repository, and at which commit. Their files are read; git itself is never run.
+"""Clones below a folder: of which repository, at which commit, of which day. Their files are read; git is never run.
 
 A clone is a folder with `.git`: a folder, or a file that names one, as in worktrees and submodules. Where that is
 malformed or missing, the repository or the commit is unknown.
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ibidem.data.text.repository import repository_of
+from ibidem.data.sources.git_objects import commit_date
+from ibidem.data.text.repository import place_of, repository_of
 from ibidem.files import is_file
 
 ORIGIN = "origin"
@@ -32,6 +33,15 @@ class Clone:
     folder: Path
     repo: str | None
     commit: str | None
+    address: str | None = None
+    """Where it was cloned from, without credentials."""
+    date: str | None = None
+    """Day of the commit in UTC, where the clone has it."""
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What the manifest says of it."""
+        return {"repo": self.repo, "commit": self.commit, "address": self.address, "date": self.date}
 
 
 class Clones:
@@ -44,6 +54,11 @@ class Clones:
     def of(self, path: Path) -> Clone | None:
         """Return the innermost clone that contains a file below the root, None if there is none."""
         return self._around(path.parent)
+
+    @property
+    def found(self) -> list[Clone]:
+        """The clones that were found so far."""
+        return list(dict.fromkeys(filter(None, self._by_folder.values())))
 
     def _around(self, folder: Path) -> Clone | None:
         if folder not in self._by_folder:
@@ -63,11 +78,19 @@ def _clone(folder: Path) -> Clone | None:
         return None
     shared = re.match(r"([^\0]+?)\s*\Z", _read(git / "commondir"))
     common = git / shared[1] if shared else git
-    return Clone(folder, _origin(_read(common / "config")), _commit(git, common))
+    url, commit = _origin(_read(common / "config")), _commit(git, common)
+    place = place_of(url) if url else None
+    return Clone(
+        folder,
+        repository_of(url) if url else None,
+        commit,
+        address=place and f"https://{place}",
+        date=commit_date(common, commit) if commit else None,
+    )
 
 
 def _origin(config: str) -> str | None:
-    """Return the repository of the remote `origin`, or of the only remote."""
+    """Return the address of the remote `origin`, or of the only remote."""
     remotes: dict[str, str] = {}
     instead: dict[str, str] = {}
     for section, name, key, value in _variables(config):
@@ -76,7 +99,7 @@ def _origin(config: str) -> str | None:
         elif (section, key) == ("url", "insteadof"):
             instead[value] = name
     url = remotes.get(ORIGIN) or (next(iter(remotes.values())) if len(remotes) == 1 else None)
-    return repository_of(_rewritten(url, instead)) if url else None
+    return _rewritten(url, instead) if url else None
 
 
 def _rewritten(url: str, instead: Mapping[str, str]) -> str:

@@ -39,9 +39,16 @@ class LocalFiles:
         stated = filter(None, (self._license_of(name, path) for name, path in files))
         stating = dict.fromkeys((license_file.evidence, path) for license_file in stated for path in license_file.files)
         clones = dict.fromkeys(filter(None, (self._clone_of(path) for _, path in files)))
-        facts = [f"{clone.folder.relative_to(self.spec.name)} {clone.repo} {clone.commit}" for clone in clones]
+        facts = [
+            " ".join(map(str, (clone.folder.relative_to(self.spec.name), *clone.facts.values()))) for clone in clones
+        ]
         digest = content_digest([*files, *stating], facts)
         return Input("source", digest, str(self.spec.name), is_artifact=False)
+
+    @property
+    def clones(self) -> list[Clone]:
+        """The clones that `as_input` found."""
+        return self._clones.found
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
