@@ -136,7 +136,7 @@ EVENTS = {
     "train.sample": "A completion of one of `--validation.prompts`.",
     "train.settings_changed": "A resumed run has other settings than its checkpoint.",
     "train.precision": "The precision is not the one asked for.",
-    "train.no_samples": "Completions are left out, because the weights are sharded.",
+    "train.no_samples": "Completions are left out: the weights are sharded, or the context is too short for them.",
     "checkpoint.saved": "A checkpoint is sealed.",
     "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",
     "checkpoint.set_aside": "A checkpoint was renamed, because the run does not go on from it.",
