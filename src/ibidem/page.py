@@ -78,10 +78,10 @@ def is_page(path: Path) -> bool:
     return not head or _GENERATOR in head
 
 
-def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:
-    """Return a table; the columns `right` are aligned as numbers."""
+def table(heads: Row, rows: Sequence[Row] | None, *, right: Iterable[int] = ()) -> Html:
+    """Return a table; the columns `right` are aligned as numbers. None was not measured."""
     if not rows:
-        return tag("p", "None.")
+        return tag("p", None if rows is None else "None.")
     styles = ["n" if column in set(right) else "" for column in range(len(heads))]
     head = tag("tr", *(tag("th", cell, cls=style) for cell, style in zip(heads, styles, strict=True)))
     body = [
@@ -92,10 +92,10 @@ def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), more, cls="scroll")
 
 
-def bars(values: Mapping[str, float], figure: Callable[[float], object] = show) -> Html:
-    """Return a horizontal bar for each value, with its share of the total."""
+def bars(values: Mapping[str, float] | None, figure: Callable[[float], object] = show) -> Html:
+    """Return a horizontal bar for each value, with its share of the total. None was not measured."""
     if not values:
-        return tag("p", None)
+        return tag("p", None if values is None else "None.")
     most, total = max(values.values()) or 1, sum(values.values())
     rows = []
     for name, value in values.items():
@@ -121,7 +121,7 @@ def line_chart(name: str, unit: str, points: list[Point], *, wide: bool = False,
         *(tag("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), cls="grid") for tick in y.ticks),
         *(tag("text", tick, x=x.start - 10, y=y.at(tick), cls="tick") for tick in y.ticks),
         *(tag("text", tick, x=x.at(tick), y=y.start + 22, cls="middle") for tick in x.ticks),
-        tag("text", "step", x=x.start - 13, y=y.start + 22, cls="end"),
+        tag("text", "step", x=x.start - 13, y=y.start + 22, cls="end unit"),
         tag("path", d="M" + "L".join(f"{x.at(step)} {y.at(value)}" for step, value in thinned), cls="line"),
         *_dots(thinned, x, y, cls="point marked" if marked or len(thinned) == 1 else "point"),
     )
@@ -195,5 +195,11 @@ def spread(items: Sequence[int], most: int) -> list[int]:
 
 
 def share(part: float | None, whole: float | None, digits: int = 1) -> str | None:
-    """Return a part as a percentage of the whole."""
-    return None if part is None or not whole else percent(part / whole, digits)
+    """Return a part as a percentage of the whole; nothing of nothing is 0 %.
+
+    >>> share(1, 3), share(0, 0), share(None, 3), share(3, None)
+    ('33.3 %', '0.0 %', None, None)
+    """
+    if part is None or whole is None or (part and not whole):
+        return None
+    return percent(part / whole if whole else 0.0, digits)

@@ -18,11 +18,13 @@ from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
+from ibidem.figures import MARGIN, margin
 from ibidem.files import write_file
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.modeling.checkpoint import folder_of, step_of, steps_of
 from ibidem.page import Html, document, join, line_chart, table, tag
+from ibidem.records import DASHBOARD_FILE
 
 WHOLE = "all"
 COLUMNS = {"key", "checkpoint", "data", "step", "aspect", "value", "documents", "bytes", "bits_per_byte", "perplexity"}
@@ -38,10 +40,10 @@ def dashboard(config: DashboardConfig) -> str:
         DataError: there is no text to measure.
     """
     model_ids = [identify(path) for path in _checkpoints(config)]
-    path, page = config.output_dir / "dashboard.json", config.output_dir / "dashboard.html"
+    path, page = config.output_dir / DASHBOARD_FILE, config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
     if page.exists() and not path.exists():
-        raise ConfigError(f"{page} exists without a dashboard.json; choose another output_dir")
+        raise ConfigError(f"{page} exists without a {DASHBOARD_FILE}; choose another output_dir")
     rows = _read(path)
     for model_id in model_ids:
         for data in config.data:
@@ -80,23 +82,26 @@ def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
     if len(points) < 2:
         return join()
     name = "all documents" if aspect == WHOLE else f"{aspect} {value}"
-    return line_chart(name, "bits per byte", points, marked=True, wide=aspect == WHOLE)
+    documents = max(row["documents"] for row in rows)
+    unit = f"bits per byte, {documents:,} document{'s' if documents > 1 else ''}"
+    return line_chart(name, unit, points, marked=True, wide=aspect == WHOLE)
 
 
 def _table(rows: Sequence[Row]) -> Html:
-    heads = ("Checkpoint", "Of", "Documents", "Bytes", "Bits per byte", "Perplexity")
+    heads = ("Checkpoint", "Of", "Bits per byte", "95 %", "Documents", "Bytes", "Perplexity")
     shown = [
         (
             row["checkpoint"],
             row["value"] if row["aspect"] == WHOLE else f"{row['aspect']} {row['value']}",
+            row["bits_per_byte"],
+            margin(row),
             row["documents"],
             row["bytes"],
-            row["bits_per_byte"],
             row["perplexity"],
         )
         for row in rows
     ]
-    return table(heads, shown, right=(2, 3, 4, 5))
+    return join(table(heads, shown, right=range(2, 7)), tag("p", MARGIN, cls="note"))
 
 
 def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: str) -> list[Row]:
