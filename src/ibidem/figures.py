@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_MEASURED = "NOT MEASURED"
-MARGIN = "95 %: the margin of bits per byte over documents of the same kind; too few are fewer than ten."
+MARGIN = (
+    "±: the 95 % margin over the documents, by which others of the same kind may differ; fewer than ten are too few."
+)
 TWO_SIDED = 1.96  # standard errors that hold 95 % of a normal distribution
 
 

@@ -15,7 +15,7 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
-from ibidem.page import MOST_ROWS, tag, ticks
+from ibidem.page import MOST_ROWS, table, tag, ticks
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.report import heading, report
@@ -374,3 +374,9 @@ def test_a_blend_is_shown_before_what_it_was_made_of(dataset: Path, tmp_path: Pa
     text = re.sub("<[^>]+>", " ", str(heading("t", run, [])))
     assert re.search(r"Documents kept\s+241\s+of 242 read", text)
     assert re.search(r"Rows of the blend\s+482\s+repeats included", text)
+
+
+def test_a_wide_table_names_its_columns_in_every_row_for_narrow_screens() -> None:
+    narrow, wide = table(["a"] * 4, [["x"] * 4]), table(["a < b"] * 5, [["x"] * 5])
+    assert "data-head" not in narrow
+    assert wide.count('<td data-head="a &lt; b">x</td>') == 5

@@ -27,14 +27,14 @@ def result(**more: Any) -> Row:
     return {"task": "human-eval", "checkpoint_digest": MINE, "pass@1": 0.0, "items": 164, "problems": 164} | more
 
 
-def loss(**more: Any) -> Row:
-    figures = {"documents": 20, "tokens": 400, "bytes": 900, "perplexity": 12.5, "bits_per_byte": 2.5}
-    return figures | {"bits_per_byte_error": 0.1} | more
+def figures(**more: Any) -> Row:
+    measured = {"documents": 20, "tokens": 400, "bytes": 900, "perplexity": 12.5, "bits_per_byte": 2.5}
+    return measured | {"bits_per_byte_error": 0.1} | more
 
 
 def dashboard_row(aspect: str, value: str, digest: str = MINE, **more: Any) -> Row:
     about = {"key": "k", "checkpoint": "step-1", "checkpoint_digest": digest, "data": "d", "step": 1}
-    return about | loss(aspect=aspect, value=value) | more
+    return about | figures(aspect=aspect, value=value) | more
 
 
 def written(path: Path, value: Any) -> Path:
@@ -83,11 +83,11 @@ def test_a_figure_that_is_no_share_has_no_interval() -> None:
 
 
 def test_a_loss_has_its_margin_over_the_documents() -> None:
-    measured = {"task": "perplexity", "checkpoint_digest": MINE, **loss()}
-    few = {"task": "perplexity", "checkpoint_digest": MINE, **loss(documents=3, bits_per_byte_error=None)}
-    earlier = {"task": "perplexity", "checkpoint_digest": MINE, **loss()}
+    measured = {"task": "perplexity", "checkpoint_digest": MINE, **figures()}
+    few = {"task": "perplexity", "checkpoint_digest": MINE, **figures(documents=3, bits_per_byte_error=None)}
+    earlier = {"task": "perplexity", "checkpoint_digest": MINE, **figures()}
     del earlier["bits_per_byte_error"]
-    for each, margin in ((measured, "± 0.196"), (few, "too few"), (earlier, MISSING)):
+    for each, margin in ((measured, "± 0.196"), (few, "too few"), (earlier, f"± {MISSING}")):
         assert f"all 2.5 {margin} {each['documents']} 12.5" in text_of(evaluation([each], MINE))
 
 
@@ -138,7 +138,7 @@ def test_what_ibidem_evaluate_did_not_write_is_refused_in_one_line(value: Any, t
 
 
 def test_every_kind_of_result_is_read(tmp_path: Path) -> None:
-    perplexity = {"task": "perplexity", "checkpoint_digest": MINE, **loss()}
+    perplexity = {"task": "perplexity", "checkpoint_digest": MINE, **figures()}
     assert read_result(written(tmp_path / "perplexity.json", perplexity)) == perplexity
     assert read_result(written(tmp_path / "results.json", result())) == result()
     rows = [dashboard_row("all", "all")]

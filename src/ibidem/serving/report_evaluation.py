@@ -9,8 +9,8 @@ from typing import Any
 from ibidem import artifacts
 from ibidem.config import flattened
 from ibidem.errors import ConfigError, DataError
-from ibidem.figures import MARGIN, between, margin, percent
-from ibidem.page import Html, Row, join, table, tag
+from ibidem.figures import MARGIN, between, percent
+from ibidem.page import Html, Row, join, loss, table, tag
 from ibidem.records import DASHBOARD_FILE, RESULTS_FILE
 from ibidem.serving.report_corpus import intact
 from ibidem.statistics import lower_bound, upper_bound
@@ -140,19 +140,10 @@ def _dashboard(result: Record, digest: str) -> Html:
 
 
 def _losses(of: str, rows: Sequence[Record]) -> Html:
-    """Show the loss on parts of a text, with the interval over the documents."""
-    shown = [
-        (
-            row["value"],
-            row["bits_per_byte"],
-            margin(row),
-            row["documents"],
-            row["perplexity"],
-        )
-        for row in rows
-    ]
-    heads = (of, "Bits per byte", "95 %", "Documents", "Perplexity")
-    return join(table(heads, shown, right=range(1, 5)), tag("p", MARGIN, cls="note"))
+    """Show the loss on parts of a text, with the margin over the documents."""
+    shown = [(row["value"], loss(row), row["documents"], row["perplexity"]) for row in rows]
+    heads = (of, "Bits per byte", "Documents", "Perplexity")
+    return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, cls="note"))
 
 
 def _is_of(measured: object, digest: str) -> Html:
