@@ -82,6 +82,15 @@ def test_a_figure_that_is_no_share_has_no_interval() -> None:
     assert MISSING not in text
 
 
+def test_whether_the_training_data_contains_the_problems_is_a_figure_too() -> None:
+    searched = {"documents": 9, "problems": 0, "found": {}, "unchecked": []}
+    row = "problems that occur in the training data"
+    assert f"{row} 0" in text_of(evaluation([result(contamination=searched)], MINE))
+    text = text_of(evaluation([result(contamination=None, calibration=None, limit=None)], MINE))
+    for said in (f"{row} {MISSING}", f"contamination {MISSING}", f"calibration {MISSING}", "limit none"):
+        assert said in text
+
+
 def test_a_loss_has_its_margin_over_the_documents() -> None:
     measured = {"task": "perplexity", "checkpoint_digest": MINE, **figures()}
     few = {"task": "perplexity", "checkpoint_digest": MINE, **figures(documents=3, bits_per_byte_error=None)}

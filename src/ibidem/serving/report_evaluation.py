@@ -16,6 +16,7 @@ from ibidem.serving.report_corpus import intact
 from ibidem.statistics import lower_bound, upper_bound
 
 EXACT = "95 %: exact bounds (Clopper and Pearson), each with 95 % confidence; below them, the items behind the figure."
+MEASURED_ASIDE = ("contamination", "calibration")
 NO_SHARES = ("alpha.", "unrated.")
 _PERPLEXITY = {"perplexity", "bits_per_byte", "documents", "tokens", "bytes"}
 _DASHBOARD = _PERPLEXITY | {"checkpoint", "checkpoint_digest", "data", "aspect", "value"}
@@ -92,11 +93,21 @@ def _result(result: Record, digest: str) -> Html:
     else:
         names = set(list(result)[: list(result).index("items")]) - {"checkpoint_digest"}  # the metrics precede it
         rows = [_figure(result, name) for name in result if name in names - {"task"}]
+        if "contamination" in result:
+            searched = result["contamination"]
+            overlap = searched.get("problems") if isinstance(searched, dict) else None
+            rows.append(("problems that occur in the training data", overlap, ""))
         figures = join(table(("Figure", "Result", "95 %"), rows, right=(1, 2)), tag("p", EXACT, cls="note"))
     notes = flattened({key: value for key, value in result.items() if key not in {*names, "task", "trials"}})
-    shown = [(key, tag("code", "none" if value is None else value)) for key, value in notes.items()]
+    shown = [(key, _setting(key, value)) for key, value in notes.items()]
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
     return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], digest), figures, how)
+
+
+def _setting(key: str, value: object) -> Html:
+    if value is None and key in MEASURED_ASIDE:
+        return join(None)
+    return tag("code", "none" if value is None or value == [] else value)
 
 
 def _figure(result: Record, name: str) -> Row:
