@@ -113,6 +113,12 @@ def test_the_loss_by_language_is_that_of_this_checkpoint() -> None:
     assert MISSING in text_of(losses_by_language([result()], MINE))
 
 
+def test_the_losses_on_two_texts_are_told_apart() -> None:
+    rows = [dashboard_row("language", "C", data=f"data/{name}", documents=n) for name, n in (("one", 30), ("two", 20))]
+    text = text_of(losses_by_language([{"task": "dashboard", "rows": rows}], MINE))
+    assert "C one 2.5 ± 0.196 30 12.5 C two 2.5 ± 0.196 20 12.5" in text
+
+
 def test_an_evaluation_of_another_checkpoint_is_marked(tmp_path: Path) -> None:
     run = make_run(tmp_path, EVENTS)
     digest = artifacts.load(run / "checkpoints" / "step-000002").digest

@@ -111,7 +111,7 @@ def _setting(key: str, value: object) -> Html:
 
 
 def _figure(result: Record, name: str) -> Row:
-    """Return a figure with its exact bounds; `items` are what it was counted over."""
+    """Return a figure, its exact bounds, and what it was counted over."""
     value, trials, chance = result[name], _trials(result).get(name), result.get("chance")
     if not isinstance(value, int | float) or name.startswith(NO_SHARES):
         return name, value, ""
@@ -139,9 +139,7 @@ def _dashboard(result: Record, digest: str) -> Html:
     newest = result["rows"][-1]["checkpoint_digest"]
     rows = of_this or [row for row in result["rows"] if row["checkpoint_digest"] == newest]
     wider = [row for row in rows if row["aspect"] != "language"]
-    names = [
-        {**row, "value": row["value"] if row["aspect"] == "all" else f"{row['aspect']} {row['value']}"} for row in wider
-    ]
+    names = [row if row["aspect"] == "all" else row | {"value": f"{row['aspect']} {row['value']}"} for row in wider]
     return join(
         tag("h3", "dashboard"),
         _is_of(digest if of_this else newest, digest),
@@ -152,7 +150,12 @@ def _dashboard(result: Record, digest: str) -> Html:
 
 def _losses(of: str, rows: Sequence[Record]) -> Html:
     """Show the loss on parts of a text, with the margin over the documents."""
-    shown = [(row["value"], loss(row), row["documents"], row["perplexity"]) for row in rows]
+    several = len({row.get("data") for row in rows}) > 1
+    texts = [tag("div", Path(row["data"]).name, cls="soft") if several else "" for row in rows]
+    shown = [
+        (join(row["value"], text), loss(row), row["documents"], row["perplexity"])
+        for row, text in zip(rows, texts, strict=True)
+    ]
     heads = (of, "Bits per byte", "Documents", "Perplexity")
     return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, cls="note"))
 
