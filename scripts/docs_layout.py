@@ -139,7 +139,7 @@ EVENTS = {
     "train.sample": "A completion of one of `--validation.prompts`.",
     "train.settings_changed": "A resumed run has other settings than its checkpoint.",
     "train.precision": "The precision is not the one asked for.",
-    "train.no_samples": "Completions are left out, because the weights are sharded.",
+    "train.no_samples": "Completions are left out: the weights are sharded, or the context is too short for them.",
     "checkpoint.saved": "A checkpoint is sealed.",
     "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",
     "checkpoint.set_aside": "A checkpoint was renamed, because the run does not go on from it.",
@@ -357,8 +357,8 @@ def _evaluation() -> Kind:
         made_by=TASK_COMMANDS,
         read_by=("gate", "report", "sign"),
         files={
-            "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, and notes such as the search "
-            "for the problems in the training data.",
+            "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, how many `trials` each is the mean "
+            "of, and notes such as the search for the problems in the training data.",
             "{evaluation.evidence:ITEMS}": "Outcome of each item, one per line: a sample of a problem, a question, or "
             "a response with a criterion. Every figure is counted again from it.",
         },
@@ -449,7 +449,7 @@ OTHERS = {
     "NAME.takedown-ID.intoto.jsonl": "`ibidem takedown apply --sign-with`: the certificate signed: a DSSE envelope for "
     "each of its statements, one a line.",
     "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
-    "dashboard.html, dashboard.json": "`ibidem evaluate dashboard`: in its output folder.",
+    "dashboard.html, {records:DASHBOARD_FILE}": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "
     "evaluation or a decision: a DSSE envelope around an in-toto statement.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",

@@ -13,6 +13,7 @@ from ibidem.statistics import (
     least_passes,
     lower_bound,
     pass_at_k,
+    ratio_error,
     upper_bound,
 )
 
@@ -134,3 +135,17 @@ def test_cohens_kappa_of_no_agreement_beyond_chance_is_zero() -> None:
     assert cohen_kappa([[7, 0], [0, 3]]) == 1
     assert cohen_kappa([[7, 0], [0, 0]]) is None
     assert cohen_kappa([[0, 0], [0, 0]]) is None
+
+
+def test_the_error_of_a_ratio_is_that_of_the_bootstrap_over_documents() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.lognormal(6, 1, 200)
+    bits = sizes * rng.normal(2.5, 0.6, 200)
+    picks = rng.integers(0, 200, (4000, 200))
+    bootstrapped = (bits[picks].sum(1) / sizes[picks].sum(1)).std()
+    assert ratio_error(bits.tolist(), sizes.tolist()) == pytest.approx(bootstrapped, rel=0.05)
+
+
+def test_a_few_documents_have_no_error() -> None:
+    assert ratio_error([1.0] * 9, [1.0] * 9) is None
+    assert ratio_error([1.0] * 10, [1.0] * 10) == 0

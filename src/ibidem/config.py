@@ -391,7 +391,7 @@ def _meant(config_type: type[Any], key: str) -> str:
 
 def _show(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return "none" if not value else " ".join(str(item) for item in value)
+        return "none" if not value else " ".join(f'"{item}"' if " " in str(item) else str(item) for item in value)
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -179,7 +179,7 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
     say(doc_qa(DocQaConfig(data=_configs(config) / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
     say(chat(ChatConfig(prompts=_configs(config) / "prompts.jsonl", output_dir=out / "responses", **asked)))
     names = ("human-eval", "mbpp", "mmlu", "doc-qa")
-    return [path for name in names if (path := out / name / "results.json").exists()]
+    return [*(path for name in names if (path := out / name / "results.json").exists()), out / "dashboard"]
 
 
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:

@@ -1,6 +1,13 @@
 """How figures are written for people."""
 
+from collections.abc import Mapping
+from typing import Any
+
 NOT_MEASURED = "NOT MEASURED"
+MARGIN = (
+    "±: the 95 % margin over the documents, by which others of the same kind may differ; fewer than ten are too few."
+)
+TWO_SIDED = 1.96  # standard errors that hold 95 % of a normal distribution
 
 
 def between(bounds: tuple[float, float]) -> str:
@@ -11,6 +18,18 @@ def between(bounds: tuple[float, float]) -> str:
     """
     lower, upper = (f"{100 * bound:.1f}" for bound in bounds)
     return f"{lower} to {upper} %"
+
+
+def margin(row: Mapping[str, Any]) -> str | None:
+    """Write the margin of a figure that is a ratio over documents, with 95 % confidence; None was not measured.
+
+    >>> margin({"bits_per_byte_error": 0.023}), margin({"bits_per_byte_error": None}), margin({})
+    ('± 0.045', 'too few', None)
+    """
+    if "bits_per_byte_error" not in row:
+        return None
+    error = row["bits_per_byte_error"]
+    return "too few" if error is None else f"± {TWO_SIDED * error:.3f}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

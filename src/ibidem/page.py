@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from ibidem.figures import percent
+from ibidem.figures import margin, percent
 
 MOST_BARS = 15
 MOST_ROWS = 200
+MOST_COLUMNS = 4  # on a narrow screen
 MOST_POINTS = 400  # of a curve; more are averaged
 _GENERATOR, _HEAD_BYTES = b'<meta name="generator" content="ibidem">', 1024
 
@@ -78,24 +80,30 @@ def is_page(path: Path) -> bool:
     return not head or _GENERATOR in head
 
 
-def table(heads: Row, rows: Sequence[Row], *, right: Iterable[int] = ()) -> Html:
-    """Return a table; the columns `right` are aligned as numbers."""
+def table(heads: Row, rows: Sequence[Row] | None, *, right: Iterable[int] = ()) -> Html:
+    """Return a table; the columns `right` are aligned as numbers. None was not measured.
+
+    On a narrow screen, each row of a table with many columns becomes a list.
+    """
     if not rows:
-        return tag("p", "None.")
+        return tag("p", None if rows is None else "None.")
     styles = ["n" if column in set(right) else "" for column in range(len(heads))]
     head = tag("tr", *(tag("th", cell, cls=style) for cell, style in zip(heads, styles, strict=True)))
+    is_wide = len(heads) > MOST_COLUMNS
+    named = [{"data-head": head} if is_wide else {} for head in heads]
     body = [
-        tag("tr", *(tag("td", cell, cls=style) for cell, style in zip(row, styles, strict=True)))
+        tag("tr", *(tag("td", cell, cls=style, **name) for cell, style, name in zip(row, styles, named, strict=True)))
         for row in rows[:MOST_ROWS]
     ]
     more = tag("p", "and ", len(rows) - MOST_ROWS, " more", cls="note") if len(rows) > MOST_ROWS else ""
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), more, cls="scroll")
+    whole = tag("table", tag("thead", head), tag("tbody", *body), cls="stack" if is_wide else "")
+    return tag("div", whole, more, cls="scroll")
 
 
-def bars(values: Mapping[str, float], figure: Callable[[float], object] = show) -> Html:
-    """Return a horizontal bar for each value, with its share of the total."""
+def bars(values: Mapping[str, float] | None, figure: Callable[[float], object] = show) -> Html:
+    """Return a horizontal bar for each value, with its share of the total. None was not measured."""
     if not values:
-        return tag("p", None)
+        return tag("p", None if values is None else "None.")
     most, total = max(values.values()) or 1, sum(values.values())
     rows = []
     for name, value in values.items():
@@ -103,6 +111,11 @@ def bars(values: Mapping[str, float], figure: Callable[[float], object] = show) 
         figures = (tag("td", figure(value), cls="n"), tag("td", share(value, total), cls="n"))
         rows.append(tag("tr", tag("th", name), bar, *figures))
     return tag("table", tag("tbody", *rows), cls="bars")
+
+
+def loss(row: Mapping[str, Any]) -> Html:
+    """Return the bits per byte of a result on documents, and the margin below."""
+    return join(row["bits_per_byte"], tag("div", margin(row) or join("± ", None), cls="soft"))
 
 
 def line_chart(name: str, unit: str, points: list[Point], *, wide: bool = False, marked: bool = False) -> Html:
@@ -120,8 +133,8 @@ def line_chart(name: str, unit: str, points: list[Point], *, wide: bool = False,
     drawing = join(
         *(tag("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), cls="grid") for tick in y.ticks),
         *(tag("text", tick, x=x.start - 10, y=y.at(tick), cls="tick") for tick in y.ticks),
-        *(tag("text", tick, x=x.at(tick), y=y.start + 22, cls="middle") for tick in x.ticks),
-        tag("text", "step", x=x.start - 13, y=y.start + 22, cls="end"),
+        *(tag("text", tick, x=x.at(tick), y=y.start + 26, cls="middle") for tick in x.ticks),
+        tag("text", "step", x=x.start - 9 - 4 * len(show(x.ticks[0])), y=y.start + 26, cls="end unit"),
         tag("path", d="M" + "L".join(f"{x.at(step)} {y.at(value)}" for step, value in thinned), cls="line"),
         *_dots(thinned, x, y, cls="point marked" if marked or len(thinned) == 1 else "point"),
     )
@@ -195,5 +208,11 @@ def spread(items: Sequence[int], most: int) -> list[int]:
 
 
 def share(part: float | None, whole: float | None, digits: int = 1) -> str | None:
-    """Return a part as a percentage of the whole."""
-    return None if part is None or not whole else percent(part / whole, digits)
+    """Return a part as a percentage of the whole; nothing of nothing is 0 %.
+
+    >>> share(1, 3), share(0, 0), share(None, 3), share(3, None)
+    ('33.3 %', '0.0 %', None, None)
+    """
+    if part is None or whole is None or (part and not whole):
+        return None
+    return percent(part / whole if whole else 0.0, digits)

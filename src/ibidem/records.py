@@ -8,6 +8,8 @@ from typing import Literal
 
 Category = Literal["code", "text", "instruction"]
 
+DASHBOARD_FILE = "dashboard.json"
+"""The figures of a dashboard: perplexity by checkpoint, text, category and language."""
 DOCUMENTS_FILE = "documents.parquet"
 """In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
 RESULTS_FILE = "results.json"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 CONFIDENCE = 0.95
+LEAST_DOCUMENTS = 10  # for a standard error over documents
 
 H = TypeVar("H", bound=Hashable)
 
@@ -102,6 +103,23 @@ def bootstrap_lower_bound(
     rng, values = np.random.default_rng(seed), np.asarray(differences, np.float64)
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     return float(np.sort(means)[math.floor((1 - confidence) * resamples)])
+
+
+def ratio_error(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
+    """Estimate the standard error of the ratio of two sums over documents; None for fewer than `LEAST_DOCUMENTS`.
+
+    >>> ratio_error([1.0, 3.0] * 8, [1.0] * 16)
+    0.2581988897471611
+
+    Source: Cochran 1977, Sampling Techniques, section 2.11, for a population without bounds.
+    """
+    n = len(numerators)
+    if n < LEAST_DOCUMENTS:
+        return None
+    whole = math.fsum(denominators)
+    ratio = math.fsum(numerators) / whole
+    squares = math.fsum((a - ratio * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
+    return math.sqrt(squares * n / (n - 1)) / whole
 
 
 def mean_lower_bound(scores: Sequence[float]) -> float:

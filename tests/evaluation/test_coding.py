@@ -60,6 +60,7 @@ def test_samples_become_results_and_items(problems: Path, tmp_path: Path) -> Non
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["pass@1"] == 0.25
     assert results["pass@2"] == 0.5
+    assert results["trials"] == {"pass@1": 2}
     assert "pass@5" not in results
     assert results["kinds"] == {"failed": 3, "passed": 1}
     items = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import dashboard as dashboards
 from ibidem.evaluation.config import DashboardConfig
-from ibidem.evaluation.dashboard import dashboard
+from ibidem.evaluation.dashboard import dashboard, sections
 from ibidem.evaluation.perplexity import measure
 from ibidem.inference.models import open_model
 
@@ -31,6 +32,7 @@ def test_figures_are_told_by_category_and_language_and_equal_the_measure(
     assert sum(row["tokens"] for row in rows if row["aspect"] == "language") == direct["tokens"]
     page = (tmp_path / "o" / "dashboard.html").read_text()
     assert "step-000010" in page
+    assert f"± {1.96 * found['all', 'all']['bits_per_byte_error']:.3f}" in page
     assert "language Python" in page
 
 
@@ -66,3 +68,27 @@ def test_mistakes_are_one_line(checkpoint: Path, dataset: Path, tmp_path: Path) 
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match="no text to measure"):
         run(tmp_path / "new", checkpoint=(checkpoint,), data=(tmp_path / "empty.txt",))
+
+
+def row(value: str, step: int, bits: float, **more: object) -> dict:
+    about = {"checkpoint": f"step-{step}", "checkpoint_digest": f"sha256:{step}", "data": "d", "step": step}
+    figures = {"documents": 12, "bytes": 900, "perplexity": 9.5, "bits_per_byte": bits, "bits_per_byte_error": 0.01}
+    return about | {"aspect": "language", "value": value} | figures | more
+
+
+def test_every_figure_states_its_margin_or_the_documents_behind_it() -> None:
+    rows = [row("C", step, 2.5, documents=1, bits_per_byte_error=None) for step in (10, 20)]
+    rows += [row("Python", step, 0.0) for step in (10, 20)]
+    page = "".join(sections(rows))
+    assert ">1 document<" in page
+    assert ">12 documents<" in page
+    cells = [re.sub("<[^>]+>", " ", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    assert cells[:4] == ["step-10 language C ", "2.5 too few ", "1 900 bytes ", "9.5"]
+    assert cells[8:12] == ["step-10 language Python ", "0 ± 0.020 ", "12 900 bytes ", "9.5"]
+    assert "NOT MEASURED" not in page
+
+
+def test_a_figure_of_an_earlier_version_has_no_margin_and_says_so() -> None:
+    earlier = row("C", 10, 2.5)
+    del earlier["bits_per_byte_error"]
+    assert "".join(sections([earlier])).count("NOT MEASURED") == 1

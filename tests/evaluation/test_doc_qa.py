@@ -255,6 +255,7 @@ def test_a_file_of_answers_is_judged(files: tuple[Path, Path], tmp_path: Path) -
     found = evidence.read(output)
     results = found.results
     assert results["exact_match"] == 0
+    assert results["trials"]["exact_match"] == 2
     assert results["answered"] == 0.5
     assert results["abstentions.answerable"] == 0.5
     assert results["abstentions.unanswerable"] == 1

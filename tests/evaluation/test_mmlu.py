@@ -103,7 +103,9 @@ def test_figures_are_told_by_group_and_subject(folder: Path, checkpoint: Path, t
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     assert {"accuracy", "accuracy.business", "accuracy.security", "accuracy.management"} <= set(results)
     assert results["contamination"]["problems"] == 0
-    assert results["items"] == 3
+    assert results["items"] == results["trials"]["accuracy"] == 3
+    assert results["trials"]["accuracy.management"] == 2
+    assert results["chance"] == 0.25
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(checkpoint: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
-from ibidem.errors import ArtifactError, ConfigError, DataError
-from ibidem.page import MOST_ROWS, tag, ticks
+from ibidem.errors import ArtifactError, ConfigError
+from ibidem.page import MOST_ROWS, table, tag, ticks
 from ibidem.records import DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.report import corpora, explanations, heading, report
+from ibidem.serving.report import heading, report
+from ibidem.serving.report_corpus import corpora, explanations
 from ibidem.serving.run_history import History, Run, history_of
 
 EVIL = "<script>alert('1')</script>"
@@ -168,10 +169,13 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 def test_whatever_comes_from_data_is_escaped(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    result.write_text(json.dumps({"task": EVIL, "checkpoint": EVIL, EVIL: {"nested": EVIL}}))
+    result.write_text(
+        json.dumps({"task": EVIL, "checkpoint_digest": EVIL, EVIL: EVIL, "items": 1, "note": {EVIL: EVIL}})
+    )
     page = page_of(make_run(tmp_path, EVENTS), title=f"T {EVIL}", evaluation=(result,))
     assert EVIL not in page
-    assert Reader(page).text.count(EVIL) == 9  # title twice, license, path, sample, task, checkpoint, key and value
+    # title twice, license, path twice, sample, task, digest, a figure and its value, a note and its value
+    assert Reader(page).text.count(EVIL) == 12
 
 
 def test_an_attribute_cannot_end_its_own_quotes() -> None:
@@ -189,8 +193,9 @@ def test_the_figures_are_there(tmp_path: Path) -> None:
         "5.000 → 2.000 40.0 % of the first",
         "2,048 2 steps",
         "others (5)",
-        "chardet license.denied LGPL-2.0-or-later 2 chardet/a.py",
+        "chardet license.denied chardet/a.py LGPL-2.0-or-later 2",
         f"setuptools vendor/{EVIL}.py GNU Lesser General Public License",
+        "none: it is code, or prose too short to tell 12,342",
         "skipped files: over the cap 17",
         "·return·None⏎",
         "step 2: 4.5",
@@ -233,7 +238,7 @@ def test_a_dataset_that_is_gone_is_said_and_not_guessed(damage: str, tmp_path: P
     if damage == "changed":
         make_dataset(tmp_path / "data", DROPPED[:1])
     page = page_of(run)
-    assert f'<span class="keep bad">{damage}</span>' in page
+    assert f'<div class="bad">{damage}</div>' in page
     assert "12,342" not in page
     assert MISSING in page
 
@@ -244,6 +249,29 @@ def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     page = page_of(run)
     assert "chardet" not in page
     assert f"{MISSING}</span> dropped.parquet is missing, or differs from the manifest" in page
+
+
+def test_samples_are_those_of_the_first_a_middle_and_the_last_step(tmp_path: Path) -> None:
+    samples = [sample(number, 100.0 + number, f"after {number}") for number in range(0, 101, 10)]
+    text = Reader(page_of(make_run(tmp_path, [STARTED, *samples, step(100, 300.0)]))).text
+    shown = [int(number) for number in re.findall(r"step (\d+) def f\(after \d+", text.replace("( ", "("))]
+    assert shown[0] == 0
+    assert shown[-1] == 100
+    assert 50 in shown or 40 in shown
+    assert "6 of 11 completions" in text
+
+
+def test_a_completion_that_looks_like_nothing_is_named(tmp_path: Path) -> None:
+    events = [STARTED, sample(0, 101.0, ""), sample(1, 102.0, " " * 300), sample(2, 103.0, "x" + "\n" * 40)]
+    text = Reader(page_of(make_run(tmp_path, events))).text
+    for named in ("the end of the document", "300 blanks and newlines", "x 40 blanks and newlines"):
+        assert named in text
+
+
+def test_a_run_without_samples_says_why(tmp_path: Path) -> None:
+    why = {"time": 100.5, "event": "train.no_samples", "reason": "the weights are sharded"}
+    text = Reader(page_of(make_run(tmp_path, [STARTED, why, step(1, 101.0)]))).text
+    assert f"{MISSING} No prompt was completed: the weights are sharded." in text
 
 
 def test_a_resumed_run_is_told_by_its_later_account() -> None:
@@ -263,18 +291,6 @@ def test_a_torn_line_and_a_damaged_newest_checkpoint_are_passed_over(tmp_path: P
     page = page_of(run)
     assert "Checkpoint step-000002" in page
     assert "Torn lines of events.jsonl, left out: 1." in page
-
-
-def test_an_evaluation_of_another_checkpoint_is_marked(tmp_path: Path) -> None:
-    run = make_run(tmp_path, EVENTS)
-    digest = artifacts.load(run / "checkpoints" / "step-000002").digest
-    paths = []
-    for name, checkpoint in (("mine", digest), ("other", "sha256:0"), ("unknown", None)):
-        paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(json.dumps({"task": name, "checkpoint_digest": checkpoint, "perplexity": 12.5}))
-    text = Reader(page_of(run, evaluation=tuple(paths))).text
-    assert f"Figure mine other unknown measured on this checkpoint yes no, on another {MISSING}" in text
-    assert "perplexity 12.5 12.5 12.5" in text
 
 
 def test_long_lists_are_cut_and_say_so(tmp_path: Path) -> None:
@@ -321,9 +337,6 @@ def test_an_output_or_a_result_that_cannot_be_is_refused(tmp_path: Path) -> None
             report(ReportConfig(run=run, output=run / name))
     with pytest.raises(ConfigError, match=r"none\.json: No such file"):
         page_of(run, evaluation=(tmp_path / "none.json",))
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(DataError, match="not a JSON object"):
-        page_of(run, evaluation=(tmp_path / "list.json",))
 
 
 def test_every_drop_reason_is_explained() -> None:
@@ -361,3 +374,9 @@ def test_a_blend_is_shown_before_what_it_was_made_of(dataset: Path, tmp_path: Pa
     text = re.sub("<[^>]+>", " ", str(heading("t", run, [])))
     assert re.search(r"Documents kept\s+241\s+of 242 read", text)
     assert re.search(r"Rows of the blend\s+482\s+repeats included", text)
+
+
+def test_a_wide_table_names_its_columns_in_every_row_for_narrow_screens() -> None:
+    narrow, wide = table(["a"] * 4, [["x"] * 4]), table(["a < b"] * 5, [["x"] * 5])
+    assert "data-head" not in narrow
+    assert wide.count('<td data-head="a &lt; b">x</td>') == 5

@@ -77,6 +77,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
             items=items,
             metrics=metrics,
             notes={"problems": len({item["task_id"] for item in items}), **notes},
+            trials=_trials,
         )
     return _say(evidence.read(config.output_dir))
 

@@ -18,13 +18,16 @@ from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
+from ibidem.figures import MARGIN
 from ibidem.files import write_file
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.modeling.checkpoint import folder_of, step_of, steps_of
-from ibidem.page import Html, document, join, line_chart, table, tag
+from ibidem.page import Html, document, join, line_chart, loss, table, tag
+from ibidem.records import DASHBOARD_FILE
 
 WHOLE = "all"
+SAME_DOCUMENTS = " All checkpoints read the same documents: two of them differ more surely than their margins suggest."
 COLUMNS = {"key", "checkpoint", "data", "step", "aspect", "value", "documents", "bytes", "bits_per_byte", "perplexity"}
 
 Row = dict[str, Any]
@@ -38,10 +41,10 @@ def dashboard(config: DashboardConfig) -> str:
         DataError: there is no text to measure.
     """
     model_ids = [identify(path) for path in _checkpoints(config)]
-    path, page = config.output_dir / "dashboard.json", config.output_dir / "dashboard.html"
+    path, page = config.output_dir / DASHBOARD_FILE, config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
     if page.exists() and not path.exists():
-        raise ConfigError(f"{page} exists without a dashboard.json; choose another output_dir")
+        raise ConfigError(f"{page} exists without a {DASHBOARD_FILE}; choose another output_dir")
     rows = _read(path)
     for model_id in model_ids:
         for data in config.data:
@@ -80,23 +83,20 @@ def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
     if len(points) < 2:
         return join()
     name = "all documents" if aspect == WHOLE else f"{aspect} {value}"
-    return line_chart(name, "bits per byte", points, marked=True, wide=aspect == WHOLE)
+    documents = max(row["documents"] for row in rows)
+    unit = ("bits per byte, " if aspect == WHOLE else "") + f"{documents:,} document{'s' if documents > 1 else ''}"
+    return line_chart(name, unit, points, marked=True, wide=aspect == WHOLE)
 
 
 def _table(rows: Sequence[Row]) -> Html:
-    heads = ("Checkpoint", "Of", "Documents", "Bytes", "Bits per byte", "Perplexity")
-    shown = [
-        (
-            row["checkpoint"],
-            row["value"] if row["aspect"] == WHOLE else f"{row['aspect']} {row['value']}",
-            row["documents"],
-            row["bytes"],
-            row["bits_per_byte"],
-            row["perplexity"],
-        )
-        for row in rows
-    ]
-    return table(heads, shown, right=(2, 3, 4, 5))
+    heads = ("Checkpoint, and part of the text", "Bits per byte", "Documents", "Perplexity")
+    shown = []
+    for row in rows:
+        part = row["value"] if row["aspect"] == WHOLE else f"{row['aspect']} {row['value']}"
+        of = join(row["checkpoint"], tag("div", part, cls="soft"))
+        documents = join(row["documents"], tag("div", row["bytes"], " bytes", cls="soft"))
+        shown.append((of, loss(row), documents, row["perplexity"]))
+    return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, SAME_DOCUMENTS, cls="note"))
 
 
 def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: str) -> list[Row]:

@@ -106,7 +106,14 @@ def doc_qa(config: DocQaConfig) -> str:
         calibration = calibrate(judge, config.calibration) if config.calibration else None
         notes = {"entailment": judge.name, "calibration": calibration}
         evidence.write(
-            config.output_dir, NAME, config=chosen, inputs=inputs, items=items, metrics=measure(items), notes=notes
+            config.output_dir,
+            NAME,
+            config=chosen,
+            inputs=inputs,
+            items=items,
+            metrics=measure(items),
+            notes=notes,
+            trials=_trials,
         )
     results = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")

@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,16 @@ def write(
     items: Sequence[Row],
     metrics: Metrics,
     notes: Mapping[str, Any],
+    trials: Callable[[Sequence[Row], str], Mapping[str, float] | None] | None = None,
 ) -> Artifact:
-    """Seal an evaluation; in results.json the metrics follow the task and the checkpoint's digest."""
+    """Seal an evaluation; in results.json the metrics follow the task and the checkpoint's digest.
+
+    `trials` returns the scores whose mean a metric is: results.json has their number, from which its bounds follow.
+    """
     digest = next((item.digest for item in inputs if item.role == "checkpoint"), None)
     results = {"task": task, "checkpoint_digest": digest, **metrics, "items": len(items), **notes}
+    if trials is not None:
+        results["trials"] = {metric: len(scores) for metric in metrics if (scores := trials(items, metric)) is not None}
     with artifacts.create(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs) as draft:
         text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
         (draft.path / RESULTS).write_text(text + "\n", encoding="utf-8")

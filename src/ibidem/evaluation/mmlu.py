@@ -70,7 +70,7 @@ def mmlu(config: MmluConfig) -> str:
                     items.append(answer(model, question, examples[: config.shots], config.scoring, config.bos))
                     bar.advance()
         asked = [question for tests, _ in questions.values() for question in tests]
-        made = {"shots": config.shots, "scoring": config.scoring, "bos": config.bos}
+        made = {"shots": config.shots, "scoring": config.scoring, "bos": config.bos, "chance": 1 / len(LETTERS)}
         notes = {**made, "contamination": _contamination(model_id, asked)}
         evidence.write(
             config.output_dir,
@@ -80,6 +80,7 @@ def mmlu(config: MmluConfig) -> str:
             items=items,
             metrics=measure(items),
             notes=notes,
+            trials=_trials,
         )
     evaluation = evidence.read(config.output_dir)
     results = evaluation.results

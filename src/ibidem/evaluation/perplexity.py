@@ -23,6 +23,7 @@ from ibidem.files import write_file
 from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
 from ibidem.lineage import walk
 from ibidem.modeling.checkpoint import newest
+from ibidem.statistics import ratio_error
 
 
 def perplexity(config: PerplexityConfig) -> str:
@@ -157,6 +158,7 @@ def figures(scores: Sequence[Score], *, has_start: bool) -> dict[str, Any]:
         "first_token_scored": has_start,
         "perplexity": math.exp(nll / num_tokens),
         "bits_per_byte": nll / math.log(2) / num_bytes if has_start else None,  # else the first token is missing
+        "bits_per_byte_error": ratio_error([s.nll / math.log(2) for s in scores], [s.bytes for s in scores]),
     }
 
 

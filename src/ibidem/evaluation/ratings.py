@@ -91,6 +91,7 @@ def ratings(config: RatingsConfig) -> str:
             "raters": len({rating.rater for rating in all_ratings if rating.kind == HUMAN}),
             "judges_refused": sorted(judges - trusted),
         },
+        trials=_trials,
     )
     results = evidence.read(config.output_dir).results
     names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]

@@ -39,6 +39,6 @@ class ReportConfig:
     output: Path
     """The HTML file to write."""
     evaluation: tuple[Path, ...] = ()
-    """Results of `ibidem evaluate` to include: JSON files, or folders with results.json."""
+    """Results of `ibidem evaluate` to include: JSON files, or folders with results.json or dashboard.json."""
     title: str = "ibidem report"
     """Heading of the page."""

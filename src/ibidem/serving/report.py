@@ -4,12 +4,8 @@ The page fetches and executes nothing: it has no external link and no script, an
 forbids both. Every value goes through `show`, which escapes it; None is shown as NOT MEASURED.
 """
 
-import ast
-import inspect
-import json
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +14,10 @@ from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened
 from ibidem.data import shards
-from ibidem.data.blend import is_blend, num_documents, size_of
-from ibidem.errors import ConfigError, DataError
-from ibidem.figures import duration, percent
-from ibidem.files import sha256_of, write_file
+from ibidem.data.blend import is_blend, num_documents
+from ibidem.errors import ConfigError
+from ibidem.figures import duration
+from ibidem.files import write_file
 from ibidem.page import (
     Html,
     Point,
@@ -35,14 +31,15 @@ from ibidem.page import (
     spread,
     table,
     tag,
-    top,
 )
-from ibidem.records import RESULTS_FILE, DropReason
 from ibidem.serving.config import ReportConfig
-from ibidem.serving.run_history import History, Record, Run, open_run
+from ibidem.serving.report_corpus import corpora, intact
+from ibidem.serving.report_evaluation import evaluation, losses_by_language, read_result
+from ibidem.serving.run_history import History, Run, open_run
 
 MOST_SAMPLES = 6  # of a prompt
 MOST_PIECES = 36
+MOST_BLANKS = 20  # at the end of a completion
 READABLE = str.maketrans({"\U0010fffc": "⏎", "\u2581": "·", "\U0010fffd": "\u2581"})  # as the tokenizer writes them
 
 
@@ -52,13 +49,13 @@ def report(config: ReportConfig) -> str:
     Raises:
         ArtifactError: the run's folder has no events or no intact checkpoint.
         ConfigError: the output cannot be written there, or a result of an evaluation does not exist.
-        DataError: a result of an evaluation is not a JSON object.
+        DataError: a result is not one that `ibidem evaluate` wrote.
     """
     _check_output(config.output)
-    results = [_read_result(path) for path in config.evaluation]
+    results = [read_result(path) for path in config.evaluation]
     run = open_run(config.run)
     sections = {
-        "Corpus": corpora(run.find_all(shards.KIND)),
+        "Corpus": join(corpora(run.find_all(shards.KIND)), losses_by_language(results, run.checkpoint.digest)),
         "Tokenizer": tokenizer(run.find("tokenizer")),
         "Training": training(run),
         "Samples": samples(run.history),
@@ -69,21 +66,6 @@ def report(config: ReportConfig) -> str:
     body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
     write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
     return f"{config.output}: the report of {run.checkpoint.path}"
-
-
-def _read_result(path: Path) -> Record:
-    path = path / RESULTS_FILE if path.is_dir() else path
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"evaluation {path}: {error.strerror}; give the JSON file or the folder that ibidem evaluate wrote"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"evaluation {path}: not JSON: {error}") from None
-    if not isinstance(result, dict):
-        raise DataError(f"evaluation {path}: not a JSON object")
-    return flattened(result)
 
 
 def _check_output(path: Path) -> None:
@@ -97,13 +79,6 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"output {path}: exists and is not a report; choose another path")
 
 
-def _intact(artifact: Artifact, name: str) -> Path | None:
-    """Return the path of an artifact's file if it still has the manifest's digest."""
-    path = artifact.path / name
-    is_whole = name in artifact.files and path.is_file() and sha256_of(path) == artifact.files[name].sha256
-    return path if is_whole else None
-
-
 # The sections
 
 
@@ -111,13 +86,18 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
     datasets, history = run.find_all(shards.KIND), run.history
     counts = datasets[0].counts if datasets else {}
-    read = sum(dataset.counts.get("read", 0) for dataset in datasets if not is_blend(dataset))
+    sources = [dataset.counts for dataset in datasets if not is_blend(dataset)]
+    read = sum(each["read"] for each in sources) if all("read" in each for each in sources) else None
     blended = bool(datasets) and is_blend(datasets[0])
     tokens = history.curve("train.step", "tokens")
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
     figures: list[Row] = [
-        ("Documents kept", num_documents(datasets[0]) if datasets else None, join("of ", read, " read")),
+        (
+            "Documents kept",
+            num_documents(datasets[0]) if datasets else None,
+            join("of ", read, " read"),
+        ),
         *([("Rows of the blend", counts.get("kept"), "repeats included, as in all that follows")] if blended else []),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
         ("Parameters", history.parameters, ""),
@@ -140,109 +120,6 @@ def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
     return f"{first:.3f} → {last:.3f}", f"{share(last, first)} of the first"
 
 
-def corpora(datasets: Sequence[Artifact]) -> Html:
-    """Show each dataset behind the checkpoint: first what it was trained on, then what that was made from."""
-    if not datasets:
-        return tag("p", None, " The dataset is not where the checkpoint says.")
-    return join(*(blend(dataset) if is_blend(dataset) else corpus(dataset) for dataset in datasets))
-
-
-def blend(dataset: Artifact) -> Html:
-    """Show what was blended, and in which shares."""
-    counts = dataset.counts
-    rows = [
-        (name, category, lane.get("documents"), lane.get("of"), lane.get("size"))
-        for name, lanes in counts.get("datasets", {}).items()
-        for category, lane in lanes.items()
-    ]
-    shares = {name: percent(part, digits=1) for name, part in counts.get("shares", {}).items()}
-    return join(
-        tag("h3", "Blend"),
-        tag("p", size_of(dataset), "."),
-        tag("p", ", ".join(f"{name} {part}" for name, part in shares.items()), f"; {counts.get('ended')}."),
-        table(("Dataset", "Category", "Rows", "Of, with repeats", f"Size, {counts['unit']}"), rows, right=(2, 3, 4)),
-    )
-
-
-def corpus(dataset: Artifact) -> Html:
-    """Show what was kept, what was dropped and why."""
-    counts = dataset.counts
-    dropped, meaning = counts.get("dropped", {}), explanations()
-    named = {reason: join(reason, tag("div", meaning.get(reason, ""), cls="soft")) for reason in dropped}
-    rows = [(named[reason], number, share(number, counts.get("read"))) for reason, number in dropped.items()]
-    outside = {"quarantined: unreadable, each listed in quarantine.jsonl": counts.get("quarantined")}
-    outside |= {f"skipped files: {why}": n for why, n in counts.get("skipped_files", {}).items()}
-    kept = {
-        aspect: tag("div", tag("h3", f"Kept by {aspect}"), bars(top(counts.get(aspect, {}))))
-        for aspect in ("license", "language", "natural_language", "category", "source")
-    }
-    duplicates = counts.get("clusters", {})
-    name = dataset.path.name
-    total = (counts.get("kept"), " kept + ", sum(dropped.values()), " dropped + ", counts.get("quarantined"))
-    return join(
-        tag("h3", f"What was read into {name}"),
-        tag("p", *total, " quarantined = ", counts.get("read"), " documents read."),
-        tag("p", "Kept without any stated license: ", counts.get("license_unstated"), "."),
-        kept["license"],
-        tag(
-            "div",
-            kept["language"],
-            tag("div", kept["category"], kept["source"], kept["natural_language"]),
-            cls="columns",
-        ),
-        tag("h3", "Kept by length, in characters up to"),
-        bars({f"{int(bound):,}": count for bound, count in counts.get("lengths", {}).items()}),
-        tag("h3", "Clusters of duplicates"),
-        table(
-            ("Clusters", "Documents in them, kept or dropped", "Largest"),
-            [(duplicates.get("clusters"), duplicates.get("documents"), duplicates.get("largest"))],
-            right=(0, 1, 2),
-        ),
-        tag("h3", "Secrets and personal data replaced by placeholders"),
-        table(("Kind", "Count"), list(counts.get("scrubbed", {}).items()), right=(1,)),
-        tag("h3", "Dropped, and why"),
-        table(("Reason", "Documents", "Of read"), rows, right=(1, 2)),
-        *_license_drops(_intact(dataset, shards.DROPPED)),
-        tag("h3", "Never became documents"),
-        table(("What", "Count"), list(outside.items()), right=(1,)),
-    )
-
-
-def explanations() -> dict[str, str]:
-    """Read the meaning of each drop reason from its docstring in the enum."""
-    (enum,) = ast.parse(inspect.getsource(DropReason)).body
-    assert isinstance(enum, ast.ClassDef)
-    return {
-        str(DropReason[ast.unparse(member.targets[0])]): " ".join(ast.literal_eval(text.value).split())
-        for member, text in zip(enum.body, enum.body[1:], strict=False)
-        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr)
-    }
-
-
-def _license_drops(dropped: Path | None) -> list[Html]:
-    """Show the evidence: metadata by package, headers file by file."""
-    if dropped is None:
-        why = f" {shards.DROPPED} is missing, or differs from the manifest."
-        return [tag("h3", "License drops by package"), tag("p", None, why)]
-    groups: Counter[tuple[str, str, str]] = Counter()
-    examples: dict[tuple[str, str, str], str] = {}
-    headers: list[Row] = []
-    for row in shards.read_rows(dropped, ["reason", "repo", "source", "path", "record", "detail"]):
-        package, where, detail = row["repo"] or row["source"], row["path"] or row["record"], row["detail"] or ""
-        if row["reason"] == DropReason.LICENSE_HEADER:
-            headers.append((package, tag("code", where), detail))
-        elif row["reason"].startswith("license."):
-            groups[package, row["reason"], detail] += 1
-            examples.setdefault((package, row["reason"], detail), where)
-    by_package = [(*key, count, tag("code", examples[key])) for key, count in groups.most_common()]
-    return [
-        tag("h3", "License drops by metadata, grouped by package"),
-        table(("Package", "Reason", "Evidence", "Files", "Example"), by_package, right=(3,)),
-        tag("h3", "License drops by a header in the file itself, whatever the metadata says"),
-        table(("Package", "File", "Words in the file"), headers),
-    ]
-
-
 def tokenizer(artifact: Artifact | None) -> Html:
     """Show the size and quality of the tokenizer."""
     if artifact is None:
@@ -258,7 +135,7 @@ def tokenizer(artifact: Artifact | None) -> Html:
         ("Held-out documents", counts.get("held_out")),
         ("of these, decoded byte for byte", counts.get("round_trips")),
     ]
-    vocabulary = _intact(artifact, "tokenizer.vocab")
+    vocabulary = intact(artifact, "tokenizer.vocab")
     pieces = _longest_pieces(vocabulary.read_bytes().decode(errors="replace")) if vocabulary else [None]
     return join(
         table(("Figure", "Value"), rows, right=(1,)),
@@ -296,30 +173,26 @@ def training(run: Run) -> Html:
 def samples(history: History) -> Html:
     """Show how the completion of each prompt changes over training."""
     if not history.prompts:
-        return tag("p", None, " No prompt was set (validation.prompts).")
+        why = "no prompt was set (validation.prompts)" if history.no_samples is None else history.no_samples
+        return tag("p", None, f" No prompt was completed: {why}.")
     blocks = []
     for prompt in history.prompts:
         completions = history.completions(prompt)
         steps = spread(list(completions), MOST_SAMPLES)
         left_out = f", {len(steps)} of {len(completions)} completions" if len(steps) < len(completions) else ""
-        texts = {step: tag("pre", tag("b", prompt), completions[step]) for step in steps}
+        texts = {step: tag("pre", tag("b", prompt), _legible(completions[step])) for step in steps}
         rows = [tag("div", tag("span", "step ", step), text, cls="completion") for step, text in texts.items()]
         blocks.append(tag("div", tag("h3", "Prompt ", tag("code", repr(prompt)), left_out), *rows))
     return join(*blocks)
 
 
-def evaluation(results: Sequence[Record], digest: str) -> Html:
-    """Show every figure of every result, one column per result."""
-    if not results:
-        return tag("p", None, " No result of ibidem evaluate was given.")
-    keys = dict.fromkeys(key for result in results for key in result if key != "task")
-    heads = [result.get("task", f"result {number}") for number, result in enumerate(results, 1)]
-    verdicts = {None: None, digest: "yes"}
-    other = tag("span", "no, on another", cls="bad")
-    mine = [verdicts.get(result.get("checkpoint_digest"), other) for result in results]
-    rows: list[Row] = [("measured on this checkpoint", *mine)]
-    rows += [(key, *(_short(result.get(key)) for result in results)) for key in keys]
-    return table(("Figure", *heads), rows, right=range(1, len(results) + 1))
+def _legible(completion: str) -> Html:
+    """Name what would look like nothing: an empty completion, and many blanks at the end."""
+    text = completion.rstrip()
+    blanks = len(completion) - len(text)
+    if text and blanks <= MOST_BLANKS:
+        return join(completion)
+    return join(text, tag("i", f" {blanks} blanks and newlines" if blanks else " the end of the document"))
 
 
 def lineage(run: Run) -> Html:
@@ -335,7 +208,7 @@ def lineage(run: Run) -> Html:
         seen.add(node.digest)
         rows.append(_node(run.folder, depth, f"{state}, see above" if is_repeated else state, node))
     return join(
-        table(("What", "State", "Where", "Digest", "Files", "Bytes"), rows, right=(4, 5)),
+        table(("What, and its state", "Where, and its digest", "Files", "Bytes"), rows, right=(2, 3)),
         tag(
             "p",
             "The state compares digests of manifests; ",
@@ -349,13 +222,13 @@ def lineage(run: Run) -> Html:
 
 def _node(folder: Path, depth: int, state: str, node: Input | Artifact) -> Row:
     name = node.role if isinstance(node, Input) else node.kind
-    what = tag("span", f"└ {name}" if depth else name, cls="keep", style=f"padding-left:{max(depth - 1, 0) * 1.1}em")
-    shown = tag("span", state, cls="keep bad" if state in {"missing", "changed"} else "keep")
+    shown = tag("div", state, cls="bad" if state in {"missing", "changed"} else "soft")
+    what = tag("div", name, shown, style=f"padding-left:{depth * 0.9:.1f}em")
+    where = node.name if isinstance(node, Input) else os.path.relpath(node.path.resolve(), folder.resolve())
+    place = tag("div", where, tag("div", _short(node.digest), cls="soft"), cls="wrap")
     if isinstance(node, Input):
-        return what, shown, node.name, _short(node.digest), "", ""
-    where = os.path.relpath(node.path.resolve(), folder.resolve())
-    total = sum(file.bytes for file in node.files.values())
-    return what, shown, where, _short(node.digest), len(node.files), total
+        return what, place, "", ""
+    return what, place, len(node.files), sum(file.bytes for file in node.files.values())
 
 
 def _short(value: object) -> object:

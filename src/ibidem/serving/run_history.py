@@ -34,6 +34,8 @@ class History:
     rows: dict[tuple[str, int, str], Record] = field(default_factory=dict)
     """Events by name, step and prompt."""
     refused: list[Record] = field(default_factory=list)
+    no_samples: str | None = None
+    """Why prompts were not completed."""
     parameters: int | None = None
     sessions: int = 0
     seconds: float = 0.0
@@ -120,6 +122,8 @@ def history_of(events: Iterable[Record]) -> History:
             before = record["time"]
         elif name == "checkpoint.refused":
             history.refused.append(record)
+        elif name == "train.no_samples":
+            history.no_samples = record.get("reason")
         if name in WORK and isinstance(step, int):
             history.rows[name, step, str(record.get("prompt", ""))] = record
     return history

@@ -1,5 +1,6 @@
 """Configurations of trainings. Imports no torch, so that flags are parsed at once."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,18 @@ from ibidem.config import configuration
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+DEFAULT_PROMPTS = ("def main(args):", "import os", "The function returns")
+MEASUREMENTS = 10
+MOST_STEPS_UNMEASURED = 1000
+
+
+def measure_every(steps: int) -> int:
+    """Return the default number of steps between two measurements: ten in a run, in a long one every 1,000 steps.
+
+    >>> measure_every(5), measure_every(240), measure_every(25_000)
+    (1, 24, 1000)
+    """
+    return min(math.ceil(steps / MEASUREMENTS), MOST_STEPS_UNMEASURED)
 
 
 @configuration
@@ -94,14 +107,15 @@ class LoopConfig:
 class ValidationConfig:
     """What to measure on the way."""
 
-    every: Positive = 250
-    """Steps between two measurements; the first is before step 0, the last after the end."""
+    every: Positive | None = None
+    """Steps between two measurements, besides those before the first step and after the last; by default a tenth of
+    the run, and at most 1,000."""
     windows: Positive = 64
     """Number of held-out windows."""
-    prompts: tuple[str, ...] = ()
-    """Prompts to complete at each measurement."""
+    prompts: tuple[str, ...] = DEFAULT_PROMPTS
+    """Prompts to complete at each measurement; the flag without a value, or an empty list, turns this off."""
     sample_tokens: Positive = 48
-    """Maximum length of these completions, in tokens."""
+    """Maximum length of these completions, in tokens; the default prompts get less if the model's context is short."""
 
 
 @configuration

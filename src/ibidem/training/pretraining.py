@@ -18,9 +18,9 @@ from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import state
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.state import is_sharded
 from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))
@@ -39,12 +39,17 @@ class Pretraining:
     def check(self) -> None:
         """Fail early if a split has no whole window, or a prompt does not fit into the context."""
         log.event("train.windows", train=self.windows.number, held_out=self.held_out.number)
-        length = self.config.validation.sample_tokens
-        for prompt in self.config.validation.prompts:
-            if len(self.tokenizer.encode(prompt)) + 1 + length > self.shape.context:
-                raise ConfigError(f"validation.prompts: {prompt[:40]!r} and {length} tokens exceed the model's context")
-        if self.config.validation.prompts and state.is_sharded(self.accelerator):
+        asked, length = self.config.validation.prompts, self.config.validation.sample_tokens
+        if asked != DEFAULT_PROMPTS:
+            for prompt in asked:
+                if self._num_tokens(prompt) + length > self.shape.context:
+                    raise ConfigError(
+                        f"validation.prompts: {prompt[:40]!r} and {length} tokens exceed the model's context"
+                    )
+        if asked and is_sharded(self.accelerator):
             log.event("train.no_samples", reason="the weights are sharded")
+        elif left_out := [prompt for prompt in asked if prompt not in self.prompts]:
+            log.event("train.no_samples", prompts=left_out, reason="the model's context is too short")
 
     def begin(self, model: nn.Module, step: int) -> None:
         """Nothing to prepare: the windows of a step follow from its number."""
@@ -139,11 +144,22 @@ class Pretraining:
             documents.block_mask  # noqa: B018 - built here, outside the compiled blocks
         return documents
 
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts that are completed: those that leave room for a token."""
+        if is_sharded(self.accelerator):
+            return []
+        return [each for each in self.config.validation.prompts if self._num_tokens(each) < self.shape.context]
+
+    def _num_tokens(self, prompt: str) -> int:
+        return 1 + len(self.tokenizer.encode(prompt))  # the document token precedes it
+
     def _sample(self, model: nn.Module, step: int) -> None:
-        prompts = self.config.validation.prompts
-        if not prompts or not self.accelerator.is_main_process or state.is_sharded(self.accelerator):
+        if not self.prompts or not self.accelerator.is_main_process:
             return
         decoder = self.accelerator.unwrap_model(model)
-        sampling = Sampling(max_tokens=self.config.validation.sample_tokens, seed=self.config.training.seed)
-        for prompt, done in zip(prompts, complete(decoder, self.tokenizer, prompts, sampling), strict=True):
+        room = self.shape.context - max(map(self._num_tokens, self.prompts))
+        length = min(self.config.validation.sample_tokens, room)
+        sampling = Sampling(max_tokens=length, seed=self.config.training.seed)
+        for prompt, done in zip(self.prompts, complete(decoder, self.tokenizer, self.prompts, sampling), strict=True):
             log.event("train.sample", step=step, prompt=prompt, completion=done.text, finish=done.finish)

@@ -26,7 +26,7 @@ from ibidem.errors import CheckpointError, ConfigError
 from ibidem.modeling.checkpoint import INITIAL, KIND, folder_of, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
 from ibidem.training import interrupts, loop, state
-from ibidem.training.config import SessionConfig
+from ibidem.training.config import SessionConfig, measure_every
 from ibidem.training.objective import Objective
 from ibidem.training.optim import adamw, learning_rate
 
@@ -194,7 +194,7 @@ def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, t
         seed=training.seed,
         clip=config.optim.clip,
         tokens_per_step=tokens_per_step,
-        measure_every=config.validation.every,
+        measure_every=config.validation.every or measure_every(training.steps),
         save_every=config.checkpoints.every,
     )
 

@@ -1,0 +1,168 @@
+"""The report's section about evaluations: each figure with its interval, and what it was measured on."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ibidem import artifacts
+from ibidem.config import flattened
+from ibidem.errors import ConfigError, DataError
+from ibidem.figures import MARGIN, between, percent
+from ibidem.page import Html, Row, join, loss, table, tag
+from ibidem.records import DASHBOARD_FILE, RESULTS_FILE
+from ibidem.serving.report_corpus import intact
+from ibidem.statistics import lower_bound, upper_bound
+
+EXACT = "95 %: exact bounds (Clopper and Pearson), each with 95 % confidence; below them, the items behind the figure."
+MEASURED_ASIDE = ("contamination", "calibration")
+NO_SHARES = ("alpha.", "unrated.")
+_PERPLEXITY = {"perplexity", "bits_per_byte", "documents", "tokens", "bytes"}
+_DASHBOARD = _PERPLEXITY | {"checkpoint", "checkpoint_digest", "data", "aspect", "value"}
+
+Record = dict[str, Any]
+
+
+def read_result(path: Path) -> Record:
+    """Read a result that `ibidem evaluate` wrote: of perplexity, of a benchmark, or a dashboard (its `rows`).
+
+    Raises:
+        ConfigError: it does not exist.
+        ArtifactError: it is inside an artifact that is not an evaluation.
+        DataError: it is something else, or was edited.
+    """
+    names = (RESULTS_FILE, DASHBOARD_FILE)
+    file = next((path / name for name in names if (path / name).exists()), path / RESULTS_FILE)
+    file = file if path.is_dir() else path
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"evaluation {file}: {error.strerror}; give the JSON file or the folder that ibidem evaluate wrote"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"evaluation {file}: not JSON: {error}") from None
+    if isinstance(result, list) and result and all(map(_is_dashboard, result)):
+        return {"task": "dashboard", "rows": result}
+    if not isinstance(result, dict) or not _is_result(result):
+        raise DataError(
+            f"evaluation {file}: not a result of ibidem evaluate; give the JSON of perplexity, {RESULTS_FILE} or "
+            f"{DASHBOARD_FILE}"
+        )
+    if (file.parent / artifacts.MANIFEST).exists() and not intact(
+        artifacts.load(file.parent, kind="evaluation"), file.name
+    ):
+        raise DataError(f"evaluation {file}: it differs from the manifest beside it; evaluate again")
+    return result
+
+
+def _is_dashboard(row: object) -> bool:
+    return isinstance(row, dict) and row.keys() >= _DASHBOARD and type(row["documents"]) is int
+
+
+def _is_result(result: Record) -> bool:
+    if not isinstance(result.get("task"), str) or "checkpoint_digest" not in result:
+        return False
+    return result.keys() >= _PERPLEXITY if result["task"] == "perplexity" else type(result.get("items")) is int
+
+
+def evaluation(results: Sequence[Record], digest: str) -> Html:
+    """Show the figures of every result, and in how far they are of the checkpoint with this digest."""
+    if not results:
+        return tag("p", None, " No result of ibidem evaluate was given.")
+    return join(*(_dashboard(each, digest) if "rows" in each else _result(each, digest) for each in results))
+
+
+def losses_by_language(results: Sequence[Record], digest: str) -> Html:
+    """Show the bits per byte of each language that a dashboard measured with this checkpoint."""
+    heading = tag("h3", "Held-out loss by language")
+    rows = [row for each in results for row in each.get("rows", ()) if row["checkpoint_digest"] == digest]
+    rows = [row for row in rows if row["aspect"] == "language"]
+    if not rows:
+        how = (" ", tag("code", "ibidem evaluate dashboard"), " measures it; give its folder to ")
+        return join(heading, tag("p", None, *how, tag("code", "--evaluation"), "."))
+    by_size = sorted(rows, key=lambda row: (-row["documents"], row["value"]))
+    return join(heading, _losses("Language", by_size))
+
+
+def _result(result: Record, digest: str) -> Html:
+    if result["task"] == "perplexity":
+        names = {*_PERPLEXITY, "nll", "bits_per_byte_error"}
+        figures = _losses("Of", [{"value": "all", **result}])
+    else:
+        names = set(list(result)[: list(result).index("items")]) - {"checkpoint_digest"}  # the metrics precede it
+        rows = [_figure(result, name) for name in result if name in names - {"task"}]
+        if "contamination" in result:
+            searched = result["contamination"]
+            overlap = searched.get("problems") if isinstance(searched, dict) else None
+            rows.append(("problems that occur in the training data", overlap, ""))
+        figures = join(table(("Figure", "Result", "95 %"), rows, right=(1, 2)), tag("p", EXACT, cls="note"))
+    notes = flattened({key: value for key, value in result.items() if key not in {*names, "task", "trials"}})
+    shown = [(key, _setting(key, value)) for key, value in notes.items()]
+    how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
+    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], digest), figures, how)
+
+
+def _setting(key: str, value: object) -> Html:
+    if value is None and key in MEASURED_ASIDE:
+        return join(None)
+    return tag("code", "none" if value is None or value == [] else value)
+
+
+def _figure(result: Record, name: str) -> Row:
+    """Return a figure, its exact bounds, and what it was counted over."""
+    value, trials, chance = result[name], _trials(result).get(name), result.get("chance")
+    if not isinstance(value, int | float) or name.startswith(NO_SHARES):
+        return name, value, ""
+    shown = percent(value, digits=1)
+    if isinstance(chance, float):
+        shown = join(shown, tag("div", f"guessing: {percent(chance, digits=0)}", cls="soft"))
+    if not isinstance(trials, int) or trials < 1 or not 0 <= value <= 1:
+        return name, shown, None
+    passed = value * trials
+    bounds = lower_bound(math.floor(passed + 1e-6), trials), upper_bound(math.ceil(passed - 1e-6), trials)
+    of = f"{round(passed):,} of {trials:,}" if abs(passed - round(passed)) < 1e-6 else f"mean of {trials:,}"
+    return name, shown, join(between(bounds), tag("div", of, cls="soft"))
+
+
+def _trials(result: Record) -> Mapping[str, Any]:
+    """Return how many trials each figure is the mean of; where that was not recorded, of the figures over all items."""
+    recorded = result.get("trials")
+    if isinstance(recorded, dict):
+        return recorded
+    return {"pass@1": result.get("problems"), "accuracy": result["items"]}
+
+
+def _dashboard(result: Record, digest: str) -> Html:
+    of_this = [row for row in result["rows"] if row["checkpoint_digest"] == digest]
+    newest = result["rows"][-1]["checkpoint_digest"]
+    rows = of_this or [row for row in result["rows"] if row["checkpoint_digest"] == newest]
+    wider = [row for row in rows if row["aspect"] != "language"]
+    names = [row if row["aspect"] == "all" else row | {"value": f"{row['aspect']} {row['value']}"} for row in wider]
+    return join(
+        tag("h3", "dashboard"),
+        _is_of(digest if of_this else newest, digest),
+        _losses("Of", names),
+        tag("p", "By language: in the section on the corpus.", cls="note"),
+    )
+
+
+def _losses(of: str, rows: Sequence[Record]) -> Html:
+    """Show the loss on parts of a text, with the margin over the documents."""
+    several = len({row.get("data") for row in rows}) > 1
+    texts = [tag("div", Path(row["data"]).name, cls="soft") if several else "" for row in rows]
+    shown = [
+        (join(row["value"], text), loss(row), row["documents"], row["perplexity"])
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    heads = (of, "Bits per byte", "Documents", "Perplexity")
+    return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, cls="note"))
+
+
+def _is_of(measured: object, digest: str) -> Html:
+    if measured is None:
+        return tag("p", "Measured on this checkpoint: ", None)
+    if measured == digest:
+        return tag("p", "Measured on this checkpoint: yes.")
+    return tag("p", "Measured on this checkpoint: ", tag("span", "no, on another", cls="bad"), ".")
