@@ -119,7 +119,8 @@ def test_the_last_window_may_reach_back_until_it_is_full(
 
 def test_who_measures_on_the_training_data_is_told_so(checkpoint: Path, dataset: Path) -> None:
     choice = {"checkpoint": checkpoint, "max_documents": 3}
-    assert "the model was trained on most of them" in perplexity(PerplexityConfig(data=dataset, **choice))
+    said = perplexity(PerplexityConfig(data=dataset, **choice))
+    assert "the model was trained on most of them: --held-out-share 0.1 reads those that were held out" in said
     held_out = perplexity(PerplexityConfig(data=dataset, held_out_share=0.1, **choice))
     other = perplexity(PerplexityConfig(data=REPOSITORY / "LICENSE", **choice))
     assert "trained on" not in held_out + other

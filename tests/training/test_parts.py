@@ -1,14 +1,16 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python_file
 
 from ibidem import artifacts
 from ibidem.config import build
+from ibidem.errors import ConfigError
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
 from ibidem.training.plan import PlanConfig, activation_bytes, plan
@@ -175,3 +177,29 @@ def test_events_tell_each_step_and_measurement(train_settings: dict, tmp_path: P
     assert all(math.isfinite(event["grad_norm"]) for event in steps)
     assert [event["step"] for event in events if event["event"] == "train.measured"] == [0, 3, 6]
     assert [event["step"] for event in events if event["event"] == "train.sample"] == [0, 3, 6]
+
+
+def few_documents(folder: Path, count: int) -> Path:
+    from ibidem.data.preprocess import PreprocessConfig, preprocess
+
+    (folder / "few").mkdir()
+    for seed in range(count):
+        (folder / "few" / f"m{seed}.py").write_text(python_file(seed))
+    preprocess(PreprocessConfig(dataset=(f"{folder / 'few'}:train:text",), output_dir=folder / "data"))
+    return folder / "data"
+
+
+def test_some_of_a_few_documents_are_held_out(tokenizer_dir: Path, tmp_path: Path) -> None:
+    tokens, _ = tokenize(few_documents(tmp_path, 40), tokenizer_dir, tmp_path / "tokens", held_out_share=None)
+    assert tokens.config["held_out_share"] == 0.2
+    assert min(tokens.counts["tokens"].values()) > 0
+
+
+def test_a_share_that_holds_out_nothing_is_refused_with_one_that_does(tokenizer_dir: Path, tmp_path: Path) -> None:
+    data = few_documents(tmp_path, 12)
+    for share in (0.0001, 0.9999):
+        with pytest.raises(ConfigError, match="12 documents are too few to hold out a share of") as refused:
+            tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=share)
+        better = float(re.search(r"--data.held-out-share ([\d.]+)$", str(refused.value))[1])
+        tokens, _ = tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=better)
+        assert min(tokens.counts["tokens"].values()) > 0

@@ -29,12 +29,13 @@ from ibidem.statistics import ratio_error
 def perplexity(config: PerplexityConfig) -> str:
     """Measure, and return the figures as a line."""
     result = evaluate(config)
-    seen = "; the model was trained on most of them: --held-out-share reads those that were held out"
+    share = _held_out_share(config)
+    seen = f"; the model was trained on most of them: --held-out-share {share} reads those that were held out"
     bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
     return (
         f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
         f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
-        f"{seen if _has_seen(config) else ''}"
+        f"{seen if share is not None else ''}"
     )
 
 
@@ -82,14 +83,15 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
     return result
 
 
-def _has_seen(config: PerplexityConfig) -> bool:
-    """Return whether a checkpoint was trained on the dataset that is read as a whole."""
+def _held_out_share(config: PerplexityConfig) -> float | None:
+    """Return the share that the training held out of the dataset; None if it did not read it, or a share was given."""
     checkpoint = newest(config.checkpoint)
     are_artifacts = all((path / artifacts.MANIFEST).exists() for path in (checkpoint, config.data))
     if config.held_out_share is not None or not are_artifacts:
-        return False
+        return None
     digest = artifacts.load(config.data).digest
-    return any(node.digest == digest for _, _, node in walk(checkpoint))
+    tokens = (node for _, _, node in walk(checkpoint) if isinstance(node, artifacts.Artifact) and node.kind == "tokens")
+    return next((node.config["held_out_share"] for node in tokens if node.digest_of("dataset") == digest), None)
 
 
 class Score(NamedTuple):

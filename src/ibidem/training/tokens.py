@@ -8,7 +8,7 @@ The document token precedes every document: from it the model learns how documen
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
@@ -28,6 +28,8 @@ from ibidem.tokenization.tokenizer import Tokenizer
 KIND = "tokens"
 SPLITS = ("train", "validation")
 ENCODE_AT_ONCE = 512
+FEWEST_HELD_OUT = 8
+"""Documents that are held out of a small dataset by default."""
 
 Ids = NDArray[np.int64]
 
@@ -41,14 +43,15 @@ class FimIds(NamedTuple):
 
 
 def tokenize(
-    dataset: Path, tokenizer_dir: Path, cache_dir: Path, *, held_out_share: float
+    dataset: Path, tokenizer_dir: Path, cache_dir: Path, *, held_out_share: float | None
 ) -> tuple[artifacts.Artifact, Tokenizer]:
     """Tokenize a dataset, or load its tokens; the folder is named after the digests of dataset and tokenizer.
 
     Files: `train.bin` and `validation.bin` (uint16 if the vocabulary fits, else uint32), and `documents.parquet` with
-    the position of each document.
+    the position of each document. Without a share, `default_share` decides.
     """
     data = shards.load_dataset(dataset)
+    held_out_share = held_out_share or default_share(data.counts["kept"])
     tokenizer = Tokenizer.load(tokenizer_dir)
     key = hashlib.sha256(f"{data.digest} {tokenizer.digest} {held_out_share}".encode()).hexdigest()[:16]
     folder = cache_dir / key
@@ -66,6 +69,15 @@ def tokenize(
         tokens = artifacts.load(folder, kind=KIND)
         log.event("tokens.finished", path=str(folder), **tokens.counts)
     return tokens, tokenizer
+
+
+def default_share(num_documents: int) -> float:
+    """Return the share of the documents to hold out: 2 %, or as much as holds out about eight of a few.
+
+    >>> default_share(10_000), default_share(100), default_share(4)
+    (0.02, 0.08, 0.5)
+    """
+    return max(0.02, min(0.5, FEWEST_HELD_OUT / max(1, num_documents)))
 
 
 class Windows:
@@ -164,11 +176,22 @@ def _write(
         for file in files.values():
             file.close()
     if min(sizes.values()) == 0:
-        empty = min(sizes, key=lambda split: sizes[split])
-        raise ConfigError(f"{dataset}: no document is in {empty}; the dataset is too small for this held_out_share")
+        raise ConfigError(
+            f"{dataset}: {num_documents:,} documents are too few to hold out a share of {held_out_share:g}; "
+            f"{_remedy(sizes, places)}"
+        )
     names = ("sha256", "split", "start", "tokens")
     pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS_FILE)
     return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}
+
+
+def _remedy(sizes: Mapping[str, int], places: Sequence[tuple[str, str, int, int]]) -> str:
+    """Name a share of the documents that leaves none of the splits empty."""
+    if len(places) < 2:
+        return "give more data"
+    hashes = sorted(int(sha256[:8], 16) / 16**8 for sha256, *_ in places)
+    share = hashes[0] + 0.001 if sizes["validation"] == 0 else hashes[-1] - 0.001
+    return f"give more data, or --data.held-out-share {share:.3f}"
 
 
 def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, str, Sequence[int]]]:
