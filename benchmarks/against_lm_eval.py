@@ -150,7 +150,7 @@ def greatest(ours: Iterable[float], theirs: Iterable[float]) -> float:
 
 def read_subjects(folder: Path, count: int) -> dict[str, Any]:
     """Read the first questions of each subject, and its examples."""
-    from ibidem.evaluation.mmlu import find_subjects, read
+    from ibidem.evaluation.subjects import find_subjects, read
 
     files = find_subjects(folder, [])
     return {name: (read(name, test)[:count], read(name, dev)[:SHOTS]) for name, (test, dev) in files.items() if dev}

@@ -188,7 +188,7 @@ TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
-NO_ARTIFACT = {"completion", "demo", "doctor", "gate pin", "init", "key", "plan"}
+NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
 

@@ -1,7 +1,8 @@
 """The command line: find the command, parse its flags, run it, print what it returns or one line of what is wrong.
 
 Nothing heavy is imported before the flags are parsed, so `--help` and typos are answered at once.
-Exit codes: 0 done, 1 the gate blocks, 2 an error that the user can fix, reported in one line.
+Exit codes: 0 done, 1 the answer is no (the gate blocks, nothing was found, a copy is not the published one), 2 an error
+that the user can fix, reported in one line.
 """
 
 import os

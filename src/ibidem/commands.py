@@ -77,6 +77,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "data card, Croissant and the EU training-content summary of a dataset",
             "ibidem card data/public/processed",
         ),
+        "data get": Command(
+            "ibidem.evaluation.obtain:GetConfig",
+            "ibidem.evaluation.obtain:get",
+            "where a published benchmark comes from, and whether a copy is the published one",
+            "ibidem data get mbpp --path data/benchmarks/mbpp.jsonl",
+        ),
         "takedown plan": Command(
             "ibidem.data.provenance.takedown:TakedownConfig",
             "ibidem.data.provenance.takedown:plan_command",

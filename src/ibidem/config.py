@@ -359,13 +359,14 @@ NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number", "int_fr
 
 def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: bool = False) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    shown = _flag(key) if as_flag else key
+    field = _fields(config_type).get(key)
+    is_positional = field is not None and POSITIONAL in field.metadata
+    shown = key.upper() if is_positional else _flag(key) if as_flag else key
     match problem["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"unknown key {key}{_meant(config_type, key)}"
         case "missing" | "missing_keyword_only_argument" | "missing_argument":
-            field = _fields(config_type).get(key)
-            if field is not None and POSITIONAL in field.metadata:
+            if is_positional:
                 return f"{key} is required; give {key.upper()}"
             if field is not None and (nested := _nested(field.annotation)):
                 needed = [flag for flag, kind, _ in describe(nested, prefix=f"{_flag(key)[2:]}.") if "required" in kind]

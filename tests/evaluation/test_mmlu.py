@@ -10,7 +10,8 @@ from ibidem import artifacts
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import MmluConfig
-from ibidem.evaluation.mmlu import LETTERS, find_subjects, mmlu, prompt, read
+from ibidem.evaluation.mmlu import mmlu, prompt
+from ibidem.evaluation.subjects import LETTERS, find_subjects, read
 
 HEAD = "question,choice0,choice1,choice2,choice3,answer\n"
 

@@ -1,22 +1,19 @@
 """MMLU: multiple choice over subjects, few-shot, from the original CSV files: `ibidem evaluate mmlu`.
 
-    question, choice A, choice B, choice C, choice D, answer        the answer is a letter, or a number from 0
-
 Source: Hendrycks et al. 2021, arXiv:2009.03300, and its evaluate.py for the prompt.
 """
 
-import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ibidem import log
 from ibidem.config import build, settings
 from ibidem.data.filters.contamination import ProblemText
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import ConfigError
 from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
+from ibidem.evaluation.subjects import LETTERS, Question, find_subjects, part_of, rows
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
 from ibidem.figures import between, percent
 from ibidem.inference import models
@@ -25,22 +22,11 @@ from ibidem.jsonl import Row
 from ibidem.statistics import mean_bounds
 
 NAME = "mmlu"
-LETTERS = "ABCD"
 GROUPS = {
     "business": ("business_ethics", "management", "marketing"),
     "security": ("computer_security",),
     "software": ("college_computer_science", "high_school_computer_science", "machine_learning"),
 }
-
-
-class Question(NamedTuple):
-    """One question of a subject."""
-
-    subject: str
-    number: int
-    text: str
-    choices: tuple[str, ...]
-    answer: int
 
 
 def mmlu(config: MmluConfig) -> str:
@@ -54,7 +40,7 @@ def mmlu(config: MmluConfig) -> str:
     model_id = identify(config.checkpoint)
     asked_rows = rows(files)
     inputs = [evidence.benchmark_input(asked_rows, config.data.name), model_id.as_input(of=config.output_dir)]
-    questions = {name: (_part(asked_rows, name, "test"), _part(asked_rows, name, "dev")) for name in files}
+    questions = {name: (part_of(asked_rows, name, "test"), part_of(asked_rows, name, "dev")) for name in files}
     fewest = min(questions, key=lambda name: len(questions[name][1]))
     if len(questions[fewest][1]) < config.shots:
         raise ConfigError(
@@ -140,57 +126,6 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
     return metrics | {f"accuracy.{subject}": evidence.mean(passed) for subject, passed in sorted(by_subject.items())}
 
 
-def find_subjects(folder: Path, wanted: Sequence[str]) -> dict[str, tuple[Path, Path | None]]:
-    """Find `<subject>_test.csv`, and `<subject>_dev.csv` for the examples, in a folder or its `test` and `dev`.
-
-    Raises:
-        ConfigError: a wanted subject is missing, or there are no subjects.
-    """
-    tests = {path.name.removesuffix("_test.csv"): path for path in sorted(folder.rglob("*_test.csv"))}
-    devs = {path.name.removesuffix("_dev.csv"): path for path in sorted(folder.rglob("*_dev.csv"))}
-    if missing := [name for name in wanted if name not in tests]:
-        raise ConfigError(f"data {folder}: no {missing[0]}_test.csv there; subjects: {', '.join(tests) or 'none'}")
-    if not tests:
-        raise ConfigError(f"data {folder}: no <subject>_test.csv there")
-    return {name: (path, devs.get(name)) for name, path in tests.items() if not wanted or name in wanted}
-
-
-def rows(files: Mapping[str, tuple[Path, Path | None]]) -> list[Row]:
-    """Read the questions and examples of subjects as JSON rows."""
-    parts = (
-        (part, question)
-        for subject, pair in sorted(files.items())
-        for part, path in zip(("test", "dev"), pair, strict=True)
-        for question in (read(subject, path) if path is not None else ())
-    )
-    return [{"part": part, **question._asdict(), "choices": list(question.choices)} for part, question in parts]
-
-
-def read(subject: str, path: Path) -> list[Question]:
-    """Read the questions of a file, with or without a header line.
-
-    Raises:
-        DataError: a row is not a question.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if rows and rows[0][0].strip().lower() == "question":
-        rows = rows[1:]
-    questions = []
-    for number, row in enumerate(rows, 1):
-        place = row[5].strip() if len(row) == 6 else ""
-        index = LETTERS.find(place) if len(place) == 1 and place in LETTERS else int(place) if place.isdecimal() else -1
-        if len(row) != 6 or not place or not 0 <= index < len(LETTERS):
-            raise DataError(f"{path}: row {number} is not a question with four choices and an answer")
-        questions.append(Question(subject, number, row[0].strip(), tuple(row[1:5]), index))
-    if not questions:
-        raise DataError(f"{path}: there are no questions in it")
-    return questions
-
-
 def _ask(question: Question, with_choices: bool) -> str:
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True)]
     return "\n".join([question.text, *(lines if with_choices else ()), "Answer:"])
@@ -216,12 +151,6 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
         return None
     asked = [item for item in items if item["subject"] in subjects]
     return {f"{item['subject']} {item['number']}": float(item["passed"]) for item in asked}
-
-
-def _part(asked: Sequence[Row], subject: str, part: str) -> list[Question]:
-    """Return the questions (`test`) or examples (`dev`) of a subject."""
-    mine = (row for row in asked if row["subject"] == subject and row["part"] == part)
-    return [Question(subject, row["number"], row["text"], tuple(row["choices"]), row["answer"]) for row in mine]
 
 
 def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], _settings: Settings) -> str | None:

@@ -18,8 +18,8 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.evidence import Evidence, benchmark_digest
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.config import GateConfig
-from ibidem.evaluation.gate.published import PUBLISHED
 from ibidem.evaluation.gate.statements import about_evaluation
+from ibidem.evaluation.published import PUBLISHED
 from ibidem.evaluation.task import Task
 from ibidem.files import is_file
 from ibidem.jsonl import Row

@@ -41,8 +41,8 @@ from ibidem.evaluation.gate.checks import (
 from ibidem.evaluation.gate.config import GateConfig, policy
 from ibidem.evaluation.gate.criteria import Finding, Verdict, judge_criterion
 from ibidem.evaluation.gate.page import card, page
-from ibidem.evaluation.gate.published import PUBLISHED
 from ibidem.evaluation.gate.statements import about_decision
+from ibidem.evaluation.published import title
 from ibidem.evaluation.task import Task
 from ibidem.figures import percent
 from ibidem.inference.model_id import ModelId, identify
@@ -182,7 +182,7 @@ def _about(config: GateConfig, key: str, checked: Checked) -> dict[str, object]:
     return {
         "task": task.name,
         "digest": checked.evaluation.artifact.digest,
-        "benchmark": PUBLISHED.get(pinned, Path(config.benchmarks[key]).name),
+        "benchmark": title(pinned) or Path(config.benchmarks[key]).name,
         "benchmark_digest": pinned,
         "made_by": checked.made_by,
         "answers": "supplied in a file" if is_supplied(checked.evaluation) else "made by the checkpoint",

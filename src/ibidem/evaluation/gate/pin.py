@@ -15,7 +15,7 @@ from ibidem.errors import ConfigError, IbidemError
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.checks import BENCHMARK, Refusal, pins_due, settings_due
 from ibidem.evaluation.gate.config import GateConfig, PinConfig
-from ibidem.evaluation.gate.published import PUBLISHED
+from ibidem.evaluation.published import title
 from ibidem.files import write_file
 
 
@@ -91,5 +91,5 @@ def pins_of(config: GateConfig) -> tuple[dict[str, dict[str, str]], list[str]]:
             pins[key] = pins_due(rows, tasks.TASKS[name], due)
         except (Refusal, OSError, IbidemError) as error:
             raise ConfigError(f"benchmarks.{key}: {error}") from None
-        lines.append(f"{key}: {PUBLISHED.get(pins[key][BENCHMARK], 'not a published benchmark')}")
+        lines.append(f"{key}: {title(pins[key][BENCHMARK]) or 'not a published benchmark'}")
     return pins, lines
