@@ -10,6 +10,15 @@ MARGIN = (
 TWO_SIDED = 1.96  # standard errors that hold 95 % of a normal distribution
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Write a number of things; the plural is the noun with an s unless it is given.
+
+    >>> counted(1, "completion"), counted(1234, "completion"), counted(2, "entry", "entries")
+    ('1 completion', '1,234 completions', '2 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def between(bounds: tuple[float, float]) -> str:
     """Write the bounds of a figure, each with 95 % confidence.
 

@@ -145,7 +145,7 @@ def test_the_official_evaluator_is_run_beside_and_fooled(tmp_path: Path) -> None
     ("rows", "said"),
     [
         ([{"task_id": "T/9", "completion": ""}], "'T/9' is not a problem"),
-        ([{"task_id": "T/0", "completion": ""}], "1 problems have no sample, the first is T/1"),
+        ([{"task_id": "T/0", "completion": ""}], "no sample for 1 problem, the first is T/1"),
         ([{"task_id": "T/0"}], "row 1 needs task_id and completion"),
         ([{"task_id": "T/0", "completion": 5}], "row 1 needs task_id and completion"),
     ],

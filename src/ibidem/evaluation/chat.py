@@ -18,6 +18,7 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence, rating_form, resume
 from ibidem.evaluation.config import ChatConfig
 from ibidem.evaluation.rating_form import CRITERIA, FORM, PAGE
+from ibidem.figures import counted
 from ibidem.inference import models
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
@@ -44,10 +45,11 @@ def chat(config: ChatConfig) -> str:
     Raises:
         DataError: a row is not a prompt.
     """
-    prompts = read_prompts(config.prompts)
+    everything = read_prompts(config.prompts)
+    prompts, limited = everything[: config.limit], evidence.part(config.limit, len(everything))
     model_id, asked = identify(config.checkpoint), benchmark(config.prompts)
     inputs = [model_id.as_input(of=config.output_dir), asked]
-    chosen = {key: value for key, value in settings(config).items() if key != "batch"}
+    chosen = {key: value for key, value in settings(config).items() if key != "batch"} | {"limit": limited.get("limit")}
     if not resume.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
         model = models.open_model(model_id.path, model_id.digest)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
@@ -57,8 +59,9 @@ def chat(config: ChatConfig) -> str:
             (draft.path / FORM).write_text(form, encoding="utf-8", newline="")
             (draft.path / PAGE).write_text(rating_form.page(rows, config.criteria), encoding="utf-8")
             draft.counts, draft.mark = {"responses": len(rows)}, resume.mark
+    of = f" (to {evidence.extent(limited, len(prompts), 'prompt')})" if limited else ""
     return (
-        f"{config.output_dir}: {len(prompts)} responses; have at least two people read {PAGE} "
+        f"{config.output_dir}: {counted(len(prompts), 'response')}{of}; have at least two people read {PAGE} "
         f"and fill in copies of {FORM}"
     )
 

@@ -15,7 +15,7 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
 from ibidem.evaluation.resume import RowLog
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
-from ibidem.figures import between, percent
+from ibidem.figures import between, counted, percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.sandbox.isolation import Limits
@@ -56,11 +56,14 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
     if config.checkpoint is None and config.samples is None:
         raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
     model_id = identify(config.checkpoint) if config.checkpoint else None
-    supplied = read_samples(config.samples, problems, complete=not config.ignore_incomplete) if config.samples else None
+    limited = evidence.part(config.limit, len(problems))
+    notes |= limited
+    supplied = read_samples(config, problems) if config.samples else None
+    problems = problems[: config.limit]
     if model_id and supplied and supplied.checkpoint != model_id.digest:
         raise DataError(f"samples {supplied.path}: not all name {model_id.digest} as their checkpoint")
     inputs = [asked, *_model_inputs(config, model_id, supplied)]
-    chosen = decisive(config, notes)
+    chosen = decisive(config, {"limit": None, **notes})
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
         return _say(evidence.read(config.output_dir))
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
@@ -147,27 +150,30 @@ class Given:
     """The checkpoint that all rows name as their source."""
 
 
-def read_samples(path: Path, problems: Sequence[Problem], *, complete: bool) -> Given:
-    """Read completions.
+def read_samples(config: CodingConfig, problems: Sequence[Problem]) -> Given:
+    """Read completions; those of problems beyond the limit are skipped.
 
     Raises:
         DataError: a row is not a sample, its problem is unknown, or a problem has no sample.
     """
-    known, numbers, origins = by_id(problems), Counter[str](), set()
+    path = config.samples
+    assert path is not None
+    known, wanted, numbers, origins = by_id(problems), by_id(problems[: config.limit]), Counter[str](), set()
     samples: list[Sample] = []
-    for row in jsonl.read(path, "samples"):
+    for number, row in enumerate(jsonl.read(path, "samples"), 1):
         task_id, completion = str(row.get("task_id")), row.get("completion")
         if not isinstance(completion, str) or row.get("task_id") is None:
-            raise DataError(f"samples {path}: row {len(samples) + 1} needs task_id and completion")
+            raise DataError(f"samples {path}: row {number} needs task_id and completion")
         if task_id not in known:
             raise DataError(f"samples {path}: {task_id!r} is not a problem of this benchmark")
-        samples.append(Sample(task_id, numbers[task_id], completion))
+        if task_id in wanted:
+            samples.append(Sample(task_id, numbers[task_id], completion))
         numbers[task_id] += 1
         origins.add(str(row.get("checkpoint")))
-    missing = [task_id for task_id in known if task_id not in numbers]
-    if missing and complete:
+    missing = [task_id for task_id in wanted if task_id not in numbers]
+    if not samples or (missing and not config.ignore_incomplete):
         raise DataError(
-            f"samples {path}: {len(missing)} problems have no sample, the first is {missing[0]}; "
+            f"samples {path}: no sample for {counted(len(missing), 'problem')}, the first is {missing[0]}; "
             "--ignore-incomplete leaves them out"
         )
     origin = origins.pop() if len(origins) == 1 else "None"
@@ -290,7 +296,8 @@ def _say(evaluation: evidence.Evidence) -> str:
     results, scores = evaluation.results, list((_trials(evaluation.items, "pass@1") or {}).values())
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())
+    extent = evidence.extent(results, len(scores), "problem")
     return (
-        f"{results['task']} ({results.get('inputs', 'base')} inputs): {figures} on {len(scores)} problems "
+        f"{results['task']} ({results.get('inputs', 'base')} inputs): {figures} on {extent} "
         f"(pass@1 {between(mean_bounds(scores))} with 95 % confidence; {kinds}); {evaluation.artifact.path}"
     )

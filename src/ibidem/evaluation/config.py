@@ -85,6 +85,8 @@ class CodingConfig(ModelChoice, SandboxConfig):
     the digest of the checkpoint that wrote them."""
     n: Positive = 1
     """Number of completions of each problem."""
+    limit: Positive | None = None
+    """Evaluate only the first so many problems; the gate never accepts such a result."""
     k: tuple[Positive, ...] = (1, 10, 100)
     """Report pass@k for those of these k for which there are enough completions."""
     ignore_incomplete: bool = False
@@ -127,6 +129,8 @@ class MmluConfig:
     """Folder of the result."""
     subjects: tuple[str, ...] = ()
     """Subjects to evaluate; by default all in the folder."""
+    limit: Positive | None = None
+    """Evaluate only the first so many questions of each subject; the gate never accepts such a result."""
     shots: Annotated[int, Field(ge=0)] = 5
     """Number of examples before each question."""
     scoring: Literal["letter", "text"] = "letter"
@@ -147,6 +151,8 @@ class DocQaConfig:
     """Folder of the result."""
     checkpoint: Path | None = None
     """Answer with this model: a checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
+    limit: Positive | None = None
+    """Evaluate only the first so many questions; the gate never accepts such a result."""
     predictions: Path | None = None
     """Judge these answers: JSON lines with id and answer; an answer cites passages as [passage id]."""
     entailment: str = "words"
@@ -177,6 +183,8 @@ class ChatConfig(ModelChoice):
     """Folder of the responses."""
     criteria: dict[str, str] = Field(default_factory=dict)
     """What raters are told about a criterion, by its name; helpful and harmless have a meaning already."""
+    limit: Positive | None = None
+    """Respond only to the first so many prompts; the gate never accepts ratings of such a part."""
     max_tokens: Positive = 256
     """Maximum length of a response, in tokens."""
 

@@ -91,7 +91,8 @@ def doc_qa(config: DocQaConfig) -> str:
     if (config.checkpoint is None) == (config.predictions is None):
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
     asked = rows(config.data)
-    questions = [_question(row) for row in asked]
+    questions = [_question(row) for row in asked[: config.limit]]
+    limited = evidence.part(config.limit, len(asked))
     judge = open_entailment(config.entailment, config.word_share)
     supplied = read_answers(config.predictions, questions) if config.predictions else None
     model_id = identify(config.checkpoint) if config.checkpoint else None
@@ -99,12 +100,13 @@ def doc_qa(config: DocQaConfig) -> str:
     chosen = settings(config) | {
         "entailment": digest_of_entailment(config.entailment),
         "calibration": _digest_of_labels(config.calibration),
+        "limit": limited.get("limit"),
     }
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         answers = supplied.answers if supplied else _generate(config, model_id, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
         calibration = calibrate(judge, config.calibration) if config.calibration else None
-        notes = {"entailment": judge.name, "calibration": calibration}
+        notes = {"entailment": judge.name, "calibration": calibration, **limited}
         evidence.write(
             config.output_dir,
             NAME,
@@ -118,7 +120,7 @@ def doc_qa(config: DocQaConfig) -> str:
     results = evidence.read(config.output_dir).results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
     shown = [f"{name} {percent(results[name])}" for name in names]
-    return f"doc-qa: {', '.join(shown)} on {len(questions)} questions; {config.output_dir}"
+    return f"doc-qa: {', '.join(shown)} on {evidence.extent(results, len(questions), 'question')}; {config.output_dir}"
 
 
 def rows(data: Path) -> list[Row]:

@@ -16,6 +16,7 @@ from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.evaluation import resume
+from ibidem.figures import counted
 from ibidem.jsonl import Row
 from ibidem.records import RESULTS_FILE
 
@@ -139,6 +140,24 @@ def is_contamination(said: object) -> bool:
         and isinstance(said.get("found"), dict)
         and said["problems"] == len(said["found"])
     )
+
+
+def part(limit: int | None, total: int) -> dict[str, int]:
+    """Return what results.json says of an evaluation with a limit; empty if all of the benchmark is within it.
+
+    >>> part(10, 164), part(200, 164), part(None, 164)
+    ({'limit': 10, 'of': 164}, {}, {})
+    """
+    return {"limit": limit, "of": total} if limit is not None and limit < total else {}
+
+
+def extent(results: Mapping[str, Any], number: int, noun: str) -> str:
+    """Write how many items were evaluated, and of how many if there was a limit.
+
+    >>> extent({}, 164, "problem"), extent({"limit": 1, "of": 164}, 1, "problem")
+    ('164 problems', 'the first 1 of 164 problems')
+    """
+    return f"the first {number:,} of {counted(results['of'], noun)}" if "limit" in results else counted(number, noun)
 
 
 def benchmark_digest(rows: Iterable[Any]) -> str:

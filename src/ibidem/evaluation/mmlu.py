@@ -15,7 +15,7 @@ from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
 from ibidem.evaluation.subjects import LETTERS, Question, find_subjects, part_of, rows
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
-from ibidem.figures import between, percent
+from ibidem.figures import between, counted, percent
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
@@ -46,22 +46,25 @@ def mmlu(config: MmluConfig) -> str:
         raise ConfigError(
             f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots no more than that"
         )
-    if not evidence.finished(config.output_dir, NAME, config=settings(config), inputs=inputs):
+    total = sum(len(tests) for tests, _ in questions.values())
+    questions = {name: (tests[: config.limit], examples) for name, (tests, examples) in questions.items()}
+    asked = [question for tests, _ in questions.values() for question in tests]
+    limited = {"limit": config.limit, "of": total} if config.limit is not None and len(asked) < total else {}
+    chosen = settings(config) | {"limit": limited.get("limit")}
+    if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         model = models.open_model(model_id.path, model_id.digest)
-        total = sum(len(tests) for tests, _ in questions.values())
         items = []
-        with log.progress("mmlu", total, "questions") as bar:
+        with log.progress("mmlu", len(asked), "questions") as bar:
             for tests, examples in questions.values():
                 for question in tests:
                     items.append(answer(model, question, examples[: config.shots], config.scoring, config.bos))
                     bar.advance()
-        asked = [question for tests, _ in questions.values() for question in tests]
         made = {"shots": config.shots, "scoring": config.scoring, "bos": config.bos, "chance": 1 / len(LETTERS)}
-        notes = {**made, "contamination": _contamination(model_id, asked)}
+        notes = {**made, **limited, "contamination": _contamination(model_id, asked)}
         evidence.write(
             config.output_dir,
             NAME,
-            config=settings(config),
+            config=chosen,
             inputs=inputs,
             items=items,
             metrics=measure(items),
@@ -73,7 +76,10 @@ def mmlu(config: MmluConfig) -> str:
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("accuracy"))
     bounds = between(mean_bounds([float(item["passed"]) for item in evaluation.items]))
     said = f"{bounds} with 95 % confidence; guessing has {percent(1 / len(LETTERS), digits=0)}"
-    return f"mmlu: {figures} on {results['items']} questions ({said}); {config.output_dir}"
+    extent = counted(results["items"], "question")
+    if "limit" in results:
+        extent = f"the first {results['limit']} questions of each subject, {results['items']:,} of {results['of']:,}"
+    return f"mmlu: {figures} on {extent} ({said}); {config.output_dir}"
 
 
 def answer(

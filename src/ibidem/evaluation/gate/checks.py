@@ -100,6 +100,8 @@ def check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
     used = {item.digest for item in evaluation.artifact.inputs if item.role in BENCHMARK_ROLES}
     if used != {config.pins[key][BENCHMARK]}:
         raise Refusal(f"it is of another benchmark than {place}, or only of a part of it")
+    if (limit := evaluation.artifact.config.get("limit")) is not None:
+        raise Refusal(f"it was made with --limit {limit}: only the whole benchmark counts")
     _check_settings(config, key, task, due, evaluation.artifact.config)
     if differs := task.differs(evaluation, rows, due):
         raise Refusal(differs)
