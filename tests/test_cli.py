@@ -14,6 +14,8 @@ from tests.conftest import REPOSITORY
 from ibidem import cli
 from ibidem.cli import main
 from ibidem.commands import COMMANDS, flags_of
+from ibidem.modeling.config import read_model_config
+from ibidem.training import plan
 
 
 def python(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -63,6 +65,43 @@ def test_doctor_and_plan_run_without_torch(command: list[str]) -> None:
         "-c", f"import sys; from ibidem.cli import main; assert main({command}) == 0; assert 'torch' not in sys.modules"
     )
     assert done.returncode == 0, done.stderr
+    if command[0] == "plan" and not plan._has_gpu():
+        assert "on this computer, without a GPU" in done.stdout
+
+
+def test_a_plan_without_a_gpu_says_how_long_it_would_take_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(plan, "cpu_flops", lambda: 36e9)
+    monkeypatch.setattr(plan, "_has_gpu", lambda: False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert main(["plan", "--config", "configs/training/base.yaml"]) == 0
+    *_, speed, tokens_per_s, time = capsys.readouterr().out.splitlines()
+    assert speed.endswith("36 GFLOP/s in float32, 1 thread")
+    per_token = read_model_config(Path("base")).flops_per_token(8192)
+    assert f"  {36e9 * plan.CPU_SHARE / per_token:.3g} tokens/s" in tokens_per_s
+    years = 25_000 * 64 * 8192 * per_token / (36e9 * plan.CPU_SHARE) / (365.25 * 86_400)
+    assert years > 100
+    assert time.endswith(f"  {years:,.0f} years")
+
+
+def test_a_plan_with_a_gpu_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> float:
+        raise AssertionError
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(plan, "cpu_flops", refuse)
+    monkeypatch.setattr(plan, "_has_gpu", lambda: True)
+    assert main(["plan", "--config", "configs/training/base.yaml"]) == 0
+    assert "on this computer" not in capsys.readouterr().out
+
+
+def test_the_speed_of_this_computer_is_that_of_its_matrix_products() -> None:
+    one = plan.cpu_flops(seconds=0.01)
+    assert 1e8 < one < 1e15
 
 
 LAUNCHERS = {

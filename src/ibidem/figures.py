@@ -8,6 +8,8 @@ MARGIN = (
     "±: the 95 % margin over the documents, by which others of the same kind may differ; fewer than ten are too few."
 )
 TWO_SIDED = 1.96  # standard errors that hold 95 % of a normal distribution
+DAY_S = 24 * 3600
+DAYS_PER_YEAR = 365.25
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -68,7 +70,15 @@ def duration(seconds: float) -> str:
 
     >>> duration(15.2), duration(62), duration(7500)
     ('15.2 s', '1 min 02 s', '2 h 05 min')
+    >>> duration(200_000), duration(200_000_000), duration(3_600_000_000)
+    ('2.3 days', '6.3 years', '114 years')
     """
+    days = seconds / DAY_S
+    if days >= DAYS_PER_YEAR:
+        years = days / DAYS_PER_YEAR
+        return f"{years:.1f} years" if years < 10 else f"{years:,.0f} years"
+    if days >= 2:
+        return f"{days:.1f} days"
     minutes, rest = divmod(round(seconds), 60)
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -1,11 +1,18 @@
-"""The memory, compute, time and cost of a training: arithmetic on the configuration, without torch."""
+"""The memory, compute, time and cost of a training: arithmetic on the configuration, without torch.
 
+Without a GPU, the speed of this computer is measured too, for less than a second.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ibidem.config import configuration
-from ibidem.figures import percent, size
+from ibidem.figures import counted, duration, percent, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.config import TrainConfig
 
@@ -13,6 +20,12 @@ Positive = Annotated[float, Field(gt=0)]
 HOURS_PER_DAY = 24
 SECONDS_PER_HOUR = 3600
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
+CPU_SHARE = 0.5
+"""Share of the speed of matrix products that training on a CPU reaches. On two cores with 200 GFLOP/s in float32, the
+tiny model trains at 2,270 to 2,570 tokens/s, which is 95 to 108 GFLOP/s (`benchmarks/idle_threads.py` has the lower
+figure), and one of 49 M parameters at 355 tokens/s, which is 109 GFLOP/s."""
+MEASURE_S, EDGE = 0.7, 1536
+"""How long this computer's speed is measured, with matrices of this many rows and columns."""
 
 
 @configuration
@@ -34,6 +47,8 @@ def plan(config: PlanConfig) -> str:
     shape = read_model_config(config.model)
     context = config.data.context or shape.context
     rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context)]
+    if not _has_gpu():
+        rows += _here_rows(shape, config, context, cpu_flops())
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -50,6 +65,32 @@ def activation_bytes(shape: ModelConfig, tokens: int, *, checkpointing: bool, by
     block = 6 * shape.width + 2 * (shape.width + kv) + 4 * shape.ffn_hidden
     values = shape.layers * shape.width + block if checkpointing else shape.layers * block
     return tokens * values * bytes_per_value
+
+
+def cpu_flops(seconds: float = MEASURE_S) -> float:
+    """Measure this computer's speed in float32 matrix products, in FLOP/s: the best of those that fit into the time.
+
+    It uses as many threads as training does: the number of cores, or OMP_NUM_THREADS.
+    """
+    import numpy as np
+
+    matrix = np.random.default_rng(0).standard_normal((EDGE, EDGE), dtype=np.float32)
+    best, started = 0.0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        matrix @ matrix
+        best = max(best, 2 * EDGE**3 / (time.perf_counter() - begun))
+    return best
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else cores
 
 
 def _model_rows(shape: ModelConfig) -> list[tuple[str, str]]:
@@ -99,4 +140,15 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
         (f"speed on {config.gpus} GPUs at {percent(config.mfu, digits=0)} MFU", f"{tokens_per_s:,.0f} tokens/s"),
         ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
         ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} per GPU-hour"),
+    ]
+
+
+def _here_rows(shape: ModelConfig, config: PlanConfig, context: int, flops: float) -> list[tuple[str, str]]:
+    tokens = config.training.batch_sequences * context * config.training.steps
+    tokens_per_s = flops * CPU_SHARE / shape.flops_per_token(context)
+    share = percent(CPU_SHARE, digits=0)
+    return [
+        ("on this computer, without a GPU", f"{flops / 1e9:,.0f} GFLOP/s in float32, {counted(_threads(), 'thread')}"),
+        (f"  speed at {share} of that", f"{tokens_per_s:,.3g} tokens/s (estimate, if nothing else runs here)"),
+        ("  time", duration(tokens / tokens_per_s)),
     ]
