@@ -30,7 +30,7 @@ optim:
 `--config FILE.yaml` names the file. Flags win over the file, and the file wins over the defaults. An unknown key is an
 error, and so is a value that does not fit.
 
-* A list takes one value or more: `--k 1 10`. The flag may also be repeated.
+* A list takes one value or more: `--k 1 10`. The flag may also be repeated; in a file, one value needs no brackets.
 * A switch is on without a value: `--verify` is `--verify true`.
 * `null` and `none` mean that a key is not set.
 * `NAME` in a key stands for a name of your choice: `--datasets.wiki.path` is the path of a dataset named wiki.

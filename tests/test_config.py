@@ -122,3 +122,25 @@ def test_names_in_a_mapping_keep_their_dashes() -> None:
     assert {name: part.max_size for name, part in chosen.parts.items()} == {"my-code": 3, "my_text": 4}
     assert chosen.shares == {"my-code": 0.5}
     assert [flag for flag, *_ in describe(Whole)] == ["--parts.NAME.max-size", "--shares"]
+
+
+def test_one_value_of_a_file_is_a_list_of_one(tmp_path: Path) -> None:
+    @configuration
+    class Part:
+        places: tuple[Path, ...] = ()
+
+    @configuration
+    class Whole:
+        words: Annotated[tuple[str, ...], Field(min_length=1)]
+        sizes: tuple[int, ...] = ()
+        inner: Part = Field(default_factory=Part)
+        parts: dict[str, Part] = Field(default_factory=dict)
+
+    file = tmp_path / "c.yaml"
+    file.write_text('words: "def f("\nsizes: 3\ninner: {places: a}\nparts: {x: {places: b}}\n')
+    here, there = Part(places=(Path("a"),)), Part(places=(Path("b"),))
+    config = parse(Whole, ["--config", str(file)])
+    assert config == Whole(words=("def f(",), sizes=(3,), inner=here, parts={"x": there})
+    file.write_text("words: {a: b}\n")
+    with pytest.raises(ConfigError, match="words: give a list"):
+        parse(Whole, ["--config", str(file)])

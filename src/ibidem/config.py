@@ -65,7 +65,7 @@ def build(
         ConfigError: a key is unknown or missing, or a value is invalid; one line lists all problems.
     """
     try:
-        return TypeAdapter(config_type).validate_python(tree)
+        return TypeAdapter(config_type).validate_python(_with_lists(config_type, tree))
     except ValidationError as error:
         of_flags: list[str] = []
         of_origin: list[str] = []
@@ -92,6 +92,24 @@ def split_flags(config_type: type[C], argv: Sequence[str]) -> tuple[list[str], C
         if name in flags and not equals and not is_switch and words:
             taken.append(words.pop(0))
     return others, parse(config_type, taken)
+
+
+def _with_lists(config_type: type[Any], tree: Any) -> Any:
+    """Turn a text where a list is due into a list of one: `prompts: "import os"`."""
+    if not isinstance(tree, Mapping):
+        return tree
+    fields = _fields(config_type)
+    return {key: _with_list(fields[key].annotation, value) if key in fields else value for key, value in tree.items()}
+
+
+def _with_list(annotation: Any, value: Any) -> Any:
+    if _mentions_list(annotation):
+        return [value] if isinstance(value, str) else value
+    if nested := _nested(annotation):
+        return _with_lists(nested, value)
+    if (nested := _nested_by_name(annotation)) and isinstance(value, Mapping):
+        return {name: _with_lists(nested, item) for name, item in value.items()}
+    return value
 
 
 def _is_given(tree: Mapping[str, Any], place: Sequence[Any]) -> bool:
@@ -372,6 +390,8 @@ def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: boo
                 needed = [flag for flag, kind, _ in describe(nested, prefix=f"{_flag(key)[2:]}.") if "required" in kind]
                 return f"{key} is required; give {' and '.join(needed)}"
             return f"{key} is required; give {_flag(key)}"
+        case "tuple_type" | "list_type":
+            return f"{shown}: give a list (got {_show(problem['input'])})"
         case "too_short":
             return f"{shown}: give at least one"
         case kind if kind in NUMBERS:
