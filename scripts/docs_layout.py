@@ -137,6 +137,8 @@ EVENTS = {
     "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
     "train.measured": "Figures on the held-out windows.",
     "train.sample": "A completion of one of `--validation.prompts`.",
+    "train.starts_anew": "The run was to be resumed, but there is no checkpoint.",
+    "train.long_warmup": "The warmup is longer than the run: the learning rate never reaches its peak.",
     "train.settings_changed": "A resumed run has other settings than its checkpoint.",
     "train.precision": "The precision is not the one asked for.",
     "train.no_samples": "Completions are left out: the weights are sharded, or the context is too short for them.",

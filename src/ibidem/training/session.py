@@ -23,6 +23,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved
 from ibidem.errors import CheckpointError, ConfigError
+from ibidem.figures import percent
 from ibidem.modeling.checkpoint import INITIAL, KIND, folder_of, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
 from ibidem.training import interrupts, loop, state
@@ -87,6 +88,7 @@ def run(
     """
     with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
         checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
+        _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
@@ -173,6 +175,16 @@ def _train(
     return last
 
 
+def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
+    if starts_anew:
+        log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
+    warmup, steps = config.optim.warmup_steps, config.training.steps
+    if warmup > steps:
+        reached = f"the learning rate ends at {percent(steps / warmup, digits=0)} of optim.lr"
+        reason = f"optim.warmup_steps is {warmup}, training.steps is {steps}: {reached}"
+        log.event("train.long_warmup", reason=reason)
+
+
 def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, tokens_per_step: int) -> loop.Schedule:
     """Work out steps and micro batches.
 
@@ -231,5 +243,17 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
             f"{checkpoint.path} was trained on another tokenized dataset, or from other weights (--initial)"
         )
     if checkpoint.config["train"] != made.config["train"]:
-        log.event("train.settings_changed", before=checkpoint.config["train"], now=made.config["train"])
+        before, now = checkpoint.config["train"], made.config["train"]
+        log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
     return state.steps_done(checkpoint)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which settings differ.
+
+    >>> changes({"optim": {"lr": 0.1}, "seed": 0}, {"optim": {"lr": 0.2}, "seed": 0})
+    'optim.lr was 0.1, is 0.2'
+    """
+    old, new = flattened(before), flattened(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)

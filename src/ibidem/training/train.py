@@ -17,9 +17,13 @@ from ibidem.training.tokens import tokenize
 
 
 def train(config: TrainConfig) -> str:
-    """Train; say where the last checkpoint is."""
+    """Train; say where the last checkpoint is, and whether it was trained before with other settings."""
     last = run(config)
-    return f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
+    said = f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
+    changed = session.changes(last.config["train"], settings(config))
+    if not changed:
+        return said
+    return f"{said}; trained before, with other settings ({changed}): choose another --output-dir to train with these"
 
 
 def run(config: TrainConfig) -> artifacts.Artifact:
