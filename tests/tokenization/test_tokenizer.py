@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibidem import artifacts
+from ibidem.config import build
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
@@ -121,3 +122,54 @@ def test_bytes_of_each_id_are_exact(tokenizer: Tokenizer) -> None:
     for number in np.random.default_rng(0).integers(300, tokenizer.vocab_size, 50):
         if tokenizer.bytes_of_V[number]:
             assert len(tokenizer.decode([int(number)]).encode()) == tokenizer.bytes_of_V[number]
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "coverage", "text", "said"),
+    [
+        (
+            300,
+            0.9999,
+            "x = 1\n",
+            "--vocab-size 300: the letters, digits, punctuation, bytes and special tokens alone need 374",
+        ),
+        (
+            512,
+            1.0,
+            "".join(map(chr, range(0x4E00, 0x5200))),
+            "needs 1,397 ids; give --vocab-size 1397 or more, or a lower",
+        ),
+    ],
+)
+def test_a_vocabulary_too_small_for_the_characters_says_what_to_do(
+    vocab_size: int, coverage: float, text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(text)
+    config = TrainTokenizerConfig(
+        input=tmp_path / "text.txt",
+        output_dir=tmp_path / "tokenizer",
+        vocab_size=vocab_size,
+        character_coverage=coverage,
+        held_out_share=0,
+    )
+    with pytest.raises(ConfigError) as caught:
+        train_tokenizer(config)
+    assert said in str(caught.value)
+    assert "required_chars" not in str(caught.value)
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_the_trainer_takes_every_coverage_that_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("x = 1\n")
+    place = {"input": tmp_path / "text.txt", "output_dir": tmp_path / "tokenizer", "vocab_size": 512}
+    with pytest.raises(ConfigError, match="character_coverage: input should be greater than or equal to 0.98"):
+        build(TrainTokenizerConfig, {**place, "character_coverage": 0.97})
+    train_tokenizer(build(TrainTokenizerConfig, {**place, "character_coverage": 0.98, "held_out_share": 0}))
+
+
+def test_without_held_out_documents_nothing_is_said_of_bytes_per_token(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("x = 1\n")
+    config = TrainTokenizerConfig(
+        input=tmp_path / "text.txt", output_dir=tmp_path / "tokenizer", vocab_size=512, held_out_share=0
+    )
+    assert "bytes per token NOT MEASURED: no document was held out" in train_tokenizer(config)

@@ -1,5 +1,6 @@
 """Train a sentencepiece unigram tokenizer that reproduces every byte: the wiring of the stage."""
 
+import re
 import string
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from ibidem.config import configuration, settings
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
-from ibidem.figures import percent
+from ibidem.figures import NOT_MEASURED, percent
 from ibidem.records import TOKENIZER_FILE
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import BLANK, KIND, NEWLINE, Tokenizer, has_carrier, to_model
@@ -24,6 +25,7 @@ CHUNK_CHARS = 2_000  # a line of the training corpus
 LONGEST_LINE_BYTES = 1 << 16  # the trainer silently skips longer ones; chunks stay far below
 TRAINER_THREADS = 16  # the order of summation depends on it, so it is the same on every machine
 REQUIRED_CHARS = NEWLINE + BLANK + "\t" + string.digits + string.ascii_letters + string.punctuation
+_TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
 CONTROL_PIECE = 3  # SentencePiece.Type.CONTROL
 
 
@@ -43,8 +45,8 @@ class TrainTokenizerConfig:
     """Approximate maximum amount of training text, chosen by document hash from the whole corpus."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the documents held out of training, to check that they are reproduced byte for byte."""
-    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
-    """Share of the characters that get a piece of their own; the others are spelled in bytes."""
+    character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
+    """Share of the characters that get a piece of their own, at least 0.98; the others are spelled in bytes."""
     max_piece_chars: Annotated[int, Field(ge=1, le=64)] = 16
     """Maximum length of a piece, in characters."""
 
@@ -81,11 +83,14 @@ def train_tokenizer(config: TrainTokenizerConfig) -> str:
 def summary(tokenizer: artifacts.Artifact) -> str:
     """Summarize a tokenizer's size and quality in one line."""
     counts = tokenizer.counts
-    byte_pieces = percent(counts["byte_pieces_share"], digits=1)
+    measured = f"{NOT_MEASURED}: no document was held out"
+    if counts["held_out"]:
+        byte_pieces = percent(counts["byte_pieces_share"], digits=1)
+        measured = f"{counts['bytes_per_token']:.2f}, {byte_pieces} byte pieces"
     return (
         f"{tokenizer.path}: {counts['vocab_size']:,} ids ({counts['learned']:,} learned, "
         f"{special.SMALLEST_VOCABULARY} bytes and special tokens, {counts['reserved']:,} reserved), "
-        f"{counts['bytes_per_token']:.2f} bytes per token, {byte_pieces} byte pieces; "
+        f"bytes per token {measured}; "
         f"round trip of held-out documents: {counts['round_trips']:,} of {counts['held_out']:,}"
         + (f"; broken: {', '.join(counts['broken'][:5])}" if counts["broken"] else "")
     )
@@ -170,8 +175,7 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split()).rpartition("] ")[2] or str(error)
-            raise ConfigError(f"vocab_size {config.vocab_size}: the trainer failed: {reason}") from None
+            raise ConfigError(_failure(" ".join(str(error).split()), config)) from None
         bar.advance()
         proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.ParseFromString(Path(f"{scratch}/tokenizer.model").read_bytes())
@@ -181,6 +185,22 @@ def _train(config: TrainTokenizerConfig, lines: Path) -> Any:
         proto.normalizer_spec.ClearField("normalization_rule_tsv")
         proto.denormalizer_spec.ClearField("normalization_rule_tsv")
         return proto
+
+
+def _failure(reason: str, config: TrainTokenizerConfig) -> str:
+    """Say what to do about a failure of the trainer."""
+    found = _TOO_SMALL.search(reason)
+    if found is None:
+        return f"vocab_size {config.vocab_size}: the trainer failed: {reason.rpartition('] ')[2] or reason}"
+    needed, always = int(found[1]), special.SMALLEST_VOCABULARY + len(REQUIRED_CHARS) + 1  # its blank
+    if needed <= always:
+        what = "the letters, digits, punctuation, bytes and special tokens alone need"
+        return f"--vocab-size {config.vocab_size}: {what} {needed:,}; give --vocab-size {needed} or more"
+    return (
+        f"--vocab-size {config.vocab_size}: with character_coverage {config.character_coverage:g} each of the corpus's "
+        f"characters gets a piece, which needs {needed:,} ids; give --vocab-size {needed} or more, or a lower "
+        "--character-coverage, so that rare characters are spelled in bytes"
+    )
 
 
 def _rules(folder: Path) -> tuple[Path, Path]:
