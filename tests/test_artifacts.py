@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ibidem import artifacts, lineage
+from ibidem.cli import main
 from ibidem.errors import ArtifactError, DigestMismatch
 from ibidem.files import sha256_of, sweep
 from ibidem.lineage import walk
@@ -195,3 +196,69 @@ def test_a_mistyped_folder_is_told_with_what_was_probably_meant(tmp_path: Path) 
         artifacts.load(tmp_path / "tokeniser")
     with pytest.raises(ArtifactError, match="nowhere: no such folder$"):
         artifacts.load(tmp_path / "nothing" / "nowhere")
+
+
+def make_chain(folder: Path) -> None:
+    """Make c from b from a, each in a folder of its own."""
+    base = make(folder / "data" / "a")
+    for name in ("runs/b", "models/c"):
+        path = folder / name
+        with artifacts.create(path, kind="derived", config={}, inputs=[base.as_input("base", of=path)]) as draft:
+            (draft.path / "f").write_text(name)
+        base = artifacts.load(path)
+
+
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Artifacts that were moved apart: the work to new/, the data to archive/."""
+    make_chain(tmp_path / "old")
+    (tmp_path / "old" / "data").rename(tmp_path / "archive")
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["verify", "trace"])
+def test_ancestors_that_were_moved_are_found_where_a_map_says(
+    command: str, moved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = ["--map", f"{moved}/new/data=archive", "--map", "elsewhere=nowhere"]
+    assert main([command, "new/models/c", *maps]) == 0
+    names = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]]
+    assert names == ["new/models/c", "new/runs/b", "archive/a"]
+
+
+@pytest.mark.usefixtures("moved")
+def test_a_missing_ancestor_is_named_as_it_is_here_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "new/models/c"]) == 2
+    said = capsys.readouterr().err
+    assert "new/data/a: missing, but new/models/c was made from it; if it was moved: --map new/data=NEW" in said
+    assert main(["trace", "new/models/c"]) == 0
+    shown = capsys.readouterr().out
+    assert "base new/data/a  " in shown
+    assert ".." not in shown
+
+
+def test_a_map_leads_to_nothing_but_the_very_artifact(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(moved / "other" / "a", "another text")
+    assert main(["verify", "new/models/c", "--map", "new/data=other"]) == 2
+    assert "other/a: it is no longer what new/models/c was made from" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("moved")
+@pytest.mark.parametrize("word", ["new", "=new", "old="])
+def test_a_map_that_is_none_is_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("verify", "trace"):
+        assert main([command, "new/models/c", "--map", word]) == 2
+        assert f"map {word}: give OLD=NEW, two folders" in capsys.readouterr().err
+
+
+def test_a_trace_says_that_it_reads_manifests_alone(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (moved / "new" / "runs" / "b" / "stray.txt").write_text("not of it")
+    assert main(["trace", "new/models/c", "--map", "new/data=archive"]) == 0
+    shown = capsys.readouterr().out
+    assert "new/runs/b" in shown
+    assert "ok, " not in shown.replace("manifest ok, ", "")
+    assert shown.splitlines()[-1] == "Only manifests were read; ibidem verify new/models/c rehashes every file."
+    assert main(["verify", "new/models/c", "--map", "new/data=archive"]) == 2
+    assert "new/runs/b/stray.txt: not listed in the manifest" in capsys.readouterr().err

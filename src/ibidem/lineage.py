@@ -1,29 +1,38 @@
 """Lineage: what an artifact was made from, back to the sources, and the verification of all of it."""
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from ibidem.artifacts import Artifact, Input, load, verify
 from ibidem.config import POSITIONAL, configuration
-from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
+from ibidem.figures import counted
+
+Place = Callable[[Path], Path]
+"""Returns where the artifact is now that was recorded at a path."""
 
 
-def walk(path: Path) -> list[tuple[int, str, Input | Artifact]]:
+def walk(path: Path, place: Place = lambda path: path) -> list[tuple[int, str, Input | Artifact]]:
     """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
 
     State is `ok`, `source` (outside the program), `missing` or `changed` (the artifact there now has another digest).
+    Only manifests are read. An ancestor that is missing or changed is named by its path here.
     """
     artifact = load(path)
     rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
     for item in artifact.inputs:
-        rows += [(depth + 1, state, node) for depth, state, node in _ancestry(item, seen_from=path)]
+        rows += [(depth + 1, state, node) for depth, state, node in _ancestry(item, path, place)]
     return rows
 
 
-def tree(path: Path) -> str:
+def tree(path: Path, place: Place = lambda path: path) -> str:
     """Return what an artifact was made from, back to the sources, as an indented tree."""
-    return "\n".join("  " * depth + _describe(state, node) for depth, state, node in walk(path))
+    rows = walk(path, place)
+    lines = ["  " * depth + _describe("manifest ok" if state == "ok" else state, node) for depth, state, node in rows]
+    return "\n".join([*lines, f"Only manifests were read; ibidem verify {path} rehashes every file."])
 
 
 @configuration
@@ -32,14 +41,17 @@ class ArtifactPath:
 
     path: Annotated[Path, POSITIONAL]
     """The artifact's folder."""
+    map: tuple[str, ...] = ()
+    """Where ancestors are that were moved, as OLD=NEW: what was recorded below OLD is looked up below NEW."""
 
 
 def verify_command(config: ArtifactPath) -> str:
     """Rehash every file of an artifact and of all the artifacts it was made from."""
     lines: dict[str, None] = {}  # each node once, in order
-    for _, state, node in walk(config.path):
+    for _, state, node in walk(config.path, placed(config.map)):
         if state == "missing":
-            raise ArtifactError(f"{_name(node)}: missing, but {config.path} was made from it")
+            moved = f"if it was moved: --map {Path(_name(node)).parent}=NEW"
+            raise ArtifactError(f"{_name(node)}: missing, but {config.path} was made from it; {moved}")
         if state == "changed":
             raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")
         if isinstance(node, Artifact) and (line := _describe(state, node)) not in lines:
@@ -49,24 +61,53 @@ def verify_command(config: ArtifactPath) -> str:
     return "\n".join(lines)
 
 
+def placed(maps: Sequence[str]) -> Place:
+    """Return the function that applies maps OLD=NEW to recorded paths; of several, the deepest OLD counts.
+
+    >>> placed(["/a=/x", "/a/b=/y"])(Path("/a/b/c")), placed(["/a=/x"])(Path("/ab"))
+    (PosixPath('/y/c'), PosixPath('/ab'))
+
+    Raises:
+        ConfigError: one is not of this form.
+    """
+    moves = []
+    for each in maps:
+        old, _, new = each.partition("=")
+        if not old or not new:
+            raise ConfigError(f"map {each}: give OLD=NEW, two folders")
+        moves.append((Path(old).resolve(), Path(new).resolve()))
+    moves.sort(key=lambda move: len(move[0].parts), reverse=True)
+
+    def place(path: Path) -> Path:
+        return next((new / path.relative_to(old) for old, new in moves if path.is_relative_to(old)), path)
+
+    return place
+
+
+def shown(path: Path) -> str:
+    """Return a path as it is here: relative if it is below the current folder, else absolute."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they are
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+
+
 def _name(node: Input | Artifact) -> str:
-    return node.name if isinstance(node, Input) else str(node.path)
+    return node.name if isinstance(node, Input) else shown(node.path)
 
 
 def _describe(state: str, node: Input | Artifact) -> str:
     if isinstance(node, Input):
         return f"{node.role} {node.name}  {node.digest[:23]}  {state}"
     size = sum(file.bytes for file in node.files.values())
-    return f"{node.kind} {node.path}  {node.digest[:23]}  {state}, {len(node.files)} files, {size:,} bytes"
+    return f"{node.kind} {_name(node)}  {node.digest[:23]}  {state}, {counted(len(node.files), 'file')}, {size:,} bytes"
 
 
-def _ancestry(item: Input, *, seen_from: Path) -> list[tuple[int, str, Input | Artifact]]:
+def _ancestry(item: Input, seen_from: Path, place: Place) -> list[tuple[int, str, Input | Artifact]]:
     if not item.is_artifact:
         return [(0, "source", item)]
-    path = Path(os.path.normpath(seen_from.resolve() / item.name))
+    path = place(Path(os.path.normpath(seen_from.resolve() / item.name)))
     try:
         if load(path).digest != item.digest:
-            return [(0, "changed", item)]
+            return [(0, "changed", replace(item, name=shown(path)))]
     except ArtifactError:
-        return [(0, "missing", item)]
-    return walk(path)
+        return [(0, "missing", replace(item, name=shown(path)))]
+    return walk(path, place)

@@ -14,7 +14,7 @@ from ibidem.config import POSITIONAL, configuration
 from ibidem.data import shards
 from ibidem.data.provenance.exposure import Use, artifacts_below, uses
 from ibidem.errors import ConfigError, NothingFound
-from ibidem.lineage import tree
+from ibidem.lineage import placed, tree
 
 NAMED_BY = ("record", "sha256", "raw_sha256", "swhid", "path", "url")
 SHOWN = (*NAMED_BY, "source", "revision", "repo", "license", "license_evidence", "cluster")
@@ -28,6 +28,9 @@ class TraceConfig:
     """The folder of an artifact; or a document: its record, path, url, sha256 or SWHID (swh:1:cnt:...)."""
     artifacts: tuple[Path, ...] = (Path("artifacts"), Path("data"))
     """Folders to search for the document."""
+    map: tuple[str, ...] = ()
+    """Of an artifact: where ancestors are that were moved, as OLD=NEW: what was recorded below OLD is looked up below
+    NEW."""
 
 
 def trace(config: TraceConfig) -> str:
@@ -40,7 +43,9 @@ def trace(config: TraceConfig) -> str:
     """
     path = Path(config.target)
     if (path / artifacts.MANIFEST).exists():
-        return tree(path)
+        return tree(path, placed(config.map))
+    if config.map:
+        raise ConfigError(f"map: {config.target} is not the folder of an artifact")
     roots = [root for root in config.artifacts if root.exists()]
     datasets = [artifact for root in roots for artifact in artifacts_below(root) if artifact.kind == shards.KIND]
     if not datasets:
