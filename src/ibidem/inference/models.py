@@ -205,7 +205,7 @@ class HuggingFaceModel:
 
 def _room(context: int, max_tokens: int) -> int:
     if max_tokens >= context:
-        raise ConfigError(f"max_tokens {max_tokens} leaves no room for a prompt in a context of {context}")
+        raise ConfigError(f"max_tokens {max_tokens} leaves no room for a prompt in a context of {context}; give fewer")
     return context - max_tokens
 
 

@@ -37,6 +37,11 @@ class Sampling:
     """Number of the first prompt among all prompts; each number has its own random generator."""
 
 
+def room_for(context: int, tokenizer: TextCodec, prompts: Sequence[str]) -> int:
+    """Return how many tokens fit into the context behind the longest prompt; negative if it is too long itself."""
+    return context - 1 - max(len(tokenizer.encode(prompt)) for prompt in prompts)
+
+
 class Completion(NamedTuple):
     """What was generated for one prompt."""
 
@@ -144,7 +149,12 @@ def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Co
 
 
 def _check_length(longest: int, max_tokens: int, context: int) -> None:
-    if longest + max_tokens > context:
+    room = context - longest
+    if room < 1:
         raise ConfigError(
-            f"max_tokens {max_tokens}: with a prompt of {longest} tokens it exceeds the model's context of {context}"
+            f"a prompt of {longest:,} tokens leaves no room in the model's context of {context}; shorten it"
+        )
+    if max_tokens > room:
+        raise ConfigError(
+            f"max_tokens {max_tokens}: with a prompt of {longest} tokens at most {room} fit into the context, {context}"
         )

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from ibidem.config import configuration
 
+DEFAULT_TOKENS = 128
+
 
 @configuration
 class GenerateConfig:
@@ -16,8 +18,8 @@ class GenerateConfig:
     """A checkpoint, such as artifacts/checkpoints/step-025000; or the folder of a run, for its newest one."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)]
     """Start of a document; repeat the flag for a batch."""
-    max_tokens: Annotated[int, Field(ge=1)] = 128
-    """Maximum number of tokens to generate."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Maximum number of tokens to generate; by default 128, or as many as fit into the model's context."""
     temperature: Annotated[float, Field(ge=0)] = 0.8
     """Sampling temperature; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

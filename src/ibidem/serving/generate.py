@@ -1,10 +1,11 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
 from ibidem import artifacts, jsonl
+from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model, newest
-from ibidem.modeling.generate import Sampling, complete
-from ibidem.serving.config import GenerateConfig
+from ibidem.modeling.generate import Sampling, complete, room_for
+from ibidem.serving.config import DEFAULT_TOKENS, GenerateConfig
 from ibidem.tokenization.tokenizer import Tokenizer
 
 
@@ -14,7 +15,8 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
-    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+    fitting = max(1, min(DEFAULT_TOKENS, room_for(model.config.context, tokenizer, config.prompt)))
+    sampling = Sampling(config.max_tokens or fitting, config.temperature, config.top_p, config.seed)
     completions = complete(model, tokenizer, config.prompt, sampling, config.stop)
     if config.output is None:
         separator = "\n" + "-" * 40 + "\n"
@@ -24,4 +26,4 @@ def generate(config: GenerateConfig) -> str:
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
     write_file(config.output, jsonl.dumps(rows))
-    return f"{config.output}: {len(rows)} completions"
+    return f"{config.output}: {counted(len(rows), 'completion')}"
