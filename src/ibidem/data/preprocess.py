@@ -48,6 +48,7 @@ from ibidem.data.sources.open import open_source
 from ibidem.data.sources.readers import Piece, read
 from ibidem.data.sources.spec import Source, Spec
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -212,7 +213,7 @@ def _check_removals(path: Path, honored: Collection[str]) -> None:
     if forgotten:
         first = f"{forgotten[0]['kind']} {forgotten[0]['value']}"
         raise ConfigError(
-            f"{path}: honors {len(forgotten)} removal requests that are missing from this run "
+            f"{path}: honors {counted(len(forgotten), 'removal request')} that this run lacks "
             f"({first}); give them with --removals.requests, or choose another path"
         )
 

@@ -8,6 +8,7 @@ from ibidem.config import build
 from ibidem.errors import ConfigError
 from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig
+from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.jsonl import Row
 from ibidem.sandbox.problems import Problem, by_id, inputs_of, read_rows
@@ -39,7 +40,7 @@ def _compare(config: HumanEvalConfig, problems: Sequence[Problem]) -> str:
     path = config.output_dir.with_name(f"{config.output_dir.name}.official.jsonl")
     write_file(path, jsonl.dumps(rows))
     passed = sum(result == "passed" for result in official)
-    return f"official evaluator: {passed} of {len(items)} passed, {len(rows)} disagreements; {path}"
+    return f"official evaluator: {passed} of {len(items)} passed, {counted(len(rows), 'disagreement')}; {path}"
 
 
 def _run_official(items: Sequence[Row], known: dict[str, Problem]) -> list[str]:

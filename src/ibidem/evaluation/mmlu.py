@@ -42,9 +42,9 @@ def mmlu(config: MmluConfig) -> str:
     inputs = [evidence.benchmark_input(asked_rows, config.data.name), model_id.as_input(of=config.output_dir)]
     questions = {name: (part_of(asked_rows, name, "test"), part_of(asked_rows, name, "dev")) for name in files}
     fewest = min(questions, key=lambda name: len(questions[name][1]))
-    if len(questions[fewest][1]) < config.shots:
+    if (at_hand := len(questions[fewest][1])) < config.shots:
         raise ConfigError(
-            f"data {config.data}: {fewest} has {len(questions[fewest][1])} examples; give --shots no more than that"
+            f"data {config.data}: {fewest} has {counted(at_hand, 'example')}; give --shots no more than that"
         )
     total = sum(len(tests) for tests, _ in questions.values())
     questions = {name: (tests[: config.limit], examples) for name, (tests, examples) in questions.items()}

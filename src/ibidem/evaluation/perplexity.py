@@ -19,6 +19,7 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
+from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
 from ibidem.lineage import walk
@@ -32,10 +33,10 @@ def perplexity(config: PerplexityConfig) -> str:
     share = _held_out_share(config)
     seen = f"; the model was trained on most of them: --held-out-share {share} reads those that were held out"
     bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
+    amounts = [counted(result[f"{noun}s"], noun) for noun in ("document", "token", "byte")]
     return (
         f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
-        f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes"
-        f"{seen if share is not None else ''}"
+        f"{', '.join(amounts)}{seen if share is not None else ''}"
     )
 
 

@@ -137,7 +137,10 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
             f"{tokens:,} ({tokens / shape.parameters:.1f} per parameter; 20 would be {compute_optimal:,})",
         ),
         ("total FLOP", f"{flops * tokens:.3g}"),
-        (f"speed on {config.gpus} GPUs at {percent(config.mfu, digits=0)} MFU", f"{tokens_per_s:,.0f} tokens/s"),
+        (
+            f"speed on {counted(config.gpus, 'GPU')} at {percent(config.mfu, digits=0)} MFU",
+            f"{tokens_per_s:,.0f} tokens/s",
+        ),
         ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
         ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} per GPU-hour"),
     ]

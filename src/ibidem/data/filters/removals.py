@@ -37,6 +37,7 @@ from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
 from ibidem.data.text.repository import HOSTS, place_of, repository_of
 from ibidem.errors import ConfigError
+from ibidem.figures import counted
 
 Kind = Literal["repo", "owner", "path", "url", "swhid", "sha256", "record", "text"]
 ROLE = "removals"
@@ -136,7 +137,7 @@ def as_inputs(ids: Sequence[str]) -> list[Input]:
     if not ids:
         return []
     digest = hashlib.sha256("".join(ids).encode()).hexdigest()
-    return [Input(ROLE, f"sha256:{digest}", f"{len(ids)} requests", is_artifact=False)]
+    return [Input(ROLE, f"sha256:{digest}", counted(len(ids), "request"), is_artifact=False)]
 
 
 class Matcher:

@@ -21,6 +21,7 @@ from ibidem.data.filters.removals import FIELDS, Matcher, RemovalPolicy, Request
 from ibidem.data.pipeline import decide
 from ibidem.data.provenance.exposure import Use, uses
 from ibidem.errors import ArtifactError, ConfigError
+from ibidem.figures import counted
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -56,7 +57,7 @@ class Plan:
     def __str__(self) -> str:
         reasons = Counter(gone.reason for rows in self.rows.values() for gone in rows)
         head = (
-            f"{self.dataset.path}: {len(self.sha256s):,} documents in {len(self.rows)} shards "
+            f"{self.dataset.path}: {counted(len(self.sha256s), 'document')} in {counted(len(self.rows), 'shard')} "
             f"({reasons[REMOVED[0]]:,} requested, {reasons[REMOVED[1]]:,} near duplicates of these)"
         )
         touched = (f"  {shard}: rows {_some([gone.row for gone in rows])}" for shard, rows in self.rows.items())

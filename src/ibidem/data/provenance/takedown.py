@@ -51,6 +51,7 @@ from ibidem.data.provenance.plan import (
 )
 from ibidem.data.provenance.unmatched import idle_requests, lines
 from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
+from ibidem.figures import counted
 from ibidem.files import sweep
 from ibidem.records import DropReason
 from ibidem.signatures import open_key
@@ -139,7 +140,8 @@ def _apply_command(config: TakedownConfig) -> str:
     removed = sum(len(plan.sha256s) for plan in plans)
     seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
     held = _still_held([use for plan in plans for use in plan.uses])
-    result = f"{removed:,} documents removed, 0 residuals; {seen} artifacts keep what they learned{held}"
+    keep = counted(seen, "artifact keeps", "artifacts keep")
+    result = f"{counted(removed, 'document')} removed, 0 residuals; {keep} what they learned{held}"
     report = f"{result}; {_searched(searched)}; certificate: {path}"
     return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
 
@@ -160,10 +162,10 @@ def verify_command(config: TakedownConfig) -> str:
         checked.append((dataset, requested))
         if left := residuals(dataset, requested, policy):
             first = left[0]
-            raise DataError(
-                f"{path}: {len(left)} residuals, the first by {first['by']} in {first['shard']} row {first['row']}"
-            )
-    result = f"0 residuals of {len(requests)} requests, by request, exact hash, normalized hash and MinHash"
+            found = counted(len(left), "residual")
+            raise DataError(f"{path}: {found}, the first by {first['by']} in {first['shard']} row {first['row']}")
+    amount = counted(len(requests), "request")
+    result = f"0 residuals of {amount}, by request, exact hash, normalized hash and MinHash"
     try:
         used = [use for dataset, named in checked for use in uses(config.artifacts, named.gone, dataset=dataset)]
         result += f"{_still_held(used)}; {_searched(config.artifacts)}"
@@ -180,7 +182,7 @@ def _still_held(used: Sequence[Use]) -> str:
 
 def _searched(folders: Sequence[Path]) -> str:
     below = ", ".join(str(path) for path in folders if path.is_dir())
-    return f"searched {below}: {len(artifacts_in(folders)):,} artifacts"
+    return f"searched {below}: {counted(len(artifacts_in(folders)), 'artifact')}"
 
 
 def _told(

@@ -21,6 +21,7 @@ from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.statements import about_evaluation
 from ibidem.evaluation.published import PUBLISHED
 from ibidem.evaluation.task import Task
+from ibidem.figures import counted
 from ibidem.files import is_file
 from ibidem.jsonl import Row
 from ibidem.signatures import verify
@@ -106,7 +107,7 @@ def check_making(config: GateConfig, key: str, evaluation: Evidence) -> None:
     if differs := task.differs(evaluation, rows, due):
         raise Refusal(differs)
     if task.rejudge and (wrong := task.rejudge(evaluation, rows, due, config)):
-        raise Refusal(f"{len(wrong)} outcomes are missing or differ from the judge's, the first of them {wrong[0]}")
+        raise Refusal(f"{counted(len(wrong), 'outcome is', 'outcomes are')} missing or unlike the judge's: {wrong[0]}")
 
 
 def settings_due(config: GateConfig, key: str, task: Task) -> dict[str, Any]:

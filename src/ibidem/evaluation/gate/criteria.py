@@ -20,7 +20,7 @@ from ibidem.evaluation.gate.checks import (
 )
 from ibidem.evaluation.gate.config import Criterion, GateConfig
 from ibidem.evaluation.task import Demand
-from ibidem.figures import percent
+from ibidem.figures import counted, percent
 from ibidem.statistics import bootstrap_lower_bound, least_passes, mean_bounds
 
 
@@ -111,19 +111,23 @@ def _compare(
     if verdict is Verdict.INSUFFICIENT:
         reason += _remedy(criterion, scores, least)
     if seen := len(tasks.seen_in_training(evaluation) & trials.keys()):
-        reason += f"; {seen} items occur in the training data and count as failed"
+        reason += f"; {counted(seen, 'item occurs', 'items occur')} in the training data, counted as failed"
     return replace(finding, verdict=verdict, reason=reason, point=point, lower=lower, upper=upper)
 
 
 def _remedy(criterion: Criterion, scores: Sequence[float], least: float | None) -> str:
     n = len(scores)
     if criterion.baseline is not None and criterion.baseline.evidence is not None:
-        return f": {n} pairs are too few to decide"
+        return f": {counted(n, 'pair is', 'pairs are')} too few to decide"
     if not set(scores) <= {0, 1}:
-        return f": {n} items are too few to decide"
+        return f": {counted(n, 'item is', 'items are')} too few to decide"
     share = 1 - criterion.below if criterion.below is not None else least or 0.0
     needed = least_passes(n, share)
-    return f": {n} items are too few to show it" if needed is None else f": {needed} of {n} items must be good"
+    return (
+        f": {counted(n, 'item is', 'items are')} too few to show it"
+        if needed is None
+        else f": {needed} of {counted(n, 'item')} must be good"
+    )
 
 
 def _differences(
@@ -165,7 +169,7 @@ def _doubt(criterion: Criterion, evaluation: Evidence, trials: Mapping[str, floa
     if not config.accept_supplied and is_supplied(evaluation):
         return "its answers were supplied in a file: only the file claims that this checkpoint wrote them"
     if len(trials) < criterion.least_items:
-        return f"{len(trials)} items; {criterion.least_items} are required"
+        return f"{counted(len(trials), 'item')}; {criterion.least_items} are required"
     if tasks.task_of(evaluation).is_published and not evaluation.results.get("contamination"):
         return "whether the model was trained on the problems is NOT MEASURED"
     judged = {each.metric for each in config.criteria.values() if each.evidence == criterion.evidence}

@@ -16,6 +16,7 @@ from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.checks import BENCHMARK, Refusal, pins_due, settings_due
 from ibidem.evaluation.gate.config import GateConfig, PinConfig
 from ibidem.evaluation.published import title
+from ibidem.figures import counted
 from ibidem.files import write_file
 
 
@@ -32,7 +33,7 @@ def pin(config: PinConfig) -> str:
     if not _differ_in_pins_alone(before, after, pins):
         raise ConfigError(f"{config.policy}: pins cannot be replaced alone; write them as a block of their own")
     write_file(config.policy.resolve(), after)
-    return "\n".join([*lines, f"{config.policy}: {len(pins)} benchmarks are pinned"])
+    return "\n".join([*lines, f"{config.policy}: {counted(len(pins), 'benchmark is', 'benchmarks are')} pinned"])
 
 
 def _differ_in_pins_alone(before: str, after: str, pins: Mapping[str, Mapping[str, str]]) -> bool:
