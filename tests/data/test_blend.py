@@ -13,7 +13,7 @@ from tests.conftest import python_file
 from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.cli import main
-from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend, num_documents, size_of
+from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend, num_documents, size_of, summary
 from ibidem.data.shards import read_rows, shard_paths
 from ibidem.errors import ConfigError, DigestMismatch
 
@@ -210,3 +210,34 @@ def test_the_blend_is_given_by_flags_too(datasets: Path, tmp_path: Path) -> None
 def test_a_blend_does_not_replace_what_it_is_made_of(datasets: Path) -> None:
     with pytest.raises(ConfigError, match="is also the output_dir"):
         make(datasets, datasets / "public")
+
+
+def test_shares_far_from_those_asked_are_one_warning_and_told(
+    datasets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"path": str(datasets / "public"), "max_bytes": 600}  # a document of prose and none of code
+    tree = {"datasets": {"few": few, "chat": {"path": str(datasets / "chat")}}, "shares": {"text": 0.9, "code": 0.1}}
+    tree["datasets"]["chat"]["category"] = "code"
+    made = {**tree, "output_dir": str(tmp_path / "out")}
+    said = blend(config.build(BlendConfig, made))
+    shares = artifacts.load(tmp_path / "out").counts["shares"]
+    assert abs(shares["text"] - 0.9) > 0.05
+    text, code = (f"{100 * shares[name]:.0f} %" for name in ("text", "code"))
+    asked = f"asked for 10 % code and 90 % text, got {code} and {text}: no more text"
+    assert said.endswith(asked)
+    command = ["blend", "--config", str(tmp_path / "blend.yaml"), "--log-format", "json"]
+    (tmp_path / "blend.yaml").write_text(json.dumps(made))
+    assert main(command) == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["reason"] for event in events if event["event"] == "blend.off_shares"] == [asked]
+
+
+def test_shares_within_a_document_of_those_asked_are_no_warning(datasets: Path, tmp_path: Path) -> None:
+    make(datasets, tmp_path / "out")
+    assert "asked for" not in summary(artifacts.load(tmp_path / "out"))
+
+
+def test_a_total_that_is_not_reached_is_told(datasets: Path, tmp_path: Path) -> None:
+    made = make(datasets, tmp_path / "out", total=10_000_000)
+    assert f"{made.counts['total']:,} of 10,000,000 bytes" in summary(made)
+    assert " of " not in summary(make(datasets, tmp_path / "out", total=20_000))

@@ -44,6 +44,8 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
 TOLERANCE = 1e-9
+FAR = 0.05
+"""A share further than this from the one asked for is told."""
 
 
 @configuration
@@ -117,6 +119,8 @@ def blend(config: BlendConfig) -> str:
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     blended = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
+    if off := off_shares(blended):
+        log.event("blend.off_shares", path=str(config.output_dir), reason=off)
     return summary(blended)
 
 
@@ -125,7 +129,23 @@ def summary(blended: Artifact) -> str:
     counts = blended.counts
     unit = counts["unit"]
     amounts = ", ".join(f"{name} {percent(share, digits=1)}" for name, share in counts["shares"].items())
-    return f"{blended.path}: {size_of(blended)}, {counts['total']:,} {unit}; {amounts}; {counts['ended']}"
+    asked = blended.config["total"]
+    total = f"{counts['total']:,}" + (f" of {asked:,}" if asked and counts["total"] < asked else "")
+    return f"{blended.path}: {size_of(blended)}, {total} {unit}; {amounts}; {off_shares(blended) or counts['ended']}"
+
+
+def off_shares(blended: Artifact) -> str:
+    """Say which shares a blend has instead of those asked for; empty if all are within `FAR` of them.
+
+    One large document, or a category that runs out at once, makes them differ.
+    """
+    got = blended.counts["shares"]
+    asked = {name: share for name, share in blended.config["shares"].items() if share > 0}
+    if all(abs(got[name] - share) <= FAR for name, share in asked.items()):
+        return ""
+    wanted = " and ".join(f"{percent(asked[name], digits=0)} {name}" for name in got)
+    found = " and ".join(percent(share, digits=0) for share in got.values())
+    return f"asked for {wanted}, got {found}: {blended.counts['ended']}"
 
 
 def size_of(dataset: Artifact) -> str:
