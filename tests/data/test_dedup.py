@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA, python_file
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl, log
+from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.dedup import SKETCH, agreement
 from ibidem.data.preprocess import PreprocessConfig, preprocess
@@ -269,3 +270,24 @@ def test_real_files_lose_every_true_duplicate_and_nothing_else(tmp_path: Path) -
             by_shingle.setdefault(shingle, []).append(record)
     pairs = {(a, b) for group in by_shingle.values() if len(group) < 60 for a in group for b in group if a < b}
     assert not [pair for pair in pairs if similarity(sets[pair[0]], sets[pair[1]]) >= 0.8]
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_the_progress_of_deduplication_counts_every_document_once(
+    near: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "PROGRESS_INTERVAL_S", 0.0)
+    texts = [python_file(seed) for seed in range(30)]
+    texts += [*texts[:5], *(f"{text}\n# more\n" for text in texts[5:10])]
+    (tmp_path / "a.jsonl").write_text(jsonl.dumps({"text": text} for text in texts))
+    spec = f"{tmp_path / 'a.jsonl'}:train:text"
+    flags = ["--dedup.near", str(near).lower(), "--skip", "filters", "--output-dir", str(tmp_path / "out")]
+    events: list[log.Record] = []
+    with log.showing(events.append):
+        assert main(["preprocess", "--dataset", spec, *flags]) == 0
+    shown = [event for event in events if event.get("name") == "preprocess.deduplicate"]
+    assert {event["total"] for event in shown} == {len(texts)}
+    assert shown[-1]["done"] == len(texts)
+    done = [event["done"] for event in shown]
+    assert done == sorted(done)
+    assert len(set(done)) > (2 if near else 1)

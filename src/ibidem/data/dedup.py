@@ -26,6 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ibidem import log
 from ibidem.config import configuration
 from ibidem.data import shards
 from ibidem.data.engine import Engine
@@ -97,7 +98,7 @@ def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
 def find_duplicates(
     parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
 ) -> Duplicates:
-    """Decide which documents are duplicates.
+    """Decide which documents are duplicates, and show how many are decided.
 
     Args:
         parts: in order of precedence.
@@ -107,7 +108,23 @@ def find_duplicates(
         num_settled: number of leading parts whose documents are all kept already.
     """
     sketches, bounds = load_sketches(parts)
-    first_open = int(bounds[num_settled])
+    total = int(bounds[-1])
+    with log.progress("preprocess.deduplicate", total, "documents") as bar:
+        duplicates = _decide(parts, sketches, bounds, policy, engine, scratch, int(bounds[num_settled]), bar)
+        bar.advance(total - bar.done)
+    return duplicates
+
+
+def _decide(
+    parts: Sequence[Part],
+    sketches: Sequence[NDArray[Any]],
+    bounds: Indices,
+    policy: DedupPolicy,
+    engine: Engine,
+    scratch: Path,
+    first_open: int,
+    bar: log.Bar,
+) -> Duplicates:
     equal = ["sequence"] if policy.near else ["sha256"]
     first = _first_of_equal(*(column.T for name in equal for column in [_column(sketches, name)]))
     first[:first_open] = np.arange(first_open)
@@ -117,10 +134,12 @@ def find_duplicates(
     root = np.arange(len(first))
     if policy.near:
         originals = np.flatnonzero(first == np.arange(len(first)))
+        bar.advance(len(first) - len(originals))
         entries = _candidates(sketches, originals, first_open, simhash=policy.simhash, workers=engine.workers)
         entries = _likely(sketches, bounds, entries, policy.similarity)
         sets = _write_sets(parts, bounds, np.unique(entries[0]), engine, scratch)
-        for document, kept, similar, linked in _cover(entries, sets, policy.similarity, first_open):
+        bar.advance(len(originals) - len(sets.documents))
+        for document, kept, similar, linked in _cover(entries, sets, policy.similarity, first_open, bar):
             keeper[document], similarity[document] = kept, similar
             _link(root, [document, *linked])
     copies = np.flatnonzero(first != np.arange(len(first)))
@@ -255,7 +274,7 @@ def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indice
 
 
 def _cover(
-    entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int
+    entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int, bar: log.Bar
 ) -> Iterator[tuple[int, int, float, list[int]]]:
     """Yield (document, its keeper, similarity, all kept documents similar to it) for each covered document.
 
@@ -268,6 +287,7 @@ def _cover(
     lengths, read = sets.length.tolist(), lru_cache(_SETS_IN_MEMORY)(sets.get)
     borders = np.flatnonzero(np.append(True, documents[1:] != documents[:-1]))[: len(documents)].tolist()
     for place, (start, end) in enumerate(pairwise([*borders, len(documents)])):
+        bar.advance()
         document, own = int(documents[start]), buckets[start:end].tolist()
         candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
         length = lengths[place]

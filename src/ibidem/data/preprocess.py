@@ -308,9 +308,8 @@ def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: 
     if (work.folder / "clusters.json").exists():
         return
     parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in work.shards]
-    with log.progress("preprocess.deduplicate", None, "documents"):
-        duplicates = find_duplicates(parts, config.dedup, engine, work.folder / "sets", num_settled=len(settled))
-        requested = decide.find_requested(parts, duplicates, len(settled), config.removals, engine)
+    duplicates = find_duplicates(parts, config.dedup, engine, work.folder / "sets", num_settled=len(settled))
+    requested = decide.find_requested(parts, duplicates, len(settled), config.removals, engine)
     for shard in work.shards[:1]:
         shard.verdicts.parent.mkdir(exist_ok=True)
     decide.write_verdicts(parts, duplicates, requested, config.removals, [shard.verdicts for shard in work.shards])
