@@ -103,7 +103,7 @@ def test_mistakes_are_refused_before_anything_is_written(dataset: Path, tmp_path
         train(tmp_path / "empty", tmp_path / "t")
     with pytest.raises(DataError, match="no text"):
         train(tmp_path / "blank.txt", tmp_path / "t")
-    with pytest.raises(ConfigError, match="vocab_size 300"):
+    with pytest.raises(ConfigError, match="--vocab-size 300"):
         train(dataset, tmp_path / "t", vocab_size=300)
     assert not (tmp_path / "t").exists()
 
