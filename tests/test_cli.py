@@ -260,7 +260,7 @@ def test_a_dry_run_shows_what_would_happen_and_writes_nothing(
     words = [*preprocess_words(source_folder, tmp_path / "new"), "--shard-size", "77", "--dry-run"]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert f"reads   {source_folder}  242 documents; files skipped: unknown kind .png 1" in shown
+    assert f"reads   {source_folder}  242 documents; 1 file skipped: unknown kind .png" in shown
     assert f"writes  {tmp_path / 'new'}  new" in shown
     assert "  shard_size: 77\n" in shown
     words = ["evaluate", "human-eval", "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "new")]

@@ -81,4 +81,7 @@ def test_work_that_stops_is_told() -> None:
     with console.console(stream=(stream := io.StringIO())), pytest.raises(KeyError), log.progress("work", 4) as bar:
         bar.advance()
         raise KeyError
+    with console.console(stream=(other := io.StringIO())), log.progress("work", 1, "shards") as bar:
+        bar.advance()
+    assert other.getvalue().endswith("work: 1 shard in 0.0 s\n")
     assert "work: 1 of 4 items (25 %) in 0.0 s, stopped" in stream.getvalue()

@@ -56,7 +56,7 @@ def test_dropped_documents_are_shown_with_figure_and_limit_and_text(
     assert "filter.lines: 1 of 1" in show(ShowConfig(path=Path("data"), dropped="filter"))
     kept = show(ShowConfig(path=Path("data"), lines=1))
     assert "good.py\n" in kept
-    assert "  | def good():\n  | ... 1 more lines" in kept
+    assert "  | def good():\n  | ... 1 more line" in kept
     with pytest.raises(NothingFound, match="for filter.line; did you mean filter.lines"):
         show(ShowConfig(path=Path("data"), dropped="filter.line"))
     (source / "long.py").write_text("x = 1\n")

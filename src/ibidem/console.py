@@ -65,7 +65,8 @@ def progress_line(record: Record) -> str:
     is_whole = total is None or (state == "finished" and done == total)
     of = "" if is_whole else f" of {total:,.7g}"
     share = "" if is_whole or not total else f" ({percent(done / total, digits=0)})"
-    amount = f"{done:,.7g}{of} {unit}{share}"
+    noun = unit.removesuffix("s") if (done if is_whole else total) == 1 else unit
+    amount = f"{done:,.7g}{of} {noun}{share}"
     if state == "running":
         parts = [amount, f"{record['per_second']:,.4g} {unit}/s"]
         parts += [f"{duration(record['eta_s'])} left"] if record["eta_s"] is not None else []

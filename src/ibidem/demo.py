@@ -126,7 +126,7 @@ def _tokenizer(data: Path, tokenizer: Path) -> TrainTokenizerConfig:
 
 
 def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
-    from ibidem.modeling.checkpoint import folder_of
+    from ibidem.runs import folder_of
     from ibidem.training.train import train
 
     settings = {

@@ -65,6 +65,19 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.2f} GB"
 
 
+def short(number: float) -> str:
+    """Write a large number in three digits.
+
+    >>> short(5_813_305_344), short(36_312), short(0.5)
+    ('5.81 G', '36.3 k', '0.5')
+    """
+    for unit in ("", " k", " M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g} G"
+
+
 def duration(seconds: float) -> str:
     """Write a time.
 

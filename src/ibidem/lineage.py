@@ -10,6 +10,7 @@ from ibidem.artifacts import Artifact, Input, load, verify
 from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted
+from ibidem.runs import newest
 
 Place = Callable[[Path], Path]
 """Returns where the artifact is now that was recorded at a path."""
@@ -21,6 +22,7 @@ def walk(path: Path, place: Place = lambda path: path) -> list[tuple[int, str, I
     State is `ok`, `source` (outside the program), `missing` or `changed` (the artifact there now has another digest).
     Only manifests are read. An ancestor that is missing or changed is named by its path here.
     """
+    path = newest(path)
     artifact = load(path)
     rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
     for item in artifact.inputs:
@@ -40,7 +42,7 @@ class ArtifactPath:
     """Choose an artifact."""
 
     path: Annotated[Path, POSITIONAL]
-    """The artifact's folder."""
+    """The artifact's folder; of a run, its newest checkpoint."""
     map: tuple[str, ...] = ()
     """Where ancestors are that were moved, as OLD=NEW: what was recorded below OLD is looked up below NEW."""
 

@@ -12,6 +12,7 @@ from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, ConfigError, NothingFound
 from ibidem.figures import size
+from ibidem.lineage import shown
 
 HEAD = ("PATH", "KIND", "SIZE", "MADE", "DIGEST", "FROM")
 RIGHT = HEAD.index("SIZE")
@@ -76,14 +77,9 @@ def made_from(artifact: Artifact) -> str:
     >>> made_from(Artifact(Path("run/step"), "checkpoint", "", "", inputs, {}, {}, {}, {}))
     'run/tokens, src'
     """
-    inside = dict.fromkeys(os.path.normpath(artifact.path / each.name) for each in artifact.inputs if each.is_artifact)
+    inside = dict.fromkeys(shown(artifact.path / each.name) for each in artifact.inputs if each.is_artifact)
     outside = list(dict.fromkeys(each.name for each in artifact.inputs if not each.is_artifact))
-    return ", ".join([*map(_from_here, inside), *(outside if len(outside) <= 2 else [f"{len(outside)} sources"])])
-
-
-def _from_here(path: str) -> str:
-    shorter = os.path.relpath(path)
-    return shorter if len(shorter) < len(path) else path
+    return ", ".join([*inside, *(outside if len(outside) <= 2 else [f"{len(outside)} sources"])])
 
 
 def _row(artifact: Artifact) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ibidem.data.blend import is_blend
 from ibidem.data.preprocess import source_texts
 from ibidem.errors import ConfigError, NothingFound
 from ibidem.evaluation import evidence
-from ibidem.figures import NOT_MEASURED
+from ibidem.figures import NOT_MEASURED, counted
 from ibidem.jsonl import Row
 
 MOST_CHARS = 160  # of a line
@@ -53,7 +53,7 @@ def show(config: ShowConfig) -> str:
         ConfigError: a choice does not fit this kind of artifact.
         NothingFound: nothing fits the choice.
     """
-    from ibidem.modeling.checkpoint import newest
+    from ibidem.runs import newest
 
     artifact = artifacts.load(newest(config.path))
     _check_choices(config, artifact)
@@ -201,5 +201,5 @@ def _excerpt(text: str, most_lines: int, mark: str = "|") -> str:
     lines: Sequence[str] = text.splitlines()
     left = len(lines) - most_lines
     shown = [line if len(line) <= MOST_CHARS else f"{line[:MOST_CHARS]}..." for line in lines[:most_lines]]
-    more = [f"... {left:,} more lines"] if left > 0 else []
+    more = [f"... {counted(left, 'more line')}"] if left > 0 else []
     return "\n".join(f"  {mark} {line}".rstrip() for line in [*shown, *more])

@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shlex
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl
 from ibidem.lineage import walk
 
 
@@ -38,7 +40,9 @@ def test_data_tokenizer_and_training_run_one_after_the_other(
     project: Path, source_folder: Path, model_file: Path
 ) -> None:
     (project / "text").mkdir()
-    (project / "text" / "train.jsonl").write_text('{"text": "Port-au-Prince, Haiti"}\n')
+    rng = random.Random(0)
+    texts = ({"text": " ".join(rng.choices(string.ascii_lowercase, k=9)) + f" is line {n} of it."} for n in range(50))
+    (project / "text" / "train.jsonl").write_text(jsonl.dumps(texts))
     said = run(
         project,
         "python scripts/preprocess_public.py --dataset bigcode/the-stack-dedup:v1:train:content "
@@ -48,7 +52,12 @@ def test_data_tokenizer_and_training_run_one_after_the_other(
             "openwebtext:train:text": "text:train:text",
         },
     )
-    assert "243 of 243 documents kept" in said
+    assert "292 of 292 documents kept" in said
+    chats = ({"instruction": f"Say {n}.", "response": f"{n}, as you wish, and once more {n}."} for n in range(40))
+    (project / "chats.jsonl").write_text(jsonl.dumps(chats))
+    instructions = "python -m ibidem preprocess --dataset chats.jsonl:train:instruction --output-dir "
+    run(project, f"{instructions} data/public/instructions --dedup.near false")
+    run(project, "python -m ibidem blend --config configs/data/blend.yaml")
     run(
         project,
         "python src/tokenization/train_tokenizer.py --input data/public/processed --vocab-size 65536 "

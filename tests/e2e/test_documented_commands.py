@@ -28,6 +28,8 @@ INSTEAD = {  # of what needs a network, a cluster or hours
     "path/to/chats.jsonl:train:messages": "chats.jsonl:train:messages",
     "65536": "512",
     "0.002": "0.1",
+    "8192": "512",
+    "256": "64",
 }
 MORE = {  # flags that make a command small
     "train": SMALL_TRAINING,
@@ -43,6 +45,7 @@ MORE = {  # flags that make a command small
         "--settings.mmlu.shots 1 --checkpoint artifacts/checkpoints/step-000002"
     ),
 }
+LAUNCHED = re.compile(r"(python|accelerate launch) s(rc|cripts)/")  # run by test_blueprint_commands
 EXITS = {  # a model of two steps is not released, and the small data hold nothing of someone/something
     "gate --evaluate": 1,
     "takedown": 2,
@@ -57,9 +60,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
         (folder / name).symlink_to(REPOSITORY / name)
     shutil.copytree(REPOSITORY / "configs", folder / "configs")  # one command edits the policy of the gate
     shutil.copy(model_file, folder / "small.py")
-    (folder / "code").mkdir()
-    for seed in range(60):
-        (folder / "code" / f"module_{seed}.py").write_text(python_file(seed))
+    for name in ("code", "my-code"):
+        (folder / name).mkdir()
+        for seed in range(60):
+            (folder / name / f"module_{seed}.py").write_text(python_file(seed))
+    (folder / "my-code" / "empty.py").touch()  # is dropped
     prose = [f"The port of city {n} is older than its {word} wall." for n in range(10) for word in ("north", "south")]
     write(folder / "prose.jsonl", [{"text": text} for text in prose])
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, how can I help you today?"}]
@@ -121,7 +126,7 @@ def run(line: str, folder: Path) -> int:
             sys.executable,
             "-m",
             "torch.distributed.run",
-            *shlex.split("--nproc-per-node 2 src/training/train.py"),
+            *shlex.split("--nproc-per-node 2 -m ibidem train"),
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         words = [*words[1:], "--output-dir", "artifacts/two"]  # the takedown before has changed the dataset
@@ -132,8 +137,8 @@ def run(line: str, folder: Path) -> int:
 
 def test_the_commands_of_the_readme_run_one_after_the_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    lines = [line for block in blocks_of("README.md") for line in lines_of(block)]
-    assert len(lines) >= 25
+    lines = [line for block in blocks_of("README.md") for line in lines_of(block) if not LAUNCHED.match(line)]
+    assert len(lines) >= 35
     for line in lines:
         fill_in_ratings(project)
         assert run(line, project) == 0, line

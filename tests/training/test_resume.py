@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -274,7 +275,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(trained: Settings, dataset
         ({"data__dataset": "missing"}, RuntimeError, "missing: no such folder"),
         ({"data__tokenizer": "missing"}, RuntimeError, "missing: no such folder"),
         ({"training__step": 5}, ConfigError, "unknown key training.step; did you mean training.steps?"),
-        ({"data__held_out_share": 0.0001}, ConfigError, "held_out_share"),
+        ({"data__held_out_share": 0.0001}, ConfigError, "too few to hold out"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(
@@ -379,6 +380,14 @@ def test_a_damaged_token_cache_is_not_trained_on(trained: Settings, tmp_path: Pa
 def test_a_run_does_not_end_before_its_checkpoint(trained: Settings) -> None:
     with pytest.raises(ConfigError, match="already at step 30"):
         train(trained, training__steps=20, training__resume_from="latest")
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts its background jobs so that they ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 1) -> None:

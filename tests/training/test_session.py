@@ -13,9 +13,9 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.config import build
 from ibidem.errors import ArtifactError, CheckpointError
-from ibidem.modeling.checkpoint import folder_of
 from ibidem.modeling.config import read_model_config
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.runs import folder_of
 from ibidem.training import session
 from ibidem.training.config import SessionConfig, TrainConfig
 from ibidem.training.objective import ObjectiveState

@@ -146,8 +146,8 @@ def _extent(source: Source, config: PreprocessConfig) -> str:
     with tempfile.TemporaryDirectory() as spool:
         pieces = list(_capped(source.pieces(Path(spool)), config))
     documents = min(sum(piece.count for piece in pieces), config.max_documents or sys.maxsize)
-    skipped = [f"{reason} {count:,}" for reason, count in source.skipped.items()]
-    return f"{documents:,} documents{'; files skipped: ' if skipped else ''}{', '.join(skipped)}"
+    skipped = [f"{counted(count, 'file')} skipped: {reason}" for reason, count in source.skipped.items()]
+    return "; ".join([counted(documents, "document"), *skipped])
 
 
 def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list[str | None]:

@@ -22,9 +22,9 @@ from ibidem.figures import MARGIN
 from ibidem.files import write_file
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
-from ibidem.modeling.checkpoint import folder_of, step_of, steps_of
 from ibidem.page import Html, document, join, line_chart, loss, table, tag
 from ibidem.records import DASHBOARD_FILE
+from ibidem.runs import folder_of, step_of, steps_of
 
 WHOLE = "all"
 SAME_DOCUMENTS = " All checkpoints read the same documents: two of them differ more surely than their margins suggest."

@@ -23,7 +23,7 @@ from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
 from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import newest
+from ibidem.runs import newest
 from ibidem.statistics import ratio_error
 
 

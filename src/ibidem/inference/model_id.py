@@ -7,7 +7,8 @@ from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.errors import ConfigError
 from ibidem.inference.model_folder import digest_of_model_folder
-from ibidem.modeling.checkpoint import newest, verified
+from ibidem.modeling.checkpoint import verified
+from ibidem.runs import newest
 
 
 @dataclass(frozen=True)

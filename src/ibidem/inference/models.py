@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.inference.model_id import identify
-from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model, newest
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
+from ibidem.runs import newest
 from ibidem.tokenization.tokenizer import Tokenizer
 
 ROWS = 128

@@ -3,8 +3,9 @@
 from ibidem import artifacts, jsonl
 from ibidem.figures import counted
 from ibidem.files import write_file
-from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model, newest
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling, complete, room_for
+from ibidem.runs import newest
 from ibidem.serving.config import DEFAULT_TOKENS, GenerateConfig
 from ibidem.tokenization.tokenizer import Tokenizer
 

@@ -12,8 +12,8 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import folder_of, steps_of
 from ibidem.page import Point
+from ibidem.runs import folder_of, steps_of
 
 WORK = {
     "train.step",

@@ -136,7 +136,8 @@ class SessionConfig:
     output_dir: Path
     """The run's folder: checkpoints/step-000040, events.jsonl, tokens."""
     initial: Path | None = None
-    """Start from the weights of this checkpoint instead of random ones; a resumed run uses its own checkpoint."""
+    """Start from the weights of this checkpoint, or of a run's newest one, instead of random ones; a resumed run uses
+    its own checkpoint."""
     training: LoopConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)

@@ -6,18 +6,18 @@ Without a GPU, the speed of this computer is measured too, for less than a secon
 import os
 import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ibidem.config import configuration
-from ibidem.figures import counted, duration, percent, size
+from ibidem.figures import counted, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.config import TrainConfig
 
 Positive = Annotated[float, Field(gt=0)]
-HOURS_PER_DAY = 24
 SECONDS_PER_HOUR = 3600
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
 CPU_SHARE = 0.5
@@ -51,6 +51,12 @@ def plan(config: PlanConfig) -> str:
         rows += _here_rows(shape, config, context, cpu_flops())
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def preview(config: TrainConfig) -> list[str]:
+    """Return the plan of a training, on as many GPUs as it asks for, line by line."""
+    same = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    return plan(PlanConfig(**same, gpus=config.training.num_processes or 1)).splitlines()
 
 
 def activation_bytes(shape: ModelConfig, tokens: int, *, checkpointing: bool, bytes_per_value: int = 2) -> int:
@@ -129,7 +135,7 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
     return [
         (
             "FLOP per token, forward and backward",
-            f"{flops / 1e9:.2f} G ({full / 1e9:.2f} G with full attention counted)",
+            f"{short(flops)} ({short(full)} with full attention counted)",
         ),
         ("tokens per step", f"{tokens_per_step:,}"),
         (
@@ -139,9 +145,9 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
         ("total FLOP", f"{flops * tokens:.3g}"),
         (
             f"speed on {counted(config.gpus, 'GPU')} at {percent(config.mfu, digits=0)} MFU",
-            f"{tokens_per_s:,.0f} tokens/s",
+            _speed(tokens_per_s),
         ),
-        ("time", f"{hours / HOURS_PER_DAY:.2f} days ({hours:,.1f} hours)"),
+        ("time", duration(hours * SECONDS_PER_HOUR)),
         ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} per GPU-hour"),
     ]
 
@@ -152,6 +158,10 @@ def _here_rows(shape: ModelConfig, config: PlanConfig, context: int, flops: floa
     share = percent(CPU_SHARE, digits=0)
     return [
         ("on this computer, without a GPU", f"{flops / 1e9:,.0f} GFLOP/s in float32, {counted(_threads(), 'thread')}"),
-        (f"  speed at {share} of that", f"{tokens_per_s:,.3g} tokens/s (estimate, if nothing else runs here)"),
+        (f"  speed at {share} of that", f"{_speed(tokens_per_s)} (estimate, if nothing else runs here)"),
         ("  time", duration(tokens / tokens_per_s)),
     ]
+
+
+def _speed(tokens_per_s: float) -> str:
+    return f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s >= 10 else f"{tokens_per_s:.2g} tokens/s"

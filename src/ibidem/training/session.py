@@ -24,8 +24,9 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
-from ibidem.modeling.checkpoint import INITIAL, KIND, folder_of, load_weights, model_config, verified
+from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
+from ibidem.runs import folder_of, newest
 from ibidem.training import interrupts, loop, state
 from ibidem.training.config import SessionConfig, measure_every
 from ibidem.training.objective import Objective
@@ -58,7 +59,7 @@ def check(config: SessionConfig) -> None:
     """
     artifacts.check_outside(config.output_dir / "checkpoints")
     if config.initial is not None:
-        artifacts.load(config.initial, kind=KIND)
+        artifacts.load(newest(config.initial), kind=KIND)
 
 
 def run(
@@ -121,7 +122,7 @@ def _build(
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
-        load_weights(model, config.initial)
+        load_weights(model, newest(config.initial))
     prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
     if config.training.compile and accelerator.device.type != "cpu":
         for block in accelerator.unwrap_model(prepared).blocks:
@@ -219,7 +220,7 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     """
     if config.initial is None:
         return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
-    initial = verified(config.initial)
+    initial = verified(newest(config.initial))
     if model_config(initial) != made.shape:
         raise CheckpointError(f"initial {config.initial}: its model has another shape than the model of this run")
     if initial.digest_of("tokenizer") != _tokenizer_digest(made):

@@ -16,7 +16,8 @@ from torch import nn
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.errors import CheckpointError
-from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, folder_of, steps_of, verified
+from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, verified
+from ibidem.runs import folder_of, steps_of
 from ibidem.training.objective import ObjectiveState
 
 NEARLY_FULL_BYTES = 16 << 20

@@ -5,9 +5,9 @@ from functools import partial
 from ibidem import artifacts
 from ibidem.config import settings
 from ibidem.errors import ConfigError
-from ibidem.modeling.checkpoint import folder_of
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session, state
 from ibidem.training.config import LoopConfig, TrainConfig

@@ -15,6 +15,7 @@ from ibidem.data import shards
 from ibidem.data.provenance.exposure import Use, artifacts_below, uses
 from ibidem.errors import ConfigError, NothingFound
 from ibidem.lineage import placed, tree
+from ibidem.runs import newest
 
 NAMED_BY = ("record", "sha256", "raw_sha256", "swhid", "path", "url")
 SHOWN = (*NAMED_BY, "source", "revision", "repo", "license", "license_evidence", "cluster")
@@ -41,7 +42,7 @@ def trace(config: TraceConfig) -> str:
         NothingFound: the document is in no dataset.
         DigestMismatch: an artifact was edited or damaged.
     """
-    path = Path(config.target)
+    path = newest(Path(config.target))
     if (path / artifacts.MANIFEST).exists():
         return tree(path, placed(config.map))
     if config.map:
