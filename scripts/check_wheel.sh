@@ -31,7 +31,7 @@ library=$("$scratch/venv/bin/python" -c "import os; print(os.path.dirname(os.__f
 mkdir my-code
 cp -r "$library"/{asyncio,email,json,unittest,importlib,http,xml,logging,multiprocessing,concurrent} my-code/
 awk '/^Your own code/ { own = 1 } own && /^```$/ { exit } own && code { print } own && /^```bash/ { code = 1 }' \
-    "$checkout/README.md" > commands.sh
+    "$checkout/README.md" | sed "s/--training.steps 100/--training.steps 10/" > commands.sh
 grep -q "ibidem train --model tiny" commands.sh
 cat > check.sh <<'SH'
 set -euo pipefail
@@ -43,7 +43,7 @@ done
 ibidem demo --help > /dev/null
 source commands.sh
 test -s own/report.html
-ibidem verify own/run/checkpoints/step-000100 --quiet > /dev/null
+ibidem verify own/run/checkpoints/step-000010 --quiet > /dev/null
 ibidem init configs > /dev/null
 ibidem plan --config configs/training/base.yaml > /dev/null
 SH
