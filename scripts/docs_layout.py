@@ -361,7 +361,7 @@ def _evaluation() -> Kind:
         files={
             "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, how many `trials` each is the mean "
             "of, and notes such as the search for the problems in the training data.",
-            "{evaluation.evidence:ITEMS}": "Outcome of each item, one per line: a sample of a problem, a question, or "
+            "{records:ITEMS_FILE}": "Outcome of each item, one per line: a sample of a problem, a question, or "
             "a response with a criterion. Every figure is counted again from it.",
         },
         counts={

@@ -168,3 +168,17 @@ def test_an_edited_result_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "e" / "results.json", result(**{"pass@1": 1.0}))
     with pytest.raises(DataError, match="differs from the manifest"):
         read_result(tmp_path / "e")
+
+
+def test_programs_are_shown_with_their_verdicts(tmp_path: Path) -> None:
+    verdicts = [(n, n < 5, "passed" if n < 5 else "syntax") for n in range(10)]
+    items = [
+        {"task_id": f"P/{n}", "passed": passed, "kind": kind, "detail": f"why {n}", "completion": f"return <{n}>"}
+        for n, passed, kind in verdicts
+    ]
+    write = {"config": {}, "inputs": [], "metrics": {"pass@1": 0.5}, "notes": {"problems": 10}}
+    evidence.write(tmp_path / "e", "human-eval", items=items, **write)
+    page = evaluation([read_result(tmp_path / "e")], MINE)
+    assert [n for n in range(10) if f"return &lt;{n}&gt;" in page] == [0, 1, 2, 5, 6, 7]
+    assert text_of(page).count("syntax why") == 3
+    assert "examples" not in page

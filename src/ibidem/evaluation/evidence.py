@@ -18,10 +18,10 @@ from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.evaluation import resume
 from ibidem.figures import counted
 from ibidem.jsonl import Row
-from ibidem.records import RESULTS_FILE
+from ibidem.records import ITEMS_FILE, RESULTS_FILE
 
 KIND = "evaluation"
-RESULTS, ITEMS = RESULTS_FILE, "items.jsonl"
+RESULTS, ITEMS = RESULTS_FILE, ITEMS_FILE
 
 Metrics = dict[str, float | None]
 

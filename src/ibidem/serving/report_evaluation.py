@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl
 from ibidem.config import flattened
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import MARGIN, between, percent
 from ibidem.page import Html, Row, join, loss, table, tag
-from ibidem.records import DASHBOARD_FILE, RESULTS_FILE
+from ibidem.records import DASHBOARD_FILE, ITEMS_FILE, RESULTS_FILE
 from ibidem.serving.report_corpus import intact
 from ibidem.statistics import lower_bound, upper_bound
 
 EXACT = "95 %: exact bounds (Clopper and Pearson), each with 95 % confidence; below them, the items behind the figure."
 MEASURED_ASIDE = ("contamination", "calibration")
+EXAMPLES = "examples"
+MOST = 3
 NO_SHARES = ("alpha.", "unrated.")
 _PERPLEXITY = {"perplexity", "bits_per_byte", "documents", "tokens", "bytes"}
 _DASHBOARD = _PERPLEXITY | {"checkpoint", "checkpoint_digest", "data", "aspect", "value"}
@@ -50,11 +52,18 @@ def read_result(path: Path) -> Record:
             f"evaluation {file}: not a result of ibidem evaluate; give the JSON of perplexity, {RESULTS_FILE} or "
             f"{DASHBOARD_FILE}"
         )
-    if (file.parent / artifacts.MANIFEST).exists() and not intact(
-        artifacts.load(file.parent, kind="evaluation"), file.name
-    ):
+    if not (file.parent / artifacts.MANIFEST).exists():
+        return result
+    artifact = artifacts.load(file.parent, kind="evaluation")
+    if not intact(artifact, file.name):
         raise DataError(f"evaluation {file}: it differs from the manifest beside it; evaluate again")
-    return result
+    return result | {EXAMPLES: _examples(intact(artifact, ITEMS_FILE))}
+
+
+def _examples(items: Path | None) -> list[jsonl.Row]:
+    """Return some programs that passed and some that failed; none if the items are no programs."""
+    rows = [row for row in jsonl.read(items, "items") if "completion" in row] if items else []
+    return [*[row for row in rows if row["passed"]][:MOST], *[row for row in rows if not row["passed"]][:MOST]]
 
 
 def _is_dashboard(row: object) -> bool:
@@ -98,10 +107,28 @@ def _result(result: Record, digest: str) -> Html:
             overlap = searched.get("problems") if isinstance(searched, dict) else None
             rows.append(("problems that occur in the training data", overlap, ""))
         figures = join(table(("Figure", "Result", "95 %"), rows, right=(1, 2)), tag("p", EXACT, cls="note"))
-    notes = flattened({key: value for key, value in result.items() if key not in {*names, "task", "trials"}})
+    others = {*names, "task", "trials", EXAMPLES}
+    notes = flattened({key: value for key, value in result.items() if key not in others})
     shown = [(key, _setting(key, value)) for key, value in notes.items()]
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
-    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], digest), figures, how)
+    programs = _programs(result.get(EXAMPLES, []))
+    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], digest), figures, programs, how)
+
+
+def _programs(rows: Sequence[jsonl.Row]) -> Html:
+    """Show some completions with what the judge said of them."""
+    if not rows:
+        return join()
+    shown = []
+    for row in rows:
+        verdict = tag("span", "passed", cls="good") if row["passed"] else tag("span", row["kind"], cls="bad")
+        said = join(verdict, tag("div", tag("code", row["detail"]))) if row["detail"] else verdict
+        code = (
+            tag("pre", row["completion"]) if row["completion"].strip() else tag("p", "Nothing but blanks.", cls="note")
+        )
+        shown.append((row["task_id"], said, code))
+    title = f"Programs, at most {MOST} that passed and {MOST} that failed"
+    return tag("details", tag("summary", title, cls="note"), table(("Problem", "Verdict", "Completion"), shown))
 
 
 def _setting(key: str, value: object) -> Html:
