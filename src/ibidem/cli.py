@@ -7,6 +7,7 @@ that the user can fix, reported in one line.
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -118,8 +119,21 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Command) -> str:
-    flags = "\n".join(
-        f"  {flag}  ({kind})\n      {' '.join(meaning.split())}" for flag, kind, meaning in flags_of(command)
-    )
     about = f"{command.help[0].upper()}{command.help[1:]}."
-    return f"usage: ibidem {name} [flags]\n\n{about}\n\nexample: {command.example}\n\n{flags}"
+    own, common = config.describe(load(command.config)), flags_of(command)[-len(config.describe(CommonFlags)) - 1 :]
+    groups: dict[str, list[str]] = {"": []}
+    for flag, kind, meaning in sorted(own, key=lambda row: "required" not in row[1]):
+        groups.setdefault(flag.lstrip("-").partition(".")[0] if "." in flag else "", []).append(
+            _flag(flag, kind, meaning)
+        )
+    groups["every command"] = [_flag(*row) for row in common]
+    flags = ["\n".join([*([f"{group}:"] if group else []), *rows]) for group, rows in groups.items() if rows]
+    places = [flag if "required" in kind else f"[{flag}]" for flag, kind, _ in own if not flag.startswith("--")]
+    usage = " ".join(["usage: ibidem", name, *places, "[flags]"])
+    return "\n\n".join([usage, about, f"example: {command.example}", *flags])
+
+
+def _flag(flag: str, kind: str, meaning: str) -> str:
+    kind = kind.replace("bool, default False", "switch").removesuffix(", default None").removesuffix(", default none")
+    text = textwrap.fill(" ".join(meaning.split()), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return f"  {flag}  ({kind})\n{text}".rstrip()
