@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
-from ibidem import cli
+from ibidem import cli, jsonl
 from ibidem.cli import main
 from ibidem.commands import COMMANDS, flags_of
 from ibidem.modeling.config import read_model_config
@@ -269,12 +270,37 @@ def test_a_dry_run_shows_what_would_happen_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_knows_what_each_command_writes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dataset, "data")
+    (tmp_path / "gate.yaml").write_text("checkpoint: x\n")
+    requests = [{"kind": "path", "value": "pkg/module_001.py"}]
+    (tmp_path / "requests.jsonl").write_text(jsonl.dumps(requests))
+    before = sorted(tmp_path.rglob("*"))
+    for words, line in [
+        (["init", "configs"], "writes  configs  new"),
+        (["key", "signing.key"], "writes  signing.key  new"),
+        (["gate", "pin", "--policy", "gate.yaml"], "writes  gate.yaml  exists"),
+        (["card", "data"], "writes  data.card  README.md, croissant.json"),
+        (["takedown", "apply", "requests.jsonl", "--dataset", "data"], "1 document"),
+    ]:
+        assert main([*words, "--dry-run"]) == 0, words
+        assert line in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["preprocess", "--dataset", "./nowhere:train:text", "--output-dir", "new"], "no such file or folder"),
         (["preprocess", "--dataset", "full:train:text", "--output-dir", "other"], "is not a dataset"),
         (["evaluate", "human-eval", "--checkpoint", "no/where", "--output-dir", "new"], "no such file or folder"),
+        (["evaluate", "human-eval", "--checkpoint", "nowhere", "--output-dir", "new"], "no such file or folder"),
+        (["generate", "--checkpoint", "nowhere", "--prompt", "x"], "no such file or folder"),
+        (["show", "nowhere"], "no such file or folder"),
+        (["takedown", "apply", "requests.jsonl", "--dataset", "full"], "no such file or folder"),
         (["evaluate", "human-eval", "--checkpoint", "full", "--output-dir", "new", "--n", "0"], "--n"),
     ],
 )

@@ -36,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except OSError as error:
-        print(f"ibidem: {error.filename or words[0]}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"ibidem: {error.filename or ' '.join(words[:1]) or 'ibidem'}: {error.strerror or error}", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt as stop:
-        print(f"ibidem: interrupted; {stop or 'finished work is kept'}", file=sys.stderr)
+        print(f"ibidem: interrupted; {str(stop) or 'finished work is kept'}", file=sys.stderr)
         return 130
 
 

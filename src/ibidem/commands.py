@@ -76,6 +76,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.data.provenance.card:card",
             "data card, Croissant and the EU training-content summary of a dataset",
             "ibidem card data/public/processed",
+            preview="ibidem.data.provenance.card:preview",
         ),
         "data get": Command(
             "ibidem.evaluation.obtain:GetConfig",
@@ -94,6 +95,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.data.provenance.takedown:apply_command",
             "remove documents from finished shards, verify and certify the removal",
             "ibidem takedown apply requests.jsonl --dataset data/public/processed",
+            preview="ibidem.data.provenance.takedown:preview",
         ),
         "takedown verify": Command(
             "ibidem.data.provenance.takedown:TakedownConfig",

@@ -29,6 +29,7 @@ C = TypeVar("C")
 Tree = dict[str, Any]
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
+WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -104,7 +105,7 @@ def _with_lists(config_type: type[Any], tree: Any) -> Any:
 
 def _with_list(annotation: Any, value: Any) -> Any:
     if _mentions_list(annotation):
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str | Path) else value
     if nested := _nested(annotation):
         return _with_lists(nested, value)
     if (nested := _nested_by_name(annotation)) and isinstance(value, Mapping):

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Self, TextIO
 
 from ibidem import log
-from ibidem.figures import duration, percent
+from ibidem.figures import duration, percent, visible
 from ibidem.log import Record
 
 Form = Literal["lines", "json"]
@@ -27,7 +27,7 @@ _OF_PROGRESS = {"time", "event", "name", "state", "done", "total", "unit", "per_
 
 @contextmanager
 def console(form: Form = "lines", stream: TextIO | None = None) -> Iterator[None]:
-    """Show the events of the block on standard error; the work outlives their reader."""
+    """Show the events of the block on standard error; the work goes on if their reader closes the pipe."""
     stream = stream or sys.stderr
     with ExitStack() as stack:
         if form == "lines" and stream.isatty():
@@ -47,9 +47,9 @@ def line(record: Record) -> str:
     'checkpoint refused: step 40; it is damaged'
     """
     if "said" in record:
-        return _value(record["said"]) or ""
+        return "\n".join(map(visible, str(record["said"] or "").splitlines()))
     figures = {name: value for name, value in record.items() if name not in {"time", "event", "reason"}}
-    parts = [_figures(figures), *([str(record["reason"])] if record.get("reason") else [])]
+    parts = [_figures(figures), *([visible(str(record["reason"]))] if record.get("reason") else [])]
     rest = "; ".join(part for part in parts if part)
     return f"{_words(record['event'])}{': ' if rest else ''}{rest}"
 
@@ -104,10 +104,10 @@ def _value(value: Any) -> str | None:
 
 
 def _shortened(text: str) -> str:
-    """Cut a digest to its first digits, and a text to a line; newlines are shown as such."""
+    """Cut a digest to its first digits, and a text to a line."""
     if text.startswith("sha256:"):
         return text[:19]
-    text = text.replace("\n", "\\n")
+    text = visible(text)
     return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}..."
 
 

@@ -8,12 +8,16 @@ from typing import Any
 
 from ibidem import artifacts
 from ibidem.commands import Command
-from ibidem.config import flattened, resolved
+from ibidem.config import WRITTEN, flattened, resolved
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.figures import size
 
-WRITTEN = ("output", "cache")
-"""How the names of paths that are written begin."""
+OUTPUTS = ("output", "cache", "certificate")
+"""How the keys of paths that are written begin; others are marked."""
+NAMES = ("model", "training.resume_from")
+"""Keys of paths that may be names instead: `--model tiny`, `--training.resume-from latest`."""
+SEARCHED = ("artifacts",)
+"""Keys of folders that are searched if they exist."""
 
 
 def dry_run(config: Any, command: Command) -> str:
@@ -23,28 +27,30 @@ def dry_run(config: Any, command: Command) -> str:
         ConfigError: a path that would be read does not exist.
     """
     writes, reads = [], []
-    for name, path in paths(config):
-        if name.rpartition(".")[2].startswith(WRITTEN):
+    for key, path, is_written in paths(config):
+        if is_written:
             writes.append(f"writes  {path}  {_at_output(path)}")
         else:
-            reads.append(f"reads   {path}  {_at_input(name, path)}")
-    places = {str(path) for _, path in paths(config)}
+            reads.append(f"reads   {path}  {_at_input(key, path)}")
+    places = {str(path) for _, path, _ in paths(config)}
     settings = {key: value for key, value in flattened(resolved(config)).items() if not _is_place(value, places)}
     shown = [f"  {key}: {_shown(value)}" for key, value in settings.items()]
     return "\n".join([*reads, *_preview(config, command), *writes, "settings", *shown, "nothing was written"])
 
 
-def paths(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield every path of a configuration with its key."""
+def paths(config: Any, prefix: str = "") -> Iterator[tuple[str, Path, bool]]:
+    """Yield every path of a configuration as (key, path, whether the command writes there)."""
     for field in dataclasses.fields(config):
-        yield from _paths_of(getattr(config, field.name), f"{prefix}{field.name}")
+        marked = WRITTEN in config.__pydantic_fields__[field.name].metadata
+        for key, path in _paths_of(getattr(config, field.name), f"{prefix}{field.name}"):
+            yield key, path, marked or key.rpartition(".")[2].startswith(OUTPUTS)
 
 
 def _paths_of(value: Any, key: str) -> Iterator[tuple[str, Path]]:
     if isinstance(value, Path):
         yield key, value
     elif dataclasses.is_dataclass(value):
-        yield from paths(value, f"{key}.")
+        yield from ((name, path) for name, path, _ in paths(value, f"{key}."))
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _paths_of(item, key)
@@ -53,11 +59,13 @@ def _paths_of(value: Any, key: str) -> Iterator[tuple[str, Path]]:
             yield from _paths_of(item, f"{key}.{name}")
 
 
-def _at_input(name: str, path: Path) -> str:
+def _at_input(key: str, path: Path) -> str:
     if not path.exists():
-        if path.name == str(path) and not path.suffix:  # `--model tiny`, `--training.resume-from latest`
+        if key in NAMES and path.name == str(path) and not path.suffix:
             return "a name"
-        raise ConfigError(f"{name} {path}: no such file or folder")
+        if key in SEARCHED:
+            return "not there"
+        raise ConfigError(f"{key} {path}: no such file or folder")
     if path.is_file():
         return f"file, {size(path.stat().st_size)}"
     try:

@@ -65,6 +65,17 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.2f} GB"
 
 
+def visible(text: str) -> str:
+    r"""Write a text on one line of a terminal: what is not printable is escaped.
+
+    >>> visible("a\tb\x1b[2J\n")
+    'a\\tb\\x1b[2J\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def short(number: float) -> str:
     """Write a large number in three digits.
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-from ibidem.config import POSITIONAL, configuration, shipped
+from ibidem.config import POSITIONAL, WRITTEN, configuration, shipped
 from ibidem.errors import ConfigError
 
 
@@ -12,7 +12,7 @@ from ibidem.errors import ConfigError
 class InitConfig:
     """Choose where to begin."""
 
-    path: Annotated[Path, POSITIONAL]
+    path: Annotated[Path, POSITIONAL, WRITTEN]
     """The folder to create, such as `configs`; an existing one is left alone."""
 
 

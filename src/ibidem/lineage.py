@@ -78,6 +78,8 @@ def placed(maps: Sequence[str]) -> Place:
         if not old or not new:
             raise ConfigError(f"map {each}: give OLD=NEW, two folders")
         moves.append((Path(old).resolve(), Path(new).resolve()))
+        if moves[-1][1].is_relative_to(moves[-1][0]):
+            raise ConfigError(f"map {each}: NEW is inside OLD; name the folders that were moved themselves")
     moves.sort(key=lambda move: len(move[0].parts), reverse=True)
 
     def place(path: Path) -> Path:

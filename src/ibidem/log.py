@@ -70,7 +70,7 @@ class Bar:
         self._shown = now
         done_here = self.done - self._start
         rate = done_here / max(now - self._started, 1e-9)
-        left = None if self.total is None or done_here == 0 else (self.total - self.done) / rate
+        left = None if self.total is None or done_here == 0 else max(0.0, self.total - self.done) / rate
         event(
             "progress",
             name=self.name,

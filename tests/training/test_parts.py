@@ -4,17 +4,21 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import REPOSITORY, python_file
 
 from ibidem import artifacts
 from ibidem.config import build
+from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
 from ibidem.training.plan import PlanConfig, activation_bytes, plan
-from ibidem.training.tokens import FimIds, Windows, fill_in_middle, tokenize, window_at
+from ibidem.training.tokens import FimIds, Windows, default_share, fill_in_middle, tokenize, window_at
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +30,6 @@ def tokens(dataset: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPath
 def test_windows_hold_every_token_once_and_documents_start_with_their_token(
     tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path
 ) -> None:
-    import pyarrow.parquet as pq
-
-    from ibidem.data import shards
     from ibidem.tokenization.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(tokenizer_dir)
@@ -191,14 +192,23 @@ def few_documents(folder: Path, count: int) -> Path:
 
 def test_some_of_a_few_documents_are_held_out(tokenizer_dir: Path, tmp_path: Path) -> None:
     tokens, _ = tokenize(few_documents(tmp_path, 40), tokenizer_dir, tmp_path / "tokens", held_out_share=None)
-    assert tokens.config["held_out_share"] == 0.2
-    assert min(tokens.counts["tokens"].values()) > 0
+    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
+    assert sum(place["split"] == "validation" for place in places) == 8
+
+
+@given(st.sets(st.integers(0, 16**8 - 1), min_size=2, max_size=40))
+def test_the_default_share_leaves_no_split_empty(places: set[int]) -> None:
+    hashes = [f"{place:08x}" + "0" * 56 for place in places]
+    share = default_share(hashes)
+    held_out = sum(shards.is_held_out(sha256, share) for sha256 in hashes)
+    assert 0 < held_out < len(hashes)
+    assert held_out >= min(8, len(hashes) // 2)
 
 
 def test_a_share_that_holds_out_nothing_is_refused_with_one_that_does(tokenizer_dir: Path, tmp_path: Path) -> None:
     data = few_documents(tmp_path, 12)
-    for share in (0.0001, 0.9999):
-        with pytest.raises(ConfigError, match="12 documents are too few to hold out a share of") as refused:
+    for share, left in ((0.0001, "nothing held out"), (0.9999, "nothing to train on")):
+        with pytest.raises(ConfigError, match=f"leaves {left} of 12 documents") as refused:
             tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=share)
         better = float(re.search(r"--data.held-out-share ([\d.]+)$", str(refused.value))[1])
         tokens, _ = tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=better)

@@ -275,7 +275,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(trained: Settings, dataset
         ({"data__dataset": "missing"}, RuntimeError, "missing: no such folder"),
         ({"data__tokenizer": "missing"}, RuntimeError, "missing: no such folder"),
         ({"training__step": 5}, ConfigError, "unknown key training.step; did you mean training.steps?"),
-        ({"data__held_out_share": 0.0001}, ConfigError, "too few to hold out"),
+        ({"data__held_out_share": 0.0001}, ConfigError, "leaves nothing held out"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(

@@ -313,7 +313,12 @@ def is_held_out(sha256: str, share: float) -> bool:
     >>> is_held_out("00" * 32, 0.01), is_held_out("ff" * 32, 0.01)
     (True, False)
     """
-    return int(sha256[:8], 16) < share * 16**8
+    return place_of(sha256) < share
+
+
+def place_of(sha256: str) -> float:
+    """Return the place of a document between 0 and 1 that its hash gives it: those below a share are held out."""
+    return int(sha256[:8], 16) / 16**8
 
 
 def load_dataset(folder: Path) -> artifacts.Artifact:

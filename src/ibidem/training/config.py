@@ -35,8 +35,8 @@ class DataConfig:
     cache_dir: Path | None = None
     """Where tokenized datasets are kept; by default OUTPUT_DIR/tokens."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the documents held out of training, for validation. By default 0.02; of fewer than 400 documents, as
-    much as holds out about 8."""
+    """Share of the documents held out of training, for validation. By default 0.02, or as much as holds out 8
+    documents of a small dataset, at most half of them."""
     context: Positive | None = None
     """Tokens in a window; by default the model's context."""
     document_mask: bool = True

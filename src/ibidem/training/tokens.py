@@ -8,7 +8,8 @@ The document token precedes every document: from it the model learns how documen
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
@@ -22,14 +23,17 @@ from numpy.typing import NDArray
 from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
+from ibidem.figures import counted
 from ibidem.records import DOCUMENTS_FILE
 from ibidem.tokenization.tokenizer import Tokenizer
 
 KIND = "tokens"
 SPLITS = ("train", "validation")
 ENCODE_AT_ONCE = 512
-FEWEST_HELD_OUT = 8
-"""Documents that are held out of a small dataset by default."""
+DEFAULT_SHARE, FEWEST_HELD_OUT = 0.02, 8
+"""What is held out by default: this share of the documents, and of a small dataset this number of them."""
+MOST_HASHED = 100_000
+"""Rows of a dataset whose hashes are looked at for that."""
 
 Ids = NDArray[np.int64]
 
@@ -51,7 +55,7 @@ def tokenize(
     the position of each document. Without a share, `default_share` decides.
     """
     data = shards.load_dataset(dataset)
-    held_out_share = held_out_share or default_share(data.counts["kept"])
+    held_out_share = held_out_share or (DEFAULT_SHARE if _is_large(data) else default_share(_hashes(data.path)))
     tokenizer = Tokenizer.load(tokenizer_dir)
     key = hashlib.sha256(f"{data.digest} {tokenizer.digest} {held_out_share}".encode()).hexdigest()[:16]
     folder = cache_dir / key
@@ -71,13 +75,32 @@ def tokenize(
     return tokens, tokenizer
 
 
-def default_share(num_documents: int) -> float:
-    """Return the share of the documents to hold out: 2 %, or as much as holds out about eight of a few.
+def _is_large(dataset: artifacts.Artifact) -> bool:
+    """Return whether 2 % of a dataset are surely enough documents, even if each of them comes several times."""
+    return int(dataset.counts["kept"]) > MOST_HASHED
 
-    >>> default_share(10_000), default_share(100), default_share(4)
-    (0.02, 0.08, 0.5)
+
+def _hashes(dataset: Path) -> Iterator[str]:
+    return (row["sha256"] for path in shards.shard_paths(dataset) for row in shards.read_rows(path, ["sha256"]))
+
+
+def default_share(sha256s: Iterable[str]) -> float:
+    """Return the share of the documents to hold out: 2 %, or as much as holds out eight of a few, at most half.
+
+    >>> default_share(f"{number:02x}" * 32 for number in range(100))
+    0.03
     """
-    return max(0.02, min(0.5, FEWEST_HELD_OUT / max(1, num_documents)))
+    places = sorted(map(shards.place_of, set(sha256s)))
+    if len(places) < 2 or FEWEST_HELD_OUT <= bisect_left(places, DEFAULT_SHARE) <= len(places) // 2:
+        return DEFAULT_SHARE
+    return _share_before(places, min(FEWEST_HELD_OUT, len(places) // 2))
+
+
+def _share_before(places: Sequence[float], count: int) -> float:
+    """Return a share that holds out exactly the first `count` places, with as few digits as that takes."""
+    low, high = places[count - 1], places[count]
+    middle = (low + high) / 2
+    return next((share for digits in range(2, 12) if low < (share := round(middle, digits)) <= high), middle)
 
 
 class Windows:
@@ -176,22 +199,22 @@ def _write(
         for file in files.values():
             file.close()
     if min(sizes.values()) == 0:
+        left = "nothing to train on" if sizes["train"] == 0 else "nothing held out"
         raise ConfigError(
-            f"{dataset}: {num_documents:,} documents are too few to hold out a share of {held_out_share:g}; "
-            f"{_remedy(sizes, places)}"
+            f"{dataset}: a held-out share of {held_out_share:g} leaves {left} of "
+            f"{counted(len(places), 'document')}; {_remedy(place[0] for place in places)}"
         )
     names = ("sha256", "split", "start", "tokens")
     pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS_FILE)
     return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}
 
 
-def _remedy(sizes: Mapping[str, int], places: Sequence[tuple[str, str, int, int]]) -> str:
+def _remedy(sha256s: Iterable[str]) -> str:
     """Name a share of the documents that leaves none of the splits empty."""
+    places = sorted(map(shards.place_of, set(sha256s)))
     if len(places) < 2:
         return "give more data"
-    hashes = sorted(int(sha256[:8], 16) / 16**8 for sha256, *_ in places)
-    share = hashes[0] + 0.001 if sizes["validation"] == 0 else hashes[-1] - 0.001
-    return f"give more data, or --data.held-out-share {share:.3f}"
+    return f"give more data, or --data.held-out-share {_share_before(places, 1)}"
 
 
 def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, str, Sequence[int]]]:

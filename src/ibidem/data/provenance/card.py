@@ -39,6 +39,9 @@ from ibidem.files import write_file
 MOST_ROWS = 30
 
 
+FILES = ("README.md", "croissant.json", "eu_training_content_summary.md")
+
+
 @configuration
 class CardConfig:
     """Describe a dataset."""
@@ -51,24 +54,34 @@ class CardConfig:
 
 def card(config: CardConfig) -> str:
     """Write the data card, the Croissant metadata and the EU summary."""
-    dataset = shards.load_dataset(config.dataset)
+    dataset, folder = shards.load_dataset(config.dataset), _folder(config)
     path = dataset.path.resolve()
-    beside = config.dataset if config.dataset.name not in ("", "..") else path
-    folder = config.output_dir or beside.with_name(f"{path.name}.card")
     artifacts.check_outside(folder / "README.md")
     origins = origins_of(dataset)
     found = provenance(dataset, origins)
-    written = {
-        "README.md": data_card(dataset, path.name, origins, found),
-        "croissant.json": json.dumps(croissant(dataset, path.name), ensure_ascii=False, indent=2) + "\n",
-        "eu_training_content_summary.md": eu_summary(dataset, origins, found),
-    }
+    texts = (
+        data_card(dataset, path.name, origins, found),
+        json.dumps(croissant(dataset, path.name), ensure_ascii=False, indent=2) + "\n",
+        eu_summary(dataset, origins, found),
+    )
+    written = dict(zip(FILES, texts, strict=True))
     for name in written:
         if (folder / name).exists() and not (folder / "croissant.json").exists():
             raise ArtifactError(f"{folder / name} exists and is not a card to replace; choose another output_dir")
     for name, text in written.items():
         write_file(folder / name, text)
     return f"{folder}: {', '.join(written)}"
+
+
+def preview(config: CardConfig) -> list[str]:
+    """Say what would be written."""
+    return [f"writes  {_folder(config)}  {', '.join(FILES)}"]
+
+
+def _folder(config: CardConfig) -> Path:
+    path = config.dataset.resolve()
+    beside = config.dataset if config.dataset.name not in ("", "..") else path
+    return config.output_dir or beside.with_name(f"{path.name}.card")
 
 
 def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: Provenance) -> str:

@@ -104,6 +104,15 @@ def plan_command(config: TakedownConfig) -> str:
     return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
 
 
+def preview(config: TakedownConfig) -> list[str]:
+    """Return the plan, line by line.
+
+    Raises:
+        RequestsUnmatched: a request matches nothing.
+    """
+    return plan_command(config).splitlines()
+
+
 def apply_command(config: TakedownConfig) -> str:
     """Remove the documents, check that nothing is left, and write the certificate.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ibidem.config import POSITIONAL, configuration
+from ibidem.config import POSITIONAL, WRITTEN, configuration
 from ibidem.errors import ConfigError
 from ibidem.evaluation.config import SandboxConfig
 from ibidem.signatures import is_public_key
@@ -212,7 +212,7 @@ class GateConfig(SandboxConfig):
 class KeyConfig:
     """Make a key that signs evidence and decisions."""
 
-    path: Annotated[Path, POSITIONAL]
+    path: Annotated[Path, POSITIONAL, WRITTEN]
     """File of the private key; only you may read it."""
 
 
@@ -220,7 +220,7 @@ class KeyConfig:
 class SignConfig:
     """Sign an evaluation."""
 
-    path: Annotated[Path, POSITIONAL]
+    path: Annotated[Path, POSITIONAL, WRITTEN]
     """Folder of the evaluation."""
     key: Path
     """File of the private key, made by `ibidem key`."""
@@ -230,7 +230,7 @@ class SignConfig:
 class PinConfig:
     """Pin the benchmarks of a policy."""
 
-    policy: Path
+    policy: Annotated[Path, WRITTEN]
     """The YAML file of the gate; its `pins` are replaced, everything else stays."""
 
 
