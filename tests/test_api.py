@@ -77,6 +77,7 @@ def test_a_model_is_trained_loaded_and_sampled(
     model = ibidem.load_model(tmp_path / "run")
     assert model.digest == checkpoint.digest
     greedy = ibidem.generate(model, "def ", max_tokens=5, temperature=0)
+    assert ibidem.generate(model, "def ", temperature=0, seed=1).startswith(greedy)  # as many as fit into 64
     words = ["generate", "--checkpoint", str(tmp_path / "run"), "--prompt", "def ", "--max-tokens", "5"]
     capsys.readouterr()
     assert main([*words, "--temperature", "0"]) == 0

@@ -337,3 +337,31 @@ def test_bash_completes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -
     for name, command in COMMANDS.items():
         flags = [flag for flag, *_ in flags_of(command) if flag.startswith("--") and "NAME" not in flag]
         assert completed(f"ibidem {name} --", script) == [*flags, "--help"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_command_and_flag(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in COMMANDS.values():
+        flags = [flag for flag, *_ in flags_of(command) if flag.startswith("--") and "NAME" not in flag]
+        assert all((flag if shell == "zsh" else f"-l {flag[2:]}") in script for flag in flags)
+    if shell == "fish":
+        assert re.search(r"__ibidem_is plan' -l quiet$", script, re.MULTILINE)  # a switch takes no value
+        assert re.search(r"__ibidem_is takedown plan' -l dataset -r$", script, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [[], ["doctor"]])
+def test_output_that_cannot_be_written_is_one_line(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ibidem", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert "No space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

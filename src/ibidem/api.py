@@ -24,6 +24,7 @@ from ibidem.config import build, suggest
 from ibidem.console import console
 from ibidem.data import shards
 from ibidem.errors import ConfigError
+from ibidem.serving.config import DEFAULT_TOKENS
 from ibidem.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def generate(
     model: "LanguageModel | Place",
     prompt: str | Sequence[str],
     *,
-    max_tokens: int = 128,
+    max_tokens: int | None = None,
     temperature: float = 0.8,
     top_p: float = 0.95,
     seed: int = 0,
@@ -141,7 +142,7 @@ def generate(
     Args:
         model: what `load_model` returned, or a path.
         prompt: the start of a document, or several; a prompt that is too long is truncated on the left.
-        max_tokens: maximum number of tokens of a completion.
+        max_tokens: maximum number of tokens of a completion; by default 128, or as many as fit into the context.
         temperature: 0 takes the most likely token.
         top_p: draw from the most likely tokens that together have this probability.
         seed: of the draws.
@@ -151,10 +152,11 @@ def generate(
         ConfigError: max_tokens leaves no room for a prompt.
     """
     loaded = load_model(model) if isinstance(model, Place) else model
-    from ibidem.modeling.generate import Sampling
+    from ibidem.modeling.generate import Sampling, room_for
 
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    texts = loaded.complete(prompts, Sampling(max_tokens, temperature, top_p, seed), list(stop))
+    fitting = max(1, min(DEFAULT_TOKENS, room_for(loaded.context, loaded.encode, prompts)))
+    texts = loaded.complete(prompts, Sampling(max_tokens or fitting, temperature, top_p, seed), list(stop))
     return texts[0] if isinstance(prompt, str) else texts
 
 

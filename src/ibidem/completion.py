@@ -85,19 +85,29 @@ autoload -Uz bashcompinit && bashcompinit
 {_bash()}"""
 
 
+FISH_FUNCTION = """\
+function __ibidem_is
+    set -l words (commandline -opc)
+    set -l given (string match -v -- '-*' $words[2..-1])
+    test "$given[1]" = "$argv[1]"; or return 1
+    test (count $argv) -lt 2; or test "$given[2]" = "$argv[2]"
+end"""
+
+
 def _fish() -> str:
-    lines = ["complete -c ibidem -n __fish_use_subcommand -f"]
+    lines = [FISH_FUNCTION, "complete -c ibidem -n __fish_use_subcommand -f"]
     for first in _first_words():
         meaning = COMMANDS[first].help if first in COMMANDS else f"{first} ..."
         lines.append(f"complete -c ibidem -n __fish_use_subcommand -f -a {first} -d {shlex.quote(meaning)}")
     for first, words in _second_words().items():
-        beyond = f"__fish_seen_subcommand_from {first}; and not __fish_seen_subcommand_from {' '.join(words)}"
+        beyond = "; and not ".join(f"__ibidem_is {first} {word}" for word in words)
         for word in words:
             meaning = shlex.quote(COMMANDS[f"{first} {word}"].help)
-            lines.append(f"complete -c ibidem -n '{beyond}' -f -a {word} -d {meaning}")
-    for name in COMMANDS:
-        seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in name.split())
-        if others := _second_words().get(name):
-            seen += f"; and not __fish_seen_subcommand_from {' '.join(others)}"
-        lines += [f"complete -c ibidem -n '{seen}' -l {flag[2:]} -r" for flag in _flags(name)]
+            lines.append(f"complete -c ibidem -n '__ibidem_is {first}; and not {beyond}' -f -a {word} -d {meaning}")
+    for name, command in COMMANDS.items():
+        others = "".join(f"; and not __ibidem_is {name} {word}" for word in _second_words().get(name, []))
+        for flag, kind, _ in flags_of(command):
+            if flag in _flags(name):
+                value = "" if kind.startswith("bool, default False") else " -r"
+                lines.append(f"complete -c ibidem -n '__ibidem_is {name}{others}' -l {flag[2:]}{value}")
     return "\n".join(lines)

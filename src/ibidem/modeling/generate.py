@@ -37,9 +37,9 @@ class Sampling:
     """Number of the first prompt among all prompts; each number has its own random generator."""
 
 
-def room_for(context: int, tokenizer: TextCodec, prompts: Sequence[str]) -> int:
+def room_for(context: int, encode: Callable[[str], list[int]], prompts: Sequence[str]) -> int:
     """Return how many tokens fit into the context behind the longest prompt; negative if it is too long itself."""
-    return context - 1 - max(len(tokenizer.encode(prompt)) for prompt in prompts)
+    return context - 1 - max(len(encode(prompt)) for prompt in prompts)
 
 
 class Completion(NamedTuple):

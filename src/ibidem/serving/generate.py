@@ -16,7 +16,7 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
-    fitting = max(1, min(DEFAULT_TOKENS, room_for(model.config.context, tokenizer, config.prompt)))
+    fitting = max(1, min(DEFAULT_TOKENS, room_for(model.config.context, tokenizer.encode, config.prompt)))
     sampling = Sampling(config.max_tokens or fitting, config.temperature, config.top_p, config.seed)
     completions = complete(model, tokenizer, config.prompt, sampling, config.stop)
     if config.output is None:
