@@ -262,3 +262,27 @@ def test_a_trace_says_that_it_reads_manifests_alone(moved: Path, capsys: pytest.
     assert shown.splitlines()[-1] == "Only manifests were read; ibidem verify new/models/c rehashes every file."
     assert main(["verify", "new/models/c", "--map", "new/data=archive"]) == 2
     assert "new/runs/b/stray.txt: not listed in the manifest" in capsys.readouterr().err
+
+
+def test_an_earlier_state_that_cannot_be_deleted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(content: str) -> None:
+        with artifacts.create(tmp_path / "a", kind="k", config={"content": content}) as draft:
+            (draft.path / "file").write_text(content)
+
+    make("one")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    with pytest.raises(ArtifactError, match="its earlier state cannot be deleted: delete") as told:
+        make("two")
+    assert Path(str(told.value).rpartition("delete ")[2]).is_dir()
+    assert (tmp_path / "a" / "file").read_text() == "two"
+
+
+def test_what_is_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr("ibidem.log.event", lambda name, **fields: told.append((name, fields)))
+    digests = []
+    for content in ("one", "one", "two"):
+        with artifacts.create(tmp_path / "a", kind="k", config={"content": content}) as draft:
+            (draft.path / "file").write_text(content)
+        digests.append(artifacts.load(tmp_path / "a").digest)
+    assert [(name, fields["digest"]) for name, fields in told] == [("artifact.replaced", digests[0])]

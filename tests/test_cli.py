@@ -365,3 +365,11 @@ def test_output_that_cannot_be_written_is_one_line(words: list[str]) -> None:
     assert done.returncode == 2
     assert "No space left" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_first_word_of_commands_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["takedown", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS if name.startswith("takedown "))
+    assert main(["gate", "--help"]) == 0
+    assert "usage: ibidem gate [flags]" in capsys.readouterr().out

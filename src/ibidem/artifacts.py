@@ -96,17 +96,26 @@ class Draft:
 
 
 @contextmanager
-def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input] = ()) -> Iterator[Draft]:
+def create(
+    path: Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Sequence[Input] = (),
+    started: float | None = None,
+) -> Iterator[Draft]:
     """Create the artifact at `path` from what the block writes, or leave everything unchanged.
 
     An older artifact of the same kind at `path` is replaced. A kill at any moment leaves the old one, the new one, or
-    a hidden leftover that the next `create` in that folder removes.
+    a hidden leftover that the next `create` in that folder removes. `started` is when the work began, by
+    `time.monotonic()`, if that was before the block.
 
     Raises:
         ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
     """
     check_replaceable(path, kind)
-    started = time.monotonic()
+    before = load(path, kind=kind).digest if (path / MANIFEST).exists() else None
+    started = time.monotonic() if started is None else started
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     draft = Draft(hidden(path, "partial"))
@@ -115,6 +124,8 @@ def create(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence
     try:
         yield draft
         _seal(draft, kind=kind, config=config, inputs=inputs, seconds=time.monotonic() - started)
+        if before not in {None, load(draft.path).digest}:
+            log.event("artifact.replaced", kind=kind, path=str(path), digest=before)
         _publish(draft.path, path)
     except BaseException:
         shutil.rmtree(draft.path, ignore_errors=True)
@@ -387,6 +398,8 @@ def _publish(folder: Path, path: Path) -> None:
     folder.rename(path)
     flush(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.exists():
+        raise ArtifactError(f"{path} is written, but its earlier state cannot be deleted: delete {replaced}")
 
 
 def _digest(artifact: Artifact) -> str:
@@ -427,7 +440,9 @@ def _expected(kind: str | None) -> str:
 def with_article(kind: str) -> str:
     """Return a kind with its article.
 
-    >>> with_article("evaluation")
-    'an evaluation'
+    >>> with_article("evaluation"), with_article("tokens")
+    ('an evaluation', 'tokens')
     """
+    if kind.endswith("s"):
+        return kind
     return f"{'an' if kind[:1] in set('aeiou') else 'a'} {kind}"

@@ -53,6 +53,9 @@ def _answer(words: Sequence[str]) -> int:
         print(_overview(), flush=True)
         return 0
     _check_encoding(words)
+    if words[1:] in (["--help"], ["-h"]) and words[0] not in COMMANDS and (group := _of_group(words[0])):
+        print("\n".join(["usage: ibidem COMMAND", "", *group]), flush=True)
+        return 0
     name, command = _find(words)
     rest = words[len(name.split()) :]
     if "--help" in rest or "-h" in rest:
@@ -110,6 +113,11 @@ def _find(words: Sequence[str]) -> tuple[str, Command]:
         meant = config.suggest(" ".join(words[:2]), longer) if len(words) > 1 else ""
         raise ConfigError(f"{words[0]} what? {', '.join(longer)}{meant}; see ibidem --help")
     raise ConfigError(f"unknown command {words[0]!r}{config.suggest(words[0], COMMANDS)}; see ibidem --help")
+
+
+def _of_group(word: str) -> list[str]:
+    """List the commands whose first word this is."""
+    return [f"  {name:<20}  {command.help}" for name, command in COMMANDS.items() if name.startswith(f"{word} ")]
 
 
 def _overview() -> str:

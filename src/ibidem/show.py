@@ -87,6 +87,8 @@ def counts(artifact: Artifact) -> str:
             plain = [f"{key} {_number(each)}" for key, each in islice(flattened(value).items(), 10)]
             more = f", and {len(flattened(value)) - 10} more" if len(flattened(value)) > 10 else ""
             lines.append(f"  {name}: {', '.join(plain) or 'none'}{more}")
+        elif isinstance(value, list):
+            lines.append(f"  {name}: {len(value):,}")
         else:
             lines.append(f"  {name}: {_number(value)}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tests.conftest import python_file
 from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data import shards
+from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters.removals import Matcher, Request, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.provenance.plan import make_plans
 from ibidem.errors import ConfigError, IbidemError
 
 TEXTS = [python_file(seed) for seed in range(200)]
@@ -556,6 +559,22 @@ def test_every_request_that_matches_nothing_has_its_line(tmp_path: Path, capsys:
     assert capsys.readouterr().out.count(": matches nothing in ") == 120
 
 
+def test_a_checkpoint_whose_tokens_are_gone_may_have_seen_the_documents(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "data")
+    made_of(tmp_path / "tokens", "tokens", tmp_path / "data", documents=hashes_of(tmp_path / "data"))
+    made_of(tmp_path / "checkpoint", "checkpoint", tmp_path / "tokens")
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    command = ["takedown", "plan", str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    states = {}
+    for where in ("here", "gone"):
+        if where == "gone":
+            shutil.rmtree(tmp_path / "tokens")
+        plans = make_plans([tmp_path / "data"], requests, load_requests([requests]), [tmp_path], Engine(EngineConfig()))
+        states[where] = {use.artifact.path.name: use.state for use in plans[0].uses}
+    assert states == {"here": {"tokens": "holds", "checkpoint": "saw"}, "gone": {"checkpoint": "may have seen"}}
+    assert main(command) == 0
+
+
 def test_a_takedown_says_where_it_looked_and_what_it_found(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,7 +597,7 @@ def test_a_takedown_says_where_it_looked_and_what_it_found(
         assert f"searched {tmp_path}: 2 artifacts" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(["takedown", "plan", *command]) == 0
-    assert "searched data: 1 artifact\n" in capsys.readouterr().out
+    assert "searched data: 1 artifact; no tokens and no checkpoint are among them" in capsys.readouterr().out
     assert certificate(tmp_path)["searched"] == [str(tmp_path)]
     assert certificate(tmp_path)["artifacts_found"] == 2
 

@@ -15,7 +15,7 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses, read_table
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
 from ibidem.evaluation.rating_form import form, page, plain, protected
-from ibidem.evaluation.ratings import _shown, ratings
+from ibidem.evaluation.ratings import Rating, _shown, criteria_due, ratings
 from ibidem.lineage import walk
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"How do I do thing {n}?", "label": "safe"} for n in range(60)]
@@ -114,16 +114,16 @@ def test_a_response_that_one_person_has_rated_is_unrated(responses: Path, tmp_pa
 @pytest.mark.parametrize(
     ("rows", "over", "said"),
     [
-        (people()[:3] + people()[:1], {}, "row 4: the same rater has already rated 'p0'"),
-        ([*people()[:1], ("p0", " rater 0", "helpful", 0, "human")], {}, "row 2: the same rater"),
+        (people()[:3] + people()[:1], {}, "row 5: the same rater has already rated 'p0'"),
+        ([*people()[:1], ("p0", " rater 0", "helpful", 0, "human")], {}, "row 3: the same rater"),
         ([("p99", "a", "helpful", 1, "human")], {}, "no response 'p99'"),
         ([("p0", "a", "helpful", 7, "human")], {}, "score '7' is not between"),
         ([("p0", "a", "helpful", "yes", "human")], {}, "score 'yes' is not between"),
         ([("p0", "a", "helpful", "nan", "human")], {}, "score 'nan' is not between"),
-        ([("p0", "", "helpful", 1, "human")], {}, "row 1 lacks rater"),
+        ([("p0", "", "helpful", 1, "human")], {}, "row 2 lacks rater"),
         ([("p0", "a", "helpful", 1, "robot")], {}, "rater_kind must be human or model"),
-        (people(), {"model_digest": "sha256:0"}, "row 1 is of another model"),
-        (people(), {"prompts_digest": "sha256:0"}, "row 1 is of other prompts"),
+        (people(), {"model_digest": "sha256:0"}, "row 2 is of another model"),
+        (people(), {"prompts_digest": "sha256:0"}, "row 2 is of other prompts"),
     ],
 )
 def test_ratings_that_do_not_count_are_one_line(
@@ -248,7 +248,7 @@ def test_a_form_whose_texts_were_mixed_up_is_told(column: str, tricky: Path, tmp
             writer.writerows(rows)
         return path
 
-    with pytest.raises(DataError, match=f"row 3: the {column} is not the sealed one of"):
+    with pytest.raises(DataError, match=f"row 4: the {column} is not the sealed one of"):
         run(tricky, written(rows), tmp_path / "o")
     rows[2][column] = ""
     assert run(tricky, written(rows), tmp_path / "o").results["unrated.helpful"] == 0
@@ -348,3 +348,13 @@ def test_a_text_beyond_the_limit_of_a_cell_is_cut_in_the_form_and_whole_on_the_p
     row, *_ = csv.DictReader(form(rows, {}, "m", "p").removeprefix("\ufeff").splitlines())
     assert len(row["prompt"]) < 32_767
     assert "x" * 40_000 in page(rows, {})
+
+
+def test_a_criterion_is_due_only_where_the_form_asks_for_it() -> None:
+    rows = [{"id": "own", "criteria": ["tone"]}, {"id": "open"}]
+
+    def rated(*names: str) -> list[Rating]:
+        return [Rating(*name.split("/"), "ann", "human", 1.0) for name in names]
+
+    assert criteria_due(rows, rated("own/tone", "open/helpful")) == {"own": {"tone"}, "open": {"helpful", "harmless"}}
+    assert criteria_due(rows, rated("open/downranked"))["open"] == {"helpful", "harmless", "downranked"}

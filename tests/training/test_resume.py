@@ -390,23 +390,26 @@ def _ctrl_c_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 1) -> None:
-    """Press Ctrl-C while a step is computed."""
+def stop_at(
+    step: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 1, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Press Ctrl-C, or end the process in another way, while a step is computed."""
     from ibidem.training.pretraining import Pretraining
 
     def begin(_self: object, _model: object, now: int) -> None:
         for _ in range(times if now == step else 0):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Pretraining, "begin", begin)
 
 
-def test_ctrl_c_finishes_the_step_and_saves_it(
-    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_termination_finish_the_step_and_save_it(
+    number: signal.Signals, train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(train_settings)
     with monkeypatch.context() as patch:
-        stop_at(6, patch)
+        stop_at(6, patch, number=number)
         with pytest.raises(
             KeyboardInterrupt, match="step-000007 is saved; go on with .* --training.resume-from latest"
         ):

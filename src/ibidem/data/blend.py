@@ -10,6 +10,7 @@ The result is a dataset like any other; its rows name their sources.
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -210,6 +211,7 @@ def _difference(there: Artifact, made: Artifact) -> str:
 def _make(
     config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input], path: Path
 ) -> Artifact:
+    started = time.monotonic()
     with artifacts.workspace(path, config=chosen, inputs=inputs) as work:
         engine = Engine(config)
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
@@ -217,7 +219,7 @@ def _make(
         _scatter(order, config, datasets, work)
         gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(order.document) // config.shard_size))]
         counted = list(_progress(engine, "gather", _gather, gathered))
-        with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
+        with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs, started=started) as draft:
             (draft.path / "blend" / "train").mkdir(parents=True)
             for number, folder in enumerate(gathered):
                 name = f"blend/train/shard-{number:05d}.parquet"

@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ def preprocess(config: PreprocessConfig) -> str:
         ConfigError: a spec names nothing.
         DataError: a source has no documents.
     """
+    started = time.monotonic()
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     requests = removals.load_requests(config.removals.requests)
@@ -113,7 +115,9 @@ def preprocess(config: PreprocessConfig) -> str:
             _prepare(work, config, engine)
             _decide(work, settled_parts, config, engine)
             counted = _finish(work, engine)
-            with artifacts.create(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs) as draft:
+            with artifacts.create(
+                config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, started=started
+            ) as draft:
                 finish.assemble(draft, work.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])
                 draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, folder))

@@ -25,6 +25,8 @@ from ibidem.statistics import mean_bounds, pass_at_k
 
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
+MOST_TOKENS = 512
+"""Maximum length of a completion by default."""
 SAMPLING = ("n", "max_tokens", "temperature", "top_p", "seed")
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
@@ -53,6 +55,8 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
         DataError: the samples do not fit the problems.
         SandboxError: code cannot be run safely here.
     """
+    if min(config.k) > config.n and config.samples is None:
+        raise ConfigError(f"pass@{min(config.k)} needs as many completions of each problem: --n {min(config.k)}")
     if config.checkpoint is None and config.samples is None:
         raise ConfigError("give --checkpoint, to complete the problems, or --samples, to judge completions")
     model_id = identify(config.checkpoint) if config.checkpoint else None
@@ -196,15 +200,17 @@ def _complete(config: CodingConfig, model_id: ModelId | None, problems: Sequence
     wanted = [(problem, number) for problem in problems for number in range(config.n)]
     if len(done) == len(wanted):
         return done
-    from ibidem.inference.models import open_model
+    from ibidem.inference.models import open_model, report_truncated
     from ibidem.modeling.generate import Sampling
 
     assert model_id is not None
     model = open_model(model_id.path, model_id.digest)
+    most = config.max_tokens or min(MOST_TOKENS, model.context // 2)
+    report_truncated(model, [problem.prompt for problem in problems], most)
     with log.progress("complete", len(wanted), "samples", start=len(done)) as bar:
         while len(done) < len(wanted):
             batch = _same_stop(wanted[len(done) : len(done) + config.batch])
-            sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=len(done))
+            sampling = Sampling(most, config.temperature, config.top_p, config.seed, first=len(done))
             texts = model.complete([problem.prompt for problem, _ in batch], sampling, batch[0][0].stop)
             made = [Sample(each.task_id, number, text) for (each, number), text in zip(batch, texts, strict=True)]
             recovered.extend(vars(sample) for sample in made)

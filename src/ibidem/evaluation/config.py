@@ -49,8 +49,8 @@ class ModelChoice:
     """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
     batch: Positive = 16
     """Number of prompts completed together."""
-    max_tokens: Positive = 512
-    """Maximum length of a completion, in tokens."""
+    max_tokens: Positive | None = None
+    """Maximum length of a completion, in tokens; by default 512, or half of the model's context if that is less."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -57,6 +57,9 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
         if kind == "tokenizer":
             continue
         if state not in {"ok", "source"}:
+            reason = "problems cannot be searched in the training data"
+            where = node.name if isinstance(node, artifacts.Input) else str(node.path)
+            log.event("contamination.unchecked", path=where, state=state, reason=reason)
             return []
         if isinstance(node, artifacts.Artifact) and kind == shards.KIND and node.digest not in datasets:
             try:

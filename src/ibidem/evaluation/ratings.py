@@ -20,9 +20,9 @@ from ibidem.errors import DataError
 from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
-from ibidem.evaluation.rating_form import FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
+from ibidem.evaluation.rating_form import CRITERIA, FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
-from ibidem.figures import NOT_MEASURED
+from ibidem.figures import NOT_MEASURED, counted
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
@@ -69,11 +69,12 @@ def ratings(config: RatingsConfig) -> str:
     )
     all_ratings, num_unrated = read_ratings(config, sealed)
     trusted = trusted_judges(all_ratings, config.least_agreement, config.least_calibration)
+    due = criteria_due(rows, all_ratings)
     items = [
         item(str(row["id"]), criterion, all_ratings, trusted, config.good_from)
         for criterion in sorted({rating.criterion for rating in all_ratings})
         for row in rows
-        if criterion in (row.get("criteria") or (criterion,))
+        if criterion in due[str(row["id"])]
     ]
     judges = {rating.rater for rating in all_ratings if rating.kind == MODEL}
     evidence.write(
@@ -95,8 +96,20 @@ def ratings(config: RatingsConfig) -> str:
     )
     results = evidence.read(config.output_dir).results
     names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]
-    skipped = f"{num_unrated:,} rows without a score skipped; " if num_unrated else ""
+    skipped = f"{counted(num_unrated, 'row')} without a score skipped; " if num_unrated else ""
+    if results["raters"] < PEOPLE:
+        people = counted(results["raters"], "person", "people")
+        skipped += f"rated by {people}, while a response counts only if {PEOPLE} have rated it; "
     return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {skipped}{config.output_dir}"
+
+
+def criteria_due(rows: Sequence[Row], all_ratings: Sequence[Rating]) -> dict[str, set[str]]:
+    """Return by which criteria each response has to be rated: its own; or those of the form, and whatever any response
+    without criteria of its own was rated by.
+    """
+    open_ids = {str(row["id"]) for row in rows if not row.get("criteria")}
+    of_open = {*CRITERIA, *(rating.criterion for rating in all_ratings if rating.id in open_ids)}
+    return {str(row["id"]): set(row.get("criteria") or of_open) for row in rows}
 
 
 def read_ratings(config: RatingsConfig, sealed: Sealed) -> tuple[list[Rating], int]:
@@ -112,7 +125,7 @@ def read_ratings(config: RatingsConfig, sealed: Sealed) -> tuple[list[Rating], i
     pseudonyms: dict[tuple[str, str], str] = {}
     num_unrated = 0
     for path in config.ratings:
-        for number, row in enumerate(_read_form(path), 1):
+        for number, row in enumerate(_read_form(path), 2):  # as a spreadsheet counts: the first has the names
             where = f"ratings {path}: row {number}"
             if "score" in row and not str("" if row["score"] is None else row["score"]).strip():
                 num_unrated += 1

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
+from ibidem import log
 from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
@@ -127,8 +128,13 @@ class OwnModel:
         return [done.text for done in complete(self._model, self._tokenizer, shortened, sampling, stop)]
 
     def _last_tokens(self, prompt: str, count: int) -> str:
+        """Return the end of a prompt that has at most `count` tokens: a text that was cut may have more than before."""
         ids = self._tokenizer.encode(prompt)
-        return prompt if len(ids) <= count else self._tokenizer.decode(ids[-count:])
+        kept = count
+        while len(self._tokenizer.encode(prompt)) > count and kept:
+            prompt = self._tokenizer.decode(ids[-kept:])
+            kept -= 1
+        return prompt
 
 
 class HuggingFaceModel:
@@ -202,6 +208,15 @@ class HuggingFaceModel:
         longest = max(len(word.encode()) for word in stop)
         tail = self._tokenizer.decode(ids[-longest - 4 :], skip_special_tokens=True)
         return torch.tensor([any(word in tail for word in stop)], device=ids.device)
+
+
+def report_truncated(model: LanguageModel, prompts: Sequence[str], max_tokens: int) -> None:
+    """Say how many prompts are too long for the context and lose their beginning."""
+    room = model.context - len(model.start_ids) - max_tokens
+    count = sum(len(model.encode(prompt)) > room for prompt in prompts)
+    if count:
+        reason = "they are too long for the context and lose their beginning"
+        log.event("evaluate.truncated", prompts=count, of=len(prompts), reason=reason)
 
 
 def _room(context: int, max_tokens: int) -> int:

@@ -1,4 +1,6 @@
-"""Ctrl-C in a training: the first finishes the step and saves it, the second stops at once.
+"""Ctrl-C or a termination in a training: the first finishes the step and saves it, the second stops at once.
+
+Schedulers send SIGTERM some time before they kill a job.
 
 Only where one process trains: several would have to agree on the step.
 """
@@ -24,13 +26,18 @@ def noticed(*, is_alone: bool) -> Iterator[Callable[[], bool]]:
         return
     asked = threading.Event()
 
-    def notice(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-        log.event("train.stopping", reason="Ctrl-C: the step is finished and saved; again stops at once")
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    before = signal.signal(signal.SIGINT, notice)
+    def notice(number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        restore()
+        name = "Ctrl-C" if number == signal.SIGINT else "a termination"
+        log.event("train.stopping", reason=f"{name}: the step is finished and saved; again stops at once")
+
+    before = {number: signal.signal(number, notice) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

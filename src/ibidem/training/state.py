@@ -154,10 +154,11 @@ def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
         accelerator.save_state(path)
     except (RuntimeError, SafetensorError) as error:  # torch and safetensors do not say that the disk is full
         free = shutil.disk_usage(Path(path).parent).free
-        if free > NEARLY_FULL_BYTES:
+        if free > NEARLY_FULL_BYTES and isinstance(error, RuntimeError):
             raise
+        why = f"the disk is full ({free:,} bytes free)" if free <= NEARLY_FULL_BYTES else str(error)
         raise CheckpointError(
-            f"{Path(path).parent}: the disk is full ({free:,} bytes free), so the checkpoint was not saved; "
+            f"{Path(path).parent}: {why}, so the checkpoint was not saved; "
             "make room, and go on with --training.resume-from latest"
         ) from error
     if is_sharded(accelerator):

@@ -72,7 +72,10 @@ class Request:
 
     @property
     def names_everything(self) -> bool:
-        """Whether it is a path that matches whatever a file is called."""
+        """Whether it is a path that matches whatever a file is called, or a whole host."""
+        if self.kind in ("url", "owner"):
+            host = _bare(self.value).strip("/")
+            return "/" not in host and (self.kind == "url" or "." in host)
         return self.kind == "path" and self.repo is None and re.match(_glob(self.value), _ANY_NAME) is not None
 
     def __str__(self) -> str:

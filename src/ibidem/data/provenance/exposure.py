@@ -27,7 +27,8 @@ class Use:
     spans: Sequence[dict[str, Any]]
     """Rows of shards, or ranges of tokens; empty if the artifact only saw the documents."""
     state: State
-    """may have seen: it was made from an earlier state of the dataset, whose content is unknown."""
+    """may have seen: it was made from an earlier state of the dataset, whose content is unknown, or from something that
+    is not among the artifacts that were searched, nor where it was recorded."""
 
     def __str__(self) -> str:
         held = f"{len(self.spans):,} of the documents" if self.spans else f"{self.state} them"
@@ -86,6 +87,7 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
     spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
     states: dict[Path, State] = {path: "holds" for path in everything if spans[path]}
     _follow(everything, states, {everything[path].digest for path in states}, "saw")
+    _follow(everything, states, _lost(everything) if wanted else set(), "may have seen")
     if dataset is not None:
         before = {item.digest for artifact in everything.values() for item in _inputs_at(artifact, dataset.path)}
         _follow(everything, states, before - {dataset.digest} if wanted else set(), "may have seen")
@@ -107,6 +109,24 @@ def _follow(
         }
         states.update(dict.fromkeys(more, state))
         digests = more.values()
+
+
+def _lost(everything: Mapping[Path, Artifact]) -> set[str]:
+    """Return the digests of the artifacts that others were made from, directly, and that nobody can look into."""
+    known = {artifact.digest for artifact in everything.values()}
+    return {
+        item.digest
+        for artifact in everything.values()
+        for item in artifact.inputs
+        if item.is_artifact and item.digest not in known and not _is_there(artifact, item)
+    }
+
+
+def _is_there(artifact: Artifact, item: Input) -> bool:
+    try:
+        return artifacts.load(Path(normpath(artifact.path.resolve() / item.name))).digest == item.digest
+    except ArtifactError:
+        return False
 
 
 def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:

@@ -191,7 +191,10 @@ def _still_held(used: Sequence[Use]) -> str:
 
 def _searched(folders: Sequence[Path]) -> str:
     below = ", ".join(str(path) for path in folders if path.is_dir())
-    return f"searched {below}: {counted(len(artifacts_in(folders)), 'artifact')}"
+    found = artifacts_in(folders).values()
+    alone = "" if any(each.kind != shards.KIND for each in found) else "; no tokens and no checkpoint are among them: "
+    remedy = "if there are some elsewhere, name their folders by --artifacts" if alone else ""
+    return f"searched {below}: {counted(len(found), 'artifact')}{alone}{remedy}"
 
 
 def _told(
@@ -217,7 +220,9 @@ def _requests(config: TakedownConfig) -> list[Request]:
     if not requests:
         raise ConfigError(f"{config.requests}: contains no requests")
     if not config.everything and (every := [str(request) for request in requests if request.names_everything]):
-        raise ConfigError(f"{config.requests}: {every[0]} names every document; confirm it by --everything")
+        raise ConfigError(
+            f"{config.requests}: {every[0]} names every document, or a whole host; confirm it by --everything"
+        )
     _check_folders(config.artifacts)
     places = [path.resolve() for path in config.dataset]
     if len(set(places)) < len(places):
