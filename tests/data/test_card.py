@@ -15,11 +15,13 @@ import yaml
 from tests.conftest import python_file
 
 from ibidem import artifacts
+from ibidem.artifacts import Input
 from ibidem.cli import main
 from ibidem.data.provenance.card import CardConfig, card
 from ibidem.data.provenance.eu_summary import UNKNOWN, sources_in_words
 from ibidem.data.provenance.source_facts import Provenance, Share
 from ibidem.data.sources.installed import Package
+from ibidem.data.sources.local import LocalFiles
 from ibidem.errors import ArtifactError
 
 
@@ -281,3 +283,15 @@ def test_a_dataset_of_the_hub_is_named_with_its_address_and_revision() -> None:
     row = f"| bigcode/the-stack | https://huggingface.co/datasets/bigcode/the-stack | `{'c' * 40}` | 7 | MIT License |"
     assert row in text
     assert "Their rows name 1 repository" in text
+
+
+def test_documents_of_a_source_that_no_input_names_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": python_file(number), "license": "MIT", "repo": "octo/cat"} for number in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(LocalFiles, "as_input", lambda source: Input.of_file("source", Path(source.spec.name)))
+    assert main(["preprocess", "--dataset", f"{path}:train:text", "--output-dir", str(tmp_path / "data")]) == 0
+    text = summary_of(tmp_path / "data").partition("2.2 Private")[2].partition("2.3 Data")[0]
+    assert "Documents whose source is not among the inputs of the dataset, by the source that they name:" in text
+    assert f"| `{path}` | 3 | MIT License |" in text
+    assert "without any document" not in text

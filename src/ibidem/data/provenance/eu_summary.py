@@ -37,7 +37,7 @@ MOST_ROWS = 30
 HUB = "https://huggingface.co/datasets"
 STANDARD_LIBRARY = "python"
 """Name of the standard library among the installed packages."""
-_NO_DATE = "not recorded"
+NOT_RECORDED = "not recorded"
 Rows = list[tuple[str, ...]]
 
 
@@ -135,9 +135,9 @@ def _clones(found: Provenance) -> Iterator[str]:
         rows: Rows = [
             (
                 clone.repo,
-                clone.address or _NO_DATE,
+                clone.address or NOT_RECORDED,
                 f"`{clone.commit}`",
-                day(clone.date) if clone.date else _NO_DATE,
+                day(clone.date) if clone.date else NOT_RECORDED,
                 *_kept(share),
             )
             for clone, share in found.clones.items()
@@ -164,6 +164,10 @@ def _supplied(found: Provenance) -> Iterator[str]:
         yield "Files and folders, by the path under which they were supplied:"
         yield table(("Path", "Digest", "Documents", "Licenses"), rows)
         yield from _named(found.named_by_files)
+    if found.unknown:
+        rows = [(NOT_RECORDED if name == "none" else f"`{name}`", *_kept(s)) for name, s in found.unknown.items()]
+        yield "Documents whose source is not among the inputs of the dataset, by the source that they name:"
+        yield table(("Source", "Documents", "Licenses"), _cut(rows, found.unknown, 3))
 
 
 def _unused(found: Provenance) -> Iterator[str]:

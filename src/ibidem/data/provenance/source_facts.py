@@ -69,6 +69,8 @@ class Provenance:
     """Repositories that the rows of files name."""
     unused: list[Input]
     """Sources of which nothing was kept."""
+    unknown: dict[str, Share] = field(default_factory=dict)
+    """Sources that rows name, and no input."""
 
     @property
     def latest(self) -> str | None:
@@ -141,14 +143,16 @@ def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
     sources = sources_of(origins)
     inputs = {_source_name(item): item for item in sources}
     clones = _Clones(origins)
-    packages, of_clones, hub, files, by_hub, by_files = (defaultdict[Any, Share](Share) for _ in range(6))
+    packages, of_clones, hub, files, by_hub, by_files, unknown = (defaultdict[Any, Share](Share) for _ in range(7))
     groups = grouped(dataset)
     for group, count in groups.items():
-        item = inputs[group.source]
-        if item.name == INSTALLED:
-            packages[group.repo].add(group.license, count)
-        elif clone := clones.of(group):
+        item = inputs.get(group.source)
+        if clone := clones.of(group):
             of_clones[clone].add(group.license, count)
+        elif item is None:
+            unknown[group.source].add(group.license, count)
+        elif item.name == INSTALLED:
+            packages[group.repo].add(group.license, count)
         else:
             (hub[group.source, group.revision] if is_hub(item) else files[item]).add(group.license, count)
             if group.repo != "none":
@@ -161,7 +165,8 @@ def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
         _largest_first(files),
         _largest_first(by_hub),
         _largest_first(by_files),
-        [item for item in sources if _source_name(item) not in used],
+        [item for item in sources if not unknown and _source_name(item) not in used],  # it may be one of the unknown
+        _largest_first(unknown),
     )
 
 
