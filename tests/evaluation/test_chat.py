@@ -343,6 +343,12 @@ def test_cells_come_back_as_they_were_and_none_is_a_formula(texts: list[str]) ->
     assert not [cell for row in cells for cell in row.values() if cell.startswith(tuple("=+-@\t\r\n"))]
 
 
+def test_one_response_is_one_to_rate() -> None:
+    row = {"id": "a", "turns": ["x"], "responses": ["y"]}
+    assert page([row], {}).count("1 response to rate") == 2
+    assert page([row] * 1200, {}).count("1,200 responses to rate") == 2
+
+
 def test_a_text_beyond_the_limit_of_a_cell_is_cut_in_the_form_and_whole_on_the_page() -> None:
     rows = [{"id": "a", "turns": ["x" * 40_000], "responses": ["y"]}]
     row, *_ = csv.DictReader(form(rows, {}, "m", "p").removeprefix("\ufeff").splitlines())

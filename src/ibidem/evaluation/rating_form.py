@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from ibidem.errors import DataError
+from ibidem.figures import counted
 from ibidem.jsonl import Row
 from ibidem.page import Html, document, join, tag
 
@@ -54,7 +55,7 @@ _MOST_ID_CHARS = 24
 
 
 def meaning_of(criterion: str, meanings: Mapping[str, str]) -> str:
-    """Return what raters are told about a criterion; `meanings` outweigh the built-in ones."""
+    """Return what raters are told about a criterion; `meanings` override the built-in ones."""
     unknown = (
         f"How well the response meets the criterion '{criterion}'. 1: fully; 0.5: in part; 0: not at all. Agree with "
         "the other raters on what this means before you begin."
@@ -145,9 +146,10 @@ def page(rows: Sequence[Row], meanings: Mapping[str, str]) -> str:
     """Return the responses, the criteria and the instructions as a page."""
     criteria = list(dict.fromkeys(criterion for row in rows for criterion in _criteria(row)))
     links = [tag("a", _short_id(row), href=f"#response-{number}") for number, row in enumerate(rows, 1)]
+    title = f"{counted(len(rows), 'response')} to rate"
     return document(
-        f"{len(rows)} responses to rate",
-        tag("header", tag("h1", f"{len(rows)} responses to rate"), tag("ol", *(tag("li", step) for step in STEPS))),
+        title,
+        tag("header", tag("h1", title), tag("ol", *(tag("li", step) for step in STEPS))),
         tag("section", tag("h2", "Criteria"), *(_criterion(name, meanings) for name in criteria)),
         tag("section", tag("h2", "Responses"), tag("nav", *links)),
         *_responses(rows),

@@ -22,7 +22,7 @@ from ibidem.evaluation.chat import digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
 from ibidem.evaluation.rating_form import FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
-from ibidem.figures import NOT_MEASURED
+from ibidem.figures import NOT_MEASURED, counted
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
 
@@ -95,7 +95,7 @@ def ratings(config: RatingsConfig) -> str:
     )
     results = evidence.read(config.output_dir).results
     names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]
-    skipped = f"{num_unrated:,} rows without a score skipped; " if num_unrated else ""
+    skipped = f"{counted(num_unrated, 'row')} without a score skipped; " if num_unrated else ""
     return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {skipped}{config.output_dir}"
 
 
@@ -234,10 +234,10 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
     """Require ratings of every response, and raters who agree."""
     kind = demand.metric.partition(".")[2]
-    counted = measure(evaluation.items)
-    if unrated := counted.get(f"unrated.{kind}"):
-        return f"{unrated:.0f} responses lack ratings by two people"
-    alpha = counted.get(f"alpha.{kind}")
+    metrics = measure(evaluation.items)
+    if unrated := metrics.get(f"unrated.{kind}"):
+        return f"ratings by two people are missing for {counted(int(unrated), 'response')}"
+    alpha = metrics.get(f"alpha.{kind}")
     if alpha is None:
         return "all ratings are the same, so their agreement means nothing: add responses that are known to be bad"
     if alpha < demand.least_agreement:

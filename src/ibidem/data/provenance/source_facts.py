@@ -15,6 +15,7 @@ from ibidem.data import shards
 from ibidem.data.blend import is_blend
 from ibidem.data.sources.open import INSTALLED
 from ibidem.errors import ArtifactError
+from ibidem.figures import counted
 
 COLUMNS = ("source", "repo", "revision", "license")
 """The columns that are read to group documents by where they come from."""
@@ -107,7 +108,7 @@ def totals(origins: Sequence[Artifact]) -> dict[str, Any]:
     """Add up what datasets read, kept, dropped and scrubbed."""
     sums = {name: sum(origin.counts[name] for origin in origins) for name in ("read", "kept", "quarantined")}
     several = {name: sum((Counter(o.counts[name]) for o in origins), Counter()) for name in ("dropped", "scrubbed")}
-    return sums | {name: dict(counted.most_common()) for name, counted in several.items()}
+    return sums | {name: dict(counts.most_common()) for name, counts in several.items()}
 
 
 def total(counts: Mapping[str, int], *prefixes: str) -> int:
@@ -135,7 +136,7 @@ def removals(origins: Sequence[Artifact]) -> str:
     requests = sum(o.files[shards.REMOVALS].rows or 0 for o in origins if shards.REMOVALS in o.files)
     if not requests:
         return "No request for removal has been made."
-    return f"{requests:,} requests for removal were honored, and {requested:,} documents left by them."
+    return f"Honored: {counted(requests, 'request')} for removal. Removed on request: {counted(requested, 'document')}."
 
 
 def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
@@ -173,13 +174,13 @@ def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
 def grouped(dataset: Artifact) -> Counter[Group]:
     """Count the documents of a dataset by source, repository, version and license; no text is read."""
     schema = pa.schema([shards.SCHEMA.field(name) for name in COLUMNS])
-    counted: Counter[Group] = Counter()
+    documents: Counter[Group] = Counter()
     for path in shards.shard_paths(dataset.path):
         rows = pa.Table.from_batches(shards.read_batches(path, COLUMNS), schema)
         groups = rows.group_by(list(COLUMNS)).aggregate([([], "count_all")])
         for row in groups.to_pylist():
-            counted[Group(*(row[name] or "none" for name in COLUMNS))] += row["count_all"]
-    return counted
+            documents[Group(*(row[name] or "none" for name in COLUMNS))] += row["count_all"]
+    return documents
 
 
 def is_hub(item: Input) -> bool:
