@@ -90,7 +90,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
         "language": sorted(code for code in counts["natural_language"] if code != "none"),
         "size_categories": [_size_category(counts["kept"])],
         "task_categories": ["text-generation"],
-        "configs": [{"config_name": "default", "data_files": "**/shard-*.parquet"}],
+        "configs": [{"config_name": "default", "data_files": f"**/{shards.SHARDS}"}],
     }
     parts = [
         "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---",
@@ -151,7 +151,7 @@ def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
             "name": "shards",
             "containedIn": [{"@id": shard} for shard in files],
             "encodingFormat": "application/x-parquet",
-            "includes": "**/shard-*.parquet",
+            "includes": f"**/{shards.SHARDS}",
         }
     )
     return {
