@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import zlib
+from itertools import combinations
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,11 +16,14 @@ import yaml
 from tests.conftest import python_file
 
 from ibidem import artifacts
+from ibidem.artifacts import Input
 from ibidem.cli import main
 from ibidem.data.provenance.card import CardConfig, card
 from ibidem.data.provenance.eu_summary import UNKNOWN, sources_in_words
+from ibidem.data.provenance.plain_words import MOST_LICENSES, MOST_NAMED, counted_licenses, counted_names
 from ibidem.data.provenance.source_facts import Provenance, Share
 from ibidem.data.sources.installed import Package
+from ibidem.data.sources.local import LocalFiles
 from ibidem.errors import ArtifactError
 
 
@@ -94,7 +98,7 @@ def test_the_card_of_a_blend_tells_what_its_datasets_dropped(source_folder: Path
     assert main(["blend", *flags]) == 0
     assert main(["card", str(tmp_path / "blend")]) == 0
     text = (tmp_path / "blend.card" / "README.md").read_text()
-    assert "1 requests for removal were honored, and 10 documents left by them" in text
+    assert "Honored: 1 request for removal. Removed on request: 10 documents." in text
     assert "| removal.requested | 10 |" in text
     assert "in the datasets that were blended" in text
 
@@ -256,6 +260,24 @@ def test_repositories_beyond_the_table_are_summed_up(tmp_path: Path) -> None:
     assert "MIT License (" in others[2]
 
 
+@pytest.mark.parametrize(("number", "others"), [(31, "1 other"), (32, "2 others")])
+def test_one_that_no_table_names_is_one_other(number: int, others: str, tmp_path: Path) -> None:
+    names = ("MIT", "ISC", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "Zlib", "Apache-2.0", "BSL-1.0", "MIT-0")
+    licenses = [" AND ".join(pair) for pair in combinations(names, 2)]
+    rows = [{"text": python_file(n), "repo": f"octo/r{n}", "license": licenses[n]} for n in range(number)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--dataset", f"{tmp_path / 'rows.jsonl'}:train:text", "--output-dir", str(tmp_path / "data")]
+    assert main(["preprocess", *words, "--dedup.near", "false"]) == 0
+    assert summary_of(tmp_path / "data").count(f"\n| {others} | ") == 2  # repositories and licenses
+    assert f"\n| {others} | {number - 30} |" in (tmp_path / "card" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("others", "said"), [(1, "1 other (1)"), (2, "2 others (2)")])
+def test_one_name_beyond_the_sentence_is_one_other(others: int, said: str) -> None:
+    assert counted_names({f"n{number}": 1 for number in range(MOST_NAMED + others)}).endswith(f" and {said}")
+    assert counted_licenses({f"n{number}": 1 for number in range(MOST_LICENSES + others)}).endswith(f"; {said}")
+
+
 def test_installed_packages_are_a_number_with_their_licenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = []
     for number, (name, license_name) in enumerate([("cat", "MIT"), ("dog", "MIT"), ("owl", "Apache-2.0")]):
@@ -268,8 +290,8 @@ def test_installed_packages_are_a_number_with_their_licenses(tmp_path: Path, mon
     text = summary_of(tmp_path / "data")
     assert "3 packages of Python software, as installed on the provider's machine (3 documents)" in text
     assert (
-        "The metadata of each state its license, and some files state their own: MIT License (2); Apache License"
-        in (text)
+        "The metadata of each package states its license; some files state their own: MIT License (2); Apache License"
+        in text
     )
 
 
@@ -281,3 +303,15 @@ def test_a_dataset_of_the_hub_is_named_with_its_address_and_revision() -> None:
     row = f"| bigcode/the-stack | https://huggingface.co/datasets/bigcode/the-stack | `{'c' * 40}` | 7 | MIT License |"
     assert row in text
     assert "Their rows name 1 repository" in text
+
+
+def test_documents_of_a_source_that_no_input_names_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": python_file(number), "license": "MIT", "repo": "octo/cat"} for number in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(LocalFiles, "as_input", lambda source: Input.of_file("source", Path(source.spec.name)))
+    assert main(["preprocess", "--dataset", f"{path}:train:text", "--output-dir", str(tmp_path / "data")]) == 0
+    text = summary_of(tmp_path / "data").partition("2.2 Private")[2].partition("2.3 Data")[0]
+    assert "Documents whose source is not among the inputs of the dataset, by the source that they name:" in text
+    assert f"| `{path}` | 3 | MIT License |" in text
+    assert "without any document" not in text

@@ -1,12 +1,16 @@
 """Clones below a source folder: every file knows its repository and commit, whatever the files of git hold."""
 
+import hashlib
 import json
 import os
 import random
 import shutil
+import struct
 import subprocess
+import sys
+import tracemalloc
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.filters.removals import Request, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.data.sources.git_objects import commit_date
+from ibidem.data.sources.git_objects import _entry, applied, commit_date
 from ibidem.data.sources.installed import InstalledPackages, Package, _repository_url
 from ibidem.data.sources.local import LocalFiles
 from ibidem.data.sources.readers import read
@@ -368,6 +372,129 @@ def test_a_damaged_pack_gives_no_wrong_day(suffix: str, history: tuple[Path, dic
         path.write_bytes(damaged if rng.random() < 0.7 else damaged[: rng.randrange(len(whole))])
         for commit, day in days(folder, expected).items():
             assert day in (None, expected[commit])
+
+
+SIZE = b"\x0f"  # of an entry; it is not read
+BIG = b"committer a <a@example.org> 1709251200 +0000\n\n" + b"x" * (1 << 17)
+"""A commit of 1 March 2024, long enough for a delta that copies 64 KiB."""
+BIG_NAME = hashlib.sha1(b"commit %d\0" % len(BIG) + BIG, usedforsecurity=False).hexdigest()
+OTHER = "ff" * 20
+"""Name of an entry after the commit; no content has this hash."""
+
+
+def pack(folder: Path, entries: dict[str, bytes]) -> Path:
+    """Write a pack and its index from the bytes of entries by name, in the order of the names; return the folder."""
+    place, places, names = 12, [], [bytes.fromhex(name) for name in entries]
+    for entry in entries.values():
+        places.append(struct.pack(">I", place))
+        place += len(entry)
+    fanout = [struct.pack(">I", sum(name[0] <= first for name in names)) for first in range(256)]
+    index = [b"\xfftOc\0\0\0\x02", *fanout, *names, bytes(4 * len(names)), *places]
+    (folder / "objects" / "pack").mkdir(parents=True)
+    (folder / "objects" / "pack" / "pack-1.idx").write_bytes(b"".join(index))
+    whole = [b"PACK", struct.pack(">II", 2, len(entries)), *entries.values(), bytes(20)]
+    (folder / "objects" / "pack" / "pack-1.pack").write_bytes(b"".join(whole))
+    return folder
+
+
+def entry(kind: int, data: bytes, *, size: bytes = SIZE, base: bytes = b"") -> bytes:
+    return bytes([kind << 4 | size[0]]) + size[1:] + base + zlib.compress(data)
+
+
+def varint(number: int) -> bytes:
+    digits = [number >> shift & 127 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_crafted_pack_is_read(tmp_path: Path) -> None:
+    assert commit_date(pack(tmp_path / "whole", {BIG_NAME: entry(1, BIG)}), BIG_NAME) == "2024-03-01"
+    start = BIG[: 1 << 16]
+    delta = varint(len(start)) + varint(len(BIG)) + b"\x80"
+    rest = BIG[1 << 16 :]
+    delta += b"".join(bytes([len(part)]) + part for part in (rest[at : at + 127] for at in range(0, len(rest), 127)))
+    entries = {BIG_NAME: entry(7, delta, base=bytes.fromhex(OTHER)), OTHER: entry(1, start)}
+    assert commit_date(pack(tmp_path / "delta", entries), BIG_NAME) == "2024-03-01"
+
+
+def test_a_delta_that_copies_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    bomb = varint(len(BIG)) + varint(1 << 20) + b"\x80" * ((1 << 20) - 100)
+    folder = pack(tmp_path, {BIG_NAME: entry(1, BIG), OTHER: entry(7, bomb, base=bytes.fromhex(BIG_NAME))})
+    assert (folder / "objects" / "pack" / "pack-1.pack").stat().st_size < 3000
+    limited = (
+        "import resource, sys; from pathlib import Path; from ibidem.data.sources.git_objects import commit_date;"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "print(*(commit_date(Path(sys.argv[1]), name) for name in sys.argv[2:]))"
+    )
+    words = [sys.executable, "-c", limited, str(folder), BIG_NAME, OTHER]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("2024-03-01 None\n", 0), done.stderr[-1000:]
+    short = varint(len(BIG)) + varint(1) + b"\x80" * 1000
+
+    def work() -> None:
+        with pytest.raises(ValueError, match="malformed"):
+            applied(short, BIG)
+
+    assert peak_bytes(work) < 1 << 20
+
+
+class Unending:
+    """Bytes of which each says that the number goes on."""
+
+    def __init__(self, start: bytes) -> None:
+        self.start, self.reads = start, 0
+
+    def __getitem__(self, at: int) -> int:
+        self.reads += 1
+        assert self.reads < 100, "the number is read without end"
+        return self.start[at] if at < len(self.start) else 255
+
+
+@pytest.mark.parametrize("start", [b"\xff", b"\x6f"], ids=["size", "offset of the base"])
+def test_a_number_of_an_entry_without_end_is_refused(start: bytes) -> None:
+    with pytest.raises(ValueError, match="number"):
+        _entry(Unending(start), 0, 20)
+
+
+def test_a_number_of_a_delta_without_end_is_refused() -> None:
+    assert applied(b"\x80" * 9 + b"\0\0", b"") == b""
+    for delta in (b"\x80" * 10 + b"\0\0", b"\0" + b"\x80" * 10 + b"\0"):
+        with pytest.raises(ValueError, match="number"):
+            applied(delta, b"")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        entry(1, BIG, size=b"\x8f" + b"\x80" * 1_000_000 + b"\0"),
+        entry(6, b"\0\0", base=b"\xff" * 1_000_000 + b"\0"),
+        entry(6, b"\0\0", base=b"\0"),
+        entry(7, b"\0\0" + b"\x80" * 1_000_000),
+        entry(7, b"\x80" * 1_000_000 + b"\0", base=bytes.fromhex(OTHER)),
+    ],
+    ids=["size", "offset", "its own base", "no base", "size of the base"],
+)
+def test_a_crafted_entry_gives_no_day(damaged: bytes, tmp_path: Path) -> None:
+    assert commit_date(pack(tmp_path, {BIG_NAME: damaged, OTHER: entry(1, BIG)}), BIG_NAME) is None
+
+
+@pytest.mark.parametrize("size", [2, (1 << 20) - 100])
+def test_deltas_of_each_other_end_without_a_day(size: int, tmp_path: Path) -> None:
+    one, two = (entry(7, bytes(size), base=bytes.fromhex(name)) for name in (OTHER, BIG_NAME))
+    folder = pack(tmp_path, {BIG_NAME: one, OTHER: two})
+
+    def work() -> None:
+        assert [commit_date(folder, name) for name in (BIG_NAME, OTHER)] == [None, None]
+
+    assert peak_bytes(work) < 8 << 20
 
 
 def test_the_manifest_records_clones_and_nothing_where_there_are_none(

@@ -1,11 +1,13 @@
 import csv
 import json
 import random
+import re
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA
 
@@ -341,6 +343,39 @@ def test_cells_come_back_as_they_were_and_none_is_a_formula(texts: list[str]) ->
     assert [plain(row["id"]) for row in cells] == texts
     assert [plain(row["criterion"]) for row in cells] == [text or "c" for text in texts]
     assert not [cell for row in cells for cell in row.values() if cell.startswith(tuple("=+-@\t\r\n"))]
+
+
+MESSY = st.lists(st.sampled_from([*";\t\n\r\",'=+-@＝ab ", '";=', "';\"", "\r\n"]), max_size=20).map("".join)
+
+
+@given(MESSY | st.text())
+def test_a_protected_cell_is_read_as_it_was(text: str) -> None:
+    assert plain(protected(text)) == text
+
+
+@given(st.lists(MESSY, min_size=1, max_size=4))
+@example(["a;=1+1", 'a;"=1+1"', "a\t=1+1", "a\n=1+1", "a\r\n@b", "a;'=1+1"])
+def test_no_separator_of_a_spreadsheet_makes_a_formula_of_a_part_of_a_cell(texts: list[str]) -> None:
+    rows = [{"id": text, "turns": [text], "responses": [text], "criteria": [text or "c"]} for text in texts]
+    written = form(rows, {text: text for text in texts}, "m", "p").removeprefix("\ufeff")
+    for delimiter in ",;\t":
+        cells = [cell for row in csv.reader(StringIO(written, newline=""), delimiter=delimiter) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(tuple("=+-@＝＋－＠"))]
+    quoted = r'"(?:[^"]|"")*"'
+    assert re.fullmatch(rf"(?:{quoted}(?:,{quoted})*\r\n)+", written), "a cell is not quoted"
+
+
+def test_apostrophes_make_no_cell_too_long_for_a_spreadsheet() -> None:
+    rows = [{"id": "a", "turns": [";=" * 15_000], "responses": ["y"]}]
+    row, *_ = csv.DictReader(StringIO(form(rows, {}, "m", "p").removeprefix("\ufeff"), newline=""))
+    assert row["prompt"].startswith(";'=;'=")
+    assert len(row["prompt"]) < 32_767
+
+
+def test_one_response_is_one_to_rate() -> None:
+    row = {"id": "a", "turns": ["x"], "responses": ["y"]}
+    assert page([row], {}).count("1 response to rate") == 2
+    assert page([row] * 1200, {}).count("1,200 responses to rate") == 2
 
 
 def test_a_text_beyond_the_limit_of_a_cell_is_cut_in_the_form_and_whole_on_the_page() -> None:

@@ -159,6 +159,23 @@ def test_samples_that_do_not_fit_are_one_line(rows: list[dict], said: str, probl
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("ignore_incomplete", [False, True])
+def test_samples_of_no_problem_within_the_limit_are_told_with_the_remedy(
+    ignore_incomplete: bool, problems: Path, tmp_path: Path
+) -> None:
+    config = HumanEvalConfig(
+        samples=lines(tmp_path / "s.jsonl", [{"task_id": "T/1", "completion": ""}]),
+        problems=str(problems),
+        output_dir=tmp_path / "o",
+        limit=1,
+        ignore_incomplete=ignore_incomplete,
+    )
+    with pytest.raises(DataError, match="no sample is of the problems within the limit of 1;") as told:
+        human_eval(config)
+    assert "raise --limit" in str(told.value)
+    assert "--ignore-incomplete" not in str(told.value)
+
+
 def test_either_a_model_or_samples(problems: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --checkpoint"):
         human_eval(HumanEvalConfig(problems=str(problems), output_dir=tmp_path / "o"))

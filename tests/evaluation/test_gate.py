@@ -292,7 +292,7 @@ SPOILS: dict[Spoil, str] = {  # each with what is said of it
     swapped: "it is an evaluation of",
     low_alpha: "Krippendorff's alpha",
     one_voice: "all ratings are the same",
-    one_rater: "responses lack ratings|items; 90 are required",
+    one_rater: "ratings by two people are missing for|items; 90 are required",
     one_rater_twice: "there is no evaluation at",
     no_calibration: "its calibration is not what",
     contaminated: "NOT MEASURED|in the training data",

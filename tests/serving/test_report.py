@@ -266,6 +266,9 @@ def test_a_completion_that_looks_like_nothing_is_named(tmp_path: Path) -> None:
     text = Reader(page_of(make_run(tmp_path, events))).text
     for named in ("the end of the document", "300 blanks and newlines", "x 40 blanks and newlines"):
         assert named in text
+    one = Reader(page_of(make_run(tmp_path / "one", [STARTED, sample(0, 101.0, "\n")]))).text
+    assert "1 blank or newline" in one
+    assert "1 blanks" not in one
 
 
 def test_a_run_without_samples_says_why(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("catego
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
 TOLERANCE = 1e-9
 FAR = 0.05
-"""A share further than this from the one asked for is told."""
+"""Shares that miss the requested one by more than this are reported."""
 
 
 @configuration

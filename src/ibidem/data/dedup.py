@@ -66,6 +66,17 @@ class Part(NamedTuple):
     text: Path
 
 
+class _Documents(NamedTuple):
+    """All documents that are compared."""
+
+    parts: Sequence[Part]
+    sketches: Sequence[NDArray[Any]]
+    bounds: Indices
+    """Index of the first document of each part, [parts + 1]."""
+    first_open: int
+    """Index of the first document that is not kept already."""
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """The decision about each document, in the order of the parts; -1 if there is no keeper or no cluster."""
@@ -108,23 +119,15 @@ def find_duplicates(
         num_settled: number of leading parts whose documents are all kept already.
     """
     sketches, bounds = load_sketches(parts)
-    total = int(bounds[-1])
+    total, documents = int(bounds[-1]), _Documents(parts, sketches, bounds, int(bounds[num_settled]))
     with log.progress("preprocess.deduplicate", total, "documents") as bar:
-        duplicates = _decide(parts, sketches, bounds, policy, engine, scratch, int(bounds[num_settled]), bar)
+        duplicates = _decide(documents, policy, engine, scratch, bar)
         bar.advance(total - bar.done)
     return duplicates
 
 
-def _decide(
-    parts: Sequence[Part],
-    sketches: Sequence[NDArray[Any]],
-    bounds: Indices,
-    policy: DedupPolicy,
-    engine: Engine,
-    scratch: Path,
-    first_open: int,
-    bar: log.Bar,
-) -> Duplicates:
+def _decide(documents: _Documents, policy: DedupPolicy, engine: Engine, scratch: Path, bar: log.Bar) -> Duplicates:
+    parts, sketches, bounds, first_open = documents
     equal = ["sequence"] if policy.near else ["sha256"]
     first = _first_of_equal(*(column.T for name in equal for column in [_column(sketches, name)]))
     first[:first_open] = np.arange(first_open)

@@ -28,6 +28,7 @@ DROPPED = "dropped.parquet"
 QUARANTINE = "quarantine.jsonl"
 REMOVALS = "removals.jsonl"
 REMOVED = "removed.npy"
+SHARDS = "shard-*.parquet"
 
 _CODE_BLOCK = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("language", pa.string())])
 SCHEMA = pa.schema(
@@ -263,7 +264,7 @@ def read_tombstones(dataset: artifacts.Artifact) -> list[dict[str, Any]]:
 
 def shard_paths(folder: Path) -> list[Path]:
     """List the shards of a dataset in reading order; empty if no document was kept."""
-    return sorted(path for path in folder.rglob("shard-*.parquet") if path.is_file())
+    return sorted(path for path in folder.rglob(SHARDS) if path.is_file())
 
 
 def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
@@ -272,9 +273,14 @@ def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
     Raises:
         DigestMismatch: one is missing or damaged.
     """
-    names = [name for name in dataset.files if PurePosixPath(name).match("shard-*.parquet")]
+    names = shard_names(dataset)
     artifacts.check(dataset, names)
     return sorted(dataset.path / name for name in names)
+
+
+def shard_names(dataset: artifacts.Artifact) -> list[str]:
+    """List the shards that the manifest of a dataset names, sorted; whether they exist is not looked at."""
+    return sorted(name for name in dataset.files if PurePosixPath(name).match(SHARDS))
 
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

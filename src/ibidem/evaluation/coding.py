@@ -175,7 +175,12 @@ def read_samples(config: CodingConfig, problems: Sequence[Problem]) -> Given:
         numbers[task_id] += 1
         origins.add(str(row.get("checkpoint")))
     missing = [task_id for task_id in wanted if task_id not in numbers]
-    if not samples or (missing and not config.ignore_incomplete):
+    if not samples:
+        raise DataError(
+            f"samples {path}: no sample is of the problems within the limit of {len(wanted):,}; raise --limit, or "
+            "leave it out"
+        )
+    if missing and not config.ignore_incomplete:
         raise DataError(
             f"samples {path}: no sample for {counted(len(missing), 'problem')}, the first is {missing[0]}; "
             "--ignore-incomplete leaves them out"

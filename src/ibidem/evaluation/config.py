@@ -86,7 +86,7 @@ class CodingConfig(ModelChoice, SandboxConfig):
     n: Positive = 1
     """Number of completions of each problem."""
     limit: Positive | None = None
-    """Evaluate only the first so many problems; the gate never accepts such a result."""
+    """Evaluate only the first N problems; the gate never accepts such a result."""
     k: tuple[Positive, ...] = (1, 10, 100)
     """Report pass@k for those of these k for which there are enough completions."""
     ignore_incomplete: bool = False

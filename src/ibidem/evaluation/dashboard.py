@@ -18,7 +18,7 @@ from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score
-from ibidem.figures import MARGIN
+from ibidem.figures import MARGIN, counted
 from ibidem.files import write_file
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
@@ -57,7 +57,8 @@ def dashboard(config: DashboardConfig) -> str:
                 rows += measured
                 write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     write_file(page, document("Perplexity", *sections(rows)))
-    return f"{page}: {len({row['checkpoint_digest'] for row in rows})} checkpoints, {len(rows)} figures"
+    checkpoints = counted(len({row["checkpoint_digest"] for row in rows}), "checkpoint")
+    return f"{page}: {checkpoints}, {counted(len(rows), 'figure')}"
 
 
 def sections(rows: Sequence[Row]) -> Iterator[Html]:
@@ -83,8 +84,8 @@ def _curve(aspect: str, value: str, rows: Sequence[Row]) -> Html:
     if len(points) < 2:
         return join()
     name = "all documents" if aspect == WHOLE else f"{aspect} {value}"
-    documents = max(row["documents"] for row in rows)
-    unit = ("bits per byte, " if aspect == WHOLE else "") + f"{documents:,} document{'s' if documents > 1 else ''}"
+    documents = counted(max(row["documents"] for row in rows), "document")
+    unit = f"bits per byte, {documents}" if aspect == WHOLE else documents
     return line_chart(name, unit, points, marked=True, wide=aspect == WHOLE)
 
 

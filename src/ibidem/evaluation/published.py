@@ -2,7 +2,7 @@
 
 The key is `evidence.benchmark_digest` of the benchmark's rows, so it does not depend on compression or on CSV dialects:
 by it anyone can see what a gate measures. `published.json`, beside this file, has a fingerprint of each problem of some
-of them, which tells where a copy differs; `scripts/fingerprints.py` writes it.
+of them, to find where a copy differs; `scripts/fingerprints.py` writes it.
 """
 
 import json

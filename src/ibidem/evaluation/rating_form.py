@@ -1,13 +1,17 @@
 """The form that raters fill in, as CSV for a spreadsheet, and the same as a page to read beside it.
 
-A cell that a spreadsheet would take for a formula is written with an apostrophe before it, and read without it.
+What a spreadsheet would take for a formula is written with an apostrophe before it, and read without it: at the
+beginning of a cell, and after a semicolon, tab or line end inside it. A spreadsheet that splits cells there finds no
+quotes to honor, since they are at the commas. One that splits at commas too finds them, since every cell is quoted.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ibidem.errors import DataError
+from ibidem.figures import counted
 from ibidem.jsonl import Row
 from ibidem.page import Html, document, join, tag
 
@@ -48,13 +52,16 @@ STEPS = (
 MOST_CHARS = 30_000
 """Longest text of a cell; a spreadsheet cuts a cell at 32,767 characters."""
 SealedTexts = Mapping[tuple[str, str], str]
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+_SIGNS = "=+-@＝＋－＠"
+_FORMULA = tuple(f"{_SIGNS}\t\r\n'")
+_INSIDE = re.compile(rf"""([;\t\r\n]"*)(?=['{re.escape(_SIGNS)}])""")
+_PROTECTED_INSIDE = re.compile(rf"""([;\t\r\n]"*)'(?=['{re.escape(_SIGNS)}])""")
 _BOM = "\ufeff"
 _MOST_ID_CHARS = 24
 
 
 def meaning_of(criterion: str, meanings: Mapping[str, str]) -> str:
-    """Return what raters are told about a criterion; `meanings` outweigh the built-in ones."""
+    """Return what raters are told about a criterion; `meanings` override the built-in ones."""
     unknown = (
         f"How well the response meets the criterion '{criterion}'. 1: fully; 0.5: in part; 0: not at all. Agree with "
         "the other raters on what this means before you begin."
@@ -68,14 +75,14 @@ def form(rows: Sequence[Row], meanings: Mapping[str, str], model_digest: str, pr
     It begins with a byte order mark, without which Excel takes UTF-8 for another encoding.
     """
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     for row in rows:
         prompt, response = conversation(row)
         for criterion in _criteria(row):
             told = (criterion, meaning_of(criterion, meanings))
             cells = (row["id"], prompt, response, *told, "", "", model_digest, prompts_digest)
-            writer.writerow([protected(_cell(cell)) for cell in cells])
+            writer.writerow([_cell(cell) for cell in cells])
     return _BOM + text.getvalue()
 
 
@@ -93,23 +100,25 @@ def conversation(row: Row) -> tuple[str, str]:
 
 
 def protected(text: str) -> str:
-    """Return a cell that a spreadsheet shows as text.
+    """Return a cell that a spreadsheet shows as text, also if it splits cells at semicolons or tabs.
 
     Source: OWASP, CSV injection.
 
-    >>> protected("=1+1"), protected("'=1+1"), protected("1+1")
-    ("'=1+1", "''=1+1", '1+1')
+    >>> protected("=1+1"), protected("'=1+1"), protected("1+1"), protected("a;=1+1")
+    ("'=1+1", "''=1+1", '1+1', "a;'=1+1")
     """
-    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+    text = _INSIDE.sub(r"\1'", text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def plain(text: str) -> str:
     """Return the text of a cell that `protected` wrote; other cells stay as they are.
 
-    >>> plain("'=1+1"), plain("''=1+1"), plain("'tis")
-    ('=1+1', "'=1+1", "'tis")
+    >>> plain("'=1+1"), plain("''=1+1"), plain("'tis"), plain("a;'=1+1")
+    ('=1+1', "'=1+1", "'tis", 'a;=1+1')
     """
-    return text[1:] if text.startswith("'") and text[1:].startswith((*_FORMULA, "'")) else text
+    text = text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+    return _PROTECTED_INSIDE.sub(r"\1", text)
 
 
 def plain_row(row: Row) -> Row:
@@ -145,9 +154,10 @@ def page(rows: Sequence[Row], meanings: Mapping[str, str]) -> str:
     """Return the responses, the criteria and the instructions as a page."""
     criteria = list(dict.fromkeys(criterion for row in rows for criterion in _criteria(row)))
     links = [tag("a", _short_id(row), href=f"#response-{number}") for number, row in enumerate(rows, 1)]
+    title = f"{counted(len(rows), 'response')} to rate"
     return document(
-        f"{len(rows)} responses to rate",
-        tag("header", tag("h1", f"{len(rows)} responses to rate"), tag("ol", *(tag("li", step) for step in STEPS))),
+        title,
+        tag("header", tag("h1", title), tag("ol", *(tag("li", step) for step in STEPS))),
         tag("section", tag("h2", "Criteria"), *(_criterion(name, meanings) for name in criteria)),
         tag("section", tag("h2", "Responses"), tag("nav", *links)),
         *_responses(rows),
@@ -187,11 +197,13 @@ def _criteria(row: Row) -> Sequence[str]:
 
 
 def _cell(value: object) -> str:
-    text = str(value).encode(errors="backslashreplace").decode()  # UTF-8 has no lone surrogates
+    text = protected(str(value).encode(errors="backslashreplace").decode())  # UTF-8 has no lone surrogates
     return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}... (the rest is in {PAGE})"
 
 
 def _folded(text: object) -> str:
-    """Return a text without what spreadsheets change as they save it: line ends, blanks, control characters."""
-    visible = "".join(c for c in str(text or "") if c.isprintable() and not c.isspace())
-    return visible.lstrip("'")
+    """Return a text without what spreadsheets change as they save it, and without apostrophes, which `protected` adds.
+
+    Spreadsheets change line ends, blanks and control characters.
+    """
+    return "".join(c for c in str(text or "") if c.isprintable() and not c.isspace() and c != "'")

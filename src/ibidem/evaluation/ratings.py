@@ -247,10 +247,10 @@ def _trials(items: Sequence[Row], metric: str) -> Trials | None:
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
     """Require ratings of every response, and raters who agree."""
     kind = demand.metric.partition(".")[2]
-    counted = measure(evaluation.items)
-    if unrated := counted.get(f"unrated.{kind}"):
-        return f"{unrated:.0f} responses lack ratings by two people"
-    alpha = counted.get(f"alpha.{kind}")
+    metrics = measure(evaluation.items)
+    if unrated := metrics.get(f"unrated.{kind}"):
+        return f"ratings by two people are missing for {counted(int(unrated), 'response')}"
+    alpha = metrics.get(f"alpha.{kind}")
     if alpha is None:
         return "all ratings are the same, so their agreement means nothing: add responses that are known to be bad"
     if alpha < demand.least_agreement:

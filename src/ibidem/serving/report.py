@@ -16,7 +16,7 @@ from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.blend import is_blend, num_documents
 from ibidem.errors import ConfigError
-from ibidem.figures import duration
+from ibidem.figures import counted, duration
 from ibidem.files import write_file
 from ibidem.page import (
     Html,
@@ -192,7 +192,13 @@ def _legible(completion: str) -> Html:
     blanks = len(completion) - len(text)
     if text and blanks <= MOST_BLANKS:
         return join(completion)
-    return join(text, tag("i", f" {blanks} blanks and newlines" if blanks else " the end of the document"))
+    return join(
+        text,
+        tag(
+            "i",
+            f" {counted(blanks, 'blank or newline', 'blanks and newlines')}" if blanks else " the end of the document",
+        ),
+    )
 
 
 def lineage(run: Run) -> Html:

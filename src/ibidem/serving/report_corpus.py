@@ -4,7 +4,7 @@ import ast
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -103,7 +103,7 @@ def _kept_by(counts: Mapping[str, Any], aspect: str) -> Html:
 
 def licenses_by_repository(dataset: Artifact) -> Html:
     """Count the kept documents of each repository by license, from two columns of the shards."""
-    names = sorted(name for name in dataset.files if PurePosixPath(name).match("shard-*.parquet"))
+    names = shards.shard_names(dataset)
     groups: Counter[tuple[str, str]] = Counter()
     try:
         for name in names:

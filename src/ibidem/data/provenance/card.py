@@ -34,6 +34,7 @@ from ibidem.data.provenance.source_facts import (
     totals,
 )
 from ibidem.errors import ArtifactError
+from ibidem.figures import counted
 from ibidem.files import write_file
 
 MOST_ROWS = 30
@@ -102,7 +103,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
         "language": sorted(code for code in counts["natural_language"] if code != "none"),
         "size_categories": [_size_category(counts["kept"])],
         "task_categories": ["text-generation"],
-        "configs": [{"config_name": "default", "data_files": "**/shard-*.parquet"}],
+        "configs": [{"config_name": "default", "data_files": f"**/{shards.SHARDS}"}],
     }
     parts = [
         "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---",
@@ -116,21 +117,21 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
         f"{read['read']:,} read = {read['kept']:,} kept + {sum(read['dropped'].values()):,} dropped "
         f"+ {read['quarantined']:,} unreadable{where}. Every dropped document has its row in `{shards.DROPPED}`, "
         f"every unreadable input its line in `{shards.QUARANTINE}`.",
-        _counted("reason", read["dropped"]),
+        _count_table("reason", read["dropped"]),
         "## Composition",
-        *(_counted(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
+        *(_count_table(aspect, counts[aspect]) for aspect in ("category", "language", "natural_language")),
         "Languages of prose were not looked for: the settings left that out." if knows_no_prose(origins) else "",
         "## Licenses",
         "No license was judged: the settings left that out." if skips(origins, "licenses") else "",
         "Each row carries its SPDX expression (`license`), the license as the source supplied it (`license_raw`) and "
-        f"what it was read from (`license_evidence`). {counts['license_unstated']:,} documents come from sources that "
-        "state no license.",
-        _counted("license", counts["license"]),
+        "what it was read from (`license_evidence`). Of sources that state no license: "
+        f"{counted(counts['license_unstated'], 'document')}.",
+        _count_table("license", counts["license"]),
         "## Secrets and personal data",
         "Were not looked for: the settings left that out."
         if skips(origins, "scrub")
         else "Became typed placeholders, by kind:",
-        _counted("kind", read["scrubbed"]),
+        _count_table("kind", read["scrubbed"]),
         "## Removal",
         removals(origins),
         "## Processing",
@@ -163,7 +164,7 @@ def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
             "name": "shards",
             "containedIn": [{"@id": shard} for shard in files],
             "encodingFormat": "application/x-parquet",
-            "includes": "**/shard-*.parquet",
+            "includes": f"**/{shards.SHARDS}",
         }
     )
     return {
@@ -236,11 +237,11 @@ def _field(column: pa.Field) -> dict[str, Any]:
     }
 
 
-def _counted(name: str, counts: Mapping[str, int]) -> str:
+def _count_table(name: str, counts: Mapping[str, int]) -> str:
     rows = [(value, f"{count:,}") for value, count in list(counts.items())[:MOST_ROWS]]
     if len(counts) > MOST_ROWS:
         rest = list(counts.values())[MOST_ROWS:]
-        rows.append((f"{len(rest):,} others", f"{sum(rest):,}"))
+        rows.append((counted(len(rest), "other"), f"{sum(rest):,}"))
     return table((name, "documents"), rows) or "none"
 
 

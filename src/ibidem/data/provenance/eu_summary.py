@@ -17,7 +17,6 @@ from ibidem.data.provenance.plain_words import (
     enumerated,
     language_name,
     license_name,
-    number,
     steps,
     table,
 )
@@ -30,14 +29,14 @@ from ibidem.data.provenance.source_facts import (
     total,
     totals,
 )
-from ibidem.figures import percent
+from ibidem.figures import counted, percent
 
 UNKNOWN = "*to be filled in by the provider*"
 MOST_ROWS = 30
 HUB = "https://huggingface.co/datasets"
 STANDARD_LIBRARY = "python"
 """Name of the standard library among the installed packages."""
-_NO_DATE = "not recorded"
+NOT_RECORDED = "not recorded"
 Rows = list[tuple[str, ...]]
 
 
@@ -135,15 +134,15 @@ def _clones(found: Provenance) -> Iterator[str]:
         rows: Rows = [
             (
                 clone.repo,
-                clone.address or _NO_DATE,
+                clone.address or NOT_RECORDED,
                 f"`{clone.commit}`",
-                day(clone.date) if clone.date else _NO_DATE,
+                day(clone.date) if clone.date else NOT_RECORDED,
                 *_kept(share),
             )
             for clone, share in found.clones.items()
         ]
         head = ("Repository", "Address", "Commit", "Day of the commit (UTC)", "Documents", "Licenses")
-        yield f"{number(len(rows), 'repository')} of source code:"
+        yield f"{counted(len(rows), 'repository', 'repositories')} of source code:"
         yield table(head, _cut(rows, found.clones, len(head)))
 
 
@@ -152,9 +151,9 @@ def _packages(found: Provenance) -> Iterator[str]:
         documents = sum(share.documents for share in found.packages.values())
         library = ", the standard library among them" if STANDARD_LIBRARY in found.packages else ""
         yield (
-            f"{number(len(found.packages), 'package')} of Python software{library}, as installed on the provider's "
-            f"machine ({number(documents, 'document')}). The metadata of each state its license, and some files state "
-            f"their own: {counted_licenses(dict(_together(found.packages).licenses.most_common()))}."
+            f"{counted(len(found.packages), 'package')} of Python software{library}, as installed on the provider's "
+            f"machine ({counted(documents, 'document')}). The metadata of each package states its license; some "
+            f"files state their own: {counted_licenses(dict(_together(found.packages).licenses.most_common()))}."
         )
 
 
@@ -164,6 +163,10 @@ def _supplied(found: Provenance) -> Iterator[str]:
         yield "Files and folders, by the path under which they were supplied:"
         yield table(("Path", "Digest", "Documents", "Licenses"), rows)
         yield from _named(found.named_by_files)
+    if found.unknown:
+        rows = [(NOT_RECORDED if name == "none" else f"`{name}`", *_kept(s)) for name, s in found.unknown.items()]
+        yield "Documents whose source is not among the inputs of the dataset, by the source that they name:"
+        yield table(("Source", "Documents", "Licenses"), _cut(rows, found.unknown, 3))
 
 
 def _unused(found: Provenance) -> Iterator[str]:
@@ -175,7 +178,7 @@ def _unused(found: Provenance) -> Iterator[str]:
 def _named(named: Mapping[str, Share]) -> Iterator[str]:
     if named:
         rows: Rows = [(repo, *_kept(share)) for repo, share in named.items()]
-        yield f"Their rows name {number(len(named), 'repository')} from which the documents come:"
+        yield f"Their rows name {counted(len(named), 'repository', 'repositories')} from which the documents come:"
         yield table(("Repository", "Documents", "Licenses"), _cut(rows, named, 3))
 
 
@@ -184,7 +187,7 @@ def _cut(rows: Rows, shares: Mapping[Any, Share], width: int) -> Rows:
     if len(rows) <= MOST_ROWS:
         return rows
     rest = dict(list(shares.items())[MOST_ROWS:])
-    return [*rows[:MOST_ROWS], (f"{len(rest):,} others", *[""] * (width - 3), *_kept(_together(rest)))]
+    return [*rows[:MOST_ROWS], (counted(len(rest), "other"), *[""] * (width - 3), *_kept(_together(rest)))]
 
 
 def _together(shares: Mapping[Any, Share]) -> Share:
@@ -204,15 +207,15 @@ def _rights(dataset: Artifact, origins: Sequence[Artifact]) -> Iterator[str]:
     licenses = [(name, count) for name, count in dataset.counts["license"].items() if name != "none"]
     rows: Rows = [(license_name(name), f"{count:,}") for name, count in licenses[:MOST_ROWS]]
     if rest := [count for _, count in licenses[MOST_ROWS:]]:
-        rows.append((f"{len(rest):,} others", f"{sum(rest):,}"))
+        rows.append((counted(len(rest), "other"), f"{sum(rest):,}"))
     yield (
         "Licenses were not judged."
         if skips(origins, "licenses")
         else "The license of each document was read from its own header, from license files and from the metadata of "
         f"its source, and judged. Dropped for their license, or because it could not be determined: "
-        f"{number(dropped, 'document')}."
+        f"{counted(dropped, 'document')}."
     )
-    yield f"Kept without a stated license: {number(dataset.counts['license_unstated'], 'document')}."
+    yield f"Kept without a stated license: {counted(dataset.counts['license_unstated'], 'document')}."
     if rows:
         yield "Licenses of the other documents that were kept:"
         yield table(("License", "Documents"), rows)
@@ -220,11 +223,11 @@ def _rights(dataset: Artifact, origins: Sequence[Artifact]) -> Iterator[str]:
 
 
 def _illegal_content(origins: Sequence[Artifact]) -> str:
-    counted = totals(origins)
+    sums = totals(origins)
     hate = any(o.config["filters"]["profanity"] or o.config["filters"]["scorer"] for o in _with(origins, "filters"))
     private = any(any(origin.config["scrub"].values()) for origin in _with(origins, "scrub"))
-    dropped = number(total(counted["dropped"], "filter.profanity"), "document")
-    places = number(sum(counted["scrubbed"].values()), "place")
+    dropped = counted(total(sums["dropped"], "filter.profanity"), "document")
+    places = counted(sum(sums["scrubbed"].values()), "place")
     return " ".join(
         [
             f"Dropped as hate speech or profanity: {dropped}."
@@ -238,8 +241,8 @@ def _illegal_content(origins: Sequence[Artifact]) -> str:
 
 
 def _other_information(dataset: Artifact, origins: Sequence[Artifact]) -> Iterator[str]:
-    counted = totals(origins)
-    dropped = counted["dropped"]
+    sums = totals(origins)
+    dropped = sums["dropped"]
     why = {
         "for their license": total(dropped, "license."),
         "as duplicates": total(dropped, "duplicate."),
@@ -250,8 +253,8 @@ def _other_information(dataset: Artifact, origins: Sequence[Artifact]) -> Iterat
         "on request": total(dropped, "removal."),
     }
     yield (
-        f"Of {number(counted['read'], 'document')} that were found, {counted['kept']:,} were kept, "
-        f"{counted['quarantined']:,} could not be read, and {sum(dropped.values()):,} were dropped: "
+        f"Of {counted(sums['read'], 'document')} that were found, {sums['kept']:,} were kept, "
+        f"{sums['quarantined']:,} could not be read, and {sum(dropped.values()):,} were dropped: "
         + (", ".join(f"{count:,} {reason}" for reason, count in why.items() if count) or "none")
         + "."
     )
@@ -261,7 +264,7 @@ def _other_information(dataset: Artifact, origins: Sequence[Artifact]) -> Iterat
     blended = dataset not in origins
     if blended:
         shares = enumerated([f"{percent(share, digits=0)} {name}" for name, share in dataset.counts["shares"].items()])
-        yield f"The documents of {number(len(origins), 'dataset')} were then blended: {shares}."
+        yield f"The documents of {counted(len(origins), 'dataset')} were then blended: {shares}."
     whose = "each of these datasets" if blended else "the dataset"
     yield f"All settings, and the digest of every source, are in the file `{artifacts.MANIFEST}` of {whose}."
 

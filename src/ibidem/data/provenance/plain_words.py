@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ibidem.data.sources.open import INSTALLED
-from ibidem.figures import percent, size
+from ibidem.figures import counted, percent, size
 
 MOST_NAMED, MOST_LICENSES = 15, 5
 MONTHS = (
@@ -135,16 +135,6 @@ def enumerated(names: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def number(count: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> number(0, "document"), number(1, "document"), number(1200, "repository")
-    ('0 documents', '1 document', '1,200 repositories')
-    """
-    plural = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def counted_names(counts: Mapping[str, int]) -> str:
     """Return names with their numbers, in their order, and how many others there are.
 
@@ -154,7 +144,7 @@ def counted_names(counts: Mapping[str, int]) -> str:
     named = [(name, count) for name, count in counts.items() if name != "none"]
     rest = named[MOST_NAMED:]
     shown = [f"{name} ({count:,})" for name, count in named[:MOST_NAMED]]
-    shown += [f"{len(rest):,} others ({sum(count for _, count in rest):,})"] if rest else []
+    shown += [f"{counted(len(rest), 'other')} ({sum(count for _, count in rest):,})"] if rest else []
     return enumerated(shown) or "none"
 
 
@@ -169,7 +159,7 @@ def counted_licenses(counts: Mapping[str, int]) -> str:
     ordered = list(counts.items())
     shown = [f"{license_name(name)} ({count:,})" for name, count in ordered[:MOST_LICENSES]]
     rest = [count for _, count in ordered[MOST_LICENSES:]]
-    return "; ".join(shown + ([f"{len(rest):,} others ({sum(rest):,})"] if rest else []))
+    return "; ".join(shown + ([f"{counted(len(rest), 'other')} ({sum(rest):,})"] if rest else []))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -198,7 +188,7 @@ def steps(config: Mapping[str, Any]) -> list[str]:
 
 def _reading(config: Mapping[str, Any]) -> Iterator[str]:
     if config["max_documents"] is not None:
-        yield f"At most {number(config['max_documents'], 'document')} of each source were read."
+        yield f"At most {counted(config['max_documents'], 'document')} of each source were read."
     if any(spec.split(":")[0] == INSTALLED for spec in config["dataset"]):
         yield f"At most {size(config['package_cap_bytes'])} of each installed package were read."
 

@@ -15,6 +15,7 @@ from ibidem.data import shards
 from ibidem.data.blend import is_blend
 from ibidem.data.sources.open import INSTALLED
 from ibidem.errors import ArtifactError
+from ibidem.figures import counted
 
 COLUMNS = ("source", "repo", "revision", "license")
 """The columns that are read to group documents by where they come from."""
@@ -69,6 +70,8 @@ class Provenance:
     """Repositories that the rows of files name."""
     unused: list[Input]
     """Sources of which nothing was kept."""
+    unknown: dict[str, Share] = field(default_factory=dict)
+    """Sources that rows name, and no input."""
 
     @property
     def latest(self) -> str | None:
@@ -105,7 +108,7 @@ def totals(origins: Sequence[Artifact]) -> dict[str, Any]:
     """Add up what datasets read, kept, dropped and scrubbed."""
     sums = {name: sum(origin.counts[name] for origin in origins) for name in ("read", "kept", "quarantined")}
     several = {name: sum((Counter(o.counts[name]) for o in origins), Counter()) for name in ("dropped", "scrubbed")}
-    return sums | {name: dict(counted.most_common()) for name, counted in several.items()}
+    return sums | {name: dict(counts.most_common()) for name, counts in several.items()}
 
 
 def total(counts: Mapping[str, int], *prefixes: str) -> int:
@@ -133,7 +136,7 @@ def removals(origins: Sequence[Artifact]) -> str:
     requests = sum(o.files[shards.REMOVALS].rows or 0 for o in origins if shards.REMOVALS in o.files)
     if not requests:
         return "No request for removal has been made."
-    return f"{requests:,} requests for removal were honored, and {requested:,} documents left by them."
+    return f"Honored: {counted(requests, 'request')} for removal. Removed on request: {counted(requested, 'document')}."
 
 
 def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
@@ -141,14 +144,16 @@ def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
     sources = sources_of(origins)
     inputs = {_source_name(item): item for item in sources}
     clones = _Clones(origins)
-    packages, of_clones, hub, files, by_hub, by_files = (defaultdict[Any, Share](Share) for _ in range(6))
+    packages, of_clones, hub, files, by_hub, by_files, unknown = (defaultdict[Any, Share](Share) for _ in range(7))
     groups = grouped(dataset)
     for group, count in groups.items():
-        item = inputs[group.source]
-        if item.name == INSTALLED:
-            packages[group.repo].add(group.license, count)
-        elif clone := clones.of(group):
+        item = inputs.get(group.source)
+        if clone := clones.of(group):
             of_clones[clone].add(group.license, count)
+        elif item is None:
+            unknown[group.source].add(group.license, count)
+        elif item.name == INSTALLED:
+            packages[group.repo].add(group.license, count)
         else:
             (hub[group.source, group.revision] if is_hub(item) else files[item]).add(group.license, count)
             if group.repo != "none":
@@ -161,20 +166,21 @@ def provenance(dataset: Artifact, origins: Sequence[Artifact]) -> Provenance:
         _largest_first(files),
         _largest_first(by_hub),
         _largest_first(by_files),
-        [item for item in sources if _source_name(item) not in used],
+        [item for item in sources if not unknown and _source_name(item) not in used],  # it may be one of the unknown
+        _largest_first(unknown),
     )
 
 
 def grouped(dataset: Artifact) -> Counter[Group]:
     """Count the documents of a dataset by source, repository, version and license; no text is read."""
     schema = pa.schema([shards.SCHEMA.field(name) for name in COLUMNS])
-    counted: Counter[Group] = Counter()
+    documents: Counter[Group] = Counter()
     for path in shards.shard_paths(dataset.path):
         rows = pa.Table.from_batches(shards.read_batches(path, COLUMNS), schema)
         groups = rows.group_by(list(COLUMNS)).aggregate([([], "count_all")])
         for row in groups.to_pylist():
-            counted[Group(*(row[name] or "none" for name in COLUMNS))] += row["count_all"]
-    return counted
+            documents[Group(*(row[name] or "none" for name in COLUMNS))] += row["count_all"]
+    return documents
 
 
 def is_hub(item: Input) -> bool:

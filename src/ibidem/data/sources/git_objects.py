@@ -21,7 +21,9 @@ from typing import NamedTuple
 from ibidem.files import is_file
 
 MAX_BYTES = 1 << 20
-"""Largest commit that is read."""
+"""Largest commit that is read, and the most bytes of its deltas."""
+MAX_DIGITS = 10
+"""Longest number that is read, in bytes; ten hold 64 bits."""
 MAX_DELTAS = 250
 """Longest chain of deltas that is followed; `git gc --aggressive` makes chains of 50."""
 MAX_STORES = 5
@@ -144,6 +146,8 @@ def _content(entries: mmap.mmap, names: mmap.mmap, place: int, width: int) -> by
                 text = applied(delta, text)
             return text
         deltas.append(entry.data)
+        if sum(map(len, deltas)) > MAX_BYTES:
+            return None
         base = entry.base if isinstance(entry.base, int) else _place(names, entry.base)
         if base is None:
             return None
@@ -152,17 +156,14 @@ def _content(entries: mmap.mmap, names: mmap.mmap, place: int, width: int) -> by
 
 
 def _entry(entries: mmap.mmap, place: int, width: int) -> _Entry:
-    byte, at = entries[place], place + 1
-    kind = byte >> 4 & 7
-    while byte & 128:
-        byte, at = entries[at], at + 1
+    kind = entries[place] >> 4 & 7
+    _, at = _digits(entries, place)
     base: int | bytes | None = None
     if kind == _OFFSET_DELTA:
-        byte, at = entries[at], at + 1
-        back = byte & 127
-        while byte & 128:
-            byte, at = entries[at], at + 1
-            back = (back + 1 << 7) | byte & 127
+        digits, at = _digits(entries, at)
+        back = -1
+        for digit in digits:
+            back = (back + 1 << 7) | digit
         base = place - back
         if not 0 < base < place:
             raise ValueError("a delta of an entry outside the pack")
@@ -191,37 +192,50 @@ def applied(delta: bytes, base: bytes) -> bytes:
     b'abc new'
 
     Raises:
-        ValueError: the delta is of another base, or malformed.
+        ValueError: the delta is of another base, makes more than a commit may have, or is malformed.
     """
     size, at = _varint(delta, 0)
     target, at = _varint(delta, at)
     if size != len(base) or target > MAX_BYTES:
-        raise ValueError("a delta of another base")
+        raise ValueError("a delta of another base, or of more than a commit may have")
     parts: list[bytes] = []
+    made = 0
     while at < len(delta):
         code, at = delta[at], at + 1
-        if not code & 128:
+        if code & 128:
+            numbers = []
+            for bit in range(7):
+                present = code >> bit & 1
+                numbers.append(delta[at] if present else 0)
+                at += present
+            start, length = int.from_bytes(numbers[:4], "little"), int.from_bytes(numbers[4:], "little") or 1 << 16
+            parts.append(base[start : start + length])
+        else:
             parts.append(delta[at : at + code])
             at += code
-            continue
-        numbers = []
-        for bit in range(7):
-            present = code >> bit & 1
-            numbers.append(delta[at] if present else 0)
-            at += present
-        start, length = int.from_bytes(numbers[:4], "little"), int.from_bytes(numbers[4:], "little") or 1 << 16
-        parts.append(base[start : start + length])
-    text = b"".join(parts)
-    if len(text) != target:
+        made += len(parts[-1])
+        if made > target:
+            break
+    if made != target:
         raise ValueError("a malformed delta")
-    return text
+    return b"".join(parts)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte, at = data[at], at + 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if not byte & 128:
-            return value, at
+    digits, at = _digits(data, at)
+    return sum(digit << 7 * place for place, digit in enumerate(digits)), at
+
+
+def _digits(data: bytes | mmap.mmap, at: int) -> tuple[list[int], int]:
+    """Read a number of several bytes, 7 bits of each; return these, and the place after them.
+
+    Raises:
+        ValueError: the number is too long.
+    """
+    digits: list[int] = []
+    while len(digits) < MAX_DIGITS:
+        digits.append(data[at] & 127)
+        at += 1
+        if not data[at - 1] & 128:
+            return digits, at
+    raise ValueError("a number of too many bytes")
