@@ -4,11 +4,11 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import pairwise
 
 import ibidem
 from ibidem import api
-from ibidem.tokenization import tokenizer
 
 SECTION = re.compile(r"^(Args|Returns|Raises):\n", re.MULTILINE)
 MOST_CHARS = 100
@@ -33,7 +33,7 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _described(name: str) -> Iterator[str]:
-    module = tokenizer if name == "Tokenizer" else api
+    module = import_module(getattr(ibidem, name).__module__)
     (node,) = (
         node
         for node in ast.parse(inspect.getsource(module)).body

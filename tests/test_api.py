@@ -47,7 +47,8 @@ def test_stages_return_what_they_made(tmp_path: Path, capsys: pytest.CaptureFixt
     dropped = list(data.dropped())
     assert len(dropped) == data.counts["read"] - data.counts["kept"] - data.counts["quarantined"]
     assert [row["path"] for row in data.dropped("empty")] == ["module_0.py"]
-    assert list(data.dropped("filter.lines")) == []
+    assert list(data.dropped("filter")) == list(data.dropped("emp")) == []
+    assert repr(data) == f"Dataset({str(tmp_path / 'data')!r}, 39 documents, {data.digest[:19]})"
 
     mixed = ibidem.blend(
         datasets={"own": {"path": data}}, shares={"code": 1.0}, output_dir=tmp_path / "mixed", total=9000
@@ -113,6 +114,12 @@ def test_an_evaluation_returns_figures_and_items(tmp_path: Path) -> None:
         ),
         (lambda: ibidem.load_model("nowhere"), "neither a checkpoint"),
         (lambda: ibidem.load_model(api.Evaluation({}, (), None)), "this evaluation has no folder"),
+        (lambda: ibidem.load_model(3), "a folder is due, not int"),
+        (lambda: ibidem.generate("x", []), "prompt: give at least one"),
+        (lambda: ibidem.generate("x", None), "prompt"),
+        (lambda: ibidem.generate("x", "p", top_p=0), "top_p: input should be greater than 0"),
+        (lambda: ibidem.generate("x", "p", temperature=-1), "temperature: input should be"),
+        (lambda: ibidem.generate("x", "p", max_tokens=0), "max_tokens: input should be"),
     ],
 )
 def test_a_mistake_is_a_value_error(call: object, message: str) -> None:

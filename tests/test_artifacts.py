@@ -232,7 +232,7 @@ def test_ancestors_that_were_moved_are_found_where_a_map_says(
 def test_a_missing_ancestor_is_named_as_it_is_here_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "new/models/c"]) == 2
     said = capsys.readouterr().err
-    assert "new/data/a: missing, but new/models/c was made from it; if it was moved: --map new/data=NEW" in said
+    assert "new/data/a: missing, but new/models/c was made from it; if it was moved: --map new/data/a=NEW" in said
     assert main(["trace", "new/models/c"]) == 0
     shown = capsys.readouterr().out
     assert "base new/data/a  " in shown

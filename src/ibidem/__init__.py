@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         train,
         train_tokenizer,
     )
+    from ibidem.errors import IbidemError
     from ibidem.tokenization.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Evaluation",
+    "IbidemError",
     "Tokenizer",
     "blend",
     "evaluate",

@@ -7,8 +7,9 @@
     ibidem.generate("artifacts", "def fibonacci(n):", max_tokens=40)
 
 Settings are the keys of the configuration page, nested as in a YAML file: `training={"steps": 100}`. A mistake is a
-`ConfigError`, which is a `ValueError`; every error of this package is an `IbidemError`. Where a folder is due, its path
-will do, or what a stage returned. Nothing is printed; `show_progress` shows what the command line shows.
+`ConfigError`, which is a `ValueError`; every error is an `ibidem.IbidemError`, and `ibidem.errors` has the others.
+Where a folder is due, its path will do, or what a stage returned. Nothing is printed; `show_progress` shows what the
+command line shows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from ibidem.commands import COMMANDS, load
 from ibidem.config import build, suggest
 from ibidem.console import console
 from ibidem.data import shards
-from ibidem.errors import ConfigError
-from ibidem.serving.config import DEFAULT_TOKENS
+from ibidem.errors import ConfigError, IbidemError  # noqa: F401 - a part of the interface
+from ibidem.figures import counted
+from ibidem.serving.config import DEFAULT_TOKENS, GenerateConfig
 from ibidem.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 EVALUATIONS = ("perplexity", "human-eval", "mbpp", "mmlu", "doc-qa", "ratings")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A preprocessed or blended dataset. Iterating yields one document after the other, as a dict of its columns."""
 
@@ -58,6 +60,9 @@ class Dataset:
         """Return the number of documents."""
         return int(self.counts["kept"])
 
+    def __repr__(self) -> str:
+        return f"Dataset({str(self.path)!r}, {counted(len(self), 'document')}, {self.digest[:19]})"
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield every document with all its columns."""
         return self.rows()
@@ -73,11 +78,11 @@ class Dataset:
             yield from shards.read_rows(path, columns or shards.SCHEMA.names)
 
     def dropped(self, reason: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield what was dropped, or what was dropped for one reason; a row has no text."""
+        """Yield what was dropped, all or for one reason, such as license or filter.lines; a row has no text."""
         artifacts.check(self.artifact, [name for name in self.artifact.files if name == shards.DROPPED])
         if shards.DROPPED in self.artifact.files:  # a blend has none
-            for table in shards.read_dropped(self.artifact):
-                yield from (row for row in table.to_pylist() if reason in {None, row["reason"]})
+            rows = (row for table in shards.read_dropped(self.artifact) for row in table.to_pylist())
+            yield from (row for row in rows if reason is None or f"{row['reason']}.".startswith(f"{reason}."))
 
 
 @dataclass(frozen=True)
@@ -149,14 +154,17 @@ def generate(
         stop: a completion ends before the first of these.
 
     Raises:
-        ConfigError: max_tokens leaves no room for a prompt.
+        ConfigError: an argument is out of range, or max_tokens leaves no room for a prompt.
     """
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    values = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
+    asked = build(GenerateConfig, {"checkpoint": Path(), "prompt": prompts, **values})
     loaded = load_model(model) if isinstance(model, Place) else model
     from ibidem.modeling.generate import Sampling, room_for
 
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    fitting = max(1, min(DEFAULT_TOKENS, room_for(loaded.context, loaded.encode, prompts)))
-    texts = loaded.complete(prompts, Sampling(max_tokens or fitting, temperature, top_p, seed), list(stop))
+    fitting = max(1, min(DEFAULT_TOKENS, room_for(loaded.context, loaded.encode, asked.prompt)))
+    sampling = Sampling(asked.max_tokens or fitting, asked.temperature, asked.top_p, asked.seed)
+    texts = loaded.complete(asked.prompt, sampling, asked.stop)
     return texts[0] if isinstance(prompt, str) else texts
 
 
@@ -228,6 +236,8 @@ def _plain(value: Any) -> Any:
 
 
 def _path(place: Place) -> Path:
+    if not isinstance(place, Place):
+        raise ConfigError(f"a folder is due, not {type(place).__name__}")
     path = place if isinstance(place, str | Path) else place.path
     if path is None:
         raise ConfigError(f"this {type(place).__name__.lower()} has no folder: it was not written")

@@ -116,7 +116,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.training.train:train",
             "pretrain a decoder",
             "ibidem train --config configs/training/base.yaml --model tiny",
-            preview="ibidem.training.plan:preview",
+            preview="ibidem.training.train:preview",
         ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",

@@ -52,7 +52,7 @@ def verify_command(config: ArtifactPath) -> str:
     lines: dict[str, None] = {}  # each node once, in order
     for _, state, node in walk(config.path, placed(config.map)):
         if state == "missing":
-            moved = f"if it was moved: --map {Path(_name(node)).parent}=NEW"
+            moved = f"if it was moved: --map {_name(node)}=NEW"
             raise ArtifactError(f"{_name(node)}: missing, but {config.path} was made from it; {moved}")
         if state == "changed":
             raise DigestMismatch(f"{_name(node)}: it is no longer what {config.path} was made from")

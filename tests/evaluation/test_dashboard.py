@@ -21,7 +21,7 @@ def run(output: Path, **more: object) -> list[dict]:
 def test_figures_are_told_by_category_and_language_and_equal_the_measure(
     checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    rows = run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,))
+    rows = run(tmp_path / "o", checkpoint=(checkpoint,), data=(dataset,), held_out_share=1)
     found = {(row["aspect"], row["value"]): row for row in rows}
     assert {("all", "all"), ("category", "code"), ("language", "Python")} <= set(found)
     texts = [text[:300] for _, text in Corpus.open(dataset, "text").documents()][:12]
@@ -92,3 +92,12 @@ def test_a_figure_of_an_earlier_version_has_no_margin_and_says_so() -> None:
     earlier = row("C", 10, 2.5)
     del earlier["bits_per_byte_error"]
     assert "".join(sections([earlier])).count("NOT MEASURED") == 1
+
+
+def test_by_default_the_documents_that_the_training_held_out_are_measured(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    by_default = run(tmp_path / "a", checkpoint=(checkpoint,), data=(dataset,))
+    asked = run(tmp_path / "b", checkpoint=(checkpoint,), data=(dataset,), held_out_share=0.1)
+    assert by_default == asked
+    assert {row["held_out_share"] for row in by_default} == {0.1}

@@ -46,7 +46,7 @@ def test_a_text_that_fits_is_scored_as_a_whole(checkpoint: Path, tmp_path: Path)
 
 
 def test_a_dataset_is_read_by_split_and_named_by_digest(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
-    all_of_it = run(checkpoint, dataset, tmp_path / "a.json", stride=64)
+    all_of_it = run(checkpoint, dataset, tmp_path / "a.json", stride=64, held_out_share=1)
     held_out = run(checkpoint, dataset, tmp_path / "b.json", held_out_share=0.1)
     assert 0 < held_out["documents"] < all_of_it["documents"]
     assert all_of_it["data_digest"].startswith("sha256:")
@@ -119,11 +119,14 @@ def test_the_last_window_may_reach_back_until_it_is_full(
 
 def test_who_measures_on_the_training_data_is_told_so(checkpoint: Path, dataset: Path) -> None:
     choice = {"checkpoint": checkpoint, "max_documents": 3}
-    said = perplexity(PerplexityConfig(data=dataset, **choice))
-    assert "the model was trained on most of them: --held-out-share 0.1 reads those that were held out" in said
-    held_out = perplexity(PerplexityConfig(data=dataset, held_out_share=0.1, **choice))
+    held_out = perplexity(PerplexityConfig(data=dataset, **choice))
+    assert held_out.endswith(", which the training held out")
+    assert held_out == perplexity(PerplexityConfig(data=dataset, held_out_share=0.1, **choice))
+    for share in (0.5, 1):
+        said = perplexity(PerplexityConfig(data=dataset, held_out_share=share, **choice))
+        assert said.endswith("; the model was trained on some of them: its training held out a share of 0.1")
     other = perplexity(PerplexityConfig(data=REPOSITORY / "LICENSE", **choice))
-    assert "trained on" not in held_out + other
+    assert "training" not in other
 
 
 def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(

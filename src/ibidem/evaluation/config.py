@@ -31,8 +31,9 @@ class PerplexityConfig:
     bos: Literal["always", "tokenizer", "never"] = "always"
     """Start token before each document. always: the model's BOS, or EOS if it has no BOS. tokenizer: what its tokenizer
     adds by itself. never: none. The start token of a checkpoint of `ibidem train` is its document token."""
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of a preprocessed dataset, read only the documents that a training with this share holds out."""
+    held_out_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of a preprocessed dataset, read only the documents that a training with this share holds out. By default the
+    share of the checkpoint's own training, if that read this dataset; otherwise 1, which reads all."""
     max_documents: Positive | None = None
     """Maximum number of documents to read."""
     max_chars: Positive | None = None
@@ -229,5 +230,6 @@ class DashboardConfig:
     """Maximum number of documents to read of each dataset."""
     max_chars: Positive | None = None
     """Maximum number of characters to read of each document."""
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of a preprocessed dataset, read only the documents that a training with this share holds out."""
+    held_out_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of a preprocessed dataset, read only the documents that a training with this share holds out. By default the
+    share of the checkpoint's own training, if that read this dataset; otherwise 1, which reads all."""

@@ -17,7 +17,7 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import DashboardConfig
-from ibidem.evaluation.perplexity import Score, figures, score
+from ibidem.evaluation.perplexity import Score, figures, score, trained_without
 from ibidem.figures import MARGIN, counted
 from ibidem.files import write_file
 from ibidem.inference import models
@@ -49,9 +49,10 @@ def dashboard(config: DashboardConfig) -> str:
     for model_id in model_ids:
         for data in config.data:
             corpus = Corpus.open(data, config.column)
-            key = _key(config, model_id, corpus)
+            share = config.held_out_share or trained_without(model_id.path, data)
+            key = _key(config, model_id, corpus, share)
             if not any(row["key"] == key for row in rows):
-                measured = _measure(config, model_id, corpus, key)
+                measured = _measure(config, model_id, corpus, share, key)
                 if not measured:
                     raise DataError(f"data {data}: there is no text to measure")
                 rows += measured
@@ -100,14 +101,14 @@ def _table(rows: Sequence[Row]) -> Html:
     return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, SAME_DOCUMENTS, cls="note"))
 
 
-def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: str) -> list[Row]:
+def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, share: float | None, key: str) -> list[Row]:
     model = models.open_model(model_id.path)
     window = config.window or model.context
     if window > model.context:
         raise ConfigError(f"window {window} is more than the context of {model_id.path}, {model.context}")
     groups: dict[tuple[str, str], list[Score]] = {}
     with log.progress("dashboard", config.max_documents, "documents") as bar:
-        for text in islice(_texts(corpus, config.held_out_share), config.max_documents):
+        for text in islice(_texts(corpus, share), config.max_documents):
             text_score = score(model, text.text[: config.max_chars], window=window, stride=max(1, window // 2))
             for aspect, value in ((WHOLE, WHOLE), ("category", text.category), ("language", text.language)):
                 groups.setdefault((aspect, value or "unknown"), []).append(text_score)
@@ -117,6 +118,7 @@ def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, key: st
         "checkpoint": model_id.path.name,
         "checkpoint_digest": model_id.digest,
         "data": str(corpus.path),
+        "held_out_share": share,
     }
     about |= {"step": step_of(model_id.path)}
     rows = []
@@ -139,9 +141,9 @@ def _checkpoints(config: DashboardConfig) -> list[Path]:
     return checkpoints
 
 
-def _key(config: DashboardConfig, model_id: ModelId, corpus: Corpus) -> str:
+def _key(config: DashboardConfig, model_id: ModelId, corpus: Corpus, share: float | None) -> str:
     text = corpus.as_input("data", of=config.output_dir).digest
-    how = [config.column, config.window, config.max_documents, config.max_chars, config.held_out_share]
+    how = [config.column, config.window, config.max_documents, config.max_chars, share]
     return json.dumps([model_id.digest, text, *how])
 
 

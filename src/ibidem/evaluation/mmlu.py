@@ -54,6 +54,8 @@ def mmlu(config: MmluConfig) -> str:
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         model = models.open_model(model_id.path, model_id.digest)
         items = []
+        shown = {name: examples[: config.shots] for name, (_, examples) in questions.items()}
+        models.report_truncated(model, [prompt(each, shown[each.subject]) for each in asked], 1)
         with log.progress("mmlu", len(asked), "questions") as bar:
             for tests, examples in questions.values():
                 for question in tests:

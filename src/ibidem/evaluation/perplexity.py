@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibidem import artifacts, log
@@ -30,14 +31,10 @@ from ibidem.statistics import ratio_error
 def perplexity(config: PerplexityConfig) -> str:
     """Measure, and return the figures as a line."""
     result = evaluate(config)
-    share = _held_out_share(config)
-    seen = f"; the model was trained on most of them: --held-out-share {share} reads those that were held out"
+    seen = _overlap(config, result["held_out_share"])
     bits = "NOT MEASURED" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}"
     amounts = [counted(result[f"{noun}s"], noun) for noun in ("document", "token", "byte")]
-    return (
-        f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on "
-        f"{', '.join(amounts)}{seen if share is not None else ''}"
-    )
+    return f"perplexity {result['perplexity']:.4f}, bits per byte {bits} on {', '.join(amounts)}{seen}"
 
 
 def evaluate(config: PerplexityConfig) -> dict[str, Any]:
@@ -50,6 +47,7 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
     if config.output is not None:
         artifacts.check_outside(config.output)
     corpus = Corpus.open(config.data, config.column)
+    share = config.held_out_share or trained_without(config.checkpoint, config.data)
     if config.held_out_share is not None and not corpus.is_dataset:
         raise ConfigError(f"held_out_share: {config.data} is not a preprocessed dataset, so nothing of it was held out")
     model = open_model(config.checkpoint)
@@ -63,7 +61,7 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
         "checkpoint_digest": model.digest,
         "data": str(config.data),
         "data_digest": corpus.as_input("data", of=config.data).digest,
-        "held_out_share": config.held_out_share,
+        "held_out_share": share,
         "max_chars": config.max_chars,
         "window": window,
         "stride": stride,
@@ -71,7 +69,7 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
         "bos": config.bos,
         **measure(
             model,
-            _texts(corpus, config),
+            _texts(corpus, share, config),
             window=window,
             stride=stride,
             last_is_full=config.last_window == "full",
@@ -84,15 +82,24 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
     return result
 
 
-def _held_out_share(config: PerplexityConfig) -> float | None:
-    """Return the share that the training held out of the dataset; None if it did not read it, or a share was given."""
-    checkpoint = newest(config.checkpoint)
-    are_artifacts = all((path / artifacts.MANIFEST).exists() for path in (checkpoint, config.data))
-    if config.held_out_share is not None or not are_artifacts:
+def trained_without(checkpoint: Path, data: Path) -> float | None:
+    """Return the share that the training of a checkpoint held out of a dataset; None if it did not read it."""
+    checkpoint = newest(checkpoint)
+    if not all((path / artifacts.MANIFEST).exists() for path in (checkpoint, data)):
         return None
-    digest = artifacts.load(config.data).digest
+    digest = artifacts.load(data).digest
     tokens = (node for _, _, node in walk(checkpoint) if isinstance(node, artifacts.Artifact) and node.kind == "tokens")
     return next((node.config["held_out_share"] for node in tokens if node.digest_of("dataset") == digest), None)
+
+
+def _overlap(config: PerplexityConfig, share: float | None) -> str:
+    """Say whether the model was trained on what it was measured on."""
+    held_out = trained_without(config.checkpoint, config.data)
+    if held_out is None or share is None:
+        return ""
+    if share > held_out:
+        return f"; the model was trained on some of them: its training held out a share of {held_out:g}"
+    return ", which the training held out"
 
 
 class Score(NamedTuple):
@@ -182,7 +189,6 @@ def windows(length: int, *, window: int, stride: int, last_is_full: bool = False
         start += stride
 
 
-def _texts(corpus: Corpus, config: PerplexityConfig) -> Iterator[str]:
-    share = config.held_out_share
+def _texts(corpus: Corpus, share: float | None, config: PerplexityConfig) -> Iterator[str]:
     texts = (text for sha256, text in corpus.documents() if share is None or shards.is_held_out(sha256, share))
     return (text[: config.max_chars] for text in islice(texts, config.max_documents))

@@ -85,9 +85,11 @@ def evaluation(results: Sequence[Record], digest: str) -> Html:
 
 def losses_by_language(results: Sequence[Record], digest: str) -> Html:
     """Show the bits per byte of each language that a dashboard measured with this checkpoint."""
-    heading = tag("h3", "Held-out loss by language")
     rows = [row for each in results for row in each.get("rows", ()) if row["checkpoint_digest"] == digest]
     rows = [row for row in rows if row["aspect"] == "language"]
+    is_held_out = all(row.get("held_out_share") not in {None, 1} for row in rows)
+    where = "on documents held out of training" if is_held_out else "on documents that the training may have read"
+    heading = tag("h3", "Loss by language", f", {where}" if rows else "")
     if not rows:
         how = (" ", tag("code", "ibidem evaluate dashboard"), " measures it; give its folder to ")
         return join(heading, tag("p", None, *how, tag("code", "--evaluation"), "."))

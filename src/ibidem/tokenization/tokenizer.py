@@ -40,6 +40,9 @@ class Tokenizer:
         self._byte_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(special.NUM_BYTES)]
         self._spelled = {char: [self._byte_ids[byte] for byte in char.encode()] for char in (NEWLINE, BLANK)}
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({str(self.path)!r}, {self.vocab_size:,} ids, {self.digest[:19]})"
+
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Load a tokenizer, after checking all its files against the manifest.

@@ -88,7 +88,7 @@ class LoopConfig:
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
     resume_from: Path | None = None
-    """Checkpoint to resume from: `latest`, or a folder."""
+    """Checkpoint to resume from: `latest`, or the folder of a checkpoint, or of a run for its newest one."""
     stop_at_step: Positive | None = None
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None

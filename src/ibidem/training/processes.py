@@ -52,7 +52,7 @@ def check_processes(config: SessionConfig, accelerator: Accelerator) -> None:
     if accelerator.num_processes != wanted:
         raise ConfigError(
             f"{wanted} processes were requested, but {accelerator.num_processes} run; on a CPU start them with "
-            "torchrun --nproc-per-node N src/training/train.py, because accelerate launch starts only one there"
+            "torchrun --nproc-per-node N -m ibidem train, because accelerate launch starts only one there"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.device.type == "cpu":
         raise ConfigError("FSDP was requested, but accelerate ignores it on a CPU; use torchrun without FSDP there")

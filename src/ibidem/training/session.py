@@ -55,9 +55,11 @@ def check(config: SessionConfig) -> None:
     """Fail before any data are read if the run's folder or the initial checkpoint cannot be used.
 
     Raises:
-        ArtifactError: the folder is inside an artifact, or the initial checkpoint is not one.
+        ArtifactError: the folder is inside an artifact, or the checkpoint to begin with is not one.
+        CheckpointError: a new run would replace old checkpoints.
     """
     artifacts.check_outside(config.output_dir / "checkpoints")
+    state.check_resume(config.output_dir, config.training.resume_from)
     if config.initial is not None:
         artifacts.load(newest(config.initial), kind=KIND)
 
@@ -180,8 +182,8 @@ def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
     if starts_anew:
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
     warmup, steps = config.optim.warmup_steps, config.training.steps
-    if warmup > steps:
-        reached = f"the learning rate ends at {percent(steps / warmup, digits=0)} of optim.lr"
+    if warmup >= steps:
+        reached = f"the learning rate ends at {percent(steps / warmup, digits=0)} of optim.lr, still rising"
         reason = f"optim.warmup_steps is {warmup}, training.steps is {steps}: {reached}"
         log.event("train.long_warmup", reason=reason)
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
-from ibidem.errors import CheckpointError
+from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, verified
-from ibidem.runs import folder_of, steps_of
+from ibidem.runs import folder_of, newest, steps_of
 from ibidem.training.objective import ObjectiveState
 
 NEARLY_FULL_BYTES = 16 << 20
@@ -109,17 +109,31 @@ def steps_done(checkpoint: artifacts.Artifact) -> int:
     return int(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8"))["step"])
 
 
+def check_resume(run: Path, resume_from: Path | None) -> None:
+    """Check, without reading any weights, that a run can begin, or resume from a checkpoint.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or a new run would replace old ones.
+    """
+    if resume_from is not None and resume_from != LATEST:
+        try:
+            artifacts.load(newest(resume_from), kind=KIND)
+        except ArtifactError as error:
+            raise CheckpointError(f"checkpoint refused: {error}") from None
+    if resume_from is None and (steps := steps_of(run)):
+        raise CheckpointError(
+            f"{run} has checkpoints up to step {steps[0]}; resume with --training.resume-from latest, "
+            "or choose another --output-dir"
+        )
+
+
 def _find(run: Path, resume_from: Path | None) -> Path | None:
+    check_resume(run, resume_from)
     steps = steps_of(run)
     if resume_from is None:
-        if steps:
-            raise CheckpointError(
-                f"{run} has checkpoints up to step {steps[0]}; resume with --training.resume-from latest, "
-                "or choose another --output-dir"
-            )
         return None
     if resume_from != LATEST:
-        checkpoint = verified(resume_from)
+        checkpoint = verified(newest(resume_from))
         _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
         return checkpoint.path
     refused: list[CheckpointError] = []

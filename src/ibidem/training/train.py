@@ -4,12 +4,13 @@ from functools import partial
 
 from ibidem import artifacts
 from ibidem.config import settings
+from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import session, state
+from ibidem.training import plan, session, state
 from ibidem.training.config import LoopConfig, TrainConfig
 from ibidem.training.pretraining import Pretraining
 from ibidem.training.processes import check_processes, start_accelerator
@@ -33,8 +34,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         ConfigError: the shapes, batch sizes or processes do not fit together.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
-    session.check(config)
-    shape = read_model_config(config.model)
+    shape = check(config)
     context = config.data.context or shape.context
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
@@ -45,8 +45,6 @@ def run(config: TrainConfig) -> artifacts.Artifact:
             config.data.cache_dir or config.output_dir / "tokens",
             held_out_share=config.data.held_out_share,
         )
-    check_shape(shape, tokenizer, config)
-
     objective = Pretraining(config, shape, tokens, tokenizer, accelerator)
     place = folder_of(config.output_dir, 0)
     made = session.Provenance(
@@ -67,6 +65,27 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         tokens_per_step=config.training.batch_sequences * context,
     )
     return artifacts.load(last)
+
+
+def check(config: TrainConfig) -> ModelConfig:
+    """Fail on whatever is wrong before the dataset is tokenized; return the shape of the model.
+
+    Raises:
+        ConfigError: model, tokenizer and context do not fit together.
+        CheckpointError: the run has checkpoints, and does not resume.
+        ArtifactError: something that is read is not there.
+    """
+    session.check(config)
+    shape = read_model_config(config.model)
+    artifacts.load(config.data.dataset, kind=shards.KIND)
+    check_shape(shape, Tokenizer.load(config.data.tokenizer), config)
+    return shape
+
+
+def preview(config: TrainConfig) -> list[str]:
+    """Check a training, and return its plan line by line."""
+    check(config)
+    return plan.preview(config)
 
 
 def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
