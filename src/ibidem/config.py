@@ -412,6 +412,8 @@ def _meant(config_type: type[Any], key: str) -> str:
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a group of {', '.join(map(str, value))}" if value else "none"
     if isinstance(value, tuple | list):
         return "none" if not value else " ".join(f'"{item}"' if " " in str(item) else str(item) for item in value)
     text = str(value)

@@ -12,7 +12,7 @@ from tests.conftest import SHARED_DATA
 from ibidem import artifacts, config
 from ibidem.data import shards
 from ibidem.data.pipeline.steps import Policies
-from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.preprocess import PreprocessConfig, preprocess, summary
 from ibidem.data.sources.spec import Spec
 from ibidem.data.text import clean
 from ibidem.errors import ArtifactError, ConfigError, DataError
@@ -70,6 +70,13 @@ def test_a_folder_of_files_becomes_rows_that_say_where_they_come_from(source_fol
     git = subprocess.run(["git", "hash-object", "--stdin"], input=raw, capture_output=True, check=True)
     assert makefile["swhid"] == "swh:1:cnt:" + git.stdout.decode().strip()
     assert artifacts.load(dataset).counts["skipped_files"] == {"unknown kind .png": 1}
+    assert summary(artifacts.load(dataset)).endswith("; files of unknown kinds, not read: 1 (.png 1)")
+
+
+def test_a_dataset_is_not_preprocessed_again(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is an artifact of ibidem already; ibidem blend reads such datasets"):
+        preprocess(PreprocessConfig(dataset=(f"{dataset}:train:text",), output_dir=tmp_path / "again"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_shards_span_source_positions_not_survivors(tmp_path: Path) -> None:

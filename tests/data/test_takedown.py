@@ -559,6 +559,22 @@ def test_every_request_that_matches_nothing_has_its_line(tmp_path: Path, capsys:
     assert capsys.readouterr().out.count(": matches nothing in ") == 120
 
 
+HOSTS = [("url", "https://github.com/"), ("owner", "codeberg.org"), ("url", "www.Example.org")]
+
+
+@pytest.mark.parametrize(("kind", "value"), HOSTS)
+def test_a_whole_host_asks_back(
+    kind: str, value: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(source, tmp_path / "data")
+    requests = requests_file(tmp_path, [{"kind": kind, "value": value}])
+    command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    assert main(["takedown", "plan", *command]) == 2
+    assert capsys.readouterr().err.endswith("names everything on a host; confirm it by --everything\n")
+    assert main(["takedown", "plan", *command, "--everything"]) in {0, 2}
+    assert "everything" not in capsys.readouterr().err
+
+
 def test_a_checkpoint_whose_tokens_are_gone_may_have_seen_the_documents(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "data")
     made_of(tmp_path / "tokens", "tokens", tmp_path / "data", documents=hashes_of(tmp_path / "data"))

@@ -44,7 +44,7 @@ from ibidem.data.pipeline.prepare import ShardRun, prepare
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
 from ibidem.data.sources.hub import HubDataset
-from ibidem.data.sources.local import LocalFiles
+from ibidem.data.sources.local import UNKNOWN_KIND, LocalFiles
 from ibidem.data.sources.open import open_source
 from ibidem.data.sources.readers import Piece, read
 from ibidem.data.sources.spec import Source, Spec
@@ -65,6 +65,7 @@ STEPS: dict[str, StepMaker] = {
     "contamination": steps.contamination,  # evaluation problems
 }
 """The steps of each document, in order; the first step that drops it is its last."""
+MOST_KINDS = 3
 _COSTLY: frozenset[StepName] = frozenset(["licenses", "filters", "scrub", "contamination"])
 """Steps that hold the GIL long enough to make processes worthwhile."""
 
@@ -134,7 +135,18 @@ def summary(dataset: artifacts.Artifact) -> str:
     return (
         f"{dataset.path}: {counts['kept']:,} of {counts['read']:,} documents kept{unstated}, "
         f"{counts['bytes']:,} bytes; dropped: {dropped}; quarantined: {counts['quarantined']:,}"
+        f"{_skipped(counts.get('skipped_files', {}))}"
     )
+
+
+def _skipped(files: Mapping[str, int]) -> str:
+    """Say what was not read; `--dry-run` and the manifest list all of it."""
+    kinds = {reason.removeprefix(UNKNOWN_KIND): count for reason, count in files.items() if UNKNOWN_KIND in reason}
+    if not kinds:
+        return ""
+    named = ", ".join(f"{kind} {count:,}" for kind, count in list(kinds.items())[:MOST_KINDS])
+    more = ", ..." if len(kinds) > MOST_KINDS else ""
+    return f"; files of unknown kinds, not read: {sum(kinds.values()):,} ({named}{more})"
 
 
 def preview(config: PreprocessConfig) -> list[str]:
@@ -200,11 +212,23 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
         raise ConfigError("dataset: the same spec is given twice")
     output = config.output_dir.resolve()
     for spec in specs:
+        if _is_dataset(Path(spec.name)):
+            raise ConfigError(
+                f"dataset {spec.name}: it is an artifact of ibidem already; ibidem blend reads such datasets"
+            )
         if Path(spec.name).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
     return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
+
+
+def _is_dataset(folder: Path) -> bool:
+    try:
+        artifacts.load(folder, kind=shards.KIND)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _check_removals(path: Path, honored: Collection[str]) -> None:

@@ -75,8 +75,8 @@ def form(rows: Sequence[Row], meanings: Mapping[str, str], model_digest: str, pr
     It begins with a byte order mark, without which Excel takes UTF-8 for another encoding.
     """
     text = io.StringIO()
+    csv.writer(text).writerow(COLUMNS)  # not quoted: the first name follows the byte order mark
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-    writer.writerow(COLUMNS)
     for row in rows:
         prompt, response = conversation(row)
         for criterion in _criteria(row):

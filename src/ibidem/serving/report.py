@@ -123,7 +123,7 @@ def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
 def tokenizer(artifact: Artifact | None) -> Html:
     """Show the size and quality of the tokenizer."""
     if artifact is None:
-        return tag("p", None, " The tokenizer is not where the checkpoint says.")
+        return tag("p", None, " The tokenizer is not where the checkpoint says, or was changed since.")
     counts = artifact.counts
     rows = [
         ("Ids", counts.get("vocab_size")),
@@ -154,7 +154,7 @@ def _longest_pieces(vocabulary: str) -> list[str]:
 def training(run: Run) -> Html:
     """Show the curves, the problems of the run, and the settings."""
     history = run.history
-    notes = [join("Sessions of training, resumes included: ", history.sessions, ".")]
+    notes = [*_guessing(run), join("Sessions of training, resumes included: ", history.sessions, ".")]
     notes += [join("Refused at step ", row.get("step"), ": ", row.get("reason"), ".") for row in history.refused]
     notes += [join("Torn lines of events.jsonl, left out: ", run.torn, ".")] if run.torn else []
     held_out = history.curve("train.measured", "bits_per_byte")
@@ -168,6 +168,14 @@ def training(run: Run) -> Html:
         *(tag("p", note, cls="note") for note in notes),
         tag("details", tag("summary", "All settings", cls="note"), table(("Setting", "Value"), settings)),
     )
+
+
+def _guessing(run: Run) -> list[Html]:
+    vocab_size = run.checkpoint.config.get("model", {}).get("vocab_size")
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        return []
+    guess = f"A model that guesses has a loss of {math.log(vocab_size):.2f} nats: ln {vocab_size:,}. "
+    return [join(guess, "A bit per byte is the loss in bits, spread over the bytes of the text; 8 is to know nothing.")]
 
 
 def samples(history: History) -> Html:

@@ -29,7 +29,7 @@ UNNAMED = {
 def corpora(datasets: Sequence[Artifact]) -> Html:
     """Show each dataset behind the checkpoint: first what it was trained on, then what that was made from."""
     if not datasets:
-        return tag("p", None, " The dataset is not where the checkpoint says.")
+        return tag("p", None, " The dataset is not where the checkpoint says, or was changed since, as by a takedown.")
     return join(*(blend(dataset) if is_blend(dataset) else corpus(dataset) for dataset in datasets))
 
 

@@ -21,9 +21,8 @@ Positive = Annotated[float, Field(gt=0)]
 SECONDS_PER_HOUR = 3600
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
 CPU_SHARE = 0.5
-"""Share of the speed of matrix products that training on a CPU reaches. On two cores with 200 GFLOP/s in float32, the
-tiny model trains at 2,270 to 2,570 tokens/s, which is 95 to 108 GFLOP/s (`benchmarks/idle_threads.py` has the lower
-figure), and one of 49 M parameters at 355 tokens/s, which is 109 GFLOP/s."""
+"""Share of the speed of matrix products that training on a CPU reaches. Alone on two cores the tiny model trains at
+2,267 tokens/s (`benchmarks/results/idle_threads.json`): 95 GFLOP/s of the 200 that `cpu_flops` measures there."""
 MEASURE_S, EDGE = 0.7, 1536
 """How long this computer's speed is measured, with matrices of this many rows and columns."""
 

@@ -39,7 +39,7 @@ Count = Annotated[int, Field(ge=0)]
 PROFANITY = Path(__file__).with_name("profanity.txt")
 HEAD_BYTES, HEAD_LINES = 2000, 5
 SHOWN_BYTES = 80
-SCRIPTS_AND_STYLES = frozenset({"javascript", "typescript", "css", "scss", "less", "vue"})
+SCRIPTS_AND_STYLES = frozenset({"javascript", "typescript", "css", "scss", "less", "vue", "svelte"})
 MARKUP = frozenset({"html"})
 DATA = frozenset(
     {"json", "json5", "jsonld", "yaml", "xml", "svg", "csv", "tsv", "web ontology language", "graphviz (dot)"}

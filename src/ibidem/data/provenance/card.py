@@ -131,7 +131,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
         "Were not looked for: the settings left that out."
         if skips(origins, "scrub")
         else "Became typed placeholders, by kind:",
-        _count_table("kind", read["scrubbed"]),
+        _count_table("kind", read["scrubbed"], "places"),
         "## Removal",
         removals(origins),
         "## Processing",
@@ -237,12 +237,12 @@ def _field(column: pa.Field) -> dict[str, Any]:
     }
 
 
-def _count_table(name: str, counts: Mapping[str, int]) -> str:
+def _count_table(name: str, counts: Mapping[str, int], what: str = "documents") -> str:
     rows = [(value, f"{count:,}") for value, count in list(counts.items())[:MOST_ROWS]]
     if len(counts) > MOST_ROWS:
         rest = list(counts.values())[MOST_ROWS:]
         rows.append((counted(len(rest), "other"), f"{sum(rest):,}"))
-    return table((name, "documents"), rows) or "none"
+    return table((name, what), rows) or "none"
 
 
 def _size_category(num_documents: int) -> str:

@@ -219,10 +219,9 @@ def _requests(config: TakedownConfig) -> list[Request]:
     requests = load_requests([config.requests])
     if not requests:
         raise ConfigError(f"{config.requests}: contains no requests")
-    if not config.everything and (every := [str(request) for request in requests if request.names_everything]):
-        raise ConfigError(
-            f"{config.requests}: {every[0]} names every document, or a whole host; confirm it by --everything"
-        )
+    if not config.everything and (every := [request for request in requests if request.names_everything]):
+        what = "every document" if every[0].kind == "path" else "everything on a host"
+        raise ConfigError(f"{config.requests}: {every[0]} names {what}; confirm it by --everything")
     _check_folders(config.artifacts)
     places = [path.resolve() for path in config.dataset]
     if len(set(places)) < len(places):

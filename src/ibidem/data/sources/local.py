@@ -22,6 +22,8 @@ from ibidem.files import is_file, printable
 
 LICENSE_COLUMNS = set(LICENSE)
 DATA_SUFFIXES = tuple(READERS)
+UNKNOWN_KIND = "unknown kind "
+"""How the reason begins for which a file is not read; its suffix follows."""
 ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 _WRONG_CHECKSUM = re.compile("CRC check|checksum|incorrect data check", re.IGNORECASE)
@@ -198,7 +200,7 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
             elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
                 files.append(relative)
             else:
-                skipped[f"unknown kind {path.suffix or name}"] += 1
+                skipped[f"{UNKNOWN_KIND}{path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
     return sorted(files)
 

@@ -50,6 +50,7 @@ CODE = {
     ".cts": "TypeScript",
     ".tsx": "TypeScript",
     ".vue": "Vue",
+    ".svelte": "Svelte",
     ".html": "HTML",
     ".hbs": "Handlebars",
     ".css": "CSS",

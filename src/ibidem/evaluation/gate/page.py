@@ -169,7 +169,9 @@ def _data(checkpoint: Artifact | None) -> list[str]:
             rows.append(f"- `{node.path.name}` `{node.digest}`: {node.counts.get('kept', 0):,} documents; {licenses}")
         elif state == "source":
             rows.append(f"- source: {node.name}" if not isinstance(node, Artifact) else f"- source: {node.path}")
-    return list(dict.fromkeys(rows)) or ["NOT MEASURED: the data is not where the checkpoint says."]
+    return list(dict.fromkeys(rows)) or [
+        "NOT MEASURED: the data is not where the checkpoint says, or was changed since, as by a takedown."
+    ]
 
 
 def _card_row(finding: Record) -> str:
