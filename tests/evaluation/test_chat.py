@@ -16,7 +16,7 @@ from ibidem.errors import DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses, read_table
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
-from ibidem.evaluation.rating_form import form, page, plain, protected
+from ibidem.evaluation.rating_form import COLUMNS, form, page, plain, protected
 from ibidem.evaluation.ratings import Rating, _shown, criteria_due, ratings
 from ibidem.lineage import walk
 
@@ -362,7 +362,9 @@ def test_no_separator_of_a_spreadsheet_makes_a_formula_of_a_part_of_a_cell(texts
         cells = [cell for row in csv.reader(StringIO(written, newline=""), delimiter=delimiter) for cell in row]
         assert not [cell for cell in cells if cell.startswith(tuple("=+-@＝＋－＠"))]
     quoted = r'"(?:[^"]|"")*"'
-    assert re.fullmatch(rf"(?:{quoted}(?:,{quoted})*\r\n)+", written), "a cell is not quoted"
+    head, _, rows = written.removeprefix("\ufeff").partition("\r\n")
+    assert head == ",".join(COLUMNS)
+    assert re.fullmatch(rf"(?:{quoted}(?:,{quoted})*\r\n)+", rows), "a cell is not quoted"
 
 
 def test_apostrophes_make_no_cell_too_long_for_a_spreadsheet() -> None:
