@@ -9,7 +9,7 @@ import pytest
 
 from ibidem import artifacts, lineage
 from ibidem.cli import main
-from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.files import sha256_of, sweep
 from ibidem.lineage import walk
 
@@ -286,3 +286,8 @@ def test_what_is_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             (draft.path / "file").write_text(content)
         digests.append(artifacts.load(tmp_path / "a").digest)
     assert [(name, fields["digest"]) for name, fields in told] == [("artifact.replaced", digests[0])]
+
+
+def test_a_map_into_the_folder_that_was_moved_is_refused() -> None:
+    with pytest.raises(ConfigError, match="map a=a/b: NEW is inside OLD"):
+        lineage.placed(["a=a/b"])

@@ -85,3 +85,16 @@ def test_work_that_stops_is_told() -> None:
         bar.advance()
     assert other.getvalue().endswith("work: 1 shard in 0.0 s\n")
     assert "work: 1 of 4 items (25 %) in 0.0 s, stopped" in stream.getvalue()
+
+
+def test_a_reason_is_one_line_without_commands_to_the_terminal() -> None:
+    with console.console(stream=(stream := io.StringIO())):
+        log.event("refused", reason="one\ntwo\x1b[2J")
+    assert stream.getvalue()[9:] == "refused: one\\ntwo\\x1b[2J\n"
+
+
+def test_more_than_everything_leaves_no_time() -> None:
+    records: list[log.Record] = []
+    with log.showing(records.append), log.progress("work", 2) as bar:
+        bar.advance(3)
+    assert records[-1]["eta_s"] == 0

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.conftest import python_file
 
 from ibidem.cli import main
+from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.errors import ConfigError, NothingFound
 from ibidem.evaluation.config import HumanEvalConfig
 from ibidem.evaluation.human_eval import human_eval
@@ -92,3 +94,39 @@ def test_a_run_is_shown_as_its_newest_checkpoint(checkpoint: Path, tokenizer_dir
     assert shown.startswith(f"checkpoint {checkpoint}  sha256:")
     assert "\n  model.width: 32\n" in shown
     assert "\n  vocab_size: 512\n" in show(ShowConfig(path=tokenizer_dir))
+
+
+def test_text_of_others_does_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.py").write_text("x = 1  # \x1b[2J\x1b]0;owned\x07 and more of it\n\ty = 2\n")
+    preprocess(PreprocessConfig(dataset=(f"{source}:train:text",), output_dir=tmp_path / "data"))
+    shown = show(ShowConfig(path=tmp_path / "data"))
+    assert "\x1b" not in shown
+    assert r"  | x = 1  # \x1b[2J\x1b]0;owned\x07 and more of it" in shown
+    assert "  |     y = 2" in shown
+
+
+def test_what_was_removed_on_request_is_shown_only_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source").mkdir()
+    for seed in range(3):
+        (tmp_path / "source" / f"m{seed}.py").write_text(python_file(seed))
+    assert main(["preprocess", "--dataset", "source:train:text", "--output-dir", "data"]) == 0
+    (tmp_path / "r.jsonl").write_text(json.dumps({"kind": "path", "value": "m1.py"}))
+    assert main(["takedown", "apply", "r.jsonl", "--dataset", "data"]) == 0
+    shown = show(ShowConfig(path=Path("data"), dropped="all"))
+    assert "m1.py\n  removal.requested" in shown
+    assert "its text is withheld; --dropped removal.requested shows it" in shown
+    assert "Module 1." not in shown
+    assert "Module 1." in show(ShowConfig(path=Path("data"), dropped="removal.requested"))
+
+
+def test_as_many_documents_are_shown_as_were_asked_for(dataset: Path) -> None:
+    for limit in (1, 5, 40):
+        assert show(ShowConfig(path=dataset, limit=limit)).count(", sha256 ") == limit
+    nothing = ShowConfig(path=dataset, dropped="all")
+    with pytest.raises(NothingFound, match=r"no document was dropped$"):
+        show(nothing)

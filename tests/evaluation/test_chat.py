@@ -395,3 +395,9 @@ def test_a_criterion_is_due_only_where_the_form_asks_for_it() -> None:
 
     assert criteria_due(rows, rated("own/tone", "open/helpful")) == {"own": {"tone"}, "open": {"helpful", "harmless"}}
     assert criteria_due(rows, rated("open/downranked"))["open"] == {"helpful", "harmless", "downranked"}
+
+
+def test_who_rates_alone_is_told_that_two_are_needed(responses: Path, tmp_path: Path) -> None:
+    form = rate(responses, tmp_path / "one.csv", people()[:1])
+    said = ratings(RatingsConfig(responses=responses, ratings=(form,), output_dir=tmp_path / "out"))
+    assert "rated by 1 person, while a response counts only if 2 have rated it" in said

@@ -405,3 +405,9 @@ def test_problems_say_which_inputs_they_are_tested_on(tmp_path: Path) -> None:
     assert inputs_of([_human_eval(ADD), _human_eval(ADD_PLUS)]) == "mixed"
     assert inputs_of(read_mbpp(str(lines(tmp_path / "m.jsonl", MBPP)), "all")) == "base"
     assert inputs_of(read_mbpp(str(lines(tmp_path / "m.jsonl", [of_the_hub])), "all")) == "plus"
+
+
+def test_a_k_beyond_the_completions_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    asked = HumanEvalConfig(checkpoint=checkpoint, k=(5,), n=3, output_dir=tmp_path / "o")
+    with pytest.raises(ConfigError, match="pass@5 needs as many completions of each problem: --n 5"):
+        human_eval(asked)

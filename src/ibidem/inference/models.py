@@ -130,11 +130,10 @@ class OwnModel:
     def _last_tokens(self, prompt: str, count: int) -> str:
         """Return the end of a prompt that has at most `count` tokens: a text that was cut may have more than before."""
         ids = self._tokenizer.encode(prompt)
-        kept = count
-        while len(self._tokenizer.encode(prompt)) > count and kept:
-            prompt = self._tokenizer.decode(ids[-kept:])
-            kept -= 1
-        return prompt
+        if len(ids) <= count:
+            return prompt
+        ends = (self._tokenizer.decode(ids[-kept:]) for kept in range(count, 0, -1))
+        return next((end for end in ends if len(self._tokenizer.encode(end)) <= count), "")
 
 
 class HuggingFaceModel:
