@@ -105,17 +105,27 @@ def documents(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
     names = sorted(name for name in dataset.files if name.endswith(".parquet") and name != shards.DROPPED)
     step = max(1, len(names) // config.limit)
     spread = [*names[::step], *(name for place, name in enumerate(names) if place % step)]
-    each = max(1, config.limit // max(1, len(names)))
-    shown = 0
-    for name in spread:
-        if shown >= config.limit:
-            return
-        artifacts.check(dataset, [name])
-        rows = shards.read_rows(dataset.path / name, ["record", "text", *ABOUT])
-        for row in islice(rows, min(each, config.limit - shown)):
-            shown += 1
-            about = ", ".join(f"{column} {_number(row[column])}" for column in ABOUT if row[column] is not None)
-            yield f"{visible(row['record'])}\n  {visible(about)}\n{_excerpt(row['text'], config.lines)}"
+    for row in islice(_in_turn([_rows(dataset, name) for name in spread]), config.limit):
+        about = ", ".join(f"{column} {_number(row[column])}" for column in ABOUT if row[column] is not None)
+        yield f"{visible(row['record'])}\n  {visible(about)}\n{_excerpt(row['text'], config.lines)}"
+
+
+def _rows(dataset: Artifact, name: str) -> Iterator[Row]:
+    """Yield the rows of a shard, which is checked when the first one is read."""
+    artifacts.check(dataset, [name])
+    yield from shards.read_rows(dataset.path / name, ["record", "text", *ABOUT])
+
+
+def _in_turn(sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
+    """Yield the first row of each, then the second of each, until all are at their end."""
+    left = list(sources)
+    while left:
+        for source in list(left):
+            row = next(source, None)
+            if row is None:
+                left.remove(source)
+            else:
+                yield row
 
 
 def dropped(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
