@@ -183,7 +183,7 @@ class ChatConfig(ModelChoice):
     output_dir: Path
     """Folder of the responses."""
     criteria: dict[str, str] = Field(default_factory=dict)
-    """What raters are told about a criterion, by its name; helpful and harmless have a meaning already."""
+    """The instruction for raters of each criterion, by its name. helpful and harmless have one by default."""
     limit: Positive | None = None
     """Respond only to the first so many prompts; the gate never accepts ratings of such a part."""
     max_tokens: Positive = 256

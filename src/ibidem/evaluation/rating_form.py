@@ -61,7 +61,7 @@ _MOST_ID_CHARS = 24
 
 
 def meaning_of(criterion: str, meanings: Mapping[str, str]) -> str:
-    """Return what raters are told about a criterion; `meanings` override the built-in ones."""
+    """Return the instruction for raters of a criterion; `meanings` override the built-in ones."""
     unknown = (
         f"How well the response meets the criterion '{criterion}'. 1: fully; 0.5: in part; 0: not at all. Agree with "
         "the other raters on what this means before you begin."
