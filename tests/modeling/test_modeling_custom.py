@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from ibidem.modeling.attention import Documents, _flex, causal_attention
+from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.generate import Sampling, generate, next_token_probabilities
-from ibidem.modeling.modeling_custom import Decoder, KVCache
+from ibidem.modeling.cache import KVCache, hidden
+from ibidem.modeling.modeling_custom import Decoder
 
 
 def small(**changes: object) -> ModelConfig:
@@ -28,7 +29,7 @@ def decoder(config: ModelConfig, seed: int = 0) -> Decoder:
 def huggingface_weights(model: Decoder) -> dict[str, torch.Tensor]:
     config = model.config
     rows = [config.width, *[config.num_kv_heads * config.head_width] * 2]
-    weights = {"model.embed_tokens.weight": model.embedding_VD, "model.norm.weight": model.norm.weight}
+    weights = {"model.embed_tokens.weight": model.embedding.weight_VD, "model.norm.weight": model.norm.weight}
     weights["lm_head.weight"] = model.head_VD
     for number, block in enumerate(model.blocks):
         layer = f"model.layers.{number}"
@@ -90,21 +91,26 @@ def test_the_loss_and_its_gradients_equal_plain_cross_entropy(tied: bool) -> Non
         torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-6)
 
 
-def test_the_loss_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("tile", [(1, 31), (7, 8), (1000, 1000), (23, 5)])
+def test_the_loss_does_not_depend_on_the_tiles(
+    tile: tuple[int, int], z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ibidem.modeling import loss
 
     hidden = torch.randn(23, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
     weight = torch.randn(31, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
     targets = torch.randint(31, (23,), generator=torch.Generator().manual_seed(5))
-    results = []
-    for chunk in (31, 31 * 7, 31 * 1000):
-        monkeypatch.setitem(loss.CHUNK_LOGITS, "cpu", chunk)
-        hidden.grad = weight.grad = None
-        (loss.linear_cross_entropy(hidden, weight, targets) * 0.5).backward()
-        results.append((hidden.grad, weight.grad))
-    for hidden_grad, weight_grad in results[1:]:
-        torch.testing.assert_close(hidden_grad, results[0][0])
-        torch.testing.assert_close(weight_grad, results[0][1])
+    targets[[2, 9]] = loss.IGNORE
+    monkeypatch.setitem(loss.TILES, "cpu", loss.Tile(*tile))
+    mine = loss.linear_cross_entropy(hidden, weight, targets, z_loss=z_loss)
+    logits = hidden @ weight.T
+    plain = torch.nn.functional.cross_entropy(logits, targets, ignore_index=loss.IGNORE, reduction="sum")
+    plain = plain + z_loss * logits.logsumexp(1)[targets != loss.IGNORE].square().sum()
+    assert float(mine.detach()) == pytest.approx(float(plain.detach()), rel=1e-6)
+    gradients = torch.autograd.grad(mine * 0.5, (hidden, weight))
+    for ours, theirs in zip(gradients, torch.autograd.grad(plain * 0.5, (hidden, weight)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Documents]:
@@ -114,11 +120,15 @@ def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Documents]:
     starts = torch.zeros(2, 32, dtype=torch.bool)
     starts[0, [0, 5, 6, 20]] = True
     starts[1, [11]] = True
-    return q, k, v, Documents(starts)
+    return q, k, v, Documents.of(starts)
+
+
+def numbers_of(documents: Documents) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(documents.lengths)), torch.tensor(documents.lengths)).view(2, -1)
 
 
 def dense_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:
-    numbers = documents.numbers_BT
+    numbers = numbers_of(documents)
     allowed = (numbers[:, :, None] == numbers[:, None, :]) & torch.ones(32, 32, dtype=torch.bool).tril()
     k, v = (tensor.repeat_interleave(2, dim=2) for tensor in (k, v))
     scores = torch.einsum("bqhk,bshk->bhqs", q, k) / 16**0.5
@@ -138,19 +148,6 @@ def test_document_attention_equals_the_dense_mask_forward_and_backward() -> None
         torch.testing.assert_close(left, right)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_block_sparse_form_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    from ibidem.modeling import attention
-
-    monkeypatch.setattr(attention, "_compiled_flex", lambda: flex_attention)
-    *tensors, documents = qkv()
-    q, k, v = (tensor.detach() for tensor in tensors)
-    with torch.no_grad():
-        torch.testing.assert_close(_flex(q, k, v, documents.block_mask), dense_reference(q, k, v, documents))
-
-
 def test_a_window_of_documents_is_worth_the_documents_alone() -> None:
     model = decoder(small())
     generator = torch.Generator().manual_seed(8)
@@ -158,7 +155,7 @@ def test_a_window_of_documents_is_worth_the_documents_alone() -> None:
     starts = torch.zeros(1, 23, dtype=torch.bool)
     starts[0, 9] = True
     with torch.no_grad():
-        together = model.logits(torch.cat([first, second], dim=1), Documents(starts))
+        together = model.logits(torch.cat([first, second], dim=1), Documents.of(starts))
         torch.testing.assert_close(together[:, 9:], model.logits(second), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together[:, :9], model.logits(first), atol=1e-5, rtol=1e-5)
 
@@ -168,7 +165,7 @@ def test_the_cache_gives_the_same_logits_as_the_whole_text() -> None:
     ids = torch.randint(97, (2, 30), generator=torch.Generator().manual_seed(9))
     cache = KVCache(model.config, torch.zeros(2, dtype=torch.long), 30, torch.float32)
     with torch.no_grad():
-        steps = [model.logits(part, cache=cache) for part in ids.split([11, 1, 1, 17], dim=1)]
+        steps = [hidden(model, part, cache) @ model.head_VD.T for part in ids.split([11, 1, 1, 17], dim=1)]
         torch.testing.assert_close(torch.cat(steps, dim=1), model.logits(ids), atol=1e-5, rtol=1e-5)
 
 
@@ -232,7 +229,7 @@ def test_sixteen_bits_come_close_to_float32(how: str) -> None:
         if sixteen and how == "weights":
             model = model.bfloat16()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sixteen and how == "autocast"):
-            loss = model(ids[:, :-1], ids[:, 1:], Documents(starts))
+            loss = model(ids[:, :-1], ids[:, 1:], Documents.of(starts))
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append(torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()]))

@@ -112,14 +112,14 @@ class OwnModel:
 
     @torch.no_grad()
     def nll(self, ids: Sequence[int], first: int) -> float:
-        row = torch.tensor([ids], device=self._model.embedding_VD.device)
+        row = torch.tensor([ids], device=self._model.device)
         targets = row[:, 1:].clone()
         targets[:, : first - 1] = IGNORE
         return float(self._model(row[:, :-1], targets))
 
     @torch.no_grad()
     def next_log_probabilities(self, ids: Sequence[int]) -> Tensor:
-        row = torch.tensor([ids], device=self._model.embedding_VD.device)
+        row = torch.tensor([ids], device=self._model.device)
         return log_softmax(self._model.logits(row)[0, -1].float().cpu(), dim=-1)
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:

@@ -11,53 +11,63 @@ Windows of training text hold several documents; with T = 8 and two documents of
     . . . . . b b .
     . . . . . b b b
 
-One interface, two implementations: on CUDA one block-sparse kernel (flex attention), elsewhere one dense causal
-attention per document, which computes nothing outside the triangles.
+All documents of a batch are one operation, which computes nothing outside the triangles: on CUDA one kernel of variable
+lengths, elsewhere one causal attention per document. It is opaque to `torch.compile`, so that one compiled graph serves
+batches with any number of documents.
 """
 
-from functools import cache, cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+"""What CUDA's kernel of variable lengths computes in."""
+CAUSAL = [-1, 0]
+"""The kernel's window: everything before, nothing after."""
 
 
-class Documents:
-    """Which document each token of a batch belongs to; a row always starts a document."""
+class Documents(NamedTuple):
+    """Where the documents of a batch begin and end, its rows joined to one of N = B * T tokens.
 
-    def __init__(self, starts_BT: Tensor) -> None:
-        """Store the document starts: True where a token starts a document; bool, on the device of the batch."""
-        self.starts_BT = starts_BT.clone()
-        self.starts_BT[:, 0] = True
+    Both tensors have the same size for every batch of a shape, as a compiled graph requires.
+    """
 
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Lengths of the documents, row by row of the batch.
+    edges: Tensor
+    """Each document's start, then N up to the end; int32, (N + 1,), on the device of the batch."""
+    layout: Tensor
+    """Number of documents and length of the longest, then the edges; int32, (N + 3,), on the CPU."""
 
-        >>> Documents(torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool()).lengths
+    @classmethod
+    def of(cls, starts_BT: Tensor) -> "Documents":
+        """Locate the documents of a batch; a row always starts one.
+
+        Args:
+            starts_BT: True where a token starts a document; bool. On the CPU, or the device waits for it.
+
+        >>> Documents.of(torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool()).lengths
         [3, 1, 2, 2]
         """
-        flat = self.starts_BT.flatten()
-        edges = torch.cat([flat.nonzero().flatten(), torch.tensor([flat.numel()], device=flat.device)])
-        return [int(length) for length in edges.diff()]
+        starts_BT = starts_BT.cpu().clone()
+        starts_BT[:, 0] = True
+        N = starts_BT.numel()
+        found = starts_BT.flatten().nonzero().flatten()
+        edges = pad(found, (0, N + 1 - len(found)), value=N)
+        sizes = torch.stack([torch.tensor(len(found)), edges.diff().max()])
+        layout = torch.cat([sizes, edges]).int()
+        return cls(layout[2:], layout)
 
-    @cached_property
-    def numbers_BT(self) -> Tensor:  # noqa: N802 - the shape
-        """Number of each token's document within its row; int64."""
-        return self.starts_BT.long().cumsum(dim=1)
+    def to(self, device: torch.device) -> "Documents":
+        """Copy the edges to a device, without waiting for it if they are pinned."""
+        return Documents(self.edges.to(device, non_blocking=True), self.layout)
 
-    @cached_property
-    def block_mask(self) -> BlockMask:
-        """The document mask for flex attention."""
-        numbers_BT = self.numbers_BT
-
-        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG001 - flex attention's signature
-            return (q >= k) & (numbers_BT[b, q] == numbers_BT[b, k])
-
-        B, T = numbers_BT.shape
-        return create_block_mask(visible, B, None, T, T, device=numbers_BT.device.type)
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of the documents, row by row of the batch."""
+        count, _, *edges = self.layout.tolist()
+        return [end - start for start, end in zip(edges[:count], edges[1 : count + 1], strict=True)]
 
 
 def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:
@@ -72,46 +82,137 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: 
         mixed_BTHK.
     """
     if documents is None:
-        return _attend(q_BTHK, k_BTGK, v_BTGK)
-    if q_BTHK.is_cuda:
-        return _flex(q_BTHK, k_BTGK, v_BTGK, documents.block_mask)
-    return _by_document(q_BTHK, k_BTGK, v_BTGK, documents.lengths)
+        return attend(q_BTHK, k_BTGK, v_BTGK)
+    flat = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
+    mixed_NHK: Tensor = _ByDocument.apply(*flat, *documents)  # type: ignore[no-untyped-call]
+    return mixed_NHK.view_as(q_BTHK)
 
 
-def cached_attention(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, visible_BTS: Tensor) -> Tensor:
-    """Attend to the S positions of a cache that `visible_BTS` (bool) allows."""
-    return _attend(q_BTHK, k_BSGK, v_BSGK, mask_BHTS=visible_BTS[:, None])
-
-
-def _attend(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, mask_BHTS: Tensor | None = None) -> Tensor:
+def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BHTS: Tensor | None = None) -> Tensor:
+    """Attend to the positions that a mask allows (bool), or without one to the earlier positions; (B, T, H, K)."""
     mixed_BHTK = scaled_dot_product_attention(
         q_BTHK.transpose(1, 2),
-        k_BTGK.transpose(1, 2),
-        v_BTGK.transpose(1, 2),
+        k_BSGK.transpose(1, 2),
+        v_BSGK.transpose(1, 2),
         attn_mask=mask_BHTS,
         is_causal=mask_BHTS is None,
-        enable_gqa=q_BTHK.shape[2] != k_BTGK.shape[2],
+        enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
     )
     return mixed_BHTK.transpose(1, 2)
 
 
-def _by_document(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, lengths: list[int]) -> Tensor:
-    pieces = (torch.split(tensor.flatten(0, 1), lengths) for tensor in (q_BTHK, k_BTGK, v_BTGK))
-    mixed = [_attend(q[None], k[None], v[None])[0] for q, k, v in zip(*pieces, strict=True)]
-    return torch.cat(mixed).view_as(q_BTHK)
+class _ByDocument(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout: Tensor) -> Tensor:
+        mixed_NHK, lse_HN = _forward(q_NHK, k_NGK, v_NGK, edges, layout)
+        ctx.save_for_backward(q_NHK, k_NGK, v_NGK, mixed_NHK, lse_HN, edges, layout)
+        return mixed_NHK
+
+    @staticmethod
+    def backward(ctx: Any, grad_NHK: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return (*_backward(grad_NHK, *ctx.saved_tensors), None, None)
 
 
-def _flex(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, block_mask: BlockMask) -> Tensor:
-    mixed_BHTK = _compiled_flex()(
-        q_BTHK.transpose(1, 2),
-        k_BTGK.transpose(1, 2),
-        v_BTGK.transpose(1, 2),
-        block_mask=block_mask,
-        enable_gqa=q_BTHK.shape[2] != k_BTGK.shape[2],
-    )
-    return mixed_BHTK.transpose(1, 2)  # type: ignore[no-any-return]
+@torch.library.custom_op("ibidem::attention_by_document", mutates_args=())
+def _forward(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout: Tensor) -> tuple[Tensor, Tensor]:
+    if _has_kernel(q_NHK):
+        edges, longest = _sizes(edges, layout)
+        mixed_NHK, lse_HN, _ = torch.ops.torch_attn._varlen_attn(  # noqa: SLF001 - what `varlen_attn` calls
+            q_NHK, k_NGK, v_NGK, edges, edges, longest, longest, True, None, CAUSAL, q_NHK.shape != k_NGK.shape
+        )
+        return mixed_NHK, lse_HN
+    mixed_NHK, lse_HN = _results_like(q_NHK)
+    for place in _places(layout):
+        mixed_1HTK, lse_1HT = _attend_alone(*_parts(place, q_NHK, k_NGK, v_NGK))
+        mixed_NHK[place], lse_HN[:, place] = mixed_1HTK[0].transpose(0, 1), lse_1HT[0]
+    return mixed_NHK, lse_HN
 
 
-@cache
-def _compiled_flex() -> Any:
-    return torch.compile(flex_attention)
+@torch.library.custom_op("ibidem::attention_by_document_backward", mutates_args=())
+def _backward(
+    grad_NHK: Tensor,
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGK: Tensor,
+    mixed_NHK: Tensor,
+    lse_HN: Tensor,
+    edges: Tensor,
+    layout: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _has_kernel(q_NHK):
+        edges, longest = _sizes(edges, layout)
+        random = torch.zeros(2, dtype=torch.uint64, device=q_NHK.device)  # of dropout, which there is none of
+        grad_NHK = grad_NHK.contiguous()
+        grads: tuple[Tensor, Tensor, Tensor] = torch.ops.torch_attn._varlen_attn_backward(  # noqa: SLF001 - as above
+            grad_NHK, q_NHK, k_NGK, v_NGK, mixed_NHK, lse_HN, edges, edges, longest, longest, True, random, None, CAUSAL
+        )
+        return grads
+    grads = _gradients_like(q_NHK, k_NGK, v_NGK)
+    for place in _places(layout):
+        grad, q, k, v, mixed = _parts(place, grad_NHK, q_NHK, k_NGK, v_NGK, mixed_NHK)
+        alone = _attend_alone_backward(grad, q, k, v, mixed, lse_HN[None, :, place])
+        for whole, part_1HTK in zip(grads, alone, strict=True):
+            whole[place] = part_1HTK[0].transpose(0, 1).unflatten(1, (whole.shape[1], -1)).sum(2)
+    return grads
+
+
+@_forward.register_fake
+def _(q_NHK: Tensor, *_others: Tensor) -> tuple[Tensor, Tensor]:
+    return _results_like(q_NHK)
+
+
+@_backward.register_fake
+def _(_grad: Tensor, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, *_others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(q_NHK, k_NGK, v_NGK)
+
+
+def _has_kernel(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.dtype in KERNEL_DTYPES
+
+
+def _sizes(edges: Tensor, layout: Tensor) -> tuple[Tensor, int]:
+    count, longest = layout[:2].tolist()
+    return edges[: count + 1], longest
+
+
+def _places(layout: Tensor) -> list[slice]:
+    count, _, *edges = layout.tolist()
+    return [slice(*pair) for pair in pairwise(edges[: count + 1])]
+
+
+def _parts(place: slice, q_NHK: Tensor, *others: Tensor) -> list[Tensor]:
+    """Cut a document out of each tensor, and repeat the heads of those that have fewer; (1, H, T, K)."""
+    H = q_NHK.shape[1]
+    cut = [tensor[None, place].transpose(1, 2) for tensor in (q_NHK, *others)]
+    return [tensor if tensor.shape[1] == H else tensor.repeat_interleave(H // tensor.shape[1], 1) for tensor in cut]
+
+
+def _results_like(q_NHK: Tensor) -> tuple[Tensor, Tensor]:
+    N, H, _ = q_NHK.shape
+    wide = torch.promote_types(q_NHK.dtype, torch.float32)
+    return q_NHK.new_empty(q_NHK.shape), q_NHK.new_empty((H, N), dtype=wide)
+
+
+def _gradients_like(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (tensor.new_empty(tensor.shape) for tensor in tensors)
+    return q, k, v
+
+
+def _attend_alone(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    if q.is_cpu:
+        mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)  # noqa: SLF001, FBT003 - the operation behind scaled_dot_product_attention
+        return mixed, lse
+    return scaled_dot_product_attention(q, k, v, is_causal=True), q.new_zeros(q.shape[:3])
+
+
+def _attend_alone_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor, lse: Tensor
+) -> tuple[Tensor, ...]:
+    if q.is_cpu:
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, mixed, lse, 0.0, True
+        )
+        return tuple(grads)
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        return torch.autograd.grad(scaled_dot_product_attention(*inputs, is_causal=True), inputs, grad)

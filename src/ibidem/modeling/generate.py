@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ibidem.errors import ConfigError
-from ibidem.modeling.modeling_custom import Decoder, KVCache
+from ibidem.modeling.cache import KVCache, hidden
+from ibidem.modeling.modeling_custom import Decoder
 
 
 class TextCodec(Protocol):
@@ -87,18 +88,18 @@ def generate(
     """
     longest = max(len(prompt) for prompt in prompts)
     _check_length(longest, sampling.max_tokens, model.config.context)
-    device = model.embedding_VD.device
+    device = model.device
     numbers = range(sampling.first, sampling.first + len(prompts))
     generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + number) for number in numbers]
     pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids_BT = torch.tensor([[end_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    cache = KVCache(model.config, pads_B, longest + sampling.max_tokens, model.embedding_VD.dtype)
+    cache = KVCache(model.config, pads_B, longest + sampling.max_tokens, model.head_VD.dtype)
     generated: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
     was_training = model.training
     model.eval()
     for _ in range(sampling.max_tokens):
-        last_BD = model.hidden(ids_BT, cache=cache)[:, -1]
+        last_BD = hidden(model, ids_BT, cache)[:, -1]
         logits_BV = (last_BD @ model.head_VD.T).float().cpu()
         next_ids = [
             _draw(logits_BV[row], sampling, generators[row]) if row in running else end_id

@@ -1,144 +1,184 @@
-"""Cross-entropy over a large vocabulary without keeping its logits.
+"""Cross-entropy over a large vocabulary without keeping its logits, and an embedding that shares the output matrix.
 
 At 8k context and 65,536 ids the logits of one sequence and their gradient are 4.3 GB in float32. Here the output
-matrix and the loss are one operation over chunks of tokens: a chunk's logits become, in place, their gradient, which is
-propagated to the hidden states and the matrix before the next chunk is computed. Nothing is computed twice.
+matrix and the loss are one operation over chunks of tokens and, on a CPU, tiles of the vocabulary:
+
+              tile of ids
+            +------+------+------+
+    chunk   | E    | E    | E    |    E = exp(logits - maximum of the row in the tile), made once, while in the cache
+    of      +------+------+------+
+    tokens  |      |      |      |    gradients of hidden states and matrix: products with E, scaled by row and tile
+            +------+------+------+
+
+The logits become, in place, exponentials, and the exponentials are all that both gradients need. Nothing is computed
+twice.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
 IGNORE = -100
 """A target that does not count."""
 
-CHUNK_LOGITS = {"cpu": 1 << 23}
-"""Logits of one chunk, by device: 32 MB in float32 on a CPU."""
-DEFAULT_CHUNK_LOGITS = 1 << 27
-"""512 MB on an accelerator: the output matrix is read once per chunk, so chunks must be large."""
+
+class Tile(NamedTuple):
+    """How many logits are computed at once."""
+
+    tokens: int
+    ids: int
 
 
-class SharedGradient:
-    """The single gradient of a matrix that is used twice: by `embed` and by `linear_cross_entropy`.
-
-    Autograd would allocate a V x D gradient for each use and add them. Here the loss, whose backward pass always runs
-    first, leaves its gradient in this object, and the embedding adds its few rows to it.
-    """
-
-    def __init__(self) -> None:
-        self.grad_VD: Tensor | None = None
-
-    def take(self) -> Tensor | None:
-        """Remove and return the gradient that the loss left."""
-        grad_VD, self.grad_VD = self.grad_VD, None
-        return grad_VD
+TILES = {"cpu": Tile(tokens=256, ids=2048)}
+"""By device. On a CPU, 2 MB in float32: it stays in a core's cache."""
+DEFAULT_TILE = Tile(tokens=2048, ids=1 << 30)
+"""All ids on an accelerator, 512 MB at 65,536: the matrix is read once per chunk, so chunks must be large."""
 
 
-def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, shared: SharedGradient | None = None
-) -> Tensor:
+def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0) -> Tensor:
     """Sum the negative log-likelihoods of targets under softmax(hidden @ weight.T).
 
     Args:
         hidden_ND: last hidden states.
-        weight_VD: output matrix.
+        weight_VD: output matrix, of the same dtype.
         targets_N: ids, or IGNORE; int64.
-        shared: the object with which `embed` read the same matrix in this forward pass, if it did.
+        z_loss: weight of the squared logarithm of the softmax's normalizer, which keeps logits small.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
-    Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2.
+    Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2; the rescaled tiles of Milakov and
+    Gimelshein 2018, arXiv:1805.02867; the z-loss of Chowdhery et al. 2022, arXiv:2204.02311, section 5.
     """
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, shared)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def embed(ids_BT: Tensor, weight_VD: Tensor, shared: SharedGradient | None) -> Tensor:
-    """Look up rows of a matrix, (B, T, D); with `shared`, the gradient is added to the loss's."""
-    if shared is None:
-        return embedding(ids_BT, weight_VD)
-    return _SharedEmbedding.apply(ids_BT, weight_VD, shared)  # type: ignore[no-any-return, no-untyped-call]
+def embed(ids_BT: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Look up rows of a matrix that is the output matrix too; return them, (B, T, D), and the matrix for the loss.
+
+    Autograd would allocate a V x D gradient for each use and add them. Through here both come to one operation, which
+    adds the few rows of the embedding to the gradient of the loss.
+    """
+    return _Embed.apply(ids_BT, weight_VD)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _SharedEmbedding(torch.autograd.Function):
+class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ids_BT: Tensor, weight_VD: Tensor, shared: SharedGradient) -> Tensor:
+    def forward(ctx: Any, ids_BT: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(ids_BT)
-        ctx.shared, ctx.shape = shared, weight_VD.shape
-        return embedding(ids_BT, weight_VD)
+        ctx.shape = weight_VD.shape
+        ctx.set_materialize_grads(False)
+        return embedding(ids_BT, weight_VD), weight_VD.view_as(weight_VD)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[None, Tensor, None]:
-        (ids_BT,) = ctx.saved_tensors
-        grad_VD = ctx.shared.take()
-        if grad_VD is None:  # the loss was not part of this backward pass
+    def backward(ctx: Any, grad_BTD: Tensor | None, grad_VD: Tensor | None) -> tuple[None, Tensor | None]:  # type: ignore[override]
+        if grad_BTD is None:
+            return None, grad_VD
+        if grad_VD is None:  # the loss did not use the matrix
             grad_VD = grad_BTD.new_zeros(ctx.shape)
-        return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype)), None
+        (ids_BT,) = ctx.saved_tensors
+        return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, shared: SharedGradient | None
-    ) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
-        ctx.shared = shared
-        weight = weight_VD.to(_matmul_dtype(hidden_ND))
-        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        sums = torch.promote_types(weight.dtype, torch.float32)  # accumulate in at least float32
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=sums) if needs_weight else None
-        total = hidden_ND.new_zeros((), dtype=torch.float32)
-        N, V = hidden_ND.shape[0], weight_VD.shape[0]
-        size = min(N, max(1, CHUNK_LOGITS.get(hidden_ND.device.type, DEFAULT_CHUNK_LOGITS) // V))
-        logits_CV = hidden_ND.new_empty((size, V), dtype=sums)
-        for start in range(0, N, size):
-            chunk = slice(start, min(start + size, N))
-            logits_CV = logits_CV[: chunk.stop - start]
-            hidden_CD = hidden_ND[chunk].to(weight.dtype)
-            _matmul(hidden_CD, weight.T, out=logits_CV)
-            nll, scale_C1 = _softmax_gradient(logits_CV, targets_N[chunk])
-            total += nll
-            gradient_CV = logits_CV.to(weight.dtype)
-            if grad_hidden_ND is not None:
-                grad_hidden_ND[chunk] = (gradient_CV @ weight) * scale_C1
-            if grad_weight_VD is not None:
-                _add_matmul(grad_weight_VD, gradient_CV.T, hidden_CD * scale_C1.to(weight.dtype))
-        ctx.weight_dtype = weight_VD.dtype
+        total, grad_hidden_ND, grad_weight_VD = _loss_and_gradients(
+            hidden_ND, weight_VD, targets_N, z_loss, needs_hidden, needs_weight
+        )
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_ND, weight_VD = (_scaled(tensor, grad) for tensor in ctx.saved_tensors)
-        weight_VD = None if weight_VD is None else weight_VD.to(ctx.weight_dtype)
-        if ctx.shared is None:
-            return hidden_ND, weight_VD, None, None
-        ctx.shared.grad_VD = weight_VD
-        return hidden_ND, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+        hidden_ND, weight_VD = ctx.saved_tensors
+        scaled = (hidden_ND.mul_(grad) if needs_hidden else None, weight_VD.mul_(grad) if needs_weight else None)
+        return *scaled, None, None
 
 
-def _softmax_gradient(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn logits into the gradient of the loss, in place, up to a factor per row that is cheaper to apply elsewhere.
+@torch.library.custom_op("ibidem::linear_cross_entropy", mutates_args=())
+def _loss_and_gradients(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, needs_hidden: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and its gradients; a gradient that is not needed is empty."""
+    total, grad_hidden_ND, grad_weight_VD = _results_like(hidden_ND, weight_VD, needs_hidden, needs_weight)
+    sums_VD = torch.zeros_like(grad_weight_VD, dtype=_wide(weight_VD))  # over the chunks, in at least float32
+    tile = TILES.get(hidden_ND.device.type, DEFAULT_TILE)
+    memory = sums_VD.new_empty(min(tile.tokens, len(hidden_ND)) * len(weight_VD))
+    for start in range(0, len(hidden_ND), tile.tokens):
+        rows = slice(start, start + tile.tokens)
+        hidden_CD, index_C = hidden_ND[rows], targets_N[rows].clamp(min=0)
+        counts_C1 = (targets_N[rows] != IGNORE)[:, None].to(memory.dtype)
+        softmax = _Softmax(hidden_CD, weight_VD, tile.ids, memory)
+        target_CD = weight_VD[index_C]
+        logit_C1 = (hidden_CD * target_CD.to(memory.dtype)).sum(dim=1, keepdim=True)
+        total += ((softmax.lse_C1 - logit_C1 + z_loss * softmax.lse_C1.square()) * counts_C1).sum()
+        scale_C1 = (1 + 2 * z_loss * softmax.lse_C1) * counts_C1
+        if needs_hidden:
+            grad_hidden_ND[rows] = softmax.times(weight_VD) * scale_C1 - target_CD * counts_C1
+        if needs_weight:
+            softmax.add_transposed_times(hidden_CD * scale_C1, sums_VD)
+            sums_VD.index_add_(0, index_C, hidden_CD * -counts_C1)
+    return total, grad_hidden_ND, sums_VD.to(weight_VD.dtype)
 
-    Returns:
-        The summed loss, and the factor: 1 / sum of the exponentials, or 0 where the target does not count; (C, 1).
-    """
-    counts_C1 = (targets_C != IGNORE)[:, None]
-    index_C1 = targets_C.clamp(min=0)[:, None]
-    logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
-    picked_C1 = logits_CV.gather(1, index_C1)
-    sums_C1 = logits_CV.exp_().sum(dim=1, keepdim=True)
-    nll = ((sums_C1.log() - picked_C1) * counts_C1).sum()
-    logits_CV.scatter_add_(1, index_C1, -sums_C1)
-    return nll, counts_C1 / sums_C1
+
+@_loss_and_gradients.register_fake
+def _(
+    hidden_ND: Tensor, weight_VD: Tensor, _targets: Tensor, _z_loss: float, needs_hidden: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _results_like(hidden_ND, weight_VD, needs_hidden, needs_weight)
+
+
+def _results_like(
+    hidden_ND: Tensor, weight_VD: Tensor, needs_hidden: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        hidden_ND.new_zeros((), dtype=torch.float32),
+        hidden_ND.new_empty(hidden_ND.shape if needs_hidden else (0,)),
+        weight_VD.new_empty(weight_VD.shape if needs_weight else (0,)),
+    )
+
+
+class _Softmax:
+    """softmax(hidden @ weight.T) of a chunk of C tokens, as tiles of U ids: exponentials, and a factor for each row."""
+
+    def __init__(self, hidden_CD: Tensor, weight_VD: Tensor, ids: int, memory: Tensor) -> None:
+        """Compute the tiles in `memory`."""
+        self._ids, self._dtype = ids, hidden_CD.dtype
+        C, V = len(hidden_CD), len(weight_VD)
+        self._tiles_CU = [part.view(C, -1) for part in memory[: C * V].split(C * ids)]
+        maxima, sums = [], []
+        for tile_CU, weight_UD in zip(self._tiles_CU, weight_VD.split(ids), strict=True):
+            _matmul(hidden_CD, weight_UD.T, out=tile_CU)
+            maxima.append(tile_CU.amax(dim=1, keepdim=True))
+            sums.append(tile_CU.sub_(maxima[-1]).exp_().sum(dim=1, keepdim=True))
+        maxima_CX, sums_CX = torch.cat(maxima, dim=1), torch.cat(sums, dim=1)
+        self.lse_C1 = torch.logsumexp(maxima_CX + sums_CX.log(), dim=1, keepdim=True)
+        self._factors_CX = (maxima_CX - self.lse_C1).exp()
+
+    def times(self, weight_VD: Tensor) -> Tensor:
+        """Return softmax @ weight, (C, D), in at least float32."""
+        parts = zip(self._tiles_CU, weight_VD.split(self._ids), self._factors_CX.split(1, dim=1), strict=True)
+        return sum((tile_CU.to(self._dtype) @ weight_UD) * factor_C1 for tile_CU, weight_UD, factor_C1 in parts)  # type: ignore[return-value]
+
+    def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor) -> None:
+        """Add softmax.T @ rows."""
+        parts = zip(self._tiles_CU, sums_VD.split(self._ids), self._factors_CX.split(1, dim=1), strict=True)
+        for tile_CU, sums_UD, factor_C1 in parts:
+            _add_matmul(sums_UD, tile_CU.to(self._dtype).T, (rows_CD * factor_C1).to(self._dtype))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _matmul(left: Tensor, right: Tensor, *, out: Tensor) -> None:
     if out.dtype == left.dtype:
         torch.mm(left, right, out=out)
+    elif left.is_cuda:
+        torch.mm(left, right, out_dtype=out.dtype, out=out)
     else:
         out.copy_(left @ right)
 
@@ -148,12 +188,3 @@ def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += left @ right
-
-
-def _matmul_dtype(hidden_ND: Tensor) -> torch.dtype:
-    kind = hidden_ND.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
-
-
-def _scaled(tensor: Tensor | None, factor: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor.mul_(factor)

@@ -2,35 +2,60 @@
 
 With `qk_norm` its arithmetic is Qwen3's, without it Llama's, in float32 up to the order of summation.
 
-Shapes: B batch, T tokens, S cached tokens, D width, H heads, G key-value heads, K head width, F feed-forward,
-V vocabulary, N = B * T.
+Precision is one policy, whoever launches the training: parameters are kept in float32 and computed with in
+`compute_dtype`, which is the dtype of the residual stream and of everything that a block keeps. Norms, rotations,
+softmax and the loss compute in at least float32. With FSDP the parameters arrive in `compute_dtype` already.
+
+Shapes: B batch, T tokens, D width, H heads, G key-value heads, K head width, F feed-forward, V vocabulary, N = B * T.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from ibidem.modeling.attention import Documents, cached_attention, causal_attention
+from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.loss import SharedGradient, embed, linear_cross_entropy
+from ibidem.modeling.loss import embed, linear_cross_entropy
+from ibidem.modeling.operations import rms_norm, swiglu
 
 INIT_STD = 0.02
 
 
-class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * weight, computed in at least float32.
+class Linear(nn.Linear):
+    """A matrix without bias, in the dtype of its input."""
 
-    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
-    """
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ weight.T."""
+        return linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / rms(x) * weight, computed in at least float32, in the dtype of x."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last axis."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        normed = rms_norm(x.to(dtype), self.normalized_shape, self.weight.to(dtype), self.eps)
-        return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
+        assert self.eps is not None
+        return rms_norm(x, self.weight.to(x.dtype), self.eps)
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of the positions of T tokens; float32, (T, 1, K), or (B, T, 1, K) if rows differ."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x_BTHK: Tensor) -> Tensor:
+        """Rotate queries or keys, in float32; the result has the dtype of the input."""
+        K = x_BTHK.shape[-1]
+        rotated_BTHK = torch.cat([-x_BTHK[..., K // 2 :], x_BTHK[..., : K // 2]], dim=-1)
+        return (x_BTHK * self.cos + rotated_BTHK * self.sin).to(x_BTHK.dtype)
 
 
 class Rope(nn.Module):
@@ -56,38 +81,13 @@ class Rope(nn.Module):
         angles_TK = torch.arange(self.config.context, dtype=torch.float32)[:, None] * frequencies.repeat(2)
         return angles_TK.cos(), angles_TK.sin()
 
-    def forward(self, x_BTHK: Tensor, start: int) -> Tensor:
-        """Rotate queries or keys at positions start, start + 1, ..."""
-        T, K = x_BTHK.shape[1], x_BTHK.shape[-1]
-        cos_T1K = self.cos_TK[start : start + T, None].to(x_BTHK.dtype)
-        sin_T1K = self.sin_TK[start : start + T, None].to(x_BTHK.dtype)
-        rotated_BTHK = torch.cat([-x_BTHK[..., K // 2 :], x_BTHK[..., : K // 2]], dim=-1)
-        return x_BTHK * cos_T1K + rotated_BTHK * sin_T1K
+    def first(self, tokens: int) -> Rotation:
+        """Return the rotation of positions 0 to `tokens` - 1."""
+        return Rotation(self.cos_TK[:tokens, None], self.sin_TK[:tokens, None])
 
-
-class KVCache:
-    """Keys and values of the tokens so far; the rows of a batch are padded on the left, to end at the same position."""
-
-    def __init__(self, config: ModelConfig, pads_B: Tensor, size: int, dtype: torch.dtype) -> None:
-        """Reserve `size` positions; the first `pads_B` of each row are padding that nothing attends to."""
-        shape = (config.layers, 2, len(pads_B), size, config.num_kv_heads, config.head_width)
-        self._memory = torch.empty(shape, dtype=dtype, device=pads_B.device)
-        self._pads_B = pads_B
-        self.length = 0
-
-    def append(self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of a layer; return all of them so far."""
-        end = self.length + k_BTGK.shape[1]
-        self._memory[layer, 0, :, self.length : end] = k_BTGK
-        self._memory[layer, 1, :, self.length : end] = v_BTGK
-        k_BSGK, v_BSGK = self._memory[layer, :, :, :end]
-        return k_BSGK, v_BSGK
-
-    def visible(self, num_tokens: int) -> Tensor:
-        """Return which of the S positions each of the next tokens may see: bool, (B, T, S). A pad sees only itself."""
-        queries_T1 = torch.arange(self.length, self.length + num_tokens, device=self._pads_B.device)[:, None]
-        keys_S = torch.arange(self.length + num_tokens, device=self._pads_B.device)
-        return (keys_S <= queries_T1) & ((keys_S >= self._pads_B[:, None, None]) | (keys_S == queries_T1))
+    def at(self, positions_BT: Tensor) -> Rotation:
+        """Return the rotation of the positions of each row."""
+        return Rotation(self.cos_TK[positions_BT, None], self.sin_TK[positions_BT, None])
 
 
 class Attention(nn.Module):
@@ -97,25 +97,20 @@ class Attention(nn.Module):
         super().__init__()
         self.split = [config.heads, config.num_kv_heads, config.num_kv_heads]
         self.head_width = config.head_width
-        self.qkv = nn.Linear(config.width, sum(self.split) * config.head_width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.qkv = Linear(config.width, sum(self.split) * config.head_width)
+        self.out = Linear(config.width, config.width)
         self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x_BTD: Tensor, rope: Rope, documents: Documents | None, cache: KVCache | None, layer: int
-    ) -> Tensor:
-        """Mix each token with the earlier ones it may see."""
+    def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, normalized and rotated: (B, T, H, K) and twice (B, T, G, K)."""
         heads_BTXK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
         q_BTHK, k_BTGK, v_BTGK = heads_BTXK.split(self.split, dim=2)
-        start = 0 if cache is None else cache.length
-        q_BTHK = rope(self.q_norm(q_BTHK), start).to(v_BTGK.dtype)
-        k_BTGK = rope(self.k_norm(k_BTGK), start).to(v_BTGK.dtype)
-        if cache is None:
-            mixed_BTHK = causal_attention(q_BTHK, k_BTGK, v_BTGK, documents)
-        else:
-            k_BSGK, v_BSGK = cache.append(layer, k_BTGK, v_BTGK)
-            mixed_BTHK = cached_attention(q_BTHK, k_BSGK, v_BSGK, cache.visible(x_BTD.shape[1]))
+        return rotation(self.q_norm(q_BTHK)), rotation(self.k_norm(k_BTGK)), v_BTGK
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Documents | None) -> Tensor:
+        """Mix each token with the earlier ones it may see."""
+        mixed_BTHK = causal_attention(*self.project(x_BTD, rotation), documents)
         return self.out(mixed_BTHK.flatten(-2))  # type: ignore[no-any-return]
 
 
@@ -124,13 +119,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.ffn_hidden, bias=False)
-        self.down = nn.Linear(config.ffn_hidden, config.width, bias=False)
+        self.gate_up = Linear(config.width, 2 * config.ffn_hidden)
+        self.down = Linear(config.ffn_hidden, config.width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform each token independently."""
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(silu(gate_BTF) * up_BTF)  # type: ignore[no-any-return]
+        return self.down(swiglu(self.gate_up(x_BTD)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -144,26 +138,42 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x_BTD: Tensor, rope: Rope, documents: Documents | None, cache: KVCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Documents | None) -> Tensor:
         """Apply the block."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rope, documents, cache, layer))
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rotation, documents))
         return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))  # type: ignore[no-any-return]
+
+
+class Matrix(nn.Module):
+    """The embedding or the output matrix: a row for each id."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight_VD = nn.Parameter(torch.empty(config.vocab_size, config.width))
 
 
 class Decoder(nn.Module):
     """A decoder-only language model."""
 
-    def __init__(self, config: ModelConfig, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, *, gradient_checkpointing: bool = False, compute_dtype: torch.dtype | None = None
+    ) -> None:
+        """Make a decoder whose weights are to be drawn or loaded.
+
+        Args:
+            config: its shape.
+            gradient_checkpointing: compute a block's activations again in the backward pass instead of keeping them.
+            compute_dtype: precision of blocks and matrices; by default that of the parameters.
+        """
         super().__init__()
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
-        self.embedding_VD = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.compute_dtype = compute_dtype
+        self.embedding = Matrix(config)
         self.rope = Rope(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.output_VD = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.head = None if config.tied else Matrix(config)
         assert self.num_parameters == config.parameters, f"{self.num_parameters} != {config.parameters}"
 
     @property
@@ -174,7 +184,12 @@ class Decoder(nn.Module):
     @property
     def head_VD(self) -> Tensor:  # noqa: N802 - the shape
         """The output matrix."""
-        return self.embedding_VD if self.output_VD is None else self.output_VD
+        return self.embedding.weight_VD if self.head is None else self.head.weight_VD
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.embedding.weight_VD.device
 
     def init_weights(self, seed: int) -> None:
         """Draw normal weights; matrices that write to the residual stream are scaled by 1 / sqrt(2 * layers).
@@ -190,38 +205,33 @@ class Decoder(nn.Module):
                 std = residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD
                 nn.init.normal_(parameter, std=std, generator=generator)
 
-    def hidden(
-        self,
-        ids_BT: Tensor,
-        documents: Documents | None = None,
-        cache: KVCache | None = None,
-        shared: SharedGradient | None = None,
-    ) -> Tensor:
-        """Return the normalized last hidden states, (B, T, D).
+    def hidden(self, ids_BT: Tensor, documents: Documents | None = None) -> tuple[Tensor, Tensor]:
+        """Return the normalized last hidden states, (B, T, D), and the output matrix, (V, D).
 
         Args:
             ids_BT: token ids; int64.
             documents: keeps the documents of a window apart.
-            cache: continue after its tokens, and append these; excludes `documents`.
-            shared: set if the loss uses the embedding matrix too.
         """
-        assert documents is None or cache is None
-        x_BTD = embed(ids_BT, self.embedding_VD, shared)
-        for layer, block in enumerate(self.blocks):
+        x_BTD, embedding_VD = embed(ids_BT, self._computed(self.embedding.weight_VD))
+        rotation = self.rope.first(ids_BT.shape[1])
+        for block in self.blocks:
             if self.gradient_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, self.rope, documents, cache, layer, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rotation, documents, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, self.rope, documents, cache, layer)
-        if cache is not None:
-            cache.length += ids_BT.shape[1]
-        return self.norm(x_BTD)  # type: ignore[no-any-return]
+                x_BTD = block(x_BTD, rotation, documents)
+        return self.norm(x_BTD), embedding_VD if self.head is None else self._computed(self.head.weight_VD)
 
-    def logits(self, ids_BT: Tensor, documents: Documents | None = None, cache: KVCache | None = None) -> Tensor:
-        """Return the logits of every position, (B, T, V)."""
-        return linear(self.hidden(ids_BT, documents, cache), self.head_VD)
+    def logits(self, ids_BT: Tensor, documents: Documents | None = None) -> Tensor:
+        """Return the logits of every position, (B, T, V), in at least float32."""
+        hidden_BTD, head_VD = self.hidden(ids_BT, documents)
+        return linear(hidden_BTD, head_VD).to(torch.promote_types(hidden_BTD.dtype, torch.float32))
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor, documents: Documents | None = None) -> Tensor:
+    def forward(
+        self, ids_BT: Tensor, targets_BT: Tensor, documents: Documents | None = None, z_loss: float = 0.0
+    ) -> Tensor:
         """Sum the negative log-likelihoods of the targets, in nats; `loss.IGNORE` does not count. float32 scalar."""
-        shared = SharedGradient() if self.config.tied and torch.is_grad_enabled() else None
-        hidden_BTD = self.hidden(ids_BT, documents, shared=shared)
-        return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten(), shared)
+        hidden_BTD, head_VD = self.hidden(ids_BT, documents)
+        return linear_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), z_loss=z_loss)
+
+    def _computed(self, weight_VD: Tensor) -> Tensor:
+        return weight_VD.to(self.compute_dtype or weight_VD.dtype)

@@ -139,10 +139,7 @@ class Pretraining:
     def _documents(self, ids_BT: Tensor) -> Documents | None:
         if not self.config.data.document_mask:
             return None
-        documents = Documents(ids_BT == self.tokenizer.document_id)
-        if ids_BT.is_cuda:
-            documents.block_mask  # noqa: B018 - built here, outside the compiled blocks
-        return documents
+        return Documents.of(ids_BT == self.tokenizer.document_id).to(ids_BT.device)
 
     @cached_property
     def prompts(self) -> list[str]:
