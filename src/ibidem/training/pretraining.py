@@ -18,9 +18,9 @@ from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.training import sharding
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.state import is_sharded
 from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))
@@ -46,7 +46,7 @@ class Pretraining:
                     raise ConfigError(
                         f"validation.prompts: {prompt[:40]!r} and {length} tokens exceed the model's context"
                     )
-        if asked and is_sharded(self.accelerator):
+        if asked and sharding.is_requested():
             log.event("train.no_samples", reason="the weights are sharded")
         elif left_out := [prompt for prompt in asked if prompt not in self.prompts]:
             log.event("train.no_samples", prompts=left_out, reason="the model's context is too short")
@@ -57,7 +57,7 @@ class Pretraining:
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's windows of a micro batch, and the number of targets of the step."""
         ids_BT, targets_BT = self._split(self._micro_batch(step, micro))
-        loss = model(ids_BT, targets_BT, self._documents(ids_BT))
+        loss = model(ids_BT, targets_BT, self._documents(ids_BT), self.config.optim.z_loss)
         return loss, self.config.training.batch_sequences * self._context
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -65,16 +65,18 @@ class Pretraining:
         self._sample(model, step)
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         chosen = self.held_out.spread(self.config.validation.windows)
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        for place in range(rank, math.ceil(len(chosen) / processes) * processes, processes):
-            # every process runs the model equally often, as sharded weights require; surplus results are dropped
-            ids_BT, targets_BT = self._split(self.held_out[chosen[min(place, len(chosen) - 1)]][None])
-            sizes_BT = self.bytes_of_V[targets_BT]
-            targets_BT = targets_BT.masked_fill(sizes_BT == 0, IGNORE)
-            nll = model(ids_BT, targets_BT, self._documents(ids_BT))
-            figures = [float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())]
-            if place < len(chosen):
-                sums += torch.tensor(figures, dtype=torch.float64)
+        size, processes = self.config.training.micro_batch_sequences, self.accelerator.num_processes
+        first = self.accelerator.process_index * size
+        for start in range(
+            first, first + math.ceil(len(chosen) / (size * processes)) * size * processes, size * processes
+        ):
+            # every process runs the model equally often and on equal shapes; surplus windows do not count
+            places = range(start, start + size)
+            ids_BT, targets_BT = self._split(np.stack([self.held_out[chosen[place % len(chosen)]] for place in places]))
+            counts_B1 = torch.tensor([place < len(chosen) for place in places], device=ids_BT.device)[:, None]
+            sizes_BT = self.bytes_of_V[targets_BT] * counts_B1
+            nll = model(ids_BT, targets_BT.masked_fill(sizes_BT == 0, IGNORE), self._documents(ids_BT))
+            sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
         nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
 
@@ -144,7 +146,7 @@ class Pretraining:
     @cached_property
     def prompts(self) -> list[str]:
         """The prompts that are completed: those that leave room for a token."""
-        if is_sharded(self.accelerator):
+        if sharding.is_requested():
             return []
         return [each for each in self.config.validation.prompts if self._num_tokens(each) < self.shape.context]
 

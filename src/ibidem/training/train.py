@@ -13,7 +13,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import plan, session, state
 from ibidem.training.config import LoopConfig, TrainConfig
 from ibidem.training.pretraining import Pretraining
-from ibidem.training.processes import check_processes, start_accelerator
+from ibidem.training.processes import check_processes, compute_dtype, start_accelerator
 from ibidem.training.tokens import tokenize
 
 
@@ -90,7 +90,9 @@ def preview(config: TrainConfig) -> list[str]:
 
 def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
     """Return a decoder with random weights, which the seed decides."""
-    model = Decoder(shape, gradient_checkpointing=training.gradient_checkpointing)
+    model = Decoder(
+        shape, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+    )
     model.init_weights(training.seed)
     return model
 
