@@ -30,7 +30,7 @@ from ibidem.runs import folder_of, newest
 from ibidem.training import interrupts, loop, state
 from ibidem.training.config import SessionConfig, measure_every
 from ibidem.training.objective import Objective
-from ibidem.training.optim import adamw, learning_rate
+from ibidem.training.optim import learning_rate, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _build(
     model = build()
     if checkpoint is None and config.initial is not None:
         load_weights(model, newest(config.initial))
-    prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
+    prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config.optim))
     if config.training.compile and accelerator.device.type != "cpu":
         for block in accelerator.unwrap_model(prepared).blocks:
             block.compile()

@@ -1,0 +1,165 @@
+"""Bits per byte after a fixed number of CPU-seconds: shapes, vocabularies, batches and optimizers for the demo.
+
+A candidate trains on the demo's corpus with one thread. The steps that fit into the budget follow from the speed of its
+first steps, so that the learning rate ends where it should when the budget is used up; time spent measuring does not
+count. The score is bits per byte over all windows of the held-out documents, whose bytes are the same for every
+vocabulary. The demo leaves `data` and `tokenizer` behind; other vocabularies are trained into WORK.
+
+    OMP_NUM_THREADS=1 python benchmarks/demo_sweep.py artifacts/demo WORK benchmarks/results/demo_sweep.json
+
+More arguments: the CPU-seconds (60), then the candidates, by name or as JSON (all that are named below).
+
+Results are added to the JSON as they come, and drawn beside it as .svg.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ibidem.modeling.attention import Documents
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.loss import IGNORE
+from ibidem.modeling.modeling_custom import Decoder
+from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from ibidem.training.config import OptimConfig
+from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
+from ibidem.training.tokens import Windows, tokenize, window_at
+
+HELD_OUT_SHARE = 0.02
+PROBE_STEPS = 6
+SEED = 0
+TINY = {"width": 256, "layers": 6, "heads": 4, "ffn_hidden": 640}
+TODAY: dict[str, Any] = {
+    "vocab_size": 8192,
+    "shape": TINY,
+    "batch": 16,
+    "window": 256,
+    "warmup": 0.05,
+    "optim": {"lr": 3e-3},
+}
+"""The recipe that the candidates are compared with: 6.6 M parameters, AdamW."""
+CANDIDATES: dict[str, dict[str, Any]] = {"today": {}}
+
+
+class Corpus:
+    """The demo's corpus in the tokens of one vocabulary."""
+
+    def __init__(self, demo: Path, work: Path, vocab_size: int) -> None:
+        folder = work / f"tokenizer-{vocab_size}"
+        train_tokenizer(
+            TrainTokenizerConfig(
+                input=demo / "data",
+                output_dir=folder,
+                vocab_size=vocab_size,
+                max_corpus_bytes=10_000_000,
+                held_out_share=HELD_OUT_SHARE,
+            )
+        )
+        self.tokens, self.tokenizer = tokenize(demo / "data", folder, work / "tokens", held_out_share=HELD_OUT_SHARE)
+
+    def batch(self, windows: Windows, places: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets of some positions of the training order."""
+        ids = np.stack([windows[window_at(place, windows.number, SEED)[1]] for place in places])
+        return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
+
+    def documents(self, ids_BT: torch.Tensor) -> Documents:
+        return Documents(ids_BT == self.tokenizer.document_id)
+
+    def bits_per_byte(self, nll_of: Callable[..., torch.Tensor], window: int) -> float:
+        """Measure all windows of the held-out documents; `nll_of` sums the loss of ids, targets and documents."""
+        windows = Windows(self.tokens, "validation", window)
+        bytes_of_V = torch.from_numpy(self.tokenizer.bytes_of_V)
+        nll, num_bytes = 0.0, 0
+        with torch.no_grad():
+            for start in range(0, windows.number, 16):
+                ids = np.stack([windows[index] for index in range(start, min(start + 16, windows.number))])
+                inputs, targets = torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
+                sizes = bytes_of_V[targets]
+                nll += float(nll_of(inputs, targets.masked_fill(sizes == 0, IGNORE), self.documents(inputs)))
+                num_bytes += int(sizes.sum())
+        return nll / math.log(2) / num_bytes
+
+
+def merged(candidate: dict[str, Any]) -> dict[str, Any]:
+    """Return a whole recipe: today's with the candidate's changes."""
+    return TODAY | candidate | {key: TODAY[key] | candidate.get(key, {}) for key in ("shape", "optim")}
+
+
+def train(recipe: dict[str, Any], corpus: Corpus, budget: float) -> dict[str, Any]:
+    """Train a recipe for so many CPU-seconds; return what came of it."""
+    shape = ModelConfig(vocab_size=recipe["vocab_size"], context=512, **recipe["shape"])
+    step_s = _steps(recipe, shape, corpus, PROBE_STEPS, total=PROBE_STEPS)[1] / PROBE_STEPS
+    total = max(1, round(budget / step_s))
+    model, used, losses = _steps(recipe, shape, corpus, total, total=total)
+    tokens = total * recipe["batch"] * recipe["window"]
+    return {
+        "bits_per_byte": round(corpus.bits_per_byte(model.eval(), recipe["window"]), 4),
+        "parameters": shape.parameters,
+        "steps": total,
+        "tokens": tokens,
+        "cpu_s": round(used, 1),
+        "tokens_per_cpu_s": round(tokens / used),
+        "last_loss": round(float(np.mean(losses[-20:])), 4),
+    }
+
+
+def _steps(
+    recipe: dict[str, Any], shape: ModelConfig, corpus: Corpus, steps: int, *, total: int
+) -> tuple[Decoder, float, list[float]]:
+    """Take some steps; return the model, the CPU-seconds without the first step's extra cost, and the losses."""
+    model = Decoder(shape).train()
+    model.init_weights(SEED)
+    config = OptimConfig(warmup_steps=max(1, round(recipe["warmup"] * total)), **recipe["optim"])
+    optimizer = make_optimizer(model, config)
+    windows = Windows(corpus.tokens, "train", recipe["window"])
+    batch, losses = recipe["batch"], []
+    started = time.process_time()
+    for step in range(steps):
+        set_learning_rate(optimizer.param_groups, learning_rate(step, total, config))
+        inputs, targets = corpus.batch(windows, range(step * batch, (step + 1) * batch))
+        loss = model(inputs, targets, corpus.documents(inputs)) / targets.numel()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+    return model, time.process_time() - started, losses
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    demo, work, path = map(Path, sys.argv[1:4])
+    budget = float(sys.argv[4]) if len(sys.argv) > 4 else 60.0
+    names = sys.argv[5:] or list(CANDIDATES)
+    for name in names:
+        candidate = CANDIDATES[name] if name in CANDIDATES else json.loads(name)
+        recipe = merged(candidate)
+        result = train(recipe, Corpus(demo, work, recipe["vocab_size"]), budget)
+        row = {"name": name, "budget_cpu_s": budget, **result, "changes": candidate}
+        print(json.dumps(row), flush=True)
+        save(path, row)
+
+
+def save(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to the JSON."""
+    rows = json.loads(path.read_text())["runs"] if path.exists() else []
+    result = {
+        "command": "OMP_NUM_THREADS=1 python benchmarks/demo_sweep.py artifacts/demo WORK " + path.as_posix(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "torch": torch.__version__,
+        "runs": [*rows, row],
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
