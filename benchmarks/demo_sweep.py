@@ -1,9 +1,9 @@
 """Bits per byte after a fixed number of CPU-seconds: shapes, vocabularies, batches and optimizers for the demo.
 
-A candidate trains on the demo's corpus with one thread. The steps that fit into the budget follow from the speed of its
-first steps, so that the learning rate ends where it should when the budget is used up; time spent measuring does not
-count. The score is bits per byte over all windows of the held-out documents, whose bytes are the same for every
-vocabulary. The demo leaves `data` and `tokenizer` behind; other vocabularies are trained into WORK.
+A candidate trains on the demo's corpus with one thread. Its learning rate follows from the share of the CPU-seconds
+that is used up, so that every schedule ends with the budget; time spent measuring does not count. The score is bits per
+byte over all windows of the held-out documents, whose bytes are the same for every vocabulary. The demo leaves `data`
+behind; tokenizers are trained into WORK.
 
     OMP_NUM_THREADS=1 python benchmarks/demo_sweep.py artifacts/demo WORK benchmarks/results/demo_sweep.json
 
@@ -35,7 +35,8 @@ from ibidem.training.optim import learning_rate, make_optimizer, set_learning_ra
 from ibidem.training.tokens import Windows, tokenize, window_at
 
 HELD_OUT_SHARE = 0.02
-PROBE_STEPS = 6
+PLACES = 10_000
+"""Steps of the schedules, which are stretched over the CPU-seconds."""
 SEED = 0
 TINY = {"width": 256, "layers": 6, "heads": 4, "ffn_hidden": 640}
 TODAY: dict[str, Any] = {
@@ -47,7 +48,45 @@ TODAY: dict[str, Any] = {
     "optim": {"lr": 3e-3},
 }
 """The recipe that the candidates are compared with: 6.6 M parameters, AdamW."""
-CANDIDATES: dict[str, dict[str, Any]] = {"today": {}}
+SMALL = {"width": 128, "layers": 4, "heads": 2, "ffn_hidden": 384}
+MUON = {"name": "muon", "floor": 0.0}
+BASE: dict[str, Any] = {"vocab_size": 4096, "shape": SMALL, "batch": 8, "optim": MUON | {"lr": 3e-2, "matrix_lr": 6e-3}}
+
+
+def varied(**changes: Any) -> dict[str, Any]:
+    """Return BASE with other settings of the recipe or of its optimizer."""
+    inner = {key: value for key, value in changes.items() if key not in BASE and key not in TODAY}
+    outer = {key: value for key, value in changes.items() if key not in inner}
+    return BASE | outer | {"optim": BASE["optim"] | inner}
+
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "6.6 M, 8192 ids, AdamW": {},
+    "6.6 M, 8192 ids, Muon": {"optim": {"name": "muon"}},
+    "AdamW, lr 3e-3": varied(name="adamw", lr=3e-3),
+    "AdamW, lr 6e-3": varied(name="adamw", lr=6e-3),
+    "one lr for all, 6e-3": varied(lr=6e-3),
+    "embedding 1.5e-2, matrices 3e-3": varied(lr=1.5e-2, matrix_lr=3e-3),
+    "embedding 3e-2, matrices 6e-3": varied(),
+    "embedding 6e-2, matrices 6e-3": varied(lr=6e-2),
+    "embedding 3e-2, matrices 1e-2": varied(matrix_lr=1e-2),
+    "2048 ids": varied(vocab_size=2048),
+    "8192 ids": varied(vocab_size=8192),
+    "width 96": varied(shape={"width": 96, "layers": 4, "heads": 2, "ffn_hidden": 256}),
+    "width 192": varied(shape={"width": 192, "layers": 4, "heads": 3, "ffn_hidden": 512}),
+    "3 layers": varied(shape=SMALL | {"layers": 3}),
+    "6 layers": varied(shape=SMALL | {"layers": 6}),
+    "batch 4": varied(batch=4),
+    "batch 16": varied(batch=16),
+    "window 512, batch 4": varied(window=512, batch=4),
+    "no QK-norm": varied(shape=SMALL | {"qk_norm": False}),
+    "warm-up 1 %": varied(warmup=0.01),
+    "linear decay": varied(schedule="wsd", decay_share=0.95),
+    "constant, then linear decay over half": varied(schedule="wsd", decay_share=0.5),
+    "beta2 0.99": varied(beta2=0.99),
+    "weight decay 0": varied(weight_decay=0.0),
+    "momentum 0.9": varied(momentum=0.9),
+}
 
 
 class Corpus:
@@ -95,44 +134,36 @@ def merged(candidate: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(recipe: dict[str, Any], corpus: Corpus, budget: float) -> dict[str, Any]:
-    """Train a recipe for so many CPU-seconds; return what came of it."""
+    """Train a recipe until so many CPU-seconds are used up; return what came of it."""
     shape = ModelConfig(vocab_size=recipe["vocab_size"], context=512, **recipe["shape"])
-    step_s = _steps(recipe, shape, corpus, PROBE_STEPS, total=PROBE_STEPS)[1] / PROBE_STEPS
-    total = max(1, round(budget / step_s))
-    model, used, losses = _steps(recipe, shape, corpus, total, total=total)
-    tokens = total * recipe["batch"] * recipe["window"]
-    return {
-        "bits_per_byte": round(corpus.bits_per_byte(model.eval(), recipe["window"]), 4),
-        "parameters": shape.parameters,
-        "steps": total,
-        "tokens": tokens,
-        "cpu_s": round(used, 1),
-        "tokens_per_cpu_s": round(tokens / used),
-        "last_loss": round(float(np.mean(losses[-20:])), 4),
-    }
-
-
-def _steps(
-    recipe: dict[str, Any], shape: ModelConfig, corpus: Corpus, steps: int, *, total: int
-) -> tuple[Decoder, float, list[float]]:
-    """Take some steps; return the model, the CPU-seconds without the first step's extra cost, and the losses."""
     model = Decoder(shape).train()
     model.init_weights(SEED)
-    config = OptimConfig(warmup_steps=max(1, round(recipe["warmup"] * total)), **recipe["optim"])
+    config = OptimConfig(warmup_steps=round(recipe["warmup"] * PLACES), **recipe["optim"])
     optimizer = make_optimizer(model, config)
     windows = Windows(corpus.tokens, "train", recipe["window"])
-    batch, losses = recipe["batch"], []
-    started = time.process_time()
-    for step in range(steps):
-        set_learning_rate(optimizer.param_groups, learning_rate(step, total, config))
-        inputs, targets = corpus.batch(windows, range(step * batch, (step + 1) * batch))
+    used, step, losses = 0.0, 0, []
+    while used < budget:
+        started = time.process_time()
+        set_learning_rate(optimizer.param_groups, learning_rate(round(used / budget * PLACES), PLACES, config))
+        inputs, targets = corpus.batch(windows, range(step * recipe["batch"], (step + 1) * recipe["batch"]))
         loss = model(inputs, targets, corpus.documents(inputs)) / targets.numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
-    return model, time.process_time() - started, losses
+        used += time.process_time() - started
+        step += 1
+    tokens = step * recipe["batch"] * recipe["window"]
+    return {
+        "bits_per_byte": round(corpus.bits_per_byte(model.eval(), recipe["window"]), 4),
+        "parameters": shape.parameters,
+        "steps": step,
+        "tokens": tokens,
+        "cpu_s": round(used, 1),
+        "tokens_per_cpu_s": round(tokens / used),
+        "last_loss": round(float(np.mean(losses[-20:])), 4),
+    }
 
 
 def main() -> None:

@@ -19,9 +19,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,8 @@ PEER_SETTINGS = ((1e-3, 0.1), (2e-3, 0.1), (4e-3, 0.1), (8e-3, 0.1), (2e-3, 0.02
 """Peak learning rates, and warm-ups as shares of the steps."""
 MEASURED = (0.7, 0.8, 0.9, 1.0)
 """When ours is measured, as shares of its steps."""
-PROBE_STEPS, SKIPPED_STEPS = 10, 2
+PLACES = 10_000
+"""Steps of the schedules, which are stretched over the CPU-seconds."""
 SHAPE = read_model_config(shipped("model/demo.py"))
 EVALUATE_AT_ONCE = 16
 
@@ -107,16 +107,16 @@ def _split(ids: "np.ndarray[Any, Any]") -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
 
 
-def ours(corpus: Corpus, seed: int, total: int) -> Recipe:
+def ours(corpus: Corpus, seed: int) -> Recipe:
     """Return the demo's recipe."""
     model = Decoder(SHAPE)
     model.init_weights(seed)
-    config = OptimConfig(**OPTIM, warmup_steps=max(1, round(WARM_UP_SHARE * total)))
+    config = OptimConfig(**OPTIM, warmup_steps=round(WARM_UP_SHARE * PLACES))
     document = corpus.tokenizer.document_id
     return Recipe(model, make_optimizer(model, config), config, lambda x, y: model(x, y, Documents(x == document)))
 
 
-def peers(seed: int, total: int, lr: float, warm_up: float) -> Recipe:
+def peers(seed: int, lr: float, warm_up: float) -> Recipe:
     """Return Hugging Face's model of the same shape, with fused AdamW."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -131,7 +131,7 @@ def peers(seed: int, total: int, lr: float, warm_up: float) -> Recipe:
     model = Qwen3ForCausalLM(shape)
     assert sum(parameter.numel() for parameter in model.parameters()) == SHAPE.parameters
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    config = OptimConfig(lr=lr, warmup_steps=max(1, round(warm_up * total)), floor=0.1)
+    config = OptimConfig(lr=lr, warmup_steps=round(warm_up * PLACES), floor=0.1)
 
     def nll_of(inputs: Tensor, targets: Tensor) -> Tensor:
         logits = model(input_ids=inputs, use_cache=False).logits
@@ -142,44 +142,36 @@ def peers(seed: int, total: int, lr: float, warm_up: float) -> Recipe:
     return Recipe(model, optimizer, config, nll_of)
 
 
-def train(
-    make: Callable[[int], Recipe], corpus: Corpus, *, budget: float, seed: int, measured: Sequence[float]
-) -> dict[str, Any]:
-    """Train for so many CPU-seconds, planned from the speed of the first steps; measure at shares of the steps."""
-    _, warm = steps(make(PROBE_STEPS), corpus, seed, PROBE_STEPS)
-    total = round(budget / (warm / (PROBE_STEPS - SKIPPED_STEPS)))
-    recipe = make(total)
-    curve, _ = steps(recipe, corpus, seed, total, {round(total * share) for share in measured})
-    return {
-        "bits_per_byte": curve[-1][2],
-        "cpu_s": round(curve[-1][1], 2),
-        "steps": total,
-        "tokens": total * BATCH * WINDOW,
-        "curve": curve,
-    }
+def train(recipe: Recipe, corpus: Corpus, *, budget: float, seed: int, measured: Sequence[float]) -> dict[str, Any]:
+    """Train until so many CPU-seconds are used up; measure at shares of them.
 
-
-def steps(
-    recipe: Recipe, corpus: Corpus, seed: int, total: int, measured: Collection[int] = ()
-) -> tuple[list[tuple[int, float, float]], float]:
-    """Take all steps; return (step, CPU-seconds, bits per byte) where measured, and the time of all but the first."""
+    The learning rate follows from the share that is used up, so that the schedule ends with the budget.
+    """
     curve: list[tuple[int, float, float]] = []
-    used = skipped = 0.0
+    used, step, left = 0.0, 0, list(measured)
     recipe.model.train()
-    for step in range(total):
+    while left:
         started = time.process_time()
-        set_learning_rate(recipe.optimizer.param_groups, learning_rate(step, total, recipe.config))
+        lr = learning_rate(round(used / budget * PLACES), PLACES, recipe.config)
+        set_learning_rate(recipe.optimizer.param_groups, lr)
         inputs, targets = corpus.batch(step, seed)
         (recipe.nll_of(inputs, targets) / targets.numel()).backward()
         nn.utils.clip_grad_norm_(recipe.model.parameters(), recipe.config.clip)
         recipe.optimizer.step()
         recipe.optimizer.zero_grad(set_to_none=True)
         used += time.process_time() - started
-        skipped = used if step < SKIPPED_STEPS else skipped
-        if step + 1 in measured:
-            curve.append((step + 1, round(used, 2), round(corpus.bits_per_byte(recipe), 4)))
+        step += 1
+        if used >= left[0] * budget:
+            left.pop(0)
+            curve.append((step, round(used, 2), round(corpus.bits_per_byte(recipe), 4)))
             print(curve[-1], flush=True)
-    return curve, used - skipped
+    return {
+        "bits_per_byte": curve[-1][2],
+        "cpu_s": round(used, 2),
+        "steps": step,
+        "tokens": step * BATCH * WINDOW,
+        "curve": curve,
+    }
 
 
 def main() -> None:
@@ -189,20 +181,21 @@ def main() -> None:
     results = Results(path, corpus)
 
     def peer_run(lr: float, warm_up: float, seed: int, budget: float) -> dict[str, Any]:
-        make = partial(peers, seed, lr=lr, warm_up=warm_up)
         key = f"peer lr {lr:g} warm-up {warm_up:g} budget {budget:g} seed {seed}"
-        return results.run(key, lambda: train(make, corpus, budget=budget, seed=seed, measured=(1.0,)))
+        return results.run(
+            key, lambda: train(peers(seed, lr, warm_up), corpus, budget=budget, seed=seed, measured=(1.0,))
+        )
+
+    def own_run(seed: int, budget: float) -> dict[str, Any]:
+        key = f"ours budget {budget:g} seed {seed}"
+        return results.run(key, lambda: train(ours(corpus, seed), corpus, budget=budget, seed=seed, measured=MEASURED))
 
     swept = {setting: peer_run(*setting, SEEDS[0], SWEEP_BUDGET_S) for setting in PEER_SETTINGS}
     best = min(swept, key=lambda setting: swept[setting]["bits_per_byte"])
     pairs = []
     for seed in SEEDS:
         peer = peer_run(*best, seed, BUDGET_S)
-        make = partial(ours, corpus, seed)
-        mine = results.run(
-            f"ours budget {SHARE * BUDGET_S:g} seed {seed}",
-            partial(train, make, corpus, budget=SHARE * BUDGET_S, seed=seed, measured=MEASURED),
-        )
+        mine = own_run(seed, SHARE * BUDGET_S)
         pairs.append((mine, peer))
     results.finish(best, pairs)
 

@@ -44,7 +44,7 @@ HELD_OUT: dict[str, Any] = {
 }
 BATCH, WINDOW = 8, 256
 WARM_UP_SHARE = 0.05
-OPTIM: dict[str, Any] = {"name": "muon", "lr": 8e-3, "floor": 0.0}
+OPTIM: dict[str, Any] = {"name": "muon", "lr": 3e-2, "matrix_lr": 6e-3, "floor": 0.0}
 """Of the shapes and settings in benchmarks/results/demo_sweep.json, those that learn most in the demo's time."""
 ANSWER_TOKENS = 48
 
