@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.loss import IGNORE
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.page import Axis, join, tag, ticks
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import OptimConfig
 from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
@@ -38,6 +39,7 @@ HELD_OUT_SHARE = 0.02
 PLACES = 10_000
 """Steps of the schedules, which are stretched over the CPU-seconds."""
 SEED = 0
+END = {"text-anchor": "end"}
 TINY = {"width": 256, "layers": 6, "heads": 4, "ffn_hidden": 640}
 TODAY: dict[str, Any] = {
     "vocab_size": 8192,
@@ -170,26 +172,52 @@ def main() -> None:
     torch.set_num_threads(1)
     demo, work, path = map(Path, sys.argv[1:4])
     budget = float(sys.argv[4]) if len(sys.argv) > 4 else 60.0
-    names = sys.argv[5:] or list(CANDIDATES)
-    for name in names:
+    for name in sys.argv[5:] or list(CANDIDATES):
         candidate = CANDIDATES[name] if name in CANDIDATES else json.loads(name)
         recipe = merged(candidate)
         result = train(recipe, Corpus(demo, work, recipe["vocab_size"]), budget)
-        row = {"name": name, "budget_cpu_s": budget, **result, "changes": candidate}
+        row = {"name": name, "budget_cpu_s": budget, **result, "recipe": recipe}
         print(json.dumps(row), flush=True)
         save(path, row)
 
 
 def save(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the JSON."""
-    rows = json.loads(path.read_text())["runs"] if path.exists() else []
+    """Add a row to the JSON, and draw all of them."""
+    rows = [*(json.loads(path.read_text())["runs"] if path.exists() else []), row]
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/demo_sweep.py artifacts/demo WORK " + path.as_posix(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
         "torch": torch.__version__,
-        "runs": [*rows, row],
+        "runs": rows,
     }
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".svg").write_text(drawn(rows), encoding="utf-8")
+
+
+def drawn(rows: Sequence[dict[str, Any]]) -> str:
+    """Return an SVG: a dot per run at its bits per byte, the best first, shorter runs below longer ones."""
+    rows = sorted(rows, key=lambda row: (-row["budget_cpu_s"], row["bits_per_byte"]))
+    bits = [row["bits_per_byte"] for row in rows]
+    x = Axis(ticks([min(bits), max(bits)]), 330, 730)
+    height = 44 + 20 * len(rows)
+    lines = [
+        join(
+            tag("text", f"{row['name']} ({row['budget_cpu_s']:g} CPU-s)", x=320, y=40 + 20 * place, **END),
+            tag("circle", cx=x.at(row["bits_per_byte"]), cy=36 + 20 * place, r=4, fill="#2563eb"),
+            tag("text", f"{row['bits_per_byte']:.3f}", x=x.at(row["bits_per_byte"]) + 8, y=40 + 20 * place),
+        )
+        for place, row in enumerate(rows)
+    ]
+    grid = [
+        join(
+            tag("line", x1=x.at(tick), x2=x.at(tick), y1=24, y2=height - 12, stroke="#ddd"),
+            tag("text", tick, x=x.at(tick), y=16, **{"text-anchor": "middle"}),
+        )
+        for tick in x.ticks
+    ]
+    style = {"font-family": "sans-serif", "font-size": 12, "xmlns": "http://www.w3.org/2000/svg"}
+    title = tag("title", "Bits per byte of the held-out documents after a fixed number of CPU-seconds")
+    return str(tag("svg", title, *grid, *lines, viewBox=f"0 0 790 {height}", **style)) + "\n"
 
 
 if __name__ == "__main__":
