@@ -65,13 +65,13 @@ def with_dropout(model_file: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize(("dropout", "optimizer"), [(False, "adamw"), (True, "adamw"), (False, "muon")])
 def test_stopping_and_resuming_changes_no_bit(
-    dropout: bool, train_settings: Settings, model_file: Path, tmp_path: Path
+    dropout: bool, optimizer: str, train_settings: Settings, model_file: Path, tmp_path: Path
 ) -> None:
     if dropout:
         train_settings["model"] = with_dropout(model_file, tmp_path)
-    settings = changed(train_settings, data__fim_rate=0.5)
+    settings = changed(train_settings, data__fim_rate=0.5, optim__name=optimizer, optim__matrix_lr=5e-3)
     train(settings, output_dir=tmp_path / "whole")
     train(settings, output_dir=tmp_path / "parts", training__stop_at_step=20)
     train(settings, output_dir=tmp_path / "parts", training__resume_from="latest")

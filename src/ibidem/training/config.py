@@ -47,10 +47,16 @@ class DataConfig:
 
 @configuration
 class OptimConfig:
-    """The optimizer: AdamW."""
+    """The optimizer."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: for all parameters; muon: for the matrices of the blocks, and AdamW for the rest."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
+    matrix_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of the matrices that muon updates; by default lr."""
+    momentum: Share = 0.95
+    """Decay rate of muon's running mean of the gradient."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine: down to the floor over the whole run; wsd: warmup, stable, then a linear decay at the end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
@@ -159,6 +165,6 @@ class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
     model: Path
-    """Shape of the model: tiny, base or wide, a Python file that sets MODEL, such as configs/model/base.py, or a JSON
-    file."""
+    """Shape of the model: base, demo, tiny or wide, a Python file that sets MODEL, such as configs/model/base.py, or a
+    JSON file."""
     data: DataConfig

@@ -99,7 +99,7 @@ def run(
             measured = _measure(objective, model, accelerator, done) if measures else {}
             if saves:
                 _check_finite(model, done)
-                save(done, {"loss": reports.loss, **measured})
+                save(done, {**reports.loss, **measured})
             reports.resume()
             if stops:
                 break
@@ -114,7 +114,8 @@ class _Reports:
         self._waits = accelerator.device.type == "cpu"
         self._pending: tuple[int, Mapping[str, Tensor | float]] | None = None
         self._pace, self._since = Pace(), time.perf_counter()
-        self.loss = float("nan")
+        self.loss: dict[str, float] = {}
+        """The last step's; empty if all were skipped."""
 
     def add(self, done: int, figures: Mapping[str, Tensor | float]) -> None:
         """Take a step's figures; log those of the step before, or on a CPU these."""
@@ -139,14 +140,15 @@ class _Reports:
         now = time.perf_counter()
         speed, self._since = self._schedule.tokens_per_step / (now - self._since), now
         skipped = int(figures.pop("skipped"))
-        self.loss = figures["loss"]
-        tokens = done * self._schedule.tokens_per_step
-        log.event("train.step", step=done, tokens=tokens, tokens_per_s=round(speed), **figures)
-        self._accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
-        self._pace.notice(done, speed)
-        self._bar.advance(loss=round(self.loss, 4), tokens_per_s=round(speed))
         if skipped:
             _report_skipped(done, figures, skipped, self._schedule.most_skipped)
+        else:
+            self.loss = {"loss": figures["loss"]}
+            tokens = done * self._schedule.tokens_per_step
+            log.event("train.step", step=done, tokens=tokens, tokens_per_s=round(speed), **figures)
+            self._accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
+        self._pace.notice(done, speed)
+        self._bar.advance(**{name: round(value, 4) for name, value in self.loss.items()}, tokens_per_s=round(speed))
 
 
 def _report_skipped(step: int, figures: Mapping[str, float], skipped: int, most: int) -> None:

@@ -1,12 +1,29 @@
 """The optimizer and the learning rate."""
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.adamw import adamw as adamw_step
 
+from ibidem.modeling.modeling_custom import Attention, FeedForward
 from ibidem.training.config import OptimConfig
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+RMS_OF_ADAMW = 0.2
+"""Typical root mean square of AdamW's updates."""
+
+Group = dict[str, Any]
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Return the optimizer that `config.name` selects."""
+    return muon(model, config) if config.name == "muon" else adamw(model, config)
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -14,12 +31,183 @@ def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
     Source: Loshchilov and Hutter 2017, arXiv:1711.05101.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups = _adamw_groups(_trained(model), config)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def muon(model: nn.Module, config: OptimConfig) -> "Muon":
+    """Return Muon for the matrices of the blocks, and AdamW for the rest: embedding, output matrix and norms."""
+    matrices = block_matrices(model)
+    inside = {parameter for parameters in matrices.values() for parameter in parameters}
+    rest = [parameter for parameter in _trained(model) if parameter not in inside]
+    settings = {
+        "weight_decay": config.weight_decay,
+        "momentum": config.momentum,
+        "lr_ratio": (config.matrix_lr or config.lr) / config.lr,
+    }
+    groups = [{"params": parameters, "parts": parts, **settings} for parts, parameters in matrices.items()]
+    return Muon([*groups, *_adamw_groups(rest, config)], lr=config.lr, betas=(config.beta1, config.beta2))
+
+
+def block_matrices(model: nn.Module) -> dict[tuple[int, ...], list[Tensor]]:
+    """Return the matrices of attention and feed-forward, by the numbers of rows of their parts.
+
+    The merged matrices `qkv` and `gate_up` consist of several maps, one below the other; any other has one part.
+    """
+    found: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            found[tuple(heads * module.head_width for heads in module.split)].append(module.qkv.weight)
+            found[(module.out.out_features,)].append(module.out.weight)
+        elif isinstance(module, FeedForward):
+            found[(module.down.in_features, module.down.in_features)].append(module.gate_up.weight)
+            found[(module.down.out_features,)].append(module.down.weight)
+    trained = {parts: [p for p in parameters if p.requires_grad] for parts, parameters in found.items()}
+    return {parts: parameters for parts, parameters in trained.items() if parameters}
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _adamw_groups(parameters: list[nn.Parameter], config: OptimConfig) -> list[Group]:
+    return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the groups that have `parts`, fused AdamW for the others.
+
+    Muon replaces the running mean of a matrix's gradient by the nearest matrix with orthonormal rows or columns, so
+    that a step has the same size in every direction. It is then scaled to the root mean square of AdamW's steps: the
+    same learning rate and weight decay suit both.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the scale is that of Liu et al. 2025,
+    arXiv:2502.16982, eq. 4.
+
+    As with torch's fused optimizers, gradients are divided by `grad_scale`, and a step whose `found_inf` is 1 changes
+    nothing; both are scalars on the device.
+    """
+
+    grad_scale: Tensor | float = 1.0
+    found_inf: Tensor | float = 0.0
+
+    def __init__(self, groups: list[Group], *, lr: float, betas: tuple[float, float], eps: float = 1e-8) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "fused": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient; a closure is not supported."""
+        assert closure is None
+        self._step_matrices()
+        for group in self.param_groups:
+            if "parts" not in group:
+                self._step_adamw(group)
+        return None
+
+    def _step_matrices(self) -> None:
+        matrices = [
+            (p, group) for group in self.param_groups if "parts" in group for p in group["params"] if p.grad is not None
+        ]
+        taken = 1 - self.found_inf
+        updates = [_whole(self._momentum(p, group["momentum"], taken)) for p, group in matrices]
+        parts = [torch.split(update, group["parts"]) for update, (_, group) in zip(updates, matrices, strict=True)]
+        orthogonal = iter(orthogonalize([part for each in parts for part in each]))
+        for p, group in matrices:
+            scaled = [_like_adamw(next(orthogonal)) for _ in group["parts"]]
+            lr = group["lr"] * taken
+            p.mul_(1 - lr * group["weight_decay"])
+            p.sub_(_sharded(torch.cat(scaled), p) * lr)
+
+    def _momentum(self, p: Tensor, momentum: float, taken: Tensor | float) -> Tensor:
+        """Return the running mean of the gradient one step ahead (Nesterov)."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        gradient = p.grad / self.grad_scale
+        if isinstance(taken, Tensor):
+            gradient = torch.where(taken > 0, gradient, torch.zeros_like(gradient))
+        mean = state["momentum"].lerp_(gradient, taken * (1 - momentum))
+        return gradient.lerp(mean, momentum)
+
+    def _step_adamw(self, group: Group) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p] |= {
+                    "step": torch.zeros((), device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [self.state[p] for p in parameters]
+        adamw_step(
+            parameters,
+            [p.grad for p in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+            grad_scale=self.grad_scale if isinstance(self.grad_scale, Tensor) else None,
+            found_inf=self.found_inf if isinstance(self.found_inf, Tensor) else None,
+        )
+
+
+def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each matrix approximately the nearest one whose singular values are 1; equal shapes at once.
+
+    The singular values end between 0.7 and 1.2, unless they were tiny.
+    Source: the Newton-Schulz iteration of Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    """
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, matrix in enumerate(wide):
+        by_shape[matrix.shape].append(place)
+    results = list(wide)
+    for places in by_shape.values():
+        for place, result in zip(places, _newton_schulz(torch.stack([wide[p] for p in places])), strict=True):
+            results[place] = result
+    return [each.T if each.shape != matrix.shape else each for each, matrix in zip(results, matrices, strict=True)]
+
+
+def _newton_schulz(stack_LMN: Tensor) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    norms_L11: Tensor = torch.linalg.matrix_norm(stack_LMN, keepdim=True)
+    x_LMN = (stack_LMN / norms_L11.clamp(min=1e-7)).to(_matmul_dtype(stack_LMN.device))
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram_LMM = x_LMN @ x_LMN.mT
+        x_LMN = torch.baddbmm(x_LMN, torch.baddbmm(gram_LMM, gram_LMM, gram_LMM, beta=b, alpha=c), x_LMN, beta=a)
+    return x_LMN.to(stack_LMN.dtype)
+
+
+def _matmul_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the processor multiplies it; elsewhere it would be many times slower than float32."""
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - no public one
+        return torch.float32
+    return torch.bfloat16
+
+
+def _like_adamw(update: Tensor) -> Tensor:
+    return update * (RMS_OF_ADAMW * math.sqrt(max(update.shape)))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
@@ -66,7 +254,7 @@ def warmup_stable_decay(step: int, *, warmup_steps: int, decay_steps: int, total
     return floor + (1 - floor) * left
 
 
-def set_learning_rate(groups: Iterable[dict[str, object]], lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+def set_learning_rate(groups: Iterable[dict[str, Any]], lr: float) -> None:
+    """Set the learning rate of every parameter group, times the group's `lr_ratio` if it has one."""
     for group in groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)

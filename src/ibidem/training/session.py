@@ -32,7 +32,7 @@ from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import SessionConfig, measure_every
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
-from ibidem.training.optim import adamw, learning_rate
+from ibidem.training.optim import learning_rate, make_optimizer
 
 COMPILER = "inductor"
 
@@ -157,10 +157,10 @@ def _placed(model: Decoder, config: SessionConfig, accelerator: Accelerator) -> 
         scales=model.compute_dtype == torch.float16,
     )
     if not sharding.is_requested():
-        prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
+        prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config.optim))
         return loop.Learner(prepared, optimizer, guard)
     sharding.shard(model.to(accelerator.device), accelerator.device)
-    return loop.Learner(model, adamw(model, config.optim), guard)
+    return loop.Learner(model, make_optimizer(model, config.optim), guard)
 
 
 def _train(
