@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from ibidem.modeling.attention import Documents, causal_attention
+from ibidem.modeling.cache import KVCache, hidden
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.generate import Sampling, generate, next_token_probabilities
-from ibidem.modeling.cache import KVCache, hidden
 from ibidem.modeling.modeling_custom import Decoder
 
 

@@ -17,7 +17,7 @@ from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
-from ibidem.training.tokens import FimIds, Windows, default_share, fill_in_middle, tokenize, window_at
+from ibidem.training.tokens import Windows, default_share, tokenize, window_at
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +67,6 @@ def test_every_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert [window_at(position, 50, seed=3) for position in (77, 3, 149)] == [order[77], order[3], order[149]]
-
-
-def test_fill_in_the_middle_keeps_every_token_of_a_document() -> None:
-    fim = FimIds(prefix=91, middle=92, suffix=93)
-    ids = np.array([0, *range(1, 11), 0, *range(11, 31), 0, 31])
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        changed = fill_in_middle(ids, 0, fim, rate=1.0, rng=rng)
-        assert len(changed) == len(ids)
-        first = changed[1 : 1 + 13]
-        prefix, rest = first[1:].tolist(), None
-        assert first[0] == 91
-        cut = prefix.index(93)
-        before, rest = prefix[:cut], prefix[cut + 1 :]
-        after, middle = rest[: rest.index(92)], rest[rest.index(92) + 1 :]
-        assert before + middle + after == list(range(1, 11))
-    assert (fill_in_middle(ids, 0, fim, rate=0.0, rng=rng) == ids).all()
 
 
 def test_matrices_decay_and_norms_do_not() -> None:

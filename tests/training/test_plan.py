@@ -81,7 +81,7 @@ def test_checkpointing_keeps_less() -> None:
 
 
 def test_the_chunk_of_logits_is_that_of_the_loss() -> None:
-    assert memory.CHUNK_TOKENS == DEFAULT_TILE.tokens
+    assert DEFAULT_TILE.tokens == memory.CHUNK_TOKENS
 
 
 def test_a_plan_names_each_part_of_the_memory_eager_and_compiled() -> None:

@@ -9,7 +9,6 @@ from tests.training.test_resume import changed, losses, weights, with_dropout
 
 from ibidem.config import build, parse
 from ibidem.errors import ConfigError
-from ibidem.training import pretraining
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig, measure_every
 
 Settings = dict[str, Any]
@@ -80,16 +79,6 @@ def test_default_prompts_never_exceed_a_short_context(
     mine = tuple(f"{prompt} " for prompt in DEFAULT_PROMPTS)
     with pytest.raises(ConfigError, match="exceed the model's context"):
         run(train_settings, model=short, data__context=context, output_dir=tmp_path / "mine", validation__prompts=mine)
-
-
-def test_sharded_weights_are_not_sampled_and_the_run_goes_on(
-    train_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pretraining, "is_sharded", lambda _accelerator: True)
-    events = run(train_settings, training__steps=1)
-    assert [event["reason"] for event in of(events, "train.no_samples")] == ["the weights are sharded"]
-    assert not of(events, "train.sample")
-    assert len(of(events, "train.step")) == 1
 
 
 def test_a_checkpoint_with_other_validation_settings_is_resumed(train_settings: Settings, tmp_path: Path) -> None:

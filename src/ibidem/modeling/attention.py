@@ -66,8 +66,7 @@ class Documents(NamedTuple):
     @property
     def lengths(self) -> list[int]:
         """Lengths of the documents, row by row of the batch."""
-        count, _, *edges = self.layout.tolist()
-        return [end - start for start, end in zip(edges[:count], edges[1 : count + 1], strict=True)]
+        return [place.stop - place.start for place in _places(self.layout)]
 
 
 def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:
@@ -106,10 +105,10 @@ class _ByDocument(torch.autograd.Function):
     def forward(ctx: Any, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout: Tensor) -> Tensor:
         mixed_NHK, lse_HN = _forward(q_NHK, k_NGK, v_NGK, edges, layout)
         ctx.save_for_backward(q_NHK, k_NGK, v_NGK, mixed_NHK, lse_HN, edges, layout)
-        return mixed_NHK
+        return mixed_NHK  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad_NHK: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NHK: Tensor) -> tuple[Tensor | None, ...]:
         return (*_backward(grad_NHK, *ctx.saved_tensors), None, None)
 
 
@@ -152,7 +151,9 @@ def _backward(
         grad, q, k, v, mixed = _parts(place, grad_NHK, q_NHK, k_NGK, v_NGK, mixed_NHK)
         alone = _attend_alone_backward(grad, q, k, v, mixed, lse_HN[None, :, place])
         for whole, part_1HTK in zip(grads, alone, strict=True):
-            whole[place] = part_1HTK[0].transpose(0, 1).unflatten(1, (whole.shape[1], -1)).sum(2)
+            whole[place] = (
+                part_1HTK[0].transpose(0, 1).reshape(len(part_1HTK[0, 0]), whole.shape[1], -1, whole.shape[2]).sum(2)
+            )
     return grads
 
 
@@ -176,8 +177,8 @@ def _sizes(edges: Tensor, layout: Tensor) -> tuple[Tensor, int]:
 
 
 def _places(layout: Tensor) -> list[slice]:
-    count, _, *edges = layout.tolist()
-    return [slice(*pair) for pair in pairwise(edges[: count + 1])]
+    count = int(layout[0])
+    return [slice(*pair) for pair in pairwise(layout[2 : count + 3].tolist())]
 
 
 def _parts(place: slice, q_NHK: Tensor, *others: Tensor) -> list[Tensor]:
@@ -200,7 +201,7 @@ def _gradients_like(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _attend_alone(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if q.is_cpu:
-        mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)  # noqa: SLF001, FBT003 - the operation behind scaled_dot_product_attention
+        mixed, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)  # noqa: SLF001 - the operation behind scaled_dot_product_attention
         return mixed, lse
     return scaled_dot_product_attention(q, k, v, is_causal=True), q.new_zeros(q.shape[:3])
 
@@ -209,10 +210,8 @@ def _attend_alone_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor, lse: Tensor
 ) -> tuple[Tensor, ...]:
     if q.is_cpu:
-        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, mixed, lse, 0.0, True
-        )
-        return tuple(grads)
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001 - its gradient
+        return tuple(backward(grad, q, k, v, mixed, lse, 0.0, True))
     with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
-        return torch.autograd.grad(scaled_dot_product_attention(*inputs, is_causal=True), inputs, grad)
+        q, k, v = (tensor.detach().requires_grad_() for tensor in (q, k, v))
+        return torch.autograd.grad(scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), grad)

@@ -14,6 +14,7 @@ The logits become, in place, exponentials, and the exponentials are all that bot
 twice.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -47,8 +48,8 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         z_loss: weight of the squared logarithm of the softmax's normalizer, which keeps logits small.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
-    Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2; the rescaled tiles of Milakov and
-    Gimelshein 2018, arXiv:1805.02867; the z-loss of Chowdhery et al. 2022, arXiv:2204.02311, section 5.
+    Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2; the rescaled tiles of Milakov
+    and Gimelshein 2018, arXiv:1805.02867; the z-loss of Chowdhery et al. 2022, arXiv:2204.02311, section 5.
     """
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -71,7 +72,7 @@ class _Embed(torch.autograd.Function):
         return embedding(ids_BT, weight_VD), weight_VD.view_as(weight_VD)
 
     @staticmethod
-    def backward(ctx: Any, grad_BTD: Tensor | None, grad_VD: Tensor | None) -> tuple[None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BTD: Tensor | None, grad_VD: Tensor | None) -> tuple[None, Tensor | None]:
         if grad_BTD is None:
             return None, grad_VD
         if grad_VD is None:  # the loss did not use the matrix
@@ -88,10 +89,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_ND, weight_VD, targets_N, z_loss, needs_hidden, needs_weight
         )
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
-        return total
+        return total  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         hidden_ND, weight_VD = ctx.saved_tensors
         scaled = (hidden_ND.mul_(grad) if needs_hidden else None, weight_VD.mul_(grad) if needs_weight else None)
@@ -148,9 +149,9 @@ class _Softmax:
         """Compute the tiles in `memory`."""
         self._ids, self._dtype = ids, hidden_CD.dtype
         C, V = len(hidden_CD), len(weight_VD)
-        self._tiles_CU = [part.view(C, -1) for part in memory[: C * V].split(C * ids)]
+        self._tiles_CU = [part.view(C, -1) for part in torch.split(memory[: C * V], C * ids)]
         maxima, sums = [], []
-        for tile_CU, weight_UD in zip(self._tiles_CU, weight_VD.split(ids), strict=True):
+        for tile_CU, weight_UD in zip(self._tiles_CU, torch.split(weight_VD, ids), strict=True):
             _matmul(hidden_CD, weight_UD.T, out=tile_CU)
             maxima.append(tile_CU.amax(dim=1, keepdim=True))
             sums.append(tile_CU.sub_(maxima[-1]).exp_().sum(dim=1, keepdim=True))
@@ -160,14 +161,19 @@ class _Softmax:
 
     def times(self, weight_VD: Tensor) -> Tensor:
         """Return softmax @ weight, (C, D), in at least float32."""
-        parts = zip(self._tiles_CU, weight_VD.split(self._ids), self._factors_CX.split(1, dim=1), strict=True)
-        return sum((tile_CU.to(self._dtype) @ weight_UD) * factor_C1 for tile_CU, weight_UD, factor_C1 in parts)  # type: ignore[return-value]
+        total_CD = self.lse_C1.new_zeros((len(self.lse_C1), weight_VD.shape[1]))
+        for tile_CU, factor_C1, weight_UD in self._with(weight_VD):
+            total_CD += (tile_CU.to(self._dtype) @ weight_UD) * factor_C1
+        return total_CD
 
     def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor) -> None:
         """Add softmax.T @ rows."""
-        parts = zip(self._tiles_CU, sums_VD.split(self._ids), self._factors_CX.split(1, dim=1), strict=True)
-        for tile_CU, sums_UD, factor_C1 in parts:
+        for tile_CU, factor_C1, sums_UD in self._with(sums_VD):
             _add_matmul(sums_UD, tile_CU.to(self._dtype).T, (rows_CD * factor_C1).to(self._dtype))
+
+    def _with(self, matrix_VD: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        factors = torch.split(self._factors_CX, 1, dim=1)
+        return zip(self._tiles_CU, factors, torch.split(matrix_VD, self._ids), strict=True)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -34,7 +34,7 @@ class _RMSNorm(torch.autograd.Function):
         return (wide * scale).mul_(weight.to(wide.dtype)).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         normed, grad = _wide(x) * scale, _wide(grad)
         grad_weight = (grad * normed).flatten(0, -2).sum(dim=0)
@@ -51,7 +51,7 @@ class _SwiGLU(torch.autograd.Function):
         return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate = torch.ops.aten.silu_backward(grad * up, gate)

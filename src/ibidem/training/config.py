@@ -43,6 +43,8 @@ class DataConfig:
     """Prevent attention between the documents of a window."""
     fim_rate: Share = 0.0
     """Share of the documents whose middle is moved to the end (fill in the middle)."""
+    fim_spm_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of these in which the suffix comes first (SPM); in the others the prefix does (PSM)."""
 
 
 @configuration
@@ -67,6 +69,14 @@ class OptimConfig:
     """Decay rate of the running mean of the squared gradient."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Maximum norm of the gradient; a larger one is scaled down."""
+    spike_factor: Annotated[float, Field(gt=1)] | None = None
+    """Skip a step whose gradient norm is more than this many times its running mean. A step whose loss or gradient is
+    not finite is always skipped."""
+    most_skipped: Positive = 10
+    """Stop after so many skipped steps in a row."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared logarithm of the softmax's normalizer, added to the loss in training: it keeps logits small
+    (1e-4 in PaLM)."""
 
 
 @configuration
@@ -79,12 +89,12 @@ class LoopConfig:
     """Windows in one step, over all processes."""
     micro_batch_sequences: Positive = 1
     """Windows that one process computes at once; gradients are accumulated over the rest."""
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Precision of matrix products on an accelerator; a CPU always computes in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the blocks (on an accelerator)."""
+    """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
     resume_from: Path | None = None

@@ -2,23 +2,28 @@
 
 A training is an `Objective`: it returns the loss of a micro batch of a step, and measures. The loop knows nothing of
 tokens, prompts or rewards. Every random number of a micro batch follows from (seed, step, micro batch, process), so a
-resumed run is bit-identical to an uninterrupted one.
+resumed run is bit-identical to an uninterrupted one. On an accelerator the host never waits for a step: it reads the
+figures of one when the next has been launched.
 """
 
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from ibidem import log
 from ibidem.errors import TrainingError
+from ibidem.training import sharding
+from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import set_learning_rate
 
@@ -34,17 +39,26 @@ class Schedule:
     total_steps: int
     micro_batches: int
     seed: int
-    clip: float
     tokens_per_step: int
+    most_skipped: int
     measure_every: int
     save_every: int
+
+
+class Learner(NamedTuple):
+    """What a step changes."""
+
+    model: nn.Module
+    """On its devices."""
+    optimizer: torch.optim.Optimizer
+    guard: Guard
+    """Clips gradients and skips steps."""
 
 
 def run(
     schedule: Schedule,
     objective: Objective,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     accelerator: Accelerator,
     *,
     learning_rate: Callable[[int], float],
@@ -56,39 +70,90 @@ def run(
     Args:
         schedule: when to measure, save and stop.
         objective: what is optimized.
-        model: as `accelerator` prepared it.
-        optimizer: of the model.
+        learner: model, optimizer and guard.
         accelerator: the processes and devices.
         learning_rate: returns the learning rate of a step.
         save: saves a checkpoint after so many steps.
         asked_to_stop: whether to save after the current step and return.
+
+    Raises:
+        TrainingError: too many steps in a row were skipped, or weights or measurements are not finite.
     """
+    model = learner.model
     if schedule.start == 0:
         _measure(objective, model, accelerator, 0)
-    pace, done = Pace(), schedule.start
+    done = schedule.start
     with log.progress("train", schedule.stop, "steps", start=schedule.start) as bar:
+        reports = _Reports(schedule, accelerator, bar)
         for step in range(schedule.start, schedule.stop):
-            started = time.perf_counter()
             objective.begin(model, step)
-            figures = update(schedule, objective, model, optimizer, accelerator, step=step, lr=learning_rate(step))
-            figures |= objective.figures()
+            lr = learning_rate(step)
+            figures = update(schedule, objective, learner, accelerator, step=step, lr=lr)
             done = step + 1
-            speed = schedule.tokens_per_step / (time.perf_counter() - started)
-            log.event(
-                "train.step", step=done, tokens=done * schedule.tokens_per_step, tokens_per_s=round(speed), **figures
-            )
-            accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
-            pace.notice(done, speed)
-            bar.advance(loss=round(figures["loss"], 4), tokens_per_s=round(speed))
+            reports.add(done, {**figures, "lr": lr, **objective.figures()})
             measures = done % schedule.measure_every == 0 or done == schedule.total_steps
-            measured = _measure(objective, model, accelerator, done) if measures else {}
             stops = asked_to_stop()
-            if done % schedule.save_every == 0 or done == schedule.stop or stops:
+            saves = done % schedule.save_every == 0 or done == schedule.stop or stops
+            if measures or saves:
+                reports.finish()
+            measured = _measure(objective, model, accelerator, done) if measures else {}
+            if saves:
                 _check_finite(model, done)
-                save(done, {"loss": figures["loss"], **measured})
+                save(done, {"loss": reports.loss, **measured})
+            reports.resume()
             if stops:
                 break
     return done
+
+
+class _Reports:
+    """Reads the figures of the steps and logs them: on an accelerator one step late, so that it never waits for it."""
+
+    def __init__(self, schedule: Schedule, accelerator: Accelerator, bar: log.Bar) -> None:
+        self._schedule, self._accelerator, self._bar = schedule, accelerator, bar
+        self._waits = accelerator.device.type == "cpu"
+        self._pending: tuple[int, Mapping[str, Tensor | float]] | None = None
+        self._pace, self._since = Pace(), time.perf_counter()
+        self.loss = float("nan")
+
+    def add(self, done: int, figures: Mapping[str, Tensor | float]) -> None:
+        """Take a step's figures; log those of the step before, or on a CPU these."""
+        if self._pending is not None:
+            self.finish()
+        self._pending = done, figures
+        if self._waits:
+            self.finish()
+
+    def resume(self) -> None:
+        """Leave what came between two steps out of the second one's time."""
+        if self._pending is None:
+            self._since = time.perf_counter()
+
+    def finish(self) -> None:
+        """Log the step whose figures have not been read."""
+        if self._pending is None:
+            return
+        done, tensors = self._pending
+        self._pending = None
+        figures = {name: float(value) for name, value in tensors.items()}
+        now = time.perf_counter()
+        speed, self._since = self._schedule.tokens_per_step / (now - self._since), now
+        skipped = int(figures.pop("skipped"))
+        self.loss = figures["loss"]
+        tokens = done * self._schedule.tokens_per_step
+        log.event("train.step", step=done, tokens=tokens, tokens_per_s=round(speed), **figures)
+        self._accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
+        self._pace.notice(done, speed)
+        self._bar.advance(loss=round(self.loss, 4), tokens_per_s=round(speed))
+        if skipped:
+            _report_skipped(done, figures, skipped, self._schedule.most_skipped)
+
+
+def _report_skipped(step: int, figures: Mapping[str, float], skipped: int, most: int) -> None:
+    said = f"loss {figures['loss']:.6g}, gradient norm {figures['grad_norm']:.6g}"
+    if skipped >= most:
+        raise TrainingError(f"step {step}: {said}; {skipped} skipped in a row: lower optim.lr, or look at the data")
+    log.event("train.skipped", step=step, in_a_row=skipped, reason=f"{said}: the weights stay as they were")
 
 
 class Pace:
@@ -115,18 +180,18 @@ class Pace:
 def update(
     schedule: Schedule,
     objective: Objective,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     accelerator: Accelerator,
     *,
     step: int,
     lr: float,
-) -> dict[str, float]:
-    """Take one optimizer step; return its loss per target (nats), gradient norm and learning rate.
+) -> dict[str, Tensor]:
+    """Take one optimizer step, or skip it if the guard says so.
 
-    Raises:
-        TrainingError: loss or gradient are not finite; the weights are still those of the previous step.
+    Returns:
+        Its loss per target (nats), the gradient's norm, and how many steps in a row were skipped, on the device.
     """
+    model, optimizer, guard = learner
     model.train()
     set_learning_rate(optimizer.param_groups, lr)
     total = torch.zeros((), device=accelerator.device)
@@ -134,17 +199,21 @@ def update(
     for micro in range(schedule.micro_batches):
         torch.manual_seed(micro_seed(schedule.seed, step, micro, accelerator.process_index))
         is_last = micro == schedule.micro_batches - 1
-        with accelerator.autocast(), _synchronize(accelerator, model, when=is_last):
+        with _reduces_when(accelerator, model, is_last=is_last):
             loss, num_targets = objective.loss(model, step, micro)
-            accelerator.backward(loss * (accelerator.num_processes / num_targets))
+            (loss * (guard.scale * accelerator.num_processes / num_targets).float()).backward()
         total += loss.detach()
-    mean = float(accelerator.reduce(total, "sum")) / num_targets
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), schedule.clip))
-    if not (np.isfinite(mean) and np.isfinite(norm)):
-        raise TrainingError(f"step {step + 1}: loss {mean}, gradient norm {norm}; lower optim.lr, or look at the data")
+    mean = accelerator.reduce(total, "sum") / num_targets
+    figures = guard.judge(mean, gradient_norm(model), getattr(optimizer, "optimizer", optimizer))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": mean, "grad_norm": norm, "lr": lr}
+    return {"loss": mean, **figures}
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Return the norm of all gradients together, over all processes that hold a part of them."""
+    norm = get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def micro_seed(seed: int, step: int, micro: int, process: int) -> int:
@@ -156,8 +225,9 @@ def micro_seed(seed: int, step: int, micro: int, process: int) -> int:
     return int(np.random.SeedSequence((seed, step, micro, process)).generate_state(1, np.uint64)[0])
 
 
-def _synchronize(accelerator: Accelerator, model: nn.Module, *, when: bool) -> Any:
-    return nullcontext() if when else accelerator.no_sync(model)
+def _reduces_when(accelerator: Accelerator, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    sharding.reduces_when(model, is_last=is_last)
+    return nullcontext() if is_last else accelerator.no_sync(model)
 
 
 def _check_finite(model: nn.Module, step: int) -> None:
@@ -167,7 +237,7 @@ def _check_finite(model: nn.Module, step: int) -> None:
 
 def _measure(objective: Objective, model: nn.Module, accelerator: Accelerator, step: int) -> dict[str, float]:
     model.eval()
-    with torch.no_grad(), accelerator.autocast():
+    with torch.no_grad():
         measured = objective.measure(model, step)
     if not all(np.isfinite(value) for value in measured.values()):
         raise TrainingError(f"step {step}: measured {measured}; lower optim.lr")

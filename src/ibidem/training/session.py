@@ -7,7 +7,7 @@
 A training brings its objective, the model to start from and the inputs of its checkpoints; all else is here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,11 +26,15 @@ from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
 from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of, newest
-from ibidem.training import interrupts, loop, state
+from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import SessionConfig, measure_every
+from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import adamw, learning_rate
+
+COMPILER = "inductor"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def run(
     accelerator: Accelerator,
     made: Provenance,
     *,
-    build: Callable[[], nn.Module],
+    build: Callable[[], Decoder],
     tokens_per_step: int,
 ) -> Path:
     """Train until the last step of the configuration; return the folder of the last checkpoint.
@@ -101,8 +105,8 @@ def run(
             last = checkpoint.path
         else:
             objective.check()
-            model, optimizer = _build(build, objective, config, accelerator, checkpoint)
-            last = _train(schedule, objective, model, optimizer, config, accelerator, made)
+            learner = _build(build, objective, config, accelerator, checkpoint)
+            last = _train(schedule, objective, learner, config, accelerator, made)
     accelerator.end_training()
     return last
 
@@ -114,43 +118,62 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _build(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Decoder],
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
     checkpoint: Artifact | None,
-) -> tuple[nn.Module, torch.optim.Optimizer]:
+) -> loop.Learner:
     """Build model and optimizer on their devices, and restore the state of the checkpoint if there is one."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
         load_weights(model, newest(config.initial))
-    prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
-    if config.training.compile and accelerator.device.type != "cpu":
-        for block in accelerator.unwrap_model(prepared).blocks:
-            block.compile()
+    if config.training.compile:
+        compile_blocks(model.blocks)
+    learner = _placed(model, config, accelerator)
     if config.trackers:
         values = flattened(resolved(config))
         plain = {key: v if isinstance(v, str | int | float | bool) else str(v) for key, v in values.items()}
         accelerator.init_trackers("ibidem", config=plain)
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint.path))
+        state.load(accelerator, learner, checkpoint)
         objective.restore(state.read_objective(checkpoint))
-    return prepared, optimizer
+    return learner
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile the blocks; they are alike and shapes are fixed, so that one graph serves all of them."""
+    for block in blocks:
+        block.compile(backend=COMPILER, dynamic=False, fullgraph=True)
+
+
+def _placed(model: Decoder, config: SessionConfig, accelerator: Accelerator) -> loop.Learner:
+    """Move a model to its devices, sharded if the launcher asked for it, and make its optimizer."""
+    guard = Guard(
+        accelerator.device,
+        clip=config.optim.clip,
+        spike_factor=config.optim.spike_factor,
+        scales=model.compute_dtype == torch.float16,
+    )
+    if not sharding.is_requested():
+        prepared, optimizer = accelerator.prepare(model, adamw(model, config.optim))
+        return loop.Learner(prepared, optimizer, guard)
+    sharding.shard(model.to(accelerator.device), accelerator.device)
+    return loop.Learner(model, adamw(model, config.optim), guard)
 
 
 def _train(
     schedule: loop.Schedule,
     objective: Objective,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    learner: loop.Learner,
     config: SessionConfig,
     accelerator: Accelerator,
     made: Provenance,
 ) -> Path:
     def save(step: int, figures: dict[str, float]) -> None:
         saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
-        state.save(accelerator, model, folder_of(config.output_dir, step), saved)
+        state.save(accelerator, learner, folder_of(config.output_dir, step), saved)
         if accelerator.is_main_process:
             state.prune(config.output_dir, config.checkpoints.keep_last)
 
@@ -165,8 +188,7 @@ def _train(
         done = loop.run(
             schedule,
             objective,
-            model,
-            optimizer,
+            learner,
             accelerator,
             learning_rate=rate,
             save=save,
@@ -207,8 +229,8 @@ def make_schedule(config: SessionConfig, accelerator: Accelerator, start: int, t
         total_steps=training.steps,
         micro_batches=training.batch_sequences // at_once,
         seed=training.seed,
-        clip=config.optim.clip,
         tokens_per_step=tokens_per_step,
+        most_skipped=config.optim.most_skipped,
         measure_every=config.validation.every or measure_every(training.steps),
         save_every=config.checkpoints.every,
     )

@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.errors import ArtifactError, CheckpointError
-from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, WEIGHTS, verified
+from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, verified
 from ibidem.runs import folder_of, newest, steps_of
+from ibidem.training import sharding
+from ibidem.training.loop import Learner
 from ibidem.training.objective import ObjectiveState
 
 NEARLY_FULL_BYTES = 16 << 20
 PROGRESS = "progress.json"
 LATEST = Path("latest")
 OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
-
-
-def is_sharded(accelerator: Accelerator) -> bool:
-    """Return whether the weights are sharded over the processes (FSDP)."""
-    return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
@@ -43,24 +39,48 @@ class Saved:
     objective: ObjectiveState
 
 
-def save(accelerator: Accelerator, model: nn.Module, folder: Path, saved: Saved) -> None:
+def save(accelerator: Accelerator, learner: Learner, folder: Path, saved: Saved) -> None:
     """Save weights, optimizer, random states and the objective's state, on all processes, as one artifact.
 
     Raises:
         CheckpointError: the disk is full; earlier checkpoints are as they were.
     """
     if not accelerator.is_main_process:
-        _save_state(accelerator, model, _agree(None))
+        _save_state(accelerator, learner, _agree(None))
         accelerator.wait_for_everyone()  # until the main process has sealed it
         return
     with artifacts.create(folder, kind=KIND, config=saved.config, inputs=saved.inputs) as draft:
-        _save_state(accelerator, model, _agree(str(draft.path)))
+        _save_state(accelerator, learner, _agree(str(draft.path)))
         _write_objective(draft.path, saved.objective)
         shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
-        (draft.path / PROGRESS).write_text(json.dumps({"step": saved.step}) + "\n", encoding="utf-8")
+        progress = {"step": saved.step, "guard": learner.guard.state(), "sharded": sharding.is_requested()}
+        (draft.path / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
         draft.counts |= {"step": saved.step, **saved.figures}
     accelerator.wait_for_everyone()
     log.event("checkpoint.saved", step=saved.step, path=str(folder))
+
+
+def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artifact) -> None:
+    """Restore weights, optimizer, random states and guard.
+
+    Raises:
+        CheckpointError: one run is sharded and the other is not.
+    """
+    progress = _progress(checkpoint)
+    if progress["sharded"] != sharding.is_requested():
+        saved, now = ("FSDP", "without") if progress["sharded"] else ("one process or DDP", "with FSDP")
+        raise CheckpointError(
+            f"{checkpoint.path} was saved by {saved}, and this run is {now}: "
+            "start it the same way, or start a new run from its weights with --initial"
+        )
+    accelerator.load_state(str(checkpoint.path))
+    if sharding.is_requested():
+        sharding.load(learner.model, learner.optimizer, checkpoint.path)
+    learner.guard.restore(progress["guard"])
+
+
+def _progress(checkpoint: artifacts.Artifact) -> dict[str, Any]:
+    return dict(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8")))
 
 
 def read_objective(checkpoint: artifacts.Artifact) -> ObjectiveState:
@@ -106,7 +126,7 @@ def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artif
 
 def steps_done(checkpoint: artifacts.Artifact) -> int:
     """Return the number of steps that a checkpoint was trained for."""
-    return int(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8"))["step"])
+    return int(_progress(checkpoint)["step"])
 
 
 def check_resume(run: Path, resume_from: Path | None) -> None:
@@ -162,10 +182,12 @@ def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
         log.event("checkpoint.set_aside", path=str(target))
 
 
-def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
+def _save_state(accelerator: Accelerator, learner: Learner, path: str) -> None:
     """Save every process's part; sharded weights are also gathered into the single file that other stages read."""
     try:
         accelerator.save_state(path)
+        if sharding.is_requested():
+            sharding.save(learner.model, learner.optimizer, Path(path))
     except (RuntimeError, SafetensorError) as error:  # torch and safetensors do not say that the disk is full
         free = shutil.disk_usage(Path(path).parent).free
         if free > NEARLY_FULL_BYTES and isinstance(error, RuntimeError):
@@ -175,10 +197,6 @@ def _save_state(accelerator: Accelerator, model: nn.Module, path: str) -> None:
             f"{Path(path).parent}: {why}, so the checkpoint was not saved; "
             "make room, and go on with --training.resume-from latest"
         ) from error
-    if is_sharded(accelerator):
-        weights = accelerator.get_state_dict(model)
-        if accelerator.is_main_process:
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, Path(path) / WEIGHTS)
     accelerator.wait_for_everyone()
 
 

@@ -1,5 +1,6 @@
 """Pretraining: the wiring of the stage."""
 
+from contextlib import closing
 from functools import partial
 
 from ibidem import artifacts
@@ -13,7 +14,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import plan, session, state
 from ibidem.training.config import LoopConfig, TrainConfig
 from ibidem.training.pretraining import Pretraining
-from ibidem.training.processes import check_processes, start_accelerator
+from ibidem.training.processes import check_processes, compute_dtype, start_accelerator
 from ibidem.training.tokens import tokenize
 
 
@@ -56,14 +57,15 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         shape=shape,
         settings=settings(config),
     )
-    last = session.run(
-        objective,
-        config,
-        accelerator,
-        made,
-        build=partial(new_decoder, shape, config.training),
-        tokens_per_step=config.training.batch_sequences * context,
-    )
+    with closing(objective):
+        last = session.run(
+            objective,
+            config,
+            accelerator,
+            made,
+            build=partial(new_decoder, shape, config.training),
+            tokens_per_step=config.training.batch_sequences * context,
+        )
     return artifacts.load(last)
 
 
@@ -90,7 +92,9 @@ def preview(config: TrainConfig) -> list[str]:
 
 def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
     """Return a decoder with random weights, which the seed decides."""
-    model = Decoder(shape, gradient_checkpointing=training.gradient_checkpointing)
+    model = Decoder(
+        shape, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+    )
     model.init_weights(training.seed)
     return model
 

@@ -1,0 +1,79 @@
+"""FSDP: weights, gradients and optimizer states are divided over the processes.
+
+    group             gathered for its forward pass    gathered again for its backward pass
+    each block        yes, and freed after it          yes, and freed after it
+    all else          yes, and kept                    no: embedding, last norm and output matrix are needed at once
+
+`accelerate launch --config_file configs/accelerate/fsdp.yaml` starts the processes and asks for this. It computes what
+one process computes: parameters in `compute_dtype`, gradients reduced and accumulated in float32.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ibidem.modeling.checkpoint import WEIGHTS
+from ibidem.modeling.modeling_custom import Decoder
+
+FLAG = "ACCELERATE_USE_FSDP"
+"""What `accelerate launch` sets in the environment."""
+OPTIMIZER = "optimizer.bin"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def is_requested() -> bool:
+    """Return whether the launcher asked for FSDP, and there are several processes."""
+    return os.environ.get(FLAG) == "true" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def hidden_from_accelerate() -> Iterator[None]:
+    """Let accelerate start its processes without a sharding of its own."""
+    asked = os.environ.pop(FLAG, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[FLAG] = asked
+
+
+def shard(model: Decoder, device: torch.device) -> None:
+    """Divide a model over all processes, on their devices, each block a group of its own."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(
+        param_dtype=model.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def reduces_when(model: nn.Module, *, is_last: bool) -> None:
+    """Reduce gradients over the processes in the backward pass of the last micro batch only."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+
+
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Gather weights and optimizer states, and save them on the main process."""
+    weights, states = get_state_dict(model, optimizer, options=WHOLE)
+    if dist.get_rank() == 0:
+        tensors = {name: tensor.contiguous() for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+        save_file(tensors, folder / WEIGHTS)
+        torch.save(states, folder / OPTIMIZER)
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Load what `save` saved; each process keeps its part."""
+    states = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
+    weights = load_file(folder / WEIGHTS)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states, options=WHOLE)  # type: ignore[arg-type]

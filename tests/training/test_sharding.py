@@ -1,0 +1,112 @@
+"""FSDP computes what one process computes, whatever the precision, and starts as `accelerate launch` starts it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.conftest import REPOSITORY
+from tests.training.test_resume import Settings, changed, losses, torchrun, train, weights
+
+from ibidem.modeling.attention import Documents
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.modeling_custom import Decoder
+from ibidem.training import sharding
+from ibidem.training.loop import gradient_norm
+
+SHAPE = ModelConfig(vocab_size=96, width=32, layers=2, heads=2, ffn_hidden=48, context=16)
+
+
+def environment_of_the_launcher() -> dict[str, str]:
+    """Return what `accelerate launch --config_file configs/accelerate/fsdp.yaml` sets in the environment."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    file = REPOSITORY / "configs" / "accelerate" / "fsdp.yaml"
+    asked = launch_command_parser().parse_args(["--config_file", str(file), "train.py"])
+    environment = prepare_multi_gpu_env(_validate_launch_command(asked)[0])
+    return {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+def test_sharded_training_is_launched_equals_one_process_and_resumes_to_the_bit(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(
+        train_settings, training__steps=6, checkpoints__every=3, validation__every=6, training__resume_from="latest"
+    )
+    settings = changed(settings, training__micro_batch_sequences=1)
+    train(settings, output_dir=tmp_path / "one")
+    for name, value in environment_of_the_launcher().items():
+        monkeypatch.setenv(name, value)
+    settings = changed(settings, training__num_processes=2)
+    for run, flags in (("whole", ()), ("parts", ("--training.stop-at-step", "3")), ("parts", ())):
+        done = torchrun(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
+        assert done.returncode == 0, done.stderr[-6000:]
+    one, whole = losses(tmp_path / "one"), losses(tmp_path / "whole")
+    assert list(one.values()) == pytest.approx(list(whole.values()), rel=1e-5)
+    assert whole == losses(tmp_path / "parts")
+    assert weights(tmp_path / "whole", 6) == weights(tmp_path / "parts", 6)
+    said = (tmp_path / "whole" / "events.jsonl").read_text().splitlines()
+    assert "the weights are sharded" in [json.loads(line).get("reason") for line in said]
+
+
+def sharded_step(rank: int, port: int, out: Path, dtype: torch.dtype) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = Decoder(SHAPE, compute_dtype=dtype)
+    model.init_weights(0)
+    sharding.shard(model, torch.device("cpu"))
+    loss = accumulated(model, [rank, rank + 2], scale=2)
+    gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    norm = gradient_norm(model)
+    if rank == 0:
+        torch.save({"gradients": gradients, "norm": norm, "loss": loss}, out)
+    dist.destroy_process_group()
+
+
+def accumulated(model: Decoder, numbers: list[int], scale: float) -> torch.Tensor:
+    """Accumulate the gradients of numbered micro batches; return the last loss."""
+    for number in numbers:
+        sharding.reduces_when(model, is_last=number == numbers[-1])
+        ids = torch.randint(96, (1, 17), generator=torch.Generator().manual_seed(number))
+        loss = model(ids[:, :-1], ids[:, 1:], Documents.of(ids[:, :-1] < 12))
+        (loss * scale).backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sharded_gradients_are_those_of_one_process_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    out = tmp_path / "gradients.pt"
+    torch.multiprocessing.spawn(sharded_step, (free_port(), out, dtype), nprocs=2)
+    sharded = torch.load(out, weights_only=True)
+    model = Decoder(SHAPE, compute_dtype=dtype)
+    model.init_weights(0)
+    accumulated(model, [0, 1, 2, 3], scale=1)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == sharded["gradients"][name].dtype == torch.float32
+        torch.testing.assert_close(sharded["gradients"][name], parameter.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sharded["norm"], gradient_norm(model))
+    assert sharded["loss"].dtype == torch.float32
+    assert float(sharded["loss"]) != float(sharded["loss"].bfloat16()), "a loss that was rounded to 16 bits"
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_sixteen_bits_do_not_reach_rotary_positions_and_the_loss() -> None:
+    model = Decoder(SHAPE, compute_dtype=torch.bfloat16)
+    model.init_weights(0)
+    seen = []
+    model.blocks[1].register_forward_pre_hook(lambda _block, args: seen.extend([args[0].dtype, args[1].cos.dtype]))
+    ids = torch.randint(96, (2, 17), generator=torch.Generator().manual_seed(0))
+    loss = model(ids[:, :-1], ids[:, 1:])
+    assert seen == [torch.bfloat16, torch.float32]
+    assert loss.dtype == torch.float32
