@@ -161,6 +161,6 @@ class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
     model: Path
-    """Shape of the model: tiny, base or wide, a Python file that sets MODEL, such as configs/model/base.py, or a JSON
-    file."""
+    """Shape of the model: tiny, base, base_12_heads or wide, a Python file that sets MODEL, such as
+    configs/model/base.py, or a JSON file."""
     data: DataConfig
