@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.loss import embed, linear_cross_entropy
-from ibidem.modeling.operations import rms_norm, swiglu
+from ibidem.modeling.operations import rms_norm, swiglu_linear
 
 INIT_STD = 0.02
 
@@ -124,7 +124,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform each token independently."""
-        return self.down(swiglu(self.gate_up(x_BTD)))  # type: ignore[no-any-return]
+        return swiglu_linear(self.gate_up(x_BTD), self.down.weight.to(x_BTD.dtype))
 
 
 class Block(nn.Module):

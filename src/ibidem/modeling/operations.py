@@ -1,15 +1,15 @@
 """Operations of a block that keep only their inputs for the backward pass, and compute the rest again.
 
-Autograd keeps every factor of an expression. Here a norm keeps its input and one number a row, and the gate of a
-feed-forward its two halves; the products are elementwise, and cheap beside the matrices. In 16 bits both compute in
-float32. `torch.compile` traces through them.
+Autograd keeps every factor of an expression. Here a norm keeps its input and one number a row, and the second half of a
+feed-forward its input alone; what is computed again is elementwise, and cheap beside the matrices. In 16 bits norms
+compute in float32. `torch.compile` traces through both.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -20,9 +20,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def swiglu(gate_up_BTF2: Tensor) -> Tensor:
-    """Return silu(gate) * up of the two halves of the last axis. Source: Shazeer 2020, arXiv:2002.05202, eq. 6."""
-    return _SwiGLU.apply(gate_up_BTF2)  # type: ignore[no-any-return, no-untyped-call]
+def swiglu_linear(gate_up: Tensor, weight_DF: Tensor) -> Tensor:
+    """Return (silu(gate) * up) @ weight.T for the two halves of the last axis.
+
+    Source: Shazeer 2020, arXiv:2002.05202, eq. 6.
+    """
+    return _SwiGLULinear.apply(gate_up, weight_DF)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -43,19 +46,22 @@ class _RMSNorm(torch.autograd.Function):
         return inner.sub_(normed.mul_(inward)).mul_(scale).to(x.dtype), grad_weight.to(weight.dtype), None
 
 
-class _SwiGLU(torch.autograd.Function):
+class _SwiGLULinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
+    def forward(ctx: Any, gate_up: Tensor, weight_DF: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up, weight_DF)
         gate, up = gate_up.chunk(2, dim=-1)
-        return silu(gate).mul_(up)
+        return linear(silu(gate).mul_(up), weight_DF)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate_up, weight_DF = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        return torch.cat([grad_gate, silu(gate).mul_(grad)], dim=-1)
+        active = silu(gate)
+        grad_weight = grad.flatten(0, -2).T @ (active * up).flatten(0, -2)
+        grad_product = grad @ weight_DF
+        grad_gate = torch.ops.aten.silu_backward(grad_product * up, gate)
+        return torch.cat([grad_gate, active.mul_(grad_product)], dim=-1), grad_weight
 
 
 def _wide(x: Tensor) -> Tensor:
