@@ -135,6 +135,7 @@ EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
     "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
+    "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",
     "train.measured": "Figures on the held-out windows.",
     "train.sample": "A completion of one of `--validation.prompts`.",
     "train.starts_anew": "The run was to be resumed, but there is no checkpoint.",
@@ -326,7 +327,9 @@ def _checkpoint() -> Kind:
         files={
             "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
             "random_states_<process>.pkl": "Random states of each process.",
-            "{training.state:PROGRESS}": "The step, as `step`.",
+            "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
+            "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether "
+            "the run is `sharded`.",
             **{
                 f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
                 for name, text in (
@@ -337,9 +340,6 @@ def _checkpoint() -> Kind:
             },
         },
         sometimes={
-            "optimizer.bin": "State of the optimizer, where the weights are whole on each process.",
-            "pytorch_model_fsdp_<number>/<part>": "Weights in parts, of a run with FSDP.",
-            "optimizer_<number>/<part>": "State of the optimizer in parts, of a run with FSDP.",
             "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective, if it has any. Pretraining has none.",
             "{training.state:OBJECTIVE_VALUES}": "Other values of the objective, if it has any. Pretraining has none.",
         },

@@ -71,10 +71,13 @@ def test_the_blueprint_table_names_paths_that_exist() -> None:
         assert (REPOSITORY / here.split()[0]).exists(), here
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("base", 666_974_208), ("wide", 2_919_395_328), ("tiny", 6_623_232), ("demo", 1_377_920)],
-)
+SHAPES = [
+    *(("base", 666_974_208), ("base_12_heads", 666_975_744)),
+    *(("wide", 2_919_395_328), ("tiny", 6_623_232), ("demo", 1_377_920)),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), SHAPES)
 def test_models_have_the_parameters_that_are_told(name: str, parameters: int) -> None:
     import torch
 

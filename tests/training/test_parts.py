@@ -17,8 +17,7 @@ from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
-from ibidem.training.plan import PlanConfig, activation_bytes, plan
-from ibidem.training.tokens import FimIds, Windows, default_share, fill_in_middle, tokenize, window_at
+from ibidem.training.tokens import Windows, default_share, tokenize, window_at
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +69,6 @@ def test_every_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
     assert [window_at(position, 50, seed=3) for position in (77, 3, 149)] == [order[77], order[3], order[149]]
 
 
-def test_fill_in_the_middle_keeps_every_token_of_a_document() -> None:
-    fim = FimIds(prefix=91, middle=92, suffix=93)
-    ids = np.array([0, *range(1, 11), 0, *range(11, 31), 0, 31])
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        changed = fill_in_middle(ids, 0, fim, rate=1.0, rng=rng)
-        assert len(changed) == len(ids)
-        first = changed[1 : 1 + 13]
-        prefix, rest = first[1:].tolist(), None
-        assert first[0] == 91
-        cut = prefix.index(93)
-        before, rest = prefix[:cut], prefix[cut + 1 :]
-        after, middle = rest[: rest.index(92)], rest[rest.index(92) + 1 :]
-        assert before + middle + after == list(range(1, 11))
-    assert (fill_in_middle(ids, 0, fim, rate=0.0, rng=rng) == ids).all()
-
-
 def test_matrices_decay_and_norms_do_not() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.RMSNorm(4))
     decay, plain = adamw(model, OptimConfig(weight_decay=0.5)).param_groups
@@ -103,45 +85,6 @@ def test_the_learning_rate_rises_stays_within_bounds_and_ends_near_the_floor(sch
     assert max(rates) == pytest.approx(2.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.2, abs=0.1)
-
-
-def test_the_plan_is_the_arithmetic_of_the_configuration() -> None:
-    text = plan(build(PlanConfig, _base() | {"gpus": 1, "mfu": 0.55}))
-    assert "666,974,208" in text
-    assert "10.67 GB" in text
-    assert "5.81 G (7.63 G with full attention counted)" in text
-    assert f"{989e12 * 0.55 / 5_813_305_344:,.0f} tokens/s" in text
-
-
-def test_checkpointing_keeps_less() -> None:
-    from ibidem.modeling.config import read_model_config
-
-    base = read_model_config(REPOSITORY / "configs" / "model" / "base.py")
-    kept, checkpointed = (activation_bytes(base, 8192, checkpointing=on) for on in (False, True))
-    assert checkpointed < kept / 8
-
-
-def test_the_estimate_of_activations_is_within_a_third_of_what_autograd_keeps() -> None:
-    from ibidem.modeling.config import ModelConfig
-    from ibidem.modeling.modeling_custom import Decoder
-
-    shape = ModelConfig(vocab_size=64, width=64, layers=4, heads=4, ffn_hidden=128, context=256)
-    model = Decoder(shape).train()
-    model.init_weights(0)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    ids = torch.zeros(1, 257, dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(ids[:, :-1], ids[:, 1:])
-    estimate = activation_bytes(shape, 256, checkpointing=False, bytes_per_value=4)
-    assert sum(kept.values()) == pytest.approx(estimate, rel=1 / 3)
 
 
 def _base() -> dict:

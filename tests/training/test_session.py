@@ -60,6 +60,9 @@ class Counting:
     def restore(self, state: ObjectiveState) -> None:
         self.mean, self.begun = state.tensors["mean"], state.values["begun"]
 
+    def close(self) -> None:
+        self.calls.append("close")
+
 
 def settings(tmp_path: Path, name: str, **training: object) -> SessionConfig:
     return build(

@@ -87,7 +87,7 @@ class ModelConfig:
         """Count the floating-point operations of training on one token, forward and backward.
 
         Six for each parameter of a matrix (the embedding counts once, as the output matrix), plus the attention's
-        12 * layers * width * context, halved if the masked half is skipped.
+        12 * layers * width * context, halved if only the causal half is counted. Published MFU counts all of it.
         Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
         """
         norms = self.layers * (self.block_parameters - self._block_matrices) + self.width

@@ -43,6 +43,8 @@ class DataConfig:
     """Prevent attention between the documents of a window."""
     fim_rate: Share = 0.0
     """Share of the documents whose middle is moved to the end (fill in the middle)."""
+    fim_spm_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of these in which the suffix comes first (SPM); in the others the prefix does (PSM)."""
 
 
 @configuration
@@ -93,7 +95,7 @@ class LoopConfig:
     """Windows in one step, over all processes."""
     micro_batch_sequences: Positive = 1
     """Windows that one process computes at once; gradients are accumulated over the rest."""
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Precision of matrix products on an accelerator; a CPU always computes in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
@@ -165,6 +167,6 @@ class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
     model: Path
-    """Shape of the model: base, demo, tiny or wide, a Python file that sets MODEL, such as configs/model/base.py, or a
-    JSON file."""
+    """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
+    configs/model/base.py, or a JSON file."""
     data: DataConfig

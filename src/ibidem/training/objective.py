@@ -41,3 +41,6 @@ class Objective(Protocol):
 
     def restore(self, state: ObjectiveState) -> None:
         """Restore the state of a checkpoint."""
+
+    def close(self) -> None:
+        """End whatever runs beside the training; called once, also after an error."""

@@ -6,7 +6,8 @@ Without a GPU, the speed of this computer is measured too, for less than a secon
 import os
 import shutil
 import time
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,22 @@ from ibidem.config import configuration
 from ibidem.figures import counted, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.config import TrainConfig
+from ibidem.training.memory import ADAMW, CHUNK_TOKENS, GRADIENT, MASTER, WIDE, Setting, activation_bytes, need
 
 Positive = Annotated[float, Field(gt=0)]
 SECONDS_PER_HOUR = 3600
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
+STATE_BYTES = MASTER + GRADIENT + ADAMW
+CARDS = {
+    "L4 24 GB": 24e9,
+    "RTX 4090 24 GB": 24e9,
+    "A100 40 GB": 40e9,
+    "A100 80 GB": 80e9,
+    "H100 80 GB": 80e9,
+    "H200 141 GB": 141e9,
+}
+RESERVED = 0.05
+"""Share of a card's memory that the CUDA context and fragmentation take."""
 CPU_SHARE = 0.5
 """Share of the speed of matrix products that training on a CPU reaches. Alone on two cores the tiny model trains at
 2,267 tokens/s (`benchmarks/results/idle_threads.json`): 95 GFLOP/s of the 200 that `cpu_flops` measures there."""
@@ -36,7 +49,8 @@ class PlanConfig(TrainConfig):
     gpu_tflops: Positive = 989.0
     """Peak dense bf16 speed of one accelerator, in TFLOP/s (H100 and H200: 989)."""
     mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of the peak that the training reaches: model FLOP utilization."""
+    """Share of the peak that the training reaches: model FLOP utilization, with full attention counted, as published
+    figures are."""
     price_per_gpu_hour: Annotated[float, Field(ge=0)] = 2.5
     """Price of one accelerator per hour, in any currency."""
 
@@ -56,20 +70,6 @@ def preview(config: TrainConfig) -> list[str]:
     """Return the plan of a training, on as many GPUs as it asks for, line by line."""
     same = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     return plan(PlanConfig(**same, gpus=config.training.num_processes or 1)).splitlines()
-
-
-def activation_bytes(shape: ModelConfig, tokens: int, *, checkpointing: bool, bytes_per_value: int = 2) -> int:
-    """Estimate the bytes that the forward pass keeps for the backward pass.
-
-    Values that one block keeps per token: its input, both norms' outputs, the attention's output before and after its
-    matrix and the sum in between (6 D); queries, keys and values before and after norm and rotation (2 (D + 2 G K));
-    the feed-forward's two halves, the activated one and their product (4 F). With checkpointing only each block's input
-    is kept, and one block at a time is recomputed. The logits are never kept.
-    """
-    kv = 2 * shape.num_kv_heads * shape.head_width
-    block = 6 * shape.width + 2 * (shape.width + kv) + 4 * shape.ffn_hidden
-    values = shape.layers * shape.width + block if checkpointing else shape.layers * block
-    return tokens * values * bytes_per_value
 
 
 def cpu_flops(seconds: float = MEASURE_S) -> float:
@@ -108,44 +108,97 @@ def _model_rows(shape: ModelConfig) -> list[tuple[str, str]]:
 
 
 def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:
-    tokens = config.training.micro_batch_sequences * context
-    kept = activation_bytes(shape, tokens, checkpointing=False)
-    checkpointed = activation_bytes(shape, tokens, checkpointing=True)
-    states = 16 * shape.parameters
-    activations = checkpointed if config.training.gradient_checkpointing else kept
+    eager, compiled = (_setting(config, context, compiled=on) for on in (False, True))
+    needs = need(shape, eager), need(shape, compiled)
+    other = _both([activation_bytes(shape, _checkpointed(setting)) for setting in (eager, compiled)])
+    how = f", with checkpointing {other}" if not eager.checkpointing else ""
+    casts = [("weights cast to 16 bit", size(needs[0].casts))] if needs[0].casts else []
     return [
-        ("weights, 16 bit / 32 bit", f"{size(2 * shape.parameters)} / {size(4 * shape.parameters)}"),
-        ("weights, gradients, AdamW, 32 bit", size(states)),
-        (f"  per GPU, sharded over {config.gpus}", size(states / config.gpus)),
-        (f"activations of {tokens:,} tokens", f"{size(kept)}, with checkpointing {size(checkpointed)} (estimate)"),
-        ("total per GPU, unsharded", size(states + activations)),
-        ("total per GPU, sharded", size(states / config.gpus + activations)),
+        ("weights, gradients, AdamW, 32 bit", size(STATE_BYTES * shape.parameters)),
+        *casts,
+        (f"activations of {eager.tokens:,} tokens", _both([each.activations for each in needs]) + how),
+        (
+            f"loss: gradients, and logits of {CHUNK_TOKENS:,} tokens",
+            _both([each.loss + each.passing for each in needs]),
+        ),
+        ("total on one GPU", _both([each.total for each in needs])),
+        *_sharded_rows(shape, config, (eager, compiled)),
+        *_card_rows(shape, config, (eager, compiled)),
     ]
+
+
+def _setting(config: PlanConfig, context: int, *, compiled: bool) -> Setting:
+    training = config.training
+    return Setting(
+        tokens=training.micro_batch_sequences * context,
+        value_bytes=WIDE if training.mixed_precision == "no" else 2,
+        compiled=compiled,
+        checkpointing=training.gradient_checkpointing,
+        accumulates=training.batch_sequences > training.micro_batch_sequences * config.gpus,
+        replicated=config.gpus > 1,
+    )
+
+
+def _checkpointed(setting: Setting) -> Setting:
+    return replace(setting, checkpointing=True)
+
+
+def _sharded(setting: Setting, gpus: int) -> Setting:
+    return replace(setting, sharded_over=gpus, replicated=False)
+
+
+def _sharded_rows(shape: ModelConfig, config: PlanConfig, settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    if config.gpus == 1:
+        return []
+    needs = [need(shape, _sharded(setting, config.gpus)) for setting in settings]
+    return [
+        (f"FSDP over {config.gpus}: states on each GPU", size(needs[0].states)),
+        ("  gathered blocks, gradients to reduce", size(needs[0].gathered)),
+        (f"total on each GPU, FSDP over {config.gpus}", _both([each.total for each in needs])),
+    ]
+
+
+def _card_rows(shape: ModelConfig, config: PlanConfig, settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    rows = []
+    for card, num_bytes in CARDS.items():
+        said = _verdicts(shape, settings, num_bytes)
+        if config.gpus > 1:
+            said += f"; sharded: {_verdicts(shape, [_sharded(each, config.gpus) for each in settings], num_bytes)}"
+        rows.append((f"  fits on {card}", said))
+    return rows
+
+
+def _verdicts(shape: ModelConfig, settings: Sequence[Setting], num_bytes: float) -> str:
+    fits = [need(shape, setting).total <= num_bytes * (1 - RESERVED) for setting in settings]
+    eager, compiled = ("fits" if each else "does not fit" for each in fits)
+    return f"eager {eager}, compiled {compiled}"
+
+
+def _both(sizes: Sequence[float]) -> str:
+    eager, compiled = map(size, sizes)
+    return f"eager {eager}, compiled {compiled}"
 
 
 def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:
     tokens_per_step = config.training.batch_sequences * context
     tokens = tokens_per_step * config.training.steps
-    flops = shape.flops_per_token(context)
-    tokens_per_s = config.gpus * config.gpu_tflops * 1e12 * config.mfu / flops
+    full, causal = (shape.flops_per_token(context, causal=on) for on in (False, True))
+    tokens_per_s = config.gpus * config.gpu_tflops * 1e12 * config.mfu / full
     hours = tokens / tokens_per_s / SECONDS_PER_HOUR
-    full = shape.flops_per_token(context, causal=False)
     compute_optimal = CHINCHILLA_TOKENS_PER_PARAMETER * shape.parameters
     return [
         (
             "FLOP per token, forward and backward",
-            f"{short(flops)} ({short(full)} with full attention counted)",
+            f"{short(full)} with full attention, {short(causal)} with its causal half",
         ),
         ("tokens per step", f"{tokens_per_step:,}"),
         (
             "total tokens",
             f"{tokens:,} ({tokens / shape.parameters:.1f} per parameter; 20 would be {compute_optimal:,})",
         ),
-        ("total FLOP", f"{flops * tokens:.3g}"),
-        (
-            f"speed on {counted(config.gpus, 'GPU')} at {percent(config.mfu, digits=0)} MFU",
-            _speed(tokens_per_s),
-        ),
+        ("total FLOP, with full attention", f"{full * tokens:.3g}"),
+        (f"speed on {counted(config.gpus, 'GPU')} at {percent(config.mfu, digits=0)} MFU", _speed(tokens_per_s)),
+        ("  MFU with the causal half counted", percent(config.mfu * causal / full, digits=0)),
         ("time", duration(hours * SECONDS_PER_HOUR)),
         ("cost", f"{hours * config.gpus * config.price_per_gpu_hour:,.0f} at {config.price_per_gpu_hour} per GPU-hour"),
     ]
@@ -153,7 +206,7 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
 
 def _here_rows(shape: ModelConfig, config: PlanConfig, context: int, flops: float) -> list[tuple[str, str]]:
     tokens = config.training.batch_sequences * context * config.training.steps
-    tokens_per_s = flops * CPU_SHARE / shape.flops_per_token(context)
+    tokens_per_s = flops * CPU_SHARE / shape.flops_per_token(context, causal=True)
     share = percent(CPU_SHARE, digits=0)
     return [
         ("on this computer, without a GPU", f"{flops / 1e9:,.0f} GFLOP/s in float32, {counted(_threads(), 'thread')}"),

@@ -1,9 +1,9 @@
 """Pretraining's objective: next-token prediction on windows of a tokenized dataset."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import sharding
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
+from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.tokens import FimIds, Windows, fill_in_middle, window_at
+from ibidem.training.tokens import Fim, Ids, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))
 
@@ -51,13 +52,14 @@ class Pretraining:
         elif left_out := [prompt for prompt in asked if prompt not in self.prompts]:
             log.event("train.no_samples", prompts=left_out, reason="the model's context is too short")
 
-    def begin(self, model: nn.Module, step: int) -> None:
-        """Nothing to prepare: the windows of a step follow from its number."""
+    def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
+        """Let the loader prepare the windows of this step and the next ones."""
+        self.loader.begin(step)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's windows of a micro batch, and the number of targets of the step."""
-        ids_BT, targets_BT = self._split(self._micro_batch(step, micro))
-        loss = model(ids_BT, targets_BT, self._documents(ids_BT), self.config.optim.z_loss)
+        batch = self.loader.take(step, micro)
+        loss = model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss)
         return loss, self.config.training.batch_sequences * self._context
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -66,18 +68,18 @@ class Pretraining:
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         chosen = self.held_out.spread(self.config.validation.windows)
         size, processes = self.config.training.micro_batch_sequences, self.accelerator.num_processes
-        first = self.accelerator.process_index * size
+        first, device = self.accelerator.process_index * size, self.accelerator.device
         for start in range(
             first, first + math.ceil(len(chosen) / (size * processes)) * size * processes, size * processes
         ):
             # every process runs the model equally often and on equal shapes; surplus windows do not count
             places = range(start, start + size)
-            ids_BT, targets_BT = self._split(np.stack([self.held_out[chosen[place % len(chosen)]] for place in places]))
-            counts_B1 = torch.tensor([place < len(chosen) for place in places], device=ids_BT.device)[:, None]
-            sizes_BT = self.bytes_of_V[targets_BT] * counts_B1
-            nll = model(ids_BT, targets_BT.masked_fill(sizes_BT == 0, IGNORE), self._documents(ids_BT))
+            batch = self._batch([self.held_out[chosen[place % len(chosen)]] for place in places]).to(device)
+            counts_B1 = torch.tensor([place < len(chosen) for place in places], device=device)[:, None]
+            sizes_BT = self.bytes_of_V[batch.targets_BT] * counts_B1
+            nll = model(batch.ids_BT, batch.targets_BT.masked_fill(sizes_BT == 0, IGNORE), batch.documents)
             sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
-        nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
+        nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(device), "sum").tolist()
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
 
     def figures(self) -> dict[str, float]:
@@ -90,6 +92,22 @@ class Pretraining:
 
     def restore(self, state: ObjectiveState) -> None:
         """Nothing to restore."""
+
+    def close(self) -> None:
+        """End the loader's thread."""
+        self.loader.close()
+
+    @cached_property
+    def loader(self) -> Loader:
+        """The training's micro batches of this process."""
+        training = self.config.training
+        at_once = training.micro_batch_sequences * self.accelerator.num_processes
+        return Loader(
+            self._micro_batch,
+            micro_batches=training.batch_sequences // at_once,
+            stop=min(training.steps, training.stop_at_step or training.steps),
+            device=self.accelerator.device,
+        )
 
     @cached_property
     def windows(self) -> Windows:
@@ -107,41 +125,39 @@ class Pretraining:
         return torch.from_numpy(self.tokenizer.bytes_of_V).to(self.accelerator.device)
 
     @cached_property
-    def fim(self) -> FimIds | None:
-        """The ids of fill-in-the-middle, if it is enabled."""
-        if self.config.data.fim_rate == 0:
+    def fim(self) -> Fim | None:
+        """How middles are moved, if they are."""
+        data = self.config.data
+        if data.fim_rate == 0:
             return None
         names = (special.FIM_PREFIX, special.FIM_MIDDLE, special.FIM_SUFFIX)
-        return FimIds(*(self.tokenizer.id_of(name) for name in names))
+        prefix, middle, suffix = (self.tokenizer.id_of(name) for name in names)
+        return Fim(self.tokenizer, self.tokenizer.document_id, prefix, middle, suffix, data.fim_rate, data.fim_spm_rate)
 
     @property
     def _context(self) -> int:
         return self.config.data.context or self.shape.context
 
-    def _micro_batch(self, step: int, micro: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _micro_batch(self, step: int, micro: int) -> Batch:
         """Read this process's windows of a micro batch; the step alone determines which."""
         size = self.config.training.micro_batch_sequences
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
         first = step * self.config.training.batch_sequences + place * size
-        return np.stack([self._window(position) for position in range(first, first + size)])
+        return self._batch([self._window(position) for position in range(first, first + size)])
 
-    def _window(self, position: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _window(self, position: int) -> Ids:
         seed = self.config.training.seed
         epoch, index = window_at(position, self.windows.number, seed)
         ids = self.windows[index]
         if self.fim is None:
             return ids
-        rng = np.random.default_rng((seed, epoch, index))
-        return fill_in_middle(ids, self.tokenizer.document_id, self.fim, rate=self.config.data.fim_rate, rng=rng)
+        return fill_in_middle(ids, self.fim, rng=np.random.default_rng((seed, epoch, index)))
 
-    def _split(self, windows: "np.ndarray[Any, np.dtype[np.int64]]") -> tuple[Tensor, Tensor]:
-        ids = torch.from_numpy(windows).to(self.accelerator.device, non_blocking=True)
-        return ids[:, :-1], ids[:, 1:]
-
-    def _documents(self, ids_BT: Tensor) -> Documents | None:
+    def _batch(self, windows: Sequence[Ids]) -> Batch:
+        windows_BS = torch.from_numpy(np.stack(windows))
         if not self.config.data.document_mask:
-            return None
-        return Documents.of(ids_BT == self.tokenizer.document_id).to(ids_BT.device)
+            return Batch(windows_BS, None)
+        return Batch(windows_BS, Documents.of(windows_BS[:, :-1] == self.tokenizer.document_id))
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -8,7 +8,7 @@ A training brings its objective, the model to start from and the inputs of its c
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -105,8 +105,9 @@ def run(
             last = checkpoint.path
         else:
             objective.check()
-            learner = _build(build, objective, config, accelerator, checkpoint)
-            last = _train(schedule, objective, learner, config, accelerator, made)
+            with closing(objective):
+                learner = _build(build, objective, config, accelerator, checkpoint)
+                last = _train(schedule, objective, learner, config, accelerator, made)
     accelerator.end_training()
     return last
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -35,15 +35,38 @@ DEFAULT_SHARE, FEWEST_HELD_OUT = 0.02, 8
 MOST_HASHED = 100_000
 """Rows of a dataset whose hashes are looked at for that."""
 
+FEWEST_CHARACTERS = 3
+"""Of a document that can be cut in three."""
+
 Ids = NDArray[np.int64]
 
 
-class FimIds(NamedTuple):
-    """The special tokens of fill-in-the-middle."""
+class Codec(Protocol):
+    """What fill-in-the-middle requires of a tokenizer."""
 
+    @property
+    def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
+        """Number of bytes of text that each id represents."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; never that of a special token."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids."""
+
+
+class Fim(NamedTuple):
+    """How to fill in the middle: the special tokens, and how often."""
+
+    codec: Codec
+    document: int
     prefix: int
     middle: int
     suffix: int
+    rate: float
+    """Share of the documents that are changed."""
+    spm_rate: float
+    """Share of these whose suffix comes first."""
 
 
 def tokenize(
@@ -144,26 +167,41 @@ def window_at(position: int, num_windows: int, seed: int) -> tuple[int, int]:
     return epoch, int(_permutation(num_windows, seed, epoch)[place])
 
 
-def fill_in_middle(ids: Ids, document_id: int, fim: FimIds, *, rate: float, rng: np.random.Generator) -> Ids:
-    """Move the middle of some documents of a window to their ends: prefix, suffix, middle.
+def fill_in_middle(ids: Ids, fim: Fim, *, rng: np.random.Generator) -> Ids:
+    """Move the middle of some documents of a window to their ends, in one of two orders.
 
-    `<document> a b c d e` with the middle `b c` becomes `<document> <prefix> a <suffix> d e <middle> b c`. The window
-    keeps its length: it loses three ids at its end for each document that is changed.
-    Source: Bavarian et al. 2022, arXiv:2207.14255, sections 3 and 4 (PSM, context level).
+        <document> <prefix> a <suffix> c <middle> b        PSM: prefix, suffix, middle
+        <document> <prefix> <suffix> c <middle> a b        SPM: suffix, prefix, middle
+
+    A document's text is cut before two random characters, and each part is encoded alone, so that parts end within
+    tokens, as prompts do. The window keeps its length: what no longer fits is lost at its end. A document that the
+    window cuts is treated as if it were whole, unless the cut divides a character.
+    Source: Bavarian et al. 2022, arXiv:2207.14255, sections 3 and 4 (context level, cut before encoding).
     """
-    edges = [0, *(np.flatnonzero(ids[1:] == document_id) + 1), len(ids)]
+    edges = [0, *(np.flatnonzero(ids[1:] == fim.document) + 1), len(ids)]
     pieces: list[Ids] = []
     for start, end in pairwise(edges):
         document = ids[start:end]
-        body = document[1:] if document[0] == document_id else document
-        if len(body) < 3 or rng.random() >= rate:
-            pieces.append(document)
-            continue
-        low, high = sorted(rng.integers(0, len(body) + 1, size=2))
-        marks = np.array([fim.prefix, fim.suffix, fim.middle])
-        head = document[: len(document) - len(body)]
-        pieces += [head, marks[:1], body[:low], marks[1:2], body[high:], marks[2:], body[low:high]]
+        changed = _rearranged(document, fim, rng) if rng.random() < fim.rate else None
+        pieces.append(document if changed is None else changed)
     return np.concatenate(pieces)[: len(ids)]
+
+
+def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None:
+    """Return a document with its middle at its end; None if it is too short, or its ids are not those of a text."""
+    head = document[: int(document[0] == fim.document)]
+    body = document[len(head) :]
+    text = fim.codec.decode(body.tolist())
+    if len(text) < FEWEST_CHARACTERS or len(text.encode()) != fim.codec.bytes_of_V[body].sum():
+        return None
+    low, high = sorted(rng.integers(0, len(text) + 1, size=2).tolist())
+    prefix, middle, suffix = (fim.codec.encode(part) for part in (text[:low], text[low:high], text[high:]))
+    if rng.random() < fim.spm_rate:
+        parts = [fim.prefix, fim.suffix, *suffix, fim.middle, *prefix, *middle]
+    else:
+        parts = [fim.prefix, *prefix, fim.suffix, *suffix, fim.middle, *middle]
+    changed = np.array([*head, *parts], dtype=np.int64)
+    return changed if len(changed) >= len(document) else None
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """Pretraining: the wiring of the stage."""
 
+from contextlib import closing
 from functools import partial
 
 from ibidem import artifacts
@@ -56,14 +57,15 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         shape=shape,
         settings=settings(config),
     )
-    last = session.run(
-        objective,
-        config,
-        accelerator,
-        made,
-        build=partial(new_decoder, shape, config.training),
-        tokens_per_step=config.training.batch_sequences * context,
-    )
+    with closing(objective):
+        last = session.run(
+            objective,
+            config,
+            accelerator,
+            made,
+            build=partial(new_decoder, shape, config.training),
+            tokens_per_step=config.training.batch_sequences * context,
+        )
     return artifacts.load(last)
 
 
