@@ -85,8 +85,8 @@ def need(shape: ModelConfig, setting: Setting) -> Need:
 def kept_by_block(shape: ModelConfig, *, compiled: bool, value_bytes: int) -> list[Kept]:
     """List what a block keeps of a token; weights and positions are not counted.
 
-    In 16 bit a compiled block keeps as much as an eager one. In float32 the compiler keeps queries and keys twice:
-    beside the product of which values are a part.
+    An eager block computes the feed-forward's product again, a compiled one keeps it. In float32 the compiler keeps
+    queries and keys twice: beside the product of which values are a part.
     """
     D, F, H, G = shape.width, shape.ffn_hidden, shape.heads, shape.num_kv_heads
     kv = G * shape.head_width
@@ -103,7 +103,7 @@ def kept_by_block(shape: ModelConfig, *, compiled: bool, value_bytes: int) -> li
         Kept("input of the feed-forward's norm, and its scale", D, wide=1),
         Kept("output of the norm", D),
         Kept("gate and up", 2 * F),
-        Kept("their product", F),
+        Kept("their product, which only a compiled block keeps", F if compiled else 0),
         Kept("masks of the dropouts", mask),
     ]
 
