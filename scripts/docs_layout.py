@@ -328,8 +328,8 @@ def _checkpoint() -> Kind:
             "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
             "random_states_<process>.pkl": "Random states of each process.",
             "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
-            "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether "
-            "the run is `sharded`.",
+            "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; "
+            "whether the run is `sharded`.",
             **{
                 f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
                 for name, text in (

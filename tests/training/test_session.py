@@ -99,7 +99,7 @@ def test_a_step_begins_once_before_its_micro_batches_and_its_figures_are_logged(
     model_file: Path, tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     objective = run(settings(tmp_path, "run", steps=2), model_file, tokenizer_dir)
-    assert objective.calls == ["check", "begin 0", "loss 0.0", "loss 0.1", "begin 1", "loss 1.0", "loss 1.1"]
+    assert objective.calls == ["check", "begin 0", "loss 0.0", "loss 0.1", "begin 1", "loss 1.0", "loss 1.1", "close"]
     steps = events(tmp_path / "run", "train.step")
     assert [row["begun"] for row in steps] == [1, 2]
     assert steps[-1]["mean"] == pytest.approx(float(objective.mean))

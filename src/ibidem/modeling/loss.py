@@ -104,8 +104,9 @@ def _loss_and_gradients(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, needs_hidden: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its gradients; a gradient that is not needed is empty."""
-    total, grad_hidden_ND, grad_weight_VD = _results_like(hidden_ND, weight_VD, needs_hidden, needs_weight)
-    sums_VD = torch.zeros_like(grad_weight_VD, dtype=_wide(weight_VD))  # over the chunks, in at least float32
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else hidden_ND.new_empty(0)
+    sums_VD = weight_VD.new_zeros(weight_VD.shape if needs_weight else (0,), dtype=_wide(weight_VD))
     tile = TILES.get(hidden_ND.device.type, DEFAULT_TILE)
     memory = sums_VD.new_empty(min(tile.tokens, len(hidden_ND)) * len(weight_VD))
     for start in range(0, len(hidden_ND), tile.tokens):
@@ -129,14 +130,8 @@ def _loss_and_gradients(
 def _(
     hidden_ND: Tensor, weight_VD: Tensor, _targets: Tensor, _z_loss: float, needs_hidden: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _results_like(hidden_ND, weight_VD, needs_hidden, needs_weight)
-
-
-def _results_like(
-    hidden_ND: Tensor, weight_VD: Tensor, needs_hidden: bool, needs_weight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        hidden_ND.new_zeros((), dtype=torch.float32),
+        hidden_ND.new_empty((), dtype=torch.float32),
         hidden_ND.new_empty(hidden_ND.shape if needs_hidden else (0,)),
         weight_VD.new_empty(weight_VD.shape if needs_weight else (0,)),
     )

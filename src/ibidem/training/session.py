@@ -93,7 +93,7 @@ def run(
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
-    with _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
+    with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
         checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
@@ -105,9 +105,8 @@ def run(
             last = checkpoint.path
         else:
             objective.check()
-            with closing(objective):
-                learner = _build(build, objective, config, accelerator, checkpoint)
-                last = _train(schedule, objective, learner, config, accelerator, made)
+            learner = _build(build, objective, config, accelerator, checkpoint)
+            last = _train(schedule, objective, learner, config, accelerator, made)
     accelerator.end_training()
     return last
 

@@ -1,6 +1,5 @@
 """Pretraining: the wiring of the stage."""
 
-from contextlib import closing
 from functools import partial
 
 from ibidem import artifacts
@@ -57,15 +56,14 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         shape=shape,
         settings=settings(config),
     )
-    with closing(objective):
-        last = session.run(
-            objective,
-            config,
-            accelerator,
-            made,
-            build=partial(new_decoder, shape, config.training),
-            tokens_per_step=config.training.batch_sequences * context,
-        )
+    last = session.run(
+        objective,
+        config,
+        accelerator,
+        made,
+        build=partial(new_decoder, shape, config.training),
+        tokens_per_step=config.training.batch_sequences * context,
+    )
     return artifacts.load(last)
 
 
