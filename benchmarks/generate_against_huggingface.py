@@ -1,10 +1,10 @@
 """CPU generation speed, against `generate` of Hugging Face's LlamaForCausalLM.
 
-Two shapes: 39 M parameters at 65,536 ids (width 384, 8 layers, 6 heads, feed-forward 1024), and the demo's 6.6 M at 8,192
-ids. Prompts of 64 tokens, 128 more are generated, for 1 and 16 prompts at once, greedy and sampled (temperature 0.8,
-top-p 0.95), random weights, one thread. Systems take turns in one process; medians of 3: generated tokens per CPU-second,
-prompts included. Random weights make nearly uniform distributions, so the nucleus has most of the ids. `float32` generates
-with the weights of the peer, and its greedy tokens are compared with the peer's.
+Two shapes: 39 M parameters at 65,536 ids (width 384, 8 layers, 6 heads, feed-forward 1024), and the demo's 6.6 M at
+8,192 ids. Prompts of 64 tokens, 128 more are generated, for 1 and 16 prompts at once, greedy and sampled (temperature
+0.8, top-p 0.95), random weights, one thread. Systems take turns in one process; medians of 3: generated tokens per
+CPU-second, prompts included. Random weights make nearly uniform distributions, so the nucleus has most of the ids.
+`float32` generates with the weights of the peer, and its greedy tokens are compared with the peer's.
 
     python benchmarks/generate_against_huggingface.py benchmarks/results/generate_against_huggingface.json
 """
@@ -95,7 +95,7 @@ def own_generate(model: Any, weights: Any) -> Generate:
 
     frozen = FrozenDecoder(model, weights)
 
-    def run(prompts: list[list[int]], is_sampled: bool, new: int) -> list[list[int]]:  # noqa: FBT001
+    def run(prompts: list[list[int]], is_sampled: bool, new: int) -> list[list[int]]:
         sampling = Sampling(new, 0.8 if is_sampled else 0.0, 0.95)
         return generate(frozen, prompts, sampling, end_id=-1)
 
@@ -118,7 +118,7 @@ def peer_model(shape: dict[str, Any]) -> Any:
 def peer_generate(model: Any) -> Generate:
     import torch
 
-    def run(prompts: list[list[int]], is_sampled: bool, new: int) -> list[list[int]]:  # noqa: FBT001
+    def run(prompts: list[list[int]], is_sampled: bool, new: int) -> list[list[int]]:
         ids = torch.tensor(prompts)
         drawing: dict[str, Any] = {"do_sample": False}
         if is_sampled:
