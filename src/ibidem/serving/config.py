@@ -29,7 +29,7 @@ class GenerateConfig:
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """End the text before the first of these strings."""
     weights: Literal["float32", "bfloat16", "int8"] | None = None
-    """Precision of the matrices; by default float32, on a GPU bfloat16. int8 is for CPUs: faster, and a little worse."""
+    """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
 
