@@ -2,9 +2,7 @@ import pytest
 import torch
 
 from ibidem.modeling.attention import Documents, causal_attention
-from ibidem.modeling.cache import KVCache, hidden
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.generate import Sampling, generate, next_token_probabilities
 from ibidem.modeling.modeling_custom import Decoder
 
 
@@ -158,45 +156,6 @@ def test_a_window_of_documents_is_worth_the_documents_alone() -> None:
         together = model.logits(torch.cat([first, second], dim=1), Documents.of(starts))
         torch.testing.assert_close(together[:, 9:], model.logits(second), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together[:, :9], model.logits(first), atol=1e-5, rtol=1e-5)
-
-
-def test_the_cache_gives_the_same_logits_as_the_whole_text() -> None:
-    model = decoder(small())
-    ids = torch.randint(97, (2, 30), generator=torch.Generator().manual_seed(9))
-    cache = KVCache(model.config, torch.zeros(2, dtype=torch.long), 30, torch.float32)
-    with torch.no_grad():
-        steps = [hidden(model, part, cache) @ model.head_VD.T for part in ids.split([11, 1, 1, 17], dim=1)]
-        torch.testing.assert_close(torch.cat(steps, dim=1), model.logits(ids), atol=1e-5, rtol=1e-5)
-
-
-def test_a_batch_generates_what_each_prompt_generates_alone() -> None:
-    model = decoder(small())
-    prompts = [[1, 5, 9, 22, 4], [3], [7, 7, 2]]
-    sampling = Sampling(max_tokens=12, temperature=0)
-    together = generate(model, prompts, sampling, end_id=96)
-    assert together == [generate(model, [prompt], sampling, end_id=96)[0] for prompt in prompts]
-
-
-def test_sampling_is_reproducible_and_follows_the_seed() -> None:
-    model = decoder(small())
-    draws = [generate(model, [[1, 2]], Sampling(20, 1.0, 1.0, seed), end_id=96) for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
-
-
-def test_only_the_nucleus_is_drawn_from() -> None:
-    logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
-    for top_p, nucleus in ((0.4, [1]), (0.6, [1, 2]), (0.85, [0, 1, 2]), (1.0, [0, 1, 2, 3])):
-        probabilities = next_token_probabilities(logits, temperature=1.0, top_p=top_p)
-        assert probabilities.nonzero().flatten().tolist() == nucleus
-        torch.testing.assert_close(
-            probabilities, torch.where(probabilities > 0, logits.softmax(0), 0) / sum(logits.softmax(0)[nucleus])
-        )
-
-
-def test_a_small_top_p_always_takes_the_most_likely_token() -> None:
-    model = decoder(small())
-    greedy = generate(model, [[1, 2]], Sampling(12, temperature=0), end_id=96)
-    assert generate(model, [[1, 2]], Sampling(12, temperature=1.0, top_p=1e-6), end_id=96) == greedy
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

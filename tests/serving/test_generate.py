@@ -52,3 +52,9 @@ def test_the_number_of_completions_is_counted(
     for prompts, said in ((PROMPTS[:1], "1 completion\n"), (PROMPTS, "2 completions\n")):
         assert generate(checkpoint, "--output", str(tmp_path / "o"), "--max-tokens", "1", prompts=prompts) == 0
         assert capsys.readouterr().out.endswith(said)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_the_precision_of_the_weights_is_chosen(checkpoint: Path, weights: str, tmp_path: Path) -> None:
+    assert generate(checkpoint, "--output", str(tmp_path / "o"), "--max-tokens", "4", "--weights", weights) == 0
+    assert len((tmp_path / "o").read_text().splitlines()) == len(PROMPTS)

@@ -19,6 +19,7 @@ from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
+from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.runs import newest
 from ibidem.tokenization.tokenizer import Tokenizer
 
@@ -101,6 +102,7 @@ class OwnModel:
 
     def __init__(self, path: Path) -> None:
         self._model, checkpoint = load_model(path)
+        self._frozen = FrozenDecoder(self._model)
         self._tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
         self.digest = checkpoint.digest
         self.context = self._model.config.context
@@ -125,7 +127,7 @@ class OwnModel:
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         room = _room(self.context - len(self.start_ids), sampling.max_tokens)
         shortened = [self._last_tokens(prompt, room) for prompt in prompts]
-        return [done.text for done in complete(self._model, self._tokenizer, shortened, sampling, stop)]
+        return [done.text for done in complete(self._frozen, self._tokenizer, shortened, sampling, stop)]
 
     def _last_tokens(self, prompt: str, count: int) -> str:
         """Return the end of a prompt that has at most `count` tokens: a text that was cut may have more than before."""

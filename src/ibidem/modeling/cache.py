@@ -1,50 +1,138 @@
-"""Keys and values of the tokens so far, and the forward pass that continues after them."""
+"""Keys and values of sequences of different lengths, and the two forward passes that fill them.
+
+The first `rows` slots are in use; each holds one sequence of its own length, without padding in front. Below, `k` is a
+position with keys and values, and the next token of each row goes to its first `.`:
+
+    slot 0   k k k k k k k . . .   length 7
+    slot 1   k k k . . . . . . .   length 3
+    slot 2   k k k k k . . . . .   length 5
+    slot 3   . . . . . . . . . .   free
+
+`read_prompts` computes prompts of any lengths as one sequence of N tokens, kept apart by the attention by document, so
+that no padding is computed. `read_tokens` computes one more token of each row.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
-from ibidem.modeling.attention import attend
+from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.modeling_custom import Decoder, Rotation
+from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
 
 
 class KVCache:
-    """Keys and values of the tokens so far; the rows of a batch are padded on the left, to end at the same position."""
+    """Slots for the keys and values of sequences; the first `rows` of them are in use."""
 
-    def __init__(self, config: ModelConfig, pads_B: Tensor, size: int, dtype: torch.dtype) -> None:
-        """Reserve `size` positions; the first `pads_B` of each row are padding that nothing attends to."""
-        shape = (config.layers, 2, len(pads_B), size, config.num_kv_heads, config.head_width)
-        self._memory = torch.empty(shape, dtype=dtype, device=pads_B.device)
-        self._pads_B = pads_B
-        self.length = 0
+    def __init__(self, config: ModelConfig, slots: int, size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Reserve slots of `size` positions."""
+        shape = (2, slots, config.num_kv_heads, size, config.head_width)
+        # zeros: a masked position counts 0 times its value, which must not be NaN
+        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.slots = slots
+        self.size = size
+        self.lengths: list[int] = []
 
-    def append(self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of a layer; return all of them so far."""
-        end = self.length + k_BTGK.shape[1]
-        self._memory[layer, 0, :, self.length : end] = k_BTGK
-        self._memory[layer, 1, :, self.length : end] = v_BTGK
-        k_BSGK, v_BSGK = self._memory[layer, :, :, :end]
-        return k_BSGK, v_BSGK
+    @property
+    def rows(self) -> int:
+        """Number of slots in use."""
+        return len(self.lengths)
 
-    def visible(self, num_tokens: int) -> Tensor:
-        """Return which of the S positions each of the next tokens may see: bool, (B, T, S). A pad sees only itself."""
-        queries_T1 = torch.arange(self.length, self.length + num_tokens, device=self._pads_B.device)[:, None]
-        keys_S = torch.arange(self.length + num_tokens, device=self._pads_B.device)
-        return (keys_S <= queries_T1) & ((keys_S >= self._pads_B[:, None, None]) | (keys_S == queries_T1))
+    def write(self, layer: int, slots_N: Tensor, positions_N: Tensor, kv_N2GK: Tensor) -> None:
+        """Store keys and values of a layer, each at a position of a slot."""
+        self._layers[layer][:, slots_N, :, positions_N] = kv_N2GK
+
+    def read(self, layer: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return views of the first positions of the rows in use: keys and values of a layer, (B, G, S, K)."""
+        k_BGSK, v_BGSK = self._layers[layer][:, : self.rows, :, :size]
+        return k_BGSK, v_BGSK
+
+    def release(self, slot: int) -> None:
+        """Free a slot: the last row in use moves there."""
+        last, length = self.rows - 1, self.lengths[-1]
+        if slot != last:
+            for layer in self._layers:
+                layer[:, slot, :, :length] = layer[:, last, :, :length]
+        self.lengths[slot] = length
+        self.lengths.pop()
 
 
-def hidden(model: Decoder, ids_BT: Tensor, cache: KVCache) -> Tensor:
-    """Continue after the cache's tokens, and append these; return the normalized last hidden states, (B, T, D)."""
-    T = ids_BT.shape[1]
-    x_BTD = embedding(ids_BT, model.embedding.weight_VD)
-    places = slice(cache.length, cache.length + T)
-    rotation = Rotation(model.rope.cos_TK[places, None], model.rope.sin_TK[places, None])
-    visible_BHTS = cache.visible(T)[:, None]
+def read_prompts(model: FrozenDecoder, cache: KVCache, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Add a row for each prompt; return the normalized hidden state of each last token, (B, D)."""
+    lengths = [len(prompt) for prompt in prompts]
+    ends = list(accumulate(lengths))
+    sizes_B = torch.tensor(lengths)
+    starts_N = torch.zeros(ends[-1], dtype=torch.bool)
+    starts_N[[0, *ends[:-1]]] = True
+    documents = Documents.of(starts_N[None]).to(model.device)
+    first_slot = cache.rows
+    slots_N = torch.arange(first_slot, first_slot + len(prompts)).repeat_interleave(sizes_B).to(model.device)
+    positions_N = torch.cat([torch.arange(length) for length in lengths]).to(model.device)
+    cache.lengths += lengths
+    ids_N = torch.tensor([number for ids in prompts for number in ids], device=model.device)
+    x_ND = model.embedding.rows(ids_N).to(model.dtype)
+    rotation = _rotation(model, positions_N)
     for layer, block in enumerate(model.blocks):
-        q_BTHK, k_BTGK, v_BTGK = block.attention.project(block.attention_norm(x_BTD), rotation)
-        k_BSGK, v_BSGK = cache.append(layer, k_BTGK, v_BTGK)
-        x_BTD = x_BTD + block.attention.out(attend(q_BTHK, k_BSGK, v_BSGK, visible_BHTS).flatten(-2))
-        x_BTD = x_BTD + block.ffn(block.ffn_norm(x_BTD))
-    cache.length += T
-    return model.norm(x_BTD)  # type: ignore[no-any-return]
+        q_NHK, kv_N2GK = _project(model, block, x_ND, rotation)
+        cache.write(layer, slots_N, positions_N, kv_N2GK)
+        k_NGK, v_NGK = kv_N2GK.unbind(1)
+        mixed_NHK = causal_attention(q_NHK[None], k_NGK[None], v_NGK[None], documents)[0]
+        x_ND = _finish(model, block, x_ND, mixed_NHK.flatten(1))
+    last_BD = x_ND[torch.tensor(ends, device=model.device) - 1]
+    return _norm(model, last_BD, model.norm_D)
+
+
+def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
+    """Add one token to each row; return the normalized hidden states, (B, D)."""
+    size = max(cache.lengths) + 1
+    positions_B = torch.tensor(cache.lengths, device=model.device)
+    slots_B = torch.arange(cache.rows, device=model.device)
+    visible_B11S = None
+    if min(cache.lengths) + 1 < size:
+        visible_B11S = (torch.arange(size, device=model.device) <= positions_B[:, None])[:, None, None]
+    groups = (cache.rows, model.config.num_kv_heads, -1, model.config.head_width)
+    rotation = _rotation(model, positions_B)
+    x_BD = model.embedding.rows(ids_B).to(model.dtype)
+    for layer, block in enumerate(model.blocks):
+        q_BHK, kv_B2GK = _project(model, block, x_BD, rotation)
+        cache.write(layer, slots_B, positions_B, kv_B2GK)
+        k_BGSK, v_BGSK = cache.read(layer, size)
+        # the heads of a group are queries of one key-value head, so that nothing is repeated
+        mixed = scaled_dot_product_attention(q_BHK.view(groups), k_BGSK, v_BGSK, attn_mask=visible_B11S)
+        x_BD = _finish(model, block, x_BD, mixed.flatten(1))
+    cache.lengths = [length + 1 for length in cache.lengths]
+    return _norm(model, x_BD, model.norm_D)
+
+
+def _rotation(model: FrozenDecoder, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+    return model.cos_TK[positions_N, None], model.signed_sin_TK[positions_N, None]
+
+
+def _project(
+    model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, rotation: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the queries, (N, H, K), and keys and values, (N, 2, G, K), of a block."""
+    H, G, K = model.config.heads, model.config.num_kv_heads, model.config.head_width
+    heads_NXK = block.qkv(_norm(model, x_ND, block.attention_norm_D)).view(len(x_ND), H + 2 * G, K)
+    turned_NXK = heads_NXK[:, : H + G]  # queries and keys at once
+    if block.qk_norm_XK is not None:
+        turned_NXK = rms_norm(turned_NXK, (K,), eps=model.config.norm_eps).mul_(block.qk_norm_XK)
+    cos_N1K, signed_sin_N1K = rotation
+    turned_NXK = (turned_NXK * cos_N1K).addcmul_(turned_NXK.roll(K // 2, -1), signed_sin_N1K)
+    heads_NXK[:, : H + G] = turned_NXK
+    return heads_NXK[:, :H], heads_NXK[:, H:].view(len(x_ND), 2, G, K)
+
+
+def _finish(model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, mixed_ND: Tensor) -> Tensor:
+    """Add the attention's output and the feed-forward's to the residual stream, in place."""
+    x_ND += block.out(mixed_ND)
+    gate_NF, up_NF = block.gate_up(_norm(model, x_ND, block.ffn_norm_D)).chunk(2, dim=-1)
+    x_ND += block.down(silu(gate_NF).mul_(up_NF))
+    return x_ND
+
+
+def _norm(model: FrozenDecoder, x_ND: Tensor, weight_D: Tensor) -> Tensor:
+    return rms_norm(x_ND, weight_D.shape, weight_D, model.config.norm_eps)

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
 from ibidem.errors import ConfigError
-from ibidem.modeling.cache import KVCache, hidden
+from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.modeling.running_batch import Request, RunningBatch
+
+MOST_ROWS = 32
+"""Maximum number of prompts that `generate` continues at once."""
 
 
 class TextCodec(Protocol):
@@ -53,7 +55,11 @@ class Completion(NamedTuple):
 
 
 def complete(
-    model: Decoder, tokenizer: TextCodec, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str] = ()
+    model: Decoder | FrozenDecoder,
+    tokenizer: TextCodec,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    stop: Sequence[str] = (),
 ) -> list[Completion]:
     """Continue each prompt as the start of a document; the text ends before the first stop string.
 
@@ -73,9 +79,8 @@ def complete(
     return [_completion(tokenizer, ids, stop) for ids in generated]
 
 
-@torch.no_grad()
 def generate(
-    model: Decoder,
+    model: Decoder | FrozenDecoder,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
@@ -84,60 +89,34 @@ def generate(
 ) -> list[list[int]]:
     """Sample ids after each prompt, including `end_id` if it was drawn.
 
-    Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch.
+    Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch. At most
+    `MOST_ROWS` prompts are continued at once; the next one takes the place of one that is finished.
     """
     longest = max(len(prompt) for prompt in prompts)
     _check_length(longest, sampling.max_tokens, model.config.context)
-    device = model.device
-    numbers = range(sampling.first, sampling.first + len(prompts))
-    generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + number) for number in numbers]
-    pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-    ids_BT = torch.tensor([[end_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    cache = KVCache(model.config, pads_B, longest + sampling.max_tokens, model.head_VD.dtype)
+    frozen = model if isinstance(model, FrozenDecoder) else FrozenDecoder(model)
+    batch = RunningBatch(frozen, slots=min(len(prompts), MOST_ROWS), size=longest + sampling.max_tokens)
     generated: list[list[int]] = [[] for _ in prompts]
-    running = set(range(len(prompts)))
-    was_training = model.training
-    model.eval()
-    for _ in range(sampling.max_tokens):
-        last_BD = hidden(model, ids_BT, cache)[:, -1]
-        logits_BV = (last_BD @ model.head_VD.T).float().cpu()
-        next_ids = [
-            _draw(logits_BV[row], sampling, generators[row]) if row in running else end_id
-            for row in range(len(prompts))
-        ]
-        for row in list(running):
-            generated[row].append(next_ids[row])
-            if next_ids[row] == end_id or (is_stopped is not None and is_stopped(generated[row])):
-                running.discard(row)
-        if not running:
-            break
-        ids_BT = torch.tensor(next_ids, device=device)[:, None]
-    model.train(was_training)
+    waiting = iter(range(len(prompts)))
+    running: dict[int, list[int]] = {}
+
+    def admit(count: int) -> None:
+        for place in islice(waiting, count):
+            seed = sampling.seed * 1_000_003 + sampling.first + place
+            request = Request(prompts[place], sampling.temperature, sampling.top_p, seed)
+            running[batch.admit(request)] = generated[place]
+
+    admit(batch.free)
+    while running:
+        for number, next_id in batch.step().items():
+            ids = running[number]
+            ids.append(next_id)
+            is_full = len(ids) == sampling.max_tokens
+            if is_full or next_id == end_id or (is_stopped is not None and is_stopped(ids)):
+                batch.release(number)
+                del running[number]
+        admit(batch.free)
     return generated
-
-
-def next_token_probabilities(logits_V: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """Turn logits into the sampling distribution: temperature, then nucleus.
-
-    >>> next_token_probabilities(torch.tensor([2.0, 1.0, -9.0]), temperature=1.0, top_p=0.7).tolist()
-    [1.0, 0.0, 0.0]
-
-    Source: Holtzman et al. 2019, arXiv:1904.09751, section 3.1.
-    """
-    probabilities_V = torch.softmax(logits_V / temperature, dim=-1)
-    if top_p < 1:
-        sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
-        outside_V = sorted_V.cumsum(0) - sorted_V >= top_p
-        probabilities_V = probabilities_V.index_fill(0, order_V[outside_V], 0.0)
-        probabilities_V /= probabilities_V.sum()
-    return probabilities_V
-
-
-def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    if sampling.temperature == 0:
-        return int(logits_V.argmax())
-    probabilities_V = next_token_probabilities(logits_V, temperature=sampling.temperature, top_p=sampling.top_p)
-    return int(torch.multinomial(probabilities_V, 1, generator=generator))
 
 
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:

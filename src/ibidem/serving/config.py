@@ -1,7 +1,7 @@
 """Configurations of the serving commands. Imports no torch, so that flags are parsed at once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class GenerateConfig:
     """Random seed; same seed, same text."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """End the text before the first of these strings."""
+    weights: Literal["float32", "bfloat16", "int8"] | None = None
+    """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
 

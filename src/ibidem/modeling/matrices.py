@@ -1,0 +1,195 @@
+"""A decoder's weights, laid out for generation: the same arithmetic with fewer bytes and fewer operations a token.
+
+A step of generation multiplies each matrix by one vector per row of the batch. With few rows reading the weights takes
+all the time, with many rows the arithmetic; libraries are tuned for neither. On a CPU the product is chosen by the
+number of rows:
+
+    rows          float32                        int8
+    1 to 3        W @ x.T with 2 columns or 3    the kernel for weights in int8
+    4 to 64       oneDNN, weights packed once    oneDNN, the same integers packed in bfloat16
+    more          as many rows as a prompt has: the usual product, or the packed one if it is there
+
+Packed weights are made when they are first used and take the memory of the weights once more. On a GPU the usual
+product is the fast one. A frozen decoder reads its weights when it is made: after an optimizer's step make another.
+"""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from ibidem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ibidem.modeling.config import ModelConfig
+    from ibidem.modeling.modeling_custom import Block, Decoder, RMSNorm
+
+Weights = Literal["float32", "bfloat16", "int8"]
+"""Precision of the matrices in generation."""
+FEW_ROWS, MANY_ROWS = 3, 64
+PACKED_FOR = 16
+"""Number of rows that packed weights are laid out for; 4 to 64 rows are about as fast."""
+INT8_MAX = 127
+
+
+class Matrix(Protocol):
+    """A matrix of N outputs and K inputs."""
+
+    def __call__(self, x_BK: Tensor) -> Tensor:
+        """Return x @ weight.T, (B, N), in the dtype of x."""
+
+    def rows(self, ids_B: Tensor) -> Tensor:
+        """Return some of the N rows, (B, K)."""
+
+
+class PlainMatrix:
+    """The usual product, in the dtype of the matrix."""
+
+    def __init__(self, weight_NK: Tensor) -> None:
+        self._weight_NK = weight_NK
+
+    def __call__(self, x_BK: Tensor) -> Tensor:
+        return linear(x_BK, self._weight_NK)
+
+    def rows(self, ids_B: Tensor) -> Tensor:
+        return embedding(ids_B, self._weight_NK)
+
+
+class PackedMatrix:
+    """A matrix on a CPU, multiplied as the number of rows requires."""
+
+    def __init__(self, weight_NK: Tensor) -> None:
+        self._weight_NK = weight_NK
+        self._packed: Tensor | None = None
+
+    def __call__(self, x_BK: Tensor) -> Tensor:
+        B, dtype = len(x_BK), self._weight_NK.dtype
+        if B <= FEW_ROWS and dtype is torch.float32:  # matrix times vector runs at half of the memory's speed
+            x_XK = x_BK if B > 1 else x_BK.expand(2, -1).contiguous()
+            return (self._weight_NK @ x_XK.t()).t()[:B].contiguous()
+        if B <= MANY_ROWS and self._packed is None:
+            self._packed = packed(self._weight_NK)
+        if self._packed is None:
+            return linear(x_BK.to(dtype), self._weight_NK).to(x_BK.dtype)
+        return packed_product(x_BK.to(dtype), self._packed).to(x_BK.dtype)
+
+    def rows(self, ids_B: Tensor) -> Tensor:
+        return embedding(ids_B, self._weight_NK)
+
+
+class Int8Matrix:
+    """A matrix in whole numbers from -127 to 127, with a scale for each row, on a CPU; inputs are read in bfloat16.
+
+    >>> matrix = Int8Matrix(torch.tensor([[0.5, -1.0], [0.25, 2.0]]))
+    >>> matrix.rows(torch.tensor([0]))
+    tensor([[ 0.5039, -1.0000]])
+    """
+
+    def __init__(self, weight_NK: Tensor) -> None:
+        scale_N = weight_NK.abs().amax(dim=1).clamp_(min=1e-12).float() / INT8_MAX
+        self._int8_NK = (weight_NK / scale_N[:, None]).round_().to(torch.int8)
+        self._scale_N = scale_N
+        self._ones_N = torch.ones_like(scale_N, dtype=torch.bfloat16)
+        self._packed: Tensor | None = None
+
+    def __call__(self, x_BK: Tensor) -> Tensor:
+        if len(x_BK) <= FEW_ROWS:
+            product_BN = torch._weight_int8pack_mm(x_BK.bfloat16(), self._int8_NK, self._ones_N)  # noqa: SLF001 - the kernel has no public name
+        else:
+            if self._packed is None:
+                self._packed = packed(self._int8_NK.bfloat16())
+            product_BN = packed_product(x_BK.bfloat16(), self._packed)
+        return product_BN.to(x_BK.dtype).mul_(self._scale_N)
+
+    def rows(self, ids_B: Tensor) -> Tensor:
+        return embedding(ids_B, self._int8_NK).float().mul_(self._scale_N[ids_B, None])
+
+
+def packed(weight_NK: Tensor) -> Tensor:
+    """Return a copy of a matrix in oneDNN's own layout."""
+    result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK, PACKED_FOR)  # noqa: SLF001 - what compiled models call
+    return result
+
+
+def packed_product(x_BK: Tensor, packed_NK: Tensor) -> Tensor:
+    """Return x @ weight.T for a packed weight."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_BK, packed_NK, None, "none", [], "")  # noqa: SLF001 - as above
+    return result
+
+
+class FrozenBlock(NamedTuple):
+    """The weights of a block; vectors are float32 or in the dtype of the activations."""
+
+    attention_norm_D: Tensor
+    qkv: Matrix
+    qk_norm_XK: Tensor | None
+    """Weights of the norms of queries and keys, a row for each of their H + G heads."""
+    out: Matrix
+    ffn_norm_D: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+
+class FrozenDecoder:
+    """The weights of a decoder at one moment, for generation."""
+
+    def __init__(self, model: "Decoder", weights: Weights | None = None) -> None:
+        """Lay out the weights of a decoder.
+
+        Args:
+            model: the decoder; it may have its parameters in float32 or in 16 bits.
+            weights: precision of the matrices; by default that of the parameters, and on a GPU bfloat16.
+
+        Raises:
+            ConfigError: int8 on a GPU.
+        """
+        if weights == "int8" and model.device.type != "cpu":
+            raise ConfigError("weights in int8 are for CPUs; a GPU generates with bfloat16")
+        self.config: ModelConfig = model.config
+        self.device = model.device
+        self._weights = weights or _default(model)
+        self._is_onednn = self.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.dtype = torch.bfloat16 if self._weights == "bfloat16" and not self._is_onednn else torch.float32
+        """Dtype of activations, keys and values."""
+        self.embedding = self._matrix(model.embedding.weight_VD)
+        self.head = self.embedding if model.head is None else self._matrix(model.head.weight_VD)
+        self.norm_D = self._vector(model.norm)
+        self.blocks = [self._block(block) for block in model.blocks]  # type: ignore[arg-type]
+        K = self.config.head_width
+        signs_K = torch.where(torch.arange(K, device=self.device) < K // 2, -1.0, 1.0)
+        self.cos_TK = model.rope.cos_TK.to(self.dtype)
+        self.signed_sin_TK = (model.rope.sin_TK * signs_K).to(self.dtype)
+        """Sines, negative in the first half: x * cos + roll(x, K / 2) * signed_sin rotates x."""
+
+    def _block(self, block: "Block") -> FrozenBlock:
+        attention, ffn = block.attention, block.ffn
+        qk_norm_XK = None
+        if self.config.qk_norm:
+            norms = ((attention.q_norm, self.config.heads), (attention.k_norm, self.config.num_kv_heads))
+            qk_norm_XK = torch.cat([self._vector(norm).expand(count, -1) for norm, count in norms])  # type: ignore[arg-type]
+        return FrozenBlock(
+            self._vector(block.attention_norm),
+            self._matrix(attention.qkv.weight),
+            qk_norm_XK,
+            self._matrix(attention.out.weight),
+            self._vector(block.ffn_norm),
+            self._matrix(ffn.gate_up.weight),
+            self._matrix(ffn.down.weight),
+        )
+
+    def _vector(self, norm: "RMSNorm") -> Tensor:
+        return norm.weight.detach().to(self.dtype)
+
+    def _matrix(self, weight_NK: Tensor) -> Matrix:
+        weight_NK = weight_NK.detach()
+        if self._weights == "int8":
+            return Int8Matrix(weight_NK)
+        weight_NK = weight_NK.to(torch.bfloat16 if self._weights == "bfloat16" else torch.float32)
+        return PackedMatrix(weight_NK) if self._is_onednn else PlainMatrix(weight_NK)
+
+
+def _default(model: "Decoder") -> Weights:
+    if model.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bfloat16"
+    return "bfloat16" if model.head_VD.dtype is torch.bfloat16 else "float32"
