@@ -24,6 +24,9 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     """
     on_cpu = not torch.cuda.is_available()
     precision = config.training.mixed_precision
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", precision)
+    if launched != precision:
+        log.event("train.precision", asked=launched, used=precision, reason="training.mixed_precision decides")
     if on_cpu and precision != "no":
         log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
     if missing := [name for name in config.trackers if find_spec(name) is None]:
