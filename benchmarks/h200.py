@@ -311,7 +311,7 @@ def own_step(
     on_cpu = device.type == "cpu"
     model = Decoder(shape, compute_dtype=torch.float32 if on_cpu else torch.bfloat16)
     model.init_weights(0)
-    if compiled and not on_cpu:
+    if compiled:
         session.compile_blocks(model.blocks)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
     prepared = accelerator.prepare(model, adamw(model.to(device), OptimConfig()))
