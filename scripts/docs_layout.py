@@ -135,6 +135,7 @@ EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
     "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
+    "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",
     "train.measured": "Figures on the held-out windows.",
     "train.sample": "A completion of one of `--validation.prompts`.",

@@ -135,6 +135,8 @@ def run(line: str, folder: Path) -> int:
     return main(words) - (1 if is_of_elsewhere else EXITS.get(name, 0))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # what torch's compiler does itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_the_commands_of_the_readme_run_one_after_the_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     lines = [line for block in blocks_of("README.md") for line in lines_of(block) if not LAUNCHED.match(line)]

@@ -208,7 +208,8 @@ def test_a_draw_of_a_large_vocabulary_equals_the_full_sort(spread: float, monkey
     chances = logits.softmax(-1)
     mine, reference = (chances.gather(1, ids[:, None])[:, 0] for ids in (drawn, expected))
     torch.testing.assert_close(mine, reference, rtol=2e-3, atol=0)  # neighbors in the order, up to rounding
-    assert (drawn == expected).float().mean() >= (0.9 if spread > 1 else 0.0)
+    if spread > 1:  # else so many are almost equally likely that rounding decides
+        assert (drawn == expected).float().mean() >= 0.9
     assert 24 <= len(sizes) <= 48
     assert max(sizes) < 65_536 / 50
 
@@ -223,9 +224,10 @@ def test_each_row_has_its_own_temperature() -> None:
     assert together.tolist() == [int(draw(*(value[None] for value in row))) for row in rows]
 
 
-def test_damaged_logits_are_refused() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_damaged_logits_are_refused(temperature: float) -> None:
     with pytest.raises(DataError, match="not finite"):
-        draw(torch.full((1, 9), float("nan")), torch.ones(1), torch.ones(1), torch.zeros(1))
+        draw(torch.full((1, 9), float("nan")), torch.tensor([temperature]), torch.ones(1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 16, 64, 65])

@@ -3,6 +3,7 @@ import torch
 
 from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.loss import linear_cross_entropy
 from ibidem.modeling.modeling_custom import Decoder
 
 
@@ -194,3 +195,26 @@ def test_sixteen_bits_come_close_to_float32(how: str) -> None:
         gradients.append(torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()]))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_in_float16_the_gradient_of_a_frequent_id_is_scaled_before_it_is_rounded() -> None:
+    hidden = torch.full((4096, 8), 20.0, dtype=torch.float16)
+    weight = torch.zeros(16, 8, dtype=torch.float16, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.zeros(4096, dtype=torch.long))
+    (loss / 4096).backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float16
+    torch.testing.assert_close(float(weight.grad[0, 0]), -20.0 * 15 / 16, rtol=1e-2, atol=0)
+
+
+def test_without_gradients_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ibidem.modeling import loss
+
+    asked = []
+    computed = loss._loss_and_gradients
+    monkeypatch.setattr(loss, "_loss_and_gradients", lambda *args: asked.append(args[-2:]) or computed(*args))
+    model = decoder(small(tied=False))
+    ids = torch.randint(97, (1, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model(ids[:, :-1], ids[:, 1:])
+    assert asked == [(False, False)]

@@ -71,6 +71,9 @@ def test_the_scale_is_halved_by_an_overflow_and_grows_after_many_steps_without()
     for _ in range(STEPS_TO_GROW):
         guard.judge(torch.tensor(1.0), torch.tensor(1.0), optimizer)
     assert float(guard.scale) == LARGEST_SCALE
+    for _ in range(STEPS_TO_GROW):
+        guard.judge(torch.tensor(1.0), torch.tensor(1.0), optimizer)
+    assert float(guard.scale) == LARGEST_SCALE
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:

@@ -185,7 +185,7 @@ def test_a_loaded_state_takes_the_same_steps() -> None:
 SHARDED = """
 import torch
 from tests.conftest import REPOSITORY
-from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -213,7 +213,8 @@ for step in range(2):
         optimizer.step()
 for (name, parameter), shard in zip(whole.named_parameters(), sharded.parameters(), strict=True):
     assert torch.allclose(parameter, shard.full_tensor(), atol=1e-6), name
-print("equal")
+print("equal", flush=True)
+barrier()
 destroy_process_group()
 """
 

@@ -396,7 +396,10 @@ def stop_at(
     """Press Ctrl-C, or end the process in another way, while a step is computed."""
     from ibidem.training.pretraining import Pretraining
 
-    def begin(_self: object, _model: object, now: int) -> None:
+    usual = Pretraining.begin
+
+    def begin(self: Pretraining, model: torch.nn.Module, now: int) -> None:
+        usual(self, model, now)
         for _ in range(times if now == step else 0):
             os.kill(os.getpid(), number)
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from tests.conftest import REPOSITORY
 from tests.training.test_resume import Settings, changed, losses, torchrun, train, weights
 
+from ibidem.errors import TrainingError
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import sharding
-from ibidem.training.loop import gradient_norm
+from ibidem.training.loop import _check_finite, gradient_norm
 
 SHAPE = ModelConfig(vocab_size=96, width=32, layers=2, heads=2, ffn_hidden=48, context=16)
 
@@ -91,6 +93,36 @@ def test_sharded_gradients_are_those_of_one_process_in_every_precision(dtype: to
     torch.testing.assert_close(sharded["norm"], gradient_norm(model))
     assert sharded["loss"].dtype == torch.float32
     assert float(sharded["loss"]) != float(sharded["loss"].bfloat16()), "a loss that was rounded to 16 bits"
+
+
+def test_wrappers_leave_the_layout_of_documents_on_the_host() -> None:
+    from torch.distributed.utils import _to_kwargs
+
+    documents = Documents.of(torch.zeros(1, 4, dtype=torch.bool))
+    (moved,), _ = _to_kwargs((documents,), {}, torch.device("meta"), use_side_stream_for_tensor_copies=False)
+    assert moved[0].layout.device.type == "cpu"
+
+
+def spoiled_shard(rank: int, port: int, out: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    model = Decoder(SHAPE)
+    model.init_weights(0)
+    sharding.shard(model, torch.device("cpu"))
+    with torch.no_grad():
+        model.embedding.weight_VD.to_local()[0, 0] = float("nan") if rank == 1 else 0.0
+    try:
+        _check_finite(model, accelerator, 1)
+    except TrainingError:
+        (out / str(rank)).touch()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_weights_that_are_not_finite_on_one_process_stop_all(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(spoiled_shard, (free_port(), tmp_path), nprocs=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 
 def free_port() -> int:

@@ -16,8 +16,9 @@ lengths, elsewhere one causal attention per document. It is opaque to `torch.com
 batches with any number of documents.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +30,12 @@ CAUSAL = [-1, 0]
 """The kernel's window: everything before, nothing after."""
 
 
-class Documents(NamedTuple):
+@dataclass(frozen=True)
+class Documents:
     """Where the documents of a batch begin and end, its rows joined to one of N = B * T tokens.
 
-    Both tensors have the same size for every batch of a shape, as a compiled graph requires.
+    Both tensors have the same size for every batch of a shape, as a compiled graph requires. It is no tuple: DDP and
+    FSDP would move the tensors of a tuple to the device, which would then have to be waited for.
     """
 
     edges: Tensor
@@ -83,7 +86,7 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: 
     if documents is None:
         return attend(q_BTHK, k_BTGK, v_BTGK)
     flat = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
-    mixed_NHK: Tensor = _ByDocument.apply(*flat, *documents)  # type: ignore[no-untyped-call]
+    mixed_NHK: Tensor = _ByDocument.apply(*flat, documents.edges, documents.layout)  # type: ignore[no-untyped-call]
     return mixed_NHK.view_as(q_BTHK)
 
 

@@ -89,8 +89,8 @@ def generate(
 ) -> list[list[int]]:
     """Sample ids after each prompt, including `end_id` if it was drawn.
 
-    Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch. At most
-    `MOST_ROWS` prompts are continued at once; the next one takes the place of one that is finished.
+    Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch, up to
+    rounding. At most `MOST_ROWS` prompts are continued at once; the next one takes the place of one that is finished.
     """
     longest = max(len(prompt) for prompt in prompts)
     _check_length(longest, sampling.max_tokens, model.config.context)

@@ -45,12 +45,14 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         hidden_ND: last hidden states.
         weight_VD: output matrix, of the same dtype.
         targets_N: ids, or IGNORE; int64.
-        z_loss: weight of the squared logarithm of the softmax's normalizer, which keeps logits small.
+        z_loss: weight of the squared log-sum-exp of the logits, which keeps them small.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
     Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2; the rescaled tiles of Milakov
     and Gimelshein 2018, arXiv:1805.02867; the z-loss of Chowdhery et al. 2022, arXiv:2204.02311, section 5.
     """
+    if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -78,7 +80,11 @@ class _Embed(torch.autograd.Function):
         if grad_VD is None:  # the loss did not use the matrix
             grad_VD = grad_BTD.new_zeros(ctx.shape)
         (ids_BT,) = ctx.saved_tensors
-        return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype))
+        if grad_VD.dtype == _wide(grad_VD):
+            return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype))
+        # in 16 bits each of the many occurrences of an id would be rounded; this adds them up in float32
+        rows_VD = torch.ops.aten.embedding_dense_backward(grad_BTD.to(grad_VD.dtype), ids_BT, len(grad_VD), -1, False)
+        return None, grad_VD.add_(rows_VD)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -89,13 +95,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_ND, weight_VD, targets_N, z_loss, needs_hidden, needs_weight
         )
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
         return total  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         hidden_ND, weight_VD = ctx.saved_tensors
-        scaled = (hidden_ND.mul_(grad) if needs_hidden else None, weight_VD.mul_(grad) if needs_weight else None)
+        scaled = (
+            hidden_ND.mul_(grad) if needs_hidden else None,
+            weight_VD.mul_(grad).to(ctx.weight_dtype) if needs_weight else None,
+        )
         return *scaled, None, None
 
 
@@ -123,7 +133,7 @@ def _loss_and_gradients(
         if needs_weight:
             softmax.add_transposed_times(hidden_CD * scale_C1, sums_VD)
             sums_VD.index_add_(0, index_C, hidden_CD * -counts_C1)
-    return total, grad_hidden_ND, sums_VD.to(weight_VD.dtype)
+    return total, grad_hidden_ND, sums_VD.to(_sums_dtype(weight_VD))
 
 
 @_loss_and_gradients.register_fake
@@ -133,7 +143,7 @@ def _(
     return (
         hidden_ND.new_empty((), dtype=torch.float32),
         hidden_ND.new_empty(hidden_ND.shape if needs_hidden else (0,)),
-        weight_VD.new_empty(weight_VD.shape if needs_weight else (0,)),
+        weight_VD.new_empty(weight_VD.shape if needs_weight else (0,), dtype=_sums_dtype(weight_VD)),
     )
 
 
@@ -169,6 +179,11 @@ class _Softmax:
     def _with(self, matrix_VD: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         factors = torch.split(self._factors_CX, 1, dim=1)
         return zip(self._tiles_CU, factors, torch.split(matrix_VD, self._ids), strict=True)
+
+
+def _sums_dtype(weight_VD: Tensor) -> torch.dtype:
+    """Return the dtype of the matrix's gradient before it is scaled: a sum over many tokens overflows float16."""
+    return torch.float32 if weight_VD.dtype == torch.float16 else weight_VD.dtype
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -46,7 +46,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of the positions of T tokens; float32, (T, 1, K), or (B, T, 1, K) if rows differ."""
+    """Cosines and sines of the positions of T tokens; float32, (T, 1, K)."""
 
     cos: Tensor
     sin: Tensor
@@ -84,10 +84,6 @@ class Rope(nn.Module):
     def first(self, tokens: int) -> Rotation:
         """Return the rotation of positions 0 to `tokens` - 1."""
         return Rotation(self.cos_TK[:tokens, None], self.sin_TK[:tokens, None])
-
-    def at(self, positions_BT: Tensor) -> Rotation:
-        """Return the rotation of the positions of each row."""
-        return Rotation(self.cos_TK[positions_BT, None], self.sin_TK[positions_BT, None])
 
 
 class Attention(nn.Module):

@@ -51,6 +51,8 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
     Raises:
         DataError: logits are not finite, on a CPU.
     """
+    if logits_BV.device.type == "cpu" and not logits_BV.amax(dim=-1).isfinite().all():
+        raise DataError("the model's logits are not finite: its weights are damaged")
     is_greedy_B = temperature_B == 0
     if is_greedy_B.all():
         return logits_BV.argmax(dim=-1)
@@ -75,8 +77,6 @@ def by_sorting(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
 def by_histogram(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
     """Choose a token for each row, sorting only the tokens of two bins; on a CPU."""
     best_B1 = logits_BV.amax(dim=-1, keepdim=True)
-    if not best_B1.isfinite().all():
-        raise DataError("the model's logits are not finite: its weights are damaged")
     weights_BV = (logits_BV - best_B1).exp_()
     bins_BV = (best_B1 - logits_BV).mul_(BINS_PER_NAT).clamp_(max=BINS - 1).long()
     mass_BN = logits_BV.new_zeros(len(logits_BV), BINS).scatter_add_(1, bins_BV, weights_BV)

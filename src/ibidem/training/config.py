@@ -81,8 +81,14 @@ class OptimConfig:
     most_skipped: Positive = 10
     """Stop after so many skipped steps in a row."""
     z_loss: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the squared logarithm of the softmax's normalizer, added to the loss in training: it keeps logits small
-    (1e-4 in PaLM)."""
+    """Weight of the squared log-sum-exp of the logits, added to the loss in training: it keeps them small (1e-4 in
+    PaLM)."""
+
+    @model_validator(mode="after")
+    def _check_matrices(self) -> "OptimConfig":
+        if self.matrix_lr is not None and self.name != "muon":
+            raise ValueError("matrix_lr is a setting of name muon")
+        return self
 
 
 @configuration

@@ -1,7 +1,7 @@
-"""Which steps are taken: one whose loss or gradient is not finite, or whose gradient is far larger than usual, is not.
+"""Decide which steps to skip: loss or gradient not finite, or a gradient norm far above its running mean.
 
-Everything is decided on the device, and the optimizer is told through the two values with which torch's own gradient
-scaler talks to it: the host never waits for a step.
+It is decided on the device, and reaches the optimizer as `grad_scale` and `found_inf`, as from torch's GradScaler: the
+host does not wait for it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 MEMORY = 0.98
 """Share of the running mean of the gradient norm that a step keeps."""
 LARGEST_SCALE, STEPS_TO_GROW = 65536.0, 2000
-"""In float16 the loss is scaled up by this much; halved by an overflow, doubled after so many steps without one."""
+"""In float16 the loss is multiplied by at most this; an overflow halves it, so many steps without one double it."""
 VALUES = ("usual", "in_a_row", "scale", "good_steps")
 
 
@@ -61,7 +61,7 @@ class Guard:
         good_steps = torch.where(finite, good_steps + 1, 0)
         if self._scales:
             grows = good_steps >= STEPS_TO_GROW
-            scale = torch.where(finite, torch.where(grows, 2 * scale, scale), scale / 2)
+            scale = torch.where(finite, torch.where(grows, (2 * scale).clamp(max=LARGEST_SCALE), scale), scale / 2)
             good_steps = torch.where(grows, 0, good_steps)
         in_a_row = torch.where(taken, 0, in_a_row + 1)
         self._state = torch.stack([torch.where(taken, running, usual), in_a_row, scale, good_steps])

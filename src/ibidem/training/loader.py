@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Prepares the micro batches of a run in their order, from whichever is asked for first."""
+    """Prepares micro batches in order, from the step that is given to `begin` on."""
 
     def __init__(
         self, make: Callable[[int, int], Batch], *, micro_batches: int, stop: int, device: torch.device

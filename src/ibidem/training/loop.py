@@ -2,8 +2,8 @@
 
 A training is an `Objective`: it returns the loss of a micro batch of a step, and measures. The loop knows nothing of
 tokens, prompts or rewards. Every random number of a micro batch follows from (seed, step, micro batch, process), so a
-resumed run is bit-identical to an uninterrupted one. On an accelerator the host never waits for a step: it reads the
-figures of one when the next has been launched.
+resumed run is bit-identical to an uninterrupted one on a CPU. On an accelerator the host does not wait for the step
+that it has launched: it reads the figures of the one before.
 """
 
 import statistics
@@ -98,7 +98,7 @@ def run(
                 reports.finish()
             measured = _measure(objective, model, accelerator, done) if measures else {}
             if saves:
-                _check_finite(model, done)
+                _check_finite(model, accelerator, done)
                 save(done, {**reports.loss, **measured})
             reports.resume()
             if stops:
@@ -112,7 +112,7 @@ class _Reports:
     def __init__(self, schedule: Schedule, accelerator: Accelerator, bar: log.Bar) -> None:
         self._schedule, self._accelerator, self._bar = schedule, accelerator, bar
         self._waits = accelerator.device.type == "cpu"
-        self._pending: tuple[int, Mapping[str, Tensor | float]] | None = None
+        self._pending: tuple[int, _Figures] | None = None
         self._pace, self._since = Pace(), time.perf_counter()
         self.loss: dict[str, float] = {}
         """The last step's; empty if all were skipped."""
@@ -121,7 +121,7 @@ class _Reports:
         """Take a step's figures; log those of the step before, or on a CPU these."""
         if self._pending is not None:
             self.finish()
-        self._pending = done, figures
+        self._pending = done, _Figures(figures, self._accelerator.device)
         if self._waits:
             self.finish()
 
@@ -134,9 +134,9 @@ class _Reports:
         """Log the step whose figures have not been read."""
         if self._pending is None:
             return
-        done, tensors = self._pending
+        done, pending = self._pending
         self._pending = None
-        figures = {name: float(value) for name, value in tensors.items()}
+        figures = pending.read()
         now = time.perf_counter()
         speed, self._since = self._schedule.tokens_per_step / (now - self._since), now
         skipped = int(figures.pop("skipped"))
@@ -149,6 +149,30 @@ class _Reports:
             self._accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
         self._pace.notice(done, speed)
         self._bar.advance(**{name: round(value, 4) for name, value in self.loss.items()}, tokens_per_s=round(speed))
+
+
+class _Figures:
+    """A step's figures on their way to the host, behind the step itself and nothing that is launched later."""
+
+    def __init__(self, figures: Mapping[str, Tensor | float], device: torch.device) -> None:
+        self._known = {name: value for name, value in figures.items() if not isinstance(value, Tensor)}
+        tensors = {name: value for name, value in figures.items() if isinstance(value, Tensor)}
+        self._names = list(figures)
+        self._copied = list(tensors)
+        self._values = torch.stack([value.double() for value in tensors.values()])
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            pinned = torch.empty(len(tensors), dtype=torch.float64, pin_memory=True)
+            self._values = pinned.copy_(self._values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def read(self) -> dict[str, float]:
+        """Return the figures, as soon as the step is done."""
+        if self._event is not None:
+            self._event.synchronize()
+        values = {**self._known, **dict(zip(self._copied, self._values.tolist(), strict=True))}
+        return {name: float(values[name]) for name in self._names}
 
 
 def _report_skipped(step: int, figures: Mapping[str, float], skipped: int, most: int) -> None:
@@ -232,8 +256,15 @@ def _reduces_when(accelerator: Accelerator, model: nn.Module, *, is_last: bool) 
     return nullcontext() if is_last else accelerator.no_sync(model)
 
 
-def _check_finite(model: nn.Module, step: int) -> None:
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+def _check_finite(model: nn.Module, accelerator: Accelerator, step: int) -> None:
+    """Fail on all processes if a weight is not finite on one of them.
+
+    Raises:
+        TrainingError: a weight is not finite.
+    """
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in model.parameters()]
+    bad = torch.stack([(~torch.isfinite(each)).sum() for each in local]).sum()
+    if int(accelerator.reduce(bad, "sum")):
         raise TrainingError(f"step {step}: the weights are not finite and were not saved; lower optim.lr")
 
 

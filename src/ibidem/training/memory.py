@@ -1,7 +1,7 @@
 """How much memory of a GPU a training needs: arithmetic on the shape, without torch.
 
 weights, gradients, AdamW     all the time; divided with FSDP
-16-bit casts of the weights   from a block's forward pass to its backward pass; none with FSDP
+16-bit casts of the weights   from a block's forward pass to its backward pass; with FSDP the gathered blocks
 what the blocks keep          grows until the loss is computed, then shrinks: the peak is between
 the loss                      gradients of hidden states and output matrix, and the logits of one chunk
 """

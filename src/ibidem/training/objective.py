@@ -22,7 +22,7 @@ class Objective(Protocol):
         """Fail before anything is built if the data or settings cannot work."""
 
     def begin(self, model: nn.Module, step: int) -> None:
-        """Prepare a step, outside of autocast and gradient accumulation: sample, score, count the targets."""
+        """Prepare a step, before its first micro batch: sample, score, count the targets."""
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return this process's summed loss of a micro batch, and how many targets the step has over all processes."""

@@ -7,6 +7,8 @@
 A training brings its objective, the model to start from and the inputs of its checkpoints; all else is here.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -129,7 +131,7 @@ def _build(
     model = build()
     if checkpoint is None and config.initial is not None:
         load_weights(model, newest(config.initial))
-    if config.training.compile:
+    if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
     if config.trackers:
@@ -146,6 +148,14 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile the blocks; they are alike and shapes are fixed, so that one graph serves all of them."""
     for block in blocks:
         block.compile(backend=COMPILER, dynamic=False, fullgraph=True)
+
+
+def _can_compile(accelerator: Accelerator) -> bool:
+    """Return whether this machine can compile; on a CPU that takes a C++ compiler, and without one it is reported."""
+    if accelerator.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")):
+        return True
+    log.event("train.not_compiled", reason="a CPU's blocks are compiled with g++, which is not installed")
+    return False
 
 
 def _placed(model: Decoder, config: SessionConfig, accelerator: Accelerator) -> loop.Learner:

@@ -67,6 +67,10 @@ def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artif
         CheckpointError: one run is sharded and the other is not.
     """
     progress = _progress(checkpoint)
+    if not {"sharded", "guard"} <= progress.keys():
+        raise CheckpointError(
+            f"{checkpoint.path} was saved by another version of ibidem: start a new run from its data and tokenizer"
+        )
     if progress["sharded"] != sharding.is_requested():
         saved, now = ("FSDP", "without") if progress["sharded"] else ("one process or DDP", "with FSDP")
         raise CheckpointError(
