@@ -113,7 +113,7 @@ class Corpus:
         return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
 
     def documents(self, ids_BT: torch.Tensor) -> Documents:
-        return Documents(ids_BT == self.tokenizer.document_id)
+        return Documents.of(ids_BT == self.tokenizer.document_id)
 
     def bits_per_byte(self, nll_of: Callable[..., torch.Tensor], window: int) -> float:
         """Measure all windows of the held-out documents; `nll_of` sums the loss of ids, targets and documents."""

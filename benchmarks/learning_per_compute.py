@@ -113,7 +113,7 @@ def ours(corpus: Corpus, seed: int) -> Recipe:
     model.init_weights(seed)
     config = OptimConfig(**OPTIM, warmup_steps=round(WARM_UP_SHARE * PLACES))
     document = corpus.tokenizer.document_id
-    return Recipe(model, make_optimizer(model, config), config, lambda x, y: model(x, y, Documents(x == document)))
+    return Recipe(model, make_optimizer(model, config), config, lambda x, y: model(x, y, Documents.of(x == document)))
 
 
 def peers(seed: int, lr: float, warm_up: float) -> Recipe:

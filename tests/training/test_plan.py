@@ -57,7 +57,7 @@ def test_what_a_block_keeps_is_what_autograd_keeps(name: str, dtype: torch.dtype
     starts = torch.zeros(1, T, dtype=torch.bool)
     starts[:, 50] = True
     documents = Documents.of(starts)
-    excluded = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *rope.buffers(), *documents)}
+    excluded = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *rope.buffers(), documents.layout)}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
