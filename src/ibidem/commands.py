@@ -118,6 +118,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem train --config configs/training/base.yaml --model tiny",
             preview="ibidem.training.train:preview",
         ),
+        "sft": Command(
+            "ibidem.training.rlhf.config:SftConfig",
+            "ibidem.training.rlhf.sft_pipeline:sft",
+            "teach a checkpoint to answer, from conversations",
+            "ibidem sft --initial artifacts --data conversations.jsonl --output-dir sft --training.steps 200",
+        ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
             "ibidem.serving.generate:generate",

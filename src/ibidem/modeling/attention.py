@@ -62,6 +62,11 @@ class Documents:
         layout = torch.cat([sizes, edges]).int()
         return cls(layout[2:], layout)
 
+    def pinned(self) -> "Documents":
+        """Copy it to pinned memory, from which a GPU copies while the host goes on."""
+        layout = self.layout.pin_memory()
+        return Documents(layout[2:], layout)
+
     def to(self, device: torch.device) -> "Documents":
         """Copy the edges to a device, without waiting for it if they are pinned."""
         return Documents(self.edges.to(device, non_blocking=True), self.layout)

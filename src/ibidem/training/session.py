@@ -23,7 +23,7 @@ from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
-from ibidem.config import flattened, resolved
+from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
 from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
@@ -31,10 +31,11 @@ from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
-from ibidem.training.config import SessionConfig, measure_every
+from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import learning_rate, make_optimizer
+from ibidem.training.processes import compute_dtype
 
 COMPILER = "inductor"
 
@@ -144,6 +145,15 @@ def _build(
     return learner
 
 
+def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
+    """Return a decoder with random weights, which the seed decides."""
+    model = Decoder(
+        shape, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+    )
+    model.init_weights(training.seed)
+    return model
+
+
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile the blocks; they are alike and shapes are fixed, so that one graph serves all of them."""
     for block in blocks:
@@ -213,7 +223,8 @@ def _train(
 def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
     if starts_anew:
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
-    warmup, steps = config.optim.warmup_steps, config.training.steps
+    steps = config.training.steps
+    warmup = warmup_steps(config.optim, steps)
     if warmup >= steps:
         reached = f"the learning rate ends at {percent(steps / warmup, digits=0)} of optim.lr, still rising"
         reason = f"optim.warmup_steps is {warmup}, training.steps is {steps}: {reached}"
@@ -281,6 +292,15 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
     return state.steps_done(checkpoint)
+
+
+def summary(last: Artifact, config: SessionConfig) -> str:
+    """Say where the last checkpoint is, and whether it was trained before with other settings."""
+    said = f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
+    changed = changes(last.config["train"], settings(config))
+    if not changed:
+        return said
+    return f"{said}; trained before, with other settings ({changed}): choose another --output-dir to train with these"
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
