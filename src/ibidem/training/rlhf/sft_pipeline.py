@@ -8,6 +8,7 @@ Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from ibidem import artifacts, log
 from ibidem.conversation import Conversation, Turn, plain
 from ibidem.errors import DataError
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.inference.chat import answer
+from ibidem.modeling.generate import Sampling
 from ibidem.modeling.loss import IGNORE
 from ibidem.training import session, sharding
 from ibidem.training.loader import Batch, Loader
@@ -87,7 +89,9 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
     asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in config.validation.prompts]
-    questions = asked or [example.prompt for example, _ in held_out[: config.validation.samples]]
+    room = setup.shape.context - sample_tokens(config, setup)
+    fitting = (example.prompt for example, _ in held_out if len(setup.template.prompt(example.prompt)) <= room)
+    questions = asked or list(islice(fitting, config.validation.samples))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
 
@@ -182,12 +186,14 @@ class Sft:
     def _answer(self, model: nn.Module, step: int) -> None:
         if sharding.is_requested() or not self.setup.accelerator.is_main_process:
             return
-        decoder, template = self.setup.accelerator.unwrap_model(model), self.setup.template
-        for question in self.data.questions:
-            prompt = template.prompt(question)
-            room = self.setup.shape.context - len(prompt)
-            sampling = Sampling(min(self.config.validation.sample_tokens, room), temperature=0.0)
-            (ids,) = generate(decoder, [prompt], sampling, end_id=template.turn_end_id)
-            answer, ended = template.read(ids), bool(ids) and ids[-1] in template.end_ids
-            finish = "end" if ended else "length"
-            log.event("train.sample", step=step, prompt=plain(question), completion=answer.text, finish=finish)
+        decoder = self.setup.accelerator.unwrap_model(model)
+        sampling = Sampling(sample_tokens(self.config, self.setup), temperature=0.0)
+        answers = answer(decoder, self.setup.template, self.data.questions, sampling) if self.data.questions else []
+        for question, said in zip(self.data.questions, answers, strict=True):
+            text = plain(question)
+            log.event("train.sample", step=step, prompt=text, completion=said.turn.text, finish=said.finish)
+
+
+def sample_tokens(config: SftConfig, setup: Setup) -> int:
+    """Return the maximum length of the answers to questions: what is asked for, and at most half of the context."""
+    return min(config.validation.sample_tokens, setup.shape.context // 2)
