@@ -458,7 +458,7 @@ def decode(device: Any, *, toy: bool) -> dict[str, Any]:
         tokens: list[int] = []
 
         def work(batch: int = batch, sampling: Any = sampling, tokens: list[int] = tokens) -> None:
-            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_id=0))))
+            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_ids=(0,)))))
 
         seconds = seconds_of(work, device, repeats=1)
         rows.append({"batch": batch, "tokens_per_s": tokens[-1] / seconds})

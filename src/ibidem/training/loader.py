@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     targets_BT: Tensor
     """The id after each input, or `loss.IGNORE`; int64."""
     documents: Documents | None
+    counted_N: Tensor | None = None
+    """Positions in the joined rows whose targets count; None: all do."""
 
     @classmethod
     def of_windows(cls, windows_BS: Tensor, documents: Documents | None) -> "Batch":
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
             self.ids_BT.pin_memory(),
             self.targets_BT.pin_memory(),
             None if self.documents is None else self.documents.pinned(),
+            None if self.counted_N is None else self.counted_N.pin_memory(),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
             self.ids_BT.to(device, non_blocking=True),
             self.targets_BT.to(device, non_blocking=True),
             None if self.documents is None else self.documents.to(device),
+            None if self.counted_N is None else self.counted_N.to(device, non_blocking=True),
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ibidem.conversation import Turn
 from ibidem.modeling.attention import Documents
-from ibidem.modeling.loss import IGNORE
+from ibidem.modeling.loss import IGNORE, counted
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch
@@ -59,7 +59,8 @@ def pack(conversations: Sequence[Encoded]) -> Batch:
     starts = np.zeros(len(ids), dtype=np.bool_)
     starts[np.cumsum([0, *(each.num_inputs for each in conversations[:-1])])] = True
     ids_1N, targets_1N = (torch.from_numpy(array.astype(np.int64))[None] for array in (ids, targets))
-    return Batch(ids_1N, targets_1N, Documents.of(torch.from_numpy(starts)[None]))
+    documents = Documents.of(torch.from_numpy(starts)[None])
+    return Batch(ids_1N, targets_1N, documents, counted(targets_1N))
 
 
 @dataclass(frozen=True)

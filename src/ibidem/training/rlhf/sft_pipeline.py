@@ -118,7 +118,8 @@ class Sft:
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's conversations, and the number of targets of the step."""
         batch = self.loader.take(step, micro)
-        return model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss), self.num_targets
+        loss = model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss, batch.counted_N)
+        return loss, self.num_targets
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss per target and bits per byte on held-out conversations; answer the questions."""
@@ -131,7 +132,7 @@ class Sft:
         for share in shared_out(len(chosen), self.config.training.micro_batch_sequences, accelerator):
             packed = pack([chosen[item] if counts else chosen[item].untrained for item, counts in share])
             batch = packed.to(accelerator.device)
-            nll = model(batch.ids_BT, batch.targets_BT, batch.documents)
+            nll = model(batch.ids_BT, batch.targets_BT, batch.documents, counted_N=batch.counted_N)
             targets = packed.targets_BT[packed.targets_BT != IGNORE]
             sums += torch.tensor([float(nll), len(targets), int(bytes_of_V[targets].sum())], dtype=torch.float64)
         nll, num_targets, num_bytes = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
