@@ -289,9 +289,7 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
     if checkpoint.config["model"] != made.config["model"]:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on other data, or from other weights (--initial)"
-        )
+        raise CheckpointError(f"{checkpoint.path} was trained on other data, or from other weights (--initial)")
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)

@@ -112,9 +112,7 @@ def prune(run: Path, keep_last: int) -> None:
         shutil.rmtree(folder_of(run, step))
 
 
-def find(
-    accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND
-) -> artifacts.Artifact | None:
+def find(accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND) -> artifacts.Artifact | None:
     """Choose the checkpoint to resume from, on the main process, for all; None to start from scratch.
 
     Raises:

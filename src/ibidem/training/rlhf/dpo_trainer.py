@@ -3,26 +3,29 @@
     reward(answer) = beta * (log pi(answer | prompt) - log pi_ref(answer | prompt))
     loss(pair)     = -log sigmoid(reward(chosen) - reward(rejected))
 
-The reference is the initial checkpoint; its log-probabilities are computed once (`reference`). The loss of a step is the
-mean over its pairs.
+The reference is the initial checkpoint; its log-probabilities are computed once (`reference`). The loss of a step is
+the mean over its pairs. Dropout is off, as in the reference: it would be noise in the difference.
 Source: Rafailov et al. 2023, arXiv:2305.18290, section 4.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ibidem import artifacts
+from ibidem.conversation import Conversation, Turn
 from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.processes import shared_out
+from ibidem.training.rlhf.answers import report_answers
 from ibidem.training.rlhf.batches import Order, pack
-from ibidem.training.rlhf.config import DpoConfig
-from ibidem.training.rlhf.pairs import EncodedPair, Pairs, answer_of_targets, gathered, read
-from ibidem.training.rlhf.preferences import dpo_loss, length_normalized_dpo_loss, sums_by_answer
+from ibidem.training.rlhf.config import DpoConfig, DpoLossConfig
+from ibidem.training.rlhf.pairs import Pairs, measured, read
+from ibidem.training.rlhf.preferences import dpo_loss, length_normalized_dpo_loss
 from ibidem.training.rlhf.reference import log_probs, reference_of
 from ibidem.training.rlhf.setup import Setup, set_up
 
@@ -53,7 +56,7 @@ def run(config: DpoConfig) -> artifacts.Artifact:
         config,
         setup.accelerator,
         setup.made,
-        build=partial(session.new_decoder, without_dropout(setup.shape), config.training),
+        build=partial(session.new_decoder, replace(setup.shape, dropout=0.0), config.training),
         tokens_per_step=round(objective.pairs.mean_ids * config.training.batch_sequences),
     )
     return artifacts.load(last)
@@ -103,6 +106,10 @@ class Dpo:
     config: DpoConfig
     setup: Setup
     pairs: Pairs
+    reference: Mapping[str, Tensor] = field(default_factory=dict)
+    """Log-probabilities of the pairs under the reference, (P, 2), by side."""
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(FIGURES)))
+    """Of this process's figures of the step."""
 
     def check(self) -> None:
         """Report what is trained on; compute the reference if it is not there."""
@@ -123,22 +130,20 @@ class Dpo:
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss, accuracy and margin on held-out pairs; answer the questions."""
-        report_answers(model, self.questions, self.config.validation, self.setup, step)
+        most_tokens = self.config.validation.sample_tokens
+        report_answers(model, self.questions, self.setup, step=step, most_tokens=most_tokens)
         number, accelerator = min(len(self.pairs.held_out), self.config.validation.windows), self.setup.accelerator
         if not number:
             return {}
-        values_P3 = torch.zeros(number, 3, dtype=torch.float64)
-        for share in shared_out(number, self.config.training.micro_batch_sequences, accelerator):
-            items = [item for item, _ in share]
+
+        def of(items: Sequence[int]) -> Tensor:
             batch = self._packed("held_out", items).to(accelerator.device)
             judged = self._judged(model, batch, "held_out", items)
             margins_P = judged.rewards_P2[:, 0] - judged.rewards_P2[:, 1]
-            found_P3 = torch.stack([judged.losses_P, (margins_P > 0).double(), margins_P], dim=1).cpu()
-            for (item, counts), found_3 in zip(share, found_P3, strict=True):
-                if counts:
-                    values_P3[item] = found_3
-        loss, accuracy, margin = gathered(accelerator, values_P3).mean(dim=0).tolist()
-        return {"held_out_loss": loss, "accuracy": accuracy, "margin": margin}
+            return torch.stack([judged.losses_P, (margins_P > 0).double(), margins_P], dim=1)
+
+        means = measured(number, 3, accelerator, of, self.config.training.micro_batch_sequences).mean(dim=0)
+        return dict(zip(("held_out_loss", "accuracy", "margin"), means.tolist(), strict=True))
 
     def figures(self) -> dict[str, Tensor]:
         """Return the means over the pairs of the step."""
@@ -155,6 +160,12 @@ class Dpo:
     def close(self) -> None:
         """End the loader's thread."""
         self.loader.close()
+
+    @cached_property
+    def questions(self) -> list[Conversation]:
+        """What is answered at each measurement."""
+        asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in self.config.validation.prompts]
+        return asked or self.pairs.prompts[: self.config.validation.samples]
 
     @cached_property
     def order(self) -> Order:

@@ -7,7 +7,7 @@ The answers alone are targets: what the assistant said before, in the prompt, is
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,16 @@ from ibidem import log
 from ibidem.conversation import Conversation, Part
 from ibidem.errors import DataError
 from ibidem.modeling.attention import Documents
+from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.chat import ChatTemplate
+from ibidem.training.loader import Batch
+from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.batches import Encoded
 from ibidem.training.rlhf.config import AlignConfig
 from ibidem.training.rlhf.examples import Pair, read_pairs, split
 from ibidem.training.rlhf.setup import Setup
+
+Measure = Callable[[Sequence[int]], Tensor]
 
 
 class EncodedPair(NamedTuple):
@@ -49,6 +54,8 @@ class Pairs(NamedTuple):
 
     train: list[EncodedPair]
     held_out: list[EncodedPair]
+    prompts: list[Conversation]
+    """Of the pairs held out."""
     left_out: Counter[str]
     """How many documents are not used, by reason."""
 
@@ -64,9 +71,7 @@ class Pairs(NamedTuple):
 
     def report(self) -> None:
         """Log what is trained on."""
-        log.event(
-            "train.pairs", train=len(self.train), held_out=len(self.held_out), left_out=dict(self.left_out)
-        )
+        log.event("train.pairs", train=len(self.train), held_out=len(self.held_out), left_out=dict(self.left_out))
         if not self.held_out:
             log.event("train.not_measured", reason="too few prompts to hold any out of training")
 
@@ -78,8 +83,7 @@ def read(config: AlignConfig, setup: Setup) -> Pairs:
         DataError: none can be trained on.
     """
     left_out: Counter[str] = Counter()
-    prompts: list[Conversation] = []
-    found: list[EncodedPair] = []
+    found: list[tuple[Conversation, EncodedPair]] = []
     for pair in read_pairs(setup.dataset, left_out):
         if reason := reason_against(pair):
             left_out[reason] += 1
@@ -88,15 +92,15 @@ def read(config: AlignConfig, setup: Setup) -> Pairs:
         if max(len(each.ids_S) for each in encoded.both) > setup.shape.context:
             left_out["longer than the context"] += 1
             continue
-        prompts.append(pair.prompt)
-        found.append(encoded)
+        found.append((pair.prompt, encoded))
     if not found:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
         raise DataError(f"data {config.data}: no pair to train on ({reasons})")
-    train, held_out = split(found, prompts, config.held_out_share)
+    train, held_out = split(found, (prompt for prompt, _ in found), config.held_out_share)
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
-    return Pairs(train, held_out, left_out)
+    prompts = [prompt for prompt, _ in held_out]
+    return Pairs([pair for _, pair in train], [pair for _, pair in held_out], prompts, left_out)
 
 
 def reason_against(pair: Pair) -> str | None:
@@ -135,16 +139,31 @@ def answer_of_targets(answers: Sequence[Encoded]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(answers)), counts)
 
 
-def whole(answers: Sequence[Encoded]) -> tuple[Tensor, Documents, Tensor]:
-    """Put answers with their last ids into one row; return ids, documents, and the position of each last id."""
+def pack_whole(answers: Sequence[Encoded]) -> Batch:
+    """Put answers with their last ids into one row, without targets; what counts is the last id of each."""
     ends = np.cumsum([len(each.ids_S) for each in answers])
     starts = np.zeros(ends[-1], dtype=np.bool_)
     starts[[0, *ends[:-1]]] = True
     ids_1N = torch.from_numpy(np.concatenate([each.ids_S for each in answers]).astype(np.int64))[None]
-    return ids_1N, Documents.of(torch.from_numpy(starts)[None]), torch.from_numpy(ends - 1)
+    documents = Documents.of(torch.from_numpy(starts)[None])
+    return Batch(ids_1N, torch.full_like(ids_1N, IGNORE), documents, torch.from_numpy(ends - 1))
 
 
-def gathered(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """Return values of which each process has computed some and left the others 0; float64, on the CPU."""
-    total: Tensor = accelerator.reduce(values.to(accelerator.device), "sum")
+def measured(number: int, values: int, accelerator: Accelerator, measure: Measure, size: int) -> Tensor:
+    """Measure the items 0 to `number` - 1, each on one of the processes; (number, values), float64, on the CPU.
+
+    Args:
+        number: of items.
+        values: how many values an item has.
+        accelerator: the processes.
+        measure: returns the values of some items.
+        size: of a batch of items.
+    """
+    found = torch.zeros(number, values, dtype=torch.float64)
+    for share in shared_out(number, size, accelerator):
+        rows = measure([item for item, _ in share]).double().cpu()
+        for (item, counts), row in zip(share, rows, strict=True):
+            if counts:
+                found[item] = row
+    total: Tensor = accelerator.reduce(found.to(accelerator.device), "sum")
     return total.cpu()

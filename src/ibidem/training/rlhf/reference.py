@@ -18,10 +18,11 @@ from ibidem import artifacts, log
 from ibidem.modeling.checkpoint import load_weights
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.training import session, sharding
-from ibidem.training.processes import compute_dtype, shared_out
+from ibidem.training.loader import Batch
+from ibidem.training.processes import compute_dtype
 from ibidem.training.rlhf.batches import Encoded, pack
 from ibidem.training.rlhf.config import AlignConfig
-from ibidem.training.rlhf.pairs import EncodedPair, Pairs, answer_of_targets, gathered
+from ibidem.training.rlhf.pairs import EncodedPair, Pairs, answer_of_targets, measured
 from ibidem.training.rlhf.preferences import sums_by_answer
 from ibidem.training.rlhf.setup import Setup
 
@@ -29,11 +30,11 @@ KIND = "reference"
 FILE = "reference.safetensors"
 
 
-def log_probs(model: nn.Module, answers: Sequence[Encoded], device: torch.device) -> Tensor:
-    """Return the summed log-probability of each answer; float32."""
-    batch = pack(answers).to(device)
+def log_probs(model: nn.Module, batch: Batch, answers: Sequence[Encoded]) -> Tensor:
+    """Return the log-probability of each packed answer, summed in float64."""
     scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring())
-    return sums_by_answer(scores.log_probs_N, answer_of_targets(answers).to(device), len(answers))
+    answer_of_N = answer_of_targets(answers).to(batch.ids_BT.device)
+    return sums_by_answer(scores.log_probs_N.double(), answer_of_N, len(answers))
 
 
 def reference_of(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, Tensor]:
@@ -79,11 +80,8 @@ def _compute(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, Tenso
 
 
 def _of_all(model: nn.Module, pairs: Sequence[EncodedPair], config: AlignConfig, setup: Setup) -> Tensor:
-    values_P2 = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    for share in shared_out(len(pairs), config.training.micro_batch_sequences, setup.accelerator):
-        answers = [each for item, _ in share for each in pairs[item].both]
-        of_share = log_probs(model, answers, setup.accelerator.device).view(-1, 2).double().cpu()
-        for (item, counts), values_2 in zip(share, of_share, strict=True):
-            if counts:
-                values_P2[item] = values_2
-    return gathered(setup.accelerator, values_P2)
+    def of(items: Sequence[int]) -> Tensor:
+        answers = [each for item in items for each in pairs[item].both]
+        return log_probs(model, pack(answers).to(setup.accelerator.device), answers).view(-1, 2)
+
+    return measured(len(pairs), 2, setup.accelerator, of, config.training.micro_batch_sequences)

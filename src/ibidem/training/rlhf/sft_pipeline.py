@@ -6,6 +6,7 @@ Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ibidem import artifacts, log
-from ibidem.conversation import Conversation, Turn, plain
+from ibidem.conversation import Conversation, Turn
 from ibidem.errors import DataError
-from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.loss import IGNORE
 from ibidem.training import session, sharding
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
+from ibidem.training.rlhf.answers import report_answers
 from ibidem.training.rlhf.batches import Encoded, Order, encode, pack
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.examples import Example, read_conversations, split
@@ -123,7 +124,8 @@ class Sft:
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss per target and bits per byte on held-out conversations; answer the questions."""
-        self._answer(model, step)
+        most_tokens = self.config.validation.sample_tokens
+        report_answers(model, self.data.questions, self.setup, step=step, most_tokens=most_tokens)
         chosen, accelerator = self.data.held_out[: self.config.validation.windows], self.setup.accelerator
         if not chosen:
             return {}
@@ -168,26 +170,7 @@ class Sft:
     @cached_property
     def loader(self) -> Loader:
         """The training's micro batches of this process."""
-        training = self.config.training
-        return Loader(
-            self._micro_batch,
-            micro_batches=self.order.micro_batches,
-            stop=min(training.steps, training.stop_at_step or training.steps),
-            device=self.setup.accelerator.device,
-        )
+        return self.order.loader(self._packed, self.setup.accelerator.device)
 
-    def _micro_batch(self, step: int, micro: int) -> Batch:
-        return pack([self.data.train[item] for item in self.order.of_micro_batch(step, micro)])
-
-    def _answer(self, model: nn.Module, step: int) -> None:
-        if sharding.is_requested() or not self.setup.accelerator.is_main_process:
-            return
-        decoder, template = self.setup.accelerator.unwrap_model(model), self.setup.template
-        for question in self.data.questions:
-            prompt = template.prompt(question)
-            room = self.setup.shape.context - len(prompt)
-            sampling = Sampling(min(self.config.validation.sample_tokens, room), temperature=0.0)
-            (ids,) = generate(decoder, [prompt], sampling, end_id=template.turn_end_id)
-            answer, ended = template.read(ids), bool(ids) and ids[-1] in template.end_ids
-            finish = "end" if ended else "length"
-            log.event("train.sample", step=step, prompt=plain(question), completion=answer.text, finish=finish)
+    def _packed(self, items: Sequence[int]) -> Batch:
+        return pack([self.data.train[item] for item in items])
