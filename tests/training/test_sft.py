@@ -142,7 +142,7 @@ def test_what_was_trained_to_stop_stops(settings: Settings) -> None:
         checkpoints__every=120,
     )
     before, after = (events(settings["output_dir"], "train.sample")[part] for part in (slice(0, 2), slice(2, 4)))
-    assert {event["finish"] for event in after} == {"end"}
+    assert {event["finish"] for event in after} == {"turn"}
     assert {event["finish"] for event in before} == {"length"}
     loss = [event["held_out_loss"] for event in events(settings["output_dir"], "train.measured")]
     assert loss[-1] < 0.3 * loss[0]

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ibidem import artifacts
-from ibidem.conversation import Conversation, Turn
+from ibidem.conversation import Conversation
 from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.answers import report_answers
+from ibidem.training.rlhf.answers import choose_questions, report_answers
 from ibidem.training.rlhf.batches import Order, pack
 from ibidem.training.rlhf.config import DpoConfig, DpoLossConfig
 from ibidem.training.rlhf.pairs import Pairs, measured, read
@@ -130,8 +130,7 @@ class Dpo:
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss, accuracy and margin on held-out pairs; answer the questions."""
-        most_tokens = self.config.validation.sample_tokens
-        report_answers(model, self.questions, self.setup, step=step, most_tokens=most_tokens)
+        report_answers(model, self.questions, self.config, self.setup, step=step)
         number, accelerator = min(len(self.pairs.held_out), self.config.validation.windows), self.setup.accelerator
         if not number:
             return {}
@@ -164,8 +163,7 @@ class Dpo:
     @cached_property
     def questions(self) -> list[Conversation]:
         """What is answered at each measurement."""
-        asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in self.config.validation.prompts]
-        return asked or self.pairs.prompts[: self.config.validation.samples]
+        return choose_questions(self.config, self.setup, self.pairs.prompts)
 
     @cached_property
     def order(self) -> Order:

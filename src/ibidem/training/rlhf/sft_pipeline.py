@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ibidem import artifacts, log
-from ibidem.conversation import Conversation, Turn
+from ibidem.conversation import Conversation
 from ibidem.errors import DataError
 from ibidem.modeling.loss import IGNORE
 from ibidem.training import session, sharding
@@ -23,7 +23,7 @@ from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
-from ibidem.training.rlhf.answers import report_answers
+from ibidem.training.rlhf.answers import choose_questions, report_answers
 from ibidem.training.rlhf.batches import Encoded, Order, encode, pack
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.examples import Example, read_conversations, split
@@ -87,8 +87,7 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
     train, held_out = split(found, (example.prompt for example, _ in found), config.held_out_share)
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
-    asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in config.validation.prompts]
-    questions = asked or [example.prompt for example, _ in held_out[: config.validation.samples]]
+    questions = choose_questions(config, setup, (example.prompt for example, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
 
@@ -124,8 +123,7 @@ class Sft:
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss per target and bits per byte on held-out conversations; answer the questions."""
-        most_tokens = self.config.validation.sample_tokens
-        report_answers(model, self.data.questions, self.setup, step=step, most_tokens=most_tokens)
+        report_answers(model, self.data.questions, self.config, self.setup, step=step)
         chosen, accelerator = self.data.held_out[: self.config.validation.windows], self.setup.accelerator
         if not chosen:
             return {}
