@@ -124,6 +124,18 @@ GROUPS: dict[str, dict[str, Command]] = {
             "teach a checkpoint to answer, from conversations",
             "ibidem sft --initial artifacts --data conversations.jsonl --output-dir sft --training.steps 200",
         ),
+        "reward": Command(
+            "ibidem.training.rlhf.config:RewardConfig",
+            "ibidem.training.rlhf.reward_model:reward",
+            "train a reward model, from pairs of a better and a worse answer",
+            "ibidem reward --initial sft --data pairs.jsonl --output-dir reward --training.steps 200",
+        ),
+        "dpo": Command(
+            "ibidem.training.rlhf.config:DpoConfig",
+            "ibidem.training.rlhf.dpo_trainer:dpo",
+            "train a checkpoint on preferences, from pairs of a better and a worse answer",
+            "ibidem dpo --initial sft --data pairs.jsonl --output-dir dpo --training.steps 200",
+        ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
             "ibidem.serving.generate:generate",

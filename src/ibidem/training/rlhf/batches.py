@@ -7,7 +7,7 @@
 Only what the assistant says is a target.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from ibidem.modeling.attention import Documents
 from ibidem.modeling.loss import IGNORE, counted
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.training.config import LoopConfig
-from ibidem.training.loader import Batch
+from ibidem.training.loader import Batch, Loader
 from ibidem.training.tokens import window_at
 
 
@@ -88,6 +88,15 @@ class Order:
         size = self.training.micro_batch_sequences
         first = step * self.training.batch_sequences + (micro * self.processes + self.process) * size
         return [self._item(place) for place in range(first, first + size)]
+
+    def loader(self, make: Callable[[Sequence[int]], Batch], device: torch.device) -> Loader:
+        """Return the loader of this process's micro batches; `make` packs items."""
+        return Loader(
+            lambda step, micro: make(self.of_micro_batch(step, micro)),
+            micro_batches=self.micro_batches,
+            stop=min(self.training.steps, self.training.stop_at_step or self.training.steps),
+            device=device,
+        )
 
     def _item(self, place: int) -> int:
         return window_at(place, self.number, self.training.seed)[1]

@@ -30,15 +30,19 @@ class Setup(NamedTuple):
     """What its checkpoints are made from: the dataset and the tokenizer; the session adds the initial checkpoint."""
 
 
-def set_up(config: AlignConfig) -> Setup:
+def set_up(config: AlignConfig, kind: str = KIND) -> Setup:
     """Check the checkpoint, prepare the dataset once, and start the processes.
+
+    Args:
+        config: what to train, from what.
+        kind: kind of the artifacts that are trained.
 
     Raises:
         ArtifactError: the initial checkpoint is none, or is damaged.
         CheckpointError: a new run would replace old checkpoints.
         ConfigError: the data are neither a dataset nor a file of conversations, or processes are missing.
     """
-    session.check(config)
+    session.check(config, kind)
     initial = artifacts.load(newest(config.initial), kind=KIND)
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)
@@ -56,5 +60,6 @@ def set_up(config: AlignConfig) -> Setup:
         tokenizer_dir=tokenizer_dir,
         shape=shape,
         settings=settings(config),
+        kind=kind,
     )
     return Setup(initial, shape, tokenizer, template, dataset, accelerator, made)

@@ -6,25 +6,24 @@ Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ibidem import artifacts, log
-from ibidem.conversation import Conversation, Turn, plain
+from ibidem.conversation import Conversation
 from ibidem.errors import DataError
-from ibidem.inference.chat import answer
-from ibidem.modeling.generate import Sampling
 from ibidem.modeling.loss import IGNORE
 from ibidem.training import session, sharding
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
+from ibidem.training.rlhf.answers import choose_questions, report_answers
 from ibidem.training.rlhf.batches import Encoded, Order, encode, pack
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.examples import Example, read_conversations, split
@@ -88,10 +87,7 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
     train, held_out = split(found, (example.prompt for example, _ in found), config.held_out_share)
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
-    asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in config.validation.prompts]
-    room = setup.shape.context - sample_tokens(config, setup)
-    fitting = (example.prompt for example, _ in held_out if len(setup.template.prompt(example.prompt)) <= room)
-    questions = asked or list(islice(fitting, config.validation.samples))
+    questions = choose_questions(config, setup, (example.prompt for example, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
 
@@ -127,7 +123,7 @@ class Sft:
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss per target and bits per byte on held-out conversations; answer the questions."""
-        self._answer(model, step)
+        report_answers(model, self.data.questions, self.config, self.setup, step=step)
         chosen, accelerator = self.data.held_out[: self.config.validation.windows], self.setup.accelerator
         if not chosen:
             return {}
@@ -172,28 +168,7 @@ class Sft:
     @cached_property
     def loader(self) -> Loader:
         """The training's micro batches of this process."""
-        training = self.config.training
-        return Loader(
-            self._micro_batch,
-            micro_batches=self.order.micro_batches,
-            stop=min(training.steps, training.stop_at_step or training.steps),
-            device=self.setup.accelerator.device,
-        )
+        return self.order.loader(self._packed, self.setup.accelerator.device)
 
-    def _micro_batch(self, step: int, micro: int) -> Batch:
-        return pack([self.data.train[item] for item in self.order.of_micro_batch(step, micro)])
-
-    def _answer(self, model: nn.Module, step: int) -> None:
-        if sharding.is_requested() or not self.setup.accelerator.is_main_process:
-            return
-        decoder = self.setup.accelerator.unwrap_model(model)
-        sampling = Sampling(sample_tokens(self.config, self.setup), temperature=0.0)
-        answers = answer(decoder, self.setup.template, self.data.questions, sampling) if self.data.questions else []
-        for question, said in zip(self.data.questions, answers, strict=True):
-            text = plain(question)
-            log.event("train.sample", step=step, prompt=text, completion=said.turn.text, finish=said.finish)
-
-
-def sample_tokens(config: SftConfig, setup: Setup) -> int:
-    """Return the maximum length of the answers to questions: what is asked for, and at most half of the context."""
-    return min(config.validation.sample_tokens, setup.shape.context // 2)
+    def _packed(self, items: Sequence[int]) -> Batch:
+        return pack([self.data.train[item] for item in items])
