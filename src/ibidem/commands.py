@@ -192,6 +192,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "responses to support scenarios and red-team prompts, for people to rate",
             "ibidem evaluate chat --checkpoint artifacts --prompts prompts.jsonl --output-dir responses",
         ),
+        "evaluate refusals": Command(
+            "ibidem.evaluation.config:RefusalsConfig",
+            "ibidem.evaluation.refusals:refusals",
+            "how often a model refuses safe and unsafe prompts",
+            "ibidem evaluate refusals --checkpoint artifacts --prompts xstest_prompts.csv",
+        ),
         "evaluate ratings": Command(
             "ibidem.evaluation.config:RatingsConfig",
             "ibidem.evaluation.ratings:ratings",

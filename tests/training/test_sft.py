@@ -145,7 +145,7 @@ def test_what_was_trained_to_stop_stops(settings: Settings) -> None:
     assert {event["finish"] for event in after} == {"turn"}
     assert {event["finish"] for event in before} == {"length"}
     loss = [event["held_out_loss"] for event in events(settings["output_dir"], "train.measured")]
-    assert loss[-1] < 0.3 * loss[0]
+    assert loss[-1] < 0.5 * loss[0]
 
 
 def test_whole_prompts_are_held_out(settings: Settings, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_is_too_long_is_left_out_whole_and_counted(settings: Settings, tmp_
         ({"data": "absent.jsonl"}, "data absent.jsonl: no such file or folder"),
         ({"data": REPOSITORY / "src"}, "a folder must be a preprocessed dataset"),
         ({"data": REPOSITORY / "README.md"}, "not a file of JSON lines, Parquet or Arrow"),
-        ({"initial": REPOSITORY}, "is not an artifact"),
+        ({"initial": REPOSITORY}, "no artifact here .* expected a checkpoint"),
         ({"training__batch_sequences": 6}, "micro_batch_sequences=4 does not divide batch_sequences=6"),
         ({"training__compile": True}, "conversations differ in length"),
         ({"held_out_share": 0.9999}, "leaves none to train on"),

@@ -43,6 +43,7 @@ from ibidem.data.pipeline import decide, finish, steps
 from ibidem.data.pipeline.prepare import ShardRun, prepare
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.hub import HubDataset
 from ibidem.data.sources.local import UNKNOWN_KIND, LocalFiles
 from ibidem.data.sources.open import open_source
@@ -85,6 +86,10 @@ class PreprocessConfig(Policies, EngineConfig):
     """Maximum number of documents to read from each dataset."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 2_000_000
     """Maximum bytes to read from each package of installed-packages."""
+    reply_trees: Trees = "best_path"
+    """What becomes of a tree of replies, as OpenAssistant has them: best_path is one conversation, of the best ranked
+    reply to each message; all_paths is a conversation for each path from the root to a leaf; ranked_pairs is a
+    preference pair for each two answers to one prompt of which one is ranked better."""
 
 
 def preprocess(config: PreprocessConfig) -> str:
@@ -177,8 +182,8 @@ def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list
         The text of each row; None if the source is not at hand, or has another document there now.
     """
     specs = [Spec.parse(text) for text in dataset.config["dataset"]]
-    cap = dataset.config["package_cap_bytes"]
-    sources = [open_source(spec, package_cap_bytes=cap) for spec in specs]
+    cap, trees = dataset.config["package_cap_bytes"], dataset.config.get("reply_trees", "best_path")
+    sources = [open_source(spec, package_cap_bytes=cap, trees=trees) for spec in specs]
     found: dict[tuple[str, int], str] = {}
     for folder, source in zip(_folders(sources), sources, strict=True):
         wanted = {row["position"]: row["raw_sha256"] for row in rows if row["dataset"] == folder}
@@ -220,7 +225,8 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
-    return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
+    cap, trees = config.package_cap_bytes, config.reply_trees
+    return [open_source(spec, package_cap_bytes=cap, trees=trees) for spec in specs]
 
 
 def _is_dataset(folder: Path) -> bool:

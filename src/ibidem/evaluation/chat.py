@@ -18,7 +18,7 @@ from ibidem.config import settings
 from ibidem.conversation import Conversation, Turn
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence, rating_form, resume
-from ibidem.evaluation.config import ChatConfig
+from ibidem.evaluation.config import ChatConfig, ResponseConfig
 from ibidem.evaluation.rating_form import CRITERIA, FORM, PAGE
 from ibidem.figures import counted
 from ibidem.inference import models
@@ -143,7 +143,7 @@ def prompt_rows(path: Path) -> list[Row]:
     return [{"id": each.id, "turns": list(each.turns), "criteria": each.more.get("criteria")} for each in prompts]
 
 
-def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:
+def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ResponseConfig) -> list[dict[str, Any]]:
     """Respond turn by turn, each time to the whole conversation so far."""
     talks: dict[str, Conversation] = {prompt.id: () for prompt in prompts}
     total = sum(len(prompt.turns) for prompt in prompts)

@@ -4,6 +4,7 @@ A file is preprocessed to a dataset first, so that license, scrubbing, takedown 
 data.
 """
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
-from ibidem import artifacts, conversation, jsonl
+from ibidem import artifacts, conversation
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.data import shards
 from ibidem.data.dedup import DedupPolicy
@@ -105,10 +106,11 @@ def _columns(path: Path) -> list[str]:
         raise ConfigError(f"data {path}: not a file of JSON lines, Parquet or Arrow")
     for line in lines(path):
         try:
-            row = jsonl.loads(line.decode())[0]
-        except (ValueError, IndexError):
+            row = json.loads(line)
+        except ValueError:
             continue
-        return list(row)
+        if isinstance(row, dict):
+            return list(row)
     raise DataError(f"data {path}: no line is a JSON object")
 
 
