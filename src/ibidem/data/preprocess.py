@@ -40,9 +40,10 @@ from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
 from ibidem.data.pipeline import decide, finish, steps
-from ibidem.data.pipeline.prepare import ShardRun, prepare
+from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.scrub.names import read_names
 from ibidem.data.sources.hub import HubDataset
 from ibidem.data.sources.local import UNKNOWN_KIND, LocalFiles
 from ibidem.data.sources.open import open_source
@@ -105,7 +106,7 @@ def preprocess(config: PreprocessConfig) -> str:
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [source.as_input() for source in sources]
     inputs += [existing.as_input("against", of=config.output_dir) for existing in settled]
-    inputs += [*contamination.as_inputs(config.contamination), *_word_list(config)]
+    inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config)
     dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
@@ -253,11 +254,11 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
-def _word_list(config: PreprocessConfig) -> list[artifacts.Input]:
-    path = config.filters.profanity_words
-    if path is None:
-        return []
-    return [artifacts.Input.of_file("word-list", path)]
+def _word_lists(config: PreprocessConfig) -> list[artifacts.Input]:
+    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+    if config.scrub.deny is not None:
+        read_names(config.scrub.deny)  # a mistake in it is one line, before anything is read
+    return [artifacts.Input.of_file(role, path) for role, path in lists.items() if path is not None]
 
 
 def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:
@@ -310,6 +311,7 @@ def _cut(
 
 def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
     policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
+    processing.cache_clear()  # the files that policies name may have changed since an earlier run of this process
     function = partial(prepare, STEPS, policies)
     total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
     with log.progress("preprocess.prepare", total, "documents") as bar:
