@@ -58,6 +58,10 @@ VOLATILE = {
 
 SHARD = {
     "text": "The document, cleaned.",
+    "messages": "The turns of a conversation, each with its role and its parts; of a preference pair, prompt and "
+    "chosen answer. `text` is their plain rendering.",
+    "rejected": "The parts of the rejected answer of a preference pair.",
+    "margin": "By how much the chosen answer of a pair is better, if the source says so.",
     "num_code_blocks": "Number of fenced code blocks in prose.",
     "code_blocks": "Place of each block, in characters of `text`, and its language.",
     "num_chars": "Length of `text` in Unicode characters.",

@@ -60,14 +60,18 @@ class Turn(NamedTuple):
 Conversation = tuple[Turn, ...]
 
 
-def plain(turns: Iterable[Turn]) -> str:
-    r"""Render a conversation as plain text.
+def plain(turns: Iterable[Turn], rejected: Iterable[Part] | None = None) -> str:
+    r"""Render a conversation as plain text; of a preference pair, the rejected answer stands below the chosen one.
 
     >>> plain([Turn.of("user", "Hi"), Turn.of("assistant", "Hello")])
     'User:\nHi\n\nAssistant:\nHello\n'
+    >>> plain([Turn.of("user", "Hi"), Turn.of("assistant", "Hello")], [Part("text", "Go away")])
+    'User:\nHi\n\nAssistant:\nHello\n\nRejected:\nGo away\n'
     """
-    said = ((turn.role.capitalize(), turn.text.rstrip().lstrip("\r\n")) for turn in turns)
-    return "\n\n".join(f"{who}:\n{text}" for who, text in said) + "\n"
+    said = [(turn.role.capitalize(), turn.text) for turn in turns]
+    if rejected is not None:
+        said.append(("Rejected", Turn("assistant", tuple(rejected)).text))
+    return "\n\n".join(f"{who}:\n{_trimmed(text)}" for who, text in said) + "\n"
 
 
 def check(turns: Sequence[Turn]) -> None:
@@ -111,6 +115,10 @@ def to_rows(turns: Iterable[Turn]) -> list[dict[str, Any]]:
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> Conversation:
     """Return the turns that `to_rows` wrote."""
     return tuple(Turn(row["role"], tuple(Part(part["kind"], part["text"]) for part in row["parts"])) for row in rows)
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip().lstrip("\r\n")
 
 
 def _plain(part: Part) -> str:

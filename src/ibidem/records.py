@@ -6,6 +6,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
+from ibidem.conversation import Conversation, Part
+
 Category = Literal["code", "text", "instruction"]
 
 DASHBOARD_FILE = "dashboard.json"
@@ -121,6 +123,12 @@ class Document:
     """Number of secrets and personal data replaced by placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()
     """Fenced code blocks as (start, end, language), in characters of `text`."""
+    messages: Conversation | None = None
+    """The turns of a conversation, of which `text` is the plain rendering; of a pair, prompt and chosen answer."""
+    rejected: tuple[Part, ...] | None = None
+    """The rejected answer of a preference pair."""
+    margin: float | None = None
+    """By how much the chosen answer of a pair is better, if the source says so."""
     drop: Drop | None = None
     position: int = 0
     """Position in the source, counted over everything that is read; decides the shard."""
