@@ -107,6 +107,15 @@ def answered(turns: Sequence[Turn]) -> Conversation:
     return tuple(turns[:last])
 
 
+def is_same(one: Iterable[Part], other: Iterable[Part]) -> bool:
+    r"""Check whether two answers are equal, blanks around them aside.
+
+    >>> is_same([Part("text", "Yes")], [Part("text", "Yes\n")])
+    True
+    """
+    return Turn("assistant", tuple(one)).text.strip() == Turn("assistant", tuple(other)).text.strip()
+
+
 def to_rows(turns: Iterable[Turn]) -> list[dict[str, Any]]:
     """Return turns as plain values, for JSON and Parquet."""
     return [{"role": turn.role, "parts": [part._asdict() for part in turn.parts]} for turn in turns]

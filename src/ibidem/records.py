@@ -55,6 +55,8 @@ class DropReason(StrEnum):
     """A language that was not requested."""
     SECRET_TEST = "secret.test"  # noqa: S105 - a reason, not a password
     """A test file that leaks secrets: its fixtures are not worth scrubbing."""
+    PAIR_EQUAL = "pair.equal"
+    """The chosen and the rejected answer of a pair are equal once they are cleaned and scrubbed."""
     CONTAMINATED = "contaminated"
     """The text contains an evaluation problem."""
     DUPLICATE_EXACT = "duplicate.exact"
