@@ -382,6 +382,7 @@ def _evaluation() -> Kind:
             "citation_recall": "Share of claims that their passages support, by question; 0 without a claim (doc-qa).",
             "citation_precision": "Share of citations that are needed, by answer that cites (doc-qa).",
             "unsupported_claims": "Share of unsupported claims, by answer that makes claims (doc-qa).",
+            "refused.<label>": "Share of refusals among the prompts with a label (refusals).",
             "good.<criterion>": "Share of good responses (ratings).",
             "alpha.<criterion>": "Krippendorff's alpha between people (ratings).",
             "unrated.<criterion>": "Responses that too few have rated (ratings).",
