@@ -111,6 +111,8 @@ class Opened(NamedTuple):
 
     sources: Sequence[Source]
     counts: Mapping[str, Any] = MappingProxyType({})
+    must_keep: bool = False
+    """Whether a dataset without documents is an error."""
 
 
 def make(
@@ -149,6 +151,8 @@ def make(
             _prepare(work, config, engine)
             _decide(work, settled_parts, config, engine)
             counted = _finish(work, engine)
+            if opened.must_keep:
+                _check_kept(total_of(counted), config)
             with artifacts.create(
                 config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, started=started
             ) as draft:
@@ -159,6 +163,17 @@ def make(
         dataset = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **dataset.counts)
     return dataset
+
+
+def _check_kept(total: Counts, config: PreprocessConfig) -> None:
+    if not total["kept", ""]:
+        lost = ", ".join(
+            f"{reason} {count:,}" for (what, reason), count in total.items() if what == "dropped" and count
+        )
+        raise DataError(
+            f"{config.output_dir}: nothing is left of {total['read', '']:,} documents (dropped: {lost or 'none'}; "
+            f"quarantined: {total['quarantined', '']:,}); relax the settings that these reasons name"
+        )
 
 
 def summary(dataset: artifacts.Artifact) -> str:

@@ -15,7 +15,8 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "float": (2.5, 0.0, 1.0, -3.75, 100.0, 0.1),
     "bool": (True, False),
     "str": (
-        "Hello, World", "", "abc", "a_b-c", "alpha beta gamma", "12", "  padded  ", "x=1; y=2", "CamelCase", "a/b/c.txt",
+        "Hello, World", "", "abc", "a_b-c", "alpha beta gamma", "12", "  padded  ", "x=1; y=2", "CamelCase",
+        "a/b/c.txt",
         "2024-03-09", "1.2.3", "key: value", "<b>bold</b>", "line one\nline two", "#ff8800",
     ),
     "bytes": (b"abc", b"", b"\x00\xff", b"hello world"),
@@ -38,11 +39,17 @@ _BY_ANNOTATION = (
 )
 _BY_NAME = (
     ("bool", r"^(?:is|has|use|do|allow|with|no|ignore|strict|include|keep)(?:_|$)|_flag$"),
-    ("list", r"(?:list|items|values|array|seq|sequence|lines|words|parts|args|iterable|tokens|numbers|names|xs|ls)$|^lst"),
+    (
+        "list",
+        r"(?:list|items|values|array|seq|sequence|lines|words|parts|args|iterable|tokens|numbers|names|xs|ls)$|^lst",
+    ),
     ("dict", r"(?:dict|mapping|map|kwargs|options|params|headers|attrs|config|data)$|^d$"),
     ("tuple", r"(?:pair|shape|point|coords?|rgb|bbox|size)$"),
     ("bytes", r"bytes|^raw|buf"),
-    ("int", r"^[nikmjxyabcvwrghps]$|num|count|index|idx|width|height|length|offset|pos|^max|^min|year|month|day|bits|port"),
+    (
+        "int",
+        r"^[nikmjxyabcvwrghps]$|num|count|index|idx|width|height|length|offset|pos|^max|^min|year|month|day|bits|port",
+    ),
     ("float", r"ratio|alpha|beta|gamma|rate|factor|seconds|temp|weight|float|angle|frac"),
     ("str", r"."),
 )

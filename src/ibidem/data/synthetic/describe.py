@@ -16,9 +16,9 @@ _MOST_INLINE = 90
 
 
 def steps(code: str) -> list[str] | None:
-    """Return the steps of a function as the lines of a numbered list; None if there are too many, or one is too long.
+    r"""Return the steps of a function as the lines of a numbered list; None if there are too many, or one is too long.
 
-    >>> steps("def f(x):\\n    y = x + 1\\n    return y")
+    >>> steps("def f(x):\n    y = x + 1\n    return y")
     ['1. Set `y` to `x + 1`.', '2. Return `y`.']
     """
     (function,) = ast.parse(code).body
@@ -55,7 +55,7 @@ def _block(body: Sequence[ast.stmt], prefix: str, indent: str) -> Iterator[str]:
             yield from _block(inside, f"{prefix}{number}.", indent + "   ")
 
 
-def _sentence(statement: ast.stmt) -> str:
+def _sentence(statement: ast.stmt) -> str:  # noqa: C901, PLR0912 - a table of statements
     match statement:
         case ast.Assign(targets=[target], value=value):
             return f"Set {_code(target)} to {_code(value)}."

@@ -24,8 +24,8 @@ SYSTEM = (
     "Answer as a careful code reviewer.",
 )
 RUN_TOOL = (
-    'You may call a tool by writing JSON: {"name": "run_python", "arguments": {"code": "..."}} runs Python in a sandbox '
-    "and returns what it prints."
+    'You may call a tool by writing JSON: {"name": "run_python", "arguments": {"code": "..."}} runs Python in a '
+    "sandbox and returns what it prints."
 )
 SEARCH_TOOL = (
     'You may call a tool by writing JSON: {"name": "search", "arguments": {"query": "..."}} searches the documentation '
@@ -84,7 +84,14 @@ _WRITE = (
     "Task: {summary} Name the function `{name}`; its signature is `{signature}`.",
     "Implement the following in Python.\n\n{summary}\n\nSignature: `{signature}`",
 )
-_COMPLETED = ("Here it is:", "This does it:", "A version that does what you describe:", "Sure:", "Here is `{name}`:", "")
+_COMPLETED = (
+    "Here it is:",
+    "This does it:",
+    "A version that does what you describe:",
+    "Sure:",
+    "Here is `{name}`:",
+    "",
+)
 _DOCSTRING = (
     "Write a docstring for this function.\n\n{code}",
     "{code}\n\nPlease document `{name}`.",
@@ -138,7 +145,7 @@ _FAULT: dict[str, tuple[str, ...]] = {
 _FIXED = (
     "{fault}: `{after}` should be `{before}`.\n\n{code}",
     "{fault}. It says `{after}`, where `{before}` is meant:\n\n{code}",
-    "Found it. {fault}: replace `{after}` by `{before}`.\n\n{code}\n\nWith this, `{name}({arguments})` returns `{right}`.",
+    "Found it. {fault}: replace `{after}` by `{before}`.\n\n{code}\n\n`{name}({arguments})` now returns `{right}`.",
     "{code}\n\n{fault}: I changed `{after}` to `{before}`.",
 )
 _RUN = (
@@ -212,7 +219,9 @@ def write(function: Function, rng: random.Random) -> Trace | None:
     details = [f"`{each.name}`: {_as_sentence(each.meaning)}" for each in function.parameters if each.meaning]
     details += [f"It returns: {_as_sentence(function.returns)}"] if function.returns else []
     opening = say(_COMPLETED).format(name=function.name)
-    return _trace("write", function, say, [_joined(asked, "\n".join(details)), _joined(opening, block(function.program))])
+    return _trace(
+        "write", function, say, [_joined(asked, "\n".join(details)), _joined(opening, block(function.program))]
+    )
 
 
 def docstring(function: Function, rng: random.Random) -> Trace | None:

@@ -1,10 +1,10 @@
-"""Small, documented, self-contained functions of Python documents: what traces are made of.
+r"""Small, documented, self-contained functions of Python documents: what traces are made of.
 
-    import re                                    Function("slug", setup=("import re",), summary="Return a slug of a title.")
+    import re                                    Function("slug", setup=("import re",), summary="Return a slug ...")
 
     def slug(title, sep="-"):                    code: with its docstring, as written; bare: without it
         '''Return a slug of a title.'''
-        return sep.join(re.findall(r"\\w+", title.lower()))
+        return sep.join(re.findall(r"\w+", title.lower()))
 
 A function is self-contained if every name that it takes from its module is a builtin, an import of a module of the
 standard library that neither reads nor writes anything, or a constant: a literal, or a pattern of `re.compile`.
@@ -27,9 +27,33 @@ MOST_SUMMARY_CHARS = 240
 MOST_DOCUMENT_CHARS = 200_000
 
 PURE_MODULES = frozenset(
-    "base64 binascii bisect cmath collections colorsys copy decimal difflib fractions functools hashlib heapq html "
-    "itertools json keyword math numbers operator re statistics string struct textwrap typing unicodedata urllib.parse "
-    "zlib __future__".split()
+    {
+        *(
+            "__future__",
+            "base64",
+            "binascii",
+            "bisect",
+            "cmath",
+            "collections",
+            "colorsys",
+            "copy",
+            "decimal",
+            "difflib",
+        ),
+        *("fractions", "functools", "hashlib", "heapq", "html", "itertools", "json", "keyword", "math", "numbers"),
+        *(
+            "operator",
+            "re",
+            "statistics",
+            "string",
+            "struct",
+            "textwrap",
+            "typing",
+            "unicodedata",
+            "urllib.parse",
+            "zlib",
+        ),
+    }
 )
 _BUILTINS = frozenset(dir(builtins)) - {"open", "input", "exec", "eval", "compile", "__import__", "breakpoint", "exit"}
 _UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|deprecated", re.IGNORECASE)
@@ -159,9 +183,7 @@ def _is_simple(node: ast.FunctionDef) -> bool:
     return len(node.body) > 1 and not any(isinstance(each, refused) for each in ast.walk(node))
 
 
-def _function(
-    node: ast.FunctionDef, lines: list[str], bindings: Mapping[str, str], source: Source
-) -> Function | None:
+def _function(node: ast.FunctionDef, lines: list[str], bindings: Mapping[str, str], source: Source) -> Function | None:
     docstring = ast.get_docstring(node)
     first, last = node.lineno - 1, node.end_lineno or node.lineno
     code = textwrap.dedent("\n".join(line.rstrip() for line in lines[first:last]))
@@ -212,7 +234,9 @@ def _outside(code: str) -> set[str]:
     while tables:
         table = tables.pop()
         tables += table.get_children()
-        names.update(symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced())
+        names.update(
+            symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()
+        )
     return names - _BUILTINS
 
 
@@ -230,29 +254,34 @@ def _summary(docstring: str) -> str | None:
     return sentence.rstrip(".:;,") + "."
 
 
-_FIELD = re.compile(r"^\s*:(?:param|arg|parameter)\s+(?:[\w\[\], .|]+\s)?\*{0,2}(\w+):\s*(.+?)(?=\n\s*:|\n\s*\n|\Z)", re.M | re.S)
-_RETURN_FIELD = re.compile(r"^\s*:returns?:\s*(.+?)(?=\n\s*:|\n\s*\n|\Z)", re.M | re.S)
-_GOOGLE = re.compile(r"^(Args|Arguments|Parameters|Returns):[ ]*\n((?:[ ]+.*(?:\n|\Z)|\n(?=[ ]))+)", re.M)
-_ENTRY = re.compile(r"^(\w+)(?:\s*\([^)]*\))?:\s+(.+(?:\n[ ]+.+)*)", re.M)
-_NUMPY = re.compile(r"^(Parameters|Returns)\n-{4,}\n(.+?)(?=\n\s*\n\w[\w ]*\n-{4,}|\Z)", re.M | re.S)
-_NUMPY_ENTRY = re.compile(r"^(\w+)(?: *:.*)?\n((?:[ ]+.+(?:\n|\Z))+)", re.M)
+_FIELD = re.compile(
+    r"^\s*:(?:param|arg|parameter)\s+(?:[\w\[\], .|]+\s)?\*{0,2}(\w+):\s*(.+?)(?=\n\s*:|\n\s*\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+_RETURN_FIELD = re.compile(r"^\s*:returns?:\s*(.+?)(?=\n\s*:|\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
+_GOOGLE = re.compile(r"^(Args|Arguments|Parameters|Returns):[ ]*\n((?:[ ]+.*(?:\n|\Z)|\n(?=[ ]))+)", re.MULTILINE)
+_ENTRY = re.compile(r"^(\w+)(?:\s*\([^)]*\))?:\s+(.+(?:\n[ ]+.+)*)", re.MULTILINE)
+_NUMPY = re.compile(r"^(Parameters|Returns)\n-{4,}\n(.+?)(?=\n\s*\n\w[\w ]*\n-{4,}|\Z)", re.MULTILINE | re.DOTALL)
+_NUMPY_ENTRY = re.compile(r"^(\w+)(?: *:.*)?\n((?:[ ]+.+(?:\n|\Z))+)", re.MULTILINE)
 
 
 def _sections(docstring: str) -> dict[str, str]:
     """Return what a docstring says of each parameter and of `return`, in the styles of Sphinx, Google and NumPy."""
     docstring = inspect.cleandoc(docstring)
-    found = {name: meaning for name, meaning in _FIELD.findall(docstring)}
+    found = dict(_FIELD.findall(docstring))
     if field := _RETURN_FIELD.search(docstring):
         found["return"] = field[1]
     for title, body in _GOOGLE.findall(docstring):
-        body = textwrap.dedent(body)
+        dedented = textwrap.dedent(body)
         if title == "Returns":
-            found["return"] = body.split("\n\n")[0]
+            found["return"] = dedented.split("\n\n")[0]
         else:
-            found |= dict(_ENTRY.findall(body))
+            found |= dict(_ENTRY.findall(dedented))
     for title, body in _NUMPY.findall(docstring):
         entries = _NUMPY_ENTRY.findall(body)
-        found |= {"return": entries[0][1]} if title == "Returns" and entries else dict(entries if title != "Returns" else ())
+        found |= (
+            {"return": entries[0][1]} if title == "Returns" and entries else dict(entries if title != "Returns" else ())
+        )
     cleaned = {name: " ".join(meaning.split()) for name, meaning in found.items()}
     return {name: meaning for name, meaning in cleaned.items() if 2 < len(meaning) <= MOST_SUMMARY_CHARS}
 

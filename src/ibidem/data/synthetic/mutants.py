@@ -64,11 +64,11 @@ class Mutant(NamedTuple):
 def mutants(code: str) -> list[Mutant]:
     """Return every mutant of a function, in the order of its code."""
     tree = ast.parse(code)
-    docstring = _docstring(tree)
+    fixed = _fixed(tree)
     original = ast.unparse(tree)
     made: dict[str, Mutant] = {}
     for number, node in enumerate(ast.walk(tree)):
-        if node is docstring or isinstance(node, ast.arguments):
+        if node in fixed:
             continue
         for operator, change in OPERATORS.items():
             mutant = _mutated(tree, number, operator, change)
@@ -97,11 +97,14 @@ def some(code: str, rng: random.Random, most: int) -> Iterator[Mutant]:
                 return
 
 
-def _docstring(tree: ast.Module) -> ast.AST | None:
+def _fixed(tree: ast.Module) -> set[ast.AST]:
+    """Return the nodes that no call depends on: the docstring and annotations."""
     (function,) = tree.body
     assert isinstance(function, ast.FunctionDef)
-    first = function.body[0]
-    return first.value if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else None
+    roots: list[ast.AST | None] = [function.body[0]] if ast.get_docstring(function) is not None else []
+    for node in ast.walk(function):
+        roots += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    return {node for root in roots if root is not None for node in ast.walk(root)}
 
 
 def _mutated(tree: ast.Module, number: int, operator: str, change: Change) -> Mutant | None:
@@ -111,9 +114,8 @@ def _mutated(tree: ast.Module, number: int, operator: str, change: Change) -> Mu
     changed = change(node)
     if changed is None or not before:
         return None
-    if changed is not node:
-        fresh = ast.fix_missing_locations(_Replace(node, changed).visit(fresh))
-    return Mutant(operator, before, ast.unparse(changed), ast.unparse(fresh), "")
+    whole = fresh if changed is node else ast.fix_missing_locations(_Replace(node, changed).visit(fresh))
+    return Mutant(operator, before, ast.unparse(changed), ast.unparse(whole), "")
 
 
 class _Replace(ast.NodeTransformer):

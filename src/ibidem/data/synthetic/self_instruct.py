@@ -1,8 +1,8 @@
 """Self-instruct: tasks that a model writes after examples of tasks, and the filters that its tasks must pass.
 
-Source: Wang et al. 2023, arXiv:2212.10560: prompts of 6 seed tasks and 2 generated ones (section 2.2); a task is kept if
-its ROUGE-L with every earlier one is below 0.7, and it names nothing that a language model cannot process (section
-2.2.4). Length, refusals and empty answers are filtered as well.
+Source: Wang et al. 2023, arXiv:2212.10560: prompts of 6 seed tasks and 2 generated ones (section 2.2); a task is
+kept if its ROUGE-L with every earlier one is below 0.7, and it names nothing that a language model cannot process
+(section 2.2.4). Length, refusals and empty answers are filtered as well.
 """
 
 import json
@@ -26,7 +26,9 @@ MOST_SIMILAR = 0.7
 INSTRUCTION_WORDS = (3, 150)
 LEAST_ANSWER_CHARS = 2
 ASK = "Write a task for a programming assistant that is unlike the earlier ones."
-_UNFIT = re.compile(r"\b(?:images?|pictures?|graphs?|photos?|files?|maps?|draw|plot|go to|video|audio|music)\b", re.IGNORECASE)
+_UNFIT = re.compile(
+    r"\b(?:images?|pictures?|graphs?|photos?|files?|maps?|draw|plot|go to|video|audio|music)\b", re.IGNORECASE
+)
 """Wang et al.'s list of what a language model cannot process."""
 _WORD = re.compile(r"\w+")
 
@@ -39,7 +41,7 @@ class Task(NamedTuple):
 
 
 def read_seeds(path: Path | None) -> list[Task]:
-    """Read seed tasks, JSON lines of `instruction` and `answer` (or Self-Instruct's `instances`); None: the shipped ones.
+    """Read seed tasks, JSON lines of `instruction` and `answer` or Self-Instruct's `instances`; None: the shipped.
 
     Raises:
         DataError: a row is not a task, or there are too few.

@@ -116,9 +116,7 @@ def _transfer(rng: random.Random) -> Problem:
 
 def _percent(rng: random.Random) -> Problem:
     passed, total = rng.randint(20, 400), rng.randint(401, 900)
-    asked = rng.choice(
-        ("{p} of {t} tests pass. What percentage is that?", "What share is {p} of {t}, in percent?")
-    )
+    asked = rng.choice(("{p} of {t} tests pass. What percentage is that?", "What share is {p} of {t}, in percent?"))
     return asked.format(p=passed, t=total), f"{passed} / {total} * 100", "That is {result} percent."
 
 
@@ -176,7 +174,11 @@ def _cost(rng: random.Random) -> Problem:
             "We rent {m} servers for {h} hours, each at {c} cents per hour. The bill in dollars?",
         )
     )
-    return asked.format(m=machines, h=hours, c=cents), f"{machines} * {hours} * {cents} / 100", "It costs {result} dollars."
+    return (
+        asked.format(m=machines, h=hours, c=cents),
+        f"{machines} * {hours} * {cents} / 100",
+        "It costs {result} dollars.",
+    )
 
 
 PROBLEMS: tuple[Callable[[random.Random], Problem], ...] = (

@@ -62,10 +62,10 @@ class Wording:
 
 
 def block(code: str, language: str = "python") -> str:
-    """Return code in a fence, with more backticks than it contains in a row.
+    r"""Return code in a fence, with more backticks than it contains in a row.
 
     >>> block("x = 1")
-    '```python\\nx = 1\\n```'
+    '```python\nx = 1\n```'
     """
     fence = "```"
     while fence in code:
