@@ -72,9 +72,10 @@ def test_separable_pairs_are_learned_and_length_is_reported_beside(trained: Path
     assert before["held_out_loss"] > 0.69
     (counts,) = events(trained, "train.pairs")
     assert after["accuracy_at_least"] == pytest.approx(lower_bound(counts["held_out"], counts["held_out"]))
-    assert after["calibration_error"] < before["calibration_error"] == 0.5
+    assert before["calibration_error"] == 0, "half of the draws are right"
+    assert 0 < after["calibration_error"] < 0.4
     assert 0 < after["shorter_is_chosen"] < 1
-    bins = [event for event in events(trained, "reward.reliability") if event["step"] == 30]
+    bins = events(trained, "reward.reliability")
     assert sum(event["pairs"] for event in bins) == counts["held_out"]
 
 
