@@ -65,6 +65,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem preprocess --dataset path/to/code:train:text --output-dir data/public/processed",
             preview="ibidem.data.preprocess:preview",
         ),
+        "synthesize": Command(
+            "ibidem.training.synthesize:SynthesizeConfig",
+            "ibidem.training.synthesize:synthesize",
+            "make conversations from a dataset's own functions: explained, completed, debugged, run; and refusals",
+            "ibidem synthesize --from data/public/processed --output-dir data/public/traces --number 1000",
+            preview="ibidem.training.synthesize:preview",
+        ),
         "blend": Command(
             "ibidem.data.blend:BlendConfig",
             "ibidem.data.blend:blend",
