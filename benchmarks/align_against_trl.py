@@ -32,8 +32,8 @@ from typing import Any
 
 REPEATS, WARM_STEPS, STEPS, PAIRS = 3, 1, 3, 4
 """A step takes 4 pairs, or 8 conversations."""
-VOCABULARY, CONTEXT, END = 65_536, 1024, 65_535
-SHAPE = {"width": 384, "layers": 8, "heads": 6, "ffn_hidden": 1024}
+VOCABULARY, CONTEXT, END = 32_768, 1024, 32_767
+SHAPE = {"width": 256, "layers": 6, "heads": 4, "ffn_hidden": 704}
 SYSTEMS = {
     "sft": ("ibidem", "trl padded", "trl packed"),
     "dpo": ("ibidem", "trl", "trl reference once"),

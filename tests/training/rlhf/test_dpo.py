@@ -239,3 +239,9 @@ def test_a_file_of_pairs_is_preprocessed_and_its_bad_lines_are_quarantined(setti
 def test_the_shipped_configurations_are_valid(name: str, kind: type) -> None:
     tree = yaml.safe_load((REPOSITORY / "configs" / "training" / f"{name}.yaml").read_text())
     assert build(kind, tree).training.steps == 1000
+
+
+def test_without_held_out_pairs_nothing_is_measured_and_it_is_said(settings: Settings) -> None:
+    run(settings, held_out_share=0, training__steps=1)
+    assert events(settings["output_dir"], "train.not_measured")
+    assert "accuracy" not in events(settings["output_dir"], "train.measured")[-1]

@@ -254,3 +254,9 @@ def test_an_untied_output_matrix_is_left_as_it_is(
     after = load_file(settings["output_dir"] / "checkpoints" / "step-000003" / "model.safetensors")
     assert torch.equal(before["head.weight_VD"], after["decoder.head.weight_VD"])
     assert not torch.equal(before["embedding.weight_VD"], after["decoder.embedding.weight_VD"])
+
+
+def test_without_held_out_pairs_nothing_is_measured_and_it_is_said(settings: Settings) -> None:
+    run(settings, held_out_share=0, training__steps=1)
+    assert events(settings["output_dir"], "train.not_measured")
+    assert "accuracy" not in events(settings["output_dir"], "train.measured")[-1]
