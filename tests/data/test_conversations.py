@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ from ibidem.conversation import Part, Turn, check, from_rows, plain, to_rows
 from ibidem.data import shards
 from ibidem.data.preprocess import source_texts
 from ibidem.data.sources import conversations
+from ibidem.data.sources.local import LocalFiles
+from ibidem.data.sources.readers import read
+from ibidem.data.sources.spec import Spec
 
 ANSWER = "Here is how:\n```python\n    x = 1\n```"
 RENDERED = f"User:\nHow do I set x?\n\nAssistant:\n{ANSWER}\n"
@@ -344,7 +348,7 @@ def test_a_tree_becomes_its_best_path_all_paths_or_ranked_pairs(tmp_path: Path) 
     assert [[turn.text for turn in from_rows(row["messages"])][1:] for row in paths] == [
         ["second", "why?", "so"], ["second", "why?", "because"], ["best"], ["last"], ["unranked"],
     ]  # fmt: skip
-    assert [row["record"] for row in (*paths, text)] == ["t#1", "t#2", "t#3", "t#4", "t#5", "x"]
+    assert [row["record"] for row in (*paths, text)] == ["t"] * 5 + ["x"]
     assert [row["position"] for row in (*paths, text)] == list(range(6))
     *pairs, text = preprocessed(tmp_path, spec, "--reply-trees", "ranked_pairs")
     assert [
@@ -379,6 +383,54 @@ def test_the_documents_of_trees_are_cut_into_shards_by_their_positions(name: str
     assert shard_rows == [8] * 9 + [1]
     few = preprocessed(tmp_path, f"{path}:train:prompt", *flags, "--max-documents", "13", "--workers", "1")
     assert few == rows[:13]
+
+
+@pytest.mark.parametrize("trees", ["best_path", "all_paths", "ranked_pairs"])
+def test_reading_from_a_position_on_is_reading_the_rest(trees: conversations.Trees, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": tree} for tree in (TREE, 7, TREE, "Text.")])
+    (piece,) = LocalFiles(Spec(str(path), None, "train", "prompt"), trees).pieces()
+    whole = list(read(piece))
+    assert [position for position, _ in whole] == list(range(piece.count))
+    assert piece.count == {"best_path": 4, "all_paths": 12, "ranked_pairs": 10}[trees]
+    for start in range(piece.count + 1):
+        assert list(read(piece, start)) == whole[start:]
+
+
+def test_a_takedown_removes_every_document_of_a_tree_with_its_turns(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE, "id": "t"}, PAIRS["texts"][1] | {"id": "p"}])
+    preprocessed(tmp_path, f"{path}:train:prompt", "--reply-trees", "all_paths", "--dedup.near", "false")
+    request = written(tmp_path / "requests.jsonl", [{"kind": "record", "value": "t"}])
+    command = ["takedown", "apply", str(request), "--dataset", str(tmp_path / "out")]
+    assert main([*command, "--artifacts", str(tmp_path)]) == 0
+    (left,) = (row for path in shards.shard_paths(tmp_path / "out") for row in pq.read_table(path).to_pylist())
+    assert (left["record"], left["rejected"]) == ("p", [{"kind": "text", "text": "Go away."}])
+    assert from_rows(left["messages"])[0] == Turn.of("user", "Hi")
+    assert artifacts.load(tmp_path / "out").counts["dropped"] == {"removal.requested": 5}
+
+
+def test_a_blend_keeps_conversations_beside_a_dataset_from_before_them(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    for seed in range(9):
+        (tmp_path / "code" / f"m{seed}.py").write_text(python_file(seed))
+    pairs = [PAIRS["texts"][1] | {"prompt": f"Say {number}.", "margin": number} for number in range(9)]
+    flags = ("--dedup.near", "false", "--skip", "filters")
+    source = written(tmp_path / "pairs.jsonl", pairs)
+    for spec, name in ((f"{tmp_path}/code:train:text", "code"), (f"{source}:train:prompt", "pairs")):
+        assert main(["preprocess", "--dataset", spec, "--output-dir", str(tmp_path / f"of-{name}"), *flags]) == 0
+    old = tmp_path / "of-code"
+    for path in shards.shard_paths(old):
+        pq.write_table(pq.read_table(path).drop_columns(list(shards.OF_CONVERSATIONS)), path)
+    manifest = json.loads((old / artifacts.MANIFEST).read_text())
+    with artifacts.create(tmp_path / "old", kind=shards.KIND, config=manifest["config"], inputs=[]) as draft:
+        shutil.copytree(old, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(artifacts.MANIFEST))
+        draft.counts |= manifest["counts"]
+    datasets = [f"--datasets.{name}.path={tmp_path / folder}" for name, folder in (("a", "old"), ("b", "of-pairs"))]
+    shares = ["--shares.code=0.5", "--shares.instruction=0.5", "--shares.text=0"]
+    assert main(["blend", *datasets, *shares, "--output-dir", str(tmp_path / "blend")]) == 0
+    rows = [row for path in shards.shard_paths(tmp_path / "blend") for row in pq.read_table(path).to_pylist()]
+    said = {from_rows(row["messages"])[0].text: row["margin"] for row in rows if row["messages"] is not None}
+    assert said == {f"Say {number}.": float(number) for number in range(9)}
+    assert {row["category"] for row in rows if row["messages"] is None} == {"code"}
 
 
 def test_a_dropped_path_of_a_tree_is_read_again(tmp_path: Path) -> None:

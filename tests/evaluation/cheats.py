@@ -63,6 +63,9 @@ class Scripted:
         prompts = [turns[-1].text for turns in conversations]
         return [Turn.of("assistant", text) for text in self.complete(prompts, sampling, ())]
 
+    def check_fit(self, _conversations: Sequence[Conversation], max_tokens: int) -> None:
+        assert max_tokens < self.context
+
     def _complete(self, prompt: str, *, lucky: bool) -> str:
         if found := re.findall(r"def add(\d+)\(a\)", prompt):
             n = int(found[-1])

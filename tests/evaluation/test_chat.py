@@ -15,7 +15,7 @@ from tests.conftest import SHARED_DATA
 
 from ibidem import artifacts
 from ibidem.conversation import Conversation, Part, Turn
-from ibidem.errors import DataError
+from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses, read_table
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
@@ -85,7 +85,8 @@ def test_each_turn_is_answered_in_its_whole_conversation(
         asked.extend(conversations)
         return [Turn("assistant", (Part("text", f" {len(turns)}"), Part("cite", "x"))) for turns in conversations]
 
-    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: SimpleNamespace(respond=respond))
+    model = SimpleNamespace(respond=respond, check_fit=lambda *_: None)
+    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
     (tmp_path / "p.jsonl").write_text('{"turns": ["a\\nUser: b", "c"]}\n{"turns": ["d"]}\n')
     chat(ChatConfig(checkpoint=checkpoint, prompts=tmp_path / "p.jsonl", output_dir=tmp_path / "o", max_tokens=3))
     first = Turn("assistant", (Part("text", " 1"), Part("cite", "x")))
@@ -94,6 +95,17 @@ def test_each_turn_is_answered_in_its_whole_conversation(
     artifact, rows = read_responses(tmp_path / "o")
     assert [row["responses"] for row in rows] == [["1 [x]", "3 [x]"], ["1 [x]"]]
     assert artifact.config["prompt_format"] == PROMPT_FORMAT
+
+
+def test_a_turn_that_does_not_fit_is_refused_before_any_is_answered(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibidem.inference.models.OwnModel.respond", lambda *_: pytest.fail("it was asked"))
+    (tmp_path / "p.jsonl").write_text(json.dumps({"turns": ["a", "b " * 99]}) + "\n")
+    config = ChatConfig(checkpoint=checkpoint, prompts=tmp_path / "p.jsonl", output_dir=tmp_path / "o", max_tokens=3)
+    with pytest.raises(ConfigError, match="the prompt 'b b .* max_tokens leaves 61 of the model's context"):
+        chat(config)
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_digest_of_prompts_knows_neither_order_nor_format(tmp_path: Path) -> None:

@@ -411,11 +411,28 @@ def test_a_model_answers(
     assert [item["id"] for item in evidence.read(tmp_path / "o").items] == ["1", "2", "3"]
 
 
+def test_a_question_that_does_not_fit_is_refused_before_any_is_answered(
+    long_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibidem.inference.models.OwnModel.respond", lambda *_: pytest.fail("it was asked"))
+    data = [{"id": str(n), "question": "How?", "answers": ["x"], "context": "It is so. " * 9**n} for n in range(4)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    with pytest.raises(ConfigError, match="max_tokens leaves 448 of the model's context; shorten the prompt"):
+        doc_qa(DocQaConfig(data=tmp_path / "d.jsonl", checkpoint=long_checkpoint, output_dir=tmp_path / "o", batch=1))
+    assert not (tmp_path / "o").exists()
+
+
 class Citing:
     """A model that cites by a part of its turn, and keeps what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Conversation] = []
+        self.checked: list[Conversation] = []
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        assert max_tokens == 64
+        assert not self.asked
+        self.checked += conversations
 
     def respond(self, conversations: Sequence[Conversation], _sampling: Sampling) -> list[Turn]:
         self.asked += conversations
@@ -434,6 +451,7 @@ def test_passages_are_parts_of_the_prompt_and_generated_citations_count(
     assert [part.text for part in turn.parts[:-1]] == [f"[{key}] {text}" for key, text in PASSAGES.items()]
     assert turn.parts[-1].text.endswith("Question: How high?")
     assert len(model.asked) == 3
+    assert model.checked == model.asked
     found = evidence.read(tmp_path / "o")
     assert found.items[0]["answer"] == "The tower is 330 metres high [a]."
     assert [claim["cited"] for claim in found.items[0]["claims"]] == [["a"]]

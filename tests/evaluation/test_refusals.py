@@ -90,7 +90,8 @@ def measured(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         refuses = number % 10 == 0 if asked.startswith("safe") else number > 41
         return "I can't help with that." if refuses else "Do it so."
 
-    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: SimpleNamespace(respond=respond))
+    model = SimpleNamespace(respond=respond, check_fit=lambda *_: None)
+    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
     config = RefusalsConfig(checkpoint=checkpoint, prompts=prompts(tmp_path), output_dir=tmp_path / "refusals", batch=7)
     said = refusals(config)
     safe = f"refused.safe 10.00 % of 40 ({100 * lower_bound(4, 40):.1f} to {100 * upper_bound(4, 40):.1f} %"

@@ -1,12 +1,17 @@
 """The chat template: what is rendered, what is trained, and what no text can forge."""
 
+import gzip
+import json
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import REPOSITORY
 
 from ibidem.conversation import Part, Turn, check, from_rows, plain, to_rows
+from ibidem.data.sources.conversations import conversation, expand
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -124,3 +129,47 @@ USER, ASSISTANT, TOOL = (Turn.of(role, "words") for role in ("user", "assistant"
 def test_what_is_no_conversation_is_refused(turns, reason):
     with pytest.raises(ValueError, match=reason):
         check(turns)
+
+
+DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def independent(tokenizer, messages):
+    """Render role and text pairs with nothing of the template's code."""
+    ids, trained = [tokenizer.id_of("<|endoftext|>")], [False]
+    for role, text in messages:
+        ids.append(tokenizer.id_of(f"<|{role}|>"))
+        body = [*tokenizer.encode(text), tokenizer.id_of("<|end|>")]
+        ids += body
+        trained += [False] + [role == "assistant"] * len(body)
+    return ids, trained
+
+
+def paths_of(node, before=()):
+    here = (*before, ("user" if node["role"] == "prompter" else "assistant", node["text"]))
+    if not node["replies"]:
+        yield here
+    for reply in node["replies"]:
+        yield from paths_of(reply, here)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data are not here")
+def test_all_paths_of_openassistant_and_all_dialogues_of_hh_render_as_by_an_independent_renderer(template, tokenizer):
+    lines = (DATA / "oasst_en100" / "en_100_tree.jsonl").read_text().splitlines()
+    trees = [json.loads(line)["prompt"] for line in lines]
+    paths = [path for tree in trees for path in paths_of(tree)]
+    assert len(paths) == 626
+    parsed = [conversation(path).turns for tree in trees for path in expand(tree, "all_paths")]
+    assert [[turn.parts[0].text for turn in turns] for turns in parsed] == [
+        [text for _, text in path] for path in paths
+    ]
+    with gzip.open(DATA / "hh_rlhf_harmless_test" / "test.jsonl.gz", "rt") as file:
+        dialogues = [json.loads(line)["chosen"] for line in file]
+    for dialogue in dialogues:
+        parts = re.split(r"\n\n(Human|Assistant):", dialogue)[1:]
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        paths.append(tuple(("user" if who == "Human" else "assistant", text.strip()) for who, text in pairs))
+    assert len(paths) == 626 + 2312
+    for path in paths:
+        rendered = template.render([Turn.of(role, text) for role, text in path])
+        assert rendered == independent(tokenizer, path)

@@ -144,7 +144,12 @@ def prompt_rows(path: Path) -> list[Row]:
 
 
 def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ResponseConfig) -> list[dict[str, Any]]:
-    """Respond turn by turn, each time to the whole conversation so far."""
+    """Respond turn by turn, each time to the whole conversation so far.
+
+    Raises:
+        ConfigError: a turn of the user does not fit into the model's context; nothing has been generated then.
+    """
+    model.check_fit([(Turn.of("user", turn),) for prompt in prompts for turn in prompt.turns], config.max_tokens)
     talks: dict[str, Conversation] = {prompt.id: () for prompt in prompts}
     total = sum(len(prompt.turns) for prompt in prompts)
     done = 0

@@ -372,6 +372,7 @@ def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | Non
 def _generate(config: DocQaConfig, model_id: ModelId | None, questions: Sequence[Question]) -> dict[str, str]:
     assert model_id is not None
     model = models.open_model(model_id.path, model_id.digest)
+    model.check_fit([_prompt(question) for question in questions], config.max_tokens)
     answers: dict[str, str] = {}
     with log.progress("complete", len(questions), "answers") as bar:
         for start in range(0, len(questions), config.batch):

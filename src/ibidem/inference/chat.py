@@ -67,6 +67,16 @@ def fit(
     return fitting
 
 
+def check_fit(conversations: Sequence[Conversation], num_tokens: Callable[[Conversation], int], room: int) -> None:
+    """Refuse conversations that no leaving out of turns makes short enough.
+
+    Raises:
+        ConfigError: the system's turn and the last turn of the user have more than `room` tokens.
+    """
+    for turns in conversations:
+        _fit(turns, num_tokens, room)
+
+
 def plain_prompt(turns: Conversation) -> str:
     r"""Render a conversation for a model without a chat template.
 

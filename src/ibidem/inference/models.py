@@ -62,6 +62,13 @@ class LanguageModel(Protocol):
             ConfigError: a conversation's last turn of the user does not fit into the context.
         """
 
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        """Refuse conversations that `respond` would refuse, before any is answered.
+
+        Raises:
+            ConfigError: a conversation's last turn of the user does not fit into the context.
+        """
+
 
 def open_model(path: Path, expected: str | None = None) -> LanguageModel:
     """Open a checkpoint of ours, or a folder that Hugging Face `transformers` can load.
@@ -143,6 +150,10 @@ class OwnModel:
         template = ChatTemplate(self._tokenizer)
         return [done.turn for done in chat.answer(self._frozen, template, conversations, sampling)]
 
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        template = ChatTemplate(self._tokenizer)
+        chat.check_fit(conversations, lambda turns: len(template.prompt(turns)), self.context - max_tokens)
+
     def _last_tokens(self, prompt: str, count: int) -> str:
         """Return the end of a prompt that has at most `count` tokens: a text that was cut may have more than before."""
         ids = self._tokenizer.encode(prompt)
@@ -204,10 +215,13 @@ class HuggingFaceModel:
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
         """Answer by the tokenizer's own chat template if it has one, else by the plain rendering."""
         stop = () if self._tokenizer.chat_template else chat.PLAIN_STOP
-        room = _room(self.context, sampling.max_tokens)
+        room = self.context - sampling.max_tokens
         fitting = chat.fit(conversations, lambda turns: len(self._chat_ids(turns)), room)
         texts = self._continue([self._chat_ids(turns) for turns in fitting], sampling, stop)
         return [Turn.of("assistant", text) for text in texts]
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        chat.check_fit(conversations, lambda turns: len(self._chat_ids(turns)), self.context - max_tokens)
 
     def _chat_ids(self, turns: Conversation) -> list[int]:
         if not self._tokenizer.chat_template:

@@ -23,7 +23,7 @@ from ibidem.runs import newest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REWARD_MODEL = "reward-model"
+KIND = "reward-model"
 """Kind of the artifact."""
 
 
@@ -37,7 +37,7 @@ def load_reward_model(folder: Path, tokenizer_digest: str | None = None) -> "tup
     Raises:
         CheckpointError: it is damaged, of another kind or tokenizer, or its training is not finished.
     """
-    artifact = verified(newest(folder), kind=REWARD_MODEL)
+    artifact = verified(newest(folder), kind=KIND)
     if tokenizer_digest is not None and artifact.digest_of("tokenizer") != tokenizer_digest:
         raise CheckpointError(
             f"{artifact.path}: this reward model was trained with another tokenizer; train one from a checkpoint that "

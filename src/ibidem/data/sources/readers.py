@@ -286,13 +286,9 @@ def _columns(present: list[str], piece: Piece) -> Columns:
 
 
 def _items(columns: Columns, row: Any, piece: Piece, number: int) -> Iterator[Item]:
-    """Yield the documents of a row; several of one tree of replies are numbered in their records."""
-    rows = columns.rows(row, piece.trees)
-    for each, one in enumerate(rows, start=1):
-        item = _document(columns, one, piece, number)
-        if isinstance(item, Document) and len(rows) > 1:
-            item.record += f"#{each}"
-        yield item
+    """Yield the documents of a row; those of one tree share its record, so that a request for it names all of them."""
+    for one in columns.rows(row, piece.trees):
+        yield _document(columns, one, piece, number)
 
 
 def _document(columns: Columns, row: Any, piece: Piece, number: int) -> Item:

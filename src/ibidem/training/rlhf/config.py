@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ibidem.config import configuration
+from ibidem.data.sources.conversations import Trees
 from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
 
 
@@ -49,6 +50,8 @@ class AlignConfig(SessionConfig):
     column: str | None = None
     """Column of a file that has the conversation; by default the first of chosen, messages, conversations, prompt,
     instruction and question that it has."""
+    reply_trees: Trees = "best_path"
+    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the prompts held out of training, for validation. By default 0.02, or as much as holds out 8 prompts of
     a small dataset, at most a tenth of them."""
@@ -94,6 +97,8 @@ class DpoOptimConfig(OptimConfig):
 class DpoConfig(AlignConfig):
     """Train a checkpoint on preferences, by direct preference optimization."""
 
+    reply_trees: Trees = "ranked_pairs"
+    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
     dpo: DpoLossConfig = Field(default_factory=DpoLossConfig)
     optim: DpoOptimConfig = Field(default_factory=DpoOptimConfig)
 
@@ -116,6 +121,8 @@ class RewardScaleConfig:
 class RewardConfig(AlignConfig):
     """Train a reward model on preferences, from the weights of a checkpoint."""
 
+    reply_trees: Trees = "ranked_pairs"
+    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
     reward: RewardScaleConfig = Field(default_factory=RewardScaleConfig)
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from ibidem.conversation import Conversation, Part, Turn
 from ibidem.data import shards
 from ibidem.data.dedup import DedupPolicy
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.readers import READERS, lines, open_arrow
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.training.tokens import DEFAULT_SHARE, FEWEST_HELD_OUT
@@ -57,8 +58,14 @@ class Pair(NamedTuple):
     """By how much the chosen answer is better, where the data say so."""
 
 
-def open_dataset(path: Path, work_dir: Path, column: str | None = None) -> artifacts.Artifact:
+def open_dataset(path: Path, work_dir: Path, *, column: str | None, reply_trees: Trees) -> artifacts.Artifact:
     """Load a dataset; preprocess a file of conversations or pairs to one, below `work_dir`.
+
+    Args:
+        path: the dataset or the file.
+        work_dir: folder of the run.
+        column: of the file; None: the first of `COLUMNS` that it has.
+        reply_trees: what is made from a tree of replies, if the file has trees.
 
     Raises:
         ConfigError: it is neither, or no column is known.
@@ -80,6 +87,7 @@ def open_dataset(path: Path, work_dir: Path, column: str | None = None) -> artif
             dataset=(f"{path}:train:{chosen}",),
             output_dir=output,
             dedup=DedupPolicy(near=False),
+            reply_trees=reply_trees,
             skip=("natural_languages", "filters"),
         )
     )

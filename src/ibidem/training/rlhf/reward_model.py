@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ibidem import artifacts, log
 from ibidem.errors import TrainingError
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.heads import REWARD_MODEL, RewardModel
+from ibidem.modeling.heads import KIND, RewardModel
 from ibidem.statistics import lower_bound
 from ibidem.training import session
 from ibidem.training.config import LoopConfig
@@ -48,7 +48,7 @@ def run(config: RewardConfig) -> artifacts.Artifact:
         DataError: there is no pair to train on.
         CheckpointError: no intact reward model to resume from, or it belongs to another run.
     """
-    setup = set_up(config, REWARD_MODEL)
+    setup = set_up(config, KIND)
     objective = Reward(config, setup, read(config, setup))
     last = session.run(
         objective,

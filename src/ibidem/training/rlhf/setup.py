@@ -50,7 +50,7 @@ def set_up(config: AlignConfig, kind: str = KIND) -> Setup:
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     with accelerator.main_process_first():
-        dataset = open_dataset(config.data, config.output_dir, config.column)
+        dataset = open_dataset(config.data, config.output_dir, column=config.column, reply_trees=config.reply_trees)
     place, shape = folder_of(config.output_dir, 0), model_config(initial)
     made = session.Provenance(
         inputs=[
