@@ -348,7 +348,7 @@ class _Outcome(NamedTuple):
 
     function: Function
     cases: Sequence[Case]
-    fault: faults.Fault | str | None
+    fault: faults.Fault | faults.Unfit | None
 
 
 def _judged(
@@ -380,7 +380,7 @@ def _judged(
                     fixes -= 1
                     yield dialogues.fix(function, *fault, _rng(config, "wording", function.key))
                     bar.advance()
-                elif fixes and isinstance(fault, str):
+                elif fixes and isinstance(fault, faults.Unfit):
                     rejected[fault] += 1
             if not fixes and not runs:
                 return
