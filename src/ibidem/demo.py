@@ -47,6 +47,8 @@ WARM_UP_SHARE = 0.05
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 3e-2, "matrix_lr": 6e-3, "floor": 0.0}
 """Of the shapes and settings in benchmarks/results/demo_sweep.json, those that learn most in the demo's time."""
 ANSWER_TOKENS = 48
+ASKED = 24
+"""Number of prompts that the demo asks, of some 350."""
 
 
 @configuration
@@ -184,7 +186,9 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out
     if config.mmlu:
         say(mmlu(MmluConfig(data=config.mmlu, output_dir=out / "mmlu", checkpoint=checkpoint)))
     say(doc_qa(DocQaConfig(data=_configs(config) / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
-    say(chat(ChatConfig(prompts=_configs(config) / "prompts.jsonl", output_dir=out / "responses", **asked)))
+    say(
+        chat(ChatConfig(prompts=_configs(config) / "prompts.jsonl", output_dir=out / "responses", limit=ASKED, **asked))
+    )
     names = ("human-eval", "mbpp", "mmlu", "doc-qa")
     return [*(path for name in names if (path := out / name / "results.json").exists()), out / "dashboard"]
 

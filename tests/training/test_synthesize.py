@@ -84,6 +84,7 @@ def test_every_trace_has_the_license_and_the_place_of_its_document(code: Path, t
         else:
             assert (row["license"], row["path"]) == ("Apache-2.0", None)
     assert with_source > len(rows) / 2
+    assert len({row["record"] for row in rows}) == len(rows)
     assert {row["license"] for row in rows} == {"MIT", "Apache-2.0", None}
     assert {row["record"].partition(":")[0] for row in rows} == set(UNJUDGED)
 

@@ -405,7 +405,7 @@ def _own(
             request = next(turn.text for turn in trace.turns if turn.role == "user")
             if len(asked) < wanted and request not in asked:
                 asked.add(request)
-                yield trace
+                yield trace._replace(draw=number)
 
 
 def _instructed(config: SynthesizeConfig, rejected: Counter[str]) -> list[Trace]:

@@ -148,7 +148,7 @@ def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
 def trace(task: Task, number: int) -> Trace:
     """Return a task as a trace."""
     turns = (Turn.of("user", task.instruction), Turn.of("assistant", task.answer))
-    return Trace("instruct", turns, str(number))
+    return Trace("instruct", turns, "0", draw=number)
 
 
 def _words(text: str) -> list[str]:
