@@ -112,6 +112,15 @@ def test_the_loss_does_not_depend_on_the_tiles(
         torch.testing.assert_close(ours, theirs)
 
 
+def test_without_tokens_the_loss_and_its_gradient_are_zero() -> None:
+    weight = torch.ones(16, 8, requires_grad=True)
+    loss = linear_cross_entropy(torch.empty(0, 8), weight, torch.empty(0, dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
 def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Documents]:
     generator = torch.Generator().manual_seed(6)
     q = torch.randn(2, 32, 4, 16, generator=generator, requires_grad=True)

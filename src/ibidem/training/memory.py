@@ -94,14 +94,14 @@ def kept_by_block(shape: ModelConfig, *, compiled: bool, value_bytes: int) -> li
     mask = 2 * D if shape.dropout else 0
     return [
         Kept("input of the attention's norm, and its scale", D, wide=1),
-        Kept("output of the norm", D),
+        Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
         Kept("queries, keys and values", D + 2 * kv),
         Kept("scales of the norms of queries and keys", 0, wide=H + G if shape.qk_norm else 0),
         Kept("queries and keys, as the compiler copies them", again),
-        Kept("rotated queries and keys", D + kv),
+        Kept("rotated queries and keys, if they do not replace those", D + kv if shape.qk_norm else 0),
         Kept("output of the attention, and its normalizers", D, wide=H),
         Kept("input of the feed-forward's norm, and its scale", D, wide=1),
-        Kept("output of the norm", D),
+        Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
         Kept("gate and up", 2 * F),
         Kept("their product, which only a compiled block keeps", F if compiled else 0),
         Kept("masks of the dropouts", mask),
