@@ -1,9 +1,10 @@
 """CPU training speed and peak memory, against a plain loop over Hugging Face's LlamaForCausalLM, eager and compiled.
 
 Same shape, same data (a seeded random stream with a Zipf distribution), same optimizer (AdamW, fused), gradients
-clipped to a norm of 1 (ours inside the optimizer's step, as `ibidem train` does it), float32, one thread. Each run is a process of its own, systems take turns, medians of 3: tokens per CPU-second of the steps after the
-first ones, and the peak resident memory of the process. Compiled: each system compiles as its users do, we each block,
-Hugging Face the whole model; the time of compiling does not count.
+clipped to a norm of 1 (ours inside the optimizer's step, as `ibidem train` does it), float32, one thread. Each run is a
+process of its own, systems take turns, medians of 3: tokens per CPU-second of the steps after the first ones, and the
+peak resident memory of the process. Compiled: each system compiles as its users do, we each block, Hugging Face the
+whole model; the time of compiling does not count.
 
     columns     parameters    vocabulary    a step                                        tuned to
     large       39 M          65,536        2 windows of 512                              yes
