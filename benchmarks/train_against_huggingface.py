@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,36 +213,19 @@ def stepper(loss_of: Callable, clip: Callable, optimizer: Any) -> Callable[..., 
 
 def gradient_difference(column: Column) -> float:
     """Return the largest difference between the systems' gradients from equal weights, over the largest gradient."""
+    import huggingface_weights
     import torch
 
     small = column._replace(vocabulary=2048, layers=2)
     ours, theirs = own_model(small), peer_model(small)
-    pairs = list(matrices(ours, theirs))
-    with torch.no_grad():
-        for mine, others in pairs:
-            mine.copy_(torch.cat(others))
+    huggingface_weights.copy(ours, theirs)
     ids, starts = batch(small, 0)
     own_loss(small, ours, ids, starts).backward()
     peer_loss(small, theirs, ids, starts).backward()
     return max(
         float((mine.grad - torch.cat([other.grad for other in others])).abs().max() / mine.grad.abs().max())
-        for mine, others in pairs
+        for mine, others in huggingface_weights.pairs(ours, theirs)
     )
-
-
-def matrices(ours: Any, theirs: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield each of our parameters with those of Hugging Face that it joins."""
-    yield ours.embedding.weight_VD, [theirs.model.embed_tokens.weight]
-    yield ours.norm.weight, [theirs.model.norm.weight]
-    for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
-        attention, mlp = layer.self_attn, layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        yield block.attention.qkv.weight, [projection.weight for projection in projections]
-        yield block.attention.out.weight, [attention.o_proj.weight]
-        yield block.ffn.gate_up.weight, [mlp.gate_proj.weight, mlp.up_proj.weight]
-        yield block.ffn.down.weight, [mlp.down_proj.weight]
-        yield block.attention_norm.weight, [layer.input_layernorm.weight]
-        yield block.ffn_norm.weight, [layer.post_attention_layernorm.weight]
 
 
 def write(path: Path, runs: dict[str, dict[str, list[dict[str, float]]]]) -> None:
