@@ -98,7 +98,7 @@ def own_generate(model: Any, weights: Any) -> Generate:
 
     def run(prompts: list[list[int]], is_sampled: bool, new: int) -> list[list[int]]:
         sampling = Sampling(new, 0.8 if is_sampled else 0.0, 0.95)
-        return generate(frozen, prompts, sampling, end_id=-1)
+        return generate(frozen, prompts, sampling, end_ids=(-1,))
 
     return run
 

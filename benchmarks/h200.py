@@ -176,7 +176,7 @@ def batch_of(vocab_size: int, rows: int, context: int, seed: int) -> Any:
     ids[:, 0] = rng.integers(0, vocab_size, size=rows)
     for place in range(1, context + 1):
         ids[:, place] = (ids[:, place - 1] * 31 + choices[:, place] * 7_919 + 17) % vocab_size
-    return Batch(torch.from_numpy(ids), documents_of((rows, context), min(context, 1024)))
+    return Batch.of_windows(torch.from_numpy(ids), documents_of((rows, context), min(context, 1024)))
 
 
 def seconds_of(work: Callable[[], Any], device: Any, *, repeats: int) -> float:
@@ -458,7 +458,7 @@ def decode(device: Any, *, toy: bool) -> dict[str, Any]:
         tokens: list[int] = []
 
         def work(batch: int = batch, sampling: Any = sampling, tokens: list[int] = tokens) -> None:
-            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_id=0))))
+            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_ids=(0,)))))
 
         seconds = seconds_of(work, device, repeats=1)
         rows.append({"batch": batch, "tokens_per_s": tokens[-1] / seconds})
@@ -514,13 +514,13 @@ def huggingface_step(shape: Any, device: Any, rows: int) -> Callable[[int], floa
         max_position_embeddings=shape.context, tie_word_embeddings=True,
     )).to(device).train()  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    pool = [batch_of(shape.vocab_size, rows, shape.context, seed).windows_BS.to(device) for seed in range(BATCHES)]
+    pool = [batch_of(shape.vocab_size, rows, shape.context, seed).to(device) for seed in range(BATCHES)]
 
     def step(number: int) -> float:
-        ids = pool[number % len(pool)]
+        batch = pool[number % len(pool)]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+            logits = model(input_ids=batch.ids_BT, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets_BT.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

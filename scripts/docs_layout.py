@@ -58,6 +58,10 @@ VOLATILE = {
 
 SHARD = {
     "text": "The document, cleaned.",
+    "messages": "The turns of a conversation, each with its role and its parts; of a preference pair, prompt and "
+    "chosen answer. `text` is their plain rendering.",
+    "rejected": "The parts of the rejected answer of a preference pair.",
+    "margin": "By how much the chosen answer of a pair is better, if the source says so.",
     "num_code_blocks": "Number of fenced code blocks in prose.",
     "code_blocks": "Place of each block, in characters of `text`, and its language.",
     "num_chars": "Length of `text` in Unicode characters.",
@@ -133,6 +137,9 @@ FORM = {
 
 EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
+    "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
+    "train.reference": "The initial checkpoint scores all pairs.",
+    "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
     "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
@@ -191,6 +198,8 @@ TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 """Commands that write evidence for the gate."""
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
+PRETRAININGS, REWARDS = ("train",), ("reward",)
+"""Those that read tokens, and those that make no checkpoint."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
 NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
@@ -198,7 +207,8 @@ NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "
 
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
-    return [_dataset(), _tokenizer(), _tokens(), _checkpoint(), _evaluation(), _responses(), _decision()]
+    trained = [_tokens(), _checkpoint(), _reference(), _reward_model()]
+    return [_dataset(), _tokenizer(), *trained, _evaluation(), _responses(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -298,8 +308,8 @@ def _tokens() -> Kind:
         constant="training.tokens:KIND",
         about="A dataset as one long row of ids for each split. The folder is named by the digests of dataset and "
         "tokenizer, so a later run finds it.",
-        made_by=TRAININGS,
-        read_by=(*TRAININGS, *TAKEDOWN),
+        made_by=PRETRAININGS,
+        read_by=(*PRETRAININGS, *TAKEDOWN),
         files={
             "train.bin": "Ids of the training documents: uint16, or uint32 for a vocabulary beyond 65,536. `config` "
             "names the type. The document token precedes each document and ends the file.",
@@ -315,31 +325,72 @@ def _tokens() -> Kind:
     )
 
 
+TRAINED = {
+    "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
+    "random_states_<process>.pkl": "Random states of each process.",
+    "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
+    "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether the "
+    "run is `sharded`.",
+    **{
+        f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
+        for name, text in (
+            ("{artifacts:MANIFEST}", "Manifest of the tokenizer: the folder is a copy of that artifact."),
+            ("{records:TOKENIZER_FILE}", "The tokenizer's model."),
+            ("tokenizer.vocab", "The tokenizer's pieces."),
+        )
+    },
+}
+
+
+def _reward_model() -> Kind:
+    return Kind(
+        constant="modeling.heads:KIND",
+        about="A reward model after some steps: a decoder with a scalar head. It generates nothing, and no other "
+        "command takes it for a checkpoint. Mean and deviation of its rewards are kept with the weights from the last "
+        "step on.",
+        made_by=REWARDS,
+        read_by=REWARDS,
+        files=TRAINED,
+        counts={
+            "step": "Number of steps taken.",
+            "loss": "Loss of the last step, in nats per pair.",
+            "held_out_loss": "Loss on the held-out pairs.",
+            "accuracy": "Share of the held-out pairs whose chosen answer has the larger reward.",
+            "accuracy_at_least": "Exact lower bound of the accuracy, with 95 % confidence.",
+            "calibration_error": "Mean distance between confidence and accuracy on the held-out pairs.",
+            "shorter_is_chosen": "Share of the held-out pairs whose shorter answer is chosen; a draw counts half.",
+            "reward_mean": "Mean of the rewards of the training's answers, before scaling; after the last step.",
+            "reward_deviation": "Their standard deviation.",
+        },
+    )
+
+
+def _reference() -> Kind:
+    return Kind(
+        constant="training.rlhf.reference:KIND",
+        about="Log-probabilities of the answers of all pairs under the checkpoint that DPO starts from. A resumed run "
+        "uses it again.",
+        made_by=("dpo",),
+        read_by=("dpo",),
+        files={
+            "{training.rlhf.reference:FILE}": "`train` and `held_out`: a row for each pair, the chosen answer before "
+            "the rejected one; float64.",
+        },
+        counts={"pairs": "Number of pairs to train on.", "held_out": "Number of pairs held out."},
+    )
+
+
 def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
         about="A model after some steps, with everything that is needed to go on.",
-        made_by=TRAININGS,
+        made_by=tuple(name for name in TRAININGS if name not in REWARDS),
         read_by=(
             *(*TRAININGS, "generate", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
             *("evaluate chat", "gate", "report", *TAKEDOWN),
         ),
-        files={
-            "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
-            "random_states_<process>.pkl": "Random states of each process.",
-            "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
-            "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; "
-            "whether the run is `sharded`.",
-            **{
-                f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
-                for name, text in (
-                    ("{artifacts:MANIFEST}", "Manifest of the tokenizer: the folder is a copy of that artifact."),
-                    ("{records:TOKENIZER_FILE}", "The tokenizer's model."),
-                    ("tokenizer.vocab", "The tokenizer's pieces."),
-                )
-            },
-        },
+        files=TRAINED,
         sometimes={
             "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective, if it has any. Pretraining has none.",
             "{training.state:OBJECTIVE_VALUES}": "Other values of the objective, if it has any. Pretraining has none.",
@@ -378,6 +429,7 @@ def _evaluation() -> Kind:
             "citation_recall": "Share of claims that their passages support, by question; 0 without a claim (doc-qa).",
             "citation_precision": "Share of citations that are needed, by answer that cites (doc-qa).",
             "unsupported_claims": "Share of unsupported claims, by answer that makes claims (doc-qa).",
+            "refused.<label>": "Share of refusals among the prompts with a label (refusals).",
             "good.<criterion>": "Share of good responses (ratings).",
             "alpha.<criterion>": "Krippendorff's alpha between people (ratings).",
             "unrated.<criterion>": "Responses that too few have rated (ratings).",

@@ -291,3 +291,17 @@ def test_what_is_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_map_into_the_folder_that_was_moved_is_refused() -> None:
     with pytest.raises(ConfigError, match="map a=a/b: NEW is inside OLD"):
         lineage.placed(["a=a/b"])
+
+
+def test_a_chain_whose_steps_name_their_parent_twice_is_walked_once(tmp_path: Path) -> None:
+    parent = None
+    for number in range(24):  # 2 ** 24 paths
+        folder = tmp_path / f"step-{number}"
+        inputs = [] if parent is None else [parent.as_input(role, of=folder) for role in ("initial", "reference")]
+        with artifacts.create(folder, kind="checkpoint", config={"number": number}, inputs=inputs) as draft:
+            (draft.path / "weights").write_text(str(number))
+        parent = artifacts.load(folder)
+    rows = lineage.walk(folder)
+    assert len(rows) == 1 + 2 * 23
+    assert {node.path.name for _, _, node in rows} == {f"step-{number}" for number in range(24)}
+    assert [depth for depth, _, _ in rows] == [0, *range(1, 24), *range(23, 0, -1)]

@@ -32,7 +32,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from ibidem.inference.models import LanguageModel
 
-EVALUATIONS = ("perplexity", "human-eval", "mbpp", "mmlu", "doc-qa", "ratings")
+EVALUATIONS = ("perplexity", "human-eval", "mbpp", "mmlu", "doc-qa", "refusals", "ratings")
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,7 +193,7 @@ def evaluate(name: str, **settings: Any) -> Evaluation:
     """Evaluate a model, or its answers; settings as of `ibidem evaluate NAME`.
 
     Args:
-        name: perplexity, human-eval, mbpp, mmlu, doc-qa or ratings.
+        name: perplexity, human-eval, mbpp, mmlu, doc-qa, refusals or ratings.
         settings: as of the command, such as `checkpoint` and `output_dir`.
 
     Raises:

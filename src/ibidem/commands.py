@@ -65,6 +65,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem preprocess --dataset path/to/code:train:text --output-dir data/public/processed",
             preview="ibidem.data.preprocess:preview",
         ),
+        "synthesize": Command(
+            "ibidem.training.synthesize:SynthesizeConfig",
+            "ibidem.training.synthesize:synthesize",
+            "make conversations from a dataset's own functions: explained, completed, debugged, run; and refusals",
+            "ibidem synthesize --from data/public/processed --output-dir data/public/traces --number 1000",
+            preview="ibidem.training.synthesize:preview",
+        ),
         "blend": Command(
             "ibidem.data.blend:BlendConfig",
             "ibidem.data.blend:blend",
@@ -117,6 +124,24 @@ GROUPS: dict[str, dict[str, Command]] = {
             "pretrain a decoder",
             "ibidem train --config configs/training/base.yaml --model tiny",
             preview="ibidem.training.train:preview",
+        ),
+        "sft": Command(
+            "ibidem.training.rlhf.config:SftConfig",
+            "ibidem.training.rlhf.sft_pipeline:sft",
+            "teach a checkpoint to answer, from conversations",
+            "ibidem sft --initial artifacts --data conversations.jsonl --output-dir sft --training.steps 200",
+        ),
+        "reward": Command(
+            "ibidem.training.rlhf.config:RewardConfig",
+            "ibidem.training.rlhf.reward_model:reward",
+            "train a reward model, from pairs of a better and a worse answer",
+            "ibidem reward --initial sft --data pairs.jsonl --output-dir reward --training.steps 200",
+        ),
+        "dpo": Command(
+            "ibidem.training.rlhf.config:DpoConfig",
+            "ibidem.training.rlhf.dpo_trainer:dpo",
+            "train a checkpoint on preferences, from pairs of a better and a worse answer",
+            "ibidem dpo --initial sft --data pairs.jsonl --output-dir dpo --training.steps 200",
         ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
@@ -173,6 +198,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.evaluation.chat:chat",
             "responses to support scenarios and red-team prompts, for people to rate",
             "ibidem evaluate chat --checkpoint artifacts --prompts prompts.jsonl --output-dir responses",
+        ),
+        "evaluate refusals": Command(
+            "ibidem.evaluation.config:RefusalsConfig",
+            "ibidem.evaluation.refusals:refusals",
+            "how often a model refuses safe and unsafe prompts",
+            "ibidem evaluate refusals --checkpoint artifacts --prompts xstest_prompts.csv",
         ),
         "evaluate ratings": Command(
             "ibidem.evaluation.config:RatingsConfig",

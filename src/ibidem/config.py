@@ -3,6 +3,7 @@
     optim:
       warmup_steps: 100           is           --optim.warmup-steps 100
 
+A field whose key is a word of Python has an underscore behind it: `from_` is the key `from` and the flag `--from`.
 Flags win over the file, the file over the defaults. Keys and types are checked by pydantic; every scalar of the file
 is read as text, like a flag, so `1e-3` is a number where one is expected and `no` stays a word elsewhere.
 """
@@ -11,6 +12,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import keyword
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +49,7 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
     """
     flags = _read_flags(config_type, argv)
     file = flags.pop("config", None) if "config" not in _fields(config_type) else None
-    tree = _merge(read_yaml(Path(file)), flags) if file else flags
+    tree = _merge(_as_fields(read_yaml(Path(file))), flags) if file else flags
     return build(config_type, tree, origin=f"{file}: " if file else "", flags=flags)
 
 
@@ -99,8 +101,22 @@ def _with_lists(config_type: type[Any], tree: Any) -> Any:
     """Turn a text where a list is due into a list of one: `prompts: "import os"`."""
     if not isinstance(tree, Mapping):
         return tree
-    fields = _fields(config_type)
-    return {key: _with_list(fields[key].annotation, value) if key in fields else value for key, value in tree.items()}
+    fields, given = _fields(config_type), _as_fields(tree)
+    return {key: _with_list(fields[key].annotation, value) if key in fields else value for key, value in given.items()}
+
+
+def _as_fields(tree: Mapping[str, Any]) -> Tree:
+    """Return a tree with the names of fields as keys."""
+    return {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in tree.items()}
+
+
+def _as_key(name: str) -> str:
+    """Return the key of a field.
+
+    >>> _as_key("from_"), _as_key("seed")
+    ('from', 'seed')
+    """
+    return name.removesuffix("_") if keyword.iskeyword(name.removesuffix("_")) else name
 
 
 def _with_list(annotation: Any, value: Any) -> Any:
@@ -194,7 +210,7 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
     """List the flags of a configuration as (flag, type and default, meaning)."""
     rows = []
     for name, field in _fields(config_type).items():
-        flag = prefix + name.replace("_", "-")
+        flag = prefix + _as_key(name).replace("_", "-")
         if nested := _nested(field.annotation):
             rows += describe(nested, prefix=f"{flag}.")
             continue
@@ -301,7 +317,7 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
 
 def _keys(config_type: type[Any], words: Sequence[str]) -> list[str]:
     """Convert the words of a flag to keys: dashes become underscores, except in the free names of a mapping."""
-    first = words[0].replace("-", "_")
+    (first,) = _as_fields({words[0].replace("-", "_"): None})
     field = _fields(config_type).get(first)
     if field is not None and _is_mapping(field.annotation):
         return [first, *words[1:2], *(word.replace("-", "_") for word in words[2:])]
@@ -379,6 +395,7 @@ NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number", "int_fr
 def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: bool = False) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     field = _fields(config_type).get(key)
+    key = _as_key(key)
     is_positional = field is not None and POSITIONAL in field.metadata
     shown = key.upper() if is_positional else _flag(key) if as_flag else key
     match problem["type"]:

@@ -15,19 +15,20 @@ from ibidem.runs import newest
 Place = Callable[[Path], Path]
 """Returns where the artifact is now that was recorded at a path."""
 
+Node = tuple[int, str, Input | Artifact]
+"""Depth, state, and what is there."""
 
-def walk(path: Path, place: Place = lambda path: path) -> list[tuple[int, str, Input | Artifact]]:
+
+def walk(path: Path, place: Place = lambda path: path) -> list[Node]:
     """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
 
     State is `ok`, `source` (outside the program), `missing` or `changed` (the artifact there now has another digest).
-    Only manifests are read. An ancestor that is missing or changed is named by its path here.
+    Only manifests are read. An ancestor that is missing or changed is named by its path here. What an artifact was made
+    from follows where the artifact is met first: else a chain of trainings that share ancestors would double at each.
     """
     path = newest(path)
     artifact = load(path)
-    rows: list[tuple[int, str, Input | Artifact]] = [(0, "ok", artifact)]
-    for item in artifact.inputs:
-        rows += [(depth + 1, state, node) for depth, state, node in _ancestry(item, path, place)]
-    return rows
+    return [(0, "ok", artifact), *_inputs(artifact, path, place, depth=1, seen=set())]
 
 
 def tree(path: Path, place: Place = lambda path: path) -> str:
@@ -105,13 +106,25 @@ def _describe(state: str, node: Input | Artifact) -> str:
     return f"{node.kind} {_name(node)}  {node.digest[:23]}  {state}, {counted(len(node.files), 'file')}, {size:,} bytes"
 
 
-def _ancestry(item: Input, seen_from: Path, place: Place) -> list[tuple[int, str, Input | Artifact]]:
+def _inputs(artifact: Artifact, seen_from: Path, place: Place, *, depth: int, seen: set[str]) -> list[Node]:
+    rows: list[Node] = []
+    for item in artifact.inputs:
+        state, node = _found(item, seen_from, place)
+        rows.append((depth, state, node))
+        if isinstance(node, Artifact) and node.digest not in seen:
+            seen.add(node.digest)
+            rows += _inputs(node, node.path, place, depth=depth + 1, seen=seen)
+    return rows
+
+
+def _found(item: Input, seen_from: Path, place: Place) -> tuple[str, Input | Artifact]:
     if not item.is_artifact:
-        return [(0, "source", item)]
+        return "source", item
     path = place(Path(os.path.normpath(seen_from.resolve() / item.name)))
     try:
-        if load(path).digest != item.digest:
-            return [(0, "changed", replace(item, name=shown(path)))]
+        artifact = load(path)
     except ArtifactError:
-        return [(0, "missing", replace(item, name=shown(path)))]
-    return walk(path, place)
+        return "missing", replace(item, name=shown(path))
+    if artifact.digest != item.digest:
+        return "changed", replace(item, name=shown(path))
+    return "ok", artifact

@@ -6,6 +6,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
+from ibidem.conversation import Conversation, Part
+
 Category = Literal["code", "text", "instruction"]
 
 DASHBOARD_FILE = "dashboard.json"
@@ -53,6 +55,8 @@ class DropReason(StrEnum):
     """A language that was not requested."""
     SECRET_TEST = "secret.test"  # noqa: S105 - a reason, not a password
     """A test file that leaks secrets: its fixtures are not worth scrubbing."""
+    PAIR_EQUAL = "pair.equal"
+    """The chosen and the rejected answer of a pair are equal once they are cleaned and scrubbed."""
     CONTAMINATED = "contaminated"
     """The text contains an evaluation problem."""
     DUPLICATE_EXACT = "duplicate.exact"
@@ -121,6 +125,12 @@ class Document:
     """Number of secrets and personal data replaced by placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()
     """Fenced code blocks as (start, end, language), in characters of `text`."""
+    messages: Conversation | None = None
+    """The turns of a conversation, of which `text` is the plain rendering; of a pair, prompt and chosen answer."""
+    rejected: tuple[Part, ...] | None = None
+    """The rejected answer of a preference pair."""
+    margin: float | None = None
+    """By how much the chosen answer of a pair is better, if the source says so."""
     drop: Drop | None = None
     position: int = 0
     """Position in the source, counted over everything that is read; decides the shard."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibidem.conversation import Part, PartKind
 from ibidem.data.pipeline import steps
 from ibidem.data.text import clean
 from ibidem.records import Category, Document
@@ -37,6 +38,30 @@ def test_trailing_blanks_of_prose_go_but_for_a_line_break(text: str) -> None:
 
     naive = re.sub(r"\n{3,}", "\n\n", TRAILING.sub(line_break, text))
     assert clean.whitespace(text, "text") == (naive + "\n" if naive else "")
+
+
+KINDS: list[PartKind] = ["text", "cite", "passage", "tool_call"]
+
+
+UNMARKED = TEXTS.map(lambda text: text.replace(clean.BYTE_ORDER_MARK, ""))
+
+
+@given(st.lists(st.builds(Part, st.sampled_from(KINDS), UNMARKED), min_size=1, max_size=4))
+def test_cleaning_the_parts_of_a_turn_loses_no_word_and_no_space_between_them(parts: list[Part]) -> None:
+    cleaned = list(clean.of_parts(parts))
+    assert list(clean.of_parts(cleaned)) == cleaned
+    assert [part.kind for part in cleaned] == [part.kind for part in parts]
+    for part, before in zip(cleaned, parts, strict=True):
+        if part.kind in ("cite", "tool_call"):
+            assert part == before
+        else:
+            assert part.text.split() == before.text.split()
+    for number, (part, before) in enumerate(zip(cleaned, parts, strict=True)):
+        if part.kind == "text" and before.text.strip(" ").isalpha():
+            start, end = number == 0, number == len(parts) - 1
+            expected = before.text.lstrip(" ") if not start else before.text
+            blanks = before.text[: len(before.text) - len(before.text.lstrip(" "))]
+            assert part.text == ("" if start else blanks) + (expected.rstrip(" ") if end else expected)
 
 
 @pytest.mark.parametrize(

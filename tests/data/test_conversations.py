@@ -1,18 +1,31 @@
 """Conversations and instructions become documents of the category instruction, rendered plainly."""
 
+import gzip
 import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import REPOSITORY, SHARED_DATA, python_file
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.conftest import REPOSITORY, SHARED_DATA, WORDS, python_file
 
 from ibidem import artifacts
 from ibidem.cli import main
+from ibidem.conversation import Part, Turn, check, from_rows, plain, to_rows
 from ibidem.data import shards
+from ibidem.data.preprocess import source_texts
 from ibidem.data.sources import conversations
+from ibidem.data.sources.local import LocalFiles
+from ibidem.data.sources.readers import read
+from ibidem.data.sources.spec import Spec
 
 ANSWER = "Here is how:\n```python\n    x = 1\n```"
 RENDERED = f"User:\nHow do I set x?\n\nAssistant:\n{ANSWER}\n"
@@ -55,22 +68,35 @@ SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def preprocessed(tmp_path: Path, *specs: str) -> list[dict[str, Any]]:
-    command = ["preprocess", "--dataset", *specs, "--output-dir", str(tmp_path / "out"), "--skip", "filters"]
+def preprocessed(tmp_path: Path, spec: str, *flags: str) -> list[dict[str, Any]]:
+    command = ["preprocess", "--dataset", spec, "--output-dir", str(tmp_path / "out"), "--skip", "filters", *flags]
     assert main(command) == 0
     artifacts.verify(tmp_path / "out")
     return [row for path in shards.shard_paths(tmp_path / "out") for row in pq.read_table(path).to_pylist()]
+
+
+def quarantined(tmp_path: Path) -> list[dict[str, Any]]:
+    counts = artifacts.load(tmp_path / "out").counts
+    lines = (tmp_path / "out" / shards.QUARANTINE).read_text().splitlines()
+    assert counts["quarantined"] == len(lines)
+    return list(map(json.loads, lines))
+
+
+def written(path: Path, rows: list[dict[str, Any]], *, row_group_size: int | None = None) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=row_group_size)
+    else:
+        shards.write_table(path, pa.Table.from_pylist(rows))
+    return path
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_of_a_conversation_is_one_text(name: str, suffix: str, tmp_path: Path) -> None:
     column, row = SPELLINGS[name]
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".jsonl":
-        path.write_text(json.dumps(row) + "\n")
-    else:
-        pq.write_table(pa.Table.from_pylist([row]), path)
+    path = written(tmp_path / f"a{suffix}", [row])
     (found,) = preprocessed(tmp_path, f"{path}:train:{column}")
     assert found["text"] == RENDERED
     assert found["category"] == "instruction"
@@ -78,32 +104,396 @@ def test_every_spelling_of_a_conversation_is_one_text(name: str, suffix: str, tm
     assert found["record"] == row.get("id", f"a{suffix}:1")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_of_a_conversation_is_the_same_turns(name: str, suffix: str, tmp_path: Path) -> None:
+    column, row = SPELLINGS[name]
+    path = written(tmp_path / f"a{suffix}", [row])
+    (found,) = preprocessed(tmp_path, f"{path}:train:{column}")
+    assert from_rows(found["messages"]) == (Turn.of("user", "How do I set x?"), Turn.of("assistant", ANSWER))
+    assert (found["rejected"], found["margin"]) == (None, None)
+
+
 def test_the_input_of_an_instruction_stands_below_it() -> None:
-    assert conversations.pair("Add.", "1 + 1", "2") == "User:\nAdd.\n\n1 + 1\n\nAssistant:\n2\n"
+    assert conversations.instruction("Add.", "1 + 1", "2").text == "User:\nAdd.\n\n1 + 1\n\nAssistant:\n2\n"
     two = [{"input": "1", "output": "2"}, {"input": None, "output": "3"}]
-    assert conversations.pair("Add 1.", None, two) == (
+    assert conversations.instruction("Add 1.", None, two).text == (
         "User:\nAdd 1.\n\n1\n\nAssistant:\n2\n\nUser:\nAdd 1.\n\nAssistant:\n3\n"
     )
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+CALLED = Part("tool_call", '{"name": "clock", "arguments": {"zone": "UTC"}}')
+TOLD = (Part("text", "At nine"), Part("cite", "1"), Part("text", "."))
+
+
+def test_tool_calls_passages_and_citations_are_parts(tmp_path: Path) -> None:
+    turns = (
+        Turn.of("system", "Be brief."),
+        Turn("user", (Part("text", "When?"), Part("passage", "Open from 9."))),
+        Turn("assistant", (CALLED,)),
+        Turn.of("tool", "08:59"),
+        Turn("assistant", TOLD),
+    )
+    openai = [
+        {"role": "developer", "content": "Be brief."},
+        to_rows(turns)[1],
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "08:59"},
+        to_rows(turns)[4],
+    ]
+    path = written(tmp_path / "a.jsonl", [{"messages": to_rows(turns)}, {"messages": {"messages": openai}, "id": "b"}])
+    found = preprocessed(tmp_path, f"{path}:train:messages", "--dedup.exact", "false", "--dedup.near", "false")
+    assert [from_rows(row["messages"]) for row in found] == [turns, turns]
+    assert found[0]["text"].endswith("Assistant:\nAt nine [1].\n")
+    parquet = written(tmp_path / "b.parquet", [{"messages": to_rows(turns)}])
+    (row,) = preprocessed(tmp_path, f"{parquet}:train:messages")
+    assert from_rows(row["messages"]) == turns
+
+
+HEAD = [{"role": "user", "content": "Hi"}]
+GOOD, BAD = ({"role": "assistant", "content": said} for said in ("Hello, you!", "Go away."))
+DIALOGUE = "\n\nHuman: Hi\n\nAssistant: "
+PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "texts": ("prompt", {"prompt": "Hi", "chosen": GOOD["content"], "rejected": BAD["content"]}),
+    "texts, by the answer": ("chosen", {"prompt": "Hi", "chosen": GOOD["content"], "rejected": BAD["content"]}),
+    "a question": ("question", {"question": "Hi", "chosen": GOOD["content"], "rejected": BAD["content"]}),
+    "messages": ("prompt", {"prompt": HEAD, "chosen": [GOOD], "rejected": [BAD]}),
+    "messages with their prompt": ("chosen", {"chosen": [*HEAD, GOOD], "rejected": [*HEAD, BAD]}),
+    "messages with their prompt, and as a text": (
+        "chosen",
+        {"prompt": "Hi", "chosen": [*HEAD, GOOD], "rejected": [*HEAD, BAD]},
+    ),
+    "a dialogue": ("chosen", {"chosen": f"{DIALOGUE}Hello, you!", "rejected": f"{DIALOGUE}Go away."}),
+    "a dialogue before the answers": (
+        "prompt",
+        {"prompt": DIALOGUE.rstrip(), "chosen": " Hello, you!", "rejected": "Go away.\n"},
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_spelling_of_a_pair_is_the_same_pair(name: str, suffix: str, tmp_path: Path) -> None:
+    column, row = PAIRS[name]
+    path = written(tmp_path / f"a{suffix}", [row])
+    (found,) = preprocessed(tmp_path, f"{path}:train:{column}")
+    (user, assistant) = from_rows(found["messages"])
+    assert (user, assistant.text.strip()) == (Turn.of("user", "Hi"), "Hello, you!")
+    assert found["rejected"] == [{"kind": "text", "text": "Go away."}]
+    assert found["text"].split() == ["User:", "Hi", "Assistant:", "Hello,", "you!", "Rejected:", "Go", "away."]
+    assert (found["category"], found["margin"]) == ("instruction", None)
+
+
+@pytest.mark.parametrize(
+    ("more", "margin"),
+    [
+        ({"margin": 2}, 2.0),
+        ({"margin": 0.5, "score_chosen": 9.0, "score_rejected": 1.0}, 0.5),
+        ({"score_chosen": 9.0, "score_rejected": 1.5}, 7.5),
+        ({"score_chosen": 9.0}, None),
+        ({"margin": None}, None),
+    ],
+)
+def test_a_pair_keeps_by_how_much_it_is_better(more: dict[str, Any], margin: float | None, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [PAIRS["texts"][1] | more])
+    (found,) = preprocessed(tmp_path, f"{path}:train:prompt")
+    assert found["margin"] == margin
+
+
+USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"messages": [{"role": "user"}]}, "message 1 has no text"),
-        ({"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}, "message 2 has no role"),
+        ({"messages": [USER, {"content": "b"}]}, "message 2 has no role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has no text"),
         ({"messages": [{"role": 7, "content": "a"}]}, "message 1 has no role"),
+        ({"messages": [USER, {"role": "narrator", "content": "b"}]}, "message 2 has the unknown role 'narrator'"),
         ({"messages": ["a", "b"]}, "column 'messages' is list, not text"),
-        ({"messages": []}, "column 'messages' is list, not text"),
+        ({"messages": []}, "the conversation is empty"),
         ({"messages": {"a": 1}}, "column 'messages' is dict, not text"),
+        ({"messages": {"a": 1, "messages": [USER]}}, "column 'messages' is dict, not text"),
+        ({"messages": [ASSISTANT, USER]}, "turn 1: a turn of the assistant cannot come first"),
+        ({"messages": [USER, USER, ASSISTANT]}, "turns 1 and 2 are both of the user"),
+        ({"messages": [{"role": "system", "content": "a"}]}, "the conversation has no turn of a user"),
+        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "turn 2, of the assistant, is empty"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "a tool call has no function with a name"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": 3}]}, "message 2 has no text"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "the arguments of the tool call 'f' are not JSON",
+        ),
+        (
+            {"messages": [{"role": "user", "parts": [{"kind": "image", "text": "a"}]}]},
+            "a part of a message has the unknown kind 'image', or no text",
+        ),
+        (
+            {"messages": [{"role": "user", "parts": [{"kind": "cite", "text": "1"}]}]},
+            "turn 1: a turn of the user has no cite",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_quarantined(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
     good = {"messages": [{"role": "user", "content": "Hi"}]}
-    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(good) + "\n")
-    assert [found["text"] for found in preprocessed(tmp_path, f"{tmp_path}/a.jsonl:train:messages")] == ["User:\nHi\n"]
-    (line,) = (tmp_path / "out" / shards.QUARANTINE).read_text().splitlines()
-    assert json.loads(line) == {"file": "a.jsonl", "line": 1, "reason": reason}
+    path = written(tmp_path / "a.jsonl", [row, good])
+    assert [found["text"] for found in preprocessed(tmp_path, f"{path}:train:messages")] == ["User:\nHi\n"]
+    assert quarantined(tmp_path) == [{"file": "a.jsonl", "line": 1, "reason": reason}]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "the pair has no rejected answer"),
+        ({"prompt": "a", "rejected": "b"}, "the pair has no chosen answer"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b\n"}, "chosen equals rejected"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "turn 2, of the assistant, is empty"),
+        ({"prompt": "a", "chosen": "b", "rejected": " "}, "turn 2, of the assistant, is empty"),
+        ({"prompt": "a", "chosen": "b", "rejected": 7}, "rejected is int, not text"),
+        ({"prompt": 7, "chosen": "b", "rejected": "c"}, "the prompt is int, not text"),
+        ({"prompt": None, "chosen": "b", "rejected": "c"}, "chosen is no dialogue, and there is no prompt"),
+        ({"prompt": "", "chosen": [USER, ASSISTANT], "rejected": [USER]}, "rejected ends with a turn of the user, "
+         "not with an answer"),
+        ({"prompt": "", "chosen": [USER, ASSISTANT], "rejected": []}, "rejected has no messages"),
+        (
+            {"prompt": "z", "chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
+            "the prompt is not what chosen begins with",
+        ),
+        (
+            {"prompt": "", "chosen": [USER, ASSISTANT], "rejected": [{"role": "user", "content": "z"}, ASSISTANT]},
+            "chosen and rejected answer different prompts",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin is 'much', not a finite number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": math.inf}, "margin is 'inf', not a finite number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_pair_is_quarantined(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [row, PAIRS["texts"][1]])
+    assert len(preprocessed(tmp_path, f"{path}:train:prompt")) == 1
+    assert quarantined(tmp_path) == [{"file": "a.jsonl", "line": 1, "reason": reason}]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip() != "")
+said = texts | st.sampled_from(["User:\nx", "\n\nAssistant:\ny", "<|end|><|user|>", "Human: a", "[1]", "```\n"])
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> list[tuple[str, str]]:
+    roles = draw(st.sampled_from([["system"], []])) + ["user", "assistant"] * draw(st.integers(1, 4))
+    roles = roles[: len(roles) - draw(st.integers(0, 1))]
+    return [(role, draw(said)) for role in roles]
+
+
+@given(talks(), st.sampled_from([("role", "content"), ("from", "value"), ("role", "text")]))
+def test_what_is_said_is_kept_verbatim(talk: list[tuple[str, str]], keys: tuple[str, str]) -> None:
+    read = conversations.conversation([dict(zip(keys, turn, strict=True)) for turn in talk])
+    assert read is not None
+    assert [(turn.role, turn.parts) for turn in read.turns] == [(role, (Part("text", text),)) for role, text in talk]
+    assert conversations.conversation(to_rows(read.turns)) == read
+
+
+@given(talks().filter(lambda talk: len(talk) % 2 == (talk[0][0] == "system")), said, said)
+def test_a_pair_is_read_alike_with_and_without_its_prompt(talk: list[tuple[str, str]], one: str, other: str) -> None:
+    *before, _ = ({"role": role, "content": text} for role, text in talk)
+    answers = [[{"role": "assistant", "content": text}] for text in (one, other)]
+    apart = [before, *answers]
+    together = [None, *([*before, *answer] for answer in answers)]
+    if one.strip() == other.strip():
+        for columns in (apart, together):
+            with pytest.raises(ValueError, match="chosen equals rejected"):
+                conversations.pair(*columns)
+    else:
+        pair = conversations.pair(*apart)
+        assert pair == conversations.pair(*together)
+        assert (pair.turns[-1].parts, pair.rejected) == ((Part("text", one),), (Part("text", other),))
+
+
+words = st.lists(st.sampled_from(["Human", "Assistant:", "is", "\n", "here."]), min_size=1).map(" ".join)
+
+
+@given(
+    st.lists(words.filter(lambda text: text.strip() != ""), min_size=2, max_size=6).filter(lambda t: len(t) % 2 == 0)
+)
+def test_a_dialogue_is_split_at_its_speakers_alone(turns: list[str]) -> None:
+    who = ("Human", "Assistant")
+    dialogue = "".join(f"\n\n{who[number % 2]}: {text}" for number, text in enumerate(turns))
+    read = conversations.pair(None, dialogue, f"{dialogue} More.")
+    assert [turn.text for turn in read.turns] == [text.strip().strip("\n") for text in turns]
+
+
+def reply(text: str, rank: int | None, *replies: dict[str, Any], role: str = "assistant") -> dict[str, Any]:
+    return {"text": text, "role": role, "rank": rank, "deleted": False, "replies": list(replies)}
+
+
+TREE = reply(
+    "Q",
+    None,
+    reply("second", 1, reply("why?", None, reply("so", 0), reply("because", 1), role="prompter")),
+    reply("best", 0),
+    reply("last", 2),
+    reply("unranked", None),
+    {**reply("gone", 0), "deleted": True},
+    role="prompter",
+)
+
+
+def test_a_tree_becomes_its_best_path_all_paths_or_ranked_pairs(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE, "id": "t"}, {"prompt": "Just text.", "id": "x"}])
+    spec = f"{path}:train:prompt"
+    best, _ = preprocessed(tmp_path, spec)
+    assert [turn.text for turn in from_rows(best["messages"])] == ["Q", "best"]
+    *paths, text = preprocessed(tmp_path, spec, "--reply-trees", "all_paths")
+    assert [[turn.text for turn in from_rows(row["messages"])][1:] for row in paths] == [
+        ["second", "why?", "so"], ["second", "why?", "because"], ["best"], ["last"], ["unranked"],
+    ]  # fmt: skip
+    assert [row["record"] for row in (*paths, text)] == ["t"] * 5 + ["x"]
+    assert [row["position"] for row in (*paths, text)] == list(range(6))
+    *pairs, text = preprocessed(tmp_path, spec, "--reply-trees", "ranked_pairs")
+    assert [
+        (len(row["messages"]), from_rows(row["messages"])[-1].text, row["rejected"][0]["text"]) for row in pairs
+    ] == [
+        (2, "best", "second"), (2, "best", "last"), (2, "second", "last"), (4, "so", "because"),
+    ]  # fmt: skip
+    assert [row["position"] for row in (*pairs, text)] == list(range(5))
+
+
+def test_a_tree_without_ranks_is_quarantined_where_pairs_are_made(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "a.jsonl", [{"prompt": reply("Q", None, reply("A", None), role="prompter")}, {"prompt": TREE}]
+    )
+    assert len(preprocessed(tmp_path, f"{path}:train:prompt", "--reply-trees", "ranked_pairs")) == 4
+    assert [row["reason"] for row in quarantined(tmp_path)] == ["the tree has no two ranked replies to one prompt"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.arrow"])
+def test_the_documents_of_trees_are_cut_into_shards_by_their_positions(name: str, tmp_path: Path) -> None:
+    trees = [
+        reply(f"Q{n}", None, *(reply(f"A{n}.{k}", k) for k in range(n % 4 + 1)), role="prompter") for n in range(30)
+    ]
+    path = written(tmp_path / name, [{"prompt": tree} for tree in trees], row_group_size=7)
+    flags = ("--reply-trees", "all_paths", "--shard-size", "8", "--dedup.near", "false")
+    rows = preprocessed(tmp_path, f"{path}:train:prompt", *flags)
+    assert [row["position"] for row in rows] == list(range(sum(n % 4 + 1 for n in range(30))))
+    assert [from_rows(row["messages"])[-1].text for row in rows] == [
+        f"A{n}.{k}" for n in range(30) for k in range(n % 4 + 1)
+    ]
+    shard_rows = [len(pq.read_table(shard)) for shard in shards.shard_paths(tmp_path / "out")]
+    assert shard_rows == [8] * 9 + [1]
+    few = preprocessed(tmp_path, f"{path}:train:prompt", *flags, "--max-documents", "13", "--workers", "1")
+    assert few == rows[:13]
+
+
+@pytest.mark.parametrize("trees", ["best_path", "all_paths", "ranked_pairs"])
+def test_reading_from_a_position_on_is_reading_the_rest(trees: conversations.Trees, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": tree} for tree in (TREE, 7, TREE, "Text.")])
+    (piece,) = LocalFiles(Spec(str(path), None, "train", "prompt"), trees).pieces()
+    whole = list(read(piece))
+    assert [position for position, _ in whole] == list(range(piece.count))
+    assert piece.count == {"best_path": 4, "all_paths": 12, "ranked_pairs": 10}[trees]
+    for start in range(piece.count + 1):
+        assert list(read(piece, start)) == whole[start:]
+
+
+def test_a_takedown_removes_every_document_of_a_tree_with_its_turns(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE, "id": "t"}, PAIRS["texts"][1] | {"id": "p"}])
+    preprocessed(tmp_path, f"{path}:train:prompt", "--reply-trees", "all_paths", "--dedup.near", "false")
+    request = written(tmp_path / "requests.jsonl", [{"kind": "record", "value": "t"}])
+    command = ["takedown", "apply", str(request), "--dataset", str(tmp_path / "out")]
+    assert main([*command, "--artifacts", str(tmp_path)]) == 0
+    (left,) = (row for path in shards.shard_paths(tmp_path / "out") for row in pq.read_table(path).to_pylist())
+    assert (left["record"], left["rejected"]) == ("p", [{"kind": "text", "text": "Go away."}])
+    assert from_rows(left["messages"])[0] == Turn.of("user", "Hi")
+    assert artifacts.load(tmp_path / "out").counts["dropped"] == {"removal.requested": 5}
+
+
+def test_a_blend_keeps_conversations_beside_a_dataset_from_before_them(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    for seed in range(9):
+        (tmp_path / "code" / f"m{seed}.py").write_text(python_file(seed))
+    pairs = [PAIRS["texts"][1] | {"prompt": f"Say {number}.", "margin": number} for number in range(9)]
+    flags = ("--dedup.near", "false", "--skip", "filters")
+    source = written(tmp_path / "pairs.jsonl", pairs)
+    for spec, name in ((f"{tmp_path}/code:train:text", "code"), (f"{source}:train:prompt", "pairs")):
+        assert main(["preprocess", "--dataset", spec, "--output-dir", str(tmp_path / f"of-{name}"), *flags]) == 0
+    old = tmp_path / "of-code"
+    for path in shards.shard_paths(old):
+        pq.write_table(pq.read_table(path).drop_columns(list(shards.OF_CONVERSATIONS)), path)
+    manifest = json.loads((old / artifacts.MANIFEST).read_text())
+    with artifacts.create(tmp_path / "old", kind=shards.KIND, config=manifest["config"], inputs=[]) as draft:
+        shutil.copytree(old, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(artifacts.MANIFEST))
+        draft.counts |= manifest["counts"]
+    datasets = [f"--datasets.{name}.path={tmp_path / folder}" for name, folder in (("a", "old"), ("b", "of-pairs"))]
+    shares = ["--shares.code=0.5", "--shares.instruction=0.5", "--shares.text=0"]
+    assert main(["blend", *datasets, *shares, "--output-dir", str(tmp_path / "blend")]) == 0
+    rows = [row for path in shards.shard_paths(tmp_path / "blend") for row in pq.read_table(path).to_pylist()]
+    said = {from_rows(row["messages"])[0].text: row["margin"] for row in rows if row["messages"] is not None}
+    assert said == {f"Say {number}.": float(number) for number in range(9)}
+    assert {row["category"] for row in rows if row["messages"] is None} == {"code"}
+
+
+def test_a_dropped_path_of_a_tree_is_read_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE}, {"prompt": TREE}])
+    preprocessed(tmp_path, f"{path}:train:prompt", "--reply-trees", "all_paths", "--dedup.near", "false")
+    (dropped,) = shards.read_dropped(artifacts.load(tmp_path / "out"))
+    texts = source_texts(artifacts.load(tmp_path / "out"), dropped.to_pylist())
+    assert [text.split()[-1] for text in texts if text] == ["so", "because", "best", "last", "unranked"]
+
+
+def test_no_rule_of_cleaning_or_scrubbing_spans_two_turns(tmp_path: Path) -> None:
+    talk = [
+        {"role": "user", "content": "\ufeff\n\nMy key:  \n\n\n\n```\nls   \n"},
+        {"role": "assistant", "content": "Ask ann@ibidem.org   \n\n\n\nor bob@ibidem.org\n\n"},
+    ]
+    path = written(tmp_path / "a.jsonl", [{"messages": talk}])
+    (row,) = preprocessed(tmp_path, f"{path}:train:messages")
+    asked, answer = from_rows(row["messages"])
+    assert asked == Turn.of("user", "My key:  \n\n```\nls")
+    assert answer == Turn.of("assistant", "Ask <EMAIL>  \n\nor <EMAIL>")
+    assert row["text"] == plain([asked, answer])
+    assert row["scrubbed"] == [("email", 2)]
+
+
+def test_secrets_are_scrubbed_from_every_part_and_from_the_rejected_answer(tmp_path: Path) -> None:
+    secret = "ann@ibidem.org"
+    turns = (
+        Turn("user", (Part("text", f"Who is {secret}?"), Part("passage", f"Mail {secret} now."))),
+        Turn("assistant", (Part("tool_call", f'{{"name": "mail", "arguments": {{"to": "{secret}"}}}}'),)),
+        Turn.of("tool", f"Sent to {secret}."),
+        Turn.of("assistant", f"I wrote to {secret}."),
+    )
+    rows = to_rows(turns)
+    worse = {"role": "assistant", "content": f"No idea, ask {secret}."}
+    path = written(tmp_path / "a.jsonl", [{"chosen": rows, "rejected": [*rows[:-1], worse]}])
+    (row,) = preprocessed(tmp_path, f"{path}:train:chosen")
+    assert row["scrubbed"] == [("email", 6)]
+    assert secret not in json.dumps(row)
+    assert row["text"].count("<EMAIL>") == json.dumps([row["messages"], row["rejected"]]).count("<EMAIL>") == 6
+
+
+def test_a_pair_that_scrubbing_makes_equal_and_a_turn_that_cleaning_empties_are_dropped(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Who?", "chosen": "ann@ibidem.org", "rejected": "bob@ibidem.org"},
+        {"prompt": "Why?", "chosen": "\ufeff", "rejected": "No."},
+        {"prompt": "How?", "chosen": "So.", "rejected": "No."},
+    ]
+    assert len(preprocessed(tmp_path, f"{written(tmp_path / 'a.jsonl', rows)}:train:prompt")) == 1
+    assert artifacts.load(tmp_path / "out").counts["dropped"] == {"empty": 1, "pair.equal": 1}
+
+
+def test_a_conversation_is_not_repetitive_because_its_speakers_are_named_often(tmp_path: Path) -> None:
+    lines = [" ".join(f"{word}{number}" for word in WORDS[:4]) for number in range(20)]
+    talk = [{"role": ("user", "assistant")[number % 2], "content": line} for number, line in enumerate(lines)]
+    path = written(tmp_path / "a.jsonl", [{"messages": talk}])
+    command = ["preprocess", "--dataset", f"{path}:train:messages", "--output-dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert artifacts.load(tmp_path / "out").counts["dropped"] == {}
+    same = [{"role": turn["role"], "content": f"It is said over and over, again and again: {number % 2}, {'so ' * 20}"}
+            for number, turn in enumerate(talk)]  # fmt: skip
+    written(path, [{"messages": same}, {"messages": talk}])
+    assert main(command) == 0
+    assert artifacts.load(tmp_path / "out").counts["dropped"] == {"filter.repetition": 1}
 
 
 def test_an_instruction_without_its_answer_is_quarantined_and_a_column_alone_is_text(tmp_path: Path) -> None:
@@ -114,23 +504,74 @@ def test_an_instruction_without_its_answer_is_quarantined_and_a_column_alone_is_
     assert "no answer in text" in (tmp_path / "out" / shards.QUARANTINE).read_text()
 
 
+TREES = "oasst_en100/en_100_tree.jsonl"
+TASKS = "self_instruct/seed_tasks.jsonl"
+HARMLESS = "hh_rlhf_harmless_test/test.jsonl.gz"
+
+
 @pytest.mark.parametrize(
-    ("path", "column", "count"),
+    ("path", "column", "trees", "count"),
     [
-        ("self_instruct/seed_tasks.jsonl", "instruction", 175),
-        ("dolly_sample/dolly.jsonl", "prompt", 151),
-        ("oasst_en100/en_100_tree.jsonl", "prompt", 100),
+        (TASKS, "instruction", "best_path", 175),
+        ("self_instruct/user_oriented_instructions.jsonl", "instruction", "best_path", 252),
+        ("dolly_sample/dolly.jsonl", "prompt", "best_path", 151),
+        (TREES, "prompt", "best_path", 100),
+        (TREES, "prompt", "all_paths", 626),
+        (TREES, "prompt", "ranked_pairs", 754),
     ],
 )
-def test_public_instructions_are_read_whole(path: str, column: str, count: int, tmp_path: Path) -> None:
+def test_public_instructions_are_read_whole(path: str, column: str, trees: str, count: int, tmp_path: Path) -> None:
     if not (SHARED_DATA / path).exists():
         pytest.skip(f"{path} is not here")
-    found = preprocessed(tmp_path, f"{SHARED_DATA / path}:train:{column}")
+    flags = ("--reply-trees", trees, "--dedup.near", "false")
+    found = preprocessed(tmp_path, f"{SHARED_DATA / path}:train:{column}", *flags)
     counts = artifacts.load(tmp_path / "out").counts
-    assert (counts["read"], counts["quarantined"]) == (count, 0)
-    assert len(found) > 0.9 * count
+    assert (counts["read"], counts["quarantined"], len(found)) == (count, 0, count)
     assert {row["category"] for row in found} == {"instruction"}
-    assert all(row["text"].startswith("User:\n") and "\n\nAssistant:\n" in row["text"] for row in found)
+    for row in found:
+        turns, pair = from_rows(row["messages"]), row["rejected"] is not None
+        assert row["text"] == plain(turns, [Part(**part) for part in row["rejected"]] if pair else None)
+        assert pair == (trees == "ranked_pairs")
+        check(turns)
+
+
+def test_all_paths_of_public_trees_are_what_a_plain_walk_finds(tmp_path: Path) -> None:
+    path = SHARED_DATA / TREES
+    if not path.exists():
+        pytest.skip(f"{TREES} is not here")
+
+    def walk(message: dict[str, Any], before: list[str]) -> Iterator[list[str]]:
+        here = [*before, message["text"]]
+        for each in message["replies"]:
+            yield from walk(each, here)
+        if not message["replies"]:
+            yield here
+
+    trees = [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+    flags = ("--reply-trees", "all_paths", "--dedup.near", "false", "--skip", "clean", "scrub", "filters")
+    found = preprocessed(tmp_path, f"{path}:train:prompt", *flags)
+    expected = [talk for tree in trees for talk in walk(tree, [])]
+    assert [[turn.parts[0].text for turn in from_rows(row["messages"])] for row in found] == expected
+
+
+def test_public_pairs_are_read_and_the_bad_ones_quarantined(tmp_path: Path) -> None:
+    path = SHARED_DATA / HARMLESS
+    if not path.exists():
+        pytest.skip(f"{HARMLESS} is not here")
+    found = preprocessed(tmp_path, f"{path}:train:chosen", "--dedup.near", "false", "--dedup.exact", "false")
+    counts = artifacts.load(tmp_path / "out").counts
+    assert (counts["read"], counts["kept"], counts["quarantined"]) == (2312, 2299, 13)
+    reasons = Counter(re.sub(r"\d+", "N", row["reason"]) for row in quarantined(tmp_path))
+    assert reasons == {"turns N and N are both of the assistant": 9, "turn N, of the assistant, is empty": 4}
+    lines = list(map(json.loads, gzip.decompress(path.read_bytes()).splitlines()))
+    for row in found[::50]:
+        line = lines[row["position"]]
+        turns = from_rows(row["messages"])
+        assert turns[-1].role == "assistant"
+        for name, answer in (("chosen", turns[-1].text), ("rejected", row["rejected"][0]["text"])):
+            if not row["scrubbed"]:
+                said = " ".join(line[name].replace("Human:", "").replace("Assistant:", "").split())
+                assert " ".join(" ".join([*(turn.text for turn in turns[:-1]), answer]).split()) == said
 
 
 def test_the_blend_of_the_readme_is_made_with_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

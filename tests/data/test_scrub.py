@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.data.scrub.scrubber import PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
+from ibidem.data.scrub.scrubber import HEALTH, PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 SCRUBBER = Scrubber(ScrubPolicy())
@@ -102,6 +102,14 @@ IN_CONTEXT = [
     ("key.password", '"api_key": "', scramble(HEX, 32), '"'),
     ("phone-number", "Telephone: ", "030 901820", ""),
     ("us-ssn", "SSN: ", "536904399", ""),
+    ("key.bearer", "Authorization: Bearer ", scramble(ALNUM, 40), ""),
+    ("health-number", "NHS number: ", "943 476 5927", ""),
+    ("medical-record", "MRN: ", "0048213", ""),
+    ("diagnosis", "My father has ", "E11.65", " and"),
+    ("national-id", "AHV-Nr. ", "756.1234.5678.97", ""),
+    ("prescriber-number", "DEA: ", "BJ4125349", ""),
+    ("birth-date", "DOB: ", "03/12/1961", ""),
+    ("device-serial", "pacemaker serial no. ", "PM4471902", ""),
 ]
 
 UNTOUCHED = [
@@ -146,6 +154,20 @@ UNTOUCHED = [
     "2024-01-02 123-45-6789 000-12-3456 666-12-3456",
     "DE88370400440532013000",
     "<EMAIL> <IP_ADDRESS> <KEY:github>",
+    "NHS number 943 476 5928",
+    "NHS number: 943 476 5919",
+    "MBI 1EG4-TE5-MK73",
+    "KVNR: A123456789",
+    "DEA: BJ4125342",
+    "ahv = 7561234567898",
+    "I have A40 cards and H100 cards, and the bus E11",
+    "the code E11.65 means diabetes; ICD has F32.1",
+    "self.patient_id = patient_id",
+    "look at the dot product, or at a dot b",
+    "Authorization: Bearer YOUR_TOKEN_GOES_HERE_PLEASE",
+    "Authorization: Bearer ${TOKEN}",
+    "API_TOKEN=os.environ.get('API_TOKEN')",
+    "SECRET_KEY=correct_horse_battery_staple",
 ]
 
 
@@ -164,7 +186,7 @@ def test_values_are_found_by_the_words_around_them(kind, before, value, after):
 
 def test_every_kind_has_an_example():
     shown = {kind for kind, *_ in [*TOKENS, *IN_CONTEXT]}
-    assert shown == {rule.kind for rule in SECRETS + PERSONAL}
+    assert shown == {rule.kind for rule in SECRETS + PERSONAL + HEALTH}
 
 
 @pytest.mark.parametrize("text", UNTOUCHED)
@@ -225,9 +247,9 @@ def test_escapes_in_front_of_an_email_stay():
 
 def test_a_policy_leaves_the_other_half_alone():
     text = f"ann@ibidem.org {TOKENS[0][1]}"
-    assert set(Scrubber(ScrubPolicy(personal=False))(text)[1]) == {"key.aws-access-key"}
+    assert set(Scrubber(ScrubPolicy(personal=False, health=False))(text)[1]) == {"key.aws-access-key"}
     assert set(Scrubber(ScrubPolicy(secrets=False))(text)[1]) == {"email"}
-    assert Scrubber(ScrubPolicy(personal=False, secrets=False))(text) == (text, {})
+    assert Scrubber(ScrubPolicy(personal=False, secrets=False, health=False))(text) == (text, {})
 
 
 def test_secret_kinds_are_the_secrets():
@@ -242,7 +264,7 @@ def test_lone_surrogates_and_nul_pass():
 PIECES = st.one_of(
     st.sampled_from([value for _, value in TOKENS]),
     st.sampled_from([before + value + after for _, before, value, after in IN_CONTEXT]),
-    st.sampled_from([placeholder(rule.kind) for rule in SECRETS + PERSONAL]),
+    st.sampled_from([placeholder(rule.kind) for rule in SECRETS + PERSONAL + HEALTH]),
     st.sampled_from(UNTOUCHED),
     st.sampled_from([*'.,:;-_@/+"<>( )\\', "://", "\n", "version = ", "key=", "token", "phone "]),
     st.text(max_size=5),

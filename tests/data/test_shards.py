@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ibidem.conversation import Part, Turn, from_rows, plain
 from ibidem.data import shards
 from ibidem.data.pipeline.finish import write_staying
+from ibidem.errors import DataError
 from ibidem.records import Document
 
 NUM_TEXTS = 2 * shards.BATCH_ROWS + 100
@@ -107,3 +109,58 @@ def test_the_bytes_of_a_shard_depend_on_its_rows_alone(kept: Path, shard: Path) 
     at_once = finished(kept, [row for row in range(NUM_TEXTS) if row % 3 == 0 or row % 5 == 0], "at-once.parquet")
     assert finished(twice, again, "twice.parquet").read_bytes() == at_once.read_bytes()
     assert finished(shard, [], "copy.parquet").read_bytes() == shard.read_bytes()
+
+
+def conversation(number: int) -> Document:
+    turns = (Turn.of("user", f"What is {number}?"), Turn("assistant", (Part("text", "See"), Part("cite", str(number)))))
+    rejected = (Part("text", "No."),) if number % 3 == 0 else None
+    document = Document(plain(turns, rejected).encode(), "s", None, f"r{number}", messages=turns, rejected=rejected)
+    document.margin = number / 2 if number % 6 == 0 else None
+    return document
+
+
+def mixed() -> list[Document]:
+    return [
+        conversation(number) if number % 2 else Document(text(number).encode(), "s", None, f"r{number}")
+        for number in range(NUM_TEXTS)
+    ] + [conversation(number) for number in range(0, 60, 6)]
+
+
+def test_conversations_and_pairs_come_back_as_they_were(tmp_path: Path) -> None:
+    documents = mixed()
+    shards.write_table(tmp_path / "kept.arrow", pa.Table.from_batches([shards.as_batch(documents)]))
+    path = finished(tmp_path / "kept.arrow", range(0, len(documents), 5), "shard.parquet")
+    left = [document for number, document in enumerate(documents) if number % 5]
+    rows = list(shards.read_rows(path, ["messages", "rejected", "margin", "text"]))
+    assert len(rows) == len(left)
+    assert {row["margin"] for row in rows} > {None, 3.0, 27.0}
+    for row, document in zip(rows, left, strict=True):
+        assert (None if row["messages"] is None else from_rows(row["messages"])) == document.messages
+        rejected = row["rejected"]
+        assert (None if rejected is None else tuple(Part(**part) for part in rejected)) == document.rejected
+        assert (row["margin"], row["text"]) == (document.margin, document.text)
+
+
+def test_the_bytes_of_a_shard_of_conversations_depend_on_its_rows_alone(tmp_path: Path) -> None:
+    batch = shards.as_batch(mixed())
+    for size in (ARROW_ROWS, 1000):
+        with pa.ipc.new_file(tmp_path / f"{size}.arrow", batch.schema) as file:
+            for start in range(0, len(batch), size):
+                file.write_batch(batch.slice(start, size))
+    few, many = (finished(tmp_path / f"{size}.arrow", [7], f"{size}.parquet") for size in (1000, ARROW_ROWS))
+    assert few.read_bytes() == many.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["shard", "kept"])
+def test_a_dataset_from_before_conversations_is_read(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    path = request.getfixturevalue(name)
+    before = tmp_path / path.name
+    if name == "shard":
+        pq.write_table(pq.read_table(path).drop_columns(list(shards.OF_CONVERSATIONS)), before)
+        assert shards.read_shard(before).schema == shards.SCHEMA
+        assert {row["messages"] for row in shards.read_rows(before, ["text", "messages"])} == {None}
+        with pytest.raises(DataError, match="no column 'words'"):
+            list(shards.read_rows(before, ["words", "messages"]))
+    else:
+        shards.write_table(before, shards.read_table(path).drop_columns(list(shards.OF_CONVERSATIONS)))
+    assert finished(before, [3], "again.parquet").read_bytes() == finished(path, [3], "again.parquet").read_bytes()

@@ -881,3 +881,47 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     assert main(["blend", *blend]) == 0
     assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 0
     assert f"dataset {tmp_path / 'b'}" not in capsys.readouterr().out.replace("not in it", "")
+
+
+def trained_on(path: Path, kind: str = "checkpoint", **parents: Path) -> Path:
+    """Stand for a training that names its parents by their roles."""
+    inputs = [artifacts.load(parent).as_input(role, of=path) for role, parent in parents.items()]
+    with artifacts.create(path, kind=kind, config={}, inputs=inputs) as draft:
+        (draft.path / "content").write_text(path.name)
+    return path
+
+
+def tuned_from_base(folder: Path, tuning: Path, data: Path) -> None:
+    """base <- SFT <- reward model and DPO with it as reference; a checkpoint apart, and one whose tokenizer saw all."""
+    made_of(folder / "base" / "tokens", "tokens", data, documents=hashes_of(data))
+    words = trained_on(folder / "base" / "words", "tokenizer", dataset=data)
+    base = trained_on(folder / "base" / "step", tokens=folder / "base" / "tokens", tokenizer=words)
+    sft = trained_on(folder / "tuned" / "sft", data=tuning, initial=base, tokenizer=words)
+    reward = trained_on(folder / "tuned" / "reward", "reward model", data=tuning, initial=sft, tokenizer=words)
+    trained_on(folder / "tuned" / "dpo", initial=sft, reference=sft, reward=reward, tokenizer=words)
+    trained_on(folder / "tuned" / "apart", data=tuning, tokenizer=words)
+
+
+@pytest.mark.parametrize("searched", ["everything", "what was tuned"])
+def test_a_document_of_an_ancestor_is_followed_to_every_checkpoint_that_was_tuned_from_it(
+    searched: str, source: Path, tmp_path: Path
+) -> None:
+    data = run(source, tmp_path / "data").path
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"id": "c0", "text": PLAIN}) + "\n")
+    tuning = run(tmp_path / "chats.jsonl", tmp_path / "chats").path
+    tuned_from_base(tmp_path, tuning, data)
+    root = tmp_path if searched == "everything" else tmp_path / "tuned"
+    seen = {}
+    for dataset, record in ((data, "d1"), (tuning, "c0")):
+        requests = requests_file(tmp_path, [{"kind": "record", "value": record}])
+        plans = make_plans([dataset], requests, load_requests([requests]), [root], Engine(EngineConfig()))
+        seen[record] = {use.artifact.path.name: use.state for use in plans[0].uses if use.artifact.kind != "tokenizer"}
+    chain = {"sft": "saw", "reward": "saw", "dpo": "saw"}
+    assert {"step": "saw", "tokens": "holds", **chain} == seen["d1"]
+    assert seen["c0"] == {**chain, "apart": "saw"}
+    shutil.rmtree(tmp_path / "base" / "step")
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    plans = make_plans([data], requests, load_requests([requests]), [root], Engine(EngineConfig()))
+    states = {use.artifact.path.name: use.state for use in plans[0].uses}
+    assert dict.fromkeys(chain, "may have seen").items() <= states.items()
+    assert "apart" not in states

@@ -17,6 +17,7 @@ from tests.evaluation.bundle import lines, problems, reseal
 
 from ibidem import artifacts, jsonl
 from ibidem.config import build
+from ibidem.conversation import Conversation, Turn
 from ibidem.errors import GateFailed, IbidemError
 from ibidem.evaluation import coding, evidence, mmlu
 from ibidem.evaluation.config import DocQaConfig, HumanEvalConfig, MmluConfig
@@ -57,6 +58,13 @@ class Scripted:
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         lucky = sampling.temperature > 0 and sampling.seed == self._luck
         return [self._complete(prompt, lucky=lucky) for prompt in prompts]
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+        prompts = [turns[-1].text for turns in conversations]
+        return [Turn.of("assistant", text) for text in self.complete(prompts, sampling, ())]
+
+    def check_fit(self, _conversations: Sequence[Conversation], max_tokens: int) -> None:
+        assert max_tokens < self.context
 
     def _complete(self, prompt: str, *, lucky: bool) -> str:
         if found := re.findall(r"def add(\d+)\(a\)", prompt):

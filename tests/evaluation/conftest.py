@@ -1,4 +1,4 @@
-"""A tiny Hugging Face model that speaks single characters."""
+"""A tiny Hugging Face model that speaks single characters, and a checkpoint that can read passages."""
 
 import shutil
 from pathlib import Path
@@ -41,3 +41,26 @@ def hf_model_with_bos(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A <unk>", None, [("<s>", 0), ("<unk>", 1)])
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(
+    dataset: Path, tokenizer_dir: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint after one step, with a context of 512."""
+    from ibidem.config import build
+    from ibidem.training.config import TrainConfig
+    from ibidem.training.train import train
+
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "long.py").write_text(model_file.read_text().replace("context=64", "context=512"))
+    settings = {
+        "model": folder / "long.py",
+        "output_dir": folder / "run",
+        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 64},
+        "training": {"steps": 1, "batch_sequences": 2, "mixed_precision": "no"},
+        "optim": {"lr": 1e-2, "warmup_steps": 1},
+        "validation": {"every": 1, "windows": 2},
+    }
+    train(build(TrainConfig, settings))
+    return folder / "run" / "checkpoints" / "step-000001"

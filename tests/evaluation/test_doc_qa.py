@@ -1,10 +1,13 @@
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ibidem.cli import main
+from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
@@ -19,11 +22,14 @@ from ibidem.evaluation.doc_qa import (
     measure,
     normalize,
     read_questions,
+    rows,
     sentences,
 )
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.task import Demand
 from ibidem.grounding.support import WordCover
+from ibidem.inference.chat import PROMPT_FORMAT
+from ibidem.modeling.generate import Sampling
 
 ABSTENTIONS = ("i don't know",)
 PASSAGES = {"a": "The tower is 330 metres high.", "b": "It was built in 1889.", "c": "Paris has many parks."}
@@ -242,8 +248,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
         {"id": "3", "answer": ""},
     ]  # fmt: skip
     answers = [{**row, "checkpoint": "sha256:1"} for row in answers]
-    for name, rows in (("data", data), ("answers", answers)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, table in (("data", data), ("answers", answers)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     return tmp_path / "data.jsonl", tmp_path / "answers.jsonl"
 
 
@@ -397,10 +403,73 @@ def test_a_judge_that_agrees_with_people_in_both_classes_is_not_doubted() -> Non
 
 
 @pytest.mark.parametrize("name", ["own", "hf"])
-def test_a_model_answers(name: str, checkpoint: Path, hf_model: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
-    model = {"own": checkpoint, "hf": hf_model}[name]
+def test_a_model_answers(
+    name: str, long_checkpoint: Path, hf_model: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = {"own": long_checkpoint, "hf": hf_model}[name]
     doc_qa(DocQaConfig(data=files[0], checkpoint=model, output_dir=tmp_path / "o", max_tokens=8, batch=2))
     assert [item["id"] for item in evidence.read(tmp_path / "o").items] == ["1", "2", "3"]
+
+
+def test_a_question_that_does_not_fit_is_refused_before_any_is_answered(
+    long_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibidem.inference.models.OwnModel.respond", lambda *_: pytest.fail("it was asked"))
+    data = [{"id": str(n), "question": "How?", "answers": ["x"], "context": "It is so. " * 9**n} for n in range(4)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    with pytest.raises(ConfigError, match="max_tokens leaves 448 of the model's context; shorten the prompt"):
+        doc_qa(DocQaConfig(data=tmp_path / "d.jsonl", checkpoint=long_checkpoint, output_dir=tmp_path / "o", batch=1))
+    assert not (tmp_path / "o").exists()
+
+
+class Citing:
+    """A model that cites by a part of its turn, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Conversation] = []
+        self.checked: list[Conversation] = []
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        assert max_tokens == 64
+        assert not self.asked
+        self.checked += conversations
+
+    def respond(self, conversations: Sequence[Conversation], _sampling: Sampling) -> list[Turn]:
+        self.asked += conversations
+        parts = (Part("text", " The tower is 330 metres high"), Part("cite", "a"), Part("text", ".\n"))
+        return [Turn("assistant", parts)] * len(conversations)
+
+
+def test_passages_are_parts_of_the_prompt_and_generated_citations_count(
+    checkpoint: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Citing()
+    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
+    doc_qa(DocQaConfig(data=files[0], checkpoint=checkpoint, output_dir=tmp_path / "o", batch=2))
+    (turn,) = model.asked[0]
+    assert (turn.role, [part.kind for part in turn.parts]) == ("user", [*["passage"] * len(PASSAGES), "text"])
+    assert [part.text for part in turn.parts[:-1]] == [f"[{key}] {text}" for key, text in PASSAGES.items()]
+    assert turn.parts[-1].text.endswith("Question: How high?")
+    assert len(model.asked) == 3
+    assert model.checked == model.asked
+    found = evidence.read(tmp_path / "o")
+    assert found.items[0]["answer"] == "The tower is 330 metres high [a]."
+    assert [claim["cited"] for claim in found.items[0]["claims"]] == [["a"]]
+    assert found.items[0]["claims"][0]["supported"]
+    assert found.artifact.config["prompt_format"] == PROMPT_FORMAT
+
+
+def test_evidence_says_in_which_format_its_questions_were_asked(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, answers = files
+    doc_qa(DocQaConfig(data=data, predictions=answers, output_dir=tmp_path / "o"))
+    found = evidence.read(tmp_path / "o")
+    assert found.artifact.config["prompt_format"] is None  # nobody was asked
+    due = {**TASK.settings, "entailment": "words"}
+    assert TASK.differs(found, rows(data), due) is None
+    for other in ({"prompt_format": PROMPT_FORMAT + 1}, {}):
+        config = {name: value for name, value in found.artifact.config.items() if name != "prompt_format"} | other
+        older = replace(found, artifact=replace(found.artifact, config=config))
+        assert "another format" in (TASK.differs(older, rows(data), due) or "")
 
 
 def test_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:

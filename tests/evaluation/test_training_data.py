@@ -1,6 +1,8 @@
 """The search of the training data for the test: in the data that were sealed, or not at all."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,12 @@ from ibidem import artifacts
 from ibidem.artifacts import Input
 from ibidem.data import shards
 from ibidem.data.filters.contamination import ProblemText
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.evaluation.config import MbppConfig
 from ibidem.evaluation.contamination import look
+from ibidem.evaluation.evidence import read
+from ibidem.evaluation.gate.tasks import seen_in_training
+from ibidem.evaluation.mbpp import mbpp
 
 TOKENS = artifacts.Artifact(Path(), "tokens", "", "", (), {}, {}, {}, {})
 
@@ -65,3 +72,111 @@ def test_data_that_are_no_longer_as_they_were_sealed_are_not_measured(
     assert look(checkpoint, [problem]) is None
     shard.unlink()
     assert look(checkpoint, [problem]) is None
+
+
+MBPP = {
+    "task_id": 11,
+    "text": "Write a python function to remove first and last occurrence of a given character from the string.",
+    "code": "def remove_occ(s, ch):\n    parts = s.split(ch)\n    first = ''.join(parts[:2])\n"
+    "    last = ''.join(parts[-2:])\n    return first + last if len(parts) > 2 else first\n",
+    "test_setup_code": "",
+    "test_list": ["assert remove_occ('hello', 'l') == 'heo'"],
+}
+OTHER = {
+    "task_id": 12,
+    "text": "Write a function that sorts the rows of a matrix by the sum of the numbers in each row.",
+    "code": "def sort_matrix(m):\n    return sorted(m, key=sum)\n",
+    "test_setup_code": "",
+    "test_list": ["assert sort_matrix([[2], [1]]) == [[1], [2]]"],
+}
+
+
+def chats(folder: Path, *problems: Mapping[str, object]) -> Path:
+    """Make a dataset of conversations in which the problems are asked and solved."""
+    said = [("What is the capital of France, and how large is it?", "Paris. About two million people live there.")]
+    said += [(str(each["text"]), str(each["code"])) for each in problems]
+    rows = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]} for a, b in said]
+    folder.mkdir(parents=True)
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = (f"{folder / 'chats.jsonl'}:train:messages",)
+    preprocess(PreprocessConfig(dataset=source, output_dir=folder / "data", skip=("licenses", "filters", "scrub")))
+    return folder / "data"
+
+
+def trained(path: Path, kind: str = "checkpoint", sources: tuple[Input, ...] = (), **parents: Path) -> Path:
+    """Stand for a training that names its parents by their roles."""
+    inputs = [artifacts.load(parent).as_input(role, of=path) for role, parent in parents.items()]
+    with artifacts.create(path, kind=kind, config={}, inputs=[*inputs, *sources]) as draft:
+        (draft.path / "content").write_text(path.name)
+    return path
+
+
+def problems_of(*rows: Mapping[str, object]) -> list[ProblemText]:
+    return [ProblemText(str(row["task_id"]), (str(row["text"]), str(row["code"]))) for row in rows]
+
+
+@pytest.fixture
+def base(dataset: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
+    """A base checkpoint whose tokens come from a clean dataset."""
+    trained(tmp_path / "tokens", "tokens", dataset=dataset, tokenizer=tokenizer_dir)
+    return trained(tmp_path / "base", tokens=tmp_path / "tokens", tokenizer=tokenizer_dir)
+
+
+@pytest.mark.parametrize("role", ["initial", "data", "reference", "reward", "policy"])
+def test_a_problem_is_found_in_the_data_of_any_ancestor(
+    role: str, base: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    """base <- tuned on MBPP <- (role) tuned on clean conversations <- tuned once more."""
+    leaked = chats(tmp_path / "leaked", MBPP)
+    clean = chats(tmp_path / "clean")
+    tuned = trained(tmp_path / "sft", data=leaked, initial=base, tokenizer=tokenizer_dir)
+    parents = {"initial": base, role: leaked if role == "data" else tuned}
+    later = trained(tmp_path / "later", tokenizer=tokenizer_dir, pairs=clean, **parents)
+    last = trained(tmp_path / "last", data=clean, initial=later, tokenizer=tokenizer_dir)
+    for checkpoint in (tuned, later, last):
+        said = look(checkpoint, problems_of(MBPP, OTHER))
+        assert said is not None
+        assert list(said["found"]) == ["11"], checkpoint
+        assert set(said["datasets"].values()) >= {artifacts.load(leaked).digest}
+        assert len(said["datasets"]) == (2 if checkpoint == tuned else 3)
+    assert look(base, problems_of(MBPP))["problems"] == 0  # type: ignore[index]
+
+
+def test_the_evidence_of_mbpp_names_the_problem_that_tuning_has_seen(
+    checkpoint: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    tuned = tmp_path / "tuned"
+    parents = {"data": chats(tmp_path / "leaked", MBPP), "initial": checkpoint, "tokenizer": tokenizer_dir}
+    inputs = [artifacts.load(parent).as_input(role, of=tuned) for role, parent in parents.items()]
+    with artifacts.create(tuned, kind="checkpoint", config=artifacts.load(checkpoint).config, inputs=inputs) as draft:
+        shutil.copytree(checkpoint, draft.path, dirs_exist_ok=True)
+        (draft.path / artifacts.MANIFEST).unlink()
+        draft.counts |= artifacts.load(checkpoint).counts
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(MBPP) + "\n" + json.dumps(OTHER) + "\n")
+    for model, seen in ((checkpoint, set()), (tuned, {"11"})):
+        output = tmp_path / f"mbpp-{model.name}"
+        mbpp(MbppConfig(checkpoint=model, problems=tmp_path / "mbpp.jsonl", output_dir=output, max_tokens=2))
+        assert seen_in_training(read(output)) == seen
+
+
+@pytest.mark.parametrize("unknown", ["missing", "changed", "a file", "nothing named", "of tokens"])
+def test_an_ancestor_that_cannot_be_searched_is_unknown_and_not_clean(
+    unknown: str, base: Path, dataset: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    clean = chats(tmp_path / "clean")
+    told = Input("data", "sha256:0", "chats.jsonl", is_artifact=False)
+    more: dict[str, Path] = {}
+    if unknown == "nothing named":
+        more["reference"] = trained(tmp_path / "found", tokenizer=tokenizer_dir)
+    elif unknown == "of tokens":
+        tokens = trained(tmp_path / "files", "tokens", (replace(told, role="corpus"),), tokenizer=tokenizer_dir)
+        more["reference"] = trained(tmp_path / "raw", tokens=tokens)
+    sources = (told,) if unknown == "a file" else ()
+    tuned = trained(tmp_path / "sft", sources=sources, data=clean, initial=base, tokenizer=tokenizer_dir, **more)
+    last = trained(tmp_path / "last", data=clean, initial=tuned, tokenizer=tokenizer_dir)
+    if unknown == "missing":
+        shutil.rmtree(base)
+    elif unknown == "changed":
+        shutil.rmtree(base)
+        trained(base, data=dataset, tokenizer=tokenizer_dir)
+    assert look(last, problems_of(MBPP)) is None

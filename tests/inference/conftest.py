@@ -1,5 +1,5 @@
-"""The tiny Hugging Face model of the evaluations."""
+"""The tiny models of the evaluations."""
 
-from tests.evaluation.conftest import hf_model
+from tests.evaluation.conftest import hf_model, long_checkpoint
 
-__all__ = ["hf_model"]
+__all__ = ["hf_model", "long_checkpoint"]

@@ -63,14 +63,14 @@ def test_greedy_tokens_equal_hugging_face(qk_norm: bool) -> None:
             row, attention_mask=torch.ones_like(row), max_new_tokens=12, do_sample=False, pad_token_id=0
         )
         expected.append(whole[0, len(prompt) :].tolist())
-    assert generate(model, PROMPTS, GREEDY, end_id=NEVER) == expected
+    assert generate(model, PROMPTS, GREEDY, end_ids=(NEVER,)) == expected
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(12, 1.0, 0.9, seed=3)])
 def test_a_batch_generates_what_each_prompt_generates_alone(model: Decoder, sampling: Sampling) -> None:
-    together = generate(model, PROMPTS, sampling, end_id=96)
+    together = generate(model, PROMPTS, sampling, end_ids=(96,))
     alone = [
-        generate(model, [prompt], Sampling(12, sampling.temperature, sampling.top_p, 3, first), end_id=96)[0]
+        generate(model, [prompt], Sampling(12, sampling.temperature, sampling.top_p, 3, first), end_ids=(96,))[0]
         for first, prompt in enumerate(PROMPTS)
     ]
     assert together == alone
@@ -98,9 +98,9 @@ def test_rows_that_leave_and_rows_that_join_change_no_other(model: Decoder) -> N
 
 
 def test_more_prompts_than_slots_are_continued_as_rows_leave(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = generate(model, PROMPTS, GREEDY, end_id=96)
+    expected = generate(model, PROMPTS, GREEDY, end_ids=(96,))
     monkeypatch.setattr(generating, "MOST_ROWS", 2)
-    assert generate(model, PROMPTS, GREEDY, end_id=96) == expected
+    assert generate(model, PROMPTS, GREEDY, end_ids=(96,)) == expected
 
 
 def test_a_long_prompt_beside_a_short_one_costs_no_padding() -> None:
@@ -124,10 +124,10 @@ def test_prompts_are_joined_up_to_a_number_of_tokens(monkeypatch: pytest.MonkeyP
         return read_prompts(model, cache, prompts)
 
     model = decoder(small())
-    expected = generate(model, PROMPTS, GREEDY, end_id=96)
+    expected = generate(model, PROMPTS, GREEDY, end_ids=(96,))
     monkeypatch.setattr(running_batch, "PASS_TOKENS", 8)
     monkeypatch.setattr(running_batch, "read_prompts", counted)
-    assert generate(model, PROMPTS, GREEDY, end_id=96) == expected
+    assert generate(model, PROMPTS, GREEDY, end_ids=(96,)) == expected
     assert calls == [[5, 1], [12], [2]]
 
 
@@ -143,28 +143,28 @@ def test_a_row_that_is_released_before_it_was_read_leaves_nothing() -> None:
 
 def test_a_prompt_and_its_continuation_must_fit_into_the_context() -> None:
     with pytest.raises(ConfigError, match="at most 4 fit"):
-        generate(decoder(small()), [[1] * 60], Sampling(5), end_id=96)
+        generate(decoder(small()), [[1] * 60], Sampling(5), end_ids=(96,))
 
 
 def test_sampling_is_reproducible_and_follows_the_seed() -> None:
     model = decoder(small())
-    draws = [generate(model, [[1, 2]], Sampling(20, 1.0, 1.0, seed), end_id=NEVER) for seed in (0, 0, 1)]
+    draws = [generate(model, [[1, 2]], Sampling(20, 1.0, 1.0, seed), end_ids=(NEVER,)) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_generation_ends_at_the_end_of_the_document_or_where_it_is_stopped() -> None:
     model = decoder(small())
-    (whole,) = generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_id=NEVER)
+    (whole,) = generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_ids=(NEVER,))
     end = next(at for at in range(1, 20) if whole[at] not in whole[:at])
-    assert generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_id=whole[end]) == [whole[: end + 1]]
-    stopped = generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_id=NEVER, is_stopped=lambda ids: len(ids) == 7)
+    assert generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_ids=(whole[end],)) == [whole[: end + 1]]
+    stopped = generate(model, [[1, 2]], Sampling(20, 1.0, 1.0), end_ids=(NEVER,), is_stopped=lambda ids: len(ids) == 7)
     assert stopped == [whole[:7]]
 
 
 def test_a_small_top_p_always_takes_the_most_likely_token() -> None:
     model = decoder(small())
-    greedy = generate(model, [[1, 2]], GREEDY, end_id=96)
-    assert generate(model, [[1, 2]], Sampling(12, temperature=1.0, top_p=1e-6), end_id=96) == greedy
+    greedy = generate(model, [[1, 2]], GREEDY, end_ids=(96,))
+    assert generate(model, [[1, 2]], Sampling(12, temperature=1.0, top_p=1e-6), end_ids=(96,)) == greedy
 
 
 CHOOSERS = pytest.mark.parametrize("choose", [by_histogram, by_sorting])

@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conftest import WORDS, python_file
 
+from ibidem.conversation import Turn
 from ibidem.tokenization import special
+from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.tokens import Fim, Ids, fill_in_middle
 
@@ -143,3 +145,11 @@ def test_the_text_of_a_special_token_never_becomes_one(tokenizer: Tokenizer) -> 
     for seed in range(50):
         changed = fill_in_middle(window_of(tokenizer, text), fim, rng=np.random.default_rng(seed))
         assert original(split(changed, tokenizer.document_id)[1], fim) == text
+
+
+def test_a_conversation_keeps_its_markers(tokenizer: Tokenizer) -> None:
+    turns = [Turn.of("user", "What is the value of the buffer?"), Turn.of("assistant", "It is the index of the node.")]
+    ids = ChatTemplate(tokenizer).render(turns).ids
+    window = np.array([*ids, *[tokenizer.document_id] * ROOM], dtype=np.int64)
+    for seed in range(20):
+        assert (fill_in_middle(window, fim_of(tokenizer), rng=np.random.default_rng(seed)) == window).all()

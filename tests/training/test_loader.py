@@ -39,7 +39,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def batch_of(number: int) -> Batch:
-    return Batch(torch.full((1, 3), number), None)
+    return Batch.of_windows(torch.full((1, 3), number), None)
 
 
 class Recorded:
@@ -135,7 +135,8 @@ def test_batches_are_those_that_a_step_would_read_itself(
         objective.loader.begin(step)
         for micro in range(2):
             taken, read = objective.loader.take(step, micro), objective._micro_batch(step, micro)
-            assert torch.equal(taken.windows_BS, read.windows_BS)
+            assert torch.equal(taken.ids_BT, read.ids_BT)
+            assert torch.equal(taken.targets_BT, read.targets_BT)
             assert taken.documents is not None
             assert taken.documents.lengths == read.documents.lengths
     objective.close()

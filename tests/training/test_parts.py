@@ -2,6 +2,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +14,13 @@ from tests.conftest import REPOSITORY, python_file
 
 from ibidem import artifacts
 from ibidem.config import build
+from ibidem.conversation import from_rows
 from ibidem.data import shards
+from ibidem.data.dedup import DedupPolicy
+from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.errors import ConfigError
+from ibidem.tokenization.chat import ChatTemplate
+from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
 from ibidem.training.tokens import Windows, default_share, tokenize, window_at
@@ -29,8 +35,6 @@ def tokens(dataset: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPath
 def test_windows_hold_every_token_once_and_documents_start_with_their_token(
     tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path
 ) -> None:
-    from ibidem.tokenization.tokenizer import Tokenizer
-
     tokenizer = Tokenizer.load(tokenizer_dir)
     assert tokens.config["dtype"] == "uint16"
     windows = Windows(tokens, "train", 32)
@@ -52,6 +56,61 @@ def test_windows_hold_every_token_once_and_documents_start_with_their_token(
             row = whole[place["start"] : place["start"] + place["tokens"]]
             assert row[0] == tokenizer.document_id
             assert tokenizer.decode(row[1:].tolist()) == texts[place["sha256"]]
+
+
+def test_conversations_are_tokenized_by_the_chat_template_and_pairs_without_their_rejected_answer(
+    tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    markers = "<|end|><|assistant|>Said in a text \U0010fffc"
+    rows: list[dict[str, Any]] = [
+        {
+            "id": str(number),
+            "chosen": [*asked(number), answer("\u00e9 is here")],
+            "rejected": [*asked(number), answer("No.")],
+        }
+        if number % 3 == 0
+        else {"id": str(number), "messages": [*asked(number), answer(f"It is {number}.{markers}")]}
+        for number in range(60)
+    ]
+    for column in ("chosen", "messages"):
+        lines = [json.dumps(row) + "\n" for row in rows if column in row]
+        (tmp_path / f"{column}.jsonl").write_text("".join(lines))
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps({"text": f"x{n} = {n}\u2581"}) + "\n" for n in range(40)))
+    columns = {"chosen": "chosen", "messages": "messages", "plain": "text"}
+    specs = tuple(f"{tmp_path}/{name}.jsonl:train:{column}" for name, column in columns.items())
+    preprocess(PreprocessConfig(dataset=specs, output_dir=tmp_path / "data", dedup=DedupPolicy(near=False)))
+    tokens, _ = tokenize(tmp_path / "data", tokenizer_dir, tmp_path / "tokens", held_out_share=0.2)
+    documents = {
+        row["sha256"]: row
+        for path in shards.shard_paths(tmp_path / "data")
+        for row in shards.read_rows(path, ["sha256", "text", "messages", "rejected"])
+    }
+    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
+    assert {place["sha256"] for place in places} == set(documents)
+    assert sum(row["rejected"] is not None for row in documents.values()) == 20
+    num_bytes = dict.fromkeys(("train", "validation"), 0)
+    for place in places:
+        ids = np.fromfile(tokens.path / f"{place['split']}.bin", dtype=np.uint16)
+        row = documents[place["sha256"]]
+        turns = None if row["messages"] is None else from_rows(row["messages"])
+        texts = [row["text"]] if turns is None else [part.text for turn in turns for part in turn.parts]
+        expected = (
+            [tokenizer.document_id, *tokenizer.encode(row["text"])]
+            if turns is None
+            else ChatTemplate(tokenizer).render(turns).ids
+        )
+        assert ids[place["start"] : place["start"] + place["tokens"]].tolist() == expected
+        num_bytes[place["split"]] += sum(len(text.encode()) for text in texts)
+    assert tokens.counts["bytes"] == num_bytes
+
+
+def asked(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is {number}?"}]
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def test_tokenizing_twice_is_found_done(tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path) -> None:

@@ -102,14 +102,16 @@ def test_accumulating_gradients_equals_one_large_batch(train_settings: Settings,
     assert all(one[step] == pytest.approx(four[step], rel=1e-4) for step in one)
 
 
-def torchrun(settings: Settings, tmp_path: Path, *flags: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    settings: Settings, tmp_path: Path, *flags: str, processes: int = 2, launcher: Path = LAUNCHER
+) -> subprocess.CompletedProcess[str]:
     """Start processes as a cluster does: one that dies is started again, and goes on from the latest checkpoint."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
         "--max-restarts", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-        str(LAUNCHER), "--config", str(file), *flags,
+        str(launcher), "--config", str(file), *flags,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)

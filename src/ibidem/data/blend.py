@@ -421,7 +421,7 @@ def _scatter(order: Order, config: BlendConfig, datasets: Mapping[str, Artifact]
                 (order.dataset == number) & (order.document >= before[name]) & (order.document < before[name] + rows)
             )
             if len(places):
-                table = pq.read_table(path).cast(shards.SCHEMA)
+                table = shards.read_shard(path)
                 if (category := config.datasets[name].category) is not None:
                     column = table.schema.get_field_index("category")
                     table = table.set_column(column, "category", pa.array([category] * len(table), pa.string()))
@@ -451,9 +451,9 @@ def _gather(folder: Path) -> Counts:
                 with pa.ipc.open_stream(file) as stream:
                     pieces.append(stream.read_all())
         rows = pa.concat_tables(pieces).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
-        facts, texts = rows.drop_columns("text"), rows["text"]
-        shards.write_shard(folder / "shard.parquet", facts, texts.chunks)
-        counted = count_kept(facts, pc.sum(pc.binary_length(texts)).as_py())
+        facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
+        shards.write_shard(folder / "shard.parquet", facts, contents.to_batches())
+        counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
         counted["read", ""] = counted["kept", ""]
         write_counts(counts, counted)
     return read_counts(counts)

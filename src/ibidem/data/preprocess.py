@@ -19,10 +19,11 @@ import tempfile
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -40,9 +41,11 @@ from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
 from ibidem.data.pipeline import decide, finish, steps
-from ibidem.data.pipeline.prepare import ShardRun, prepare
+from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.scrub.names import read_names
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.hub import HubDataset
 from ibidem.data.sources.local import UNKNOWN_KIND, LocalFiles
 from ibidem.data.sources.open import open_source
@@ -85,6 +88,10 @@ class PreprocessConfig(Policies, EngineConfig):
     """Maximum number of documents to read from each dataset."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 2_000_000
     """Maximum bytes to read from each package of installed-packages."""
+    reply_trees: Trees = "best_path"
+    """What becomes of a tree of replies, as OpenAssistant has them: best_path is one conversation, of the best ranked
+    reply to each message; all_paths is a conversation for each path from the root to a leaf; ranked_pairs is a
+    preference pair for each two answers to one prompt of which one is ranked better."""
 
 
 def preprocess(config: PreprocessConfig) -> str:
@@ -94,8 +101,36 @@ def preprocess(config: PreprocessConfig) -> str:
         ConfigError: a spec names nothing.
         DataError: a source has no documents.
     """
-    started = time.monotonic()
     sources = _open_sources(config)
+    artifacts.check_replaceable(config.output_dir, shards.KIND)
+    return summary(make(config, [source.as_input() for source in sources], lambda _: Opened(sources)))
+
+
+class Opened(NamedTuple):
+    """Sources to read, and what the manifest says of them besides its own counts."""
+
+    sources: Sequence[Source]
+    counts: Mapping[str, Any] = MappingProxyType({})
+    must_keep: bool = False
+    """Whether a dataset without documents is an error."""
+
+
+def make(
+    config: PreprocessConfig,
+    origins: Sequence[artifacts.Input],
+    open_sources: Callable[[Path], Opened],
+    *,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> artifacts.Artifact:
+    """Make a dataset of sources, unless it is there already.
+
+    Args:
+        config: the settings; `dataset` names the sources.
+        origins: what the sources are, or are made from.
+        open_sources: opens them; takes the work folder, in which it may write.
+        more: further settings that decide the result.
+    """
+    started = time.monotonic()
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     requests = removals.load_requests(config.removals.requests)
     honored = {request.id for request in requests}
@@ -103,28 +138,42 @@ def preprocess(config: PreprocessConfig) -> str:
         _check_removals(path, honored)
     settled = [shards.load_dataset(path) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
-    inputs = [source.as_input() for source in sources]
-    inputs += [existing.as_input("against", of=config.output_dir) for existing in settled]
-    inputs += [*contamination.as_inputs(config.contamination), *_word_list(config)]
+    inputs = [*origins, *(existing.as_input("against", of=config.output_dir) for existing in settled)]
+    inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
     inputs += removals.as_inputs([request.id for request in requests])
-    chosen = _settings(config)
+    chosen = _settings(config) | dict(more)
     dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if dataset is None:
         with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as folder:
             engine = Engine(config)
-            work = _plan(sources, config, folder)
+            opened = open_sources(folder)
+            work = _plan(opened.sources, config, folder)
             _prepare(work, config, engine)
             _decide(work, settled_parts, config, engine)
             counted = _finish(work, engine)
+            if opened.must_keep:
+                _check_kept(total_of(counted), config)
             with artifacts.create(
                 config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, started=started
             ) as draft:
                 finish.assemble(draft, work.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])
-                draft.counts |= to_manifest(total_of(counted), more=_other_counts(sources, folder))
+                others = _other_counts(opened.sources, folder) | dict(opened.counts)
+                draft.counts |= to_manifest(total_of(counted), more=others)
         dataset = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **dataset.counts)
-    return summary(dataset)
+    return dataset
+
+
+def _check_kept(total: Counts, config: PreprocessConfig) -> None:
+    if not total["kept", ""]:
+        lost = ", ".join(
+            f"{reason} {count:,}" for (what, reason), count in total.items() if what == "dropped" and count
+        )
+        raise DataError(
+            f"{config.output_dir}: nothing is left of {total['read', '']:,} documents (dropped: {lost or 'none'}; "
+            f"quarantined: {total['quarantined', '']:,}); relax the settings that these reasons name"
+        )
 
 
 def summary(dataset: artifacts.Artifact) -> str:
@@ -177,8 +226,8 @@ def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list
         The text of each row; None if the source is not at hand, or has another document there now.
     """
     specs = [Spec.parse(text) for text in dataset.config["dataset"]]
-    cap = dataset.config["package_cap_bytes"]
-    sources = [open_source(spec, package_cap_bytes=cap) for spec in specs]
+    cap, trees = dataset.config["package_cap_bytes"], dataset.config.get("reply_trees", "best_path")
+    sources = [open_source(spec, package_cap_bytes=cap, trees=trees) for spec in specs]
     found: dict[tuple[str, int], str] = {}
     for folder, source in zip(_folders(sources), sources, strict=True):
         wanted = {row["position"]: row["raw_sha256"] for row in rows if row["dataset"] == folder}
@@ -220,7 +269,8 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
-    return [open_source(spec, package_cap_bytes=config.package_cap_bytes) for spec in specs]
+    cap, trees = config.package_cap_bytes, config.reply_trees
+    return [open_source(spec, package_cap_bytes=cap, trees=trees) for spec in specs]
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -253,11 +303,11 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
-def _word_list(config: PreprocessConfig) -> list[artifacts.Input]:
-    path = config.filters.profanity_words
-    if path is None:
-        return []
-    return [artifacts.Input.of_file("word-list", path)]
+def _word_lists(config: PreprocessConfig) -> list[artifacts.Input]:
+    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+    if config.scrub.deny is not None:
+        read_names(config.scrub.deny)  # a mistake in it is one line, before anything is read
+    return [artifacts.Input.of_file(role, path) for role, path in lists.items() if path is not None]
 
 
 def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:
@@ -310,6 +360,7 @@ def _cut(
 
 def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
     policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
+    processing.cache_clear()  # the files that policies name may have changed since an earlier run of this process
     function = partial(prepare, STEPS, policies)
     total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
     with log.progress("preprocess.prepare", total, "documents") as bar:

@@ -5,13 +5,13 @@ source: dropping documents, now or later, does not change any other shard. The s
 beside each shard; with them, near duplicates are found without the text.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ibidem import artifacts, jsonl
+from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 KIND = "dataset"
 DROPPED = "dropped.parquet"
@@ -31,9 +34,14 @@ REMOVED = "removed.npy"
 SHARDS = "shard-*.parquet"
 
 _CODE_BLOCK = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("language", pa.string())])
+_PART = pa.struct([("kind", pa.string()), ("text", pa.large_string())])
+_TURN = pa.struct([("role", pa.string()), ("parts", pa.list_(_PART))])
 SCHEMA = pa.schema(
     [
         ("text", pa.large_string()),
+        ("messages", pa.list_(_TURN)),
+        ("rejected", pa.list_(_PART)),
+        ("margin", pa.float64()),
         ("num_code_blocks", pa.int32()),
         ("code_blocks", pa.list_(_CODE_BLOCK)),
         ("num_chars", pa.int64()),
@@ -57,7 +65,11 @@ SCHEMA = pa.schema(
         ("cluster", pa.string()),
     ]
 )
-FACTS = tuple(name for name in SCHEMA.names if name != "text")
+CONTENT = ("text", "messages", "rejected")
+"""Columns that are streamed, since a shard may have more of them than fits into memory."""
+FACTS = tuple(name for name in SCHEMA.names if name not in CONTENT)
+OF_CONVERSATIONS = ("messages", "rejected", "margin")
+"""Columns that a dataset without conversations may lack; they are read as null."""
 DROPPED_SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -79,7 +91,9 @@ DROPPED_SCHEMA = pa.schema(
 )
 
 BATCH_ROWS = 256
-_DERIVED = ("text", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster")
+_DERIVED = (
+    "text", "messages", "rejected", "license_raw", "num_code_blocks", "code_blocks", "num_chars", "scrubbed", "cluster",
+)  # fmt: skip
 _PLAIN = tuple(name for name in SCHEMA.names if name not in _DERIVED)
 _REPETITIVE = [
     "license",
@@ -91,6 +105,8 @@ _REPETITIVE = [
     "category",
     "language",
     "natural_language",
+    "messages.list.element.role",
+    "messages.list.element.parts.list.element.kind",
 ]
 
 
@@ -112,7 +128,18 @@ def as_batch(documents: Sequence[Document]) -> pa.RecordBatch:
     ]
     values["scrubbed"] = [sorted(document.scrubbed.items()) for document in documents]
     values["cluster"] = [None] * len(documents)
+    values |= _conversations(documents)
     return pa.RecordBatch.from_arrays([pa.array(values[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _conversations(documents: Sequence[Document]) -> dict[str, Any]:
+    if all(document.messages is None for document in documents):
+        return {name: pa.nulls(len(documents), SCHEMA.field(name).type) for name in OF_CONVERSATIONS}
+    messages = [None if document.messages is None else to_rows(document.messages) for document in documents]
+    rejected = [
+        None if document.rejected is None else [part._asdict() for part in document.rejected] for document in documents
+    ]
+    return {"messages": messages, "rejected": rejected}
 
 
 def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
@@ -123,25 +150,25 @@ def dropped_row(document: Document, dataset: str) -> dict[str, Any]:
     return {"dataset": dataset, **row, **hashes, **vars(document.drop)}
 
 
-def write_shard(path: Path, facts: pa.Table, texts: Iterable[pa.LargeStringArray]) -> None:
+def write_shard(path: Path, facts: pa.Table, contents: Iterable[pa.RecordBatch]) -> None:
     """Write the rows of a shard, BATCH_ROWS per row group; no file if there are no rows.
 
-    The bytes depend only on the rows, not on how the texts are batched.
+    The bytes depend only on the rows, not on how their contents are batched.
 
     Args:
         path: file of the shard.
-        facts: every column of SCHEMA except the text.
-        texts: texts of the same rows, in batches.
+        facts: the columns FACTS.
+        contents: the columns CONTENT of the same rows, in batches.
     """
     columns = [facts[name].combine_chunks() for name in FACTS]
     first, writer = 0, None
     with ExitStack() as stack:
-        for batch in _rebatched(texts):
+        for batch in _rebatched(contents):
             writer = writer or stack.enter_context(
                 pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE)
             )
             facts_of_batch = [column.slice(first, len(batch)) for column in columns]
-            rows = pa.RecordBatch.from_arrays([batch, *facts_of_batch], names=["text", *FACTS])
+            rows = pa.RecordBatch.from_arrays([*batch.columns, *facts_of_batch], names=[*CONTENT, *FACTS])
             writer.write_batch(rows.select(SCHEMA.names))
             first += len(batch)
 
@@ -158,18 +185,35 @@ def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read columns of a shard, or of rows in an Arrow file, in batches."""
+    """Read columns of a shard, or of rows in an Arrow file, in batches; OF_CONVERSATIONS may be absent."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                yield batch.select(columns)
+            present = _without_absent(columns, file.schema_arrow.names)
+            for batch in file.iter_batches(BATCH_ROWS, columns=present):
+                yield _with_absent(batch, columns)
         return
     with pa.OSFile(str(path)) as source:
         names = pa.ipc.open_file(source).schema.names
-        options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in columns])
+        options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in _without_absent(columns, names)])
         with pa.ipc.open_file(source, options=options) as reader:
             for number in range(reader.num_record_batches):
-                yield reader.get_batch(number).select(columns)
+                yield _with_absent(reader.get_batch(number), columns)
+
+
+def read_shard(path: Path) -> pa.Table:
+    """Read a whole shard as SCHEMA; OF_CONVERSATIONS may be absent."""
+    return _with_absent(pq.read_table(path), SCHEMA.names).cast(SCHEMA)
+
+
+def _without_absent(columns: Iterable[str], present: Collection[str]) -> list[str]:
+    return [name for name in columns if name in present or name not in OF_CONVERSATIONS]
+
+
+def _with_absent(rows: Rows, columns: Sequence[str]) -> Rows:
+    for name in columns:
+        if name in OF_CONVERSATIONS and name not in rows.schema.names:
+            rows = rows.append_column(SCHEMA.field(name), pa.nulls(len(rows), SCHEMA.field(name).type))
+    return rows.select(columns)
 
 
 def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
@@ -208,7 +252,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_facts(path: Path) -> pa.Table:
-    """Read every column except the text, of a shard or of rows in an Arrow file."""
+    """Read the columns FACTS of a shard, or of rows in an Arrow file."""
     schema = pa.schema([SCHEMA.field(name) for name in FACTS])
     return pa.Table.from_batches(read_batches(path, FACTS), schema).combine_chunks()
 
@@ -218,20 +262,20 @@ def read_column(path: Path, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([batch[name] for batch in read_batches(path, [name])], pa.string())
 
 
-def _rebatched(texts: Iterable[pa.LargeStringArray]) -> Iterator[pa.LargeStringArray]:
-    """Split arrays into batches of BATCH_ROWS texts."""
-    pending: list[pa.LargeStringArray] = []
+def _rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Split batches into batches of BATCH_ROWS rows."""
+    pending: list[pa.RecordBatch] = []
     count = 0
-    for array in texts:
+    for batch in contents:
         start = 0
-        while count + len(array) - start >= BATCH_ROWS:
+        while count + len(batch) - start >= BATCH_ROWS:
             end = start + BATCH_ROWS - count
-            yield pa.concat_arrays([*pending, array.slice(start, end - start)])
+            yield pa.concat_batches([*pending, batch.slice(start, end - start)])
             pending, count, start = [], 0, end
-        pending.append(array.slice(start))
-        count += len(array) - start
+        pending.append(batch.slice(start))
+        count += len(batch) - start
     if count:
-        yield pa.concat_arrays(pending)
+        yield pa.concat_batches(pending)
 
 
 def sketch_path(shard: Path) -> Path:
@@ -297,18 +341,19 @@ def read_quarantine(dataset: artifacts.Artifact) -> list[Unreadable]:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file, read in batches.
+    """Yield the rows of a Parquet file, read in batches; OF_CONVERSATIONS may be absent.
 
     Raises:
         DataError: it is not Parquet, or a column is missing.
     """
     try:
         with pq.ParquetFile(path) as file:
-            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-                present = ", ".join(file.schema_arrow.names)
-                raise DataError(f"{path}: no column {missing[0]!r} (columns: {present})")
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
-                yield from batch.to_pylist()
+            names = file.schema_arrow.names
+            wanted = _without_absent(columns, names)
+            if missing := sorted(set(wanted) - set(names)):
+                raise DataError(f"{path}: no column {missing[0]!r} (columns: {', '.join(names)})")
+            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                yield from _with_absent(batch, columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
 

@@ -2,7 +2,8 @@
 
 The folder contains `responses.jsonl`, and `ratings.csv`, a form with a line for every response and criterion: each
 rater fills in a copy, and `ibidem evaluate ratings` reads the copies. `ratings.html` shows the same for reading. The
-form names the model and the prompts by digest, so ratings cannot be attributed to another model.
+form names the model and the prompts by digest, so ratings cannot be attributed to another model. A response is the
+plain text of the assistant's turn.
 """
 
 import csv
@@ -14,19 +15,20 @@ from typing import Any
 from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import settings
+from ibidem.conversation import Conversation, Turn
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence, rating_form, resume
-from ibidem.evaluation.config import ChatConfig
+from ibidem.evaluation.config import ChatConfig, ResponseConfig
 from ibidem.evaluation.rating_form import CRITERIA, FORM, PAGE
 from ibidem.figures import counted
 from ibidem.inference import models
+from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
 
 KIND = "responses"
 RESPONSES = "responses.jsonl"
-STOP = ("\nUser:",)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def chat(config: ChatConfig) -> str:
     prompts, limited = everything[: config.limit], evidence.part(config.limit, len(everything))
     model_id, asked = identify(config.checkpoint), benchmark(config.prompts)
     inputs = [model_id.as_input(of=config.output_dir), asked]
-    chosen = {key: value for key, value in settings(config).items() if key != "batch"} | {"limit": limited.get("limit")}
+    chosen = {key: value for key, value in settings(config).items() if key != "batch"}
+    chosen |= {"limit": limited.get("limit"), "prompt_format": PROMPT_FORMAT}
     if not resume.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs):
         model = models.open_model(model_id.path, model_id.digest)
         with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs) as draft:
@@ -140,10 +143,14 @@ def prompt_rows(path: Path) -> list[Row]:
     return [{"id": each.id, "turns": list(each.turns), "criteria": each.more.get("criteria")} for each in prompts]
 
 
-def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ChatConfig) -> list[dict[str, Any]]:
-    """Respond turn by turn; each turn's prompt contains the conversation so far."""
-    talks = {prompt.id: "" for prompt in prompts}
-    answers: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
+def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: ResponseConfig) -> list[dict[str, Any]]:
+    """Respond turn by turn, each time to the whole conversation so far.
+
+    Raises:
+        ConfigError: a turn of the user does not fit into the model's context; nothing has been generated then.
+    """
+    model.check_fit([(Turn.of("user", turn),) for prompt in prompts for turn in prompt.turns], config.max_tokens)
+    talks: dict[str, Conversation] = {prompt.id: () for prompt in prompts}
     total = sum(len(prompt.turns) for prompt in prompts)
     done = 0
     with log.progress("respond", total, "turns") as bar:
@@ -152,15 +159,21 @@ def respond(model: models.LanguageModel, prompts: Sequence[Prompt], config: Chat
             for start in range(0, len(left), config.batch):
                 batch = left[start : start + config.batch]
                 for prompt in batch:
-                    talks[prompt.id] += f"User: {prompt.turns[turn]}\nAssistant:"
+                    talks[prompt.id] += (Turn.of("user", prompt.turns[turn]),)
                 sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed, first=done)
-                texts = model.complete([talks[prompt.id] for prompt in batch], sampling, STOP)
-                for prompt, text in zip(batch, texts, strict=True):
-                    talks[prompt.id] += f" {text.strip()}\n"
-                    answers[prompt.id].append(text.strip())
+                answers = model.respond([talks[prompt.id] for prompt in batch], sampling)
+                for prompt, answer in zip(batch, answers, strict=True):
+                    talks[prompt.id] += (answer,)
                 done += len(batch)
                 bar.advance(len(batch))
-    return [{**each.more, "id": each.id, "turns": list(each.turns), "responses": answers[each.id]} for each in prompts]
+    return [
+        {**each.more, "id": each.id, "turns": list(each.turns), "responses": _responses(talks[each.id])}
+        for each in prompts
+    ]
+
+
+def _responses(talk: Conversation) -> list[str]:
+    return [turn.text.strip() for turn in talk if turn.role == "assistant"]
 
 
 def read_responses(folder: Path) -> tuple[artifacts.Artifact, list[Row]]:

@@ -172,11 +172,21 @@ class DocQaConfig:
 
 
 @configuration
-class ChatConfig(ModelChoice):
-    """Let the model respond to scripted support scenarios and red-team prompts; people rate the responses."""
+class ResponseConfig(ModelChoice):
+    """What the commands have in common that let a model respond to prompts."""
 
     checkpoint: Path = Field()
     """A checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
+    limit: Positive | None = None
+    """Respond only to the first so many prompts; the gate never accepts such a part."""
+    max_tokens: Positive = 256
+    """Maximum length of a response, in tokens."""
+
+
+@configuration
+class ChatConfig(ResponseConfig):
+    """Let the model respond to scripted support scenarios and red-team prompts; people rate the responses."""
+
     prompts: Path
     """JSON lines or CSV with id and prompt (or turns, a list of the user's messages); other columns are kept: `label`
     safe or unsafe as in XSTest, `criteria` of a scenario."""
@@ -184,10 +194,16 @@ class ChatConfig(ModelChoice):
     """Folder of the responses."""
     criteria: dict[str, str] = Field(default_factory=dict)
     """The instruction for raters of each criterion, by its name. helpful and harmless have one by default."""
-    limit: Positive | None = None
-    """Respond only to the first so many prompts; the gate never accepts ratings of such a part."""
-    max_tokens: Positive = 256
-    """Maximum length of a response, in tokens."""
+
+
+@configuration
+class RefusalsConfig(ResponseConfig):
+    """Measure how often the model refuses, by the label of the prompts: rarely on safe ones, often on unsafe ones."""
+
+    prompts: Path
+    """JSON lines or CSV with id, prompt (or turns) and label, as XSTest has them."""
+    output_dir: Path = Path("artifacts/evaluation/refusals")
+    """Folder of the result."""
 
 
 @configuration

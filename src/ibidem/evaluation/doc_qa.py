@@ -13,8 +13,10 @@ answer, then the mean. Coverage and recall are over all answerable questions, an
 abstention; without a claim a question counts 0. Precision is over the answers that cite, unsupported_claims over the
 answers that make claims: neither falls when a model abstains.
 
+A model reads each passage as a part of its own, which begins with the passage's id in brackets, and then the question.
 A claim is a sentence of an answer; a sentence that is repeated counts once. It cites passages as [passage id] or
-[id, id]. Any other text in brackets is text of the claim, and counts as a citation that is not needed.
+[id, id]; a citation that the model generates as a part of its turn is written so too. Any other text in brackets is
+text of the claim, and counts as a citation that is not needed.
 An abstention starts with one of the given phrases; behind it, only the documents and the question may be named.
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and F1); Gao et al. 2023, arXiv:2305.14627, section 4
 (ALCE: citation recall and precision).
@@ -32,6 +34,7 @@ from typing import Any, NamedTuple
 from ibidem import jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import build, settings
+from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
@@ -40,6 +43,7 @@ from ibidem.figures import percent
 from ibidem.grounding.sentences import plain, split_sentences, words
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
+from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
@@ -101,6 +105,7 @@ def doc_qa(config: DocQaConfig) -> str:
         "entailment": digest_of_entailment(config.entailment),
         "calibration": _digest_of_labels(config.calibration),
         "limit": limited.get("limit"),
+        "prompt_format": None if supplied else PROMPT_FORMAT,
     }
     if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         answers = supplied.answers if supplied else _generate(config, model_id, questions)
@@ -367,20 +372,22 @@ def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | Non
 def _generate(config: DocQaConfig, model_id: ModelId | None, questions: Sequence[Question]) -> dict[str, str]:
     assert model_id is not None
     model = models.open_model(model_id.path, model_id.digest)
+    model.check_fit([_prompt(question) for question in questions], config.max_tokens)
     answers: dict[str, str] = {}
     with log.progress("complete", len(questions), "answers") as bar:
         for start in range(0, len(questions), config.batch):
             batch = questions[start : start + config.batch]
             sampling = Sampling(config.max_tokens, temperature=0, first=start)
-            texts = model.complete([_prompt(question) for question in batch], sampling, ("\n",))
-            answers |= {question.id: text.strip() for question, text in zip(batch, texts, strict=True)}
+            turns = model.respond([_prompt(question) for question in batch], sampling)
+            answers |= {question.id: turn.text.strip() for question, turn in zip(batch, turns, strict=True)}
             bar.advance(len(batch))
     return answers
 
 
-def _prompt(question: Question) -> str:
-    passages = "\n".join(f"[{key}] {text}" for key, text in question.passages.items())
-    return f"{passages}\n\nAnswer from the passages above and cite them as [id].\nQuestion: {question.text}\nAnswer:"
+def _prompt(question: Question) -> Conversation:
+    passages = (Part("passage", f"[{key}] {text}") for key, text in question.passages.items())
+    asked = f"Answer from the passages, and cite them as [id].\nQuestion: {question.text}"
+    return (Turn("user", (*passages, Part("text", asked))),)
 
 
 def _trials(items: Sequence[Row], metric: str) -> Trials | None:
@@ -429,6 +436,8 @@ def _digest_of_labels(path: str | Path | None) -> str | None:
 
 def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], settings: Settings) -> str | None:
     """Assess every answer and claim again, and compare the entailment judge with people's labels again."""
+    if evaluation.artifact.config.get("prompt_format", 0) not in {PROMPT_FORMAT, None}:
+        return "its questions were asked in another format than this version's"
     judge = open_entailment(settings["entailment"], settings["word_share"])
     labels = settings["calibration"]
     if evaluation.results.get("calibration") != (calibrate(judge, Path(labels)) if labels else None):

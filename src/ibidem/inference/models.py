@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ibidem import log
+from ibidem.conversation import Conversation, Turn
 from ibidem.errors import CheckpointError, ConfigError, DataError
+from ibidem.inference import chat
 from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.runs import newest
+from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
 ROWS = 128
@@ -51,6 +54,20 @@ class LanguageModel(Protocol):
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         """Continue each prompt up to the first stop string; a prompt that is too long is truncated on the left."""
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+        """Return the assistant's next turn in each conversation, as `ibidem.inference.chat` describes.
+
+        Raises:
+            ConfigError: a conversation's last turn of the user does not fit into the context.
+        """
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        """Refuse conversations that `respond` would refuse, before any is answered.
+
+        Raises:
+            ConfigError: a conversation's last turn of the user does not fit into the context.
+        """
 
 
 def open_model(path: Path, expected: str | None = None) -> LanguageModel:
@@ -129,6 +146,14 @@ class OwnModel:
         shortened = [self._last_tokens(prompt, room) for prompt in prompts]
         return [done.text for done in complete(self._frozen, self._tokenizer, shortened, sampling, stop)]
 
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+        template = ChatTemplate(self._tokenizer)
+        return [done.turn for done in chat.answer(self._frozen, template, conversations, sampling)]
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        template = ChatTemplate(self._tokenizer)
+        chat.check_fit(conversations, lambda turns: len(template.prompt(turns)), self.context - max_tokens)
+
     def _last_tokens(self, prompt: str, count: int) -> str:
         """Return the end of a prompt that has at most `count` tokens: a text that was cut may have more than before."""
         ids = self._tokenizer.encode(prompt)
@@ -184,13 +209,40 @@ class HuggingFaceModel:
 
     def complete(self, prompts: Sequence[str], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         """Continue one prompt at a time, each with a seed of its own."""
+        room = _room(self.context, sampling.max_tokens)
+        return self._continue([[*self.start_ids, *self.encode(prompt)][-room:] for prompt in prompts], sampling, stop)
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+        """Answer by the tokenizer's own chat template if it has one, else by the plain rendering."""
+        stop = () if self._tokenizer.chat_template else chat.PLAIN_STOP
+        room = self.context - sampling.max_tokens
+        fitting = chat.fit(conversations, lambda turns: len(self._chat_ids(turns)), room)
+        texts = self._continue([self._chat_ids(turns) for turns in fitting], sampling, stop)
+        return [Turn.of("assistant", text) for text in texts]
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        chat.check_fit(conversations, lambda turns: len(self._chat_ids(turns)), self.context - max_tokens)
+
+    def _chat_ids(self, turns: Conversation) -> list[int]:
+        if not self._tokenizer.chat_template:
+            return [*self.start_ids, *self.encode(chat.plain_prompt(turns))]
+        from jinja2 import TemplateError  # torch depends on it
+
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        try:  # transformers renders in jinja's sandbox
+            template: Any = self._tokenizer.apply_chat_template
+            ids = template(messages, add_generation_prompt=True, return_dict=False)
+        except (TemplateError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"the model's chat template refuses the conversation: {reason}") from None
+        return list(ids)
+
+    def _continue(self, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Sequence[str]) -> list[str]:
         numbered = enumerate(prompts, sampling.first)
-        return [self._complete(prompt, replace(sampling, first=number), stop) for number, prompt in numbered]
+        return [self._continued(ids, replace(sampling, first=number), stop) for number, ids in numbered]
 
     @torch.no_grad()
-    def _complete(self, prompt: str, sampling: Sampling, stop: Sequence[str]) -> str:
-        room = _room(self.context, sampling.max_tokens)
-        ids = [*self.start_ids, *self.encode(prompt)][-room:]
+    def _continued(self, ids: Sequence[int], sampling: Sampling, stop: Sequence[str]) -> str:
         drawing: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}

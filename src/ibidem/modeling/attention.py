@@ -62,6 +62,11 @@ class Documents:
         layout = torch.cat([sizes, edges]).int()
         return cls(layout[2:], layout)
 
+    def pinned(self) -> "Documents":
+        """Copy it to pinned memory, from which a GPU copies while the host goes on."""
+        layout = self.layout.pin_memory()
+        return Documents(layout[2:], layout)
+
     def to(self, device: torch.device) -> "Documents":
         """Copy the edges to a device, without waiting for it if they are pinned."""
         return Documents(self.edges.to(device, non_blocking=True), self.layout)
@@ -70,6 +75,21 @@ class Documents:
     def lengths(self) -> list[int]:
         """Lengths of the documents, row by row of the batch."""
         return [place.stop - place.start for place in _places(self.layout)]
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest document."""
+        return int(self.layout[1])
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token in its document, (N,), on the device of the edges, which is not waited for.
+
+        >>> Documents.of(torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool()).positions.tolist()
+        [0, 1, 2, 0, 0, 1, 0, 1]
+        """
+        index_N = torch.arange(len(self.edges) - 1, dtype=self.edges.dtype, device=self.edges.device)
+        return index_N - self.edges[torch.searchsorted(self.edges, index_N, right=True) - 1]
 
 
 def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:

@@ -21,14 +21,14 @@ INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
 
-def verified(folder: Path) -> artifacts.Artifact:
-    """Load a checkpoint's artifact and rehash all its files.
+def verified(folder: Path, kind: str = KIND) -> artifacts.Artifact:
+    """Load a checkpoint's artifact, or that of another kind of trained model, and rehash all its files.
 
     Raises:
         CheckpointError: it is missing, incomplete or damaged; the message names the file.
     """
     try:
-        return artifacts.verify(folder, kind=KIND)
+        return artifacts.verify(folder, kind=kind)
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint refused: {error}") from None
 

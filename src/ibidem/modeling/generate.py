@@ -1,9 +1,9 @@
 """Sampling from a decoder: batched, cached, reproducible."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ibidem.errors import ConfigError
 from ibidem.modeling.matrices import FrozenDecoder
@@ -12,12 +12,15 @@ from ibidem.modeling.running_batch import Request, RunningBatch
 
 MOST_ROWS = 32
 """Maximum number of prompts that `generate` continues at once."""
+Finish = Literal["document", "turn", "stop", "length"]
+"""Why a generated text ended: with the document, with a turn, at a stop string, or at the maximum length."""
 
 
 class TextCodec(Protocol):
     """What generation requires of a tokenizer."""
 
     document_id: int
+    turn_end_id: int
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -50,8 +53,7 @@ class Completion(NamedTuple):
 
     text: str
     num_tokens: int
-    finish: str
-    """Why it ended: `document` (the end of the document was generated), `stop` (a stop string) or `length`."""
+    finish: Finish
 
 
 def complete(
@@ -61,7 +63,9 @@ def complete(
     sampling: Sampling,
     stop: Sequence[str] = (),
 ) -> list[Completion]:
-    """Continue each prompt as the start of a document; the text ends before the first stop string.
+    """Continue each prompt as the start of a document.
+
+    The text ends before the first stop string, or where the model ends the document or a turn.
 
     Raises:
         ConfigError: a prompt and `max_tokens` do not fit into the context.
@@ -73,9 +77,8 @@ def complete(
         tail = tokenizer.decode(ids[-longest - 4 :])  # a token is at least one byte, a character at most four
         return any(word in tail for word in stop)
 
-    generated = generate(
-        model, prompt_ids, sampling, end_id=tokenizer.document_id, is_stopped=is_stopped if stop else None
-    )
+    end_ids = (tokenizer.document_id, tokenizer.turn_end_id)
+    generated = generate(model, prompt_ids, sampling, end_ids=end_ids, is_stopped=is_stopped if stop else None)
     return [_completion(tokenizer, ids, stop) for ids in generated]
 
 
@@ -84,10 +87,10 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    end_id: int,
+    end_ids: Collection[int],
     is_stopped: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Sample ids after each prompt, including `end_id` if it was drawn.
+    """Sample ids after each prompt, up to the first of `end_ids`, which is included.
 
     Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch, up to
     rounding. At most `MOST_ROWS` prompts are continued at once; the next one takes the place of one that is finished.
@@ -112,7 +115,7 @@ def generate(
             ids = running[number]
             ids.append(next_id)
             is_full = len(ids) == sampling.max_tokens
-            if is_full or next_id == end_id or (is_stopped is not None and is_stopped(ids)):
+            if is_full or next_id in end_ids or (is_stopped is not None and is_stopped(ids)):
                 batch.release(number)
                 del running[number]
         admit(batch.free)
@@ -120,12 +123,13 @@ def generate(
 
 
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:
-    ended = bool(ids) and ids[-1] == tokenizer.document_id
-    text = tokenizer.decode(ids[:-1] if ended else ids)
+    ends: dict[int, Finish] = {tokenizer.document_id: "document", tokenizer.turn_end_id: "turn"}
+    finish = ends.get(ids[-1], "length")
+    text = tokenizer.decode(ids if finish == "length" else ids[:-1])
     positions = [position for word in stop if (position := text.find(word)) >= 0]
     if positions:
         return Completion(text[: min(positions)], len(ids), "stop")
-    return Completion(text, len(ids), "document" if ended else "length")
+    return Completion(text, len(ids), finish)
 
 
 def _check_length(longest: int, max_tokens: int, context: int) -> None:

@@ -56,6 +56,15 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def counted(targets_BT: Tensor) -> Tensor:
+    """Return the positions in the joined rows whose targets count; int64, on the device of the targets.
+
+    >>> counted(torch.tensor([[IGNORE, 7], [8, IGNORE]]))
+    tensor([1, 2])
+    """
+    return (targets_BT.flatten() != IGNORE).nonzero().flatten()
+
+
 def embed(ids_BT: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
     """Look up rows of a matrix that is the output matrix too; return them, (B, T, D), and the matrix for the loss.
 
@@ -80,7 +89,7 @@ class _Embed(torch.autograd.Function):
         if grad_VD is None:  # the loss did not use the matrix
             grad_VD = grad_BTD.new_zeros(ctx.shape)
         (ids_BT,) = ctx.saved_tensors
-        if grad_VD.dtype == _wide(grad_VD):
+        if grad_VD.dtype == wide_dtype(grad_VD):
             return None, grad_VD.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(grad_VD.dtype))
         # in 16 bits each of the many occurrences of an id would be rounded; this adds them up in float32
         rows_VD = torch.ops.aten.embedding_dense_backward(grad_BTD.to(grad_VD.dtype), ids_BT, len(grad_VD), -1, False)
@@ -117,14 +126,14 @@ def _loss_and_gradients(
     total = hidden_ND.new_zeros((), dtype=torch.float32)
     grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else hidden_ND.new_empty(0)
     make = weight_VD.new_empty if len(hidden_ND) else weight_VD.new_zeros  # the first chunk writes it
-    sums_VD = make(weight_VD.shape if needs_weight else (0,), dtype=_wide(weight_VD))
+    sums_VD = make(weight_VD.shape if needs_weight else (0,), dtype=wide_dtype(weight_VD))
     tile = TILES.get(hidden_ND.device.type, DEFAULT_TILE)
     memory = sums_VD.new_empty(min(tile.tokens, len(hidden_ND)) * len(weight_VD))
     for start in range(0, len(hidden_ND), tile.tokens):
         rows = slice(start, start + tile.tokens)
         hidden_CD, index_C = hidden_ND[rows], targets_N[rows].clamp(min=0)
         counts_C1 = (targets_N[rows] != IGNORE)[:, None].to(memory.dtype)
-        softmax = _Softmax(hidden_CD, weight_VD, tile.ids, memory)
+        softmax = Softmax(hidden_CD, weight_VD, tile.ids, memory)
         target_CD = weight_VD[index_C]
         logit_C1 = (hidden_CD * target_CD.to(memory.dtype)).sum(dim=1, keepdim=True)
         total += ((softmax.lse_C1 - logit_C1 + z_loss * softmax.lse_C1.square()) * counts_C1).sum()
@@ -148,22 +157,30 @@ def _(
     )
 
 
-class _Softmax:
-    """softmax(hidden @ weight.T) of a chunk of C tokens, as tiles of U ids: exponentials, and a factor for each row."""
+class Softmax:
+    """softmax(hidden @ weight.T / temperature) of a chunk of C tokens, as tiles of U ids.
 
-    def __init__(self, hidden_CD: Tensor, weight_VD: Tensor, ids: int, memory: Tensor) -> None:
-        """Compute the tiles in `memory`."""
+    A tile holds exponentials; a factor for each of its rows makes them probabilities.
+    """
+
+    def __init__(
+        self, hidden_CD: Tensor, weight_VD: Tensor, ids: int, memory: Tensor, temperature: float = 1.0
+    ) -> None:
+        """Compute the tiles in `memory`; logits are divided by the temperature."""
         self._ids, self._dtype = ids, hidden_CD.dtype
         C, V = len(hidden_CD), len(weight_VD)
         self._tiles_CU = [part.view(C, -1) for part in torch.split(memory[: C * V], C * ids)]
         maxima, sums = [], []
         for tile_CU, weight_UD in zip(self._tiles_CU, torch.split(weight_VD, ids), strict=True):
             _matmul(hidden_CD, weight_UD.T, out=tile_CU)
+            if temperature != 1:
+                tile_CU.div_(temperature)
             maxima.append(tile_CU.amax(dim=1, keepdim=True))
             sums.append(tile_CU.sub_(maxima[-1]).exp_().sum(dim=1, keepdim=True))
         maxima_CX, sums_CX = torch.cat(maxima, dim=1), torch.cat(sums, dim=1)
         self.lse_C1 = torch.logsumexp(maxima_CX + sums_CX.log(), dim=1, keepdim=True)
-        self._factors_CX = (maxima_CX - self.lse_C1).exp()
+        self._logs_CX = maxima_CX - self.lse_C1
+        self._factors_CX = self._logs_CX.exp()
 
     def times(self, weight_VD: Tensor) -> Tensor:
         """Return softmax @ weight, (C, D), in at least float32."""
@@ -172,10 +189,28 @@ class _Softmax:
             total_CD += (tile_CU.to(self._dtype) @ weight_UD) * factor_C1
         return total_CD
 
-    def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor, *, keep: bool) -> None:
+    def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor, *, keep: bool = True) -> None:
         """Add softmax.T @ rows to sums, or write it there."""
         for tile_CU, factor_C1, sums_UD in self._with(sums_VD):
             _add_matmul(sums_UD, tile_CU.to(self._dtype).T, (rows_CD * factor_C1).to(self._dtype), keep=keep)
+
+    def entropies(self) -> Tensor:
+        """Return -sum p log p of each row, (C,)."""
+        total_C1 = torch.zeros_like(self.lse_C1)
+        for tile_CU, log_C1, factor_C1 in self._by_tile():
+            logs_C1 = torch.xlogy(tile_CU, tile_CU).sum(dim=1, keepdim=True)
+            total_C1 -= (logs_C1 + log_C1 * tile_CU.sum(dim=1, keepdim=True)) * factor_C1
+        return total_C1[:, 0]
+
+    def weigh(self, scale_C1: Tensor, entropy_scale_C1: Tensor, entropies_C1: Tensor) -> None:
+        """Multiply each p, in place, by scale + entropy_scale * (log p + entropy)."""
+        for tile_CU, log_C1, _ in self._by_tile():
+            logs_CU = torch.xlogy(tile_CU, tile_CU).mul_(entropy_scale_C1)
+            tile_CU.mul_(scale_C1 + entropy_scale_C1 * (log_C1 + entropies_C1)).add_(logs_CU)
+
+    def _by_tile(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        columns = (torch.split(each, 1, dim=1) for each in (self._logs_CX, self._factors_CX))
+        return zip(self._tiles_CU, *columns, strict=True)
 
     def _with(self, matrix_VD: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         factors = torch.split(self._factors_CX, 1, dim=1)
@@ -187,7 +222,8 @@ def _sums_dtype(weight_VD: Tensor) -> torch.dtype:
     return torch.float32 if weight_VD.dtype == torch.float16 else weight_VD.dtype
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype in which a tensor's numbers are added up: at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 

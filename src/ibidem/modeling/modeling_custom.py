@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
 
@@ -77,6 +78,15 @@ class Rope(nn.Module):
     def first(self, tokens: int) -> Rotation:
         """Return the rotation of positions 0 to `tokens` - 1."""
         return Rotation(self.cos_TK[:tokens, None], self.signed_sin_TK[:tokens, None])
+
+    def of(self, ids_BT: Tensor, documents: Documents | None) -> Rotation:
+        """Return the rotation of a batch; in rows longer than the context, positions begin at 0 in each document."""
+        if ids_BT.shape[1] <= len(self.cos_TK):
+            return self.first(ids_BT.shape[1])
+        assert documents is not None, f"a row of {ids_BT.shape[1]} tokens exceeds the context"
+        assert documents.longest <= len(self.cos_TK), f"a document of {documents.longest} tokens exceeds the context"
+        positions_BT = documents.positions.view_as(ids_BT)
+        return Rotation(self.cos_TK[positions_BT, None], self.signed_sin_TK[positions_BT, None])
 
 
 class Attention(nn.Module):
@@ -204,10 +214,11 @@ class Decoder(nn.Module):
 
         Args:
             ids_BT: token ids; int64.
-            documents: keeps the documents of a window apart.
+            documents: keeps the documents of a window apart. With them a row may be longer than the context, and no
+                document may.
         """
         x_BTD, embedding_VD = embed(ids_BT, self._computed(self.embedding.weight_VD))
-        rotation = self.rope.first(ids_BT.shape[1])
+        rotation = self.rope.of(ids_BT, documents)
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, rotation, documents, use_reentrant=False)
@@ -221,11 +232,35 @@ class Decoder(nn.Module):
         return linear(hidden_BTD, head_VD).to(torch.promote_types(hidden_BTD.dtype, torch.float32))
 
     def forward(
-        self, ids_BT: Tensor, targets_BT: Tensor, documents: Documents | None = None, z_loss: float = 0.0
-    ) -> Tensor:
-        """Sum the negative log-likelihoods of the targets, in nats; `loss.IGNORE` does not count. float32 scalar."""
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        documents: Documents | None = None,
+        z_loss: float = 0.0,
+        counted_N: Tensor | None = None,
+        scoring: Scoring | None = None,
+    ) -> Tensor | TokenScores:
+        """Sum the negative log-likelihoods of the targets, or score each of them.
+
+        Args:
+            ids_BT: token ids; int64.
+            targets_BT: ids that follow, or `loss.IGNORE`, which does not count; int64.
+            documents: keeps the documents of a window apart.
+            z_loss: weight of the squared log-sum-exp of the logits.
+            counted_N: positions in the joined rows whose targets count, on the device of the batch; only they reach the
+                output matrix. None: all do. `loss.counted` finds them on the CPU, so that a device is not waited for.
+            scoring: asks for `TokenScores` of the targets at `counted_N` instead of a sum.
+
+        Returns:
+            The sum in nats, a float32 scalar; or the scores.
+        """
         hidden_BTD, head_VD = self.hidden(ids_BT, documents)
-        return linear_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), z_loss=z_loss)
+        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
+        if counted_N is not None:
+            hidden_ND, targets_N = hidden_ND.index_select(0, counted_N), targets_N.index_select(0, counted_N)
+        if scoring is not None:
+            return token_scores(hidden_ND, head_VD, targets_N, scoring)
+        return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss)
 
     def _computed(self, weight_VD: Tensor) -> Tensor:
         return weight_VD.to(self.compute_dtype or weight_VD.dtype)

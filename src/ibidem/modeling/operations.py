@@ -14,7 +14,7 @@ from torch.nn.functional import linear, silu
 
 
 class Rotation(NamedTuple):
-    """Cosines and signed sines of the positions of T tokens; float32, (T, 1, K).
+    """Cosines and signed sines of the positions of T tokens; float32, (T, 1, K), or (B, T, 1, K) if the rows differ.
 
     The sines of the first half are negative: x * cos + roll(x, K / 2) * signed_sin rotates pairs (i, i + K/2).
     """

@@ -36,6 +36,7 @@ class Tokenizer:
         self._model = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._model.vocab_size()
         self.document_id = self.id_of(special.DOCUMENT)
+        self.turn_end_id = self.id_of(special.TURN_END)
         self.pad_id = self.id_of(special.PAD)
         self._byte_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(special.NUM_BYTES)]
         self._spelled = {char: [self._byte_ids[byte] for byte in char.encode()] for char in (NEWLINE, BLANK)}

@@ -13,6 +13,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 DEFAULT_PROMPTS = ("def main(args):", "import os", "The function returns")
 MEASUREMENTS = 10
 MOST_STEPS_UNMEASURED = 1000
+MOST_WARMUP_STEPS = 100
 
 
 def measure_every(steps: int) -> int:
@@ -61,8 +62,8 @@ class OptimConfig:
     """Decay rate of muon's running mean of the gradient."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine: down to the floor over the whole run; wsd: warmup, stable, then a linear decay at the end."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Steps over which the learning rate rises from 0."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps over which the learning rate rises from 0; by default a tenth of the run, and at most 100."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps in which wsd decays."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -89,6 +90,15 @@ class OptimConfig:
         if self.matrix_lr is not None and self.name != "muon":
             raise ValueError("matrix_lr is a setting of name muon")
         return self
+
+
+def warmup_steps(config: OptimConfig, steps: int) -> int:
+    """Return over how many of a run's steps the learning rate rises.
+
+    >>> warmup_steps(OptimConfig(), 50), warmup_steps(OptimConfig(), 25_000)
+    (5, 100)
+    """
+    return min(steps // 10, MOST_WARMUP_STEPS) if config.warmup_steps is None else config.warmup_steps
 
 
 @configuration

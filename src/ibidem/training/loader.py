@@ -23,31 +23,36 @@ AHEAD = 4
 class Batch(NamedTuple):
     """A micro batch; where there is a GPU, on the CPU in pinned memory until it is copied."""
 
-    windows_BS: Tensor
-    """Ids of T + 1 tokens; int64."""
+    ids_BT: Tensor
+    """The inputs; int64."""
+    targets_BT: Tensor
+    """The id after each input, or `loss.IGNORE`; int64."""
     documents: Documents | None
+    counted_N: Tensor | None = None
+    """Positions in the joined rows whose targets count; None: all do."""
 
-    @property
-    def ids_BT(self) -> Tensor:  # noqa: N802 - the shape
-        """The inputs."""
-        return self.windows_BS[:, :-1]
-
-    @property
-    def targets_BT(self) -> Tensor:  # noqa: N802 - the shape
-        """The id after each input."""
-        return self.windows_BS[:, 1:]
+    @classmethod
+    def of_windows(cls, windows_BS: Tensor, documents: Documents | None) -> "Batch":
+        """Make a batch of windows of T + 1 ids in which every id after the first is a target."""
+        return cls(windows_BS[:, :-1], windows_BS[:, 1:], documents)
 
     def pinned(self) -> "Batch":
         """Copy it to pinned memory, from which a GPU copies while the host goes on."""
-        if self.documents is None:
-            return Batch(self.windows_BS.pin_memory(), None)
-        layout = self.documents.layout.pin_memory()
-        return Batch(self.windows_BS.pin_memory(), Documents(layout[2:], layout))
+        return Batch(
+            self.ids_BT.pin_memory(),
+            self.targets_BT.pin_memory(),
+            None if self.documents is None else self.documents.pinned(),
+            None if self.counted_N is None else self.counted_N.pin_memory(),
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """Copy it to a device, without waiting for it if it is pinned."""
-        documents = None if self.documents is None else self.documents.to(device)
-        return Batch(self.windows_BS.to(device, non_blocking=True), documents)
+        return Batch(
+            self.ids_BT.to(device, non_blocking=True),
+            self.targets_BT.to(device, non_blocking=True),
+            None if self.documents is None else self.documents.to(device),
+            None if self.counted_N is None else self.counted_N.to(device, non_blocking=True),
+        )
 
 
 class Loader:

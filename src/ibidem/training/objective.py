@@ -27,8 +27,8 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return this process's summed loss of a micro batch, and how many targets the step has over all processes."""
 
-    def figures(self) -> dict[str, float]:
-        """Return the objective's own figures of the step that was just taken."""
+    def figures(self) -> Mapping[str, Tensor | float]:
+        """Return the objective's own figures of the step that was just taken, on all processes; scalars."""
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Measure on held-out data, on all processes."""

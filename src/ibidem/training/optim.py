@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw as adamw_step
 
 from ibidem.modeling.modeling_custom import Attention, FeedForward
-from ibidem.training.config import OptimConfig
+from ibidem.training.config import OptimConfig, warmup_steps
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -220,13 +220,14 @@ def _sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     """Return the learning rate of a step, a function of the step alone."""
+    warmup = warmup_steps(config, total_steps)
     if config.schedule == "cosine":
-        share = warmup_cosine(step, warmup_steps=config.warmup_steps, total_steps=total_steps, floor=config.floor)
+        share = warmup_cosine(step, warmup_steps=warmup, total_steps=total_steps, floor=config.floor)
     else:
         decay_steps = max(1, round(config.decay_share * total_steps))
         share = warmup_stable_decay(
             step,
-            warmup_steps=config.warmup_steps,
+            warmup_steps=warmup,
             decay_steps=decay_steps,
             total_steps=total_steps,
             floor=config.floor,

@@ -1,6 +1,5 @@
 """Pretraining's objective: next-token prediction on windows of a tokenized dataset."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from ibidem.training import sharding
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.processes import shared_out
 from ibidem.training.tokens import Fim, Ids, Windows, fill_in_middle, window_at
 
 NATS_PER_BIT = float(np.log(2))
@@ -67,15 +67,10 @@ class Pretraining:
         self._sample(model, step)
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         chosen = self.held_out.spread(self.config.validation.windows)
-        size, processes = self.config.training.micro_batch_sequences, self.accelerator.num_processes
-        first, device = self.accelerator.process_index * size, self.accelerator.device
-        for start in range(
-            first, first + math.ceil(len(chosen) / (size * processes)) * size * processes, size * processes
-        ):
-            # every process runs the model equally often and on equal shapes; surplus windows do not count
-            places = range(start, start + size)
-            batch = self._batch([self.held_out[chosen[place % len(chosen)]] for place in places]).to(device)
-            counts_B1 = torch.tensor([place < len(chosen) for place in places], device=device)[:, None]
+        size, device = self.config.training.micro_batch_sequences, self.accelerator.device
+        for share in shared_out(len(chosen), size, self.accelerator):
+            batch = self._batch([self.held_out[chosen[place]] for place, _ in share]).to(device)
+            counts_B1 = torch.tensor([counts for _, counts in share], device=device)[:, None]
             sizes_BT = self.bytes_of_V[batch.targets_BT] * counts_B1
             nll = model(batch.ids_BT, batch.targets_BT.masked_fill(sizes_BT == 0, IGNORE), batch.documents)
             sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
@@ -156,8 +151,8 @@ class Pretraining:
     def _batch(self, windows: Sequence[Ids]) -> Batch:
         windows_BS = torch.from_numpy(np.stack(windows))
         if not self.config.data.document_mask:
-            return Batch(windows_BS, None)
-        return Batch(windows_BS, Documents.of(windows_BS[:, :-1] == self.tokenizer.document_id))
+            return Batch.of_windows(windows_BS, None)
+        return Batch.of_windows(windows_BS, Documents.of(windows_BS[:, :-1] == self.tokenizer.document_id))
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -1,6 +1,8 @@
 """The processes and devices of a training, as accelerate starts them, and checks that it did."""
 
+import math
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from importlib.util import find_spec
 
@@ -44,6 +46,19 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
                 InitProcessGroupKwargs(timeout=LONGEST_WAIT),  # the others wait while the main process tokenizes
             ],
         )
+
+
+def shared_out(number: int, size: int, accelerator: Accelerator) -> Iterator[list[tuple[int, bool]]]:
+    """Share out the items 0 to `number` - 1 for measuring; yield this process's batches of `size` items.
+
+    Every process gets equally many batches, as FSDP requires: what is surplus is an item again that does not count.
+
+    Yields:
+        Pairs of an item and whether it counts.
+    """
+    processes, process = accelerator.num_processes, accelerator.process_index
+    for start in range(process * size, math.ceil(number / (size * processes)) * size * processes, size * processes):
+        yield [(place % number, place < number) for place in range(start, start + size)]
 
 
 def compute_dtype(config: LoopConfig) -> torch.dtype:

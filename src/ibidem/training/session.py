@@ -23,20 +23,23 @@ from torch import nn
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
-from ibidem.config import flattened, resolved
+from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
 from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
-from ibidem.training.config import SessionConfig, measure_every
+from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import learning_rate, make_optimizer
+from ibidem.training.processes import compute_dtype
 
 COMPILER = "inductor"
+Model = Decoder | RewardModel
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Provenance:
     shape: ModelConfig
     settings: Mapping[str, Any]
     """The settings that decide the result."""
+    kind: str = KIND
+    """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,7 +62,7 @@ class Provenance:
         return {"model": resolved(self.shape), "train": self.settings}
 
 
-def check(config: SessionConfig) -> None:
+def check(config: SessionConfig, kind: str = KIND) -> None:
     """Fail before any data are read if the run's folder or the initial checkpoint cannot be used.
 
     Raises:
@@ -65,7 +70,7 @@ def check(config: SessionConfig) -> None:
         CheckpointError: a new run would replace old checkpoints.
     """
     artifacts.check_outside(config.output_dir / "checkpoints")
-    state.check_resume(config.output_dir, config.training.resume_from)
+    state.check_resume(config.output_dir, config.training.resume_from, kind)
     if config.initial is not None:
         artifacts.load(newest(config.initial), kind=KIND)
 
@@ -76,7 +81,7 @@ def run(
     accelerator: Accelerator,
     made: Provenance,
     *,
-    build: Callable[[], Decoder],
+    build: Callable[[], Model],
     tokens_per_step: int,
 ) -> Path:
     """Train until the last step of the configuration; return the folder of the last checkpoint.
@@ -96,7 +101,7 @@ def run(
         ArtifactError: another process writes to the run.
     """
     with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
-        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from)
+        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from, made.kind)
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
@@ -120,7 +125,7 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _build(
-    build: Callable[[], Decoder],
+    build: Callable[[], Model],
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
@@ -130,7 +135,7 @@ def _build(
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
     if checkpoint is None and config.initial is not None:
-        load_weights(model, newest(config.initial))
+        load_weights(model.decoder if isinstance(model, RewardModel) else model, newest(config.initial))
     if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
@@ -142,6 +147,15 @@ def _build(
         state.load(accelerator, learner, checkpoint)
         objective.restore(state.read_objective(checkpoint))
     return learner
+
+
+def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
+    """Return a decoder with random weights, which the seed decides."""
+    model = Decoder(
+        shape, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+    )
+    model.init_weights(training.seed)
+    return model
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
@@ -158,7 +172,7 @@ def _can_compile(accelerator: Accelerator) -> bool:
     return False
 
 
-def _placed(model: Decoder, config: SessionConfig, accelerator: Accelerator) -> loop.Learner:
+def _placed(model: Model, config: SessionConfig, accelerator: Accelerator) -> loop.Learner:
     """Move a model to its devices, sharded if the launcher asked for it, and make its optimizer."""
     guard = Guard(
         accelerator.device,
@@ -182,7 +196,7 @@ def _train(
     made: Provenance,
 ) -> Path:
     def save(step: int, figures: dict[str, float]) -> None:
-        saved = state.Saved(made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
+        saved = state.Saved(made.kind, made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
         state.save(accelerator, learner, folder_of(config.output_dir, step), saved)
         if accelerator.is_main_process:
             state.prune(config.output_dir, config.checkpoints.keep_last)
@@ -213,7 +227,8 @@ def _train(
 def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
     if starts_anew:
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
-    warmup, steps = config.optim.warmup_steps, config.training.steps
+    steps = config.training.steps
+    warmup = warmup_steps(config.optim, steps)
     if warmup >= steps:
         reached = f"the learning rate ends at {percent(steps / warmup, digits=0)} of optim.lr, still rising"
         reason = f"optim.warmup_steps is {warmup}, training.steps is {steps}: {reached}"
@@ -274,13 +289,20 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
     if checkpoint.config["model"] != made.config["model"]:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on another tokenized dataset, or from other weights (--initial)"
-        )
+        raise CheckpointError(f"{checkpoint.path} was trained on other data, or from other weights (--initial)")
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
     return state.steps_done(checkpoint)
+
+
+def summary(last: Artifact, config: SessionConfig) -> str:
+    """Say where the last checkpoint is, and whether it was trained before with other settings."""
+    said = f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
+    changed = changes(last.config["train"], settings(config))
+    if not changed:
+        return said
+    return f"{said}; trained before, with other settings ({changed}): choose another --output-dir to train with these"
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

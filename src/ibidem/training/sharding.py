@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ibidem.modeling.checkpoint import WEIGHTS
+from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 
 FLAG = "ACCELERATE_USE_FSDP"
@@ -46,7 +47,7 @@ def hidden_from_accelerate() -> Iterator[None]:
             os.environ[FLAG] = asked
 
 
-def shard(model: Decoder, device: torch.device) -> None:
+def shard(model: Decoder | RewardModel, device: torch.device) -> None:
     """Divide a model over all processes, on their devices, each block a group of its own."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(

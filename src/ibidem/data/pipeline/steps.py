@@ -5,12 +5,14 @@ of a step means that the policies do not need it.
 """
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ibidem.config import configuration
+from ibidem.conversation import Part, Turn, is_same, plain
 from ibidem.data.dedup import DedupPolicy
 from ibidem.data.filters.contamination import ContaminationPolicy, Guard
 from ibidem.data.filters.quality import FilterPolicy, Filters
@@ -55,6 +57,7 @@ class Policies:
         return self
 
 
+Parts = Iterable[Part]
 Step = Callable[[Document], Drop | None]
 StepMaker = Callable[[Policies], Step | None]
 
@@ -73,9 +76,12 @@ def refuse(_policies: Policies) -> Step:
 def clean(_policies: Policies) -> Step:
     """Normalize whitespace."""
 
-    def step(document: Document) -> None:
+    def step(document: Document) -> Drop | None:
+        if document.messages is not None:
+            return _change_turns(document, whitespace.of_parts)
         if not whitespace.is_tidy(document.encoded, document.category):
             document.text = whitespace.whitespace(document.text, document.category)
+        return None
 
     return step
 
@@ -129,7 +135,10 @@ def scrub(policies: Policies) -> Step:
     scrubber = Scrubber(policies.scrub)
 
     def step(document: Document) -> Drop | None:
-        document.text, document.scrubbed = scrubber(document.text)
+        if document.messages is None:
+            document.text, document.scrubbed = scrubber(document.text)
+        elif (drop := _scrub_turns(document, scrubber)) is not None:
+            return drop
         if document.code_blocks and document.scrubbed:
             document.code_blocks = whitespace.code_blocks(document.text)
         leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
@@ -138,6 +147,38 @@ def scrub(policies: Policies) -> Step:
         return None
 
     return step
+
+
+def _scrub_turns(document: Document, scrubber: Scrubber) -> Drop | None:
+    counts: Counter[str] = Counter()
+
+    def scrubbed(parts: Parts) -> Parts:
+        for part in parts:
+            text, found = scrubber(part.text)
+            counts.update(found)
+            yield part._replace(text=text)
+
+    drop = _change_turns(document, scrubbed)
+    document.scrubbed = dict(counts)
+    return drop
+
+
+def _change_turns(document: Document, change: Callable[[Parts], Parts]) -> Drop | None:
+    """Change the parts of each turn, so that no rule spans two of them, and render the text anew.
+
+    Returns:
+        Why the document is dropped: nothing is left of a turn, or of the difference between the answers of a pair.
+    """
+    assert document.messages is not None
+    turns = tuple(turn._replace(parts=tuple(change(turn.parts))) for turn in document.messages)
+    rejected = None if document.rejected is None else tuple(change(document.rejected))
+    if turns == document.messages and rejected == document.rejected:
+        return None
+    document.messages, document.rejected, document.text = turns, rejected, plain(turns, rejected)
+    answers = () if rejected is None else (Turn("assistant", rejected),)
+    if any(turn.is_blank and turn.role != "tool" for turn in (*turns, *answers)):
+        return Drop(DropReason.EMPTY, "a turn")
+    return Drop(DropReason.PAIR_EQUAL) if rejected is not None and is_same(turns[-1].parts, rejected) else None
 
 
 def contamination(policies: Policies) -> Step | None:

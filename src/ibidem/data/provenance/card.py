@@ -227,7 +227,8 @@ _CONTEXT = {
 
 
 def _field(column: pa.Field) -> dict[str, Any]:
-    kind = "sc:Integer" if pa.types.is_integer(column.type) else "sc:Text"
+    is_number = {"sc:Integer": pa.types.is_integer, "sc:Float": pa.types.is_floating}
+    kind = next((name for name, matches in is_number.items() if matches(column.type)), "sc:Text")
     return {
         "@type": "cr:Field",
         "@id": f"documents/{column.name}",

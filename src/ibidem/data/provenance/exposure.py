@@ -71,6 +71,9 @@ def artifacts_in(folders: Collection[Path]) -> dict[Path, Artifact]:
 def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact | None = None) -> list[Use]:
     """Find the artifacts below `roots` that contain the documents, and those made from such artifacts.
 
+    The ancestors of what is below `roots` are searched wherever they were recorded: a checkpoint that was tuned from
+    another one saw what that one was trained on.
+
     Datasets and token files are searched directly, so an earlier takedown hides nothing and rebuilt artifacts are not
     listed. All others are found by their inputs, except the tokenizer, through which no document passes on.
 
@@ -83,7 +86,7 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
         DigestMismatch: an artifact was edited or damaged.
     """
     wanted = pa.array(sorted(sha256s), pa.string())
-    everything = artifacts_in([*roots, dataset.path] if dataset is not None else roots)
+    everything = _with_ancestors(artifacts_in([*roots, dataset.path] if dataset is not None else roots))
     spans = {path: list(_spans(artifact, wanted)) for path, artifact in everything.items()}
     states: dict[Path, State] = {path: "holds" for path in everything if spans[path]}
     _follow(everything, states, {everything[path].digest for path in states}, "saw")
@@ -118,15 +121,30 @@ def _lost(everything: Mapping[Path, Artifact]) -> set[str]:
         item.digest
         for artifact in everything.values()
         for item in artifact.inputs
-        if item.is_artifact and item.digest not in known and not _is_there(artifact, item)
+        if item.is_artifact and item.digest not in known
     }
 
 
-def _is_there(artifact: Artifact, item: Input) -> bool:
+def _with_ancestors(known: Mapping[Path, Artifact]) -> dict[Path, Artifact]:
+    """Add everything that artifacts were made from, if it is still where it was recorded, and as it was."""
+    everything = dict(known)
+    waiting = list(known.values())
+    while waiting:
+        artifact = waiting.pop()
+        for item in artifact.inputs:
+            path = Path(normpath(artifact.path.resolve() / item.name)).resolve()
+            if item.is_artifact and path not in everything and (parent := _load(path, item.digest)):
+                everything[path] = parent
+                waiting.append(parent)
+    return everything
+
+
+def _load(path: Path, digest: str) -> Artifact | None:
     try:
-        return artifacts.load(Path(normpath(artifact.path.resolve() / item.name))).digest == item.digest
+        artifact = artifacts.load(path)
     except ArtifactError:
-        return False
+        return None
+    return artifact if artifact.digest == digest else None
 
 
 def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:

@@ -258,6 +258,13 @@ def _scrub(policy: Mapping[str, Any]) -> Iterator[str]:
             "Email and IP addresses, phone, card and account numbers, and US social security numbers were replaced by "
             "placeholders."
         )
+    if policy.get("health"):
+        yield (
+            "So were medical record, insurance and national identification numbers, diagnoses beside a person, "
+            "birthdays of patients, and serial numbers of implants."
+        )
+    if policy.get("names"):
+        yield "So were names of people that the words around them introduce; other names were not looked for."
 
 
 def _contamination(policy: Mapping[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 
-from ibidem.data.scrub.rules import IDENTIFIER, RESERVED_DOMAIN, Match, Rule, found_in
+from ibidem.data.scrub.rules import IDENTIFIER, RESERVED_DOMAIN, Match, Rule, found_in, luhn
 
 _COUNTRY_DOMAINS = frozenset(
     b"ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca "
@@ -84,6 +84,13 @@ def _is_email(match: Match) -> bool:
     return not _URL_BEFORE.search(match.string[max(0, start - 136) : start])
 
 
+def _is_disguised_email(match: Match) -> bool:
+    """Check the domain of an address whose signs are spelled out or encoded."""
+    domain = re.sub(rb"(?i) ?[\[({]dot[\])}] ?| dot ", b".", match["domain"]).lower()
+    top = domain.rpartition(b".")[2]
+    return (top in _COUNTRY_DOMAINS or top in _GENERIC_DOMAINS) and not RESERVED_DOMAIN.search(domain)
+
+
 def _is_public_address(match: Match) -> bool:
     try:
         address = ipaddress.ip_address(match[0].decode())
@@ -127,7 +134,7 @@ def _is_phone_of(*regions: str | None) -> Callable[[Match], bool]:
 
 def _is_card(match: Match) -> bool:
     digits = _digits(match)
-    if len(set(digits)) == 1 or not _CARD_ISSUERS.fullmatch(digits) or _luhn(digits) != 0:
+    if len(set(digits)) == 1 or not _CARD_ISSUERS.fullmatch(digits) or luhn(digits) != 0:
         return False
     return match[1] != b"" or _is_called_card(match)
 
@@ -137,12 +144,6 @@ def _is_called_card(match: Match) -> bool:
     before = match.string[max(0, match.start() - 64) : match.start()]
     after = match.string[match.end() : match.end() + 1]
     return (before[-1:] in _QUOTES and before[-1:] == after) or _CARD_WORD.search(before) is not None
-
-
-def _luhn(digits: str) -> int:
-    """Return the Luhn sum modulo 10: 0 for a valid number (ISO/IEC 7812-1, annex B)."""
-    doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
-    return sum(number - 9 * (number > 9) for number in doubled) % 10
 
 
 def _is_iban(match: Match) -> bool:
@@ -175,6 +176,28 @@ PERSONAL: tuple[Rule, ...] = (
         r"(?>(?:[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9\x80-\xff-]{0,62})\.)+[A-Za-z\x80-\xff][A-Za-z0-9\x80-\xff-]+))(?![\w@(])",
         _is_email,
         _LOCAL_PART,
+    ),
+    Rule(
+        "email",
+        r"(?i)\w at [a-z0-9-]{1,32} dot [a-z]",
+        r"(?i) {0,3}(?:[\w+-]+ {1,3})*?"
+        r"(?P<found>[\w+-]+(?: dot [\w+-]+){0,3} at (?P<domain>[\w-]+(?: dot [\w-]+){1,4}))(?!\w)",
+        _is_disguised_email,
+        IDENTIFIER + b"+ ",
+    ),
+    Rule(
+        "email",
+        r"(?i)\w ?[\[({]at[\])}] ?\w",
+        r"(?i)(?P<found>\w[\w.+-]{0,63} ?[\[({]at[\])}] ?(?P<domain>[\w-]+(?:(?:\.| ?[\[({]dot[\])}] ?)[\w-]+){1,4}))",
+        _is_disguised_email,
+        IDENTIFIER + b".+",
+    ),
+    Rule(
+        "email",
+        r"(?i)\w(?:&#64;|&#x40;|&commat;|%40)[a-z0-9]",
+        r"(?i)(?P<found>\w[\w.+-]{0,63}(?:&#64;|&#x40;|&commat;|%40)(?P<domain>[\w-]+(?:\.[\w-]+){1,4}))",
+        _is_disguised_email,
+        IDENTIFIER + b".+",
     ),
     Rule(
         "ip-address",

@@ -40,3 +40,9 @@ def is_no_example(match: Match) -> bool:
 def characters(found: bytes) -> str:
     """Decode bytes one to one."""
     return found.decode("latin-1")
+
+
+def luhn(digits: str) -> int:
+    """Return the Luhn sum modulo 10: 0 for a valid number (ISO/IEC 7812-1, annex B)."""
+    doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
+    return sum(number - 9 * (number > 9) for number in doubled) % 10

@@ -3,17 +3,20 @@ r"""Replace secrets and personal data by typed placeholders, and count them.
 One hyperscan pass over the UTF-8 bytes finds the anchors of all rules; Python looks only at those places. An anchor is
 a short, loose pattern whose start is known; the rule's own pattern is matched there, and a validator decides. Of
 overlapping finds the longest wins, then the earliest, then that of the first rule. Passes repeat until nothing is
-found, so that scrubbing a scrubbed text changes nothing.
-What is kept on purpose: see `secrets` and `personal`.
+found, so that scrubbing a scrubbed text changes nothing. Names come last, outside of what was replaced.
+What is kept on purpose: see `secrets`, `personal` and `health`.
 """
 
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ibidem.config import configuration
+from ibidem.data.scrub import names
+from ibidem.data.scrub.health import HEALTH
 from ibidem.data.scrub.personal import PERSONAL
 from ibidem.data.scrub.rules import Rule
 from ibidem.data.scrub.secrets import SECRET_KINDS, SECRETS
@@ -29,18 +32,34 @@ class ScrubPolicy:
     """Keys, tokens, private keys, passwords in URLs, and quoted random passwords of at least 16 characters."""
     personal: bool = True
     """Email and IP addresses, phone, card and account numbers, US social security numbers."""
+    health: bool = True
+    """Medical record, insurance and national numbers, diagnoses beside a person, birthdays of patients, implants."""
+    names: bool = False
+    """Names of people that the words around them introduce, as in `my name is` and `written by`."""
+    deny: Path | None = None
+    """A file with a name a line; each is replaced wherever it occurs, in other case, inflection and Unicode forms."""
 
 
 class Scrubber:
     """Replaces secrets and personal data. Build it once per process; threads must not share it."""
 
     def __init__(self, policy: ScrubPolicy) -> None:
-        rules = (SECRETS if policy.secrets else ()) + (PERSONAL if policy.personal else ())
+        rules = (
+            (SECRETS if policy.secrets else ())
+            + (PERSONAL if policy.personal else ())
+            + (HEALTH if policy.health else ())
+        )
         anchors = list(dict.fromkeys(rule.anchor for rule in rules))
         self._order = {rule: number for number, rule in enumerate(rules)}
         self._patterns = {rule: re.compile(rule.pattern.encode()) for rule in rules}
         self._rules_of = [[rule for rule in rules if rule.anchor == anchor] for anchor in anchors]
         self._database = _compile(anchors) if anchors else None
+        finders: list[tuple[str, Callable[[str], Iterable[Span]]]] = []
+        if policy.deny is not None:
+            finders.append((names.DENIED, names.Deny(names.read_names(policy.deny)).spans))
+        if policy.names:
+            finders.append((names.INTRODUCED, names.introduced))
+        self._finders = finders
 
     def __call__(self, text: str) -> tuple[str, dict[str, int]]:
         """Replace secrets and personal data; return the text and the counts by kind.
@@ -51,16 +70,18 @@ class Scrubber:
         >>> Scrubber(ScrubPolicy())("Ask Ann <ann@ibidem.org>.")
         ('Ask Ann <<EMAIL>>.', {'email': 1})
         """
-        data = text.encode("utf-8", "surrogatepass")
-        finds = self._find(data)
-        if not finds:
-            return text, {}
         counts: Counter[str] = Counter()
-        while finds:
+        data = text.encode("utf-8", "surrogatepass")
+        while finds := self._find(data):
             data = _replace(data, finds)
             counts.update(kind for _, kind in finds)
-            finds = self._find(data)
-        return data.decode("utf-8", "surrogatepass"), dict(counts)
+        if counts:
+            text = data.decode("utf-8", "surrogatepass")
+        for kind, find in self._finders:
+            if spans := list(find(text)):
+                text = _replace_names(text, spans, kind)
+                counts[kind] += len(spans)
+        return text, dict(counts)
 
     def _find(self, data: bytes) -> list[tuple[Span, str]]:
         """Return disjoint spans (in bytes) and their kinds, in order."""
@@ -134,6 +155,14 @@ def _disjoint(ranked: list[tuple[Span, str]], size: int) -> list[tuple[Span, str
             taken[start:end] = b"\1" * (end - start)
             kept.append(((start, end), kind))
     return sorted(kept)
+
+
+def _replace_names(text: str, spans: list[Span], kind: str) -> str:
+    parts, done = [], 0
+    for start, end in spans:
+        parts += [text[done:start], placeholder(kind)]
+        done = end
+    return "".join([*parts, text[done:]])
 
 
 def _replace(data: bytes, finds: list[tuple[Span, str]]) -> bytes:

@@ -46,15 +46,15 @@ def _is_scrambled(match: Match) -> bool:
     return _is_mixed(match) and not _LOWER_WORD.search(found_in(match))
 
 
-def _is_password(match: Match) -> bool:
-    """Check whether a quoted string after a word such as `password` is random."""
+def _is_password(match: Match, bits: float = 3.5) -> bool:
+    """Check whether a string after a word such as `password` is random: at least so many bits per character."""
     value = found_in(match)
     digits = sum(map(str.isdigit, characters(value)))
     if digits < 2 or digits == len(value) or _NO_PASSWORD.match(value) or not is_no_example(match):
         return False
     if _HEX.fullmatch(value):
         return len(value) >= 24 and _entropy(value) >= 2.9
-    return _entropy(value) >= 3.5 and not _WORD.search(value)
+    return _entropy(value) >= bits and not _WORD.search(value)
 
 
 def _entropy(value: bytes) -> float:
@@ -104,6 +104,8 @@ _QUOTED = (
     r"(?i)(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|private|encryption|auth|signing)[_-]?key)"
     r"""[a-z_-]{0,8}["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}["']"""
 )
+_BEARER = r"""(?i)authorization["']?\]?[ \t]{0,4}[:=][ \t]{0,4}["']?(?:bearer|token)[ \t]{1,4}"""
+_ENVIRONMENT = r"(?:PASSWORD|PASSWD|SECRET|TOKEN|_KEY)[A-Z_]{0,12}="
 _URL_USER = r"""://[^\s/?#@:"'<>\[\]]{0,64}:"""
 _CLOUDANT_URL = r"://[\w-]{1,64}:(?P<found>[0-9a-fA-F]{64}|[A-Za-z]{24})@[\w-]+\.cloudant\.com"
 _PEM_BODY = r"(?P<body>(?:(?!-----)[\t\n\r\x20-\x7e]){40,20000}?)-----END [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
@@ -225,6 +227,13 @@ SECRETS: tuple[Rule, ...] = (
         _QUOTED + r"""(?P<found>[^\s"'<>\x00-\x1f\x80-\xff]{16,128})["']""",
         _is_password,
     ),
+    Rule(
+        "key.password",
+        _ENVIRONMENT + "[!-~]{12}",
+        _ENVIRONMENT + r"""(?P<found>[^\s"'`<>()\[\]{},;\x00-\x1f\x80-\xff]{12,128})(?=\s|$)""",
+        lambda match: _is_password(match, 3.0),
+    ),
+    Rule("key.bearer", _BEARER + "[a-z0-9]", _BEARER + r"(?P<found>[\w.~+/=-]{20,512})(?![\w.~+/=-])", _is_mixed),
 )
 
 SECRET_KINDS = frozenset(rule.kind for rule in SECRETS)

@@ -7,7 +7,7 @@
 | StarCoderData | `id`, `max_stars_repo_name`, `max_stars_repo_path`; no license |
 | The Pile, SlimPajama | `meta.pile_set_name`, `meta.redpajama_set_name` identify code; no license |
 | openwebtext | none |
-| chats, instructions | a list of messages, or an instruction and its answer: see `conversations` |
+| chats, instructions, preference pairs | see `conversations` |
 | your own | `id`, `license`, `repo`, `path`, `language`, `revision`, or any of the names below |
 """
 
@@ -31,6 +31,7 @@ REVISION = ("revision", "max_stars_repo_head_hexsha", "revision_id", "version")
 META = ("meta",)
 SET_NAME = ("pile_set_name", "redpajama_set_name")
 CODE_SETS = ("Github", "RedPajamaGithub")
+_OF_PAIRS = ("chosen", "rejected", "margin", "score_chosen", "score_rejected")
 _PLAIN_TEXT = (str, bytes)
 
 
@@ -50,6 +51,13 @@ class Columns:
     context: str | None = None
     answer: str | None = None
     """Input and answer of an instruction; only if the text is an instruction."""
+    asked: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    margin: str | None = None
+    score_chosen: str | None = None
+    score_rejected: str | None = None
+    """Columns of a preference pair; only if the text is its prompt or its chosen answer."""
 
     @classmethod
     def find(cls, present: Collection[str], *, text: str) -> "Columns":
@@ -70,6 +78,10 @@ class Columns:
         }
         if text in conversations.ASKED:
             fields |= {"context": conversations.CONTEXT, "answer": conversations.ANSWER}
+        if text in (*conversations.ASKED, conversations.CHOSEN):
+            fields |= {name: (name,) for name in _OF_PAIRS}
+        if text == conversations.CHOSEN:
+            fields |= {"asked": conversations.ASKED}
         matched = {
             field_name: next((name for name in names if name in present and name != text), None)
             for field_name, names in fields.items()
@@ -81,15 +93,22 @@ class Columns:
         """The columns to read."""
         return [name for name in vars(self).values() if name is not None]
 
+    def rows(self, row: Mapping[str | None, Any], trees: conversations.Trees) -> list[Mapping[str | None, Any]]:
+        """Return the rows that become documents: several if the text is a tree of replies, otherwise the row alone."""
+        text = row.get(self.text)
+        if not isinstance(text, Mapping):
+            return [row]
+        return [{**row, self.text: value} for value in conversations.expand(text, trees)]
+
     def document(self, row: Mapping[str | None, Any], *, source: str, revision: str | None, place: str) -> Document:
         """Convert a row to a document.
 
         Raises:
-            ValueError: the text is missing, is not text, or is not valid Unicode.
+            ValueError: the text is missing, is not text, is not valid Unicode, or is no conversation.
         """
         text = row.get(self.text)
-        conversation = self._conversation(row, text)
-        text = text if conversation is None else conversation
+        said = self._said(row, text)
+        text = text if said is None else said.text
         raw = text.encode() if isinstance(text, str) else text
         if not isinstance(raw, bytes):
             kind = "missing" if text is None else type(text).__name__
@@ -98,7 +117,7 @@ class Columns:
         str(license_raw).encode()
         path = _string(row.get(self.path))
         name = _string(row.get(self.language)) or (language.by_name(path) if path else None)
-        return Document(
+        document = Document(
             raw=raw,
             source=source,
             revision=_string(row.get(self.revision)) or revision,
@@ -106,19 +125,30 @@ class Columns:
             repo=_string(row.get(self.repo)),
             path=path,
             url=_string(row.get(self.url)),
-            category=self._category(row, name, path) if conversation is None else "instruction",
+            category=self._category(row, name, path) if said is None else "instruction",
             language=name,
             license_raw=license_raw,
             license_stated=self.license is not None,
         )
+        if said is not None:
+            document.messages, document.rejected, document.margin = said
+        return document
 
-    def _conversation(self, row: Mapping[str | None, Any], text: object) -> str | None:
-        if not isinstance(text, _PLAIN_TEXT):
-            return conversations.conversation(text) if isinstance(text, list | Mapping) else None
-        if self.answer is None:
-            return None
-        asked = text.decode() if isinstance(text, bytes) else text
-        return conversations.pair(asked, row.get(self.context), row.get(self.answer))
+    def _said(self, row: Mapping[str | None, Any], text: object) -> conversations.Said | None:
+        if isinstance(text, bytes) and self.text in (*conversations.ASKED, conversations.CHOSEN):
+            text = text.decode()
+        if self.chosen is not None or self.rejected is not None or self.text == conversations.CHOSEN:
+            return self._pair(row, text)
+        answer = row.get(self.answer)
+        if isinstance(text, str) and self.answer is not None:
+            return conversations.instruction(text, row.get(self.context), answer)
+        return None if isinstance(text, _PLAIN_TEXT) else conversations.conversation(text, answer)
+
+    def _pair(self, row: Mapping[str | None, Any], text: object) -> conversations.Said:
+        of_text = self.text == conversations.CHOSEN
+        asked, chosen = (row.get(self.asked), text) if of_text else (text, row.get(self.chosen))
+        scores = row.get(self.margin), row.get(self.score_chosen), row.get(self.score_rejected)
+        return conversations.pair(asked, chosen, row.get(self.rejected), conversations.margin_of(*scores))
 
     def _category(self, row: Mapping[str | None, Any], name: str | None, path: str | None) -> Category:
         meta = row.get(self.meta)

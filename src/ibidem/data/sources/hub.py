@@ -14,7 +14,8 @@ from typing import Any
 from ibidem import log
 from ibidem.artifacts import Input
 from ibidem.data.sources.columns import Columns
-from ibidem.data.sources.readers import Piece, lines
+from ibidem.data.sources.conversations import Trees
+from ibidem.data.sources.readers import Piece, lines, with_trees
 from ibidem.data.sources.spec import Spec
 from ibidem.errors import DataError
 from ibidem.files import write_file
@@ -27,6 +28,7 @@ class HubDataset:
     """A dataset of the Hugging Face hub, streamed at the commit to which its version resolves."""
 
     spec: Spec
+    trees: Trees = "best_path"
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
@@ -36,10 +38,10 @@ class HubDataset:
     def pieces(self, spool: Path) -> Iterator[Piece]:
         """Stream the rows into files of `spool`; files left by an interrupted run are not fetched again."""
         spool.mkdir(parents=True, exist_ok=True)
-        first = 0
+        first = row = 0
         for path in self._spooled(spool):
             count = sum(1 for _ in lines(path))
-            yield Piece(
+            piece = Piece(
                 path=str(path),
                 name=self.spec.split,
                 first=first,
@@ -47,10 +49,12 @@ class HubDataset:
                 source=self.spec.name,
                 revision=self._commit,
                 column=self.spec.column,
-                row=first,
+                row=row,
                 license_stated=(spool / "stated").read_text() == "True",
             )
-            first += count
+            piece = with_trees(piece, self.trees)
+            yield piece
+            first, row = first + piece.count, row + count
 
     def _spooled(self, spool: Path) -> Iterator[Path]:
         done = sorted(spool.glob("rows-*.jsonl"))

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from ibidem.artifacts import Input
 from ibidem.data.licenses.files import LicenseFiles, Stated
 from ibidem.data.sources.columns import LICENSE
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.git import Clone, Clones
-from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of
+from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of, with_trees
 from ibidem.data.sources.spec import Spec, check_no_column, content_digest
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
@@ -34,6 +35,7 @@ class LocalFiles:
     """A file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
 
     spec: Spec
+    trees: Trees = "best_path"
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
@@ -61,7 +63,7 @@ class LocalFiles:
         for name, path in files:
             license_file, fields = self._license_of(name, path), self._fields_of(name, path)
             for row_group, row, count, damage in _parts(path, name, self.spec.column):
-                yield Piece(
+                piece = Piece(
                     path=str(path),
                     name=name,
                     first=first,
@@ -75,7 +77,9 @@ class LocalFiles:
                     license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
                     damage=damage,
                 )
-                first += count
+                piece = with_trees(piece, self.trees)
+                yield piece
+                first += piece.count
 
     def _license_of(self, name: str, path: Path) -> Stated | None:
         """Return the license of a plain file from the license files above it; they do not cover rows of data files."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.hub import HubDataset
 from ibidem.data.sources.installed import InstalledPackages
 from ibidem.data.sources.local import DATA_SUFFIXES, LocalFiles
@@ -11,7 +12,7 @@ from ibidem.errors import ConfigError
 INSTALLED = "installed-packages"
 
 
-def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
+def open_source(spec: Spec, *, package_cap_bytes: int, trees: Trees = "best_path") -> Source:
     """Open the source of a spec.
 
     Raises:
@@ -20,7 +21,7 @@ def open_source(spec: Spec, *, package_cap_bytes: int) -> Source:
     if spec.name == INSTALLED:
         return InstalledPackages(spec, cap_bytes=package_cap_bytes)
     if Path(spec.name).exists():
-        return LocalFiles(spec)
+        return LocalFiles(spec, trees)
     if spec.name.startswith((".", "/", "~")) or spec.name.endswith(DATA_SUFFIXES) or spec.name.count("/") > 1:
         raise ConfigError(f"dataset {spec.name!r}: no such file or folder")
-    return HubDataset(spec)
+    return HubDataset(spec, trees)

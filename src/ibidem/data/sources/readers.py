@@ -1,7 +1,8 @@
 """Read the pieces of a source, row by row: a piece is one file, or one row group of a Parquet file.
 
 A piece is self-contained, so any worker can read it. Every row has a position in its source, fixed before anything is
-read; a row that cannot be read is reported with file, line and reason, and reading continues with the next one.
+read; a row that cannot be read is reported with file, line and reason, and reading continues with the next one. Where
+trees of replies become several documents, each of these has a position (see `with_trees`).
 """
 
 import gzip
@@ -10,7 +11,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import zstandard
 
 from ibidem.data.sources import notebooks
 from ibidem.data.sources.columns import Columns
+from ibidem.data.sources.conversations import Trees
 from ibidem.data.text import language
 from ibidem.errors import DataError
 from ibidem.records import Document, Unreadable
@@ -53,6 +56,8 @@ class Piece:
     license_stated: bool = False
     damage: str | None = None
     """Why no row of the file can be trusted, if so."""
+    trees: Trees = "best_path"
+    """What becomes of a row that is a tree of replies; unless it is the best path, positions count documents."""
 
 
 def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
@@ -66,10 +71,23 @@ def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
         if not skip:
             yield piece.first, _read_source_file(piece)
         return
-    for index, item in READERS[suffix](piece, skip):
+    items = READERS[suffix](piece, skip) if piece.trees == "best_path" else _by_document(READERS[suffix], piece, skip)
+    for index, item in items:
         if isinstance(item, Document):
             item.license_stated = piece.license_stated
         yield piece.first + index, item
+
+
+def with_trees(piece: Piece, trees: Trees) -> Piece:
+    """Return a piece whose trees of replies become one document or several, with the number of its positions."""
+    if trees == "best_path" or suffix_of(piece.path) is None:
+        return piece
+    piece = replace(piece, trees=trees)
+    return replace(piece, count=sum(1 for _ in read(piece)))
+
+
+def _by_document(reader: "Reader", piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
+    return islice(enumerate(item for _, item in reader(piece, 0)), skip, None)
 
 
 def suffix_of(name: str) -> str | None:
@@ -173,7 +191,8 @@ def _batch(batch: pa.RecordBatch, before: int, skip: int, columns: Columns, piec
         if isinstance(row, str):
             yield index, Unreadable(piece.name, number, row)
         else:
-            yield index, _document(columns, row, piece, number)
+            for item in _items(columns, row, piece, number):
+                yield index, item
 
 
 def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
@@ -199,24 +218,27 @@ def _read_json_lines(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
     try:
         for index, line in enumerate(lines(Path(piece.path))):
             if index >= skip and line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield index, _json_row(line, piece.row + index + 1, piece)
+                for item in _json_row(line, piece.row + index + 1, piece):
+                    yield index, item
     except DAMAGE as error:
         yield index + 1, _broken(piece, index + 1, error)
 
 
-def _json_row(line: bytes, number: int, piece: Piece) -> Item:
-    name = piece.name
+def _json_row(line: bytes, number: int, piece: Piece) -> Iterator[Item]:
     try:
         row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
-        return Unreadable(name, number, f"not UTF-8: {error.reason}")
+        reason = f"not UTF-8: {error.reason}"
     except (ValueError, RecursionError) as error:
-        return Unreadable(name, number, f"not JSON: {error}")
-    if not isinstance(row, dict):
-        return Unreadable(name, number, f"a {type(row).__name__}, not an object")
-    if piece.column not in row:
-        return Unreadable(name, number, f"no column {piece.column!r} (columns: {', '.join(row)})"[:200])
-    return _document(Columns.find(set(row), text=piece.column), row, piece, number)
+        reason = f"not JSON: {error}"
+    else:
+        if isinstance(row, dict) and piece.column in row:
+            yield from _items(Columns.find(set(row), text=piece.column), row, piece, number)
+            return
+        reason = f"a {type(row).__name__}, not an object"
+        if isinstance(row, dict):
+            reason = f"no column {piece.column!r} (columns: {', '.join(row)})"[:200]
+    yield Unreadable(piece.name, number, reason)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -245,7 +267,8 @@ def _zstd_lines(path: Path) -> Iterator[bytes]:
         raise EOFError("the compressed file ended before its end-of-stream marker was reached")
 
 
-READERS: dict[str, Callable[[Piece, int], Iterator[tuple[int, Item]]]] = {
+Reader = Callable[[Piece, int], Iterator[tuple[int, Item]]]
+READERS: dict[str, Reader] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".jsonl": _read_json_lines,
@@ -260,6 +283,12 @@ def _columns(present: list[str], piece: Piece) -> Columns:
     if piece.column not in present:
         raise DataError(f"{piece.name}: no column {piece.column!r} (columns: {', '.join(map(str, present))})")
     return Columns.find(set(present), text=piece.column)
+
+
+def _items(columns: Columns, row: Any, piece: Piece, number: int) -> Iterator[Item]:
+    """Yield the documents of a row; those of one tree share its record, so that a request for it names all of them."""
+    for one in columns.rows(row, piece.trees):
+        yield _document(columns, one, piece, number)
 
 
 def _document(columns: Columns, row: Any, piece: Piece, number: int) -> Item:

@@ -2,8 +2,9 @@
 
 NAME is a local file or folder, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
 of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose files or
-folders are named by split. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation (see
-`conversations`); every source or text file is one document, and COLUMN is `text` where there are no other files.
+folders are named by split. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation or a
+preference pair (see `conversations`); every source or text file is one document, and COLUMN is `text` where there are
+no other files.
 """
 
 import hashlib

@@ -7,9 +7,10 @@ A document that is not empty always ends with exactly one newline.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ibidem.conversation import Part
 from ibidem.records import Category
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -26,6 +27,7 @@ _MARKUP = (
 )
 """What a reader of the page does not see: comments and tags, targets of links, definitions of links, addresses."""
 _BLANKS = (" ", "\t")
+_BLANK_BORDER = re.compile(r"[ \t]*(\n{1,2})(?:[ \t]*\n)*")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 CodeBlocks = tuple[tuple[int, int, str | None], ...]
@@ -48,6 +50,42 @@ def whitespace(text: str, category: Category) -> str:
         return text  # normalized already: a copy of every text would cost more than everything else here
     text = text.lstrip("\n").rstrip()
     return text + "\n" if text else ""
+
+
+def of_parts(parts: Iterable[Part]) -> Iterator[Part]:
+    r"""Normalize the whitespace of the texts and passages of a turn; citations and tool calls are left as they are.
+
+    Blanks between a text and another part stay: they separate words.
+
+    >>> list(of_parts([Part("text", "\n\nAt  nine \n\n\n\n"), Part("cite", "1"), Part("text", " .  \n")]))
+    [Part(kind='text', text='At  nine\n\n'), Part(kind='cite', text='1'), Part(kind='text', text=' .')]
+    """
+    parts = tuple(parts)
+    for number, part in enumerate(parts, start=1):
+        if part.kind == "text":
+            yield part._replace(text=_inside(part.text, is_first=number == 1, is_last=number == len(parts)))
+        elif part.kind == "passage":
+            yield part._replace(text=_inside(part.text, is_first=True, is_last=True))
+        else:
+            yield part
+
+
+def _inside(text: str, *, is_first: bool, is_last: bool) -> str:
+    r"""Normalize a text between others: `whitespace`, without the newline at its end.
+
+    >>> _inside(" and \r\n", is_first=False, is_last=False)
+    ' and\n'
+    """
+    body = whitespace(text, "instruction").removesuffix("\n")
+    before = "" if is_first else _blanks(text[: len(text) - len(text.lstrip())])
+    after = "" if is_last else _blanks(text[len(text.rstrip()) :])
+    if not body.strip():
+        return before if after else ""
+    return before + (body if is_first else body.lstrip()) + after
+
+
+def _blanks(blanks: str) -> str:
+    return _BLANK_BORDER.sub(r"\1", blanks.replace("\r\n", "\n"))
 
 
 def is_tidy(text: bytes, category: Category) -> bool:

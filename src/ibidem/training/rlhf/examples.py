@@ -1,0 +1,180 @@
+"""What an alignment learns from: the conversations and the pairs of a dataset, split by prompt.
+
+A file is preprocessed to a dataset first, so that license, scrubbing, takedown and trace hold for it as for any other
+data.
+"""
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import pyarrow.parquet as pq
+
+from ibidem import artifacts, conversation
+from ibidem.conversation import Conversation, Part, Turn
+from ibidem.data import shards
+from ibidem.data.dedup import DedupPolicy
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.sources.conversations import Trees
+from ibidem.data.sources.readers import READERS, lines, open_arrow
+from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.training.tokens import DEFAULT_SHARE, FEWEST_HELD_OUT
+
+COLUMNS = ("chosen", "messages", "conversations", "prompt", "instruction", "question")
+"""Columns that may have a conversation; of those that a file has, the first is taken."""
+LARGEST_SHARE = 0.1
+"""Of a small dataset's prompts, what is held out by default at most."""
+
+Item = TypeVar("Item")
+
+
+class Example(NamedTuple):
+    """A conversation up to its last answer."""
+
+    sha256: str
+    """Of the document's text: `trace` and `takedown` find it."""
+    turns: Conversation
+
+    @property
+    def prompt(self) -> Conversation:
+        """The turns before the first answer."""
+        first = next(number for number, turn in enumerate(self.turns) if turn.role == "assistant")
+        return self.turns[:first]
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt."""
+
+    sha256: str
+    """Of the document's text: `trace` and `takedown` find it."""
+    prompt: Conversation
+    chosen: tuple[Part, ...]
+    rejected: tuple[Part, ...]
+    margin: float | None
+    """By how much the chosen answer is better, where the data say so."""
+
+
+def open_dataset(path: Path, work_dir: Path, *, column: str | None, reply_trees: Trees) -> artifacts.Artifact:
+    """Load a dataset; preprocess a file of conversations or pairs to one, below `work_dir`.
+
+    Args:
+        path: the dataset or the file.
+        work_dir: folder of the run.
+        column: of the file; None: the first of `COLUMNS` that it has.
+        reply_trees: what is made from a tree of replies, if the file has trees.
+
+    Raises:
+        ConfigError: it is neither, or no column is known.
+        DataError: the file has no documents.
+    """
+    if path.is_dir():
+        if column is not None:
+            raise ConfigError(f"column {column}: {path} is a folder; a dataset has no such choice")
+        try:
+            return shards.load_dataset(path)
+        except ArtifactError as error:
+            raise ConfigError(f"data {path}: {error}; a folder must be a preprocessed dataset") from None
+    if not path.exists():
+        raise ConfigError(f"data {path}: no such file or folder")
+    chosen = column or _column_of(path)
+    output = work_dir / "data"
+    preprocess(
+        PreprocessConfig(
+            dataset=(f"{path}:train:{chosen}",),
+            output_dir=output,
+            dedup=DedupPolicy(near=False),
+            reply_trees=reply_trees,
+            skip=("natural_languages", "filters"),
+        )
+    )
+    return shards.load_dataset(output)
+
+
+def _column_of(path: Path) -> str:
+    present = _columns(path)
+    found = next((name for name in COLUMNS if name in present), None)
+    if found is None:
+        has = ", ".join(map(repr, present[:8])) or "none"
+        raise ConfigError(f"data {path}: no column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]} (it has {has})")
+    return found
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the columns of a file; of JSON lines, those of the first line that is an object."""
+    if path.suffix == ".parquet":
+        return list(pq.read_schema(path).names)
+    if path.suffix == ".arrow":
+        with open_arrow(path) as (schema, _):
+            return list(schema.names)
+    if not path.name.endswith(tuple(READERS)):
+        raise ConfigError(f"data {path}: not a file of JSON lines, Parquet or Arrow")
+    for line in lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            return list(row)
+    raise DataError(f"data {path}: no line is a JSON object")
+
+
+def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Example]:
+    """Yield every conversation that ends with an answer; count what is left out, by reason."""
+    for path in shards.shard_paths(dataset.path):
+        for row in shards.read_rows(path, ["sha256", "messages"]):
+            if row["messages"] is None:
+                left_out["not a conversation"] += 1
+                continue
+            turns = conversation.from_rows(row["messages"])
+            answered = conversation.answered(turns)
+            if not answered:
+                left_out["no answer"] += 1
+                continue
+            yield Example(row["sha256"], answered)
+
+
+def read_pairs(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Pair]:
+    """Yield every pair of answers; count what is left out, by reason."""
+    for path in shards.shard_paths(dataset.path):
+        for row in shards.read_rows(path, ["sha256", "messages", "rejected", "margin"]):
+            if row["messages"] is None or row["rejected"] is None:
+                left_out["not a pair"] += 1
+                continue
+            *prompt, chosen = conversation.from_rows(row["messages"])
+            rejected = tuple(Part(part["kind"], part["text"]) for part in row["rejected"])
+            yield Pair(row["sha256"], tuple(prompt), chosen.parts, rejected, row["margin"])
+
+
+def split(
+    items: Iterable[Item], prompts: Iterable[Sequence[Turn]], share: float | None
+) -> tuple[list[Item], list[Item]]:
+    """Split items in those to train on and those held out; all items of a prompt are on one side.
+
+    Args:
+        items: what to split.
+        prompts: the prompt of each item; its hash alone decides.
+        share: share of the prompts to hold out; by default `default_share`.
+    """
+    keys = [sha256(conversation.plain(prompt).encode()).hexdigest() for prompt in prompts]
+    share = default_share(keys) if share is None else share
+    sides: tuple[list[Item], list[Item]] = [], []
+    for key, item in zip(keys, items, strict=True):
+        sides[shards.is_held_out(key, share)].append(item)
+    return sides
+
+
+def default_share(keys: Iterable[str]) -> float:
+    """Return the share of the prompts to hold out: 2 %, or as much as holds out eight of a few, at most a tenth.
+
+    >>> default_share(f"{number:02x}" * 32 for number in range(9))
+    0.0
+    """
+    places = sorted(map(shards.place_of, set(keys)))
+    if bisect_left(places, DEFAULT_SHARE) >= FEWEST_HELD_OUT:
+        return DEFAULT_SHARE
+    count = min(FEWEST_HELD_OUT, int(LARGEST_SHARE * len(places)))
+    return (places[count - 1] + places[count]) / 2 if count else 0.0

@@ -1,0 +1,174 @@
+"""Supervised fine-tuning (SFT): next-token prediction on what the assistant says in conversations.
+
+The loss of a step is the mean over all its targets: not a mean of the means of micro batches or processes, which would
+weigh a short answer more than a long one.
+Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ibidem import artifacts, log
+from ibidem.conversation import Conversation
+from ibidem.errors import DataError
+from ibidem.modeling.loss import IGNORE
+from ibidem.training import session, sharding
+from ibidem.training.loader import Batch, Loader
+from ibidem.training.objective import ObjectiveState
+from ibidem.training.pretraining import NATS_PER_BIT
+from ibidem.training.processes import shared_out
+from ibidem.training.rlhf.answers import choose_questions, report_answers
+from ibidem.training.rlhf.batches import Encoded, Order, encode, pack
+from ibidem.training.rlhf.config import SftConfig
+from ibidem.training.rlhf.examples import Example, read_conversations, split
+from ibidem.training.rlhf.setup import Setup, set_up
+
+
+def sft(config: SftConfig) -> str:
+    """Fine-tune; say where the last checkpoint is."""
+    return session.summary(run(config), config)
+
+
+def run(config: SftConfig) -> artifacts.Artifact:
+    """Read and render the conversations, build or resume, run the loop; return the last checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint, data, batch sizes or processes do not fit together.
+        DataError: there is no conversation to train on.
+        CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
+    """
+    setup = set_up(config)
+    objective = Sft(config, setup, read(config, setup))
+    last = session.run(
+        objective,
+        config,
+        setup.accelerator,
+        setup.made,
+        build=partial(session.new_decoder, setup.shape, config.training),
+        tokens_per_step=objective.tokens_per_step,
+    )
+    return artifacts.load(last)
+
+
+class Conversations(NamedTuple):
+    """What is trained on and measured."""
+
+    train: list[Encoded]
+    held_out: list[Encoded]
+    questions: list[Conversation]
+    """What is answered at each measurement."""
+    left_out: Counter[str]
+    """How many documents are not trained on, by reason."""
+
+
+def read(config: SftConfig, setup: Setup) -> Conversations:
+    """Read and render the conversations of the dataset, and split them by prompt.
+
+    Raises:
+        DataError: none can be trained on.
+    """
+    left_out: Counter[str] = Counter()
+    found: list[tuple[Example, Encoded]] = []
+    for example in read_conversations(setup.dataset, left_out):
+        encoded = encode(setup.template, example.turns)
+        if encoded.num_inputs > setup.shape.context:
+            left_out["longer than the context"] += 1
+        else:
+            found.append((example, encoded))
+    if not found:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
+        raise DataError(f"data {config.data}: no conversation to train on ({reasons})")
+    train, held_out = split(found, (example.prompt for example, _ in found), config.held_out_share)
+    if not train:
+        raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
+    questions = choose_questions(config, setup, (example.prompt for example, _ in held_out))
+    return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
+
+
+@dataclass
+class Sft:
+    """Next-token prediction on what the assistant says."""
+
+    config: SftConfig
+    setup: Setup
+    data: Conversations
+    num_targets: int = 0
+    """Of the current step, over all processes."""
+
+    def check(self) -> None:
+        """Report what is trained on."""
+        train, held_out = len(self.data.train), len(self.data.held_out)
+        log.event("train.conversations", train=train, held_out=held_out, left_out=dict(self.data.left_out))
+        if not held_out:
+            log.event("train.not_measured", reason="too few prompts to hold any out of training")
+        if self.data.questions and sharding.is_requested():
+            log.event("train.no_samples", reason="the weights are sharded")
+
+    def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
+        """Count the targets of the step over all processes, and let the loader prepare its micro batches."""
+        self.num_targets = sum(self.data.train[item].num_targets for item in self.order.of_step(step))
+        self.loader.begin(step)
+
+    def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
+        """Return the summed loss of this process's conversations, and the number of targets of the step."""
+        batch = self.loader.take(step, micro)
+        loss = model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss, batch.counted_N)
+        return loss, self.num_targets
+
+    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Return loss per target and bits per byte on held-out conversations; answer the questions."""
+        report_answers(model, self.data.questions, self.config, self.setup, step=step)
+        chosen, accelerator = self.data.held_out[: self.config.validation.windows], self.setup.accelerator
+        if not chosen:
+            return {}
+        bytes_of_V = torch.from_numpy(self.setup.tokenizer.bytes_of_V)
+        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
+        for share in shared_out(len(chosen), self.config.training.micro_batch_sequences, accelerator):
+            packed = pack([chosen[item] if counts else chosen[item].untrained for item, counts in share])
+            batch = packed.to(accelerator.device)
+            nll = model(batch.ids_BT, batch.targets_BT, batch.documents, counted_N=batch.counted_N)
+            targets = packed.targets_BT[packed.targets_BT != IGNORE]
+            sums += torch.tensor([float(nll), len(targets), int(bytes_of_V[targets].sum())], dtype=torch.float64)
+        nll, num_targets, num_bytes = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+        return {"held_out_loss": nll / num_targets, "bits_per_byte": nll / NATS_PER_BIT / num_bytes}
+
+    def figures(self) -> dict[str, float]:
+        """Return the number of targets of the step."""
+        return {"targets": float(self.num_targets)}
+
+    def state(self) -> ObjectiveState:
+        """Return no state: the step determines where the data continue."""
+        return ObjectiveState({}, {})
+
+    def restore(self, state: ObjectiveState) -> None:
+        """Nothing to restore."""
+
+    def close(self) -> None:
+        """End the loader's thread."""
+        self.loader.close()
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Mean number of ids that a step reads."""
+        mean = sum(each.num_inputs for each in self.data.train) / len(self.data.train)
+        return round(mean * self.config.training.batch_sequences)
+
+    @cached_property
+    def order(self) -> Order:
+        """Which conversations a step takes."""
+        accelerator = self.setup.accelerator
+        return Order(len(self.data.train), self.config.training, accelerator.num_processes, accelerator.process_index)
+
+    @cached_property
+    def loader(self) -> Loader:
+        """The training's micro batches of this process."""
+        return self.order.loader(self._packed, self.setup.accelerator.device)
+
+    def _packed(self, items: Sequence[int]) -> Batch:
+        return pack([self.data.train[item] for item in items])
