@@ -61,7 +61,7 @@ class DemoConfig:
     """Shape of the model; empty: the one of 1.4 M parameters that ships with the program."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Maximum number of bytes read from each package."""
-    steps: Annotated[int, Field(ge=1)] = 600
+    steps: Annotated[int, Field(ge=1)] = 560
     """Training steps of 8 windows of 256 tokens."""
     traces: Annotated[int, Field(ge=1)] = 400
     """Conversations to make for tuning."""
