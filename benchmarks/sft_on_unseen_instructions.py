@@ -36,7 +36,8 @@ from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.sft_pipeline import run
 
 SEEDS = (0, 1, 2)
-STEPS, BATCH, LEARNING_RATE = 300, 32, 4e-3
+STEPS, BATCH = 100, 16
+OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
 HELD_OUT = 42
 KEEP = {
     "all numbers": "numbers",
@@ -125,7 +126,7 @@ def tune(initial: Path, tasks: Sequence[Task], folder: Path, seed: int, *, shuff
     settings = {
         "initial": initial, "data": data, "output_dir": folder / "run",
         "training": {"steps": STEPS, "batch_sequences": BATCH, "micro_batch_sequences": BATCH, "seed": seed},
-        "optim": {"lr": LEARNING_RATE, "floor": 0.0}, "validation": {"every": STEPS, "samples": 0},
+        "optim": OPTIM, "validation": {"every": STEPS, "samples": 0},
     }  # fmt: skip
     before = time.process_time()
     run(build(SftConfig, settings))
@@ -156,7 +157,7 @@ def main() -> None:
     settings = {
         "steps": STEPS,
         "batch": BATCH,
-        "lr": LEARNING_RATE,
+        "optim": OPTIM,
         "parameters": load_model(newest(initial))[0].num_parameters,
     }
     made = {"command": command, "machine": platform.machine(), "torch": version("torch"), **settings, "rows": rows}
