@@ -24,8 +24,12 @@ from ibidem.evaluation.gate.tasks import TASKS
 from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
 
-INTERNAL = {"data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"}
-"""Schemas and file names of workspaces alone: a finished artifact never holds them."""
+INTERNAL = {
+    *("data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
+    *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
+    *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
+}
+"""Schemas and file names of workspaces and of the package alone: a finished artifact never holds them."""
 
 MANIFEST = {
     "kind": "What the artifact is: one of the kinds below.",
@@ -217,9 +221,9 @@ def _dataset() -> Kind:
         about="Documents in Parquet shards, with a reason for everything that did not enter. A shard holds what "
         "survived of a fixed range of positions of its source, so a document that is dropped changes its own shard "
         "alone.",
-        made_by=("preprocess", "blend", "takedown apply"),
+        made_by=("preprocess", "synthesize", "blend", "takedown apply"),
         read_by=(
-            *("preprocess", "blend", *TAKEDOWN, "card", "train-tokenizer", *TRAININGS),
+            *("preprocess", "synthesize", "blend", *TAKEDOWN, "card", "train-tokenizer", *TRAININGS),
             *(
                 "evaluate perplexity",
                 "evaluate dashboard",
@@ -268,6 +272,8 @@ def _dataset() -> Kind:
             "clones": "Source, repository, commit, address and day of each clone among the local files. Only with "
             "clones, and not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",
+            "synthetic": "Traces made by kind, candidates rejected before by reason, functions whose mutants the judge "
+            "could not use among them, and refusals. Only of `synthesize`.",
             "unit": "`tokens` or `bytes`: what a blend counts. Only in a blend.",
             "total": "Size of a blend in that unit. Only in a blend.",
             "shares": "Share of each category. Only in a blend.",

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibidem.data.scrub import names
 from ibidem.data.scrub.names import read_names
 from ibidem.data.scrub.scrubber import Scrubber, ScrubPolicy
 from ibidem.errors import ConfigError
@@ -122,6 +123,26 @@ def _deny() -> Scrubber:
 @pytest.mark.parametrize("text", ["Jane", "January", "Zoe", "a miller", "Marcus", "trojan", "mullerin", "Катя"])
 def test_other_words_are_not_names_of_the_deny_list(text: str, deny: Scrubber) -> None:
     assert deny(text) == (text, {})
+
+
+def test_other_names_are_found_as_often_as_the_module_says() -> None:
+    rows = [json.loads(line) for line in (HERE / "planted_names.jsonl").read_text(encoding="utf-8").splitlines()]
+    scrubber = Scrubber(ScrubPolicy(names=True))
+    found = Counter[str]()
+    for row in rows:
+        text, counts = scrubber(row["before"] + row["name"] + row["after"])
+        if row["name"] not in text:
+            assert counts["name"] == 1, row
+            found[row["form"]] += 1
+    assert f"{len(rows)} names that were written down without regard to the rules, {found.total()} are" in " ".join(
+        (names.__doc__ or "").split()
+    )
+    assert (found["title"], found["letter"]) == (4, 4)
+
+
+@pytest.mark.parametrize("text", ["Hello World", "Dear all,\n", "Author: The Team", "written by hand", "Mr. and Mrs."])
+def test_words_that_are_no_names_stay(text: str) -> None:
+    assert Scrubber(ScrubPolicy(names=True))(text) == (text, {})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ original must pass them again, in another process, and a mutant must fail one.
 
 import random
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 from ibidem.data.synthetic import calls, mutants
@@ -17,8 +18,17 @@ from ibidem.sandbox.program import Kind, Program
 
 CALLS = 8
 MOST_MUTANTS = 4
-NO_CALLS, UNSTABLE, SURVIVED = "fix.no_calls", "fix.unstable", "fix.survived"
-"""Why a function has no fault: no telling call, other results in another process, or no mutant fails."""
+
+
+class Unfit(StrEnum):
+    """Why a function has no fault."""
+
+    NO_CALLS = "fix.no_calls"
+    """No two calls return different plain values."""
+    UNSTABLE = "fix.unstable"
+    """It returns other values in another process."""
+    SURVIVED = "fix.survived"
+    """No mutant fails a test."""
 
 
 class Fault(NamedTuple):
@@ -36,17 +46,17 @@ def cases(judge: Judge, function: Function, rng: random.Random) -> list[Case]:
     return _probe(judge, function.name, function.program, calls.arguments(function, rng, CALLS))
 
 
-def fault(judge: Judge, function: Function, tests: Sequence[Case], rng: random.Random) -> Fault | str:
+def fault(judge: Judge, function: Function, tests: Sequence[Case], rng: random.Random) -> Fault | Unfit:
     """Return a mutant that fails the tests, or why there is none."""
     if not calls.is_telling(tests):
-        return NO_CALLS
+        return Unfit.NO_CALLS
     if not _passes(judge, function.name, function.program, tests):
-        return UNSTABLE
+        return Unfit.UNSTABLE
     for mutant in mutants.some(function.code, rng, MOST_MUTANTS):
         found = _difference(judge, function, mutant, tests)
         if found is not None:
             return found
-    return SURVIVED
+    return Unfit.SURVIVED
 
 
 def _difference(judge: Judge, function: Function, mutant: Mutant, tests: Sequence[Case]) -> Fault | None:

@@ -68,7 +68,7 @@ FUNCTIONS_AT_ONCE = 32
 JUDGE_CPU_S = 1
 CONTAMINATED = "contaminated"
 ATTEMPTS = 4
-"""Tasks that a model may write for each one that is wanted."""
+"""How often a request or a task is drawn, for each one that is wanted."""
 TASKS_AT_ONCE = 8
 
 
@@ -132,8 +132,9 @@ def synthesize(config: SynthesizeConfig) -> str:
     made = make(_pipeline(config), origins, lambda folder: _open(config, dataset, folder), more=_more(config))
     counts = made.counts["synthetic"]
     short = config.number - sum(count for kind, count in counts["made"].items() if kind != "instruct")
-    missing = f"; {short:,} fewer than asked for: {dataset.path} has no more functions for them" if short > 0 else ""
-    return f"{summary(made)}; refusals: {counts['refusals']:,}{missing}"
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in counts["rejected"].items()) or "none"
+    missing = f"; {short:,} fewer than asked for: the functions of {dataset.path} ran out" if short > 0 else ""
+    return f"{summary(made)}; refusals: {counts['refusals']:,}; rejected before: {rejected}{missing}"
 
 
 def _check(config: SynthesizeConfig) -> None:
@@ -347,7 +348,7 @@ class _Outcome(NamedTuple):
 
     function: Function
     cases: Sequence[Case]
-    fault: faults.Fault | str | None
+    fault: faults.Fault | faults.Unfit | None
 
 
 def _judged(
@@ -379,7 +380,7 @@ def _judged(
                     fixes -= 1
                     yield dialogues.fix(function, *fault, _rng(config, "wording", function.key))
                     bar.advance()
-                elif fixes and isinstance(fault, str):
+                elif fixes and isinstance(fault, faults.Unfit):
                     rejected[fault] += 1
             if not fixes and not runs:
                 return
@@ -396,9 +397,15 @@ OWN: Mapping[Kind, Callable[[random.Random], Trace]] = {
 def _own(
     config: SynthesizeConfig, quotas: Quotas, _found: Sequence[Function], _rejected: Counter[str]
 ) -> Iterator[Trace]:
+    """Yield traces that no document goes into, each request once."""
     for kind, maker in OWN.items():
-        for number in range(quotas.get(kind, 0)):
-            yield maker(_rng(config, kind, number))
+        wanted, asked = quotas.get(kind, 0), set[str]()
+        for number in range(ATTEMPTS * wanted):
+            trace = maker(_rng(config, kind, number))
+            request = next(turn.text for turn in trace.turns if turn.role == "user")
+            if len(asked) < wanted and request not in asked:
+                asked.add(request)
+                yield trace._replace(draw=number)
 
 
 def _instructed(config: SynthesizeConfig, rejected: Counter[str]) -> list[Trace]:

@@ -30,5 +30,5 @@ def benchmark_files(name: str) -> list[Path]:
         if files:
             return files
     if not path.is_file():
-        raise ConfigError(f"benchmark {name!r} is neither {HUMAN_EVAL} nor {PROMPTS} nor a file or folder of problems")
+        raise ConfigError(f"benchmark {name!r} is neither {HUMAN_EVAL} nor a file or folder of problems, nor {PROMPTS}")
     return [path]

@@ -166,10 +166,10 @@ def _is_constant(node: ast.expr) -> bool:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.compile":
         return len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.Constant)
     try:
-        ast.literal_eval(node)
+        value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
-    return True
+    return bool(value) or not isinstance(value, list | dict | set)  # an empty one will be filled
 
 
 def _is_simple(node: ast.FunctionDef) -> bool:

@@ -124,6 +124,15 @@ def is_refusal(text: str) -> bool:
     return REFUSED.search(text[:160]) is not None
 
 
+def normalized(request: str) -> str:
+    """Return the words of a request in lower case, for comparison.
+
+    >>> normalized("How do I kill -9 it?")
+    'how do i kill 9 it'
+    """
+    return " ".join(re.findall(r"\w+", request.lower()))
+
+
 def _talk(say: Wording, asked: str, answer: str) -> tuple[Turn, ...]:
     turns = (Turn.of("user", asked), Turn.of("assistant", answer))
     return (Turn.of("system", say(_SYSTEM)), *turns) if say.rng.random() < SYSTEM_SHARE else turns

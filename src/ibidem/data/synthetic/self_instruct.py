@@ -20,12 +20,13 @@ from ibidem.data.synthetic.refusals import is_refusal
 from ibidem.data.synthetic.trace import Trace
 from ibidem.errors import DataError
 
+SHIPPED = "seeds.jsonl"
 SEEDS = 6
 GENERATED = 2
 MOST_SIMILAR = 0.7
 INSTRUCTION_WORDS = (3, 150)
 LEAST_ANSWER_CHARS = 2
-ASK = "Write a task for a programming assistant that is unlike the earlier ones."
+ASK = "Write another task."
 _UNFIT = re.compile(
     r"\b(?:images?|pictures?|graphs?|photos?|files?|maps?|draw|plot|go to|video|audio|music)\b", re.IGNORECASE
 )
@@ -47,7 +48,7 @@ def read_seeds(path: Path | None) -> list[Task]:
         DataError: a row is not a task, or there are too few.
     """
     if path is None:
-        shipped = files("ibidem.data.synthetic").joinpath("seeds.jsonl").read_text(encoding="utf-8")
+        shipped = files("ibidem.data.synthetic").joinpath(SHIPPED).read_text(encoding="utf-8")
         return [Task(**json.loads(line)) for line in shipped.splitlines()]
     tasks = [_task(row, f"seeds {path}: row {number}") for number, row in enumerate(jsonl.read(path, "seeds"), 1)]
     if len(tasks) < SEEDS:
@@ -131,8 +132,8 @@ def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
     """Return ROUGE-L of two word sequences: the F1 score of their longest common subsequence.
 
     Source: Lin 2004 "ROUGE: a package for automatic evaluation of summaries", section 3.
-    >>> rouge_l("a b c d".split(), "a c x".split())
-    0.5714285714285715
+    >>> rouge_l("a b c d".split(), "a c x y".split())
+    0.5
     """
     if not one or not other:
         return 0.0
@@ -147,7 +148,7 @@ def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
 def trace(task: Task, number: int) -> Trace:
     """Return a task as a trace."""
     turns = (Turn.of("user", task.instruction), Turn.of("assistant", task.answer))
-    return Trace("instruct", turns, str(number))
+    return Trace("instruct", turns, "0", draw=number)
 
 
 def _words(text: str) -> list[str]:

@@ -27,6 +27,8 @@ class Trace(NamedTuple):
     function: str = ""
     mutant: str = ""
     """Operator of the fault, of a bug to fix."""
+    draw: int | None = None
+    """Number of the draw, of a trace that no document went into."""
 
     def record(self, seed: int) -> str:
         """Return what the dataset keeps of its origin: kind, wordings, seed, fault, and the document.
@@ -35,6 +37,7 @@ class Trace(NamedTuple):
         'explain:3.1 seed=0'
         """
         facts = [f"{self.kind}:{self.template}", f"seed={seed}"]
+        facts += [f"draw={self.draw}"] if self.draw is not None else []
         facts += [f"mutant={self.mutant}"] if self.mutant else []
         if self.source is not None:
             facts += [f"function={self.function}"] if self.function else []
