@@ -61,7 +61,7 @@ SHARES: Mapping[Kind, int] = {
 }  # fmt: skip
 """Shares of the kinds among the traces that no model writes."""
 JUDGED: frozenset[Kind] = frozenset({"fix", "run"})
-FUNCTIONS_PER_TRACE = 2
+FUNCTIONS_PER_TRACE = 1
 """Functions to look for, for each trace: of those that are called, one in four has a fault that a test finds."""
 DOCUMENTS_AT_ONCE = 256
 FUNCTIONS_AT_ONCE = 32
