@@ -72,11 +72,12 @@ def measure(shape: str, generators: dict[str, Generate], batch: int, *, is_sampl
 
 
 def systems(shape: dict[str, Any]) -> dict[str, Generate]:
+    import huggingface_weights
     import torch
 
     torch.set_num_threads(1)
     model, peer = own_model(shape), peer_model(shape)
-    copy_weights(model, peer)
+    huggingface_weights.copy(model, peer)
     return {PEER: peer_generate(peer)} | {weights: own_generate(model, weights) for weights in WEIGHTS}
 
 
@@ -130,26 +131,6 @@ def peer_generate(model: Any) -> Generate:
         return rows
 
     return run
-
-
-def copy_weights(model: Any, peer: Any) -> None:
-    width = model.config.width
-    weights = {"model.embed_tokens.weight": model.embedding.weight_VD, "model.norm.weight": model.norm.weight}
-    for number, block in enumerate(model.blocks):
-        layer = f"model.layers.{number}"
-        q, k, v = block.attention.qkv.weight.split([width] * 3)
-        gate, up = block.ffn.gate_up.weight.chunk(2)
-        weights |= {f"{layer}.self_attn.{name}_proj.weight": part for name, part in zip("qkv", (q, k, v), strict=True)}
-        weights |= {
-            f"{layer}.self_attn.o_proj.weight": block.attention.out.weight,
-            f"{layer}.mlp.gate_proj.weight": gate,
-            f"{layer}.mlp.up_proj.weight": up,
-            f"{layer}.mlp.down_proj.weight": block.ffn.down.weight,
-            f"{layer}.input_layernorm.weight": block.attention_norm.weight,
-            f"{layer}.post_attention_layernorm.weight": block.ffn_norm.weight,
-        }
-    missing = peer.load_state_dict(weights, strict=False).missing_keys
-    assert set(missing) <= {"lm_head.weight"}, missing  # tied
 
 
 def write(path: Path, cells: list[dict[str, Any]]) -> None:

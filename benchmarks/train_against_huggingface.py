@@ -1,9 +1,10 @@
 """CPU training speed and peak memory, against a plain loop over Hugging Face's LlamaForCausalLM, eager and compiled.
 
-Same shape, same data (a seeded random stream with a Zipf distribution), same optimizer (AdamW, fused), float32, one
-thread. Each run is a process of its own, systems take turns, medians of 3: tokens per CPU-second of the steps after the
-first ones, and the peak resident memory of the process. Compiled: each system compiles as its users do, we each block,
-Hugging Face the whole model; the time of compiling does not count.
+Same shape, same data (a seeded random stream with a Zipf distribution), same optimizer (AdamW, fused), gradients
+clipped to a norm of 1 (ours inside the optimizer's step, as `ibidem train` does it), float32, one thread. Each run is a
+process of its own, systems take turns, medians of 3: tokens per CPU-second of the steps after the first ones, and the
+peak resident memory of the process. Compiled: each system compiles as its users do, we each block, Hugging Face the
+whole model; the time of compiling does not count.
 
     columns     parameters    vocabulary    a step                                        tuned to
     large       39 M          65,536        2 windows of 512                              yes
@@ -24,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,8 @@ def own_loss(column: Column, model: Any, ids: Any, starts: Any) -> Any:
 
 def own_step(column: Column, *, compiled: bool) -> tuple[Callable[..., float], Any]:
     from ibidem.training.config import OptimConfig
+    from ibidem.training.guard import Guard
+    from ibidem.training.loop import gradient_norm
     from ibidem.training.optim import adamw
 
     model = own_model(column)
@@ -145,7 +148,13 @@ def own_step(column: Column, *, compiled: bool) -> tuple[Callable[..., float], A
         from ibidem.training.session import compile_blocks
 
         compile_blocks(model.blocks)
-    return stepper(lambda *batch: own_loss(column, model, *batch), adamw(model, OptimConfig()), model), model
+    optimizer = adamw(model, OptimConfig())
+    guard = Guard(model.device, clip=1.0, spike_factor=None, scales=False)
+
+    def clip(loss: Any) -> None:
+        guard.judge(loss, gradient_norm(model), optimizer)
+
+    return stepper(lambda *batch: own_loss(column, model, *batch), clip, optimizer), model
 
 
 def peer_model(column: Column) -> Any:
@@ -183,16 +192,18 @@ def peer_step(column: Column, *, compiled: bool) -> tuple[Callable[..., float], 
     model = peer_model(column)
     called = torch.compile(model, dynamic=False) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    return stepper(lambda *batch: peer_loss(column, called, *batch), optimizer, model), model
+
+    def clip(_loss: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+    return stepper(lambda *batch: peer_loss(column, called, *batch), clip, optimizer), model
 
 
-def stepper(loss_of: Callable, optimizer: Any, model: Any) -> Callable[..., float]:
-    import torch
-
+def stepper(loss_of: Callable, clip: Callable, optimizer: Any) -> Callable[..., float]:
     def step(*batch: Any) -> float:
         loss = loss_of(*batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip(loss.detach())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
@@ -202,36 +213,19 @@ def stepper(loss_of: Callable, optimizer: Any, model: Any) -> Callable[..., floa
 
 def gradient_difference(column: Column) -> float:
     """Return the largest difference between the systems' gradients from equal weights, over the largest gradient."""
+    import huggingface_weights
     import torch
 
     small = column._replace(vocabulary=2048, layers=2)
     ours, theirs = own_model(small), peer_model(small)
-    pairs = list(matrices(ours, theirs))
-    with torch.no_grad():
-        for mine, others in pairs:
-            mine.copy_(torch.cat(others))
+    huggingface_weights.copy(ours, theirs)
     ids, starts = batch(small, 0)
     own_loss(small, ours, ids, starts).backward()
     peer_loss(small, theirs, ids, starts).backward()
     return max(
         float((mine.grad - torch.cat([other.grad for other in others])).abs().max() / mine.grad.abs().max())
-        for mine, others in pairs
+        for mine, others in huggingface_weights.pairs(ours, theirs)
     )
-
-
-def matrices(ours: Any, theirs: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield each of our parameters with those of Hugging Face that it joins."""
-    yield ours.embedding.weight_VD, [theirs.model.embed_tokens.weight]
-    yield ours.norm.weight, [theirs.model.norm.weight]
-    for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
-        attention, mlp = layer.self_attn, layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        yield block.attention.qkv.weight, [projection.weight for projection in projections]
-        yield block.attention.out.weight, [attention.o_proj.weight]
-        yield block.ffn.gate_up.weight, [mlp.gate_proj.weight, mlp.up_proj.weight]
-        yield block.ffn.down.weight, [mlp.down_proj.weight]
-        yield block.attention_norm.weight, [layer.input_layernorm.weight]
-        yield block.ffn_norm.weight, [layer.post_attention_layernorm.weight]
 
 
 def write(path: Path, runs: dict[str, dict[str, list[dict[str, float]]]]) -> None:

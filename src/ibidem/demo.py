@@ -46,14 +46,14 @@ BATCH, WINDOW = 8, 256
 WARM_UP_SHARE = 0.05
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 3e-2, "matrix_lr": 6e-3, "floor": 0.0}
 """Of the shapes and settings in benchmarks/results/demo_sweep.json, those that learn most in the demo's time."""
-ANSWER_TOKENS = 48
-ASKED = 24
-"""Number of prompts that the demo asks, of some 350."""
+ANSWER_TOKENS, CHAT_PROMPTS = 48, 12
+TUNING_SHARE = 0.1
+TUNING_OPTIM: dict[str, Any] = {"name": "muon", "lr": 5e-3, "matrix_lr": 2e-3, "floor": 0.0}
 
 
 @configuration
 class DemoConfig:
-    """Run every stage on the Python packages of this computer: data, tokenizer, training, completions, report."""
+    """Run every stage on the Python packages of this computer: data, tokenizer, pretraining, tuning, gate, report."""
 
     output_dir: Path = Path("artifacts/demo")
     """Folder for all output."""
@@ -61,8 +61,10 @@ class DemoConfig:
     """Shape of the model; empty: the one of 1.4 M parameters that ships with the program."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Maximum number of bytes read from each package."""
-    steps: Annotated[int, Field(ge=1)] = 600
+    steps: Annotated[int, Field(ge=1)] = 560
     """Training steps of 8 windows of 256 tokens."""
+    traces: Annotated[int, Field(ge=1)] = 400
+    """Conversations to make for tuning."""
     configs: Path | None = None
     """Folder of gate.yaml, documents.jsonl and prompts.jsonl; empty: those that ship with the program."""
     mbpp: Path | None = None
@@ -82,12 +84,15 @@ def demo(config: DemoConfig) -> str:
     say(card(CardConfig(dataset=data)))
     say(train_tokenizer(_tokenizer(data, tokenizer, shape.vocab_size)))
     run = out / f"pretrain-{artifacts.load(tokenizer).digest[7:15]}-{config.steps}"  # another corpus, another run
-    checkpoint = _train(config, data, tokenizer, run)
+    base = _train(config, data, tokenizer, run)
     result = out / "perplexity.json"
-    _evaluate(checkpoint, data, result)
-    evaluations = _benchmarks(config, checkpoint, run, data, out / "evaluation")
-    completions = _generate(checkpoint)
-    page = _report(run, [result, *evaluations], out / "report.html")
+    _evaluate(base, data, result)
+    say(_dashboard(run, data, out / "evaluation" / "dashboard"))
+    tuned = out / run.name.replace("pretrain", "sft")
+    checkpoint = _tune(config, base, public, tuned)
+    evaluations = _benchmarks(config, checkpoint, out / "evaluation")
+    completions = _generate(base)
+    page = _report(tuned, [result, *evaluations], out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
 
@@ -157,6 +162,35 @@ def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
     return folder_of(run, config.steps)
 
 
+def _tune(config: DemoConfig, base: Path, public: Path, run: Path) -> Path:
+    """Teach the model to answer, by conversations made from the corpus's own functions."""
+    from ibidem.runs import folder_of
+    from ibidem.training.rlhf.config import SftConfig
+    from ibidem.training.rlhf.sft_pipeline import sft
+    from ibidem.training.synthesize import SynthesizeConfig, synthesize
+
+    traces = config.output_dir / "traces"
+    say(synthesize(SynthesizeConfig(from_=public, output_dir=traces, number=config.traces)))
+    steps = max(1, round(config.steps * TUNING_SHARE))
+    settings = {
+        "initial": base,
+        "data": traces,
+        "output_dir": run,
+        "training": {
+            "steps": steps,
+            "batch_sequences": 16,
+            "micro_batch_sequences": 16,
+            "mixed_precision": "no",
+            "resume_from": "latest",
+        },
+        "optim": TUNING_OPTIM,
+        "validation": {"every": max(1, steps // 2), "sample_tokens": 64},
+        "checkpoints": {"every": steps, "keep_last": 1},
+    }
+    say(sft(build(SftConfig, settings)))
+    return folder_of(run, steps)
+
+
 def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
     """Measure on held-out documents, unless the result for this very checkpoint already exists."""
     import json
@@ -169,26 +203,29 @@ def _evaluate(checkpoint: Path, data: Path, result: Path) -> None:
     say(perplexity(PerplexityConfig(checkpoint=checkpoint, data=data, output=result, **HELD_OUT)))
 
 
-def _benchmarks(config: DemoConfig, checkpoint: Path, run: Path, data: Path, out: Path) -> list[Path]:
+def _dashboard(run: Path, data: Path, out: Path) -> str:
+    from ibidem.evaluation.dashboard import dashboard
+
+    return dashboard(DashboardConfig(run=run, data=(data,), output_dir=out, **HELD_OUT))
+
+
+def _benchmarks(config: DemoConfig, checkpoint: Path, out: Path) -> list[Path]:
     """Evaluate on all available benchmarks; return the paths of the results."""
     from ibidem.evaluation.chat import chat
-    from ibidem.evaluation.dashboard import dashboard
     from ibidem.evaluation.doc_qa import doc_qa
     from ibidem.evaluation.human_eval import human_eval
     from ibidem.evaluation.mbpp import mbpp
     from ibidem.evaluation.mmlu import mmlu
 
     asked: dict[str, Any] = {"checkpoint": checkpoint, "max_tokens": ANSWER_TOKENS}
-    say(dashboard(DashboardConfig(run=run, data=(data,), output_dir=out / "dashboard", **HELD_OUT)))
     say(human_eval(HumanEvalConfig(output_dir=out / "human-eval", **asked)))
     if config.mbpp:
         say(mbpp(MbppConfig(problems=config.mbpp, output_dir=out / "mbpp", **asked)))
     if config.mmlu:
         say(mmlu(MmluConfig(data=config.mmlu, output_dir=out / "mmlu", checkpoint=checkpoint)))
     say(doc_qa(DocQaConfig(data=_configs(config) / "documents.jsonl", output_dir=out / "doc-qa", **asked)))
-    say(
-        chat(ChatConfig(prompts=_configs(config) / "prompts.jsonl", output_dir=out / "responses", limit=ASKED, **asked))
-    )
+    prompts = _configs(config) / "prompts.jsonl"
+    say(chat(ChatConfig(prompts=prompts, output_dir=out / "responses", limit=CHAT_PROMPTS, **asked)))
     names = ("human-eval", "mbpp", "mmlu", "doc-qa")
     return [*(path for name in names if (path := out / name / "results.json").exists()), out / "dashboard"]
 

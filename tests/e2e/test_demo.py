@@ -17,6 +17,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> DemoConfig:
         model=REPOSITORY / "configs" / "model" / "tiny.py",
         package_cap_bytes=60_000,
         steps=3,
+        traces=40,
     )
     demo(config)
     return config

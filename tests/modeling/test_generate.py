@@ -13,7 +13,7 @@ from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder, Int8Matrix, PackedMatrix
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.modeling.running_batch import Request, RunningBatch
-from ibidem.modeling.sampling import by_histogram, by_sorting, draw, next_token_probabilities
+from ibidem.modeling.sampling import by_histogram, by_sorting, draw, most_likely
 
 PROMPTS = [[1, 5, 9, 22, 4], [3], [7, 7, 2, 50, 60, 61, 62, 63, 64, 65, 1, 2], [8, 8]]
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -55,7 +55,7 @@ def test_greedy_tokens_equal_hugging_face(qk_norm: bool) -> None:
     }  # fmt: skip
     kind = "Qwen3" if qk_norm else "Llama"
     peer = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**shape)).eval()
-    peer.load_state_dict(huggingface_weights(model), strict=False)
+    huggingface_weights.copy(model, peer)
     expected = []
     for prompt in PROMPTS:
         row = torch.tensor([prompt])
@@ -161,16 +161,6 @@ def test_generation_ends_at_the_end_of_the_document_or_where_it_is_stopped() -> 
     assert stopped == [whole[:7]]
 
 
-def test_only_the_nucleus_is_drawn_from() -> None:
-    logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
-    for top_p, nucleus in ((0.4, [1]), (0.6, [1, 2]), (0.85, [0, 1, 2]), (1.0, [0, 1, 2, 3])):
-        probabilities = next_token_probabilities(logits, temperature=1.0, top_p=top_p)
-        assert probabilities.nonzero().flatten().tolist() == nucleus
-        torch.testing.assert_close(
-            probabilities, torch.where(probabilities > 0, logits.softmax(0), 0) / sum(logits.softmax(0)[nucleus])
-        )
-
-
 def test_a_small_top_p_always_takes_the_most_likely_token() -> None:
     model = decoder(small())
     greedy = generate(model, [[1, 2]], GREEDY, end_ids=(96,))
@@ -179,6 +169,25 @@ def test_a_small_top_p_always_takes_the_most_likely_token() -> None:
 
 CHOOSERS = pytest.mark.parametrize("choose", [by_histogram, by_sorting])
 Chooser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def nucleus_probabilities(logits_V: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
+    """Return the distribution that is drawn from. Source: Holtzman et al. 2019, arXiv:1904.09751, section 3.1."""
+    probabilities_V = torch.softmax(logits_V / temperature, dim=-1)
+    if top_p < 1:
+        sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
+        outside_V = sorted_V.cumsum(0) - sorted_V >= top_p
+        probabilities_V = probabilities_V.index_fill(0, order_V[outside_V], 0.0)
+        probabilities_V /= probabilities_V.sum()
+    return probabilities_V
+
+
+@CHOOSERS
+@pytest.mark.parametrize(("top_p", "nucleus"), [(0.4, {1}), (0.6, {1, 2}), (0.85, {0, 1, 2}), (1.0, {0, 1, 2, 3})])
+def test_only_the_nucleus_is_drawn_from(choose: Chooser, top_p: float, nucleus: set[int]) -> None:
+    logits = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
+    drawn = choose(logits.expand(100, -1), torch.full((100,), top_p), torch.arange(100) / 100)
+    assert set(drawn.tolist()) == nucleus
 
 
 @CHOOSERS
@@ -191,7 +200,7 @@ def test_draws_have_the_reference_distribution(choose: Chooser, top_p: float, sp
     grid = (torch.arange(4000) + 0.5) / 4000
     drawn = torch.cat([choose(logits.expand(500, -1), torch.full((500,), top_p), part) for part in grid.split(500)])
     shares = drawn.bincount(minlength=50) / 4000
-    expected = next_token_probabilities(logits, temperature=1.0, top_p=top_p)
+    expected = nucleus_probabilities(logits, temperature=1.0, top_p=top_p)
     torch.testing.assert_close(shares, expected, atol=1.01 / 4000, rtol=0)
 
 
@@ -222,6 +231,14 @@ def test_each_row_has_its_own_temperature() -> None:
     assert together[0] == logits[0].argmax()
     rows = zip(logits, temperatures, top_p, uniform, strict=True)
     assert together.tolist() == [int(draw(*(value[None] for value in row))) for row in rows]
+
+
+@pytest.mark.parametrize("vocabulary", [97, 1024])
+def test_the_most_likely_token_is_the_first_of_equals(vocabulary: int) -> None:
+    logits = torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(6)).round()
+    first = [row.tolist().index(row.max()) for row in logits]
+    assert most_likely(logits).tolist() == first
+    assert len({*first}) > 20
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -1,10 +1,19 @@
+import importlib.util
+
 import pytest
 import torch
+from tests.conftest import REPOSITORY
 
 from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.loss import linear_cross_entropy
 from ibidem.modeling.modeling_custom import Decoder
+
+_SPEC = importlib.util.spec_from_file_location(
+    "huggingface_weights", REPOSITORY / "benchmarks" / "huggingface_weights.py"
+)
+huggingface_weights = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(huggingface_weights)
 
 
 def small(**changes: object) -> ModelConfig:
@@ -25,30 +34,6 @@ def decoder(config: ModelConfig, seed: int = 0) -> Decoder:
     return model.eval()
 
 
-def huggingface_weights(model: Decoder) -> dict[str, torch.Tensor]:
-    config = model.config
-    rows = [config.width, *[config.num_kv_heads * config.head_width] * 2]
-    weights = {"model.embed_tokens.weight": model.embedding.weight_VD, "model.norm.weight": model.norm.weight}
-    weights["lm_head.weight"] = model.head_VD
-    for number, block in enumerate(model.blocks):
-        layer = f"model.layers.{number}"
-        for name, part in zip("qkv", block.attention.qkv.weight.split(rows), strict=True):
-            weights[f"{layer}.self_attn.{name}_proj.weight"] = part
-        gate, up = block.ffn.gate_up.weight.chunk(2)
-        weights |= {
-            f"{layer}.self_attn.o_proj.weight": block.attention.out.weight,
-            f"{layer}.mlp.gate_proj.weight": gate,
-            f"{layer}.mlp.up_proj.weight": up,
-            f"{layer}.mlp.down_proj.weight": block.ffn.down.weight,
-            f"{layer}.input_layernorm.weight": block.attention_norm.weight,
-            f"{layer}.post_attention_layernorm.weight": block.ffn_norm.weight,
-        }
-        if config.qk_norm:
-            weights[f"{layer}.self_attn.q_norm.weight"] = block.attention.q_norm.weight
-            weights[f"{layer}.self_attn.k_norm.weight"] = block.attention.k_norm.weight
-    return weights
-
-
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kv_heads", [2, 4])
@@ -63,9 +48,7 @@ def test_logits_equal_hugging_face(qk_norm: bool, tied: bool, kv_heads: int) -> 
     }  # fmt: skip
     kind = "Qwen3" if qk_norm else "Llama"
     peer = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**shape)).eval()
-    missing, unexpected = peer.load_state_dict(huggingface_weights(model), strict=False)
-    assert not missing
-    assert not unexpected
+    huggingface_weights.copy(model, peer)
     ids = torch.randint(97, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(model.logits(ids), peer(ids).logits, atol=1e-5, rtol=0)
@@ -110,6 +93,15 @@ def test_the_loss_does_not_depend_on_the_tiles(
     gradients = torch.autograd.grad(mine * 0.5, (hidden, weight))
     for ours, theirs in zip(gradients, torch.autograd.grad(plain * 0.5, (hidden, weight)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_without_tokens_the_loss_and_its_gradient_are_zero() -> None:
+    weight = torch.ones(16, 8, requires_grad=True)
+    loss = linear_cross_entropy(torch.empty(0, 8), weight, torch.empty(0, dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert weight.grad is not None
+    assert not weight.grad.any()
 
 
 def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Documents]:

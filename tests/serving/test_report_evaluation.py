@@ -16,6 +16,7 @@ from ibidem.serving.report_evaluation import evaluation, losses_by_language, rea
 from ibidem.statistics import lower_bound, mean_bounds, upper_bound
 
 MINE, OTHER = "sha256:1", "sha256:2"
+NAMES = {MINE: "step-000040 of run"}
 Row = dict[str, Any]
 
 
@@ -43,7 +44,7 @@ def written(path: Path, value: Any) -> Path:
 
 
 def test_no_pass_among_164_is_zero_with_its_bound() -> None:
-    assert "pass@1 0.0 % 0.0 to 1.8 % 0 of 164" in text_of(evaluation([result()], MINE))
+    assert "pass@1 0.0 % 0.0 to 1.8 % 0 of 164" in text_of(evaluation([result()], NAMES))
 
 
 def test_the_interval_is_the_one_that_the_evaluation_itself_states(tmp_path: Path) -> None:
@@ -62,14 +63,14 @@ def test_the_interval_is_the_one_that_the_evaluation_itself_states(tmp_path: Pat
     read = read_result(tmp_path / "e")
     assert read["trials"] == {"f1": 20}
     lower, upper = mean_bounds(scores)
-    text = text_of(evaluation([read], MINE))
+    text = text_of(evaluation([read], NAMES))
     assert f"f1 25.0 % {100 * lower:.1f} to {100 * upper:.1f} % 5 of 20" in text
     assert f"cited {MISSING}" in text
 
 
 def test_chance_is_stated_beside_multiple_choice_figures() -> None:
     mmlu = {"task": "mmlu", "checkpoint_digest": MINE, "accuracy": 0.26, "accuracy.law": 0.5, "items": 100}
-    text = text_of(evaluation([mmlu | {"chance": 0.25, "trials": {"accuracy": 100, "accuracy.law": 4}}], MINE))
+    text = text_of(evaluation([mmlu | {"chance": 0.25, "trials": {"accuracy": 100, "accuracy.law": 4}}], NAMES))
     bounds = f"{100 * lower_bound(26, 100):.1f} to {100 * upper_bound(26, 100):.1f} %"
     assert f"accuracy 26.0 % guessing: 25 % {bounds} 26 of 100" in text
     assert "accuracy.law 50.0 % guessing: 25 %" in text
@@ -77,7 +78,7 @@ def test_chance_is_stated_beside_multiple_choice_figures() -> None:
 
 def test_a_figure_that_is_no_share_has_no_interval() -> None:
     rated = {"task": "ratings", "checkpoint_digest": MINE, "alpha.helpful": -0.1, "unrated.helpful": 0, "items": 9}
-    text = text_of(evaluation([rated], MINE))
+    text = text_of(evaluation([rated], NAMES))
     assert "alpha.helpful -0.1 unrated.helpful 0" in text
     assert MISSING not in text
 
@@ -85,8 +86,8 @@ def test_a_figure_that_is_no_share_has_no_interval() -> None:
 def test_whether_the_training_data_contains_the_problems_is_a_figure_too() -> None:
     searched = {"documents": 9, "problems": 0, "found": {}, "unchecked": []}
     row = "problems that occur in the training data"
-    assert f"{row} 0" in text_of(evaluation([result(contamination=searched)], MINE))
-    text = text_of(evaluation([result(contamination=None, calibration=None, limit=None)], MINE))
+    assert f"{row} 0" in text_of(evaluation([result(contamination=searched)], NAMES))
+    text = text_of(evaluation([result(contamination=None, calibration=None, limit=None)], NAMES))
     for said in (f"{row} {MISSING}", f"contamination {MISSING}", f"calibration {MISSING}", "limit none"):
         assert said in text
 
@@ -97,7 +98,7 @@ def test_a_loss_has_its_margin_over_the_documents() -> None:
     earlier = {"task": "perplexity", "checkpoint_digest": MINE, **figures()}
     del earlier["bits_per_byte_error"]
     for each, margin in ((measured, "± 0.196"), (few, "too few"), (earlier, f"± {MISSING}")):
-        assert f"all 2.5 {margin} {each['documents']} 12.5" in text_of(evaluation([each], MINE))
+        assert f"all 2.5 {margin} {each['documents']} 12.5" in text_of(evaluation([each], NAMES))
 
 
 def test_the_loss_by_language_is_that_of_this_checkpoint() -> None:
@@ -107,15 +108,15 @@ def test_the_loss_by_language_is_that_of_this_checkpoint() -> None:
         dashboard_row("language", "Python", documents=18),
         dashboard_row("language", "Rust", digest=OTHER),
     ]
-    text = text_of(losses_by_language([{"task": "dashboard", "rows": rows}], MINE))
+    text = text_of(losses_by_language([{"task": "dashboard", "rows": rows}], NAMES))
     assert "Python 2.5 ± 0.196 18 12.5 C 2.5 too few 2 12.5" in text
     assert "Rust" not in text
-    assert MISSING in text_of(losses_by_language([result()], MINE))
+    assert MISSING in text_of(losses_by_language([result()], NAMES))
 
 
 def test_the_losses_on_two_texts_are_told_apart() -> None:
     rows = [dashboard_row("language", "C", data=f"data/{name}", documents=n) for name, n in (("one", 30), ("two", 20))]
-    text = text_of(losses_by_language([{"task": "dashboard", "rows": rows}], MINE))
+    text = text_of(losses_by_language([{"task": "dashboard", "rows": rows}], NAMES))
     assert "C one 2.5 ± 0.196 30 12.5 C two 2.5 ± 0.196 20 12.5" in text
 
 
@@ -178,7 +179,14 @@ def test_programs_are_shown_with_their_verdicts(tmp_path: Path) -> None:
     ]
     write = {"config": {}, "inputs": [], "metrics": {"pass@1": 0.5}, "notes": {"problems": 10}}
     evidence.write(tmp_path / "e", "human-eval", items=items, **write)
-    page = evaluation([read_result(tmp_path / "e")], MINE)
+    page = evaluation([read_result(tmp_path / "e")], NAMES)
     assert [n for n in range(10) if f"return &lt;{n}&gt;" in page] == [0, 1, 2, 5, 6, 7]
     assert text_of(page).count("syntax why") == 3
     assert "examples" not in page
+
+
+def test_a_figure_of_the_checkpoint_that_this_one_was_trained_from_names_it() -> None:
+    base = {"task": "perplexity", "checkpoint_digest": OTHER, **figures()}
+    text = text_of(evaluation([base], {**NAMES, OTHER: "step-000600 of pretrain"}))
+    assert "no, on step-000600 of pretrain, from which it was trained" in text
+    assert "no, on another" in text_of(evaluation([base], NAMES))

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import session
 
@@ -104,3 +105,19 @@ def test_one_graph_serves_batches_with_any_number_of_documents(compiler: Countin
         ids = torch.randint(97, (2, 22), generator=torch.Generator().manual_seed(seed))
         model(ids[:, :-1], ids[:, 1:], Documents.of(ids[:, :-1] < seed * 15)).backward()
     assert compiler.graphs == ["training"]
+
+
+def test_scores_of_a_model_that_is_compiled_as_a_whole_have_the_same_gradients() -> None:
+    torch.compiler.reset()
+    ids = torch.randint(97, (1, 22), generator=torch.Generator().manual_seed(1))
+    documents, counted = Documents.of(ids[:, :-1] < 20), torch.tensor([3, 4, 11, 20])
+    results = []
+    for whole in (False, True):
+        model = Decoder(ModelConfig(vocab_size=97, width=32, layers=2, heads=2, ffn_hidden=40, context=32))
+        model.init_weights(0)
+        compiled = torch.compile(model, backend="aot_eager", dynamic=False, fullgraph=True) if whole else model
+        scores = compiled(ids[:, :-1], ids[:, 1:], documents, 0.0, counted, Scoring(0.7, entropy=True))
+        (scores.log_probs_N.square().sum() + scores.entropies_N.sum()).backward()
+        results.append([parameter.grad for parameter in model.parameters()])
+    for eager, gradient in zip(*results, strict=True):
+        torch.testing.assert_close(gradient, eager)

@@ -166,6 +166,18 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert not torch.equal(model.blocks[1].attention.qkv.weight, moved)
 
 
+def test_matrices_of_one_shape_are_gathered_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, gathered = decoder(), []
+    together = optim.orthogonalize
+    monkeypatch.setattr(optim, "_whole", lambda tensor: gathered.append(tensor.shape) or tensor)
+    counts = []
+    monkeypatch.setattr(optim, "orthogonalize", lambda parts: counts.append(len(gathered)) or together(parts))
+    gradients(model, 0)
+    muon(model, OptimConfig(name="muon", lr=0.01)).step()
+    assert counts == [2, 4, 6, 8]
+    assert all(len({*gathered[at : at + 2]}) == 1 for at in (0, 2, 4, 6))
+
+
 def test_a_loaded_state_takes_the_same_steps() -> None:
     config = OptimConfig(name="muon", lr=0.01)
     first, second = decoder(), decoder()

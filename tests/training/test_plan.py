@@ -9,9 +9,11 @@ from ibidem.config import build
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.modeling.loss import DEFAULT_TILE
-from ibidem.modeling.modeling_custom import Block, Rope
+from ibidem.modeling.modeling_custom import Block, Decoder, Rope
 from ibidem.training import memory
+from ibidem.training.config import OptimConfig
 from ibidem.training.memory import Setting, kept_by_block, need
+from ibidem.training.optim import make_optimizer
 from ibidem.training.plan import CARDS, RESERVED, PlanConfig, plan
 
 BASE = read_model_config(REPOSITORY / "configs" / "model" / "base.py")
@@ -73,6 +75,27 @@ def test_what_a_block_keeps_is_what_autograd_keeps(name: str, dtype: torch.dtype
     setting = Setting(tokens=T, value_bytes=dtype.itemsize, compiled=compiled)
     casts = 2 * shape.block_parameters if dtype.itemsize == 2 else 0
     assert memory.activation_bytes(shape, setting) + casts == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_states_of_a_plan_are_those_of_the_optimizer(name: str) -> None:
+    shape = ModelConfig(vocab_size=640, width=96, layers=2, heads=4, kv_heads=2, ffn_hidden=160, context=T)
+    model = Decoder(shape)
+    model.init_weights(0)
+    optimizer = make_optimizer(model, OptimConfig(name=name))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    measured = sum(each.nbytes for each in [*model.parameters(), *model.parameters(), *states])
+    assert memory.learner_bytes(shape, Setting(tokens=T, optimizer=name)) == measured
+
+
+def test_a_plan_names_its_optimizer() -> None:
+    settings = base_settings()["optim"]
+    adamw, muon = (planned(gpus=1, optim=settings | {"name": name}) for name in ("adamw", "muon"))
+    assert adamw["weights, gradients, AdamW, 32 bit"] == "10.67 GB"
+    assert float(muon["weights, gradients, Muon, 32 bit"].split()[0]) == pytest.approx(10.67 - 4 * 0.566, abs=0.02)
 
 
 def test_checkpointing_keeps_less() -> None:

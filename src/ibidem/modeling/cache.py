@@ -9,11 +9,13 @@ position with keys and values, and the next token of each row goes to its first 
     slot 3   . . . . . . . . . .   free
 
 `read_prompts` computes prompts of any lengths as one sequence of N tokens, kept apart by the attention by document, so
-that no padding is computed. `read_tokens` computes one more token of each row.
+that no padding is computed. `read_tokens` computes one more token of each row: there attention takes the time of
+reading keys and values. In float32 it is two products of matrix and vector, which a CPU does fastest if a sum runs
+along memory: keys are stored position by position, values dimension by dimension.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -29,9 +31,12 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, slots: int, size: int, *, dtype: torch.dtype, device: torch.device) -> None:
         """Reserve slots of `size` positions."""
-        shape = (2, slots, config.num_kv_heads, size, config.head_width)
-        # zeros: a masked position counts 0 times its value, which must not be NaN
-        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        shape = (slots, config.num_kv_heads, size, config.head_width)
+        is_turned = dtype is torch.float32
+        self._layers = [
+            tuple(_zeros(shape, dtype, device, is_turned=turned) for turned in (False, is_turned))
+            for _ in range(config.layers)
+        ]
         self.slots = slots
         self.size = size
         self.lengths: list[int] = []
@@ -43,19 +48,25 @@ class KVCache:
 
     def write(self, layer: int, slots_N: Tensor, positions_N: Tensor, kv_N2GK: Tensor) -> None:
         """Store keys and values of a layer, each at a position of a slot."""
-        self._layers[layer][:, slots_N, :, positions_N] = kv_N2GK
+        for whole_BGSK, part_NGK in zip(self._layers[layer], kv_N2GK.unbind(1), strict=True):
+            whole_BGSK[slots_N, :, positions_N] = part_NGK
+
+    def write_at(self, layer: int, position: int, kv_B2GK: Tensor) -> None:
+        """Store keys and values of a layer, of every row in use at the same position."""
+        for whole_BGSK, part_BGK in zip(self._layers[layer], kv_B2GK.unbind(1), strict=True):
+            whole_BGSK[: len(part_BGK), :, position] = part_BGK
 
     def read(self, layer: int, size: int) -> tuple[Tensor, Tensor]:
         """Return views of the first positions of the rows in use: keys and values of a layer, (B, G, S, K)."""
-        k_BGSK, v_BGSK = self._layers[layer][:, : self.rows, :, :size]
+        k_BGSK, v_BGSK = (whole[: self.rows, :, :size] for whole in self._layers[layer])
         return k_BGSK, v_BGSK
 
     def release(self, slot: int) -> None:
         """Free a slot: the last row in use moves there."""
         last, length = self.rows - 1, self.lengths[-1]
         if slot != last:
-            for layer in self._layers:
-                layer[:, slot, :, :length] = layer[:, last, :, :length]
+            for whole_BGSK in chain.from_iterable(self._layers):
+                whole_BGSK[slot, :, :length] = whole_BGSK[last, :, :length]
         self.lengths[slot] = length
         self.lengths.pop()
 
@@ -88,23 +99,38 @@ def read_prompts(model: FrozenDecoder, cache: KVCache, prompts: Sequence[Sequenc
 def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
     """Add one token to each row; return the normalized hidden states, (B, D)."""
     size = max(cache.lengths) + 1
+    is_level = min(cache.lengths) + 1 == size
     positions_B = torch.tensor(cache.lengths, device=model.device)
     slots_B = torch.arange(cache.rows, device=model.device)
-    visible_B11S = None
-    if min(cache.lengths) + 1 < size:
-        visible_B11S = (torch.arange(size, device=model.device) <= positions_B[:, None])[:, None, None]
-    groups = (cache.rows, model.config.num_kv_heads, -1, model.config.head_width)
+    visible_BS = None if is_level else torch.arange(size, device=model.device) <= positions_B[:, None]
     rotation = _rotation(model, positions_B)
     x_BD = model.embedding.rows(ids_B).to(model.dtype)
     for layer, block in enumerate(model.blocks):
         q_BHK, kv_B2GK = _project(model, block, x_BD, rotation)
-        cache.write(layer, slots_B, positions_B, kv_B2GK)
-        k_BGSK, v_BGSK = cache.read(layer, size)
-        # the heads of a group are queries of one key-value head, so that nothing is repeated
-        mixed = scaled_dot_product_attention(q_BHK.view(groups), k_BGSK, v_BGSK, attn_mask=visible_B11S)
-        x_BD = _finish(model, block, x_BD, mixed.flatten(1))
+        if is_level:
+            cache.write_at(layer, size - 1, kv_B2GK)
+        else:
+            cache.write(layer, slots_B, positions_B, kv_B2GK)
+        x_BD = _finish(model, block, x_BD, _attend(q_BHK, *cache.read(layer, size), visible_BS))
     cache.lengths = [length + 1 for length in cache.lengths]
     return _norm(model, x_BD, model.norm_D)
+
+
+def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | None) -> Tensor:
+    """Attend with one query per head to the positions that are visible; (B, D).
+
+    The heads of a group are the queries of one key-value head, so that nothing is repeated.
+    """
+    B, G, S, K = k_BGSK.shape
+    q_BGRK = q_BHK.reshape(B, G, -1, K)
+    if q_BHK.dtype is not torch.float32:  # scores and their softmax are not to be rounded to 16 bits
+        mask = None if visible_BS is None else visible_BS[:, None, None]
+        return scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask).flatten(1)
+    k_XSK, v_XSK, q_XRK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1), q_BGRK.flatten(0, 1)
+    scores_XSR = torch.bmm(k_XSK, q_XRK.mul(K**-0.5).mT)
+    if visible_BS is not None:
+        scores_XSR.view(B, G, S, -1).masked_fill_(~visible_BS[:, None, :, None], -torch.inf)
+    return torch.bmm(v_XSK.mT, scores_XSR.mT.softmax(dim=-1).mT).mT.reshape(B, -1)
 
 
 def _rotation(model: FrozenDecoder, positions_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,8 +147,8 @@ def _project(
     if block.qk_norm_XK is not None:
         turned_NXK = rms_norm(turned_NXK, (K,), eps=model.config.norm_eps).mul_(block.qk_norm_XK)
     cos_N1K, signed_sin_N1K = rotation
-    turned_NXK = (turned_NXK * cos_N1K).addcmul_(turned_NXK.roll(K // 2, -1), signed_sin_N1K)
-    heads_NXK[:, : H + G] = turned_NXK
+    swapped_NXK = turned_NXK.roll(K // 2, -1)
+    torch.addcmul(turned_NXK * cos_N1K, swapped_NXK, signed_sin_N1K, out=heads_NXK[:, : H + G])
     return heads_NXK[:, :H], heads_NXK[:, H:].view(len(x_ND), 2, G, K)
 
 
@@ -136,3 +162,14 @@ def _finish(model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, mixed_ND: Te
 
 def _norm(model: FrozenDecoder, x_ND: Tensor, weight_D: Tensor) -> Tensor:
     return rms_norm(x_ND, weight_D.shape, weight_D, model.config.norm_eps)
+
+
+def _zeros(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, *, is_turned: bool) -> Tensor:
+    """Return zeros, (B, G, S, K), in memory as (B, G, K, S) if they are to be turned.
+
+    A masked position counts 0 times its value, which must not be NaN.
+    """
+    B, G, S, K = shape
+    if is_turned:
+        return torch.zeros((B, G, K, S), dtype=dtype, device=device).mT
+    return torch.zeros(shape, dtype=dtype, device=device)

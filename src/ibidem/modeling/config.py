@@ -90,7 +90,7 @@ class ModelConfig:
         12 * layers * width * context, halved if only the causal half is counted. Published MFU counts all of it.
         Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
         """
-        norms = self.layers * (self.block_parameters - self._block_matrices) + self.width
+        norms = self.layers * (self.block_parameters - self.block_matrices) + self.width
         embedding_lookup = 0 if self.tied else self.vocab_size * self.width
         attention = 12 * self.layers * self.width * context
         return 6 * (self.parameters - norms - embedding_lookup) + (attention // 2 if causal else attention)
@@ -100,7 +100,8 @@ class ModelConfig:
         return 2 * self.layers * self.num_kv_heads * self.head_width * tokens * bytes_per_value
 
     @property
-    def _block_matrices(self) -> int:
+    def block_matrices(self) -> int:
+        """Number of parameters of one block's matrices: all but the norms."""
         return self.block_parameters - 2 * self.width - (2 * self.head_width if self.qk_norm else 0)
 
 

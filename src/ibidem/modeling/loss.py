@@ -125,7 +125,8 @@ def _loss_and_gradients(
     """Return the loss and its gradients; a gradient that is not needed is empty."""
     total = hidden_ND.new_zeros((), dtype=torch.float32)
     grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else hidden_ND.new_empty(0)
-    sums_VD = weight_VD.new_zeros(weight_VD.shape if needs_weight else (0,), dtype=wide_dtype(weight_VD))
+    make = weight_VD.new_empty if len(hidden_ND) else weight_VD.new_zeros  # the first chunk writes it
+    sums_VD = make(weight_VD.shape if needs_weight else (0,), dtype=wide_dtype(weight_VD))
     tile = TILES.get(hidden_ND.device.type, DEFAULT_TILE)
     memory = sums_VD.new_empty(min(tile.tokens, len(hidden_ND)) * len(weight_VD))
     for start in range(0, len(hidden_ND), tile.tokens):
@@ -140,7 +141,7 @@ def _loss_and_gradients(
         if needs_hidden:
             grad_hidden_ND[rows] = softmax.times(weight_VD) * scale_C1 - target_CD * counts_C1
         if needs_weight:
-            softmax.add_transposed_times(hidden_CD * scale_C1, sums_VD)
+            softmax.add_transposed_times(hidden_CD * scale_C1, sums_VD, keep=start > 0)
             sums_VD.index_add_(0, index_C, hidden_CD * -counts_C1)
     return total, grad_hidden_ND, sums_VD.to(_sums_dtype(weight_VD))
 
@@ -188,10 +189,10 @@ class Softmax:
             total_CD += (tile_CU.to(self._dtype) @ weight_UD) * factor_C1
         return total_CD
 
-    def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor) -> None:
-        """Add softmax.T @ rows."""
+    def add_transposed_times(self, rows_CD: Tensor, sums_VD: Tensor, *, keep: bool = True) -> None:
+        """Add softmax.T @ rows to sums, or write it there."""
         for tile_CU, factor_C1, sums_UD in self._with(sums_VD):
-            _add_matmul(sums_UD, tile_CU.to(self._dtype).T, (rows_CD * factor_C1).to(self._dtype))
+            _add_matmul(sums_UD, tile_CU.to(self._dtype).T, (rows_CD * factor_C1).to(self._dtype), keep=keep)
 
     def entropies(self) -> Tensor:
         """Return -sum p log p of each row, (C,)."""
@@ -235,8 +236,10 @@ def _matmul(left: Tensor, right: Tensor, *, out: Tensor) -> None:
         out.copy_(left @ right)
 
 
-def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor, *, keep: bool) -> None:
     if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
+        total.addmm_(left, right, beta=int(keep))
+    elif keep:
         total += left @ right
+    else:
+        total.copy_(left @ right)

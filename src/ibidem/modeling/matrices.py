@@ -156,11 +156,8 @@ class FrozenDecoder:
         self.head = self.embedding if model.head is None else self._matrix(model.head.weight_VD)
         self.norm_D = self._vector(model.norm)
         self.blocks = [self._block(block) for block in model.blocks]  # type: ignore[arg-type]
-        K = self.config.head_width
-        signs_K = torch.where(torch.arange(K, device=self.device) < K // 2, -1.0, 1.0)
         self.cos_TK = model.rope.cos_TK.to(self.dtype)
-        self.signed_sin_TK = (model.rope.sin_TK * signs_K).to(self.dtype)
-        """Sines, negative in the first half: x * cos + roll(x, K / 2) * signed_sin rotates x."""
+        self.signed_sin_TK = model.rope.signed_sin_TK.to(self.dtype)
 
     def _block(self, block: "Block") -> FrozenBlock:
         attention, ffn = block.attention, block.ffn

@@ -10,7 +10,6 @@ Shapes: B batch, T tokens, D width, H heads, G key-value heads, K head width, F 
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from ibidem.modeling.attention import Documents, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
-from ibidem.modeling.operations import rms_norm, swiglu_linear
+from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
 
 INIT_STD = 0.02
 
@@ -45,18 +44,11 @@ class RMSNorm(nn.RMSNorm):
         assert self.eps is not None
         return rms_norm(x, self.weight.to(x.dtype), self.eps)
 
-
-class Rotation(NamedTuple):
-    """Cosines and sines of the positions of T tokens; float32, (T, 1, K), or (B, T, 1, K) if the rows differ."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def __call__(self, x_BTHK: Tensor) -> Tensor:
-        """Rotate queries or keys, in float32; the result has the dtype of the input."""
-        K = x_BTHK.shape[-1]
-        rotated_BTHK = torch.cat([-x_BTHK[..., K // 2 :], x_BTHK[..., : K // 2]], dim=-1)
-        return (x_BTHK * self.cos + rotated_BTHK * self.sin).to(x_BTHK.dtype)
+    def then(self, matrix: Linear, x: Tensor, *, rotation: Rotation | None = None, heads: int = 0) -> Tensor:
+        """Return matrix(norm(x)), its first heads rotated, without keeping norm(x)."""
+        assert self.eps is not None
+        weights = self.weight.to(x.dtype), matrix.weight.to(x.dtype)
+        return rms_norm_linear(x, *weights, self.eps, rotation=rotation, heads=heads)
 
 
 class Rope(nn.Module):
@@ -66,25 +58,26 @@ class Rope(nn.Module):
     """
 
     cos_TK: Tensor
-    sin_TK: Tensor
+    signed_sin_TK: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        cos_TK, sin_TK = self.tables()
+        cos_TK, signed_sin_TK = self.tables()
         self.register_buffer("cos_TK", cos_TK, persistent=False)
-        self.register_buffer("sin_TK", sin_TK, persistent=False)
+        self.register_buffer("signed_sin_TK", signed_sin_TK, persistent=False)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Compute cosine and sine of every position up to `context`; float32."""
+        """Compute cosine and signed sine of every position up to `context`; float32."""
         K = self.config.head_width
         frequencies = 1.0 / self.config.rope_theta ** (torch.arange(0, K, 2, dtype=torch.float32) / K)
         angles_TK = torch.arange(self.config.context, dtype=torch.float32)[:, None] * frequencies.repeat(2)
-        return angles_TK.cos(), angles_TK.sin()
+        signs_K = torch.where(torch.arange(K) < K // 2, -1.0, 1.0)
+        return angles_TK.cos(), angles_TK.sin() * signs_K
 
     def first(self, tokens: int) -> Rotation:
         """Return the rotation of positions 0 to `tokens` - 1."""
-        return Rotation(self.cos_TK[:tokens, None], self.sin_TK[:tokens, None])
+        return Rotation(self.cos_TK[:tokens, None], self.signed_sin_TK[:tokens, None])
 
     def of(self, ids_BT: Tensor, documents: Documents | None) -> Rotation:
         """Return the rotation of a batch; in rows longer than the context, positions begin at 0 in each document."""
@@ -93,7 +86,7 @@ class Rope(nn.Module):
         assert documents is not None, f"a row of {ids_BT.shape[1]} tokens exceeds the context"
         assert documents.longest <= len(self.cos_TK), f"a document of {documents.longest} tokens exceeds the context"
         positions_BT = documents.positions.view_as(ids_BT)
-        return Rotation(self.cos_TK[positions_BT, None], self.sin_TK[positions_BT, None])
+        return Rotation(self.cos_TK[positions_BT, None], self.signed_sin_TK[positions_BT, None])
 
 
 class Attention(nn.Module):
@@ -103,20 +96,25 @@ class Attention(nn.Module):
         super().__init__()
         self.split = [config.heads, config.num_kv_heads, config.num_kv_heads]
         self.head_width = config.head_width
+        self.has_norms = config.qk_norm
         self.qkv = Linear(config.width, sum(self.split) * config.head_width)
         self.out = Linear(config.width, config.width)
         self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, normalized and rotated: (B, T, H, K) and twice (B, T, G, K)."""
-        heads_BTXK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
-        q_BTHK, k_BTGK, v_BTGK = heads_BTXK.split(self.split, dim=2)
-        return rotation(self.q_norm(q_BTHK)), rotation(self.k_norm(k_BTGK)), v_BTGK
+    def project(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of norm(x), normalized and rotated: (B, T, H, K) and twice (B, T, G, K)."""
+        heads = 0 if self.has_norms else sum(self.split[:2])
+        joined = norm.then(self.qkv, x_BTD, rotation=rotation, heads=heads)
+        heads_BTXK = joined.view(*joined.shape[:-1], -1, self.head_width)
+        q_BTHK, k_BTGK, v_BTGK = torch.split(heads_BTXK, self.split, dim=2)
+        if self.has_norms:
+            q_BTHK, k_BTGK = rotation(self.q_norm(q_BTHK)), rotation(self.k_norm(k_BTGK))
+        return q_BTHK, k_BTGK, v_BTGK
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Documents | None) -> Tensor:
-        """Mix each token with the earlier ones it may see."""
-        mixed_BTHK = causal_attention(*self.project(x_BTD, rotation), documents)
+    def forward(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, documents: Documents | None) -> Tensor:
+        """Mix each token of norm(x) with the earlier ones it may see."""
+        mixed_BTHK = causal_attention(*self.project(x_BTD, norm, rotation), documents)
         return self.out(mixed_BTHK.flatten(-2))  # type: ignore[no-any-return]
 
 
@@ -128,9 +126,9 @@ class FeedForward(nn.Module):
         self.gate_up = Linear(config.width, 2 * config.ffn_hidden)
         self.down = Linear(config.ffn_hidden, config.width)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Transform each token independently."""
-        return swiglu_linear(self.gate_up(x_BTD), self.down.weight.to(x_BTD.dtype))
+    def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
+        """Transform norm(x), each token independently."""
+        return swiglu_linear(norm.then(self.gate_up, x_BTD), self.down.weight.to(x_BTD.dtype))
 
 
 class Block(nn.Module):
@@ -146,8 +144,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Documents | None) -> Tensor:
         """Apply the block."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rotation, documents))
-        return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))  # type: ignore[no-any-return]
+        x_BTD = x_BTD + self.dropout(self.attention(x_BTD, self.attention_norm, rotation, documents))
+        return x_BTD + self.dropout(self.ffn(x_BTD, self.ffn_norm))  # type: ignore[no-any-return]
 
 
 class Matrix(nn.Module):

@@ -1,15 +1,30 @@
 """Operations of a block that keep only their inputs for the backward pass, and compute the rest again.
 
-Autograd keeps every factor of an expression. Here a norm keeps its input and one number a row, and the second half of a
-feed-forward its input alone; what is computed again is elementwise, and cheap beside the matrices. In 16 bits norms
-compute in float32. `torch.compile` traces through both.
+Autograd keeps every factor of an expression. Here a norm keeps its input and one number a row, also together with the
+matrix behind it; the second half of a feed-forward keeps its input alone, and a rotation nothing. What is computed
+again is elementwise, and cheap beside the matrices. In 16 bits norms and rotations compute in float32. `torch.compile`
+traces through all of them.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
+
+
+class Rotation(NamedTuple):
+    """Cosines and signed sines of the positions of T tokens; float32, (T, 1, K), or (B, T, 1, K) if the rows differ.
+
+    The sines of the first half are negative: x * cos + roll(x, K / 2) * signed_sin rotates pairs (i, i + K/2).
+    """
+
+    cos: Tensor
+    signed_sin: Tensor
+
+    def __call__(self, x_BTHK: Tensor) -> Tensor:
+        """Rotate queries or keys, in float32; the result has the dtype of the input."""
+        return _Rotate.apply(x_BTHK, *self)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -18,6 +33,23 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
     """
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def rms_norm_linear(
+    x: Tensor, norm_weight: Tensor, weight: Tensor, eps: float, *, rotation: Rotation | None = None, heads: int = 0
+) -> Tensor:
+    """Return rms_norm(x) @ weight.T, and rotate the first heads of the result, in place.
+
+    Args:
+        x: (B, T, D).
+        norm_weight: of the norm.
+        weight: (O, D).
+        eps: of the norm.
+        rotation: of the T positions; its K divides O.
+        heads: how many times K values to rotate.
+    """
+    tables = rotation if rotation is not None and heads else (None, None)
+    return _RMSNormLinear.apply(x, norm_weight, weight, eps, *tables, heads)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def swiglu_linear(gate_up: Tensor, weight_DF: Tensor) -> Tensor:
@@ -31,19 +63,56 @@ def swiglu_linear(gate_up: Tensor, weight_DF: Tensor) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = _wide(x)
-        scale = wide.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+        scale = _scale(x, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight.to(wide.dtype)).to(x.dtype)
+        return _normed(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        normed, grad = _wide(x) * scale, _wide(grad)
-        grad_weight = (grad * normed).flatten(0, -2).sum(dim=0)
-        inner = grad * weight.to(grad.dtype)
-        inward = (inner * normed).mean(dim=-1, keepdim=True)
-        return inner.sub_(normed.mul_(inward)).mul_(scale).to(x.dtype), grad_weight.to(weight.dtype), None
+        return *_norm_gradients(grad, x, weight, scale), None
+
+
+class _RMSNormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        weight: Tensor,
+        eps: float,
+        cos: Tensor | None,
+        signed_sin: Tensor | None,
+        heads: int,
+    ) -> Tensor:
+        scale = _scale(x, eps)
+        ctx.save_for_backward(x, norm_weight, weight, scale, cos, signed_sin)
+        ctx.heads = heads
+        result = linear(_normed(x, norm_weight, scale), weight)
+        if cos is not None and signed_sin is not None:
+            _rotate_first(result, heads, cos, signed_sin)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm_weight, weight, scale, cos, signed_sin = ctx.saved_tensors
+        if cos is not None:
+            grad = grad.clone(memory_format=torch.contiguous_format)
+            _rotate_first(grad, ctx.heads, cos, -signed_sin)
+        grad_weight = grad.flatten(0, -2).T @ _normed(x, norm_weight, scale).flatten(0, -2)
+        return *_norm_gradients(grad @ weight, x, norm_weight, scale), grad_weight, None, None, None, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, signed_sin)
+        return _rotated(x, cos, signed_sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, signed_sin = ctx.saved_tensors
+        return _rotated(grad, cos, -signed_sin), None, None
 
 
 class _SwiGLULinear(torch.autograd.Function):
@@ -62,6 +131,37 @@ class _SwiGLULinear(torch.autograd.Function):
         grad_product = grad @ weight_DF
         grad_gate = torch.ops.aten.silu_backward(grad_product * up, gate)
         return torch.cat([grad_gate, active.mul_(grad_product)], dim=-1), grad_weight
+
+
+def _scale(x: Tensor, eps: float) -> Tensor:
+    return _wide(x).square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+
+
+def _normed(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return (_wide(x) * scale).mul_(weight.to(scale.dtype)).to(x.dtype)
+
+
+def _norm_gradients(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a norm's input and weight."""
+    normed, grad = _wide(x) * scale, _wide(grad)
+    grad_weight = (grad * normed).flatten(0, -2).sum(dim=0)
+    inner = grad * weight.to(grad.dtype)
+    inward = (inner * normed).mean(dim=-1, keepdim=True)
+    return inner.sub_(normed.mul_(inward)).mul_(scale).to(x.dtype), grad_weight.to(weight.dtype)
+
+
+def _rotated(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    wide = _wide(x)
+    return (wide * cos).addcmul_(wide.roll(wide.shape[-1] // 2, -1), signed_sin).to(x.dtype)
+
+
+def _rotate_first(x_BTO: Tensor, heads: int, cos: Tensor, signed_sin: Tensor) -> None:
+    """Rotate the first heads of a contiguous tensor in place."""
+    K = cos.shape[-1]
+    part_BTHK = x_BTO.view(*x_BTO.shape[:-1], -1, K)[..., :heads, :]
+    wide_BTHK = _wide(part_BTHK)
+    swapped_BTHK = wide_BTHK.roll(K // 2, -1)
+    part_BTHK.copy_(wide_BTHK.mul_(cos).addcmul_(swapped_BTHK, signed_sin))
 
 
 def _wide(x: Tensor) -> Tensor:

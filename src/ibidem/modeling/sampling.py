@@ -20,23 +20,8 @@ from ibidem.errors import DataError
 BINS = 4096
 BINS_PER_NAT = 256.0
 """Tokens that are 16 nats less likely than the most likely one share the last bin."""
-
-
-def next_token_probabilities(logits_V: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """Turn logits into the sampling distribution: temperature, then nucleus.
-
-    >>> next_token_probabilities(torch.tensor([2.0, 1.0, -9.0]), temperature=1.0, top_p=0.7).tolist()
-    [1.0, 0.0, 0.0]
-
-    Source: Holtzman et al. 2019, arXiv:1904.09751, section 3.1.
-    """
-    probabilities_V = torch.softmax(logits_V / temperature, dim=-1)
-    if top_p < 1:
-        sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
-        outside_V = sorted_V.cumsum(0) - sorted_V >= top_p
-        probabilities_V = probabilities_V.index_fill(0, order_V[outside_V], 0.0)
-        probabilities_V /= probabilities_V.sum()
-    return probabilities_V
+BLOCK = 256
+"""Number of logits whose maximum is computed at once."""
 
 
 def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
@@ -55,13 +40,26 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
         raise DataError("the model's logits are not finite: its weights are damaged")
     is_greedy_B = temperature_B == 0
     if is_greedy_B.all():
-        return logits_BV.argmax(dim=-1)
+        return most_likely(logits_BV)
     scaled_BV = logits_BV / temperature_B.masked_fill(is_greedy_B, 1.0).to(logits_BV.device)[:, None]
     choose = by_histogram if logits_BV.device.type == "cpu" else by_sorting
     drawn_B = choose(scaled_BV, top_p_B.to(logits_BV.device), uniform_B.to(logits_BV.device))
     if not is_greedy_B.any():
         return drawn_B
-    return torch.where(is_greedy_B.to(logits_BV.device), logits_BV.argmax(dim=-1), drawn_B)
+    return torch.where(is_greedy_B.to(logits_BV.device), most_likely(logits_BV), drawn_B)
+
+
+def most_likely(logits_BV: Tensor) -> Tensor:
+    """Return the first of the ids with the largest logit of each row; int64, (B,).
+
+    On a CPU `argmax` takes many times as long as `amax`. So it looks only at the maxima of blocks, and into one block.
+    """
+    B, V = logits_BV.shape
+    if logits_BV.device.type != "cpu" or V % BLOCK:
+        return logits_BV.argmax(dim=-1)
+    blocks_BXU = logits_BV.view(B, -1, BLOCK)
+    block_B = blocks_BXU.amax(dim=-1).argmax(dim=-1)
+    return block_B * BLOCK + blocks_BXU[torch.arange(B), block_B].argmax(dim=-1)
 
 
 def by_sorting(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:

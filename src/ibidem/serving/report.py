@@ -54,12 +54,14 @@ def report(config: ReportConfig) -> str:
     _check_output(config.output)
     results = [read_result(path) for path in config.evaluation]
     run = open_run(config.run)
+    stages = [*run.stages_before, run]
+    names = {each.checkpoint.digest: f"{each.checkpoint.path.name} of {each.name}" for each in reversed(stages)}
     sections = {
-        "Corpus": join(corpora(run.find_all(shards.KIND)), losses_by_language(results, run.checkpoint.digest)),
+        "Corpus": join(corpora(run.find_all(shards.KIND)), losses_by_language(results, names)),
         "Tokenizer": tokenizer(run.find("tokenizer")),
-        "Training": training(run),
-        "Samples": samples(run.history),
-        "Evaluation": evaluation(results, run.checkpoint.digest),
+        "Training": in_stages([(each, training(each)) for each in stages]),
+        "Samples": in_stages([(each, samples(each.history)) for each in stages]),
+        "Evaluation": evaluation(results, names),
         "Lineage": lineage(run),
         "Time": bars(run.stages, duration),
     }
@@ -84,12 +86,12 @@ def _check_output(path: Path) -> None:
 
 def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
-    datasets, history = run.find_all(shards.KIND), run.history
+    datasets, stages = run.find_all(shards.KIND), [*run.stages_before, run]
     counts = datasets[0].counts if datasets else {}
     sources = [dataset.counts for dataset in datasets if not is_blend(dataset)]
     read = sum(each["read"] for each in sources) if all("read" in each for each in sources) else None
     blended = bool(datasets) and is_blend(datasets[0])
-    tokens = history.curve("train.step", "tokens")
+    tokens = [curve[-1] for each in stages if (curve := each.history.curve("train.step", "tokens"))]
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
     figures: list[Row] = [
@@ -100,15 +102,32 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
         ),
         *([("Rows of the blend", counts.get("kept"), "repeats included, as in all that follows")] if blended else []),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
-        ("Parameters", history.parameters, ""),
-        ("Held-out bits per byte", *_first_to_last(history.curve("train.measured", "bits_per_byte"))),
-        ("Tokens trained", int(tokens[-1][1]) if tokens else None, f"{tokens[-1][0]:,} steps" if tokens else ""),
+        ("Parameters", run.history.parameters, ""),
+        *(
+            (
+                "Held-out bits per byte" if len(stages) == 1 else f"Held-out bits per byte, {each.name}",
+                *_first_to_last(each.history.curve("train.measured", "bits_per_byte")),
+            )
+            for each in stages
+        ),
+        (
+            "Tokens trained",
+            int(sum(count for _, count in tokens)) if tokens else None,
+            f"{sum(step for step, _ in tokens):,} steps" if tokens else "",
+        ),
         ("Total time", duration(sum(run.stages.values())), "by stage below"),
     ]
     shown = [tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in figures]
     where = tag("p", f"Checkpoint {run.checkpoint.path.name}{saved} ", tag("code", run.checkpoint.digest), cls="soft")
     links = tag("nav", *(tag("a", name, href=f"#{name.lower()}") for name in sections))
     return tag("header", tag("h1", title), where, tag("dl", *shown, cls="figures"), links)
+
+
+def in_stages(shown: Sequence[tuple[Run, Html]]) -> Html:
+    """Show a section of several runs one after the other, each under its name."""
+    if len(shown) == 1:
+        return shown[0][1]
+    return join(*(join(tag("h3", "Run ", tag("code", run.name)), content) for run, content in shown))
 
 
 def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:

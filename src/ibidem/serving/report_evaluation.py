@@ -76,17 +76,22 @@ def _is_result(result: Record) -> bool:
     return result.keys() >= _PERPLEXITY if result["task"] == "perplexity" else type(result.get("items")) is int
 
 
-def evaluation(results: Sequence[Record], digest: str) -> Html:
-    """Show the figures of every result, and in how far they are of the checkpoint with this digest."""
+def evaluation(results: Sequence[Record], names: Mapping[str, str]) -> Html:
+    """Show the figures of every result, and which checkpoint they are of.
+
+    Args:
+        results: what was measured.
+        names: the checkpoint by digest, then those that it was trained from.
+    """
     if not results:
         return tag("p", None, " No result of ibidem evaluate was given.")
-    return join(*(_dashboard(each, digest) if "rows" in each else _result(each, digest) for each in results))
+    return join(*(_dashboard(each, names) if "rows" in each else _result(each, names) for each in results))
 
 
-def losses_by_language(results: Sequence[Record], digest: str) -> Html:
-    """Show the bits per byte of each language that a dashboard measured with this checkpoint."""
-    rows = [row for each in results for row in each.get("rows", ()) if row["checkpoint_digest"] == digest]
-    rows = [row for row in rows if row["aspect"] == "language"]
+def losses_by_language(results: Sequence[Record], names: Mapping[str, str]) -> Html:
+    """Show the bits per byte of each language that a dashboard measured with the newest of these checkpoints."""
+    every = [row for each in results for row in each.get("rows", ())]
+    rows = [row for row in _of_newest(every, names) if row["aspect"] == "language"]
     is_held_out = all(row.get("held_out_share") not in {None, 1} for row in rows)
     where = "on documents held out of training" if is_held_out else "on documents that the training may have read"
     heading = tag("h3", "Loss by language", f", {where}" if rows else "")
@@ -97,24 +102,31 @@ def losses_by_language(results: Sequence[Record], digest: str) -> Html:
     return join(heading, _losses("Language", by_size))
 
 
-def _result(result: Record, digest: str) -> Html:
+def _of_newest(rows: Sequence[Record], names: Mapping[str, str]) -> list[Record]:
+    """Return the rows of the first of these checkpoints that has any."""
+    measured = {row["checkpoint_digest"] for row in rows}
+    newest = next((digest for digest in names if digest in measured), None)
+    return [row for row in rows if row["checkpoint_digest"] == newest]
+
+
+def _result(result: Record, names: Mapping[str, str]) -> Html:
     if result["task"] == "perplexity":
-        names = {*_PERPLEXITY, "nll", "bits_per_byte_error"}
+        metrics = {*_PERPLEXITY, "nll", "bits_per_byte_error"}
         figures = _losses("Of", [{"value": "all", **result}])
     else:
-        names = set(list(result)[: list(result).index("items")]) - {"checkpoint_digest"}  # the metrics precede it
-        rows = [_figure(result, name) for name in result if name in names - {"task"}]
+        metrics = set(list(result)[: list(result).index("items")]) - {"checkpoint_digest"}  # they precede it
+        rows = [_figure(result, name) for name in result if name in metrics - {"task"}]
         if "contamination" in result:
             searched = result["contamination"]
             overlap = searched.get("problems") if isinstance(searched, dict) else None
             rows.append(("problems that occur in the training data", overlap, ""))
         figures = join(table(("Figure", "Result", "95 %"), rows, right=(1, 2)), tag("p", EXACT, cls="note"))
-    others = {*names, "task", "trials", EXAMPLES}
+    others = {*metrics, "task", "trials", EXAMPLES}
     notes = flattened({key: value for key, value in result.items() if key not in others})
     shown = [(key, _setting(key, value)) for key, value in notes.items()]
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
     programs = _programs(result.get(EXAMPLES, []))
-    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], digest), figures, programs, how)
+    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, programs, how)
 
 
 def _programs(rows: Sequence[jsonl.Row]) -> Html:
@@ -163,16 +175,15 @@ def _trials(result: Record) -> Mapping[str, Any]:
     return {"pass@1": result.get("problems"), "accuracy": result["items"]}
 
 
-def _dashboard(result: Record, digest: str) -> Html:
-    of_this = [row for row in result["rows"] if row["checkpoint_digest"] == digest]
-    newest = result["rows"][-1]["checkpoint_digest"]
-    rows = of_this or [row for row in result["rows"] if row["checkpoint_digest"] == newest]
+def _dashboard(result: Record, names: Mapping[str, str]) -> Html:
+    last = result["rows"][-1]["checkpoint_digest"]
+    rows = _of_newest(result["rows"], {**names, last: ""})
     wider = [row for row in rows if row["aspect"] != "language"]
-    names = [row if row["aspect"] == "all" else row | {"value": f"{row['aspect']} {row['value']}"} for row in wider]
+    parts = [row if row["aspect"] == "all" else row | {"value": f"{row['aspect']} {row['value']}"} for row in wider]
     return join(
         tag("h3", "dashboard"),
-        _is_of(digest if of_this else newest, digest),
-        _losses("Of", names),
+        _is_of(rows[0]["checkpoint_digest"], names),
+        _losses("Of", parts),
         tag("p", "By language: in the section on the corpus.", cls="note"),
     )
 
@@ -189,9 +200,11 @@ def _losses(of: str, rows: Sequence[Record]) -> Html:
     return join(table(heads, shown, right=range(1, 4)), tag("p", MARGIN, cls="note"))
 
 
-def _is_of(measured: object, digest: str) -> Html:
+def _is_of(measured: object, names: Mapping[str, str]) -> Html:
     if measured is None:
         return tag("p", "Measured on this checkpoint: ", None)
-    if measured == digest:
+    if measured == next(iter(names)):
         return tag("p", "Measured on this checkpoint: yes.")
+    if measured in names:
+        return tag("p", f"Measured on this checkpoint: no, on {names[str(measured)]}, from which it was trained.")
     return tag("p", "Measured on this checkpoint: ", tag("span", "no, on another", cls="bad"), ".")

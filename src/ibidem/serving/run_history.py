@@ -12,6 +12,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
+from ibidem.modeling.checkpoint import INITIAL
 from ibidem.page import Point
 from ibidem.runs import folder_of, steps_of
 
@@ -73,6 +74,27 @@ class Run:
         """The lineage of the checkpoint, as `lineage.walk` returns it."""
         return walk(self.checkpoint.path)
 
+    @cached_property
+    def stages_before(self) -> "list[Run]":
+        """The runs from whose weights this one began, the first one first, as far as they are here."""
+        initial = next((item for item in self.checkpoint.inputs if item.role == INITIAL), None)
+        parents = [node for depth, _, node in self.lineage if depth == 1 and isinstance(node, Artifact)]
+        parent = next((node for node in parents if initial is not None and node.digest == initial.digest), None)
+        if parent is None:
+            return []
+        folder = parent.path.parent.parent
+        try:
+            events, torn = _read_events(folder / log.EVENTS)
+        except ArtifactError:
+            return []
+        before = Run(folder, parent, history_of(events), torn)
+        return [*before.stages_before, before]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.resolve().name
+
     def find(self, kind: str) -> Artifact | None:
         """Return the first artifact of a kind that the checkpoint was made from, or None."""
         return next(iter(self.find_all(kind)), None)
@@ -86,8 +108,11 @@ class Run:
     def stages(self) -> dict[str, float]:
         """Seconds of each stage whose artifact is available."""
         made = {name: artifact.volatile for kind, name in STAGES.items() if (artifact := self.find(kind))}
+        before = {f"Training {run.name}": run.history.seconds for run in self.stages_before}
+        last = f"Training {self.name}" if before else "Training the model"
         return {name: float(volatile.get("seconds", 0)) for name, volatile in made.items()} | {
-            "Training the model": self.history.seconds
+            **before,
+            last: self.history.seconds,
         }
 
 

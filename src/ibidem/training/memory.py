@@ -1,18 +1,18 @@
 """How much memory of a GPU a training needs: arithmetic on the shape, without torch.
 
-weights, gradients, AdamW     all the time; divided with FSDP
+weights, gradients, optimizer all the time; divided with FSDP
 16-bit casts of the weights   from a block's forward pass to its backward pass; with FSDP the gathered blocks
 what the blocks keep          grows until the loss is computed, then shrinks: the peak is between
 the loss                      gradients of hidden states and output matrix, and the logits of one chunk
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ibidem.modeling.config import ModelConfig
 
-MASTER, GRADIENT, ADAMW, WIDE = 4, 4, 8, 4
-"""Bytes of a parameter, of its gradient, of its two running means, and of a value in float32."""
+MASTER, GRADIENT, MEAN, WIDE = 4, 4, 4, 4
+"""Bytes of a parameter, of its gradient, of a running mean of its gradient, and of a value in float32."""
 CHUNK_TOKENS = 2048
 """Tokens whose logits the loss computes at once on an accelerator."""
 
@@ -43,6 +43,7 @@ class Setting:
     checkpointing: bool = False
     sharded_over: int | None = None
     """Number of GPUs that share the states (FSDP)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
     accumulates: bool = True
     """Whether a step has several micro batches."""
     replicated: bool = False
@@ -94,14 +95,14 @@ def kept_by_block(shape: ModelConfig, *, compiled: bool, value_bytes: int) -> li
     mask = 2 * D if shape.dropout else 0
     return [
         Kept("input of the attention's norm, and its scale", D, wide=1),
-        Kept("output of the norm", D),
+        Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
         Kept("queries, keys and values", D + 2 * kv),
         Kept("scales of the norms of queries and keys", 0, wide=H + G if shape.qk_norm else 0),
         Kept("queries and keys, as the compiler copies them", again),
-        Kept("rotated queries and keys", D + kv),
+        Kept("rotated queries and keys, if they do not replace those", D + kv if shape.qk_norm else 0),
         Kept("output of the attention, and its normalizers", D, wide=H),
         Kept("input of the feed-forward's norm, and its scale", D, wide=1),
-        Kept("output of the norm", D),
+        Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
         Kept("gate and up", 2 * F),
         Kept("their product, which only a compiled block keeps", F if compiled else 0),
         Kept("masks of the dropouts", mask),
@@ -119,9 +120,18 @@ def activation_bytes(shape: ModelConfig, setting: Setting) -> int:
     return setting.tokens * per_token
 
 
+def learner_bytes(shape: ModelConfig, setting: Setting) -> int:
+    """Return the bytes of all weights, gradients and running means.
+
+    AdamW keeps two running means of each parameter; Muon one of the blocks' matrices, and AdamW's two of the rest.
+    """
+    without_second = shape.layers * shape.block_matrices if setting.optimizer == "muon" else 0
+    return shape.parameters * (MASTER + GRADIENT + 2 * MEAN) - without_second * MEAN
+
+
 def _state_bytes(shape: ModelConfig, setting: Setting) -> float:
-    buckets = GRADIENT if setting.replicated else 0
-    return shape.parameters * (MASTER + GRADIENT + ADAMW + buckets) / (setting.sharded_over or 1)
+    buckets = GRADIENT * shape.parameters if setting.replicated else 0
+    return (learner_bytes(shape, setting) + buckets) / (setting.sharded_over or 1)
 
 
 def _cast_bytes(shape: ModelConfig, setting: Setting) -> int:

@@ -100,23 +100,22 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient; a closure is not supported."""
         assert closure is None
-        self._step_matrices()
         for group in self.param_groups:
-            if "parts" not in group:
+            if "parts" in group:
+                for alike in _by_shape(group["params"]):
+                    self._step_matrices(alike, group)
+            else:
                 self._step_adamw(group)
         return None
 
-    def _step_matrices(self) -> None:
-        matrices = [
-            (p, group) for group in self.param_groups if "parts" in group for p in group["params"] if p.grad is not None
-        ]
-        taken = 1 - self.found_inf
-        updates = [_whole(self._momentum(p, group["momentum"], taken)) for p, group in matrices]
-        parts = [torch.split(update, group["parts"]) for update, (_, group) in zip(updates, matrices, strict=True)]
-        orthogonal = iter(orthogonalize([part for each in parts for part in each]))
-        for p, group in matrices:
-            scaled = [_like_adamw(next(orthogonal)) for _ in group["parts"]]
-            lr = group["lr"] * taken
+    def _step_matrices(self, parameters: list[Tensor], group: Group) -> None:
+        """Update matrices of one shape at once; with FSDP only these are gathered at a time."""
+        taken, parts = 1 - self.found_inf, group["parts"]
+        updates = [_whole(self._momentum(p, group["momentum"], taken)) for p in parameters]
+        orthogonal = iter(orthogonalize([part for update in updates for part in torch.split(update, parts)]))
+        lr = group["lr"] * taken
+        for p in parameters:
+            scaled = [_like_adamw(next(orthogonal)) for _ in parts]
             p.mul_(1 - lr * group["weight_decay"])
             p.sub_(_sharded(torch.cat(scaled), p) * lr)
 
@@ -160,6 +159,15 @@ class Muon(torch.optim.Optimizer):
             grad_scale=self.grad_scale if isinstance(self.grad_scale, Tensor) else None,
             found_inf=self.found_inf if isinstance(self.found_inf, Tensor) else None,
         )
+
+
+def _by_shape(parameters: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Return the parameters that have a gradient, those of equal shape together."""
+    found: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            found[parameter.shape].append(parameter)
+    return found.values()
 
 
 def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -17,12 +17,12 @@ from ibidem.config import configuration
 from ibidem.figures import counted, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.config import TrainConfig
-from ibidem.training.memory import ADAMW, CHUNK_TOKENS, GRADIENT, MASTER, WIDE, Setting, activation_bytes, need
+from ibidem.training.memory import CHUNK_TOKENS, WIDE, Setting, activation_bytes, learner_bytes, need
 
 Positive = Annotated[float, Field(gt=0)]
 SECONDS_PER_HOUR = 3600
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
-STATE_BYTES = MASTER + GRADIENT + ADAMW
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 CARDS = {
     "L4 24 GB": 24e9,
     "RTX 4090 24 GB": 24e9,
@@ -114,7 +114,7 @@ def _memory_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[t
     how = f", with checkpointing {other}" if not eager.checkpointing else ""
     casts = [("weights cast to 16 bit", size(needs[0].casts))] if needs[0].casts else []
     return [
-        ("weights, gradients, AdamW, 32 bit", size(STATE_BYTES * shape.parameters)),
+        (f"weights, gradients, {OPTIMIZERS[config.optim.name]}, 32 bit", size(learner_bytes(shape, eager))),
         *casts,
         (f"activations of {eager.tokens:,} tokens", _both([each.activations for each in needs]) + how),
         (
@@ -134,6 +134,7 @@ def _setting(config: PlanConfig, context: int, *, compiled: bool) -> Setting:
         value_bytes=WIDE if training.mixed_precision == "no" else 2,
         compiled=compiled,
         checkpointing=training.gradient_checkpointing,
+        optimizer=config.optim.name,
         accumulates=training.batch_sequences > training.micro_batch_sequences * config.gpus,
         replicated=config.gpus > 1,
     )

@@ -1,11 +1,13 @@
 """DPO: what it learns, its reference, that it resumes to the bit, and refuses what it cannot learn from."""
 
+import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tests.conftest import REPOSITORY
 from tests.training.rlhf.preference_data import events, figures, kill_and_resume, pairs_dataset, rows
@@ -18,7 +20,7 @@ from ibidem.errors import DataError, IbidemError
 from ibidem.modeling.checkpoint import load_model
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training.rlhf.config import DpoConfig
+from ibidem.training.rlhf.config import DpoConfig, RewardConfig
 from ibidem.training.rlhf.dpo_trainer import dpo
 
 LAUNCHER = REPOSITORY / "src" / "training" / "rlhf" / "dpo_trainer.py"
@@ -215,3 +217,31 @@ def test_dropout_is_no_noise_in_the_log_ratios(settings: Settings, checkpoint: P
         shutil.copy(checkpoint / "tokenizer" / "manifest.json", draft.path / "tokenizer" / "manifest.json")
     run(settings, initial=dropping, training__steps=1, validation__every=1)
     assert figures(settings["output_dir"], "loss")[0] == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_a_file_of_pairs_is_preprocessed_and_its_bad_lines_are_quarantined(settings: Settings, tmp_path: Path) -> None:
+    good = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected, _ in rows()]
+    bad = [
+        {"prompt": "Equal?", "chosen": "Yes", "rejected": "Yes"},
+        {"prompt": "Empty?", "chosen": "", "rejected": "No"},
+        {"prompt": "Alone?"},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in good + bad))
+    run(settings, data=file)
+    (counts,) = events(settings["output_dir"], "train.pairs")
+    assert counts["train"] + counts["held_out"] == len(good)
+    quarantined = (settings["output_dir"] / "data" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in quarantined] == [len(good) + number for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dpo", DpoConfig), ("reward", RewardConfig)])
+def test_the_shipped_configurations_are_valid(name: str, kind: type) -> None:
+    tree = yaml.safe_load((REPOSITORY / "configs" / "training" / f"{name}.yaml").read_text())
+    assert build(kind, tree).training.steps == 1000
+
+
+def test_without_held_out_pairs_nothing_is_measured_and_it_is_said(settings: Settings) -> None:
+    run(settings, held_out_share=0, training__steps=1)
+    assert events(settings["output_dir"], "train.not_measured")
+    assert "accuracy" not in events(settings["output_dir"], "train.measured")[-1]

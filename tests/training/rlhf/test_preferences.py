@@ -69,6 +69,7 @@ def test_a_perfectly_calibrated_model_has_no_calibration_error() -> None:
     step = math.log(0.8 / 0.2)  # right in four of five
     assert expected_calibration_error([step] * 4 + [-step]) == pytest.approx(0, abs=1e-3)
     assert expected_calibration_error([step] * 2 + [-step] * 3) == pytest.approx(0.4, abs=1e-3)
+    assert expected_calibration_error([0.0] * 3) == 0, "a draw is half right"
     assert sum(each.pairs for each in reliability([0.0, 1.0, -800.0, 800.0])) == 4
 
 

@@ -79,7 +79,7 @@ class Bin(NamedTuple):
     confidence: float
     """Mean probability that the model gives to the answer it prefers."""
     accuracy: float
-    """Share of the pairs in which that answer is the chosen one."""
+    """Share of the pairs in which that answer is the chosen one; draws count half."""
 
 
 def reliability(differences: Sequence[float], bins: int = BINS) -> list[Bin]:
@@ -100,7 +100,7 @@ def reliability(differences: Sequence[float], bins: int = BINS) -> list[Bin]:
     found = []
     for place in np.unique(places):
         inside = places == place
-        accuracy = float((values[inside] > 0).mean())
+        accuracy = float(np.heaviside(values[inside], 0.5).mean())
         found.append(Bin(int(inside.sum()), round(float(confidences[inside].mean()), 3), accuracy))
     return found
 

@@ -150,8 +150,9 @@ class Reward:
         margins_P = torch.tensor([pair.margin for pair in pairs], dtype=torch.float64)
         differences_P = rewards_P2[:, 0] - rewards_P2[:, 1]
         right, number = int((differences_P > 0).sum()), len(pairs)
-        for each in reliability(differences_P.tolist()):
-            log.event("reward.reliability", step=step, **each._asdict())
+        if step == self.config.training.steps:
+            for each in reliability(differences_P.tolist()):
+                log.event("reward.reliability", **each._asdict())
         return {
             "held_out_loss": float(bradley_terry_loss(rewards_P2[:, 0], rewards_P2[:, 1], margins_P).mean()),
             "accuracy": right / number,

@@ -1,0 +1,352 @@
+"""CPU time of a step of SFT, DPO and reward modeling, against TRL's trainers.
+
+Same weights, same ids, same optimizer (AdamW, fused), float32, one thread. The data are the first pairs of HH-RLHF's
+harmless test file, a word or a mark as an id: real lengths of prompts and answers. Each run is a process of its own,
+systems take turns, medians of 3: CPU-seconds of the steps after the first one, with collating, forward and backward
+pass, clipping and the optimizer. The first losses show that both compute the same.
+
+    row               ibidem                        TRL 1.16
+    sft               ragged rows                   padded, or packed: padding-free rows with a mask of blocks
+    dpo               reference computed once       reference computed in each step (its default), or once
+    reward            ragged rows                   padded
+
+    python benchmarks/align_against_trl.py HH_TEST.jsonl.gz PYTHON_WITH_TRL benchmarks/results/align_against_trl.json
+
+PYTHON_WITH_TRL has `pip install -c constraints.txt torch trl==1.16.0`.
+"""
+
+import gzip
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+REPEATS, WARM_STEPS, STEPS, PAIRS = 3, 1, 3, 4
+"""A step takes 4 pairs, or 8 conversations."""
+VOCABULARY, CONTEXT, END = 32_768, 1024, 32_767
+SHAPE = {"width": 256, "layers": 6, "heads": 4, "ffn_hidden": 704}
+SYSTEMS = {
+    "sft": ("ibidem", "trl padded", "trl packed"),
+    "dpo": ("ibidem", "trl", "trl reference once"),
+    "reward": ("ibidem", "trl"),
+}
+BARS = {"sft": 0.6, "dpo": 0.7, "reward": 0.7}
+
+
+def main() -> None:
+    if sys.argv[1] in SYSTEMS:
+        print(json.dumps(measure(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
+        return
+    data, peer, output = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {
+        row: {name: [] for name in names} for row, names in SYSTEMS.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(data, Path(folder))
+        for _ in range(REPEATS):
+            for row, systems in runs.items():
+                for name, results in systems.items():
+                    python = sys.executable if name == "ibidem" else peer
+                    results.append(run(python, row, name, folder))
+                    print(row, name, results[-1], flush=True)
+    write(output, data, runs)
+
+
+def run(python: str, row: str, system: str, folder: str) -> dict[str, Any]:
+    """Measure in a process of its own, with one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)
+    command = [python, __file__, row, system, folder]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def prepare(data: Path, folder: Path) -> None:
+    """Write the pairs as ids, and weights as Hugging Face names them."""
+    from safetensors.torch import save_file
+
+    pairs = []
+    with gzip.open(data, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            pair = encoded(json.loads(line))
+            if pair and max(len(pair["prompt"]) + len(pair[name]) for name in ("chosen", "rejected")) <= CONTEXT:
+                pairs.append(pair)
+            if len(pairs) == 2 * PAIRS * (WARM_STEPS + STEPS):
+                break
+    (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+    model = own_model()
+    save_file({name: weight.detach().clone() for name, weight in named(model)}, folder / "model.safetensors")
+
+
+def encoded(row: dict[str, str]) -> dict[str, list[int]] | None:
+    """Return prompt, chosen and rejected answer as ids; None if the prompts differ or an answer is empty."""
+    parts = [row[name].rpartition("\n\nAssistant:") for name in ("chosen", "rejected")]
+    if parts[0][0] != parts[1][0] or any(not part[2].strip() for part in parts):
+        return None
+    answers = {name: [*ids(part[2]), END] for name, part in zip(("chosen", "rejected"), parts, strict=True)}
+    return {"prompt": ids(parts[0][0] + parts[0][1]), **answers}
+
+
+def ids(text: str) -> list[int]:
+    return [zlib.crc32(word.encode()) % (VOCABULARY - 2) for word in re.findall(r"\w+|[^\w\s]", text)]
+
+
+def measure(row: str, system: str, folder: Path) -> dict[str, Any]:
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    pairs = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+    make = own_step if system == "ibidem" else peer_step
+    step, parameters = make(row, system, pairs, folder)
+    size = 2 * PAIRS if row == "sft" else PAIRS
+    losses, seconds, tokens = [], 0.0, 0
+    for number in range(WARM_STEPS + STEPS):
+        batch = pairs[number * size : (number + 1) * size]
+        started = time.process_time()
+        losses.append(step(batch))
+        if number >= WARM_STEPS:
+            seconds += time.process_time() - started
+            names = ("chosen",) if row == "sft" else ("chosen", "rejected")
+            tokens += sum(len(pair["prompt"]) + len(pair[name]) for pair in batch for name in names)
+    return {
+        "cpu_s_per_step": seconds / STEPS,
+        "cpu_us_per_real_token": 1e6 * seconds / tokens,
+        "parameters": parameters,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+    }
+
+
+def own_model() -> Any:
+    from ibidem.modeling.config import ModelConfig
+    from ibidem.modeling.modeling_custom import Decoder
+
+    model = Decoder(ModelConfig(vocab_size=VOCABULARY, context=CONTEXT, qk_norm=False, **SHAPE)).train()
+    model.init_weights(0)
+    return model
+
+
+def own_step(row: str, _system: str, pairs: list[Any], _folder: Path) -> tuple[Callable[..., float], int]:
+    """Return a function that takes a step as our objectives do."""
+    import torch
+
+    from ibidem.modeling.heads import RewardModel
+    from ibidem.training.config import OptimConfig
+    from ibidem.training.optim import adamw
+    from ibidem.training.rlhf.batches import pack
+    from ibidem.training.rlhf.config import DpoLossConfig
+    from ibidem.training.rlhf.dpo_trainer import judge
+    from ibidem.training.rlhf.preferences import bradley_terry_loss
+    from ibidem.training.rlhf.reference import log_probs
+    from ibidem.training.rlhf.reward_model import packed
+
+    model = RewardModel(own_model()) if row == "reward" else own_model()
+    known: dict[int, Any] = {}
+    if row == "dpo":
+        for pair in pairs[: PAIRS * (WARM_STEPS + STEPS)]:
+            answers = own_answers(pair)
+            with torch.no_grad():
+                known[id(pair)] = log_probs(model, pack(answers), answers)
+
+    def loss_of(batch: list[Any]) -> Any:
+        if row == "sft":
+            talks = [own_answers(pair)[0] for pair in batch]
+            packed_talks = pack(talks)
+            total = model(
+                packed_talks.ids_BT, packed_talks.targets_BT, packed_talks.documents, 0.0, packed_talks.counted_N
+            )
+            return total / sum(each.num_targets for each in talks)
+        if row == "dpo":
+            answers = [each for pair in batch for each in own_answers(pair)]
+            log_probs_P2 = log_probs(model, pack(answers), answers).view(-1, 2)
+            lengths_P2 = torch.tensor([each.num_targets for each in answers]).view(-1, 2)
+            reference_P2 = torch.stack([known[id(pair)] for pair in batch])
+            return judge(DpoLossConfig(), log_probs_P2, reference_P2, lengths_P2).losses_P.mean()
+        whole = packed([own_pair(pair) for pair in batch])
+        rewards_P2 = model(whole.ids_BT, whole.documents, whole.counted_N).view(-1, 2)
+        return bradley_terry_loss(rewards_P2[:, 0], rewards_P2[:, 1]).mean()
+
+    return stepper(loss_of, adamw(model, OptimConfig()), model), sum(each.numel() for each in model.parameters())
+
+
+def own_pair(pair: dict[str, list[int]]) -> Any:
+    from ibidem.training.rlhf.pairs import EncodedPair
+
+    return EncodedPair(*own_answers(pair), 0.0)
+
+
+def own_answers(pair: dict[str, list[int]]) -> list[Any]:
+    import numpy as np
+
+    from ibidem.training.rlhf.batches import Encoded
+
+    return [
+        Encoded(
+            np.array(pair["prompt"] + pair[name], dtype=np.int32),
+            np.repeat([False, True], [len(pair["prompt"]), len(pair[name])]),
+        )
+        for name in ("chosen", "rejected")
+    ]
+
+
+def named(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield our weights under the names of Hugging Face."""
+    config = model.config
+    rows = [config.width, *[config.num_kv_heads * config.head_width] * 2]
+    yield "model.embed_tokens.weight", model.embedding.weight_VD
+    yield "model.norm.weight", model.norm.weight
+    for number, block in enumerate(model.blocks):
+        layer = f"model.layers.{number}"
+        for name, part in zip("qkv", block.attention.qkv.weight.split(rows), strict=True):
+            yield f"{layer}.self_attn.{name}_proj.weight", part
+        yield f"{layer}.self_attn.o_proj.weight", block.attention.out.weight
+        for name, part in zip(("gate", "up"), block.ffn.gate_up.weight.chunk(2), strict=True):
+            yield f"{layer}.mlp.{name}_proj.weight", part
+        yield f"{layer}.mlp.down_proj.weight", block.ffn.down.weight
+        yield f"{layer}.input_layernorm.weight", block.attention_norm.weight
+        yield f"{layer}.post_attention_layernorm.weight", block.ffn_norm.weight
+
+
+def peer_model(folder: Path, kind: str = "ForCausalLM", **more: Any) -> Any:
+    import transformers
+    from safetensors.torch import load_file
+
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=SHAPE["width"], num_hidden_layers=SHAPE["layers"],
+        num_attention_heads=SHAPE["heads"], num_key_value_heads=SHAPE["heads"], tie_word_embeddings=True,
+        intermediate_size=SHAPE["ffn_hidden"], max_position_embeddings=CONTEXT, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}, **more,
+    )  # fmt: skip
+    model = getattr(transformers, f"Llama{kind}")(config).train()
+    missing, _ = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    assert set(missing) <= {"lm_head.weight", "score.weight"}, missing
+    return model
+
+
+def peer_trainer(row: str, system: str, pairs: list[Any], folder: Path) -> Any:
+    """Return TRL's trainer; it takes the ids as they are."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {str(number): number for number in range(VOCABULARY)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")),  # noqa: S106 - a word of the vocabulary
+        pad_token=str(VOCABULARY - 2),
+        eos_token=str(END),
+    )
+    for trainer in (trl.SFTTrainer, trl.DPOTrainer, trl.RewardTrainer):
+        trainer._prepare_dataset = lambda _self, dataset, *_: dataset
+    arguments = {
+        "output_dir": str(folder / "out"), "report_to": [], "use_cpu": True, "bf16": False,
+        "gradient_checkpointing": False, "remove_unused_columns": False, "per_device_train_batch_size": PAIRS,
+    }  # fmt: skip
+    data = {
+        "train_dataset": Dataset.from_list([peer_example(row, pair) for pair in pairs]),
+        "processing_class": tokenizer,
+    }
+    if row == "sft":
+        settings = trl.SFTConfig(padding_free="packed" in system, max_length=None, **arguments)
+        return trl.SFTTrainer(peer_model(folder), settings, **data)
+    if row == "dpo":
+        settings = trl.DPOConfig(max_length=None, beta=0.1, **arguments)
+        return trl.DPOTrainer(peer_model(folder), peer_model(folder), settings, **data)
+    model = peer_model(folder, "ForSequenceClassification", num_labels=1, pad_token_id=VOCABULARY - 2)
+    torch.nn.init.zeros_(model.score.weight)
+    return trl.RewardTrainer(model, trl.RewardConfig(max_length=None, **arguments), **data)
+
+
+def peer_example(row: str, pair: dict[str, list[int]]) -> dict[str, Any]:
+    if row == "sft":
+        answer = pair["chosen"]
+        return {"input_ids": pair["prompt"] + answer, "labels": [-100] * len(pair["prompt"]) + answer}
+    if row == "dpo":
+        return {"prompt_ids": pair["prompt"], "chosen_ids": pair["chosen"], "rejected_ids": pair["rejected"]}
+    return {f"{name}_ids": pair["prompt"] + pair[name] for name in ("chosen", "rejected")}
+
+
+def peer_step(row: str, system: str, pairs: list[Any], folder: Path) -> tuple[Callable[..., float], int]:
+    """Return a function that takes a step with the loss of TRL's trainer."""
+    import torch
+
+    trainer = peer_trainer(row, system, pairs, folder)
+    model, known = trainer.model, {}
+    if "once" in system:
+        trainer.precompute_ref_logps = True
+        for pair in pairs[: PAIRS * (WARM_STEPS + STEPS)]:
+            collated = trainer.data_collator([peer_example(row, pair)])
+            with torch.no_grad():
+                values = trainer.compute_ref_log_probs(trainer.ref_model, collated)
+            known[id(pair)] = dict(zip(("ref_chosen_logps", "ref_rejected_logps"), map(float, values), strict=True))
+
+    def loss_of(batch: list[Any]) -> Any:
+        examples = [peer_example(row, pair) | known.get(id(pair), {}) for pair in batch]
+        return trainer.compute_loss(model, trainer.data_collator(examples))
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    return stepper(loss_of, optimizer, model), sum(each.numel() for each in model.parameters())
+
+
+def stepper(loss_of: Callable, optimizer: Any, model: Any) -> Callable[..., float]:
+    import torch
+
+    def step(batch: list[Any]) -> float:
+        loss = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def write(path: Path, data: Path, runs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    from importlib.metadata import version
+
+    median = {
+        row: {
+            system: {key: statistics.median(run[key] for run in results) for key in results[0]}
+            for system, results in systems.items()
+        }
+        for row, systems in runs.items()
+    }
+    result = {
+        "command": f"python benchmarks/align_against_trl.py {data.name} PYTHON_WITH_TRL {path.as_posix()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "versions": {"torch": version("torch"), "trl": "1.16.0", "transformers": version("transformers")},
+        "bars": BARS,
+        "ratios": {row: ratios(systems) for row, systems in median.items()},
+        "median": median,
+        "runs": runs,
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["ratios"], indent=1))
+
+
+def ratios(median: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return our CPU time over that of each of TRL's ways."""
+    return {
+        system: median["ibidem"]["cpu_us_per_real_token"] / values["cpu_us_per_real_token"]
+        for system, values in median.items()
+        if system != "ibidem"
+    }
+
+
+if __name__ == "__main__":
+    main()
