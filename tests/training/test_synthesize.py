@@ -196,6 +196,22 @@ def test_removals_of_a_document_remove_its_traces(code: Path, tmp_path: Path) ->
     assert artifacts.load(tmp_path / "out").counts["dropped"]["removal.requested"] > 0
 
 
+def test_takedown_of_a_document_by_its_hash_removes_its_traces(code: Path, tmp_path: Path) -> None:
+    rows = made(code, tmp_path / "out")
+    source = next(match[1] for row in rows if (match := re.search("sha256=(.*)", row["record"])))
+    traces = [row for row in rows if source in row["record"]]
+    (tmp_path / "requests.jsonl").write_text(json.dumps({"kind": "sha256", "value": source}) + "\n")
+    (tmp_path / "none").mkdir()
+    flags = ["--dataset", str(tmp_path / "out"), "--artifacts", str(tmp_path / "none")]
+    assert main(["takedown", "apply", str(tmp_path / "requests.jsonl"), *flags]) == 0
+    left = rows_of(tmp_path / "out")
+    assert len(left) == len(rows) - len(traces) < len(rows)
+    assert not any(source in row["record"] for row in left)
+    counts = artifacts.load(tmp_path / "out").counts
+    assert counts["dropped"]["removal.requested"] == len(traces)
+    assert sum(counts["synthetic"]["made"].values()) == counts["read"]
+
+
 def test_traces_are_blended_like_any_instructions(code: Path, tmp_path: Path) -> None:
     from ibidem.data.blend import BlendConfig, Ingredient, blend
 

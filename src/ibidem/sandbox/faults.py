@@ -1,7 +1,7 @@
 """What functions return, and mutants that the judge tells from them: the material of bug-fixing traces.
 
 A function is untrusted: it runs in a jail, and only plain values cross. Its tests are calls with what it returned; the
-original must pass them again, in another process, and a mutant must fail one.
+original must pass the one that a mutant fails, alone and in another process.
 """
 
 import random
@@ -26,7 +26,7 @@ class Unfit(StrEnum):
     NO_CALLS = "fix.no_calls"
     """No two calls return different plain values."""
     UNSTABLE = "fix.unstable"
-    """It returns other values in another process."""
+    """It returns other values in another process, or after other calls."""
     SURVIVED = "fix.survived"
     """No mutant fails a test."""
 
@@ -46,16 +46,21 @@ def cases(judge: Judge, function: Function, rng: random.Random) -> list[Case]:
     return _probe(judge, function.name, function.program, calls.arguments(function, rng, CALLS))
 
 
+def stable_case(judge: Judge, function: Function, tests: Sequence[Case], rng: random.Random) -> Case | None:
+    """Return one of the calls, if it returns the same value alone, in another process."""
+    case = rng.choice(tests) if tests else None
+    return case if case is not None and _passes(judge, function.name, function.program, [case]) else None
+
+
 def fault(judge: Judge, function: Function, tests: Sequence[Case], rng: random.Random) -> Fault | Unfit:
     """Return a mutant that fails the tests, or why there is none."""
     if not calls.is_telling(tests):
         return Unfit.NO_CALLS
-    if not _passes(judge, function.name, function.program, tests):
-        return Unfit.UNSTABLE
     for mutant in mutants.some(function.code, rng, MOST_MUTANTS):
         found = _difference(judge, function, mutant, tests)
         if found is not None:
-            return found
+            is_stable = _passes(judge, function.name, function.program, [found.case])
+            return found if is_stable else Unfit.UNSTABLE
     return Unfit.SURVIVED
 
 

@@ -61,7 +61,7 @@ SHARES: Mapping[Kind, int] = {
 }  # fmt: skip
 """Shares of the kinds among the traces that no model writes."""
 JUDGED: frozenset[Kind] = frozenset({"fix", "run"})
-FUNCTIONS_PER_TRACE = 2
+FUNCTIONS_PER_TRACE = 1
 """Functions to look for, for each trace: of those that are called, one in four has a fault that a test finds."""
 DOCUMENTS_AT_ONCE = 256
 FUNCTIONS_AT_ONCE = 32
@@ -347,7 +347,8 @@ class _Outcome(NamedTuple):
     """What the judge says of a function."""
 
     function: Function
-    cases: Sequence[Case]
+    case: Case | None
+    """A call to run."""
     fault: faults.Fault | faults.Unfit | None
 
 
@@ -364,17 +365,18 @@ def _judged(
         log.progress("synthesize.judge", fixes + runs, "traces") as bar,
     ):
 
-        def judged(function: Function, *, needs_fault: bool) -> _Outcome:
+        def judged(function: Function, *, needs_case: bool, needs_fault: bool) -> _Outcome:
             rng = _rng(config, "fix", function.key)
             tests = faults.cases(judge, function, rng)
-            return _Outcome(function, tests, faults.fault(judge, function, tests, rng) if needs_fault else None)
+            fault = faults.fault(judge, function, tests, rng) if needs_fault else None
+            return _Outcome(function, faults.stable_case(judge, function, tests, rng) if needs_case else None, fault)
 
         for some in _batches(found, FUNCTIONS_AT_ONCE):
-            for function, tests, fault in pool.map(partial(judged, needs_fault=fixes > 0), some):
-                if runs and tests:
+            judge_some = partial(judged, needs_case=runs > 0, needs_fault=fixes > 0)
+            for function, case, fault in pool.map(judge_some, some):
+                if runs and case is not None:
                     runs -= 1
-                    rng = _rng(config, "run", function.key)
-                    yield dialogues.run(function, rng.choice(tests), rng)
+                    yield dialogues.run(function, case, _rng(config, "run", function.key))
                     bar.advance()
                 if fixes and isinstance(fault, faults.Fault):
                     fixes -= 1

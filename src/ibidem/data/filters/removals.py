@@ -7,7 +7,8 @@ A file of requests is JSON lines, or a YAML list, of `kind` and `value`:
     {"kind": "path", "value": "docs/*.md", "repo": "owner/name"}    files; `repo` is optional
     {"kind": "url", "value": "https://example.org/blog"}            everything below a URL
     {"kind": "swhid", "value": "swh:1:cnt:..."}         a content, by its Software Heritage identifier
-    {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as stored in a shard
+    {"kind": "sha256", "value": "..."}                  a content, by its hash: as supplied, or as stored in a shard;
+                                                        and what `synthesize` made from the latter
     {"kind": "record", "value": "..."}                  a document, by the source's own id
     {"kind": "text", "value": "..."}                    every document that contains most of this text
 
@@ -50,6 +51,8 @@ FIELDS = ("record", "repo", "path", "url", "raw_sha256", "sha256", "swhid")
 
 _ANY_NAME = "\1\1\1/\1\1\1.\1\1\1"
 """A path that only a glob for every file matches."""
+_MADE_FROM = re.compile(r" seed=\d.* sha256=([0-9a-f]{64})$")
+"""In the record of a trace that `synthesize` made: the hash of the document that it was made from."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"^[a-z+]+://(www\.)?", re.IGNORECASE)
 
@@ -188,6 +191,8 @@ class Matcher:
         repos = dict.fromkeys((repo, repo_at(fields["url"]))) if self._reads_urls else ()
         hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
         named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in owners_of(name)]
+        if made_from := _MADE_FROM.search(fields["record"] or ""):
+            hashes.append(("sha256", made_from[1]))
         for key in [("record", fields["record"]), *hashes, *named]:
             yield from self._exact.get(key, ())
         if self._globs:

@@ -283,7 +283,9 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
             counted.subtract(shard.counted)
         counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
         more = {
-            name: value for name, value in dataset.counts.items() if name in ("skipped_files", "clusters", "clones")
+            name: value
+            for name, value in dataset.counts.items()
+            if name in ("skipped_files", "clusters", "clones", "synthetic")
         }
         draft.counts |= to_manifest(counted, more=more)
     return artifacts.load(dataset.path, kind=shards.KIND)
