@@ -189,6 +189,29 @@ def train(**settings: Any) -> Artifact:
     return checkpoint
 
 
+def synthesize(source: Place, **settings: Any) -> Dataset:
+    """Make conversations from the functions of a dataset; settings as of `ibidem synthesize`."""
+    return open_dataset(_run("synthesize", {"from": source, **settings}).output_dir)
+
+
+def sft(**settings: Any) -> Artifact:
+    """Teach a checkpoint to answer; settings as of `ibidem sft`. Return the last checkpoint."""
+    checkpoint: Artifact = _returned("sft", "ibidem.training.rlhf.sft_pipeline:run", settings)
+    return checkpoint
+
+
+def dpo(**settings: Any) -> Artifact:
+    """Train a checkpoint on preferences; settings as of `ibidem dpo`. Return the last checkpoint."""
+    checkpoint: Artifact = _returned("dpo", "ibidem.training.rlhf.dpo_trainer:run", settings)
+    return checkpoint
+
+
+def reward(**settings: Any) -> Artifact:
+    """Train a reward model on preferences; settings as of `ibidem reward`. Return the last one."""
+    model: Artifact = _returned("reward", "ibidem.training.rlhf.reward_model:run", settings)
+    return model
+
+
 def evaluate(name: str, **settings: Any) -> Evaluation:
     """Evaluate a model, or its answers; settings as of `ibidem evaluate NAME`.
 

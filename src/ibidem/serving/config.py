@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ibidem.config import configuration
 
@@ -17,7 +17,9 @@ class GenerateConfig:
     checkpoint: Path
     """A checkpoint, such as artifacts/checkpoints/step-025000; or the folder of a run, for its newest one."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Start of a document; repeat the flag for a batch."""
+    """Start of a document, or with --chat a question; repeat the flag for a batch."""
+    chat: bool = False
+    """Ask each prompt as a user, for checkpoints of `ibidem sft` and later ones, instead of continuing it."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of tokens to generate; by default 128, or as many as fit into the model's context."""
     temperature: Annotated[float, Field(ge=0)] = 0.8
@@ -32,6 +34,12 @@ class GenerateConfig:
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
+
+    @model_validator(mode="after")
+    def _answers_end_by_themselves(self) -> "GenerateConfig":
+        if self.chat and self.stop:
+            raise ValueError("stop: with chat an answer ends where the model ends it; leave one of them out")
+        return self
 
 
 @configuration

@@ -1,13 +1,16 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
 from ibidem import artifacts, jsonl
+from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
 from ibidem.files import write_file
+from ibidem.inference.chat import answer
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
-from ibidem.modeling.generate import Sampling, complete, room_for
+from ibidem.modeling.generate import Completion, Sampling, complete, room_for
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.runs import newest
 from ibidem.serving.config import DEFAULT_TOKENS, GenerateConfig
+from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
 
@@ -17,15 +20,32 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
-    fitting = max(1, min(DEFAULT_TOKENS, room_for(model.config.context, tokenizer.encode, config.prompt)))
-    sampling = Sampling(config.max_tokens or fitting, config.temperature, config.top_p, config.seed)
-    completions = complete(FrozenDecoder(model, config.weights), tokenizer, config.prompt, sampling, config.stop)
+    frozen = FrozenDecoder(model, config.weights)
+    completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
-        separator = "\n" + "-" * 40 + "\n"
-        return separator.join(p + c.text for p, c in zip(config.prompt, completions, strict=True))
+        between, separator = "\n\n" if config.chat else "", "\n" + "-" * 40 + "\n"
+        return separator.join(p + between + c.text for p, c in zip(config.prompt, completions, strict=True))
     rows = [
         {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
     write_file(config.output, jsonl.dumps(rows))
     return f"{config.output}: {counted(len(rows), 'completion')}"
+
+
+def _completions(config: GenerateConfig, model: FrozenDecoder, tokenizer: Tokenizer) -> list[Completion]:
+    room = room_for(model.config.context, tokenizer.encode, config.prompt)
+    return complete(model, tokenizer, config.prompt, _sampling(config, room), config.stop)
+
+
+def _answers(config: GenerateConfig, model: FrozenDecoder, tokenizer: Tokenizer) -> list[Completion]:
+    template = ChatTemplate(tokenizer)
+    asked: list[Conversation] = [(Turn.of("user", prompt),) for prompt in config.prompt]
+    room = model.config.context - max(len(template.prompt(turns)) for turns in asked)
+    answers = answer(model, template, asked, _sampling(config, room))
+    return [Completion(each.turn.text, each.num_tokens, each.finish) for each in answers]
+
+
+def _sampling(config: GenerateConfig, room: int) -> Sampling:
+    fitting = max(1, min(DEFAULT_TOKENS, room))
+    return Sampling(config.max_tokens or fitting, config.temperature, config.top_p, config.seed)
