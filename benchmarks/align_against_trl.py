@@ -218,6 +218,9 @@ def named(model: Any) -> Iterator[tuple[str, Any]]:
         yield f"{layer}.mlp.down_proj.weight", block.ffn.down.weight
         yield f"{layer}.input_layernorm.weight", block.attention_norm.weight
         yield f"{layer}.post_attention_layernorm.weight", block.ffn_norm.weight
+        if config.qk_norm:
+            yield f"{layer}.self_attn.q_norm.weight", block.attention.q_norm.weight
+            yield f"{layer}.self_attn.k_norm.weight", block.attention.k_norm.weight
 
 
 def peer_model(folder: Path, kind: str = "ForCausalLM", **more: Any) -> Any:

@@ -3,6 +3,7 @@
 PEERS_PYTHON names a Python that has it: `pip install -c constraints.txt torch trl==1.16.0`.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.modeling.test_modeling_custom import decoder, huggingface_weights, small
+from tests.conftest import REPOSITORY
+from tests.modeling.test_modeling_custom import decoder, small
 from torch import Tensor
 
 from ibidem.modeling.heads import RewardModel
@@ -27,6 +29,9 @@ from ibidem.training.rlhf.preferences import bradley_terry_loss
 from ibidem.training.rlhf.reference import log_probs
 from ibidem.training.rlhf.reward_model import packed
 
+_SPEC = importlib.util.spec_from_file_location("align_against_trl", REPOSITORY / "benchmarks" / "align_against_trl.py")
+benchmark = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(benchmark)
 PEERS = os.environ.get("PEERS_PYTHON", sys.executable)
 VERSION = "1.16"
 LOSSES = {
@@ -139,9 +144,8 @@ def job(model: Decoder) -> dict[str, Any]:
     return {"kind": kind, "shape": shape, "pairs": pairs, "talks": talks, "losses": LOSSES}
 
 
-def save(model: Decoder, path: Path, **more: Tensor) -> None:
-    weights = huggingface_weights(model) | more
-    save_file({name: weight.detach().clone() for name, weight in weights.items()}, path)
+def huggingface_weights(model: Decoder) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in benchmark.named(model)}
 
 
 @pytest.fixture(scope="module", params=["Llama", "Qwen3"])
@@ -155,9 +159,13 @@ def trl(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     policy, reference = decoder(shape), decoder(shape, seed=1)
     head = RewardModel(decoder(shape, seed=2))
     torch.nn.init.normal_(head.weight_1D, std=0.3, generator=torch.Generator().manual_seed(3))
-    save(policy, folder / "policy.safetensors")
-    save(reference, folder / "reference.safetensors")
-    save_reward(head, folder / "reward.safetensors")
+    for name, model in (("policy", policy), ("reference", reference)):
+        weights = huggingface_weights(model)
+        save_file(
+            {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()}, folder / f"{name}.safetensors"
+        )
+    weights = {**huggingface_weights(head.decoder), "score.weight": head.weight_1D.detach()}
+    save_file(weights, folder / "reward.safetensors")
     task = job(policy)
     (folder / "job.json").write_text(json.dumps(task))
     environment = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -166,12 +174,6 @@ def trl(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads((folder / "found.json").read_text())
     return {"folder": folder, "found": found, "task": task, "models": (policy, reference, head)}
-
-
-def save_reward(head: RewardModel, path: Path) -> None:
-    weights = huggingface_weights(head.decoder)
-    del weights["lm_head.weight"]
-    save_file({name: each.detach().clone() for name, each in {**weights, "score.weight": head.weight_1D}.items()}, path)
 
 
 def pairs_of(task: dict[str, Any]) -> list[EncodedPair]:
