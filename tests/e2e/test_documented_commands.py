@@ -22,6 +22,10 @@ SMALL_TRAINING = shlex.split(
     "--model small.py --training.steps 2 --training.batch-sequences 2 --training.micro-batch-sequences 1 "
     "--validation.windows 2 --validation.sample-tokens 4 --data.held-out-share 0.1 --data.context 64"
 )
+SMALL_ALIGNMENT = shlex.split(
+    "--training.steps 2 --training.batch-sequences 2 --training.micro-batch-sequences 1 --validation.windows 2 "
+    "--validation.sample-tokens 4 --optim.warmup-steps 1"
+)
 INSTEAD = {  # of what needs a network, a cluster or hours
     "bigcode/the-stack-dedup:v1:train:content": "code:train:text",
     "openwebtext:train:text": "prose.jsonl:train:text",
@@ -31,9 +35,13 @@ INSTEAD = {  # of what needs a network, a cluster or hours
     "0.002": "0.1",
     "8192": "512",
     "256": "64",
+    "5000": "40",
 }
 MORE = {  # flags that make a command small
     "train": SMALL_TRAINING,
+    "sft": SMALL_ALIGNMENT,
+    "dpo": SMALL_ALIGNMENT,
+    "reward": SMALL_ALIGNMENT,
     "evaluate human-eval": ["--max-tokens", "2", "--batch", "64"],
     "evaluate mbpp": ["--max-tokens", "2"],
     "evaluate mmlu": ["--shots", "1"],
@@ -71,6 +79,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     write(folder / "prose.jsonl", [{"text": text} for text in prose])
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, how can I help you today?"}]
     write(folder / "chats.jsonl", [{"messages": turns}])
+    pairs = [{"prompt": f"Is {n} odd?", "chosen": "Yes" if n % 2 else "No", "rejected": "Maybe"} for n in range(9)]
+    write(folder / "preferences.jsonl", pairs)
     write(folder / "dolly.jsonl", [{"instruction": f"Add {n} and {n}.", "response": f"{2 * n}"} for n in range(9)])
     (folder / "data" / "benchmarks" / "mmlu").mkdir(parents=True)
     for part, count in (("dev", 1), ("test", 3)):
