@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,15 @@ from tests.conftest import REPOSITORY
 from tests.training.test_resume import Settings, changed, losses, torchrun, weights
 
 from ibidem import artifacts
+from ibidem.cli import main
 from ibidem.config import build
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError, IbidemError
+from ibidem.lineage import walk
+from ibidem.training import session
 from ibidem.training.rlhf.config import SftConfig
-from ibidem.training.rlhf.sft_pipeline import sft
+from ibidem.training.rlhf.setup import set_up
+from ibidem.training.rlhf.sft_pipeline import read, sft
 
 LAUNCHER = REPOSITORY / "src" / "training" / "rlhf" / "sft_pipeline.py"
 COLORS = ("red", "green", "blue", "gray", "white", "black", "brown", "pink")
@@ -62,6 +67,12 @@ def run(settings: Settings, **changes: object) -> str:
     return sft(build(SftConfig, changed(settings, **changes)))
 
 
+def dataset_of(run: Path) -> artifacts.Artifact:
+    """The dataset that was made from the file."""
+    (folder,) = (run / "data").iterdir()
+    return shards.load_dataset(folder)
+
+
 def events(run: Path, name: str) -> list[dict]:
     found = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     return [event for event in found if event["event"] == name]
@@ -75,14 +86,14 @@ def test_the_result_is_a_checkpoint_that_knows_what_it_was_made_from(settings: S
     inputs = {item.role: item for item in made.inputs}
     assert set(inputs) == {"data", "tokenizer", "initial"}
     assert inputs["initial"].digest == artifacts.load(checkpoint).digest
-    assert inputs["data"].digest == shards.load_dataset(settings["output_dir"] / "data").digest
+    assert inputs["data"].digest == dataset_of(settings["output_dir"]).digest
     assert [event["targets"] for event in events(settings["output_dir"], "train.step")]
 
 
 def test_a_dataset_teaches_what_its_file_does(settings: Settings, tmp_path: Path) -> None:
     run(settings)
-    dataset = settings["output_dir"] / "data"
-    run(settings, data=dataset, output_dir=tmp_path / "again")
+    dataset = dataset_of(settings["output_dir"])
+    run(settings, data=dataset.path, output_dir=tmp_path / "again")
     assert weights(tmp_path / "again", 6) == weights(settings["output_dir"], 6)
 
 
@@ -152,20 +163,25 @@ def test_whole_prompts_are_held_out(settings: Settings, tmp_path: Path) -> None:
     rows = [
         {"messages": talk(f"Question {number}?", said)} for number in range(40) for said in ("yes", "no", "perhaps")
     ]
-    run(settings, data=write(tmp_path / "d.jsonl", rows), held_out_share=0.3)
-    counts = events(settings["output_dir"], "train.conversations")[0]
-    assert counts["train"] % 3 == counts["held_out"] % 3 == 0
-    assert 0 < counts["held_out"] < counts["train"]
+    rows += [{"messages": [*talk(f"Question {n}?", "why"), *talk(f"Since {n}", "yes")]} for n in range(40)]
+    config = build(SftConfig, changed(settings, data=write(tmp_path / "d.jsonl", rows), held_out_share=0.3))
+    setup = set_up(config)
+    data = read(config, setup)
+    sides = [{bytes(each.ids_S[: each.is_trained_S.argmax()]) for each in side} for side in (data.train, data.held_out)]
+    assert not sides[0] & sides[1]
+    assert len(data.held_out) % 4 == 0
+    assert 0 < len(data.held_out) < len(data.train)
 
 
 def test_what_is_too_long_is_left_out_whole_and_counted(settings: Settings, tmp_path: Path) -> None:
     rows = [{"messages": talk(f"Question {number}?", "yes")} for number in range(20)]
     rows.append({"messages": talk("A long one?", "word " * 200)})
     rows.append({"messages": [{"role": "user", "content": "Nobody answers?"}]})
+    rows += [{"messages": talk("Question 3?", "yes")}, {"messages": [{"role": "judge", "content": "Order!"}]}]
     rows.append({"messages": [*talk("Two turns?", "yes"), {"role": "user", "content": "Thanks"}]})
     run(settings, data=write(tmp_path / "d.jsonl", rows))
     counts = events(settings["output_dir"], "train.conversations")[0]
-    assert counts["left_out"] == {"longer than the context": 1, "no answer": 1}
+    assert counts["left_out"] == {"longer than the context": 1, "no answer": 1, "quarantined": 1, "duplicate.exact": 1}
     assert counts["train"] + counts["held_out"] == 21
 
 
@@ -195,8 +211,54 @@ def test_a_file_without_conversations_is_refused(settings: Settings, tmp_path: P
         run(settings, data=write(tmp_path / "c.jsonl", [{"messages": talk("Hi", "")[:1]}]))
 
 
-def test_another_tokenizer_or_a_resumed_run_of_other_data_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_resumed_run_of_other_data_is_refused_and_keeps_its_own(settings: Settings, tmp_path: Path) -> None:
     run(settings, training__stop_at_step=3)
+    before = dataset_of(settings["output_dir"])
     other = write(tmp_path / "other.jsonl", [{"messages": talk(f"Question {number}?", "yes")} for number in range(20)])
     with pytest.raises(IbidemError, match="was trained on other data"):
         run(settings, data=other, training__resume_from="latest")
+    assert artifacts.verify(before.path).digest == before.digest
+    last = settings["output_dir"] / "checkpoints" / "step-000003"
+    assert {state for _, state, _ in walk(last)} <= {"ok", "source"}
+
+
+def test_a_file_is_held_to_the_law_and_a_removed_document_stays_out(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"messages": talk(f"Question {n}?", f"Write to ann{n}@firm.org about the matter.")} for n in range(20)]
+    rows.append({"messages": talk("Whose fault is it?", "It is the fault of John Miller, he says.")})
+    asked = {"data": write(tmp_path / "d.jsonl", rows)}
+    run(settings, **asked)
+    dataset = dataset_of(settings["output_dir"])
+    texts = [row["text"] for path in shards.shard_paths(dataset.path) for row in shards.read_rows(path, ["text"])]
+    assert len(texts) == 21
+    assert not any("@firm.org" in text for text in texts)
+    request = tmp_path / "requests.jsonl"
+    request.write_text(json.dumps({"kind": "text", "value": "It is the fault of John Miller, he says."}) + "\n")
+    assert main(["takedown", "apply", str(request), "--dataset", str(dataset.path), "--artifacts", str(tmp_path)]) == 0
+    again = {**asked, "training__resume_from": "latest"}
+    with pytest.raises(IbidemError, match=r"give them \(removals.requests\)"):
+        run(settings, **again)
+    with pytest.raises(IbidemError, match="was trained on other data"):
+        run(settings, **{**again, "file": {"removals": {"requests": [request]}}})
+    run(settings, **{**asked, "file": {"removals": {"requests": [request]}}, "output_dir": tmp_path / "new"})
+    assert dataset_of(tmp_path / "new").counts["kept"] == 20
+
+
+def test_the_manifest_names_the_checkpoint_whose_weights_were_loaded(
+    settings: Settings, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint.parent.parent, base)
+    chosen = base / "checkpoints" / "step-000010"
+    newer = base / "checkpoints" / "step-000020"
+    load = session.load_weights
+
+    def load_later(model: object, folder: Path) -> None:
+        shutil.copytree(chosen, newer)  # the base run goes on meanwhile
+        load(model, folder)
+        assert folder == chosen
+
+    monkeypatch.setattr(session, "load_weights", load_later)
+    run(settings, initial=base)
+    last = artifacts.load(settings["output_dir"] / "checkpoints" / "step-000006")
+    (initial,) = [item for item in last.inputs if item.role == "initial"]
+    assert (last.path / initial.name).resolve() == chosen.resolve()

@@ -292,7 +292,7 @@ def _check_removals(path: Path, honored: Collection[str]) -> None:
         first = f"{forgotten[0]['kind']} {forgotten[0]['value']}"
         raise ConfigError(
             f"{path}: honors {counted(len(forgotten), 'removal request')} that this run lacks "
-            f"({first}); give them with --removals.requests, or choose another path"
+            f"({first}); give them (removals.requests), or choose another path"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ibidem import artifacts, log
@@ -53,6 +53,8 @@ class Provenance:
     shape: ModelConfig
     settings: Mapping[str, Any]
     """The settings that decide the result."""
+    initial: Artifact | None = None
+    """The checkpoint whose weights a new run starts from, as `initial_of` chose it."""
     kind: str = KIND
     """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
 
@@ -73,6 +75,18 @@ def check(config: SessionConfig, kind: str = KIND) -> None:
     state.check_resume(config.output_dir, config.training.resume_from, kind)
     if config.initial is not None:
         artifacts.load(newest(config.initial), kind=KIND)
+
+
+def initial_of(config: SessionConfig, accelerator: Accelerator) -> Artifact | None:
+    """Choose the checkpoint to start from, on the main process, for all: of a run the newest, which may change.
+
+    Raises:
+        ArtifactError: it is not a checkpoint.
+    """
+    if config.initial is None:
+        return None
+    chosen = [newest(config.initial) if accelerator.is_main_process else None]
+    return artifacts.load(Path(broadcast_object_list(chosen)[0]), kind=KIND)
 
 
 def run(
@@ -112,7 +126,7 @@ def run(
             last = checkpoint.path
         else:
             objective.check()
-            learner = _build(build, objective, config, accelerator, checkpoint)
+            learner = _build(build, objective, config, accelerator, checkpoint, made.initial)
             last = _train(schedule, objective, learner, config, accelerator, made)
     accelerator.end_training()
     return last
@@ -130,12 +144,13 @@ def _build(
     config: SessionConfig,
     accelerator: Accelerator,
     checkpoint: Artifact | None,
+    initial: Artifact | None,
 ) -> loop.Learner:
-    """Build model and optimizer on their devices, and restore the state of the checkpoint if there is one."""
+    """Build model and optimizer on their devices; restore the state of the checkpoint, or load the initial weights."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
-    if checkpoint is None and config.initial is not None:
-        load_weights(model.decoder if isinstance(model, RewardModel) else model, newest(config.initial))
+    if checkpoint is None and initial is not None:
+        load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
     if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
@@ -267,9 +282,9 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     Raises:
         CheckpointError: it is damaged, has another shape, or another tokenizer.
     """
-    if config.initial is None:
+    if made.initial is None:
         return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
-    initial = verified(newest(config.initial))
+    initial = verified(made.initial.path)
     if model_config(initial) != made.shape:
         raise CheckpointError(f"initial {config.initial}: its model has another shape than the model of this run")
     if initial.digest_of("tokenizer") != _tokenizer_digest(made):

@@ -49,6 +49,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         tokenizer_dir=config.data.tokenizer,
         shape=shape,
         settings=settings(config),
+        initial=session.initial_of(config, accelerator),
     )
     last = session.run(
         objective,

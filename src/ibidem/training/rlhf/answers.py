@@ -1,4 +1,4 @@
-"""What the model answers on the way, for people to read."""
+"""Sample answers during training, for people to read."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -7,7 +7,7 @@ from torch import nn
 
 from ibidem import log
 from ibidem.conversation import Conversation, Turn, plain
-from ibidem.inference.chat import answer
+from ibidem.inference.chat import answer, fit
 from ibidem.modeling.generate import Sampling
 from ibidem.training import sharding
 from ibidem.training.rlhf.config import AlignConfig
@@ -19,8 +19,19 @@ def choose_questions(config: AlignConfig, setup: Setup, prompts: Iterable[Conver
     if config.validation.prompts:
         return [(Turn.of("user", prompt),) for prompt in config.validation.prompts]
     room = setup.shape.context - sample_tokens(config, setup)
-    fitting = (prompt for prompt in prompts if len(setup.template.prompt(prompt)) <= room)
+    fitting = (prompt for prompt in dict.fromkeys(prompts) if len(setup.template.prompt(prompt)) <= room)
     return list(islice(fitting, config.validation.samples))
+
+
+def check_questions(questions: Sequence[Conversation], config: AlignConfig, setup: Setup) -> None:
+    """Fail early, on all processes, if a question leaves no room for its answer; say if none are answered.
+
+    Raises:
+        ConfigError: a question is too long.
+    """
+    fit(questions, lambda turns: len(setup.template.prompt(turns)), setup.shape.context - sample_tokens(config, setup))
+    if questions and sharding.is_requested():
+        log.event("train.no_samples", reason="the weights are sharded")
 
 
 def report_answers(

@@ -63,6 +63,16 @@ def pack(conversations: Sequence[Encoded]) -> Batch:
     return Batch(ids_1N, targets_1N, documents, counted(targets_1N))
 
 
+def spread(number: int, count: int) -> list[int]:
+    """Return `count` of the places 0 to `number` - 1, evenly spaced; all of them if there are fewer.
+
+    >>> spread(10, 4), spread(3, 8)
+    ([0, 2, 5, 7], [0, 1, 2])
+    """
+    count = min(count, number)
+    return [place * number // count for place in range(count)]
+
+
 @dataclass(frozen=True)
 class Order:
     """Which items a step takes: each epoch is a permutation of its own, so that the step alone decides."""

@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ibidem.config import configuration
+from ibidem.data.filters.contamination import ContaminationPolicy
+from ibidem.data.filters.removals import RemovalPolicy
+from ibidem.data.licenses.policy import LicensePolicy
+from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.conversations import Trees
 from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
 
@@ -39,6 +43,33 @@ class AlignValidationConfig(ValidationConfig):
 
 
 @configuration
+class FileConfig:
+    """How a file becomes a dataset; a dataset has been made with settings of its own."""
+
+    column: str | None = None
+    """Column of the conversations; by default the first of chosen, messages, conversations, prompt, instruction and
+    question that the file has."""
+    reply_trees: Trees = "best_path"
+    """What a tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+    licenses: LicensePolicy = Field(default_factory=LicensePolicy)
+    """Which licenses may enter."""
+    scrub: ScrubPolicy = Field(default_factory=ScrubPolicy)
+    """Which secrets and personal data are replaced by placeholders."""
+    contamination: ContaminationPolicy = Field(default_factory=ContaminationPolicy)
+    """Which evaluation problems must not occur."""
+    removals: RemovalPolicy = Field(default_factory=RemovalPolicy)
+    """Which requests for removal are honored."""
+
+
+@configuration
+class PairFileConfig(FileConfig):
+    """How a file becomes a dataset; a dataset has been made with settings of its own."""
+
+    reply_trees: Trees = "ranked_pairs"
+    """What a tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+
+
+@configuration
 class AlignConfig(SessionConfig):
     """What every alignment has in common."""
 
@@ -47,11 +78,7 @@ class AlignConfig(SessionConfig):
     data: Path
     """A preprocessed dataset, or a file of JSON lines, Parquet or Arrow, which is preprocessed first: without quality
     filters, and removing only exact duplicates."""
-    column: str | None = None
-    """Column of a file that has the conversation; by default the first of chosen, messages, conversations, prompt,
-    instruction and question that it has."""
-    reply_trees: Trees = "best_path"
-    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+    file: FileConfig = Field(default_factory=FileConfig)
     held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the prompts held out of training, for validation. By default 0.02, or as much as holds out 8 prompts of
     a small dataset, at most a tenth of them."""
@@ -60,8 +87,20 @@ class AlignConfig(SessionConfig):
 
 
 @configuration
+class AlignOptimConfig(OptimConfig):
+    """The optimizer."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate; a model of some hundred million parameters wants a tenth of it."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of matrices; norms have none."""
+
+
+@configuration
 class SftConfig(AlignConfig):
     """Teach a checkpoint to answer, from conversations."""
+
+    optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
 
 @configuration
@@ -72,7 +111,7 @@ class DpoLossConfig:
     """sigmoid: of the answers' log-ratios; sigmoid_norm: of their means over tokens, so that length alone is no
     reward."""
     beta: Annotated[float, Field(gt=0)] | None = None
-    """How much a log-ratio is worth: a small one lets the policy go far from the reference. By default 0.1, with
+    """Strength of the pull to the reference; a smaller one lets the policy move further. By default 0.1, with
     sigmoid_norm 5."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the pairs that are assumed to be swapped."""
@@ -84,21 +123,18 @@ class DpoLossConfig:
 
 
 @configuration
-class DpoOptimConfig(OptimConfig):
+class DpoOptimConfig(AlignOptimConfig):
     """The optimizer."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
     """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay of matrices; norms have none."""
 
 
 @configuration
 class DpoConfig(AlignConfig):
     """Train a checkpoint on preferences, by direct preference optimization."""
 
-    reply_trees: Trees = "ranked_pairs"
-    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+    file: PairFileConfig = Field(default_factory=PairFileConfig)
     dpo: DpoLossConfig = Field(default_factory=DpoLossConfig)
     optim: DpoOptimConfig = Field(default_factory=DpoOptimConfig)
 
@@ -121,8 +157,8 @@ class RewardScaleConfig:
 class RewardConfig(AlignConfig):
     """Train a reward model on preferences, from the weights of a checkpoint."""
 
-    reply_trees: Trees = "ranked_pairs"
-    """What a file's tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+    file: PairFileConfig = Field(default_factory=PairFileConfig)
+    optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
     reward: RewardScaleConfig = Field(default_factory=RewardScaleConfig)
 
     @model_validator(mode="after")

@@ -4,46 +4,37 @@ A file is preprocessed to a dataset first, so that license, scrubbing, takedown 
 data.
 """
 
+import dataclasses
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
-from ibidem import artifacts, conversation
+from ibidem import artifacts, conversation, log
+from ibidem.config import settings
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.data import shards
 from ibidem.data.dedup import DedupPolicy
+from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.readers import READERS, lines, open_arrow
 from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.files import sha256_of
+from ibidem.training.rlhf.config import AlignConfig, FileConfig
 from ibidem.training.tokens import DEFAULT_SHARE, FEWEST_HELD_OUT
 
 COLUMNS = ("chosen", "messages", "conversations", "prompt", "instruction", "question")
 """Columns that may have a conversation; of those that a file has, the first is taken."""
 LARGEST_SHARE = 0.1
-"""Of a small dataset's prompts, what is held out by default at most."""
+"""Largest default share that is held out of a small dataset."""
 
 Item = TypeVar("Item")
-
-
-class Example(NamedTuple):
-    """A conversation up to its last answer."""
-
-    sha256: str
-    """Of the document's text: `trace` and `takedown` find it."""
-    turns: Conversation
-
-    @property
-    def prompt(self) -> Conversation:
-        """The turns before the first answer."""
-        first = next(number for number, turn in enumerate(self.turns) if turn.role == "assistant")
-        return self.turns[:first]
 
 
 class Pair(NamedTuple):
@@ -58,37 +49,40 @@ class Pair(NamedTuple):
     """By how much the chosen answer is better, where the data say so."""
 
 
-def open_dataset(path: Path, work_dir: Path, *, column: str | None, reply_trees: Trees) -> artifacts.Artifact:
-    """Load a dataset; preprocess a file of conversations or pairs to one, below `work_dir`.
+def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Artifact:
+    """Load a dataset; preprocess a file of conversations or pairs to one.
 
-    Args:
-        path: the dataset or the file.
-        work_dir: folder of the run.
-        column: of the file; None: the first of `COLUMNS` that it has.
-        reply_trees: what is made from a tree of replies, if the file has trees.
+    The dataset of a file is `work_dir/data/<key>`, named after the file's content and the settings, so that no other
+    data replace those that a checkpoint was trained on.
 
     Raises:
         ConfigError: it is neither, or no column is known.
         DataError: the file has no documents.
     """
     if path.is_dir():
-        if column is not None:
-            raise ConfigError(f"column {column}: {path} is a folder; a dataset has no such choice")
+        if config != type(config)():
+            raise ConfigError(f"file: {path} is a folder, and these are settings of a file; leave them out")
         try:
             return shards.load_dataset(path)
         except ArtifactError as error:
             raise ConfigError(f"data {path}: {error}; a folder must be a preprocessed dataset") from None
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"data {path}: no such file or folder")
-    chosen = column or _column_of(path)
-    output = work_dir / "data"
+    policies = dataclasses.replace(config, column=config.column or _column_of(path))
+    decisive = settings(dataclasses.replace(policies, removals=RemovalPolicy()))  # a removal replaces the dataset
+    key = sha256(f"{sha256_of(path)} {json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()[:16]
+    output = work_dir / "data" / key
     preprocess(
         PreprocessConfig(
-            dataset=(f"{path}:train:{chosen}",),
+            dataset=(f"{path}:train:{policies.column}",),
             output_dir=output,
             dedup=DedupPolicy(near=False),
-            reply_trees=reply_trees,
             skip=("natural_languages", "filters"),
+            reply_trees=policies.reply_trees,
+            licenses=policies.licenses,
+            scrub=policies.scrub,
+            contamination=policies.contamination,
+            removals=policies.removals,
         )
     )
     return shards.load_dataset(output)
@@ -122,10 +116,10 @@ def _columns(path: Path) -> list[str]:
     raise DataError(f"data {path}: no line is a JSON object")
 
 
-def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Example]:
-    """Yield every conversation that ends with an answer; count what is left out, by reason."""
+def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Conversation]:
+    """Yield every conversation up to its last answer; count what is left out, by reason."""
     for path in shards.shard_paths(dataset.path):
-        for row in shards.read_rows(path, ["sha256", "messages"]):
+        for row in shards.read_rows(path, ["messages"]):
             if row["messages"] is None:
                 left_out["not a conversation"] += 1
                 continue
@@ -134,7 +128,7 @@ def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> I
             if not answered:
                 left_out["no answer"] += 1
                 continue
-            yield Example(row["sha256"], answered)
+            yield answered
 
 
 def read_pairs(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Pair]:
@@ -147,6 +141,11 @@ def read_pairs(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[
             *prompt, chosen = conversation.from_rows(row["messages"])
             rejected = tuple(Part(part["kind"], part["text"]) for part in row["rejected"])
             yield Pair(row["sha256"], tuple(prompt), chosen.parts, rejected, row["margin"])
+
+
+def prompt_of(turns: Sequence[Turn]) -> Conversation:
+    """Return the turns before the first answer: what decides on which side of the split a conversation is."""
+    return tuple(takewhile(lambda turn: turn.role != "assistant", turns))
 
 
 def split(
@@ -165,6 +164,35 @@ def split(
     for key, item in zip(keys, items, strict=True):
         sides[shards.is_held_out(key, share)].append(item)
     return sides
+
+
+def split_checked(
+    found: Sequence[tuple[Conversation, Item]], left_out: Counter[str], config: AlignConfig, noun: str
+) -> tuple[list[tuple[Conversation, Item]], list[tuple[Conversation, Item]]]:
+    """Split what was found, each behind the prompt that decides its side.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    if not found:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
+        raise DataError(f"data {config.data}: no {noun} to train on ({reasons})")
+    train, held_out = split(found, (prompt for prompt, _ in found), config.held_out_share)
+    if not train:
+        raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
+    return train, held_out
+
+
+def report_data(
+    dataset: artifacts.Artifact, event: str, train: Sized, held_out: Sized, left_out: Mapping[str, int]
+) -> None:
+    """Log what is trained on, what is held out, and what is not used, from the dataset's source on."""
+    counts = dataset.counts
+    before = {**counts.get("dropped", {}), "quarantined": counts.get("quarantined", 0)}
+    unused = {reason: count for reason, count in {**before, **left_out}.items() if count}
+    log.event(event, train=len(train), held_out=len(held_out), left_out=unused)
+    if not len(held_out):
+        log.event("train.not_measured", reason="too few prompts to hold any out of training")
 
 
 def default_share(keys: Iterable[str]) -> float:

@@ -6,9 +6,10 @@ from accelerate import Accelerator
 
 from ibidem import artifacts
 from ibidem.config import settings
+from ibidem.errors import ArtifactError
 from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, model_config
 from ibidem.modeling.config import ModelConfig
-from ibidem.runs import folder_of, newest
+from ibidem.runs import folder_of
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session
@@ -38,28 +39,43 @@ def set_up(config: AlignConfig, kind: str = KIND) -> Setup:
         kind: kind of the artifacts that are trained.
 
     Raises:
-        ArtifactError: the initial checkpoint is none, or is damaged.
+        ArtifactError: the initial checkpoint is not a checkpoint, or is damaged.
         CheckpointError: a new run would replace old checkpoints.
         ConfigError: the data are neither a dataset nor a file of conversations, or processes are missing.
     """
     session.check(config, kind)
-    initial = artifacts.load(newest(config.initial), kind=KIND)
+    accelerator = start_accelerator(config)
+    check_processes(config, accelerator)
+    initial = session.initial_of(config, accelerator)
+    assert initial is not None, "an alignment always has one"
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)
     template = ChatTemplate(tokenizer)
-    accelerator = start_accelerator(config)
-    check_processes(config, accelerator)
     with accelerator.main_process_first():
-        dataset = open_dataset(config.data, config.output_dir, column=config.column, reply_trees=config.reply_trees)
+        dataset = open_dataset(config.data, config.output_dir, config.file)
     place, shape = folder_of(config.output_dir, 0), model_config(initial)
     made = session.Provenance(
         inputs=[
             dataset.as_input("data", of=place),
-            artifacts.load(tokenizer_dir).as_input("tokenizer", of=place),
+            _tokenizer_of(initial).as_input("tokenizer", of=place),
         ],
         tokenizer_dir=tokenizer_dir,
         shape=shape,
         settings=settings(config),
+        initial=initial,
         kind=kind,
     )
     return Setup(initial, shape, tokenizer, template, dataset, accelerator, made)
+
+
+def _tokenizer_of(checkpoint: artifacts.Artifact) -> artifacts.Artifact:
+    """Return the tokenizer that a checkpoint was trained with where it was made, from where its own inputs are found.
+
+    If it is no longer there, it is the checkpoint's copy.
+    """
+    item = next(item for item in checkpoint.inputs if item.role == "tokenizer")
+    try:
+        made = artifacts.load(checkpoint.path.resolve() / item.name)
+    except ArtifactError:
+        made = None
+    return made if made is not None and made.digest == item.digest else artifacts.load(checkpoint.path / TOKENIZER_DIR)

@@ -14,19 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ibidem import artifacts, log
+from ibidem import artifacts
 from ibidem.conversation import Conversation
-from ibidem.errors import DataError
 from ibidem.modeling.loss import IGNORE
-from ibidem.training import session, sharding
+from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
-from ibidem.training.rlhf.answers import choose_questions, report_answers
-from ibidem.training.rlhf.batches import Encoded, Order, encode, pack
+from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
+from ibidem.training.rlhf.batches import Encoded, Order, encode, pack, spread
 from ibidem.training.rlhf.config import SftConfig
-from ibidem.training.rlhf.examples import Example, read_conversations, split
+from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
 
 
@@ -74,20 +73,15 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
         DataError: none can be trained on.
     """
     left_out: Counter[str] = Counter()
-    found: list[tuple[Example, Encoded]] = []
-    for example in read_conversations(setup.dataset, left_out):
-        encoded = encode(setup.template, example.turns)
+    found: list[tuple[Conversation, Encoded]] = []
+    for turns in read_conversations(setup.dataset, left_out):
+        encoded = encode(setup.template, turns)
         if encoded.num_inputs > setup.shape.context:
             left_out["longer than the context"] += 1
         else:
-            found.append((example, encoded))
-    if not found:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
-        raise DataError(f"data {config.data}: no conversation to train on ({reasons})")
-    train, held_out = split(found, (example.prompt for example, _ in found), config.held_out_share)
-    if not train:
-        raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
-    questions = choose_questions(config, setup, (example.prompt for example, _ in held_out))
+            found.append((prompt_of(turns), encoded))
+    train, held_out = split_checked(found, left_out, config, "conversation")
+    questions = choose_questions(config, setup, (prompt for prompt, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
 
@@ -103,12 +97,8 @@ class Sft:
 
     def check(self) -> None:
         """Report what is trained on."""
-        train, held_out = len(self.data.train), len(self.data.held_out)
-        log.event("train.conversations", train=train, held_out=held_out, left_out=dict(self.data.left_out))
-        if not held_out:
-            log.event("train.not_measured", reason="too few prompts to hold any out of training")
-        if self.data.questions and sharding.is_requested():
-            log.event("train.no_samples", reason="the weights are sharded")
+        report_data(self.setup.dataset, "train.conversations", self.data.train, self.data.held_out, self.data.left_out)
+        check_questions(self.data.questions, self.config, self.setup)
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
         """Count the targets of the step over all processes, and let the loader prepare its micro batches."""
@@ -124,7 +114,8 @@ class Sft:
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss per target and bits per byte on held-out conversations; answer the questions."""
         report_answers(model, self.data.questions, self.config, self.setup, step=step)
-        chosen, accelerator = self.data.held_out[: self.config.validation.windows], self.setup.accelerator
+        places = spread(len(self.data.held_out), self.config.validation.windows)
+        chosen, accelerator = [self.data.held_out[place] for place in places], self.setup.accelerator
         if not chosen:
             return {}
         bytes_of_V = torch.from_numpy(self.setup.tokenizer.bytes_of_V)
