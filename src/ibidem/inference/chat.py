@@ -68,7 +68,7 @@ def fit(
 
 
 def check_fit(conversations: Sequence[Conversation], num_tokens: Callable[[Conversation], int], room: int) -> None:
-    """Refuse conversations that no leaving out of turns makes short enough.
+    """Refuse conversations that do not fit even without their older turns.
 
     Raises:
         ConfigError: the system's turn and the last turn of the user have more than `room` tokens.

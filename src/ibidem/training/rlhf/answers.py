@@ -7,7 +7,7 @@ from torch import nn
 
 from ibidem import log
 from ibidem.conversation import Conversation, Turn, plain
-from ibidem.inference.chat import answer, fit
+from ibidem.inference.chat import answer, check_fit
 from ibidem.modeling.generate import Sampling
 from ibidem.training import sharding
 from ibidem.training.rlhf.config import AlignConfig
@@ -29,7 +29,8 @@ def check_questions(questions: Sequence[Conversation], config: AlignConfig, setu
     Raises:
         ConfigError: a question is too long.
     """
-    fit(questions, lambda turns: len(setup.template.prompt(turns)), setup.shape.context - sample_tokens(config, setup))
+    room = setup.shape.context - sample_tokens(config, setup)
+    check_fit(questions, lambda turns: len(setup.template.prompt(turns)), room)
     if questions and sharding.is_requested():
         log.event("train.no_samples", reason="the weights are sharded")
 
