@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ibidem.evaluation.refusals import XSTEST_OPENINGS, is_refusal
+from ibidem.data.text.refusal import XSTEST_OPENINGS, is_refusal
 from ibidem.statistics import lower_bound
 
 Judge = Callable[[str], bool]

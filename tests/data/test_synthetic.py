@@ -14,8 +14,8 @@ from ibidem.data.synthetic import calls, describe, dialogues, mutants, refusals,
 from ibidem.data.synthetic.calls import Case
 from ibidem.data.synthetic.functions import Function, Parameter, Source, functions
 from ibidem.data.synthetic.trace import Trace, block
+from ibidem.data.text.refusal import is_refusal
 from ibidem.errors import DataError
-from ibidem.evaluation.refusals import is_refusal
 
 SOURCE = Source("ab" * 32, "m.py", "MIT", "owner/name", "m.py")
 MODULE = '''"""A module."""
@@ -300,7 +300,6 @@ def test_refusals_refuse_and_near_misses_are_answered_by_the_words_that_the_eval
             trace = make(random.Random(seed))
             check(trace.turns)
             assert is_refusal(trace.turns[-1].text) == refused, trace.turns[-1].text
-            assert refusals.is_refusal(trace.turns[-1].text) == refused, trace.turns[-1].text
 
 
 def test_unsafe_requests_are_of_many_kinds_and_say_nothing_of_how() -> None:
@@ -361,6 +360,8 @@ def test_a_second_instruction_like_the_first_is_rejected() -> None:
         ("Types, types. " * 20, "instruct.repetition"),
         ("Name a thing that compilers check!", "instruct.echo"),
         ("Types.", None),
+        ("Begin with the reason: Sorry for the delay, the checks of all types took longer than planned.", None),
+        ("Error messages say I cannot, where I can't says the same in fewer signs.", None),
     ],
 )
 def test_an_answer_is_rejected_with_a_reason(answer: str, reason: str | None) -> None:

@@ -11,12 +11,13 @@ from tests.evaluation.bundle import reseal
 
 from ibidem.cli import main
 from ibidem.conversation import Conversation, Turn
+from ibidem.data.text.refusal import OPENINGS, is_refusal
 from ibidem.errors import ArtifactError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import RefusalsConfig
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.gate import tasks
-from ibidem.evaluation.refusals import OPENINGS, TASK, is_refusal, refusals, rows
+from ibidem.evaluation.refusals import TASK, refusals, rows
 from ibidem.modeling.generate import Sampling
 from ibidem.statistics import lower_bound, upper_bound
 

@@ -44,7 +44,13 @@ def test_a_search_that_cannot_see_all_that_the_weights_saw_is_not_made(
     for more, is_complete in (
         ([], True),
         ([(1, "missing", tokenizer)], True),
-        ([(1, "ok", replace(TOKENS, kind="tokenizer")), (2, "missing", Input("dataset", "", "x"))], True),
+        (
+            [
+                (1, "ok", replace(TOKENS, kind="tokenizer", digest="sha256:1")),
+                (2, "missing", Input("dataset", "", "x")),
+            ],
+            True,
+        ),
         ([(3, "missing", Input("dataset", "sha256:0", "an ingredient of a blend"))], True),
         ([(1, "missing", first)], False),
         ([(1, "changed", first)], False),
@@ -157,6 +163,66 @@ def test_the_evidence_of_mbpp_names_the_problem_that_tuning_has_seen(
         output = tmp_path / f"mbpp-{model.name}"
         mbpp(MbppConfig(checkpoint=model, problems=tmp_path / "mbpp.jsonl", output_dir=output, max_tokens=2))
         assert seen_in_training(read(output)) == seen
+
+
+def test_training_continued_on_the_same_tokens_is_searched(base: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    """base <- continued on the tokens of base <- continued on them once more."""
+    checkpoint = base
+    for name in ("second", "third"):
+        parents = {"tokens": tmp_path / "tokens", "tokenizer": tokenizer_dir, "initial": checkpoint}
+        checkpoint = trained(tmp_path / name, **parents)
+        found = look(checkpoint, problems_of(MBPP))
+        assert found is not None
+        assert found["datasets"] == look(base, problems_of(MBPP))["datasets"]  # type: ignore[index]
+
+
+def written_by(model: Path, origin: Path, folder: Path) -> Path:
+    """Make conversations that name a model and a dataset as their origins, as `synthesize --model` does."""
+    source = chats(folder)
+    path = folder / "written"
+    inputs = [
+        artifacts.load(origin).as_input("dataset", of=path),
+        artifacts.load(model).as_input("checkpoint", of=path),
+    ]
+    sealed = artifacts.load(source)
+    with artifacts.create(path, kind=shards.KIND, config=sealed.config, inputs=inputs) as draft:
+        shutil.copytree(source, draft.path, dirs_exist_ok=True)
+        (draft.path / artifacts.MANIFEST).unlink()
+        draft.counts |= sealed.counts
+        draft.rows |= {name: file.rows for name, file in sealed.files.items() if file.rows is not None}
+    return path
+
+
+@pytest.mark.parametrize("origin", ["clean", "leaked"])
+def test_tuning_a_model_on_what_it_wrote_itself_searches_what_the_model_was_trained_on(
+    origin: str, base: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    """The dataset names the model first; what the model was trained on counts, what the dataset was made from not."""
+    leaked = chats(tmp_path / "leaked", MBPP)
+    model = (
+        trained(tmp_path / "model", data=leaked, initial=base, tokenizer=tokenizer_dir) if origin == "leaked" else base
+    )
+    written = written_by(model, chats(tmp_path / "origin", OTHER), tmp_path / "own")
+    tuned = trained(tmp_path / "tuned", data=written, tokenizer=tokenizer_dir, initial=model, reference=model)
+    found = look(tuned, problems_of(MBPP, OTHER))
+    assert found is not None
+    assert list(found["found"]) == (["11"] if origin == "leaked" else [])
+    assert found["datasets"].keys() == look(model, [])["datasets"].keys() | {"written"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("chain", ["same tokens", "own words"])
+def test_an_ancestor_that_is_named_twice_and_was_made_from_nothing_stays_unknown(
+    chain: str, dataset: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    first = trained(tmp_path / "first", tokenizer=tokenizer_dir)
+    if chain == "same tokens":
+        tokens = trained(tmp_path / "tokens", "tokens", dataset=dataset, tokenizer=tokenizer_dir)
+        second = trained(tmp_path / "second", tokens=tokens, initial=first, tokenizer=tokenizer_dir)
+        last = trained(tmp_path / "last", tokens=tokens, reference=first, initial=second, tokenizer=tokenizer_dir)
+    else:
+        written = written_by(first, dataset, tmp_path / "own")
+        last = trained(tmp_path / "last", data=written, initial=first, tokenizer=tokenizer_dir)
+    assert look(last, problems_of(MBPP)) is None
 
 
 @pytest.mark.parametrize("unknown", ["missing", "changed", "a file", "nothing named", "of tokens"])

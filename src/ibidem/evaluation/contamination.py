@@ -1,7 +1,7 @@
 """Was the checkpoint trained on the test? Searches the data in its lineage with the contamination guard of `data`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from ibidem import artifacts, log
 from ibidem.data import shards
 from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText
 from ibidem.errors import ArtifactError
-from ibidem.lineage import walk
+from ibidem.lineage import Node, walk
 
-Row = tuple[int, str, artifacts.Input | artifacts.Artifact]
-"""Depth, state and node of a walk."""
+Parent = tuple[str, artifacts.Input | artifacts.Artifact]
+"""Something that an artifact was made from: state and node of a walk."""
+Parents = Mapping[str, Sequence[Parent]]
+"""What artifacts were made from, by their digests."""
 
 
 def look(checkpoint: Path, problems: Sequence[ProblemText]) -> dict[str, Any] | None:
@@ -52,16 +54,16 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
     nothing that it was made from. What a tokenizer or a dataset was made from is not followed: the weights have not
     seen it.
     """
+    (_, _, first), *_ = rows = walk(checkpoint)
+    parents = _parents(rows)
     datasets: dict[str, artifacts.Artifact] = {}
-    rows = _seen(walk(checkpoint))
-    for (depth, found, node), following in zip(rows, [*rows[1:], None], strict=True):
+    for state, node in _seen(("ok", first), parents):
         is_dataset = isinstance(node, artifacts.Artifact) and node.kind == shards.KIND
-        is_leaf = following is None or following[0] <= depth
-        if found != "ok" or (is_leaf and not is_dataset):
+        if state != "ok" or not (is_dataset or _seen_by(node, parents)):
             reason = "problems cannot be searched in the training data"
             where = node.name if isinstance(node, artifacts.Input) else str(node.path)
-            state = "without inputs" if found == "ok" else found
-            log.event("contamination.unchecked", path=where, state=state, reason=reason)
+            found = "without inputs" if state == "ok" else state
+            log.event("contamination.unchecked", path=where, state=found, reason=reason)
             return []
         if isinstance(node, artifacts.Artifact) and is_dataset and node.digest not in datasets:
             try:
@@ -72,18 +74,38 @@ def _training_data(checkpoint: Path) -> list[artifacts.Artifact]:
     return list(datasets.values())
 
 
-def _seen(rows: Sequence[Row]) -> list[Row]:
-    """Leave out tokenizers, and what tokenizers and datasets were made from."""
-    seen: list[Row] = []
-    closed: int | None = None
+def _parents(rows: Sequence[Node]) -> Parents:
+    """Return what each artifact of a walk was made from: a walk lists it only where the artifact is met first."""
+    parents: dict[str, list[Parent]] = {}
+    path: list[str] = []
     for depth, state, node in rows:
-        if closed is not None and depth > closed:
-            continue
-        kind = node.kind if isinstance(node, artifacts.Artifact) else node.role
-        closed = depth if kind in {"tokenizer", shards.KIND} else None
-        if kind != "tokenizer":
-            seen.append((depth, state, node))
-    return seen
+        del path[depth:]
+        if path:
+            parents.setdefault(path[-1], []).append((state, node))
+        path.append(node.digest)
+    return parents
+
+
+def _seen(first: Parent, parents: Parents) -> Iterator[Parent]:
+    """Yield an artifact and all that its weights have seen, each once for each state, in the order of a walk."""
+    left, done = [first], set[tuple[str, str]]()
+    while left:
+        state, node = left.pop()
+        if (state, node.digest) not in done:
+            done.add((state, node.digest))
+            yield state, node
+            left += reversed(_seen_by(node, parents))
+
+
+def _seen_by(node: artifacts.Input | artifacts.Artifact, parents: Parents) -> Sequence[Parent]:
+    """Return what an artifact was made from, without tokenizers; nothing if the artifact is a dataset."""
+    if _kind(node) == shards.KIND:
+        return []
+    return [(state, parent) for state, parent in parents.get(node.digest, ()) if _kind(parent) != "tokenizer"]
+
+
+def _kind(node: artifacts.Input | artifacts.Artifact) -> str:
+    return node.kind if isinstance(node, artifacts.Artifact) else node.role
 
 
 def _names(datasets: Sequence[artifacts.Artifact]) -> dict[str, str]:

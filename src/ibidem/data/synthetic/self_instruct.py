@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ibidem import jsonl
 from ibidem.conversation import Conversation, Turn
-from ibidem.data.synthetic.refusals import is_refusal
 from ibidem.data.synthetic.trace import Trace
+from ibidem.data.text.refusal import is_refusal
 from ibidem.errors import DataError
 
 SHIPPED = "seeds.jsonl"
