@@ -291,8 +291,8 @@ def _mentions(annotation: Any, wanted: type) -> bool:
 def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
     """Read `--a.b VALUE`, `--a.b=VALUE`, a bare `--switch`, repeated flags and positional words into a tree.
 
-    Behind an equals sign, a list or group as Python writes it is one: `--a=[1, 2]`, `--a={'b': 1}`. The agents of sweeps
-    pass such values.
+    Behind an equals sign, what Python writes as a list or dict is one: `--a=[1, 2]`, `--a={'b': 1}`. The agents of
+    sweeps pass such values.
     """
     tree: Tree = {}
     positionals = [name for name, field in _fields(config_type).items() if POSITIONAL in field.metadata]
