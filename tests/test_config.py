@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 from pydantic import Field
 
-from ibidem.config import POSITIONAL, build, configuration, describe, parse, read_yaml, resolved, settings
+from ibidem.config import POSITIONAL, REPORTED, build, configuration, describe, parse, read_yaml, resolved, settings
 from ibidem.errors import ConfigError
 
 
@@ -56,6 +57,46 @@ def test_lists_are_repeated_or_given_at_once(argv: list[str], words: tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--words=['a', 'b.c[0]']"], ("a", "b.c[0]")),
+        (["--words=[]"], ()),
+        (["--words=[1, 2]", "--words=c"], ("1", "2", "c")),
+        (["--words", "[1, 2]"], ("[1, 2]",)),
+        (["--words=[i for i in x]"], ("[i for i in x]",)),
+        (["--words={'a': 1}"], ("{'a': 1}",)),
+    ],
+)
+def test_behind_an_equals_sign_a_list_of_python_is_a_list(argv: list[str], words: tuple[str, ...]) -> None:
+    assert parse(Outer, ["here", *argv]).words == words
+
+
+def test_the_flags_of_a_wandb_agent_are_understood() -> None:
+    """They are `--NAME=VALUE`, and a value is what `str` makes of it."""
+    trial = {"optim.lr": 1e-05, "optim.warmup_steps": 20, "on": False, "cap": None, "name": "v1.5[x]", "words": ["a"]}
+    expected = Outer(
+        place=Path("here"),
+        name="v1.5[x]",
+        words=("a",),
+        cap=None,
+        on=False,
+        optim=Inner(lr=1e-05, warmup_steps=20),
+    )
+    assert parse(Outer, ["here", *(f"--{name}={value}" for name, value in trial.items())]) == expected
+    nested = {"optim": {"lr": 1e-05, "warmup_steps": 20}, "on": False, "cap": None, "name": "v1.5[x]", "words": ["a"]}
+    assert parse(Outer, ["here", *(f"--{name}={value}" for name, value in nested.items())]) == expected
+    assert parse(Outer, ["here", "--on=True", "--optim.warmup_steps=20.0"]).optim.warmup_steps == 20
+
+
+def test_the_json_file_of_a_wandb_agent_is_a_configuration(tmp_path: Path) -> None:
+    """`${args_json_file}`; json.dumps writes it."""
+    trial = {"optim": {"lr": 1e-05}, "on": False, "cap": None, "words": ["a", 'say "b"\n']}
+    (tmp_path / "trial.json").write_text(json.dumps(trial))
+    config = parse(Outer, ["here", "--config", str(tmp_path / "trial.json")])
+    assert config == Outer(place=Path("here"), words=("a", 'say "b"\n'), cap=None, on=False, optim=Inner(lr=1e-05))
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
         ([], "place is required"),
@@ -67,6 +108,8 @@ def test_lists_are_repeated_or_given_at_once(argv: list[str], words: tuple[str, 
         (["p", "--optim", "x"], "optim"),
         (["p", "--optim.lr", "inf"], "optim.lr"),
         (["p", "--optim", "x", "--optim.lr", "1"], "both"),
+        (["p", "--optim={'lr': 'fast'}"], "--optim.lr must be a number, not 'fast'"),
+        (["p", "--optim={'lr: 1}"], "optim"),
         (["p", "--config", "missing.yaml"], "missing.yaml: No such file"),
     ],
 )
@@ -98,6 +141,15 @@ def test_settings_hold_what_and_not_where() -> None:
     assert settings(config) == {
         "name": "none at all", "words": [], "cap": 7, "on": True, "optim": {"lr": 3e-4, "warmup_steps": 100},
     }  # fmt: skip
+
+
+def test_settings_leave_out_where_figures_are_reported() -> None:
+    @configuration
+    class Reporting:
+        seed: int = 0
+        places: Annotated[tuple[str, ...], REPORTED] = ()
+
+    assert settings(parse(Reporting, ["--places", "a"])) == {"seed": 0}
 
 
 def test_help_names_every_flag_with_its_meaning() -> None:

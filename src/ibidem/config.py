@@ -32,6 +32,7 @@ Tree = dict[str, Any]
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache
+REPORTED = "reported"  # Annotated[..., REPORTED]: where figures are sent, which affects no result
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -181,10 +182,12 @@ def resolved(config: Any) -> Tree:
 
 
 def settings(config: Any) -> Tree:
-    """Return the values that affect a result: all except paths, which say where and never what."""
+    """Return the values that affect a result: all except paths and trackers, which say where and never what."""
     kept: Tree = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if REPORTED in _fields(type(config))[field.name].metadata:
+            continue
         if dataclasses.is_dataclass(value):
             kept[field.name] = settings(value)
         elif isinstance(value, dict) and _nested_by_name(field.type):
@@ -286,7 +289,11 @@ def _mentions(annotation: Any, wanted: type) -> bool:
 
 
 def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
-    """Read `--a.b VALUE`, `--a.b=VALUE`, a bare `--switch`, repeated flags and positional words into a tree."""
+    """Read `--a.b VALUE`, `--a.b=VALUE`, a bare `--switch`, repeated flags and positional words into a tree.
+
+    Behind an equals sign, what Python writes as a list or dict is one: `--a=[1, 2]`, `--a={'b': 1}`. The agents of
+    sweeps pass such values.
+    """
     tree: Tree = {}
     positionals = [name for name, field in _fields(config_type).items() if POSITIONAL in field.metadata]
     words = list(argv)
@@ -300,8 +307,10 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
         name, equals, value = word[2:].partition("=")
         keys = _keys(config_type, name.split("."))
         annotation = _annotation(config_type, keys)
-        if _mentions_list(annotation):
-            values = [value] if equals else _take_values(words)
+        if equals and _is_group(annotation) and (group := _literal(value, dict)) is not None:
+            words[:0] = [f"--{name}.{key}={item}" for key, item in group.items()]
+        elif _mentions_list(annotation):
+            values = _listed(value) if equals else _take_values(words)
             _put(tree, keys, [*_get(tree, keys, []), *values])
         elif equals:
             _put(tree, keys, _null(value))
@@ -325,6 +334,26 @@ def _keys(config_type: type[Any], words: Sequence[str]) -> list[str]:
     if nested and len(words) > 1:
         return [first, *_keys(nested, words[1:])]
     return [first, *(word.replace("-", "_") for word in words[1:])]
+
+
+def _listed(value: str) -> list[str]:
+    listed = _literal(value, list)
+    return [value] if listed is None else [str(item) for item in listed]
+
+
+def _literal(value: str, kind: type[C]) -> C | None:
+    """Return the list or dict that a text is in Python; None if it is another text."""
+    if not value.startswith(("[", "{")):
+        return None
+    try:
+        literal = ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return literal if isinstance(literal, kind) else None
+
+
+def _is_group(annotation: Any) -> bool:
+    return annotation is not None and (_is_mapping(annotation) or _nested(annotation) is not None)
 
 
 def _take_values(words: list[str]) -> list[str]:

@@ -34,6 +34,16 @@ def step_of(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def run_of(checkpoint: Path) -> Path:
+    """Return the run of a checkpoint's folder; of a copy elsewhere, the folder that it is in.
+
+    >>> run_of(Path("run/checkpoints/step-000040")).name, run_of(Path("copies/step-000040")).name
+    ('run', 'copies')
+    """
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS else folder
+
+
 def newest(path: Path) -> Path:
     """Return the newest checkpoint of a run's folder; any other path as it is."""
     steps = [] if (path / artifacts.MANIFEST).exists() else steps_of(path)

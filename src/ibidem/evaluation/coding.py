@@ -15,6 +15,7 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import CodingConfig, SandboxConfig
 from ibidem.evaluation.resume import RowLog
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
+from ibidem.evaluation.tracking import track
 from ibidem.figures import between, counted, percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
@@ -22,6 +23,7 @@ from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.problems import Problem, by_id, read_rows
 from ibidem.statistics import mean_bounds, pass_at_k
+from ibidem.trackers import check
 
 SAMPLES = "samples.jsonl"
 CHANGES_NO_RESULT = ("workers", "batch")
@@ -51,10 +53,11 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
         notes: what results.json says besides the figures; a note that is a setting is the value that was used.
 
     Raises:
-        ConfigError: neither a checkpoint nor samples are given.
+        ConfigError: neither a checkpoint nor samples are given, or a tracker is not installed.
         DataError: the samples do not fit the problems.
         SandboxError: code cannot be run safely here.
     """
+    check(config.trackers)
     if min(config.k) > config.n and config.samples is None:
         raise ConfigError(f"pass@{min(config.k)} needs as many completions of each problem: --n {min(config.k)}")
     if config.checkpoint is None and config.samples is None:
@@ -69,7 +72,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
     inputs = [asked, *_model_inputs(config, model_id, supplied)]
     chosen = decisive(config, {"limit": None, **notes})
     if evidence.finished(config.output_dir, task, config=chosen, inputs=inputs):
-        return _say(evidence.read(config.output_dir))
+        return _report(config)
     with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
         samples = supplied.samples if supplied else _complete(config, model_id, problems, work / SAMPLES)
         items = _judge(config, by_id(problems), samples, work / evidence.ITEMS)
@@ -86,7 +89,7 @@ def evaluate(config: CodingConfig, task: str, problems: Sequence[Problem], asked
             notes={"problems": len({item["task_id"] for item in items}), **notes},
             trials=_trials,
         )
-    return _say(evidence.read(config.output_dir))
+    return _report(config)
 
 
 def task(
@@ -303,7 +306,10 @@ def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Seq
     return {"contamination": look(model_id.path, texts)}
 
 
-def _say(evaluation: evidence.Evidence) -> str:
+def _report(config: CodingConfig) -> str:
+    """Read the evidence, send its figures to the trackers, and return them as a line."""
+    evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
     results, scores = evaluation.results, list((_trials(evaluation.items, "pass@1") or {}).values())
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("pass@"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in results["kinds"].items())

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ibidem.config import configuration
+from ibidem.trackers import TrackersConfig
 
 Positive = Annotated[int, Field(ge=1)]
 
 
 @configuration
-class PerplexityConfig:
+class PerplexityConfig(TrackersConfig):
     """Measure how well a model predicts text: perplexity, and bits per byte, which is comparable across tokenizers."""
 
     checkpoint: Path
@@ -39,7 +40,7 @@ class PerplexityConfig:
     max_chars: Positive | None = None
     """Maximum number of characters to read of each document."""
     output: Path | None = None
-    """Write the result to this JSON file."""
+    """Write the result to this JSON file; trackers keep their files beside it."""
 
 
 @configuration
@@ -76,7 +77,7 @@ class SandboxConfig:
 
 
 @configuration
-class CodingConfig(ModelChoice, SandboxConfig):
+class CodingConfig(TrackersConfig, ModelChoice, SandboxConfig):
     """What HumanEval and MBPP have in common."""
 
     output_dir: Path
@@ -119,7 +120,7 @@ class MbppConfig(CodingConfig):
 
 
 @configuration
-class MmluConfig:
+class MmluConfig(TrackersConfig):
     """MMLU: the share of multiple-choice questions that the model answers correctly."""
 
     checkpoint: Path
@@ -142,7 +143,7 @@ class MmluConfig:
 
 
 @configuration
-class DocQaConfig:
+class DocQaConfig(TrackersConfig):
     """Answers from documents: exact match, F1, citations, unsupported claims; abstentions are counted separately."""
 
     data: Path
@@ -197,7 +198,7 @@ class ChatConfig(ResponseConfig):
 
 
 @configuration
-class RefusalsConfig(ResponseConfig):
+class RefusalsConfig(TrackersConfig, ResponseConfig):
     """Measure how often the model refuses, by the label of the prompts: rarely on safe ones, often on unsafe ones."""
 
     prompts: Path
@@ -207,7 +208,7 @@ class RefusalsConfig(ResponseConfig):
 
 
 @configuration
-class RatingsConfig:
+class RatingsConfig(TrackersConfig):
     """Import people's ratings of responses, bound to the model and the prompts by digest."""
 
     responses: Path
@@ -227,7 +228,7 @@ class RatingsConfig:
 
 
 @configuration
-class DashboardConfig:
+class DashboardConfig(TrackersConfig):
     """Perplexity and bits per byte of checkpoints over time, by language and category."""
 
     checkpoint: tuple[Path, ...] = ()

@@ -7,17 +7,19 @@ checkpoint, and the curves grow.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ibidem import artifacts, log
+from ibidem.config import settings
 from ibidem.data import shards
 from ibidem.data.corpus import Corpus, Text
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import DashboardConfig
 from ibidem.evaluation.perplexity import Score, figures, score, trained_without
+from ibidem.evaluation.tracking import name_of, send
 from ibidem.figures import MARGIN, counted
 from ibidem.files import write_file
 from ibidem.inference import models
@@ -25,6 +27,7 @@ from ibidem.inference.model_id import ModelId, identify
 from ibidem.page import Html, document, join, line_chart, loss, table, tag
 from ibidem.records import DASHBOARD_FILE
 from ibidem.runs import folder_of, step_of, steps_of
+from ibidem.trackers import check
 
 WHOLE = "all"
 SAME_DOCUMENTS = " All checkpoints read the same documents: two of them differ more surely than their margins suggest."
@@ -37,20 +40,22 @@ def dashboard(config: DashboardConfig) -> str:
     """Measure what is missing, write dashboard.json and dashboard.html.
 
     Raises:
-        ConfigError: no checkpoint is named, one is not a model, or the output folder has a page of other origin.
+        ConfigError: no checkpoint is named, one is not a model, the output folder has a page of other origin, or a
+            tracker is not installed.
         DataError: there is no text to measure.
     """
+    check(config.trackers)
     model_ids = [identify(path) for path in _checkpoints(config)]
     path, page = config.output_dir / DASHBOARD_FILE, config.output_dir / "dashboard.html"
     artifacts.check_outside(path)
     if page.exists() and not path.exists():
         raise ConfigError(f"{page} exists without a {DASHBOARD_FILE}; choose another output_dir")
-    rows = _read(path)
+    rows, keys = _read(path), dict[str, ModelId]()
     for model_id in model_ids:
         for data in config.data:
             corpus = Corpus.open(data, config.column)
             share = config.held_out_share or trained_without(model_id.path, data)
-            key = _key(config, model_id, corpus, share)
+            keys[key := _key(config, model_id, corpus, share)] = model_id
             if not any(row["key"] == key for row in rows):
                 measured = _measure(config, model_id, corpus, share, key)
                 if not measured:
@@ -58,6 +63,7 @@ def dashboard(config: DashboardConfig) -> str:
                 rows += measured
                 write_file(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     write_file(page, document("Perplexity", *sections(rows)))
+    _track(config, rows, keys)
     checkpoints = counted(len({row["checkpoint_digest"] for row in rows}), "checkpoint")
     return f"{page}: {checkpoints}, {counted(len(rows), 'figure')}"
 
@@ -127,6 +133,22 @@ def _measure(config: DashboardConfig, model_id: ModelId, corpus: Corpus, share: 
             measured = figures(scores, has_start=bool(model.start_ids))
             rows.append({**about, "aspect": aspect, "value": value, **measured})
     return rows
+
+
+def _track(config: DashboardConfig, rows: Sequence[Row], keys: Mapping[str, ModelId]) -> None:
+    """Send the figures of this command's checkpoints to the trackers: one curve over the steps for each run."""
+    curves: dict[str, dict[int | None, Row]] = defaultdict(dict)
+    for row in rows if config.trackers else ():
+        if model_id := keys.get(row["key"]):
+            name, step = name_of(model_id)
+            part = f"{row['data'].strip('/')}/{row['aspect']}/{row['value']}"
+            figures = {f"{metric}/{part}": row[metric] for metric in ("bits_per_byte", "perplexity")}
+            curves[name].setdefault(step, {}).update(figures)
+    for name, points in curves.items():
+        ordered = sorted(points.items(), key=lambda point: math.inf if point[0] is None else point[0])
+        digests = sorted({each.digest for each in keys.values() if name_of(each)[0] == name})
+        about = {"checkpoint_digests": digests, **settings(config)}
+        send(config.trackers, config.output_dir, name, "dashboard", about, ordered)
 
 
 def _texts(corpus: Corpus, share: float | None) -> Iterator[Text]:

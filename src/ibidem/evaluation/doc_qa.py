@@ -39,6 +39,7 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
+from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
 from ibidem.grounding.sentences import plain, split_sentences, words
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
@@ -47,6 +48,7 @@ from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
+from ibidem.trackers import check
 
 NAME = "doc-qa"
 ANSWERS = {"exact_match", "f1"}
@@ -89,9 +91,10 @@ def doc_qa(config: DocQaConfig) -> str:
     """Evaluate, and return the figures as a line.
 
     Raises:
-        ConfigError: neither a checkpoint nor predictions are given, or both.
+        ConfigError: neither a checkpoint nor predictions are given, or both; or a tracker is not installed.
         DataError: a row is not a question, or an answer is missing.
     """
+    check(config.trackers)
     if (config.checkpoint is None) == (config.predictions is None):
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
     asked = rows(config.data)
@@ -122,7 +125,9 @@ def doc_qa(config: DocQaConfig) -> str:
             notes=notes,
             trials=_trials,
         )
-    results = evidence.read(config.output_dir).results
+    evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
+    results = evaluation.results
     names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
     shown = [f"{name} {percent(results[name])}" for name in names]
     return f"doc-qa: {', '.join(shown)} on {evidence.extent(results, len(questions), 'question')}; {config.output_dir}"

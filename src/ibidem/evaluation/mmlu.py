@@ -15,11 +15,13 @@ from ibidem.evaluation import contamination, evidence
 from ibidem.evaluation.config import MmluConfig
 from ibidem.evaluation.subjects import LETTERS, Question, find_subjects, part_of, rows
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
+from ibidem.evaluation.tracking import track
 from ibidem.figures import between, counted, percent
 from ibidem.inference import models
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.statistics import mean_bounds
+from ibidem.trackers import check
 
 NAME = "mmlu"
 GROUPS = {
@@ -33,9 +35,10 @@ def mmlu(config: MmluConfig) -> str:
     """Evaluate, and return the figures as a line.
 
     Raises:
-        ConfigError: a subject does not exist, or the checkpoint is not a model.
+        ConfigError: a subject does not exist, the checkpoint is not a model, or a tracker is not installed.
         DataError: a row is not a question.
     """
+    check(config.trackers)
     files = find_subjects(config.data, config.subjects)
     model_id = identify(config.checkpoint)
     asked_rows = rows(files)
@@ -74,6 +77,7 @@ def mmlu(config: MmluConfig) -> str:
             trials=_trials,
         )
     evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
     results = evaluation.results
     figures = ", ".join(f"{key} {percent(value)}" for key, value in results.items() if key.startswith("accuracy"))
     bounds = between(mean_bounds([float(item["passed"]) for item in evaluation.items]))

@@ -10,7 +10,7 @@ Source: the strided evaluation of the transformers documentation, "Perplexity of
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,17 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation.config import PerplexityConfig
+from ibidem.evaluation.tracking import name_of, send
 from ibidem.figures import counted
 from ibidem.files import write_file
+from ibidem.inference.model_id import ModelId
 from ibidem.inference.models import Bos, LanguageModel, open_model, start_ids
 from ibidem.lineage import walk
 from ibidem.runs import newest
 from ibidem.statistics import ratio_error
+from ibidem.trackers import check
+
+MEASURED = ("documents", "tokens", "bytes", "nll", "perplexity", "bits_per_byte", "bits_per_byte_error")
 
 
 def perplexity(config: PerplexityConfig) -> str:
@@ -41,11 +46,14 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
     """Measure, write the JSON result if a file is named, and return it.
 
     Raises:
-        ConfigError: window or stride do not fit, or the path is not a model.
+        ConfigError: window or stride do not fit, the path is not a model, or a tracker cannot be used.
         DataError: there is no text.
     """
+    check(config.trackers)
     if config.output is not None:
         artifacts.check_outside(config.output)
+    elif config.trackers:
+        raise ConfigError("trackers keep their files beside the result; give --output FILE.json")
     corpus = Corpus.open(config.data, config.column)
     share = config.held_out_share or trained_without(config.checkpoint, config.data)
     if config.held_out_share is not None and not corpus.is_dataset:
@@ -78,8 +86,20 @@ def evaluate(config: PerplexityConfig) -> dict[str, Any]:
     }
     if config.output is not None:
         write_file(config.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        _track(config, config.output.parent, result)
     log.event("evaluate.perplexity", **result)
     return result
+
+
+def _track(config: PerplexityConfig, folder: Path, result: Mapping[str, Any]) -> None:
+    """Send what was measured to the trackers; all else is the configuration."""
+    if not config.trackers:
+        return
+    path = newest(config.checkpoint)
+    is_checkpoint = (path / artifacts.MANIFEST).exists()
+    model, step = name_of(ModelId(path, result["checkpoint_digest"], is_checkpoint=is_checkpoint))
+    about = {key: value for key, value in result.items() if key not in MEASURED}
+    send(config.trackers, folder, model, "perplexity", about, [(step, {key: result[key] for key in MEASURED})])
 
 
 def trained_without(checkpoint: Path, data: Path) -> float | None:

@@ -22,9 +22,11 @@ from ibidem.evaluation.chat import digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
 from ibidem.evaluation.rating_form import CRITERIA, FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
+from ibidem.evaluation.tracking import track
 from ibidem.figures import NOT_MEASURED, counted
 from ibidem.jsonl import Row
 from ibidem.statistics import krippendorff_alpha
+from ibidem.trackers import check
 
 NAME = "ratings"
 PEOPLE = 2
@@ -57,8 +59,10 @@ def ratings(config: RatingsConfig) -> str:
     """Import ratings, and return the figures as a line.
 
     Raises:
+        ConfigError: a tracker is not installed.
         DataError: a rating is of another model, of other prompts, of an unknown response, out of range or a duplicate.
     """
+    check(config.trackers)
     responses, rows = read_responses(config.responses)
     model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
     sealed = Sealed(
@@ -94,7 +98,9 @@ def ratings(config: RatingsConfig) -> str:
         },
         trials=_trials,
     )
-    results = evidence.read(config.output_dir).results
+    evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
+    results = evaluation.results
     names = [key for key in results if key.startswith(("good.", "alpha.", "unrated."))]
     skipped = f"{counted(num_unrated, 'row')} without a score skipped; " if num_unrated else ""
     if results["raters"] < PEOPLE:

@@ -20,12 +20,14 @@ from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import Prompt, read_prompts
 from ibidem.evaluation.config import RefusalsConfig
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
+from ibidem.evaluation.tracking import track
 from ibidem.figures import between, percent
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.statistics import mean_bounds
+from ibidem.trackers import check
 
 NAME = "refusals"
 METRIC = "refused"
@@ -36,8 +38,10 @@ def refusals(config: RefusalsConfig) -> str:
     """Let the model respond, and return the rate of refusals by label as a line.
 
     Raises:
+        ConfigError: a tracker is not installed.
         DataError: a row is not a prompt with a label.
     """
+    check(config.trackers)
     asked = rows(config.prompts)
     prompts, limited = read_prompts(config.prompts)[: config.limit], evidence.part(config.limit, len(asked))
     model_id = identify(config.checkpoint)
@@ -58,6 +62,7 @@ def refusals(config: RefusalsConfig) -> str:
             trials=_trials,
         )
     evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
     return f"{NAME}: {', '.join(_said(evaluation.items))}; {config.output_dir}"
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ibidem.config import configuration
+from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -174,7 +175,7 @@ class SessionConfig:
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    trackers: Trackers = ()
     """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
 

@@ -4,13 +4,12 @@ import math
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from ibidem import log
+from ibidem import log, trackers
 from ibidem.errors import ConfigError
 from ibidem.training import sharding
 from ibidem.training.config import LoopConfig, SessionConfig
@@ -31,10 +30,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
         log.event("train.precision", asked=launched, used=precision, reason="training.mixed_precision decides")
     if on_cpu and precision != "no":
         log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
-    if missing := [name for name in config.trackers if find_spec(name) is None]:
-        raise ConfigError(f"trackers: {missing[0]} is not installed; pip install -c constraints.txt {missing[0]}")
-    if "wandb" in config.trackers:
-        os.environ.setdefault("WANDB_MODE", "offline")
+    trackers.check(config.trackers)
     with sharding.hidden_from_accelerate():
         return Accelerator(
             cpu=on_cpu,

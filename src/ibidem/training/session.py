@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, trackers
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError
@@ -155,9 +155,9 @@ def _build(
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
     if config.trackers:
-        values = flattened(resolved(config))
-        plain = {key: v if isinstance(v, str | int | float | bool) else str(v) for key, v in values.items()}
-        accelerator.init_trackers("ibidem", config=plain)
+        values = trackers.plain(flattened(resolved(config)))
+        options = {"wandb": trackers.wandb_options(config.output_dir)}
+        accelerator.init_trackers(trackers.PROJECT, config=values, init_kwargs=options)
     if checkpoint is not None:
         state.load(accelerator, learner, checkpoint)
         objective.restore(state.read_objective(checkpoint))
