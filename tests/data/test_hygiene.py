@@ -61,6 +61,17 @@ def test_200_planted_ones_in_one_text_are_found_too() -> None:
         "zoe.mueller",
         "ZoëMüller",
         "Müller, Zoë",
+        "Müller Zoë",
+        "MUELLER_ZOE",
+        "Müller,\n    // Zoë",
+        "Zoë\n    # Müller",
+        "Zoë  \r\n\t * Müller",
+        "Zoë\n        Müller",
+        "Zo&euml; M&uuml;ller",
+        "Zo&#235; M&#xFC;ller",
+        "Zoe&#x308;&nbsp;Mu&#776;ller",
+        "&#90;oe Mueller",
+        "Zo\\u00eb M\\u00fcller",
         "Zoë Müller's",
         "Zoë Müller’s",
         "Zoë Müllers",
@@ -99,6 +110,48 @@ def test_names_of_the_deny_list_are_out_in_other_case_inflection_and_unicode(
         assert counts == {"denied-name": 1}, ascii(written)
         rest = found.removeprefix(before).removesuffix(after)
         assert rest in {"<DENIED_NAME>", "<DENIED_NAME>_42"}, ascii(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<b>M&uuml;ller&amp;Co</b>", None),
+        ("<b>Zo&euml; M&uuml;ller&amp;Co</b>", "<b><DENIED_NAME>&amp;Co</b>"),
+        ("&lt;Zo&euml; M&uuml;ller&gt; &unknown; ü", "&lt;<DENIED_NAME>&gt; &unknown; ü"),
+        ("ß&szlig;Zo&euml; M&uuml;ller", None),
+        ("# by Zoë\n    # Müller, 2019\nx = 1\n", "# by <DENIED_NAME>, 2019\nx = 1\n"),
+        ("Bjørn Strauß\u200b!", "<DENIED_NAME>!"),
+        ("Bj&oslash;rn Strau&szlig;&shy;!", "<DENIED_NAME>!"),
+        ("# Zoë\n\n\n    # Müller", None),
+        ('{"first": "Zoë",\n "last": "Müller"}', None),
+    ],
+)
+def test_a_name_is_replaced_to_the_character(text: str, left: str | None, deny: Scrubber) -> None:
+    assert deny(text)[0] == (text if left is None else left)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Man Hu", "human"),
+        ("Ana Dan", "danana"),
+        ("Al Verse", "versal"),
+        ("Zoë Müller", "Müller"),
+        ("Ted Lis", "listed"),
+    ],
+)
+def test_a_word_that_is_two_names_in_the_other_order_is_none(name: str, text: str) -> None:
+    assert not list(names.Deny([name]).spans(text))
+
+
+def test_three_names_are_found_with_the_last_one_first() -> None:
+    for text in ("Schmidt, Anna Maria", "Schmidt Anna Maria", "Anna Maria\n# Schmidt"):
+        assert list(names.Deny(["Anna Maria Schmidt"]).spans(text)) == [(0, len(text))]
+
+
+def test_long_white_space_does_not_slow_the_search() -> None:
+    deny, text = names.Deny(["Zoë Müller"]), "zoe\n" + " " * 200_000 + "#" + " " * 200_000 + "&" * 200_000
+    assert not list(deny.spans(text))
 
 
 @given(st.sampled_from(DENIED[:3]), st.lists(st.tuples(st.integers(0, 12), st.sampled_from(ZERO_WIDTH)), max_size=4))

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from tests.data.test_synthetic import MODULE
 
 from ibidem import artifacts
 from ibidem.cli import main
-from ibidem.conversation import check, from_rows
+from ibidem.conversation import Conversation, Turn, check, from_rows
 from ibidem.data import shards
+from ibidem.data.synthetic.self_instruct import ASK
 from ibidem.errors import ConfigError, DataError
+from ibidem.modeling.generate import Sampling
 from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.program import Program
 from ibidem.training.synthesize import SHARES, SynthesizeConfig, quotas_of, synthesize
@@ -266,6 +269,43 @@ def test_a_model_writes_instructions_and_what_is_unfit_is_counted(code: Path, ch
     written = synthetic["made"].get("instruct", 0) + sum(synthetic["rejected"].values())
     assert written >= 4
     assert dataset.digest_of("checkpoint") == artifacts.load(checkpoint).digest
+
+
+class Writer:
+    """A model that writes tasks of its own, one after the other, and answers them."""
+
+    def __init__(self) -> None:
+        self.tasks = iter(("Name the head of a linked list.", "Explain why recursion always needs some base case."))
+
+    def respond(self, conversations: Sequence[Conversation], _sampling: Sampling) -> list[Turn]:
+        return [
+            Turn.of("assistant", next(self.tasks, "No") if asked[-1].text == ASK else f"It is node {number}.\n")
+            for number, asked in enumerate(conversations)
+        ]
+
+
+@pytest.mark.parametrize("license_", [None, "CC-BY-4.0"])
+def test_what_a_model_writes_has_the_license_that_is_stated_and_names_the_model(
+    license_: str | None, code: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: Writer())
+    settings = {"model": checkpoint, "instructions": 2, "kinds": ("refuse",), "number": 5, "dedup": {"near": False}}
+    rows = made(code, tmp_path / "out", instructions_license=license_, **settings)
+    written = [row for row in rows if row["record"].startswith("instruct:")]
+    assert len(written) == 2
+    digest = artifacts.load(checkpoint).digest
+    for row in written:
+        assert row["license"] == license_
+        assert f"model={digest}" in row["record"].split()
+    assert {row["license"] for row in rows if row not in written} == {"Apache-2.0"}
+    dataset = artifacts.load(tmp_path / "out")
+    assert dataset.counts["license_unstated"] == (2 if license_ is None else 0)
+    assert dataset.config["synthesize"]["instructions_license"] == license_
+
+
+def test_a_license_that_is_none_is_one_line(code: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="instructions_license 'my own words': not a known license; give an SPDX"):
+        made(code, tmp_path / "out", model=checkpoint, instructions_license="my own words")
 
 
 @pytest.mark.parametrize(("number", "kinds"), [(1, ("explain",)), (7, UNJUDGED), (1000, tuple(SHARES))])

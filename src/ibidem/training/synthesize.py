@@ -7,7 +7,8 @@
 
 The traces are the source of a dataset like any other: `preprocess` resolves their licenses, filters, scrubs, looks for
 evaluation problems and duplicates, honors removals, and counts. A trace has the license, repository and path of its
-document, and its record names the document's hash, the wordings, the seed and the fault.
+document, and its record names the document's hash, the wordings, the seed and the fault. What a model writes follows
+seed tasks and what the model was trained on: it has no license unless one is stated, and its record names the model.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from pydantic import Field
 from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import configuration, settings
-from ibidem.conversation import Turn, to_rows
+from ibidem.conversation import to_rows
 from ibidem.data import shards
 from ibidem.data.dedup import DedupPolicy
 from ibidem.data.engine import EngineConfig
@@ -36,6 +37,7 @@ from ibidem.data.filters.contamination import ContaminationPolicy, Guard
 from ibidem.data.filters.quality import FilterPolicy
 from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.licenses.policy import LicensePolicy
+from ibidem.data.licenses.spdx import normalize
 from ibidem.data.preprocess import Opened, PreprocessConfig, make, summary
 from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.readers import Piece
@@ -92,6 +94,8 @@ class SynthesizeConfig(EngineConfig):
     """Instructions that the model shall write, besides the other traces."""
     seeds: Path | None = None
     """Seed tasks, JSON lines with instruction and answer; by default the 36 that ship with the program."""
+    instructions_license: str | None = None
+    """License of what the model writes, as SPDX expression; by default none is stated, whatever the seed tasks have."""
     max_tokens: Annotated[int, Field(ge=8)] = 160
     """Maximum length of what the model writes, in tokens."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
@@ -142,6 +146,10 @@ def _check(config: SynthesizeConfig) -> None:
         raise ConfigError("kinds: instruct needs a model; give --model CHECKPOINT")
     if not set(config.kinds) & SHARES.keys():
         raise ConfigError(f"kinds: give at least one of {', '.join(KINDS)}")
+    if config.instructions_license is not None and normalize(config.instructions_license) is None:
+        raise ConfigError(
+            f"instructions_license {config.instructions_license!r}: not a known license; give an SPDX expression"
+        )
     if config.output_dir.resolve() == config.from_.resolve():
         raise ConfigError(f"output_dir {config.output_dir} is also the dataset that is read")
 
@@ -174,8 +182,8 @@ def _pipeline(config: SynthesizeConfig) -> PreprocessConfig:
 
 def _more(config: SynthesizeConfig) -> dict[str, Any]:
     """Return the settings that decide which traces are made; what the model decides only where there is one."""
-    of_model = {"instructions", "max_tokens", "temperature"} if config.model is None else set()
-    ours = {"number", "seed", "kinds", "instructions", "max_tokens", "temperature", "sandbox"} - of_model
+    of_model = {"instructions", "instructions_license", "max_tokens", "temperature"}
+    ours = {"number", "seed", "kinds", "sandbox"} | (of_model if config.model is not None else set())
     return {"synthesize": {name: value for name, value in settings(config).items() if name in ours}}
 
 
@@ -184,7 +192,7 @@ def _more(config: SynthesizeConfig) -> dict[str, Any]:
 
 @dataclass
 class Traces:
-    """Traces in the work folder, as a source: those with a license, then those of documents that state none."""
+    """Traces in the work folder, as a source: those with a license, then those whose document or model states none."""
 
     folder: Path
     spec: Spec = field(default_factory=lambda: Spec(SOURCE, None, "train", "messages"))
@@ -214,7 +222,7 @@ def _open(config: SynthesizeConfig, dataset: artifacts.Artifact, folder: Path) -
     """Make the traces, unless an interrupted run has made them; the file of the counts comes last."""
     if not (folder / MADE).exists():
         traces, rejected = _traces(config, dataset)
-        rows = [_row(trace, config.seed) for trace in traces]
+        rows = [_row(trace, config) for trace in traces]
         for name in (STATED, UNSTATED):
             write_file(folder / name, jsonl.dumps(row for row in rows if ("license" in row) == (name == STATED)))
         kinds = Counter(trace.kind for trace in traces)
@@ -223,10 +231,10 @@ def _open(config: SynthesizeConfig, dataset: artifacts.Artifact, folder: Path) -
     return Opened([Traces(folder)], {"synthetic": json.loads((folder / MADE).read_text())}, must_keep=True)
 
 
-def _row(trace: Trace, seed: int) -> dict[str, Any]:
-    source = trace.source or Source("", "", OWN_LICENSE)
+def _row(trace: Trace, config: SynthesizeConfig) -> dict[str, Any]:
+    source = trace.source or Source("", "", config.instructions_license if trace.model else OWN_LICENSE)
     facts = {"license": source.license, "repo": source.repo, "path": source.path, "url": source.url}
-    facts |= {"revision": source.revision, "id": trace.record(seed)}
+    facts |= {"revision": source.revision, "id": trace.record(config.seed)}
     return {"messages": to_rows(trace.turns), **{name: value for name, value in facts.items() if value is not None}}
 
 
@@ -412,11 +420,13 @@ def _own(
 
 def _instructed(config: SynthesizeConfig, rejected: Counter[str]) -> list[Trace]:
     """Return tasks that the model writes and answers."""
+    from ibidem.inference.model_id import identify
     from ibidem.inference.models import open_model
     from ibidem.modeling.generate import Sampling
 
     assert config.model is not None
-    model, seeds = open_model(config.model), self_instruct.read_seeds(config.seeds)
+    model_id = identify(config.model)
+    model, seeds = open_model(model_id.path, model_id.digest), self_instruct.read_seeds(config.seeds)
     sieve = self_instruct.Sieve(seeds)
     made: list[self_instruct.Task] = []
     with log.progress("synthesize.instruct", config.instructions, "instructions") as bar:
@@ -429,22 +439,13 @@ def _instructed(config: SynthesizeConfig, rejected: Counter[str]) -> list[Trace]
             sampling = Sampling(config.max_tokens, config.temperature, seed=config.seed, first=first)
             written = [turn.text.strip() for turn in model.respond(asked, sampling)]
             passed = [instruction for instruction in written if sieve.passes(instruction)]
-            answers = _answers(
-                model.respond(list(map(self_instruct.ask_for_answer, passed)), sampling) if passed else []
-            )
-            tasks = [
-                self_instruct.Task(instruction, answer)
-                for instruction, answer in zip(passed, answers, strict=True)
-                if sieve.answers(instruction, answer)
-            ]
+            answers = model.respond(list(map(self_instruct.ask_for_answer, passed)), sampling) if passed else []
+            answered = zip(passed, (turn.text.strip() for turn in answers), strict=True)
+            tasks = [self_instruct.Task(*pair) for pair in answered if sieve.answers(*pair)]
             made += tasks
             bar.advance(len(tasks))
     rejected.update(sieve.rejected)
-    return [self_instruct.trace(task, number) for number, task in enumerate(made)]
-
-
-def _answers(turns: Sequence[Turn]) -> list[str]:
-    return [turn.text.strip() for turn in turns]
+    return [self_instruct.trace(task, number, model_id.digest) for number, task in enumerate(made)]
 
 
 def _unlike_evaluations(traces: Sequence[Trace], policy: ContaminationPolicy, rejected: Counter[str]) -> list[Trace]:

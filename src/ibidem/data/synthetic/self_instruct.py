@@ -145,10 +145,10 @@ def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
     return 2 * row[-1] / (len(one) + len(other))
 
 
-def trace(task: Task, number: int) -> Trace:
-    """Return a task as a trace."""
+def trace(task: Task, number: int, model: str) -> Trace:
+    """Return a task as a trace; `model` is the digest of the model that wrote it."""
     turns = (Turn.of("user", task.instruction), Turn.of("assistant", task.answer))
-    return Trace("instruct", turns, "0", draw=number)
+    return Trace("instruct", turns, "0", draw=number, model=model)
 
 
 def _words(text: str) -> list[str]:

@@ -13,7 +13,7 @@ Kind = Literal[
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN_LICENSE = "Apache-2.0"
-"""License of traces that no document went into: the words are this project's."""
+"""License of traces that neither a document nor a model went into: the words are this project's."""
 
 
 class Trace(NamedTuple):
@@ -29,9 +29,11 @@ class Trace(NamedTuple):
     """Operator of the fault, of a bug to fix."""
     draw: int | None = None
     """Number of the draw, of a trace that no document went into."""
+    model: str = ""
+    """Digest of the model that wrote it."""
 
     def record(self, seed: int) -> str:
-        """Return what the dataset keeps of its origin: kind, wordings, seed, fault, and the document.
+        """Return what the dataset keeps of its origin: kind, wordings, seed, fault, and the document or the model.
 
         >>> Trace("explain", (), "3.1").record(0)
         'explain:3.1 seed=0'
@@ -39,6 +41,7 @@ class Trace(NamedTuple):
         facts = [f"{self.kind}:{self.template}", f"seed={seed}"]
         facts += [f"draw={self.draw}"] if self.draw is not None else []
         facts += [f"mutant={self.mutant}"] if self.mutant else []
+        facts += [f"model={self.model}"] if self.model else []
         if self.source is not None:
             facts += [f"function={self.function}"] if self.function else []
             facts += [f"sha256={self.source.sha256}"]
