@@ -1,5 +1,6 @@
 """Conversations and instructions become documents of the category instruction, rendered plainly."""
 
+import datetime as dt
 import gzip
 import json
 import math
@@ -374,6 +375,22 @@ def test_what_would_be_lost_of_a_conversation_is_quarantined(
 ) -> None:
     item = read_row(tmp_path / "a.jsonl", column, row)
     assert item == Unreadable("a.jsonl", 1, reason)
+
+
+def test_a_date_in_tools_or_arguments_is_quarantined(tmp_path: Path) -> None:
+    day = dt.date(2020, 1, 1)
+    reason = "a tool cannot be written as JSON: Object of type date is not JSON serializable"
+    called = {"role": "assistant", "function_call": {"name": "f", "arguments": {"day": day}}}
+    for row in ({"messages": HEAD, "tools": [{"name": "f", "day": day}]}, {"messages": [*HEAD, called]}):
+        assert read_row(tmp_path / "a.parquet", "messages", row) == Unreadable("a.parquet", 1, reason)
+
+
+def test_an_answer_beside_ranked_replies_is_quarantined(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE, "answer": "So."}, {"prompt": TREE, "answer": None}])
+    (piece,) = LocalFiles(Spec(str(path), None, "train", "prompt"), "ranked_pairs").pieces()
+    items = [item for _, item in read(piece)]
+    assert items[:4] == [Unreadable("a.jsonl", 1, "ranked replies have an answer in another column")] * 4
+    assert [type(item) for item in items[4:]] == [Document] * 4
 
 
 def test_what_appears_twice_is_named(tmp_path: Path) -> None:
