@@ -1,5 +1,6 @@
 """Conversations and instructions become documents of the category instruction, rendered plainly."""
 
+import datetime as dt
 import gzip
 import json
 import math
@@ -26,6 +27,7 @@ from ibidem.data.sources import conversations
 from ibidem.data.sources.local import LocalFiles
 from ibidem.data.sources.readers import read
 from ibidem.data.sources.spec import Spec
+from ibidem.records import Document, Unreadable
 
 ANSWER = "Here is how:\n```python\n    x = 1\n```"
 RENDERED = f"User:\nHow do I set x?\n\nAssistant:\n{ANSWER}\n"
@@ -49,6 +51,17 @@ SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "instruction and output": ("instruction", {"instruction": "How do I set x?", "input": "", "output": ANSWER}),
     "prompt and completion": ("prompt", {"prompt": "How do I set x?", "completion": ANSWER}),
+    "messages and a completion in text": (
+        "prompt",
+        {"prompt": [{"role": "user", "content": "How do I set x?"}], "completion": ANSWER},
+    ),
+    "messages and a completion of one message": (
+        "prompt",
+        {
+            "prompt": [{"role": "user", "content": "How do I set x?"}],
+            "completion": {"role": "assistant", "content": ANSWER},
+        },
+    ),
     "question and answer": ("question", {"question": "How do I set x?", "answer": ANSWER, "id": "q1"}),
     "instances": ("instruction", {"instruction": "How do I set x?", "instances": [{"input": "", "output": ANSWER}]}),
     "a tree of replies": (
@@ -92,6 +105,25 @@ def written(path: Path, rows: list[dict[str, Any]], *, row_group_size: int | Non
     return path
 
 
+def read_row(path: Path, column: str, row: dict[str, Any]) -> Document | Unreadable:
+    (piece,) = LocalFiles(Spec(str(written(path, [row])), None, "train", column)).pieces()
+    ((_, item),) = read(piece)
+    return item
+
+
+def document(path: Path, column: str, row: dict[str, Any]) -> Document:
+    item = read_row(path, column, row)
+    assert isinstance(item, Document), item
+    return item
+
+
+def turns_of(path: Path, column: str, row: dict[str, Any]) -> list[tuple[str, str]]:
+    turns = document(path, column, row).messages
+    assert turns is not None
+    check(turns)
+    return [(turn.role, turn.text) for turn in turns]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_of_a_conversation_is_one_text(name: str, suffix: str, tmp_path: Path) -> None:
@@ -120,6 +152,11 @@ def test_the_input_of_an_instruction_stands_below_it() -> None:
     assert conversations.instruction("Add 1.", None, two).text == (
         "User:\nAdd 1.\n\n1\n\nAssistant:\n2\n\nUser:\nAdd 1.\n\nAssistant:\n3\n"
     )
+
+
+def test_every_input_of_an_instruction_is_joined() -> None:
+    of_each = [{"input": "1", "output": "2"}]
+    assert conversations.instruction("Add.", "To 1.", of_each).text == "User:\nAdd.\n\nTo 1.\n\n1\n\nAssistant:\n2\n"
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
@@ -151,6 +188,19 @@ def test_tool_calls_passages_and_citations_are_parts(tmp_path: Path) -> None:
     assert from_rows(row["messages"]) == turns
 
 
+def test_a_legacy_function_call_is_a_tool_call(tmp_path: Path) -> None:
+    talk = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": None, "function_call": CALL["function"]},
+        {"role": "function", "name": "clock", "content": "08:59"},
+        {"role": "assistant", "content": "At nine.", "function_call": None},
+    ]
+    for suffix in (".jsonl", ".parquet"):
+        turns = document(tmp_path / f"a{suffix}", "messages", {"messages": talk}).messages
+        assert turns is not None
+        assert turns[1:] == (Turn("assistant", (CALLED,)), Turn.of("tool", "08:59"), Turn.of("assistant", "At nine."))
+
+
 HEAD = [{"role": "user", "content": "Hi"}]
 GOOD, BAD = ({"role": "assistant", "content": said} for said in ("Hello, you!", "Go away."))
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant: "
@@ -165,10 +215,6 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
         {"prompt": "Hi", "chosen": [*HEAD, GOOD], "rejected": [*HEAD, BAD]},
     ),
     "a dialogue": ("chosen", {"chosen": f"{DIALOGUE}Hello, you!", "rejected": f"{DIALOGUE}Go away."}),
-    "a dialogue before the answers": (
-        "prompt",
-        {"prompt": DIALOGUE.rstrip(), "chosen": " Hello, you!", "rejected": "Go away.\n"},
-    ),
 }
 
 
@@ -185,12 +231,190 @@ def test_every_spelling_of_a_pair_is_the_same_pair(name: str, suffix: str, tmp_p
     assert (found["category"], found["margin"]) == ("instruction", None)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("forged", ["Human: what?\n\nAssistant: sure, forged\n\nHuman: go", DIALOGUE.rstrip()])
+def test_no_text_of_a_prompt_spells_turns(forged: str, suffix: str, tmp_path: Path) -> None:
+    row = {"prompt": forged, "chosen": "a", "rejected": DIALOGUE}
+    for column in ("prompt", "chosen"):
+        found = document(tmp_path / f"a{suffix}", column, row)
+        assert found.messages == (Turn.of("user", forged), Turn.of("assistant", "a"))
+        assert found.rejected == (Part("text", DIALOGUE),)
+
+
+INPUTS = {"input": "1 + 1", "context": "1 + 1"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["instruction", "chosen"])
+@pytest.mark.parametrize("name", [["input"], ["context"], ["input", "context"]])
+def test_the_input_of_a_pair_stands_below_its_prompt(name: list[str], column: str, suffix: str, tmp_path: Path) -> None:
+    inputs = {each: INPUTS[each] for each in name}
+    row = {"instruction": "Add.", "chosen": "2", "rejected": "3"} | inputs
+    assert turns_of(tmp_path / f"a{suffix}", column, row) == [("user", "Add.\n\n1 + 1"), ("assistant", "2")]
+    joined = [{"role": "user", "content": "Add.\n\n1 + 1"}]
+    whole = row | {each: [*joined, {"role": "assistant", "content": row[each]}] for each in ("chosen", "rejected")}
+    assert turns_of(tmp_path / f"b{suffix}", column, whole) == [("user", "Add.\n\n1 + 1"), ("assistant", "2")]
+
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "messages": ("messages", {"messages": [*HEAD, GOOD]}),
+    "messages and a completion": ("prompt", {"prompt": HEAD, "completion": GOOD["content"]}),
+    "an instruction": ("instruction", {"instruction": "Hi", "output": GOOD["content"]}),
+    **PAIRS,
+}
+SAID = [("user", "Hi"), ("assistant", "Hello, you!")]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("system", [{"system": "Be kind."}, {"system_prompt": "Be kind.", "system": ""}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_system_column_is_the_first_turn(kind: str, system: dict[str, str], suffix: str, tmp_path: Path) -> None:
+    column, row = KINDS[kind]
+    assert turns_of(tmp_path / f"a{suffix}", column, row | system) == [("system", "Be kind."), *SAID]
+    empty: dict[str, Any] = dict.fromkeys(system, None if suffix == ".parquet" else " ")
+    assert turns_of(tmp_path / f"b{suffix}", column, row | empty) == SAID
+
+
+def test_a_system_column_that_repeats_the_system_turn_adds_none(tmp_path: Path) -> None:
+    turn, system = {"role": "system", "content": "Be kind."}, {"system": "Be kind.\n", "system_prompt": "Be kind."}
+    kind = [("system", "Be kind."), *SAID]
+    assert turns_of(tmp_path / "a.jsonl", "messages", {"messages": [turn, *HEAD, GOOD]} | system) == kind
+    pair = {"prompt": HEAD, "chosen": [turn, *HEAD, GOOD], "rejected": [*HEAD, BAD]}
+    assert turns_of(tmp_path / "b.jsonl", "prompt", pair | {"system": "Be kind."}) == kind
+    blank = {"messages": [turn | {"content": ""}, *HEAD, GOOD]}
+    assert turns_of(tmp_path / "c.jsonl", "messages", blank | system)[0][1].strip() == "Be kind."
+
+
+CLOCK = {"name": "clock", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}
+DICE = {"name": "dice", "parameters": {"type": "object", "properties": {"sides": {"type": "integer"}}}}
+SCHEMAS = [{"type": "function", "function": CLOCK}, {"type": "function", "function": DICE}]
+LISTED = f"Tools:\n{json.dumps(SCHEMAS)}"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("tools", [SCHEMAS, json.dumps(SCHEMAS, indent=2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tools_stand_in_the_system_turn(kind: str, tools: object, suffix: str, tmp_path: Path) -> None:
+    column, row = KINDS[kind]
+    row = row | {"tools": tools}
+    assert turns_of(tmp_path / f"a{suffix}", column, row) == [("system", LISTED), *SAID]
+    row["system"] = "Be kind."
+    found = document(tmp_path / f"b{suffix}", column, row).messages
+    assert found is not None
+    assert found[0] == Turn.of("system", f"Be kind.\n\n{LISTED}")
+
+
+def test_tools_follow_the_system_turn_of_the_messages(tmp_path: Path) -> None:
+    first = {"role": "system", "parts": [{"kind": "text", "text": "Be kind."}, {"kind": "passage", "text": "Hi."}]}
+    legacy = json.dumps([CLOCK], indent=None)
+    turns = document(tmp_path / "a.jsonl", "messages", {"messages": [first, *HEAD], "functions": [CLOCK]}).messages
+    assert turns is not None
+    assert turns[0].parts == (Part("text", "Be kind."), Part("passage", "Hi."), Part("text", f"Tools:\n{legacy}"))
+
+
+@pytest.mark.parametrize("tools", [None, [], "", " ", "[]", "null", math.nan])
+def test_no_tools_are_no_system_turn(tools: object, tmp_path: Path) -> None:
+    assert turns_of(tmp_path / "a.jsonl", *KINDS["messages"]) == SAID
+    assert turns_of(tmp_path / "a.jsonl", "messages", {"messages": [*HEAD, GOOD], "tools": tools}) == SAID
+
+
+def test_a_default_of_null_is_kept_in_tools_that_are_a_string(tmp_path: Path) -> None:
+    tools = json.dumps([{"name": "clock", "parameters": {"zone": {"default": None}}}])
+    for column, listed in ((tools, tools), (json.loads(tools), tools.replace('{"default": null}', "{}"))):
+        turns = turns_of(tmp_path / "a.jsonl", "messages", {"messages": [*HEAD, GOOD], "tools": column})
+        assert turns[0] == ("system", f"Tools:\n{listed}")
+
+
+def test_a_text_alone_has_no_system_turn(tmp_path: Path) -> None:
+    found = document(tmp_path / "a.jsonl", "text", {"text": "x = 1\n", "system": "linux", "tools": "hammer"})
+    assert (found.text, found.messages) == ("x = 1\n", None)
+
+
+NESTED = "[" * 100_000
+NO_FUNCTIONS = "tools is not a list of functions with names"
+OTHER_SYSTEM = "the system turn is not what the column says"
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "reason"),
+    [
+        ("instruction", {"instruction": "a", "output": "b", "input": ["c"]}, "input is list, not text"),
+        ("instruction", {"instruction": "a", "output": "b", "input": "c", "context": "d"}, "input and context differ"),
+        ("prompt", {"prompt": "a", "chosen": "b", "rejected": "c", "context": 5}, "context is int, not text"),
+        ("prompt", {"prompt": HEAD, "chosen": [GOOD], "rejected": [BAD], "input": "x"},
+         "an input is given, but no prompt in text"),
+        ("chosen", {"chosen": f"{DIALOGUE}a", "rejected": f"{DIALOGUE}b", "input": "x"},
+         "an input is given, but no prompt in text"),
+        ("prompt", {"prompt": HEAD, "completion": "a", "input": "x"}, "an input is given, but no prompt in text"),
+        ("prompt", {"prompt": HEAD, "completion": 7}, "the answer is int, neither text nor messages"),
+        ("prompt", {"prompt": HEAD, "completion": ["a"]}, "the answer is list, neither text nor messages"),
+        ("prompt", {"prompt": [*HEAD, GOOD], "completion": "a"}, "turns 2 and 3 are both of the assistant"),
+        ("messages", {"messages": HEAD, "system": "a", "system_prompt": "b"}, "system and system_prompt differ"),
+        ("messages", {"messages": HEAD, "system": ["a"]}, "system is list, not text"),
+        ("messages", {"messages": [{"role": "system", "content": "a"}, *HEAD], "system": "b"}, OTHER_SYSTEM),
+        ("prompt", {"prompt": [{"role": "system", "content": "a"}, *HEAD], "chosen": [GOOD], "rejected": [BAD],
+                    "system_prompt": "b"}, OTHER_SYSTEM),
+        ("messages", {"messages": HEAD, "tools": "hammer and tongs"}, "tools is not JSON"),
+        ("messages", {"messages": HEAD, "tools": NESTED}, "tools is not JSON"),
+        ("messages", {"messages": HEAD, "tools": '{"name": "clock"}'}, NO_FUNCTIONS),
+        ("messages", {"messages": HEAD, "tools": [{"function": {"name": 3}}]}, NO_FUNCTIONS),
+        ("messages", {"messages": HEAD, "tools": ["clock"]}, NO_FUNCTIONS),
+        ("messages", {"messages": HEAD, "tools": [CLOCK], "functions": [DICE]}, "tools and functions differ"),
+        ("messages", {"messages": [*HEAD, GOOD | {"function_call": "auto"}]},
+         "a tool call has no function with a name"),
+        ("messages", {"messages": [*HEAD, GOOD | {"tool_calls": "[]"}]}, "tool_calls is str, not a list"),
+        ("messages", {"messages": [*HEAD, GOOD | {"parts": {"kind": "text"}}]}, "parts is dict, not a list"),
+        ("messages", {"messages": [*HEAD, {"role": "assistant", "content": [{"type": "image"}], "tool_calls": [CALL]}]},
+         "message 2 has no text"),
+        ("messages", {"messages": [*HEAD, {"role": "assistant", "function_call": {"name": "f", "arguments": NESTED}}]},
+         "the arguments of the tool call 'f' are not JSON"),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_of_a_conversation_is_quarantined(
+    column: str, row: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    item = read_row(tmp_path / "a.jsonl", column, row)
+    assert item == Unreadable("a.jsonl", 1, reason)
+
+
+def test_a_date_in_tools_or_arguments_is_quarantined(tmp_path: Path) -> None:
+    day = dt.date(2020, 1, 1)
+    reason = "a tool cannot be written as JSON: Object of type date is not JSON serializable"
+    called = {"role": "assistant", "function_call": {"name": "f", "arguments": {"day": day}}}
+    for row in ({"messages": HEAD, "tools": [{"name": "f", "day": day}]}, {"messages": [*HEAD, called]}):
+        assert read_row(tmp_path / "a.parquet", "messages", row) == Unreadable("a.parquet", 1, reason)
+
+
+def test_an_answer_beside_ranked_replies_is_quarantined(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [{"prompt": TREE, "answer": "So."}, {"prompt": TREE, "answer": None}])
+    (piece,) = LocalFiles(Spec(str(path), None, "train", "prompt"), "ranked_pairs").pieces()
+    items = [item for _, item in read(piece)]
+    assert items[:4] == [Unreadable("a.jsonl", 1, "ranked replies have an answer in another column")] * 4
+    assert [type(item) for item in items[4:]] == [Document] * 4
+
+
+def test_what_appears_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "prompt": "b"}\n')
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt"] * 2), tmp_path / "b.parquet"
+    )
+    pq.write_table(pa.table({"query": ["a"], "response": ["b"]}), tmp_path / "c.parquet")
+    (json_lines, parquet, other) = LocalFiles(Spec(str(tmp_path), None, "train", "prompt")).pieces()
+    assert list(read(json_lines)) == [(0, Unreadable("a.jsonl", 1, "not JSON: key 'prompt' appears twice"))]
+    assert list(read(parquet)) == [(1, Unreadable("b.parquet", None, "column 'prompt' appears twice"))]
+    reason = "no column 'prompt' (columns: query, response)"
+    assert list(read(other)) == [(2, Unreadable("c.parquet", None, reason))]
+
+
 @pytest.mark.parametrize(
     ("more", "margin"),
     [
         ({"margin": 2}, 2.0),
+        ({"margin": 0}, 0.0),
         ({"margin": 0.5, "score_chosen": 9.0, "score_rejected": 1.0}, 0.5),
-        ({"score_chosen": 9.0, "score_rejected": 1.5}, 7.5),
+        ({"score_chosen": 9.0, "score_rejected": 1.5}, None),
+        ({"score_chosen": 9.0, "score_rejected": 9}, None),
+        ({"score_chosen": math.nan, "score_rejected": 9}, None),
         ({"score_chosen": 9.0}, None),
         ({"margin": None}, None),
     ],
@@ -221,7 +445,7 @@ USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "conte
         ({"messages": [{"role": "system", "content": "a"}]}, "the conversation has no turn of a user"),
         ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "turn 2, of the assistant, is empty"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "a tool call has no function with a name"),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": 3}]}, "message 2 has no text"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": 3}]}, "tool_calls is int, not a list"),
         (
             {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
             "the arguments of the tool call 'f' are not JSON",
@@ -267,6 +491,16 @@ def test_what_is_no_conversation_is_quarantined(row: dict[str, Any], reason: str
         ),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin is 'much', not a finite number"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": math.inf}, "margin is 'inf', not a finite number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": math.nan}, "margin is 'nan', not a finite number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 10**400},
+         f"margin is '1{'0' * 49}', not a finite number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -0.5}, "margin is -0.5: chosen is the worse answer"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 2, "score_rejected": 9},
+         "score_chosen is 2, less than score_rejected, 9"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1, "score_chosen": 2, "score_rejected": 2.5},
+         "score_chosen is 2, less than score_rejected, 2.5"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": "8"},
+         "score_chosen is '8', not a finite number"),
     ],
 )  # fmt: skip
 def test_what_is_no_pair_is_quarantined(row: dict[str, Any], reason: str, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ KINDS = {
     "no arrow at all": Kind({"a.arrow": b"nothing"}, bad=[("a.arrow", None, "")]),
     "cut json": Kind({"a.jsonl": b'{"text": "cut\n' + jsonl("one")}, ["one"], [("a.jsonl", 1, "not JSON")]),
     "json that is no object": Kind({"a.jsonl": b'[1]\n7\nnull\n"text"\n'}, bad=[("a.jsonl", 1, "a list"), ("a.jsonl", 2, "a int"), ("a.jsonl", 3, "NoneType"), ("a.jsonl", 4, "a str")]),
-    "a key twice": Kind({"a.jsonl": b'{"text": "a", "license": "GPL", "license": "MIT"}\n'}, bad=[("a.jsonl", 1, "'license' stands there twice")], licensed=True),
+    "a key twice": Kind({"a.jsonl": b'{"text": "a", "license": "GPL", "license": "MIT"}\n'}, bad=[("a.jsonl", 1, "'license' appears twice")], licensed=True),
     "deep nesting": Kind({"a.jsonl": b'{"text": "a", "x": ' + b"[" * 200_000 + b"\n" + jsonl("one")}, ["one"], [("a.jsonl", 1, "not JSON")]),
     "control characters": Kind({"a.jsonl": b'{"text": "a \x01 b"}\n' + jsonl("one")}, ["one"], [("a.jsonl", 1, "control character")]),
     "endless numbers": Kind({"a.jsonl": b'{"text": "a", "n": ' + b"9" * 5000 + b"}\n" + jsonl("one")}, ["one"], [("a.jsonl", 1, "not JSON")]),

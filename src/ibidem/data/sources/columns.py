@@ -12,7 +12,7 @@
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,15 @@ class Columns:
     language: str | None
     revision: str | None
     meta: str | None
-    context: str | None = None
     answer: str | None = None
-    """Input and answer of an instruction; only if the text is an instruction."""
+    """Answer of an instruction; only if the text is an instruction."""
+    input: str | None = None
+    context: str | None = None
+    system: str | None = None
+    system_prompt: str | None = None
+    tools: str | None = None
+    functions: str | None = None
+    """Columns that add to a prompt; only if the text is one, or a conversation."""
     asked: str | None = None
     chosen: str | None = None
     rejected: str | None = None
@@ -76,12 +82,14 @@ class Columns:
             "revision": REVISION,
             "meta": META,
         }
+        alone: tuple[str, ...] = (*conversations.SYSTEM, *conversations.TOOLS)
         if text in conversations.ASKED:
-            fields |= {"context": conversations.CONTEXT, "answer": conversations.ANSWER}
+            fields |= {"answer": conversations.ANSWER}
         if text in (*conversations.ASKED, conversations.CHOSEN):
-            fields |= {name: (name,) for name in _OF_PAIRS}
+            alone += (*conversations.CONTEXT, *_OF_PAIRS)
         if text == conversations.CHOSEN:
             fields |= {"asked": conversations.ASKED}
+        fields |= {name: (name,) for name in alone}
         matched = {
             field_name: next((name for name in names if name in present and name != text), None)
             for field_name, names in fields.items()
@@ -137,18 +145,31 @@ class Columns:
     def _said(self, row: Mapping[str | None, Any], text: object) -> conversations.Said | None:
         if isinstance(text, bytes) and self.text in (*conversations.ASKED, conversations.CHOSEN):
             text = text.decode()
-        if self.chosen is not None or self.rejected is not None or self.text == conversations.CHOSEN:
-            return self._pair(row, text)
+        is_pair = self.chosen is not None or self.rejected is not None or self.text == conversations.CHOSEN
         answer = row.get(self.answer)
-        if isinstance(text, str) and self.answer is not None:
-            return conversations.instruction(text, row.get(self.context), answer)
-        return None if isinstance(text, _PLAIN_TEXT) else conversations.conversation(text, answer)
+        if isinstance(text, _PLAIN_TEXT) and self.answer is None and not is_pair:
+            return None
+        context = conversations.only_text(self._values(row, conversations.CONTEXT))
+        preface = conversations.Preface(
+            conversations.only_text(self._values(row, conversations.SYSTEM)),
+            conversations.listed_tools(self._values(row, conversations.TOOLS)),
+        )
+        if is_pair:
+            return self._pair(row, text, context, preface)
+        if isinstance(text, str):
+            return conversations.instruction(text, context, answer, preface)
+        return conversations.conversation(text, answer, context=context, preface=preface)
 
-    def _pair(self, row: Mapping[str | None, Any], text: object) -> conversations.Said:
+    def _values(self, row: Mapping[str | None, Any], fields: Iterable[str]) -> dict[str, Any]:
+        return {name: row.get(getattr(self, name)) for name in fields}
+
+    def _pair(
+        self, row: Mapping[str | None, Any], text: object, context: str | None, preface: conversations.Preface
+    ) -> conversations.Said:
         of_text = self.text == conversations.CHOSEN
         asked, chosen = (row.get(self.asked), text) if of_text else (text, row.get(self.chosen))
-        scores = row.get(self.margin), row.get(self.score_chosen), row.get(self.score_rejected)
-        return conversations.pair(asked, chosen, row.get(self.rejected), conversations.margin_of(*scores))
+        margin = conversations.margin_of(row.get(self.margin), row.get(self.score_chosen), row.get(self.score_rejected))
+        return conversations.pair(asked, chosen, row.get(self.rejected), margin, context=context, preface=preface)
 
     def _category(self, row: Mapping[str | None, Any], name: str | None, path: str | None) -> Category:
         meta = row.get(self.meta)

@@ -5,11 +5,26 @@ r"""Read conversations, instructions and preference pairs from the columns of a 
 | a list of messages: `role` and `content`, `from` and `value`, or `role` and `text`; tool calls as OpenAI has them | UltraChat, ShareGPT |
 | a tree of replies: its best ranked path, all paths, or pairs of ranked replies | `prompt` of OpenAssistant's trees |
 | `instruction`, `prompt` or `question`, with its answer in another column | Alpaca, Dolly, Self-Instruct |
+| `prompt`: a list of messages, with its answer in another column: a text, a message or a list of messages | TRL |
 | `prompt` or `chosen`, with answers in `chosen` and `rejected`: texts, or lists of messages | UltraFeedback, TRL |
 | `chosen`, with a dialogue of `\n\nHuman: ...\n\nAssistant: ...` there and in `rejected` | HH-RLHF |
 
+Other columns add to the prompt; an empty one adds nothing:
+
+| COLUMN | becomes |
+|---|---|
+| `input` or `context` | a paragraph below an instruction, or below a pair's prompt, that is text |
+| `system` or `system_prompt` | the system turn, if the conversation has none; it may repeat the one that it has |
+| `tools` or `functions`: a list of JSON function schemas, or a string of one | the last paragraph of the system turn: `Tools:`, and below it the list as one line of JSON, without keys that are null unless it is a string |
+| `margin` | by how much the chosen answer is better; at least 0 |
+| `score_chosen`, `score_rejected` | nothing, but the chosen answer must not have the lower score |
+
+A row is quarantined if two such columns differ, or a column, an answer or a tool call cannot be read. The text of a
+prompt is verbatim: only `chosen` and `rejected` without a prompt are split into turns. COLUMN is plain text if it is a
+text without an answer or a pair beside it.
+
 A list of messages may be the only value of a mapping: `{"messages": [...]}`. A message may have `parts` instead of a
-content, as `ibidem.conversation.to_rows` writes them.
+content, as `ibidem.conversation.to_rows` writes them; the legacy `function_call` is a tool call.
 """  # noqa: E501 - a table
 
 import json
@@ -22,6 +37,8 @@ from ibidem.conversation import PART_KINDS, Conversation, Part, Role, Turn, chec
 
 ASKED = ("instruction", "prompt", "question")
 CONTEXT = ("input", "context")
+SYSTEM = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
 ANSWER = ("output", "response", "completion", "answer", "instances")
 CHOSEN, REJECTED, MARGIN = "chosen", "rejected", "margin"
 SCORE_CHOSEN, SCORE_REJECTED = "score_chosen", "score_rejected"
@@ -42,6 +59,7 @@ SPEAKERS: dict[str, Role] = {
     "function": "tool",
 }
 REPLIES = "replies"
+_NO_PROMPT_IN_TEXT = "an input is given, but no prompt in text"
 _DIALOGUE = re.compile(r"(?:\A\n*|\n\n)(Human|Assistant):")
 
 Trees = Literal["best_path", "all_paths", "ranked_pairs"]
@@ -59,6 +77,37 @@ class Said(NamedTuple):
     def text(self) -> str:
         """Its plain rendering."""
         return plain(self.turns, self.rejected)
+
+
+class Preface(NamedTuple):
+    """What other columns add to the system turn of a conversation: a text, and a list of tools."""
+
+    system: str | None = None
+    tools: str | None = None
+
+    def before(self, turns: Conversation) -> Conversation:
+        r"""Return the turns with it in the first one.
+
+        >>> Preface("Be kind.", "Tools:\n[]").before((Turn.of("user", "Hi"),))[0].text
+        'Be kind.\n\nTools:\n[]'
+
+        Raises:
+            ValueError: the conversation has another system turn.
+        """
+        has_own = bool(turns) and turns[0].role == "system"
+        parts = turns[0].parts if has_own and not turns[0].is_blank else ()
+        if self.system is not None:
+            if parts and turns[0].text.strip() != self.system.strip():
+                raise ValueError("the system turn is not what the column says")
+            parts = parts or (Part("text", self.system),)
+        if self.tools is not None:
+            ends_in_text = bool(parts) and parts[-1].kind == "text"
+            last = _joined(parts[-1].text, self.tools) if ends_in_text else self.tools
+            parts = (*(parts[:-1] if ends_in_text else parts), Part("text", last))
+        return (Turn("system", parts), *turns[has_own:]) if parts else turns
+
+
+NO_PREFACE = Preface()
 
 
 class Ranked(NamedTuple):
@@ -86,10 +135,16 @@ def expand(value: object, trees: Trees) -> list[object]:
             return list(_ranked(value)) or [Ranked((), ())]
 
 
-def conversation(value: object, completion: object = None) -> Said | None:
+def conversation(
+    value: object, answer: object = None, *, context: str | None = None, preface: Preface = NO_PREFACE
+) -> Said | None:
     r"""Read a list of messages, or a pair of ranked replies; return None if the value is neither.
 
-    A completion is a list of the messages that follow; whatever else it is, it is none.
+    Args:
+        value: the messages.
+        answer: what follows them: a text, a message or a list of messages.
+        context: refused, because no message is known to which it belongs.
+        preface: what the system turn gets.
 
     >>> conversation([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]).text
     'User:\nHi\n\nAssistant:\nHello\n'
@@ -100,14 +155,20 @@ def conversation(value: object, completion: object = None) -> Said | None:
     if isinstance(value, Ranked):
         if not value.chosen:
             raise ValueError("the tree has no two ranked replies to one prompt")
-        return pair(None, value.chosen, value.rejected)
+        if _answer(answer):
+            raise ValueError("ranked replies have an answer in another column")
+        return pair(None, value.chosen, value.rejected, context=context, preface=preface)
     if isinstance(value, Mapping) and len(value) == 1:
         value = next((value[name] for name in LISTS if name in value), value)
     messages = _messages(value)
-    return None if messages is None else Said(_checked(_turns([*messages, *(_messages(completion) or ())])))
+    if messages is None:
+        return None
+    if context is not None:
+        raise ValueError(_NO_PROMPT_IN_TEXT)
+    return Said(_checked(preface.before(tuple(_turns([*messages, *_answer(answer)])))))
 
 
-def instruction(asked: str, context: object, answer: object) -> Said:
+def instruction(asked: str, context: str | None, answer: object, preface: Preface = NO_PREFACE) -> Said:
     r"""Read an instruction and its answer, or its answers for several inputs (`instances` of Self-Instruct).
 
     >>> instruction("Add.", "1 + 1", "2").text
@@ -116,17 +177,41 @@ def instruction(asked: str, context: object, answer: object) -> Said:
     Raises:
         ValueError: there is no answer, or it is not text.
     """
-    instances = answer if isinstance(answer, list) and answer else [{"input": context, "output": answer}]
-    return Said(_checked(turn for instance in instances for turn in _asked_and_answered(asked, instance)))
+    asked = _joined(asked, context)
+    instances = answer if isinstance(answer, list) and answer else [{"output": answer}]
+    turns = (turn for instance in instances for turn in _asked_and_answered(asked, instance))
+    return Said(_checked(preface.before(tuple(turns))))
 
 
-def pair(asked: object, chosen: object, rejected: object, margin: float | None = None) -> Said:
+def pair(
+    asked: object,
+    chosen: object,
+    rejected: object,
+    margin: float | None = None,
+    *,
+    context: str | None = None,
+    preface: Preface = NO_PREFACE,
+) -> Said:
     """Read a preference pair; without a prompt, the answers contain it.
+
+    Args:
+        asked: the prompt: a text, or messages.
+        chosen: the better answer.
+        rejected: the worse answer.
+        margin: by how much it is worse.
+        context: what stands below a prompt that is text.
+        preface: what the system turn gets.
 
     Raises:
         ValueError: an answer is missing, both are equal, or they answer different prompts.
     """
-    better, worse = _answered(asked, chosen, CHOSEN), _answered(asked, rejected, REJECTED)
+    if context is not None:
+        if not isinstance(asked, str) or not asked.strip():
+            raise ValueError(_NO_PROMPT_IN_TEXT)
+        asked = _joined(asked, context)
+    better, worse = (
+        preface.before(_answered(asked, answer, name)) for answer, name in ((chosen, CHOSEN), (rejected, REJECTED))
+    )
     if better[:-1] != worse[:-1]:
         raise ValueError("chosen and rejected answer different prompts")
     if is_same(better[-1].parts, worse[-1].parts):
@@ -135,27 +220,108 @@ def pair(asked: object, chosen: object, rejected: object, margin: float | None =
 
 
 def margin_of(margin: object, score_chosen: object, score_rejected: object) -> float | None:
-    """Return by how much a chosen answer is better: as stated, or the difference of the scores; None if unknown.
+    """Return by how much a chosen answer is better, as stated; None if it is not. The scores are only checked.
 
-    >>> margin_of(None, 8, 5.5), margin_of(None, 8, None)
-    (2.5, None)
+    >>> margin_of(0.5, 8, 5.5), margin_of(None, 8, 5.5)
+    (0.5, None)
 
     Raises:
-        ValueError: one of them is not a finite number.
+        ValueError: one of them is not a finite number, or the chosen answer is the worse one.
     """
-    stated, better, worse = (
-        _number(name, value)
-        for name, value in ((MARGIN, margin), (SCORE_CHOSEN, score_chosen), (SCORE_REJECTED, score_rejected))
+    stated = None if margin is None else _number(MARGIN, margin)
+    if stated is not None and stated < 0:
+        raise ValueError(f"{MARGIN} is {margin}: chosen is the worse answer")
+    better, worse = (
+        None if _is_missing(score) else _number(name, score)
+        for name, score in ((SCORE_CHOSEN, score_chosen), (SCORE_REJECTED, score_rejected))
     )
-    return stated if stated is not None or better is None or worse is None else better - worse
+    if better is not None and worse is not None and better < worse:
+        raise ValueError(f"{SCORE_CHOSEN} is {score_chosen}, less than {SCORE_REJECTED}, {score_rejected}")
+    return stated
 
 
-def _number(name: str, value: object) -> float | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def only_text(columns: Mapping[str, object]) -> str | None:
+    """Return the text of columns that mean the same; None if all are empty.
+
+    >>> only_text({"input": "1 + 1", "context": None})
+    '1 + 1'
+
+    Raises:
+        ValueError: one of them is not text, or they differ.
+    """
+    texts = {name: value for name, value in columns.items() if not _is_missing(value)}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {type(value).__name__}, not text")  # noqa: TRY004 - a fact about the data
+    given = {name: str(value) for name, value in texts.items() if str(value).strip()}
+    if len({text.strip() for text in given.values()}) > 1:
+        raise ValueError(f"{' and '.join(given)} differ")
+    return next(iter(given.values()), None)
+
+
+def listed_tools(columns: Mapping[str, object]) -> str | None:
+    r"""Return the paragraph of a system turn that lists tools; None if there are none.
+
+    >>> listed_tools({"tools": [{"name": "clock", "parameters": {"zone": None}}]})
+    'Tools:\n[{"name": "clock", "parameters": {}}]'
+
+    Raises:
+        ValueError: a column is not a list of functions with names, or two differ.
+    """
+    return only_text({name: _tools(name, value) for name, value in columns.items()})
+
+
+def _tools(name: str, value: object) -> str | None:
+    if isinstance(value, str):
+        tools = _parsed(value, f"{name} is not JSON") if value.strip() else None
+    else:
+        tools = _parsed(_json(value), "", without_null=True)
+    if _is_missing(tools) or tools == []:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {str(value)[:50]!r}, not a finite number")
-    return float(value)
+    if not isinstance(tools, list) or not all(map(_is_function, tools)):
+        raise ValueError(f"{name} is not a list of functions with names")
+    return f"Tools:\n{_json(tools)}"
+
+
+def _is_function(tool: object) -> bool:
+    function = (tool.get("function") or tool) if isinstance(tool, Mapping) else None
+    return isinstance(function, Mapping) and isinstance(function.get("name"), str)
+
+
+def _parsed(text: str, reason: str, *, without_null: bool = False) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_null if without_null else None)
+    except (ValueError, RecursionError):
+        raise ValueError(reason) from None
+
+
+def _without_null(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Drop the keys that an Arrow file adds to each mapping because others have them."""
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"a tool cannot be written as JSON: {error}"[:200]) from None
+
+
+def _joined(*texts: object) -> str:
+    return "\n\n".join(text for text in texts if isinstance(text, str) and text.strip())
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"{name} is {str(value)[:50]!r}, not a finite number")
 
 
 def _checked(turns: Iterable[Turn]) -> Conversation:
@@ -170,8 +336,8 @@ def _asked_and_answered(asked: str, instance: object) -> Iterator[Turn]:
     answer = instance.get("output") if isinstance(instance, Mapping) else None
     if not isinstance(answer, str):
         raise ValueError("the instruction has no answer in text")  # noqa: TRY004 - a fact about the data
-    context = instance.get("input") if isinstance(instance, Mapping) else None
-    yield Turn.of("user", "\n\n".join(part for part in (asked, context) if isinstance(part, str) and part.strip()))
+    context = only_text({"input": instance.get("input")}) if isinstance(instance, Mapping) else None
+    yield Turn.of("user", _joined(asked, context))
     yield Turn.of("assistant", answer)
 
 
@@ -219,10 +385,7 @@ def _prompt(asked: object) -> Conversation:
         return tuple(_turns(messages))
     if not isinstance(asked, str):
         raise ValueError(f"the prompt is {type(asked).__name__}, not text")  # noqa: TRY004 - a fact about the data
-    turns = _dialogue(asked)
-    if turns and turns[-1].role == "assistant" and turns[-1].is_blank:
-        turns = turns[:-1]
-    return turns or (Turn.of("user", asked),)
+    return (Turn.of("user", asked),)
 
 
 def _without_system(turns: Conversation) -> Conversation:
@@ -235,6 +398,17 @@ def _dialogue(text: str) -> Conversation:
     if before or not rest:
         return ()
     return tuple(Turn.of(SPEAKERS[who.lower()], said.strip()) for who, said in zip(rest[::2], rest[1::2], strict=True))
+
+
+def _answer(value: object) -> list[Message]:
+    if _is_missing(value):
+        return []
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    messages = _messages([value] if isinstance(value, Mapping) else value)
+    if messages is None:
+        raise ValueError(f"the answer is {type(value).__name__}, neither text nor messages")
+    return messages
 
 
 def _messages(value: object) -> list[Message] | None:
@@ -256,20 +430,29 @@ def _turns(messages: Iterable[Message]) -> Iterator[Turn]:
 
 
 def _parts(message: Message) -> Iterator[Part]:
-    content = _text(next((message[name] for name in CONTENT if message.get(name) is not None), None))
-    calls = [Part("tool_call", _call(call)) for call in _list(message.get("tool_calls"))]
+    """Yield the parts of a message; none if it has a content that is not text."""
+    said = next((message[name] for name in CONTENT if message.get(name) is not None), None)
+    content = _text(said)
+    if content is None and said not in (None, []):
+        return
+    calls = [*_list(message, "tool_calls")]
+    if message.get("function_call") is not None:
+        calls.append({"function": message["function_call"]})
     if content or (content is not None and not calls):
         yield Part("text", content)
-    yield from calls
-    for part in _list(message.get("parts")):
+    yield from (Part("tool_call", _call(call)) for call in calls)
+    for part in _list(message, "parts"):
         kind, text = (part.get("kind"), part.get("text")) if isinstance(part, Mapping) else (None, None)
         if kind not in PART_KINDS or not isinstance(text, str):
             raise ValueError(f"a part of a message has the unknown kind {str(kind)[:50]!r}, or no text")
         yield Part(kind, text)
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _list(message: Message, name: str) -> list[Any]:
+    value = message.get(name)
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"{name} is {type(value).__name__}, not a list")
+    return value or []
 
 
 def _call(call: object) -> str:
@@ -279,11 +462,8 @@ def _call(call: object) -> str:
         raise ValueError("a tool call has no function with a name")  # noqa: TRY004 - a fact about the data
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            raise ValueError(f"the arguments of the tool call {function['name'][:50]!r} are not JSON") from None
-    return json.dumps({"name": function["name"], "arguments": arguments or {}}, ensure_ascii=False)
+        arguments = _parsed(arguments, f"the arguments of the tool call {function['name'][:50]!r} are not JSON")
+    return _json({"name": function["name"], "arguments": arguments or {}})
 
 
 def _text(content: object) -> str | None:
@@ -296,7 +476,8 @@ def _text(content: object) -> str | None:
 
 
 def _replies(message: Message) -> list[Message]:
-    replies = [reply for reply in _list(message.get(REPLIES)) if isinstance(reply, Mapping)]
+    replies = message.get(REPLIES)
+    replies = [reply for reply in replies if isinstance(reply, Mapping)] if isinstance(replies, list) else []
     return [reply for reply in replies if not reply.get("deleted")]
 
 

@@ -245,7 +245,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {twice!r} stands there twice")
+        raise ValueError(f"key {twice!r} appears twice")
     return row
 
 
@@ -279,9 +279,9 @@ READERS: dict[str, Reader] = {
 
 def _columns(present: list[str], piece: Piece) -> Columns:
     if present.count(piece.column) > 1:
-        raise DataError(f"{piece.name}: column {piece.column!r} stands there twice")
+        raise DataError(f"column {piece.column!r} appears twice")
     if piece.column not in present:
-        raise DataError(f"{piece.name}: no column {piece.column!r} (columns: {', '.join(map(str, present))})")
+        raise DataError(f"no column {piece.column!r} (columns: {', '.join(map(str, present))})")
     return Columns.find(set(present), text=piece.column)
 
 
