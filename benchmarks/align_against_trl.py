@@ -149,6 +149,7 @@ def own_step(row: str, _system: str, pairs: list[Any], _folder: Path) -> tuple[C
     from ibidem.training.rlhf.batches import pack
     from ibidem.training.rlhf.config import DpoLossConfig
     from ibidem.training.rlhf.dpo_trainer import judge
+    from ibidem.training.rlhf.pairs import answer_of_targets
     from ibidem.training.rlhf.preferences import bradley_terry_loss
     from ibidem.training.rlhf.reference import log_probs
     from ibidem.training.rlhf.reward_model import packed
@@ -159,7 +160,7 @@ def own_step(row: str, _system: str, pairs: list[Any], _folder: Path) -> tuple[C
         for pair in pairs[: PAIRS * (WARM_STEPS + STEPS)]:
             answers = own_answers(pair)
             with torch.no_grad():
-                known[id(pair)] = log_probs(model, pack(answers), answers)
+                known[id(pair)] = log_probs(model, pack(answers), answer_of_targets(answers), len(answers))
 
     def loss_of(batch: list[Any]) -> Any:
         if row == "sft":
@@ -171,7 +172,7 @@ def own_step(row: str, _system: str, pairs: list[Any], _folder: Path) -> tuple[C
             return total / sum(each.num_targets for each in talks)
         if row == "dpo":
             answers = [each for pair in batch for each in own_answers(pair)]
-            log_probs_P2 = log_probs(model, pack(answers), answers).view(-1, 2)
+            log_probs_P2 = log_probs(model, pack(answers), answer_of_targets(answers), len(answers)).view(-1, 2)
             lengths_P2 = torch.tensor([each.num_targets for each in answers]).view(-1, 2)
             reference_P2 = torch.stack([known[id(pair)] for pair in batch])
             return judge(DpoLossConfig(), log_probs_P2, reference_P2, lengths_P2).losses_P.mean()

@@ -36,19 +36,23 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("correctness", 60),
-    Stage("step_compiled", 130),
-    Stage("step_eager", 70),
-    Stage("attention", 50),
-    Stage("loss", 40),
-    Stage("decode", 70),
-    Stage("against_huggingface", 120),
+    Stage("correctness", 55),
+    Stage("step_compiled", 120),
+    Stage("step_eager", 60),
+    Stage("alignment", 60),
+    Stage("attention", 45),
+    Stage("loss", 35),
+    Stage("decode", 55),
+    Stage("against_huggingface", 110),
 )
 BARS: dict[tuple[str, str], tuple[str, float]] = {
     ("step_compiled", "tokens_per_s"): (">=", 71_000),
     ("step_compiled", "peak_gb"): ("<", 60),
     ("step_compiled", "synchronizations_per_step"): ("<=", 0),
     ("step_compiled", "compiled_graphs"): ("<=", 1),
+    ("alignment", "sft_synchronizations_per_step"): ("<=", 0),
+    ("alignment", "dpo_synchronizations_per_step"): ("<=", 0),
+    ("alignment", "reward_synchronizations_per_step"): ("<=", 0),
 }
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -135,6 +139,7 @@ def measure(name: str, *, toy: bool) -> dict[str, Any]:
         "correctness": correctness,
         "step_compiled": partial(training_step, compiled=True),
         "step_eager": partial(training_step, compiled=False),
+        "alignment": alignment,
         "attention": attention_table,
         "loss": loss_table,
         "decode": decode,
@@ -298,24 +303,12 @@ def own_step(
     shape: Any, device: Any, *, rows: int, micro_batches: int, compiled: bool, batches: int = 4
 ) -> tuple[Callable[[int], Any], Callable[[], None]]:
     """Return the function that takes a step of the project's loop, and the one that ends its loader."""
-    import torch
-    from accelerate import Accelerator
-
-    from ibidem.modeling.modeling_custom import Decoder
-    from ibidem.training import loop, session
-    from ibidem.training.config import OptimConfig
-    from ibidem.training.guard import Guard
+    from ibidem.training import session
     from ibidem.training.loader import Loader
-    from ibidem.training.optim import adamw
 
-    on_cpu = device.type == "cpu"
-    model = Decoder(shape, compute_dtype=torch.float32 if on_cpu else torch.bfloat16)
-    model.init_weights(0)
+    model = own_model(shape, device)
     if compiled:
         session.compile_blocks(model.blocks)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
-    prepared = accelerator.prepare(model, adamw(model.to(device), OptimConfig()))
-    learner = loop.Learner(*prepared, Guard(device, clip=1.0, spike_factor=None, scales=False))
     pool = [batch_of(shape.vocab_size, rows, shape.context, seed) for seed in range(batches)]
     loader = Loader(
         lambda step, micro: pool[(step * micro_batches + micro) % len(pool)],
@@ -324,16 +317,99 @@ def own_step(
         device=device,
     )
     objective = Synthetic(loader, rows * micro_batches * shape.context)
+    return stepper(objective, model, accelerator_of(device), micro_batches=micro_batches), loader.close
+
+
+def own_model(shape: Any, device: Any) -> Any:
+    import torch
+
+    from ibidem.modeling.modeling_custom import Decoder
+
+    model = Decoder(shape, compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16)
+    model.init_weights(0)
+    return model
+
+
+def accelerator_of(device: Any) -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+def stepper(objective: Any, model: Any, accelerator: Any, *, micro_batches: int) -> Callable[[int], Any]:
+    """Return the function that takes a step of the project's loop."""
+    from ibidem.training import loop
+    from ibidem.training.config import OptimConfig
+    from ibidem.training.guard import Guard
+    from ibidem.training.optim import adamw
+
+    device = accelerator.device
+    prepared = accelerator.prepare(model, adamw(model.to(device), OptimConfig()))
+    learner = loop.Learner(*prepared, Guard(device, clip=1.0, spike_factor=None, scales=False))
     schedule = loop.Schedule(
         start=0, stop=1_000_000, total_steps=1_000_000, micro_batches=micro_batches, seed=0,
-        tokens_per_step=objective.num_targets, most_skipped=10, measure_every=1_000_000, save_every=1_000_000,
+        tokens_per_step=1, most_skipped=10, measure_every=1_000_000, save_every=1_000_000,
     )  # fmt: skip
 
     def step(number: int) -> Any:
         objective.begin(learner.model, number)
         return loop.update(schedule, objective, learner, accelerator, step=number, lr=1e-3)
 
-    return step, loader.close
+    return step
+
+
+def alignment(device: Any, *, toy: bool) -> dict[str, Any]:
+    """Time steps of SFT, DPO and a reward model on random ids, and count how often the host waits for the GPU."""
+    import torch
+
+    shape, accelerator = shape_of(toy=toy), accelerator_of(device)
+    found: dict[str, Any] = {}
+    for name in ("sft", "dpo", "reward"):
+        objective, model, tokens = alignment_of(name, shape, accelerator, toy=toy)
+        step, numbers = stepper(objective, model, accelerator, micro_batches=2), iter(range(1000))
+
+        def work(objective: Any = objective, step: Any = step, numbers: Any = numbers) -> None:
+            step(next(numbers))
+            objective.figures()
+
+        found[f"{name}_tokens_per_s"] = round(tokens / seconds_of(work, device, repeats=2 if toy else 8))
+        if device.type == "cuda":
+            found[f"{name}_synchronizations_per_step"] = synchronizations(work)
+            torch.cuda.empty_cache()
+        objective.close()
+    return found
+
+
+def alignment_of(name: str, shape: Any, accelerator: Any, *, toy: bool) -> tuple[Any, Any, int]:
+    """Return an objective of the project, its model, and the number of ids of a step of two micro batches."""
+    from collections import Counter
+
+    import numpy as np
+    import torch
+
+    from ibidem.config import build
+    from ibidem.modeling.heads import RewardModel
+    from ibidem.training.rlhf import config, dpo_trainer, reward_model, sft_pipeline
+    from ibidem.training.rlhf.batches import Encoded
+    from ibidem.training.rlhf.pairs import EncodedPair, Pairs
+    from ibidem.training.rlhf.setup import Setup
+
+    size, length, here = 8, 32 if toy else 1024, Path()
+    rng = np.random.default_rng(0)
+    ids_XS = rng.integers(0, shape.vocab_size, (4 * size, length), dtype=np.int32)
+    answers = [Encoded(ids_S, np.arange(length) >= length // 2) for ids_S in ids_XS]
+    pairs = [EncodedPair(*both, 0.0) for both in zip(answers[::2], answers[1::2], strict=True)]
+    training = {"steps": 1000, "batch_sequences": size, "micro_batch_sequences": size // 2}
+    tree = {"initial": here, "data": here, "output_dir": here, "training": training}
+    setup = Setup(None, shape, None, None, None, accelerator, None)  # a step reads no more of it
+    model, data = own_model(shape, accelerator.device), Pairs(pairs, [], [], Counter())
+    if name == "sft":
+        talks = sft_pipeline.Conversations(answers, [], [], Counter())
+        return sft_pipeline.Sft(build(config.SftConfig, tree), setup, talks), model, size * length
+    if name == "dpo":
+        reference = {"train": torch.zeros(len(pairs), 2, dtype=torch.float64)}
+        return dpo_trainer.Dpo(build(config.DpoConfig, tree), setup, data, reference), model, 2 * size * length
+    return reward_model.Reward(build(config.RewardConfig, tree), setup, data), RewardModel(model), 2 * size * length
 
 
 class Synthetic:

@@ -41,6 +41,7 @@ def test_stages_fit_into_nine_minutes_and_bars_are_about_stages(h200: ModuleType
     assert bars["tokens_per_s"] == (">=", 71_000)
     assert bars["peak_gb"] == ("<", 60)
     assert bars["synchronizations_per_step"] == ("<=", 0)
+    assert bars["dpo_synchronizations_per_step"] == ("<=", 0)
 
 
 def test_a_stage_that_hangs_is_killed_one_that_fails_is_reported_and_the_next_one_runs(
@@ -90,3 +91,4 @@ def test_every_stage_runs_at_toy_size_on_a_cpu_and_no_bar_is_judged(h200: Module
     assert found["correctness"]["loss_error_float32"] < 1e-6
     assert found["correctness"]["gradient_error_bfloat16"] < 0.05
     assert "mfu_full_attention" not in found["step_compiled"]
+    assert all(found["alignment"][f"{name}_tokens_per_s"] > 0 for name in ("sft", "dpo", "reward"))

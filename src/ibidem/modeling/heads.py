@@ -101,7 +101,7 @@ class RewardModel(nn.Module):
         return (hidden_MD.to(wide) * self.weight_1D.to(wide)).sum(dim=-1)
 
     def set_scale(self, mean: float, deviation: float) -> None:
-        """Set what `scaled` subtracts and divides by."""
+        """Set what `scaled` subtracts and divides by; a deviation of 0 means that nothing was measured."""
         self.mean.fill_(mean)
         self.deviation.fill_(deviation)
 

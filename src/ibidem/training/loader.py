@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     documents: Documents | None
     counted_N: Tensor | None = None
     """Positions in the joined rows whose targets count; None: all do."""
+    others: tuple[Tensor, ...] = ()
+    """What else the loss needs, in an order of the objective's own."""
 
     @classmethod
     def of_windows(cls, windows_BS: Tensor, documents: Documents | None) -> "Batch":
@@ -43,6 +45,7 @@ class Batch(NamedTuple):
             self.targets_BT.pin_memory(),
             None if self.documents is None else self.documents.pinned(),
             None if self.counted_N is None else self.counted_N.pin_memory(),
+            tuple(each.pin_memory() for each in self.others),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -52,6 +55,7 @@ class Batch(NamedTuple):
             self.targets_BT.to(device, non_blocking=True),
             None if self.documents is None else self.documents.to(device),
             None if self.counted_N is None else self.counted_N.to(device, non_blocking=True),
+            tuple(each.to(device, non_blocking=True) for each in self.others),
         )
 
 

@@ -14,14 +14,14 @@ import pyarrow as pa
 from tests.training.test_resume import Settings, changed
 
 from ibidem import artifacts
-from ibidem.conversation import Part, Turn, plain
+from ibidem.conversation import Conversation, Part, Turn, plain
 from ibidem.data import shards
 from ibidem.records import Document
 
 COLORS = ("red", "green", "blue", "gray", "white", "black")
 THINGS = ("car", "door", "hat", "lamp", "shoe", "boat", "leaf", "bird")
-Row = tuple[str, str, str, float | None]
-"""Prompt, chosen answer, rejected answer, margin."""
+Row = tuple[str | Conversation, str, str, float | None]
+"""Prompt (a question, or the turns so far), chosen answer, rejected answer, margin."""
 
 
 def rows(margins: bool = False) -> list[Row]:
@@ -41,7 +41,8 @@ def pairs_dataset(folder: Path, pairs: Sequence[Row]) -> Path:
     """Write pairs as a preprocessed dataset."""
     documents = []
     for number, (prompt, chosen, rejected, margin) in enumerate(pairs):
-        turns = (Turn.of("user", prompt), Turn.of("assistant", chosen))
+        asked = (Turn.of("user", prompt),) if isinstance(prompt, str) else prompt
+        turns = (*asked, Turn.of("assistant", chosen))
         text = f"{plain(turns)}\n{rejected}\n"
         document = Document(text.encode(), "test", None, str(number))
         document.messages, document.rejected, document.margin = turns, (Part("text", rejected),), margin

@@ -42,5 +42,8 @@ def test_sharded_training_equals_one_process(
         assert figures(tmp_path / "parts", figure) == whole
     measured = [events(tmp_path / folder, "train.measured")[-1]["held_out_loss"] for folder in ("one", "whole")]
     assert measured[0] == pytest.approx(measured[1], rel=1e-4)
+    if name == "dpo":
+        said = events(tmp_path / "whole", "train.no_samples")
+        assert {event["reason"] for event in said} == {"the weights are sharded"}
     load = load_reward_model if name == "reward" else load_model
     load(tmp_path / "whole" / "checkpoints" / "step-000004")

@@ -24,7 +24,7 @@ from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training.rlhf.batches import Encoded, pack
 from ibidem.training.rlhf.config import DpoLossConfig
 from ibidem.training.rlhf.dpo_trainer import judge
-from ibidem.training.rlhf.pairs import EncodedPair
+from ibidem.training.rlhf.pairs import EncodedPair, answer_of_targets
 from ibidem.training.rlhf.preferences import bradley_terry_loss
 from ibidem.training.rlhf.reference import log_probs
 from ibidem.training.rlhf.reward_model import packed
@@ -223,11 +223,11 @@ def test_sft_on_packed_conversations_equals_trl(trl: dict[str, Any]) -> None:
 def test_dpo_equals_trl(name: str, trl: dict[str, Any]) -> None:
     policy, reference, _ = trl["models"]
     answers = [each for pair in pairs_of(trl["task"]) for each in pair.both]
-    batch = pack(answers)
+    batch, answer_of_N = pack(answers), answer_of_targets(answers)
     with torch.no_grad():
-        reference_P2 = log_probs(reference, batch, answers).view(-1, 2)
+        reference_P2 = log_probs(reference, batch, answer_of_N, len(answers)).view(-1, 2)
     policy.zero_grad()
-    log_probs_P2 = log_probs(policy, batch, answers).view(-1, 2)
+    log_probs_P2 = log_probs(policy, batch, answer_of_N, len(answers)).view(-1, 2)
     lengths_P2 = torch.tensor([each.num_targets for each in answers]).view(-1, 2)
     judged = judge(DpoLossConfig(**LOSSES[name]), log_probs_P2, reference_P2, lengths_P2)
     judged.losses_P.mean().backward()

@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ibidem import artifacts
+from ibidem import artifacts, log
 from ibidem.conversation import Conversation
-from ibidem.training import session
+from ibidem.training import session, sharding
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.rlhf.answers import choose_questions, report_answers
 from ibidem.training.rlhf.batches import Order, pack
 from ibidem.training.rlhf.config import DpoConfig, DpoLossConfig
-from ibidem.training.rlhf.pairs import Pairs, measured, read
+from ibidem.training.rlhf.pairs import Pairs, answer_of_targets, measured, read, spread
 from ibidem.training.rlhf.preferences import dpo_loss, length_normalized_dpo_loss
 from ibidem.training.rlhf.reference import log_probs, reference_of
 from ibidem.training.rlhf.setup import Setup, set_up
@@ -114,6 +114,8 @@ class Dpo:
     def check(self) -> None:
         """Report what is trained on; compute the reference if it is not there."""
         self.pairs.report()
+        if self.questions and sharding.is_requested():
+            log.event("train.no_samples", reason="the weights are sharded")
         self.reference = reference_of(self.config, self.setup, self.pairs)
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
@@ -123,25 +125,25 @@ class Dpo:
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's pairs, and the number of pairs of the step."""
-        items = self.order.of_micro_batch(step, micro)
-        judged = self._judged(model, self.loader.take(step, micro), "train", items)
+        judged = self._judged(model, self.loader.take(step, micro))
         self.sums += judged.figures
         return judged.losses_P.sum().float(), self.config.training.batch_sequences
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return loss, accuracy and margin on held-out pairs; answer the questions."""
         report_answers(model, self.questions, self.config, self.setup, step=step)
-        number, accelerator = min(len(self.pairs.held_out), self.config.validation.windows), self.setup.accelerator
-        if not number:
+        chosen = spread(len(self.pairs.held_out), self.config.validation.windows)
+        if not chosen:
             return {}
+        accelerator = self.setup.accelerator
 
-        def of(items: Sequence[int]) -> Tensor:
-            batch = self._packed("held_out", items).to(accelerator.device)
-            judged = self._judged(model, batch, "held_out", items)
+        def of(places: Sequence[int]) -> Tensor:
+            batch = self._packed("held_out", [chosen[place] for place in places])
+            judged = self._judged(model, batch.to(accelerator.device))
             margins_P = judged.rewards_P2[:, 0] - judged.rewards_P2[:, 1]
             return torch.stack([judged.losses_P, (margins_P > 0).double(), margins_P], dim=1)
 
-        means = measured(number, 3, accelerator, of, self.config.training.micro_batch_sequences).mean(dim=0)
+        means = measured(len(chosen), 3, accelerator, of, self.config.training.micro_batch_sequences).mean(dim=0)
         return dict(zip(("held_out_loss", "accuracy", "margin"), means.tolist(), strict=True))
 
     def figures(self) -> dict[str, Tensor]:
@@ -177,11 +179,13 @@ class Dpo:
         return self.order.loader(lambda items: self._packed("train", items), self.setup.accelerator.device)
 
     def _packed(self, side: str, items: Sequence[int]) -> Batch:
-        return pack([each for item in items for each in self.pairs.sides[side][item].both])
-
-    def _judged(self, model: nn.Module, batch: Batch, side: str, items: Sequence[int]) -> Preferences:
+        """Pack pairs; `others` are the answer of each target, the reference and the answers' lengths."""
         answers = [each for item in items for each in self.pairs.sides[side][item].both]
-        log_probs_P2 = log_probs(model, batch, answers).view(-1, 2)
         lengths_P2 = torch.tensor([each.num_targets for each in answers], dtype=torch.float64).view(-1, 2)
-        known = (self.reference[side][list(items)], lengths_P2)
-        return judge(self.config.dpo, log_probs_P2, *(each.to(log_probs_P2.device) for each in known))
+        others = (answer_of_targets(answers), self.reference[side][list(items)], lengths_P2)
+        return pack(answers)._replace(others=others)
+
+    def _judged(self, model: nn.Module, batch: Batch) -> Preferences:
+        answer_of_N, reference_P2, lengths_P2 = batch.others
+        log_probs_P2 = log_probs(model, batch, answer_of_N, lengths_P2.numel()).view(-1, 2)
+        return judge(self.config.dpo, log_probs_P2, reference_P2, lengths_P2)

@@ -8,6 +8,7 @@ The answers alone are targets: what the assistant said before, in the prompt, is
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ibidem import log
-from ibidem.conversation import Conversation, Part
+from ibidem.conversation import Conversation, Part, Turn, is_same
 from ibidem.errors import DataError
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.loss import IGNORE
@@ -77,7 +78,7 @@ class Pairs(NamedTuple):
 
 
 def read(config: AlignConfig, setup: Setup) -> Pairs:
-    """Read and render the pairs of the dataset, and split them by prompt; none is ever cut.
+    """Read and render the pairs of the dataset, and split them by the turns before the first answer; none is ever cut.
 
     Raises:
         DataError: none can be trained on.
@@ -96,11 +97,30 @@ def read(config: AlignConfig, setup: Setup) -> Pairs:
     if not found:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
         raise DataError(f"data {config.data}: no pair to train on ({reasons})")
-    train, held_out = split(found, (prompt for prompt, _ in found), config.held_out_share)
+    train, held_out = split(found, (prompt_of(prompt) for prompt, _ in found), config.held_out_share)
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
     prompts = [prompt for prompt, _ in held_out]
     return Pairs([pair for _, pair in train], [pair for _, pair in held_out], prompts, left_out)
+
+
+def prompt_of(turns: Iterable[Turn]) -> Conversation:
+    """Return the turns before the first answer.
+
+    >>> [turn.text for turn in prompt_of([Turn.of("user", "Hi"), Turn.of("assistant", "Hello")])]
+    ['Hi']
+    """
+    return tuple(takewhile(lambda turn: turn.role != "assistant", turns))
+
+
+def spread(number: int, count: int) -> list[int]:
+    """Return the indices of `count` items, evenly spaced among `number`; all of them if there are no more.
+
+    >>> spread(10, 4)
+    [0, 2, 5, 7]
+    """
+    count = min(number, count)
+    return [place * number // count for place in range(count)]
 
 
 def reason_against(pair: Pair) -> str | None:
@@ -110,9 +130,9 @@ def reason_against(pair: Pair) -> str | None:
     >>> reason_against(Pair("", (), same, same, None))
     'equal answers'
     """
-    if any(not any(part.text.strip() for part in parts) for parts in (pair.chosen, pair.rejected)):
+    if any(Turn("assistant", parts).is_blank for parts in (pair.chosen, pair.rejected)):
         return "an empty answer"
-    return "equal answers" if pair.chosen == pair.rejected else None
+    return "equal answers" if is_same(pair.chosen, pair.rejected) else None
 
 
 def encode(template: ChatTemplate, pair: Pair) -> EncodedPair:

@@ -20,7 +20,7 @@ from ibidem.modeling.log_probabilities import Scoring
 from ibidem.training import session, sharding
 from ibidem.training.loader import Batch
 from ibidem.training.processes import compute_dtype
-from ibidem.training.rlhf.batches import Encoded, pack
+from ibidem.training.rlhf.batches import pack
 from ibidem.training.rlhf.config import AlignConfig
 from ibidem.training.rlhf.pairs import EncodedPair, Pairs, answer_of_targets, measured
 from ibidem.training.rlhf.preferences import sums_by_answer
@@ -30,11 +30,17 @@ KIND = "reference"
 FILE = "reference.safetensors"
 
 
-def log_probs(model: nn.Module, batch: Batch, answers: Sequence[Encoded]) -> Tensor:
-    """Return the log-probability of each packed answer, summed in float64."""
+def log_probs(model: nn.Module, batch: Batch, answer_of_N: Tensor, answers: int) -> Tensor:
+    """Return the log-probability of each packed answer, summed in float64.
+
+    Args:
+        model: a decoder.
+        batch: the answers, packed, on the model's device.
+        answer_of_N: the answer of each target, on that device.
+        answers: number of answers.
+    """
     scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring())
-    answer_of_N = answer_of_targets(answers).to(batch.ids_BT.device)
-    return sums_by_answer(scores.log_probs_N.double(), answer_of_N, len(answers))
+    return sums_by_answer(scores.log_probs_N.double(), answer_of_N, answers)
 
 
 def reference_of(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, Tensor]:
@@ -82,6 +88,8 @@ def _compute(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, Tenso
 def _of_all(model: nn.Module, pairs: Sequence[EncodedPair], config: AlignConfig, setup: Setup) -> Tensor:
     def of(items: Sequence[int]) -> Tensor:
         answers = [each for item in items for each in pairs[item].both]
-        return log_probs(model, pack(answers).to(setup.accelerator.device), answers).view(-1, 2)
+        batch = pack(answers).to(setup.accelerator.device)
+        answer_of_N = answer_of_targets(answers).to(setup.accelerator.device)
+        return log_probs(model, batch, answer_of_N, len(answers)).view(-1, 2)
 
     return measured(len(pairs), 2, setup.accelerator, of, config.training.micro_batch_sequences)

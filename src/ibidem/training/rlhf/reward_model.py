@@ -1,6 +1,7 @@
 """A reward model: it gives the chosen answer of a pair more than the rejected one.
 
-    P(chosen over rejected) = sigmoid(reward(chosen) - reward(rejected) - margin)
+    P(chosen over rejected) = sigmoid(reward(chosen) - reward(rejected))
+    loss(pair)              = -log sigmoid(reward(chosen) - reward(rejected) - margin)
 
 Only differences are trained, so the level and the scale of the rewards are arbitrary: at the end they are set so that
 the answers of the training data have mean 0 and deviation 1, and kept with the weights. The loss of a step is the mean
@@ -27,7 +28,7 @@ from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.rlhf.batches import Order
 from ibidem.training.rlhf.config import RewardConfig
-from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read
+from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read, spread
 from ibidem.training.rlhf.preferences import bradley_terry_loss, expected_calibration_error, reliability
 from ibidem.training.rlhf.setup import Setup, set_up
 
@@ -80,16 +81,19 @@ class Reward:
         """Report what is trained on."""
         self.pairs.report()
 
-    def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
-        """Forget the figures of the step before; let the loader prepare the micro batches."""
+    def begin(self, model: nn.Module, step: int) -> None:
+        """Forget the figures of the step before and the scale; let the loader prepare the micro batches."""
+        self.setup.accelerator.unwrap_model(model).set_scale(
+            0.0, 0.0
+        )  # that of a run which goes on is of other weights
         self.sums = torch.zeros(len(FIGURES), device=self.setup.accelerator.device)
         self.loader.begin(step)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's pairs, and the number of pairs of the step."""
-        items = self.order.of_micro_batch(step, micro)
-        chosen_P, rejected_P = self._rewards(model, self.loader.take(step, micro)).unbind(dim=1)
-        margins_P = torch.tensor([self.pairs.train[item].margin for item in items], device=chosen_P.device)
+        batch = self.loader.take(step, micro)
+        chosen_P, rejected_P = self._rewards(model, batch).unbind(dim=1)
+        (margins_P,) = batch.others
         losses_P = bradley_terry_loss(chosen_P, rejected_P, margins_P)
         rows = (chosen_P, rejected_P, (chosen_P > rejected_P).to(chosen_P.dtype), chosen_P - rejected_P)
         self.sums += torch.stack(rows).sum(dim=1).detach()
@@ -101,7 +105,8 @@ class Reward:
         Beside them is what length alone predicts: the share of the pairs whose shorter answer is the chosen one.
         """
         found = {}
-        if held_out := self.pairs.held_out[: self.config.validation.windows]:
+        chosen = spread(len(self.pairs.held_out), self.config.validation.windows)
+        if held_out := [self.pairs.held_out[item] for item in chosen]:
             found = self._quality(held_out, self._all_rewards(model, held_out), step)
         if step == self.config.training.steps:
             found |= self._scale(model)
@@ -162,7 +167,8 @@ class Reward:
         }
 
     def _scale(self, model: nn.Module) -> dict[str, float]:
-        pairs = self.pairs.train[: self.config.reward.scale_pairs]
+        chosen = spread(len(self.pairs.train), self.config.reward.scale_pairs)
+        pairs = [self.pairs.train[item] for item in chosen]
         rewards = self._all_rewards(model, pairs).flatten()
         mean, deviation = float(rewards.mean()), float(rewards.std(correction=0))
         if deviation == 0:
@@ -172,8 +178,9 @@ class Reward:
 
 
 def packed(pairs: Sequence[EncodedPair]) -> Batch:
-    """Put both answers of pairs into one row."""
-    return pack_whole([each for pair in pairs for each in pair.both])
+    """Put both answers of pairs into one row; `others` are the margins."""
+    margins_P = torch.tensor([pair.margin for pair in pairs])
+    return pack_whole([each for pair in pairs for each in pair.both])._replace(others=(margins_P,))
 
 
 def is_chosen_shorter(pair: EncodedPair) -> float:
