@@ -514,8 +514,8 @@ OTHERS = {
     "dashboard.html, {records:DASHBOARD_FILE}": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "
     "evaluation or a decision: a DSSE envelope around an in-toto statement.",
-    "{trackers:PROJECT}/RUN/, wandb/": "`ibidem evaluate ... --trackers tensorboard wandb`: files of the trackers, beside "
-    "the result; of the dashboard, in its output folder. RUN is the run of the checkpoint with the folder above it.",
+    "{trackers:PROJECT}/RUN/, wandb/": "`ibidem evaluate ... --trackers tensorboard wandb`: beside the result; of the "
+    "dashboard, in its output folder. RUN is the folder of the checkpoint's run, with the folder above it.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`.",
