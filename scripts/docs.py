@@ -31,10 +31,14 @@ optim:
 error, and so is a value that does not fit.
 
 * A list takes one value or more: `--k 1 10`. The flag may also be repeated; in a file, one value needs no brackets.
-* A switch is on without a value: `--verify` is `--verify true`.
+* A switch is on without a value: `--verify` is `--verify true`, or `--verify=True`.
+* Behind an equals sign, lists and groups may be written as Python does, as `wandb agent` passes them:
+  `--k=[1, 10]`, `--optim={{'lr': 0.001}}`.
 * `null` and `none` mean that a key is not set.
 * `NAME` in a key stands for a name of your choice: `--datasets.wiki.path` is the path of a dataset named wiki.
 * A key in capital letters, such as `REQUESTS`, is given by its place, without a flag.
+
+Trackers, and a sweep of wandb: see [the architecture](architecture.md#trackers).
 
 The files in `configs/` are examples to start from. `ibidem COMMAND --help` lists the same keys."""
 

@@ -491,7 +491,8 @@ RUN = {
 RUN_SOMETIMES = {
     "checkpoints/superseded-<number>-step-<step>/": "A newer checkpoint than the one that the run resumed from.",
     "checkpoints/damaged-<number>-step-<step>/": "A damaged checkpoint; the run resumed from an older one.",
-    "ibidem/": "Files of TensorBoard, with `--trackers tensorboard`.",
+    "{trackers:PROJECT}/": "Files of TensorBoard, with `--trackers tensorboard`.",
+    "wandb/": "Files of wandb, with `--trackers wandb`; elsewhere with WANDB_DIR.",
 }
 HIDDEN = {
     ".NAME.partial.by-HOST-PID": "The artifact or file NAME while it is written. One rename makes it appear.",
@@ -513,6 +514,8 @@ OTHERS = {
     "dashboard.html, {records:DASHBOARD_FILE}": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "
     "evaluation or a decision: a DSSE envelope around an in-toto statement.",
+    "{trackers:PROJECT}/RUN/, wandb/": "`ibidem evaluate ... --trackers tensorboard wandb`: beside the result; of the "
+    "dashboard, in its output folder. RUN is the folder of the checkpoint's run, with the folder above it.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`.",
