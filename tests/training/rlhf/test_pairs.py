@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import REPOSITORY
@@ -21,8 +22,10 @@ from ibidem.modeling.heads import KIND
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.training import session
 from ibidem.training.rlhf import dpo_trainer, reward_model, sft_pipeline
+from ibidem.training.rlhf.batches import Encoded
 from ibidem.training.rlhf.config import DpoConfig, RewardConfig, SftConfig
 from ibidem.training.rlhf.pairs import EncodedPair, Pairs, read
+from ibidem.training.rlhf.reference import _digest
 from ibidem.training.rlhf.setup import set_up
 
 QUESTIONS = [f"Question {number}?" for number in range(30)]
@@ -85,6 +88,13 @@ def test_answers_that_differ_in_blanks_alone_are_equal(settings: Settings, tmp_p
     data = pairs_dataset(tmp_path / "data", [*rows(), ("Equal?", "Yes", "Yes\n", None)])
     config = build(DpoConfig, changed(settings, data=data))
     assert read(config, set_up(config)).left_out == {"equal answers": 1}
+
+
+def test_pairs_that_are_split_otherwise_have_another_reference() -> None:
+    answers = [Encoded(np.full(3, number, dtype=np.int32), np.ones(3, dtype=np.bool_)) for number in (0, 1)]
+    one, two = (EncodedPair(answer, answer, 0.0) for answer in answers)
+    digests = {_digest(Pairs(*sides, [], Counter())) for sides in (([one, two], []), ([one], [two]))}
+    assert len(digests) == 2
 
 
 def dpo_of(settings: Settings) -> tuple[dpo_trainer.Dpo, nn.Module]:

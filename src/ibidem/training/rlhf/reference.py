@@ -65,8 +65,8 @@ def reference_of(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, T
 
 
 def _digest(pairs: Pairs) -> str:
-    """Return a digest of all ids, in order."""
-    found = sha256()
+    """Return a digest of all ids, in order, and of how they are split."""
+    found = sha256(len(pairs.train).to_bytes(8, "little"))
     for pair in (*pairs.train, *pairs.held_out):
         for each in pair.both:
             found.update(len(each.ids_S).to_bytes(8, "little") + each.ids_S.tobytes() + each.is_trained_S.tobytes())
