@@ -37,12 +37,12 @@ from ibidem.statistics import lower_bound
 from ibidem.training import session
 from ibidem.training.rlhf import reward_model
 from ibidem.training.rlhf.config import RewardConfig
-from ibidem.training.rlhf.examples import Pair, read_pairs
-from ibidem.training.rlhf.pairs import EncodedPair, Pairs, encode, prompt_of
+from ibidem.training.rlhf.examples import Pair, prompt_of, read_pairs
+from ibidem.training.rlhf.pairs import EncodedPair, Pairs, encode
 from ibidem.training.rlhf.setup import Setup, set_up
 
 FOLDS, EPOCHS, BATCH, SEED = 5, 1, 16, 0
-OPTIM: dict[str, Any] = {"lr": 5e-4, "floor": 0.0, "weight_decay": 0.1}
+OPTIM: dict[str, Any] = {"name": "muon", "lr": 5e-3, "matrix_lr": 1.5e-3, "floor": 0.0, "weight_decay": 0.1}
 MOST_WORDS, RIDGE = 4000, 3e-3
 
 

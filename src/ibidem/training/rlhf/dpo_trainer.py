@@ -16,15 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ibidem import artifacts, log
+from ibidem import artifacts
 from ibidem.conversation import Conversation
-from ibidem.training import session, sharding
+from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.answers import choose_questions, report_answers
-from ibidem.training.rlhf.batches import Order, pack
+from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
+from ibidem.training.rlhf.batches import Order, pack, spread
 from ibidem.training.rlhf.config import DpoConfig, DpoLossConfig
-from ibidem.training.rlhf.pairs import Pairs, answer_of_targets, measured, read, spread
+from ibidem.training.rlhf.examples import report_data
+from ibidem.training.rlhf.pairs import Pairs, answer_of_targets, measured, read
 from ibidem.training.rlhf.preferences import dpo_loss, length_normalized_dpo_loss
 from ibidem.training.rlhf.reference import log_probs, reference_of
 from ibidem.training.rlhf.setup import Setup, set_up
@@ -113,9 +114,8 @@ class Dpo:
 
     def check(self) -> None:
         """Report what is trained on; compute the reference if it is not there."""
-        self.pairs.report()
-        if self.questions and sharding.is_requested():
-            log.event("train.no_samples", reason="the weights are sharded")
+        report_data(self.setup.dataset, "train.pairs", self.pairs.train, self.pairs.held_out, self.pairs.left_out)
+        check_questions(self.questions, self.config, self.setup)
         self.reference = reference_of(self.config, self.setup, self.pairs)
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature

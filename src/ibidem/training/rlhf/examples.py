@@ -169,7 +169,7 @@ def split(
 def split_checked(
     found: Sequence[tuple[Conversation, Item]], left_out: Counter[str], config: AlignConfig, noun: str
 ) -> tuple[list[tuple[Conversation, Item]], list[tuple[Conversation, Item]]]:
-    """Split what was found, each behind the prompt that decides its side.
+    """Split what was found, each behind its conversation; the turns before the first answer decide the side.
 
     Raises:
         DataError: nothing is left to train on.
@@ -177,7 +177,7 @@ def split_checked(
     if not found:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
         raise DataError(f"data {config.data}: no {noun} to train on ({reasons})")
-    train, held_out = split(found, (prompt for prompt, _ in found), config.held_out_share)
+    train, held_out = split(found, (prompt_of(turns) for turns, _ in found), config.held_out_share)
     if not train:
         raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
     return train, held_out

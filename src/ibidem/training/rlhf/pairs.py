@@ -8,7 +8,6 @@ The answers alone are targets: what the assistant said before, in the prompt, is
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ibidem import log
-from ibidem.conversation import Conversation, Part, Turn, is_same
-from ibidem.errors import DataError
+from ibidem.conversation import Conversation, Part, is_same
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.chat import ChatTemplate
@@ -26,7 +23,7 @@ from ibidem.training.loader import Batch
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.batches import Encoded
 from ibidem.training.rlhf.config import AlignConfig
-from ibidem.training.rlhf.examples import Pair, read_pairs, split
+from ibidem.training.rlhf.examples import Pair, read_pairs, split_checked
 from ibidem.training.rlhf.setup import Setup
 
 Measure = Callable[[Sequence[int]], Tensor]
@@ -70,12 +67,6 @@ class Pairs(NamedTuple):
         """Mean number of ids of a pair."""
         return sum(each.num_ids for each in self.train) / len(self.train)
 
-    def report(self) -> None:
-        """Log what is trained on."""
-        log.event("train.pairs", train=len(self.train), held_out=len(self.held_out), left_out=dict(self.left_out))
-        if not self.held_out:
-            log.event("train.not_measured", reason="too few prompts to hold any out of training")
-
 
 def read(config: AlignConfig, setup: Setup) -> Pairs:
     """Read and render the pairs of the dataset, and split them by the turns before the first answer; none is ever cut.
@@ -94,33 +85,9 @@ def read(config: AlignConfig, setup: Setup) -> Pairs:
             left_out["longer than the context"] += 1
             continue
         found.append((pair.prompt, encoded))
-    if not found:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
-        raise DataError(f"data {config.data}: no pair to train on ({reasons})")
-    train, held_out = split(found, (prompt_of(prompt) for prompt, _ in found), config.held_out_share)
-    if not train:
-        raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
+    train, held_out = split_checked(found, left_out, config, "pair")
     prompts = [prompt for prompt, _ in held_out]
     return Pairs([pair for _, pair in train], [pair for _, pair in held_out], prompts, left_out)
-
-
-def prompt_of(turns: Iterable[Turn]) -> Conversation:
-    """Return the turns before the first answer.
-
-    >>> [turn.text for turn in prompt_of([Turn.of("user", "Hi"), Turn.of("assistant", "Hello")])]
-    ['Hi']
-    """
-    return tuple(takewhile(lambda turn: turn.role != "assistant", turns))
-
-
-def spread(number: int, count: int) -> list[int]:
-    """Return the indices of `count` items, evenly spaced among `number`; all of them if there are no more.
-
-    >>> spread(10, 4)
-    [0, 2, 5, 7]
-    """
-    count = min(number, count)
-    return [place * number // count for place in range(count)]
 
 
 def reason_against(pair: Pair) -> str | None:

@@ -26,9 +26,10 @@ from ibidem.training import session
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.batches import Order
+from ibidem.training.rlhf.batches import Order, spread
 from ibidem.training.rlhf.config import RewardConfig
-from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read, spread
+from ibidem.training.rlhf.examples import report_data
+from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read
 from ibidem.training.rlhf.preferences import bradley_terry_loss, expected_calibration_error, reliability
 from ibidem.training.rlhf.setup import Setup, set_up
 
@@ -79,7 +80,7 @@ class Reward:
 
     def check(self) -> None:
         """Report what is trained on."""
-        self.pairs.report()
+        report_data(self.setup.dataset, "train.pairs", self.pairs.train, self.pairs.held_out, self.pairs.left_out)
 
     def begin(self, model: nn.Module, step: int) -> None:
         """Forget the figures of the step before and the scale; let the loader prepare the micro batches."""

@@ -79,9 +79,9 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
         if encoded.num_inputs > setup.shape.context:
             left_out["longer than the context"] += 1
         else:
-            found.append((prompt_of(turns), encoded))
+            found.append((turns, encoded))
     train, held_out = split_checked(found, left_out, config, "conversation")
-    questions = choose_questions(config, setup, (prompt for prompt, _ in held_out))
+    questions = choose_questions(config, setup, (prompt_of(turns) for turns, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
 
