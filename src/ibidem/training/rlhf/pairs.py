@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ibidem.conversation import Conversation, Part, is_same
+from ibidem.conversation import Conversation, Part, Turn, is_same
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization.chat import ChatTemplate
