@@ -90,7 +90,7 @@ def test_rewards_have_mean_0_and_deviation_1_on_the_answers_of_the_training(trai
     rewards = []
     for prompt, chosen, rejected, _ in train:
         answers = ((Part("text", chosen),), (Part("text", rejected),))
-        encoded = encode(template, Pair("", (Turn.of("user", prompt),), *answers, None))
+        encoded = encode(template, Pair((Turn.of("user", prompt),), *answers, None))
         batch = pack_whole(encoded.both)
         with torch.no_grad():
             raw = model(batch.ids_BT, batch.documents, batch.counted_N)
@@ -110,7 +110,7 @@ def test_an_answer_has_the_same_reward_alone_and_beside_others(trained: Path) ->
     answers = []
     for prompt, *texts, _ in rows()[:8]:
         both = ((Part("text", text),) for text in texts)
-        answers += encode(template, Pair("", (Turn.of("user", prompt),), *both, None)).both
+        answers += encode(template, Pair((Turn.of("user", prompt),), *both, None)).both
     with torch.no_grad():
         together, alone = (
             torch.cat([model(each.ids_BT, each.documents, each.counted_N) for each in batches])

@@ -40,8 +40,6 @@ Item = TypeVar("Item")
 class Pair(NamedTuple):
     """Two answers to one prompt."""
 
-    sha256: str
-    """Of the document's text: `trace` and `takedown` find it."""
     prompt: Conversation
     chosen: tuple[Part, ...]
     rejected: tuple[Part, ...]
@@ -134,13 +132,13 @@ def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> I
 def read_pairs(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Pair]:
     """Yield every pair of answers; count what is left out, by reason."""
     for path in shards.shard_paths(dataset.path):
-        for row in shards.read_rows(path, ["sha256", "messages", "rejected", "margin"]):
+        for row in shards.read_rows(path, ["messages", "rejected", "margin"]):
             if row["messages"] is None or row["rejected"] is None:
                 left_out["not a pair"] += 1
                 continue
             *prompt, chosen = conversation.from_rows(row["messages"])
             rejected = tuple(Part(part["kind"], part["text"]) for part in row["rejected"])
-            yield Pair(row["sha256"], tuple(prompt), chosen.parts, rejected, row["margin"])
+            yield Pair(tuple(prompt), chosen.parts, rejected, row["margin"])
 
 
 def prompt_of(turns: Sequence[Turn]) -> Conversation:

@@ -94,7 +94,7 @@ def reason_against(pair: Pair) -> str | None:
     """Return why a pair says nothing about which answer is better; None if it does.
 
     >>> same = (Part("text", "Yes"),)
-    >>> reason_against(Pair("", (), same, same, None))
+    >>> reason_against(Pair((), same, same, None))
     'equal answers'
     """
     if any(Turn("assistant", parts).is_blank for parts in (pair.chosen, pair.rejected)):
