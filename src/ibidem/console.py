@@ -20,6 +20,8 @@ from ibidem.log import Record
 Form = Literal["lines", "json"]
 INTERVAL_S: dict[Form, float] = {"lines": 10.0, "json": 2.0}  # between two lines of the same progress
 SILENT = ("train.step",)  # its figures are those of the progress
+LOST = ("dropped", "left_out")
+"""Fields with counts by reason of what is not used."""
 MOST_CHARS = 100  # of a value
 MOST_VALUES = 6  # of a list
 _OF_PROGRESS = {"time", "event", "name", "state", "done", "total", "unit", "per_second", "seconds", "eta_s"}
@@ -81,8 +83,20 @@ def _words(name: str) -> str:
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
-    shown = {name: _value(value) for name, value in figures.items()}
+    shown = {name: _counts(value) if name in LOST else _value(value) for name, value in figures.items()}
     return ", ".join(f"{_words(name)} {value}" for name, value in shown.items() if value)
+
+
+def _counts(value: Any) -> str | None:
+    """Return counts by reason as a person reads them; None if there are none.
+
+    >>> _counts({"longer than the context": 58, "no answer": 1, "duplicate.exact": 0})
+    '59 (longer than the context 58, no answer 1)'
+    """
+    found = {reason: count for reason, count in value.items() if count} if isinstance(value, dict) else {}
+    if not found:
+        return None
+    return f"{sum(found.values()):,} ({', '.join(f'{reason} {count:,}' for reason, count in found.items())})"
 
 
 def _value(value: Any) -> str | None:

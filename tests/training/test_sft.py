@@ -1,6 +1,8 @@
 """SFT: what it learns, that it stops, resumes to the bit, and refuses what cannot be learned from."""
 
+import gzip
 import json
+import os
 import random
 import shutil
 import signal
@@ -195,6 +197,7 @@ def test_what_is_too_long_is_left_out_whole_and_counted(settings: Settings, tmp_
         ({"training__batch_sequences": 6}, "micro_batch_sequences=4 does not divide batch_sequences=6"),
         ({"training__compile": True}, "conversations differ in length"),
         ({"held_out_share": 0.9999}, "leaves none to train on"),
+        ({"file": {"column": "nope"}}, r"no column nope \(it has 'messages'\)"),
     ],
 )
 def test_what_cannot_work_is_one_line(settings: Settings, change: dict, said: str) -> None:
@@ -209,6 +212,32 @@ def test_a_file_without_conversations_is_refused(settings: Settings, tmp_path: P
         run(settings, data=write(tmp_path / "b.jsonl", ["x", 3]))
     with pytest.raises(DataError, match=r"no conversation to train on \(1 no answer\)"):
         run(settings, data=write(tmp_path / "c.jsonl", [{"messages": talk("Hi", "")[:1]}]))
+
+
+def test_a_damaged_or_strange_file_is_one_line(settings: Settings, tmp_path: Path) -> None:
+    whole = gzip.compress(b"".join(json.dumps({"messages": talk("Hi", "Ho")}).encode() for _ in range(99)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "no.jsonl.gz").write_bytes(b"no")
+    (tmp_path / "no.parquet").write_bytes(b"no no")
+    for name in ("cut.jsonl.gz", "no.jsonl.gz", "no.parquet"):
+        with pytest.raises(DataError, match=f"data .*{name}: cannot be read: "):
+            run(settings, data=tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ConfigError, match=r"pipe\.jsonl: not a regular file"):
+        run(settings, data=tmp_path / "pipe.jsonl")
+
+
+def test_a_run_is_not_made_inside_the_checkpoints_of_another(settings: Settings) -> None:
+    run(settings)
+    with pytest.raises(ConfigError, match=r"inside the run .*; choose a folder outside of it"):
+        run(settings, output_dir=settings["output_dir"] / "checkpoints")
+
+
+def test_a_checkpoint_and_all_that_it_was_made_from_can_be_verified(settings: Settings, tmp_path: Path) -> None:
+    run(settings)
+    assert main(["verify", str(settings["output_dir"])]) == 0
+    run(settings, initial=settings["output_dir"], output_dir=tmp_path / "next")
+    assert main(["verify", str(tmp_path / "next")]) == 0
 
 
 def test_a_resumed_run_of_other_data_is_refused_and_keeps_its_own(settings: Settings, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
-from ibidem import artifacts, jsonl
+from ibidem import artifacts, jsonl, log
 from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
 from ibidem.files import write_file
@@ -20,6 +20,9 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
+    if config.chat and not any(item.role == "data" for item in checkpoint.inputs):
+        reason = "it was not tuned on conversations (ibidem sft): its answer may be any text"
+        log.event("generate.untuned", checkpoint=str(checkpoint.path), reason=reason)
     frozen = FrozenDecoder(model, config.weights)
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:

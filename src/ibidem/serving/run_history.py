@@ -12,7 +12,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import INITIAL
+from ibidem.modeling.checkpoint import INITIAL, WEIGHTS
 from ibidem.page import Point
 from ibidem.runs import folder_of, steps_of
 
@@ -125,9 +125,13 @@ def open_run(folder: Path) -> Run:
     events, torn = _read_events(folder / log.EVENTS)
     for path in (folder_of(folder, step) for step in steps_of(folder)):
         try:
-            return Run(folder, artifacts.load(path, kind="checkpoint"), history_of(events), torn)
+            found = artifacts.load(path)
         except ArtifactError as error:
             log.event("report.skipped", path=str(path), reason=str(error))
+            continue
+        if WEIGHTS not in found.files:
+            raise ArtifactError(f"{path}: {artifacts.with_article(found.kind)}, not a checkpoint of a run")
+        return Run(folder, found, history_of(events), torn)
     raise ArtifactError(f"{folder / 'checkpoints'}: no whole checkpoint here; ibidem train writes them")
 
 

@@ -30,7 +30,7 @@ from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
-from ibidem.runs import folder_of, newest
+from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
@@ -72,9 +72,16 @@ def check(config: SessionConfig, kind: str = KIND) -> None:
         CheckpointError: a new run would replace old checkpoints.
     """
     artifacts.check_outside(config.output_dir / "checkpoints")
+    if run := next((each.parent for each in [config.output_dir, *config.output_dir.parents] if is_of_run(each)), None):
+        raise ConfigError(f"output_dir {config.output_dir}: inside the run {run}; choose a folder outside of it")
     state.check_resume(config.output_dir, config.training.resume_from, kind)
     if config.initial is not None:
         artifacts.load(newest(config.initial), kind=KIND)
+
+
+def is_of_run(folder: Path) -> bool:
+    """Return whether a folder is that of the checkpoints of a run."""
+    return folder.name == CHECKPOINTS and (folder.parent / log.EVENTS).exists()
 
 
 def initial_of(config: SessionConfig, accelerator: Accelerator) -> Artifact | None:

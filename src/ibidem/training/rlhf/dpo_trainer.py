@@ -141,7 +141,8 @@ class Dpo:
             batch = self._packed("held_out", [chosen[place] for place in places])
             judged = self._judged(model, batch.to(accelerator.device))
             margins_P = judged.rewards_P2[:, 0] - judged.rewards_P2[:, 1]
-            return torch.stack([judged.losses_P, (margins_P > 0).double(), margins_P], dim=1)
+            won_P = (margins_P > 0).double() + (margins_P == 0).double() / 2
+            return torch.stack([judged.losses_P, won_P, margins_P], dim=1)
 
         means = measured(len(chosen), 3, accelerator, of, self.config.training.micro_batch_sequences).mean(dim=0)
         return dict(zip(("held_out_loss", "accuracy", "margin"), means.tolist(), strict=True))

@@ -23,7 +23,7 @@ from ibidem.data import shards
 from ibidem.data.dedup import DedupPolicy
 from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.preprocess import PreprocessConfig, preprocess
-from ibidem.data.sources.readers import READERS, lines, open_arrow
+from ibidem.data.sources.readers import DAMAGE, READERS, lines, open_arrow
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import sha256_of
 from ibidem.training.rlhf.config import AlignConfig, FileConfig
@@ -65,8 +65,8 @@ def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Ar
         except ArtifactError as error:
             raise ConfigError(f"data {path}: {error}; a folder must be a preprocessed dataset") from None
     if not path.is_file():
-        raise ConfigError(f"data {path}: no such file or folder")
-    policies = dataclasses.replace(config, column=config.column or _column_of(path))
+        raise ConfigError(f"data {path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
+    policies = dataclasses.replace(config, column=_column_of(path, config.column))
     decisive = settings(dataclasses.replace(policies, removals=RemovalPolicy()))  # a removal replaces the dataset
     key = sha256(f"{sha256_of(path)} {json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()[:16]
     output = work_dir / "data" / key
@@ -86,12 +86,17 @@ def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Ar
     return shards.load_dataset(output)
 
 
-def _column_of(path: Path) -> str:
-    present = _columns(path)
-    found = next((name for name in COLUMNS if name in present), None)
+def _column_of(path: Path, asked: str | None) -> str:
+    """Return the column that was asked for, or the first of `COLUMNS` that the file has."""
+    try:
+        present = _columns(path)
+    except DAMAGE as error:
+        raise DataError(f"data {path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    found = next((name for name in ((asked,) if asked else COLUMNS) if name in present), None)
     if found is None:
         has = ", ".join(map(repr, present[:8])) or "none"
-        raise ConfigError(f"data {path}: no column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]} (it has {has})")
+        wanted = asked or f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+        raise ConfigError(f"data {path}: no column {wanted} (it has {has})")
     return found
 
 

@@ -161,7 +161,7 @@ class Reward:
                 log.event("reward.reliability", **each._asdict())
         return {
             "held_out_loss": float(bradley_terry_loss(rewards_P2[:, 0], rewards_P2[:, 1], margins_P).mean()),
-            "accuracy": right / number,
+            "accuracy": (right + int((differences_P == 0).sum()) / 2) / number,
             "accuracy_at_least": lower_bound(right, number),
             "calibration_error": expected_calibration_error(differences_P.tolist()),
             "shorter_is_chosen": sum(map(is_chosen_shorter, pairs)) / number,
