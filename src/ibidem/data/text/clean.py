@@ -76,7 +76,7 @@ def _inside(text: str, *, is_first: bool, is_last: bool) -> str:
     >>> _inside(" and \r\n", is_first=False, is_last=False)
     ' and\n'
     """
-    body = whitespace(text, "instruction").removesuffix("\n")
+    body = whitespace(f"{text}\n", "instruction").removesuffix("\n")  # so that a lone carriage return ends no line
     before = "" if is_first else _blanks(text[: len(text) - len(text.lstrip())])
     after = "" if is_last else _blanks(text[len(text.rstrip()) :])
     if not body.strip():
