@@ -28,6 +28,7 @@ _MARKUP = (
 """What a reader of the page does not see: comments and tags, targets of links, definitions of links, addresses."""
 _BLANKS = (" ", "\t")
 _BLANK_BORDER = re.compile(r"[ \t]*(\n{1,2})(?:[ \t]*\n)*")
+_LINE_ENDS = re.compile(r"\r\n?")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 CodeBlocks = tuple[tuple[int, int, str | None], ...]
@@ -76,7 +77,8 @@ def _inside(text: str, *, is_first: bool, is_last: bool) -> str:
     >>> _inside(" and \r\n", is_first=False, is_last=False)
     ' and\n'
     """
-    body = whitespace(f"{text}\n", "instruction").removesuffix("\n")  # so that a lone carriage return ends no line
+    text = _LINE_ENDS.sub("\n", text)
+    body = whitespace(text, "instruction").removesuffix("\n")
     before = "" if is_first else _blanks(text[: len(text) - len(text.lstrip())])
     after = "" if is_last else _blanks(text[len(text.rstrip()) :])
     if not body.strip():
@@ -85,7 +87,7 @@ def _inside(text: str, *, is_first: bool, is_last: bool) -> str:
 
 
 def _blanks(blanks: str) -> str:
-    return _BLANK_BORDER.sub(r"\1", blanks.replace("\r\n", "\n"))
+    return _BLANK_BORDER.sub(r"\1", blanks)
 
 
 def is_tidy(text: bytes, category: Category) -> bool:
