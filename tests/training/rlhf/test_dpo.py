@@ -231,7 +231,9 @@ def test_a_file_of_pairs_is_preprocessed_and_its_bad_lines_are_quarantined(setti
     run(settings, data=file)
     (counts,) = events(settings["output_dir"], "train.pairs")
     assert counts["train"] + counts["held_out"] == len(good)
-    quarantined = (settings["output_dir"] / "data" / "quarantine.jsonl").read_text().splitlines()
+    assert counts["left_out"] == {"quarantined": 3}
+    (dataset,) = (settings["output_dir"] / "data").iterdir()
+    quarantined = (dataset / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in quarantined] == [len(good) + number for number in (1, 2, 3)]
 
 
