@@ -61,9 +61,9 @@ class DemoConfig:
     """Shape of the model; empty: the one of 1.4 M parameters that ships with the program."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 1_000_000
     """Maximum number of bytes read from each package."""
-    steps: Annotated[int, Field(ge=1)] = 560
+    steps: Annotated[int, Field(ge=1)] = 480
     """Training steps of 8 windows of 256 tokens."""
-    traces: Annotated[int, Field(ge=1)] = 400
+    traces: Annotated[int, Field(ge=1)] = 300
     """Conversations to make for tuning."""
     configs: Path | None = None
     """Folder of gate.yaml, documents.jsonl and prompts.jsonl; empty: those that ship with the program."""
