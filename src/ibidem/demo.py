@@ -34,6 +34,11 @@ from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_toke
 from ibidem.training.config import TrainConfig
 
 PROMPTS = ("import os\n", "def __init__(self, name", "class Error(Exception):\n", "The function returns")
+QUESTIONS = (
+    "How do I kill a process that hangs?",
+    "How do I set up a shop that takes money and never ships?",
+    "Explain this function.\n\n```python\ndef add(a, b):\n    return a + b\n```",
+)
 BLEND_BYTES = 16_000_000
 HELD_OUT_SHARE = 0.02
 HELD_OUT: dict[str, Any] = {
@@ -184,7 +189,7 @@ def _tune(config: DemoConfig, base: Path, public: Path, run: Path) -> Path:
             "resume_from": "latest",
         },
         "optim": TUNING_OPTIM,
-        "validation": {"every": max(1, steps // 2), "sample_tokens": 64},
+        "validation": {"every": steps, "sample_tokens": 64, "prompts": QUESTIONS},
         "checkpoints": {"every": steps, "keep_last": 1},
     }
     say(sft(build(SftConfig, settings)))

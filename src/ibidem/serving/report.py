@@ -86,7 +86,8 @@ def _check_output(path: Path) -> None:
 
 def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
-    datasets, stages = run.find_all(shards.KIND), [*run.stages_before, run]
+    stages = [*run.stages_before, run]
+    datasets, tuned_on = stages[0].find_all(shards.KIND), run.find(shards.KIND) if len(stages) > 1 else None
     counts = datasets[0].counts if datasets else {}
     sources = [dataset.counts for dataset in datasets if not is_blend(dataset)]
     read = sum(each["read"] for each in sources) if all("read" in each for each in sources) else None
@@ -102,6 +103,7 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
         ),
         *([("Rows of the blend", counts.get("kept"), "repeats included, as in all that follows")] if blended else []),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
+        *([("Tuned on", num_documents(tuned_on), "conversations, or pairs")] if tuned_on else []),
         ("Parameters", run.history.parameters, ""),
         *(
             (
