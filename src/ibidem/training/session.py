@@ -121,6 +121,7 @@ def run(
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
+    assert (made.initial is None) == (config.initial is None), "initial_of chooses it"
     with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
         checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from, made.kind)
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
