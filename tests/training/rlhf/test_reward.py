@@ -66,7 +66,7 @@ def trained(checkpoint: Path, pairs: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_separable_pairs_are_learned_and_length_is_reported_beside(trained: Path) -> None:
     before, after = events(trained, "train.measured")
-    assert before["accuracy"] == 0, "equal rewards prefer nothing"
+    assert before["accuracy"] == 0.5, "equal rewards decide nothing"
     assert after["accuracy"] == 1
     assert after["held_out_loss"] < 0.35
     assert before["held_out_loss"] > 0.69
