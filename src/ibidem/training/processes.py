@@ -47,7 +47,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
 def shared_out(number: int, size: int, accelerator: Accelerator) -> Iterator[list[tuple[int, bool]]]:
     """Share out the items 0 to `number` - 1 for measuring; yield this process's batches of `size` items.
 
-    Every process gets equally many batches, as FSDP requires: what is surplus is an item again that does not count.
+    Every process gets the same number of batches, as FSDP requires. Surplus places repeat an item and do not count.
 
     Yields:
         Pairs of an item and whether it counts.

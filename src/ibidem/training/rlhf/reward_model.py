@@ -70,7 +70,7 @@ def new_reward_model(shape: ModelConfig, training: LoopConfig) -> RewardModel:
 
 @dataclass
 class Reward:
-    """Give chosen answers more than rejected ones."""
+    """Score chosen answers above rejected ones."""
 
     config: RewardConfig
     setup: Setup
