@@ -9,7 +9,6 @@ from tests.modeling.test_modeling_custom import decoder, small
 from torch import Tensor
 
 from ibidem.errors import ConfigError
-from ibidem.modeling import generate as generating
 from ibidem.modeling import running_batch, sampling
 from ibidem.modeling.cache import KVCache, read_prompts
 from ibidem.modeling.generate import Sample, Sampling, generate, sample
@@ -77,8 +76,7 @@ def test_a_prompt_is_read_once_though_its_samples_do_not_fit_into_the_batch(
         return read_prompts(frozen, cache, ids)
 
     monkeypatch.setattr(running_batch, "read_prompts", counted)
-    monkeypatch.setattr(generating, "MOST_ROWS", 2)
-    found = sample(model, prompts, seeds, max_tokens=max_tokens, end_ids=(NEVER,))
+    found = sample(model, prompts, seeds, max_tokens=max_tokens, end_ids=(NEVER,), most_rows=2)
     assert [[each.ids for each in group] for group in found] == [[each.ids for each in group] for group in expected]
     assert len({tuple(each.ids) for each in found[0]}) > 3
     assert read == prompts

@@ -10,7 +10,7 @@ from ibidem.modeling.modeling_custom import Decoder
 from ibidem.modeling.running_batch import Request, RunningBatch
 
 MOST_ROWS = 32
-"""Maximum number of sequences that are continued at once."""
+"""Maximum number of prompts that `generate` continues at once."""
 Finish = Literal["document", "turn", "stop", "length"]
 """Why a generated text ended: with the document, with a turn, at a stop string, or at the maximum length."""
 
@@ -102,7 +102,7 @@ def generate(
     requests = [
         Request(prompt, sampling.temperature, sampling.top_p, [seed]) for seed, prompt in enumerate(prompts, first_seed)
     ]
-    return [only.ids for (only,) in _continued(model, requests, sampling.max_tokens, is_finished)]
+    return [only.ids for (only,) in _continued(model, requests, sampling.max_tokens, MOST_ROWS, is_finished)]
 
 
 class Sample(NamedTuple):
@@ -122,6 +122,7 @@ def sample(
     max_tokens: int,
     temperature: float = 1.0,
     end_ids: Collection[int],
+    most_rows: int = 2 * MOST_ROWS,
 ) -> list[list[Sample]]:
     """Draw samples of each prompt, with their log-probabilities, for a policy gradient.
 
@@ -135,6 +136,7 @@ def sample(
         max_tokens: maximum length of a sample.
         temperature: more than 0.
         end_ids: a sample ends with the first of them.
+        most_rows: maximum number of samples that are continued at once, which bounds the memory of keys and values.
 
     Returns:
         The samples of each prompt, in the order of their seeds.
@@ -146,20 +148,21 @@ def sample(
     requests = [
         Request(prompt, temperature, 1.0, own, log_probs=True) for prompt, own in zip(prompts, seeds, strict=True)
     ]
-    return _continued(model, requests, max_tokens, lambda ids: ids[-1] in end_ids)
+    return _continued(model, requests, max_tokens, most_rows, lambda ids: ids[-1] in end_ids)
 
 
 def _continued(
     model: Decoder | FrozenDecoder,
     requests: Sequence[Request],
     max_tokens: int,
+    most_rows: int,
     is_finished: Callable[[list[int]], bool],
 ) -> list[list[Sample]]:
     """Return the samples of each request; their log-probabilities are empty unless it asks for them."""
     longest = max(len(request.ids) for request in requests)
     _check_length(longest, max_tokens, model.config.context)
     frozen = model if isinstance(model, FrozenDecoder) else FrozenDecoder(model)
-    slots = min(sum(len(request.seeds) for request in requests), MOST_ROWS)
+    slots = min(sum(len(request.seeds) for request in requests), most_rows)
     batch = RunningBatch(frozen, slots=slots, size=longest + max_tokens)
     samples = [[Sample([], []) for _ in request.seeds] for request in requests]
     running: dict[int, Sample] = {}

@@ -58,7 +58,7 @@ def log_probs(logits_BV: Tensor, temperature_B: Tensor, ids_B: Tensor) -> Tensor
         ids_B: on the device of the logits.
 
     >>> log_probs(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([2.0]), torch.tensor([2]))
-    tensor([-0.6802])
+    tensor([-0.6803])
     """
     scaled_BV = logits_BV / temperature_B.to(logits_BV.device)[:, None]
     return scaled_BV.gather(1, ids_B[:, None])[:, 0] - scaled_BV.logsumexp(dim=-1)
