@@ -296,7 +296,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
     else:
         if not row.get("test") and not (isinstance(row["test_list"], list) and row["test_list"]):
             raise ValueError("test_list is not a list of tests")
-        judged = tested(row, row["test"] if row.get("test") else "\n".join(row["test_list"]))
+        judged = as_tested(row, row["test"] if row.get("test") else "\n".join(row["test_list"]))
     return Problem(
         task_id=str(row["task_id"]),
         statement=row.get("text") or row["prompt"],
@@ -312,7 +312,7 @@ def _mbpp(row: Row, shots: str) -> Problem:
     )
 
 
-def tested(row: Row, tests: str) -> Tested:
+def as_tested(row: Row, tests: str) -> Tested:
     """Return tests of an MBPP problem, as they are judged; one of its tests alone, or all of them.
 
     Raises:
@@ -325,7 +325,7 @@ def tested(row: Row, tests: str) -> Tested:
     lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
     if helpers := _helpers_called(tests, code, names):
         names, lines = tuple(name for name in names if name not in helpers), [code, *lines]
-    return Tested(tests, f"{imports}\n{setup}".strip(), names, "\n".join(lines))
+    return Tested(tests, f"{imports}\n{setup}".strip(), names, "\n".join(filter(None, lines)))
 
 
 def _mbpp_prompt(row: Row) -> str:

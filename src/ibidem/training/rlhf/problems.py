@@ -48,7 +48,7 @@ from ibidem.jsonl import Row
 from ibidem.records import PROBLEMS_FILE
 from ibidem.sandbox import reserved
 from ibidem.sandbox.config import open_judge
-from ibidem.sandbox.problems import Tested, reference_of, tested
+from ibidem.sandbox.problems import Tested, as_tested, reference_of
 from ibidem.sandbox.program import Kind
 from ibidem.training.rlhf.config import FileConfig, JudgeConfig, ProblemFileConfig
 from ibidem.training.rlhf.examples import open_dataset
@@ -67,8 +67,8 @@ _PYTHON = (None, "python", "python3", "py")
 class LeftOut(StrEnum):
     """Why a problem is not learned from."""
 
-    RESERVED_MBPP = f"a problem of {reserved.MBPP}"
-    RESERVED_HUMAN_EVAL = f"a problem of {reserved.HUMAN_EVAL}"
+    RESERVED_MBPP = f"reserved for evaluation, {reserved.MBPP}"
+    RESERVED_HUMAN_EVAL = f"reserved for evaluation, {reserved.HUMAN_EVAL}"
     NO_TESTS = "no tests"
     NOT_PYTHON = "a test or the solution is not Python"
     NOTHING_CALLED = "a test calls nothing"
@@ -292,7 +292,7 @@ def _problem(
     if not shown:
         return LeftOut.NO_TESTS
     try:
-        tests = [tested(row, test) for test in (*shown, *hidden)]
+        tests = [as_tested(row, test) for test in (*shown, *hidden)]
     except (SyntaxError, ValueError, RecursionError, TypeError, AttributeError):
         return LeftOut.NOT_PYTHON
     solution = reference_of(row)
