@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ibidem.config import flattened
 from ibidem.figures import percent
 from ibidem.page import Html, Point, join, line_chart, share, table, tag
 from ibidem.serving.run_history import Run
 
-STEP, MEASURED = "train.step", "train.measured"
+Event = Literal["train.step", "train.measured"]
 REWARD = "objective/scores"
 """What every training on sampled answers logs, and no other."""
 
@@ -83,7 +83,7 @@ def training(run: Run) -> Html:
 def key_figure(run: Run) -> tuple[str, str | None, str]:
     """Return what says most about a run: its name, its first and last value, and a remark."""
     curve = _key(run)
-    points = run.history.curve(MEASURED, curve.key)
+    points = run.history.curve("train.measured", curve.key)
     if not points:
         return curve.title, None, ""
     (_, first), (step, last) = points[0], points[-1]
@@ -96,11 +96,11 @@ def key_figure(run: Run) -> tuple[str, str | None, str]:
 
 def is_on_answers(run: Run) -> bool:
     """Return whether a run learned from answers that it sampled: PPO, GRPO."""
-    return bool(run.history.curve(STEP, REWARD))
+    return bool(run.history.curve("train.step", REWARD))
 
 
 def _key(run: Run) -> Curve:
-    measured = (curve for curve in KEY_FIGURES if run.history.curve(MEASURED, curve.key))
+    measured = (curve for curve in KEY_FIGURES if run.history.curve("train.measured", curve.key))
     return next(measured, SCORE if is_on_answers(run) else BITS)
 
 
@@ -108,9 +108,9 @@ def _of_text(run: Run) -> Html:
     """Show the curves of a training on text or pairs."""
     key = _key(run)
     return join(
-        _chart(run, STEP, LOSS, wide=True),
-        _chart(run, MEASURED, key, wide=True),
-        _charts(run, STEP, SETTING),
+        _chart(run, "train.step", LOSS, wide=True),
+        _chart(run, "train.measured", key, wide=True),
+        _charts(run, "train.step", SETTING),
         *(tag("p", note, cls="note") for note in (_guessing(run) if key is BITS else ())),
     )
 
@@ -118,31 +118,31 @@ def _of_text(run: Run) -> Html:
 def _of_answers(run: Run) -> Html:
     """Show the curves of a training on sampled answers; those that it did not measure are left out."""
     history = run.history
-    is_tested, has_hidden = (bool(history.curve(STEP, f"objective/{key}")) for key in ("passed", "gap"))
+    is_tested, has_hidden = (bool(history.curve("train.step", f"objective/{key}")) for key in ("passed", "gap"))
     unit = "share of the visible tests that an answer passes" if is_tested else "score of an answer by the reward model"
-    held_out = _measured(run, MEASURED, HELD_OUT)
+    held_out = _measured(run, "train.measured", HELD_OUT)
     return join(
-        _chart(run, STEP, Curve("Reward", f"{unit}, mean over a rollout", REWARD), wide=True),
-        _charts(run, STEP, _measured(run, STEP, SAMPLED)),
+        _chart(run, "train.step", Curve("Reward", f"{unit}, mean over a rollout", REWARD), wide=True),
+        _charts(run, "train.step", _measured(run, "train.step", SAMPLED)),
         *([tag("p", GAP if has_hidden else NO_HIDDEN_TESTS, cls="note")] if is_tested else []),
         tag("h3", "On held-out prompts, never trained on"),
-        _charts(run, MEASURED, held_out) if held_out else tag("p", None),
+        _charts(run, "train.measured", held_out) if held_out else tag("p", None),
         tag("h3", "Optimization"),
-        _charts(run, STEP, (LOSS._replace(unit="its size says little: see the reward"), *SETTING)),
+        _charts(run, "train.step", (LOSS._replace(unit="its size says little: see the reward"), *SETTING)),
     )
 
 
-def _measured(run: Run, event: str, curves: Iterable[Curve]) -> list[Curve]:
+def _measured(run: Run, event: Event, curves: Iterable[Curve]) -> list[Curve]:
     return [curve for curve in curves if run.history.curve(event, curve.key)]
 
 
-def _charts(run: Run, event: str, curves: Iterable[Curve]) -> Html:
+def _charts(run: Run, event: Event, curves: Iterable[Curve]) -> Html:
     return tag("div", *(_chart(run, event, curve) for curve in curves), cls="thirds")
 
 
-def _chart(run: Run, event: str, curve: Curve, *, wide: bool = False) -> Html:
+def _chart(run: Run, event: Event, curve: Curve, *, wide: bool = False) -> Html:
     points: list[Point] = run.history.curve(event, curve.key)
-    return line_chart(curve.title, curve.unit, points, wide=wide, marked=event == MEASURED)
+    return line_chart(curve.title, curve.unit, points, wide=wide, marked=event == "train.measured")
 
 
 def _guessing(run: Run) -> list[Html]:
