@@ -150,16 +150,23 @@ FORM = {
 
 EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
+    "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
     "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
+    "train.prompts": "Number of prompts of PPO to train on, held out, and left out by reason.",
+    "train.problems": "Number of problems of GRPO to train on, held out, and left out by reason.",
+    "train.not_measured": "There are too few prompts to hold any out of training.",
     "train.reference": "The initial checkpoint scores all pairs.",
     "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
-    "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate.",
+    "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate; and what "
+    "the objective adds, such as `objective/kl` and `objective/scores` of the step's rollout.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",
-    "train.measured": "Figures on the held-out windows.",
-    "train.sample": "A completion of one of `--validation.prompts`.",
+    "train.measured": "Figures on the held-out windows, conversations, pairs, or answers to held-out prompts.",
+    "train.sample": "A completion of one of `--validation.prompts`; or the answer to a held-out prompt.",
+    "train.slow": "Steps are much slower than usual in this run.",
+    "train.stopping": "A signal ends the run after this step.",
     "train.starts_anew": "The run was to be resumed, but there is no checkpoint.",
     "train.long_warmup": "The warmup is longer than the run: the learning rate never reaches its peak.",
     "train.settings_changed": "A resumed run has other settings than its checkpoint.",
@@ -214,8 +221,8 @@ TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(com
 """Commands that run a training."""
 PRETRAININGS, REWARDS = ("train",), ("reward",)
 """Those that read tokens, and those that make no checkpoint."""
-REWARDED_BY_TESTS = tuple(name for name in TRAININGS if name == "grpo")
-"""Those whose reward is the share of tests passed."""
+REWARDED_BY_MODEL, REWARDED_BY_TESTS = ("ppo",), ("grpo",)
+"""Those that learn from answers which they sample: scored by a reward model, or by tests."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
 NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan", "problems"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
@@ -367,7 +374,7 @@ def _reward_model() -> Kind:
         "command takes it for a checkpoint. Mean and deviation of its rewards are kept with the weights from the last "
         "step on.",
         made_by=REWARDS,
-        read_by=REWARDS,
+        read_by=(*REWARDS, *REWARDED_BY_MODEL),
         files=TRAINED,
         counts={
             "step": "Number of steps taken.",
@@ -437,14 +444,26 @@ def _checkpoint() -> Kind:
         ),
         files=TRAINED,
         sometimes={
-            "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective, if it has any. Pretraining has none.",
-            "{training.state:OBJECTIVE_VALUES}": "Other values of the objective, if it has any. Pretraining has none.",
+            "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective. PPO and GRPO: the current rollout, whose "
+            "policy is gone: ids, log-probabilities under policy and reference, values, scores.",
+            "{training.state:OBJECTIVE_VALUES}": "Other values of the objective. PPO: the weight of the KL penalty, "
+            "and the statistics of the scores so far.",
         },
         counts={
             "step": "Number of steps taken.",
-            "loss": "Loss of the last step, in nats per token.",
+            "loss": "Loss of the last step: of text in nats per token.",
             "bits_per_byte": "Bits per byte on the held-out windows, if they were measured at this step.",
             "held_out_loss": "Loss on the held-out windows, in nats per token, if they were measured at this step.",
+            "accuracy": "Share of the held-out pairs whose chosen answer is preferred (dpo).",
+            "margin": "How far it is ahead on average (dpo).",
+            "score": "Mean score of answers to held-out prompts: of the reward model, or share of the visible tests "
+            "passed (ppo, grpo).",
+            "kl": "KL divergence of these answers from the initial checkpoint, in nats; with a reference (ppo, grpo).",
+            "length": "Their mean length in tokens (ppo, grpo).",
+            "ended": "Share of them that ended by themselves (ppo, grpo).",
+            "passed": "Share of them that pass all visible tests (grpo).",
+            "hidden_passed": "Share of them that pass all hidden tests (grpo).",
+            "gap": "By how much the first of these shares is larger (grpo).",
         },
     )
 
@@ -528,6 +547,9 @@ RUN = {
     "checkpoints/step-<step>/": "A checkpoint, an artifact. Only the newest stay: `--checkpoints.keep-last`.",
 }
 RUN_SOMETIMES = {
+    "data/<key>/": "A file that an alignment was given, preprocessed to a dataset, an artifact.",
+    "problems/<key>/": "Of GRPO: the problems of a file with their tests, an artifact.",
+    "reference/": "Of DPO: log-probabilities under the initial checkpoint, an artifact.",
     "checkpoints/superseded-<number>-step-<step>/": "A newer checkpoint than the one that the run resumed from.",
     "checkpoints/damaged-<number>-step-<step>/": "A damaged checkpoint; the run resumed from an older one.",
     "{trackers:PROJECT}/": "Files of TensorBoard, with `--trackers tensorboard`.",
@@ -667,7 +689,7 @@ def _reasons() -> dict[str, str]:
 
 def _run() -> Iterator[str]:
     yield "## The folder of a run"
-    yield "`ibidem train` writes everything below its `--output-dir`:"
+    yield "A training writes everything below its `--output-dir`:"
     yield _described(("Path", "Holds"), RUN | _sometimes(RUN_SOMETIMES))
     yield "Events:"
     yield _described(("Event", "Meaning"), EVENTS)

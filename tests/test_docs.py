@@ -127,6 +127,17 @@ def check_described(folder: Path) -> artifacts.Artifact:
     return artifact
 
 
+def check_run(run: Path) -> None:
+    """Every path and event of a run is described."""
+    known = [name.rstrip("/") for name in (*docs_layout.RUN, *docs_layout.RUN_SOMETIMES)]
+    artifacts_of = [path for name in ("checkpoints", "tokens", "data", "problems") for path in (run / name).glob("*")]
+    for path in [*run.iterdir(), *artifacts_of]:
+        name = path.relative_to(run).as_posix()
+        assert any(each.startswith(f"{name}/") for each in known) or matches(name, known), f"{name} is not described"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert {event["event"] for event in events} <= docs_layout.EVENTS.keys()
+
+
 def check_columns(columns: docs_layout.Columns, paths: list[Path]) -> None:
     for path in paths:
         if path.suffix == ".parquet":
@@ -180,12 +191,42 @@ def test_every_file_of_a_run_is_described(checkpoint: Path) -> None:
     run = checkpoint.parents[1]
     (tokens,) = (run / "tokens").iterdir()
     check_described(tokens)
-    known = [name.rstrip("/") for name in docs_layout.RUN]
-    for path in [*run.iterdir(), *(run / "checkpoints").iterdir(), tokens]:
-        name = path.relative_to(run).as_posix()
-        assert name in {"checkpoints", "tokens"} or matches(name, known), f"{name} is not described"
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    assert {event["event"] for event in events} <= docs_layout.EVENTS.keys()
+    check_run(run)
+
+
+def test_every_file_of_a_run_on_executed_tests_is_described(checkpoint: Path, tmp_path: Path) -> None:
+    from ibidem.config import build
+    from ibidem.training.rlhf.config import GrpoConfig
+    from ibidem.training.rlhf.grpo_trainer import grpo
+
+    tests = {n: [f"assert f({x}) == {x + n}" for x in (11, 12)] for n in range(1, 13)}
+    rows = [{"task_id": n, "text": f"Add {n}.", "test_list": listed} for n, listed in tests.items()]
+    (tmp_path / "problems.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = tmp_path / "run"
+    settings = {
+        "initial": checkpoint,
+        "problems": tmp_path / "problems.jsonl",
+        "output_dir": run,
+        "held_out_share": 0.3,
+        "training": {"steps": 1, "batch_sequences": 16, "mixed_precision": "no"},
+        "rollout": {"max_tokens": 12},
+        "grpo": {"kl": 0.1, "no_end_penalty": 1},  # some answers end and others do not: there is something to learn
+        "validation": {"sample_tokens": 4},
+    }
+    grpo(build(GrpoConfig, settings))
+    made = check_described(run / "checkpoints" / "step-000001")
+    assert "objective.safetensors" in made.files
+    assert {"score", "kl", "length", "ended", "passed", "hidden_passed", "gap"} <= made.counts.keys()
+    (problems,) = (run / "problems").iterdir()
+    counts = check_described(problems).counts
+    assert counts["kept"] == 12, counts
+    check_run(run)
+
+
+def test_every_event_of_a_training_is_described() -> None:
+    sources = "".join(path.read_text() for path in sorted((docs_code.PACKAGE / "training").rglob("*.py")))
+    logged = set(re.findall(r'"((?:train|checkpoint|reward)\.[a-z_]+)"', sources))
+    assert logged <= docs_layout.EVENTS.keys(), "describe it in scripts/docs_layout.py"
 
 
 def test_every_file_of_responses_and_of_their_ratings_is_described(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ forbids both. Every value goes through `show`, which escapes it; None is shown a
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
-from ibidem.config import flattened
 from ibidem.data import shards
 from ibidem.data.blend import is_blend, num_documents
 from ibidem.errors import ConfigError
@@ -20,13 +19,11 @@ from ibidem.figures import counted, duration
 from ibidem.files import write_file
 from ibidem.page import (
     Html,
-    Point,
     Row,
     bars,
     document,
     is_page,
     join,
-    line_chart,
     share,
     spread,
     table,
@@ -35,6 +32,7 @@ from ibidem.page import (
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.report_corpus import corpora, intact
 from ibidem.serving.report_evaluation import evaluation, losses_by_language, read_result
+from ibidem.serving.report_training import key_figure, training
 from ibidem.serving.run_history import History, Run, open_run
 
 MOST_SAMPLES = 6  # of a prompt
@@ -87,7 +85,7 @@ def _check_output(path: Path) -> None:
 def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     """Name the checkpoint and show the key figures."""
     stages = [*run.stages_before, run]
-    datasets, tuned_on = stages[0].find_all(shards.KIND), run.find(shards.KIND) if len(stages) > 1 else None
+    datasets, tuned_on = stages[0].find_all(shards.KIND), run.tuned_on
     counts = datasets[0].counts if datasets else {}
     sources = [dataset.counts for dataset in datasets if not is_blend(dataset)]
     read = sum(each["read"] for each in sources) if all("read" in each for each in sources) else None
@@ -103,15 +101,9 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
         ),
         *([("Rows of the blend", counts.get("kept"), "repeats included, as in all that follows")] if blended else []),
         ("Bytes of text kept", counts.get("bytes"), join(counts.get("chars"), " characters")),
-        *([("Tuned on", num_documents(tuned_on), "conversations, or pairs")] if tuned_on else []),
+        *([_tuned_on(tuned_on)] if tuned_on else []),
         ("Parameters", run.history.parameters, ""),
-        *(
-            (
-                "Held-out bits per byte" if len(stages) == 1 else f"Held-out bits per byte, {each.name}",
-                *_first_to_last(each.history.curve("train.measured", "bits_per_byte")),
-            )
-            for each in stages
-        ),
+        *(_key_figure(each, is_only=len(stages) == 1) for each in stages),
         (
             "Tokens trained",
             int(sum(count for _, count in tokens)) if tokens else None,
@@ -125,20 +117,22 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     return tag("header", tag("h1", title), where, tag("dl", *shown, cls="figures"), links)
 
 
+def _key_figure(run: Run, *, is_only: bool) -> Row:
+    name, value, remark = key_figure(run)
+    return name if is_only else f"{name}, {run.name}", value, remark
+
+
+def _tuned_on(data: Artifact) -> Row:
+    if data.kind == shards.KIND:
+        return "Tuned on", num_documents(data), "conversations, pairs or prompts"
+    return "Tuned on", data.counts.get("kept"), data.kind
+
+
 def in_stages(shown: Sequence[tuple[Run, Html]]) -> Html:
     """Show a section of several runs one after the other, each under its name."""
     if len(shown) == 1:
         return shown[0][1]
     return join(*(join(tag("h3", "Run ", tag("code", run.name)), content) for run, content in shown))
-
-
-def _first_to_last(points: Sequence[Point]) -> tuple[str | None, str]:
-    if not points:
-        return None, ""
-    (_, first), (step, last) = points[0], points[-1]
-    if len(points) == 1:
-        return f"{last:.3f}", f"measured once, at step {step:,}"
-    return f"{first:.3f} → {last:.3f}", f"{share(last, first)} of the first"
 
 
 def tokenizer(artifact: Artifact | None) -> Html:
@@ -172,47 +166,25 @@ def _longest_pieces(vocabulary: str) -> list[str]:
     return [piece.translate(READABLE) for piece in sorted(learned, key=len, reverse=True)[:MOST_PIECES]]
 
 
-def training(run: Run) -> Html:
-    """Show the curves, the problems of the run, and the settings."""
-    history = run.history
-    notes = [*_guessing(run), join("Sessions of training, resumes included: ", history.sessions, ".")]
-    notes += [join("Refused at step ", row.get("step"), ": ", row.get("reason"), ".") for row in history.refused]
-    notes += [join("Torn lines of events.jsonl, left out: ", run.torn, ".")] if run.torn else []
-    held_out = history.curve("train.measured", "bits_per_byte")
-    small = [("Learning rate", "", "lr"), ("Gradient norm", "before clipping", "grad_norm")]
-    small += [("Speed", "tokens per second", "tokens_per_s")]
-    settings = [(key, "none" if value is None else value) for key, value in flattened(run.checkpoint.config).items()]
-    return join(
-        line_chart("Loss", "nats per token, on the training text", history.curve("train.step", "loss"), wide=True),
-        line_chart("Held-out bits per byte", "never trained on; lower is better", held_out, wide=True, marked=True),
-        tag("div", *(line_chart(t, unit, history.curve("train.step", key)) for t, unit, key in small), cls="thirds"),
-        *(tag("p", note, cls="note") for note in notes),
-        tag("details", tag("summary", "All settings", cls="note"), table(("Setting", "Value"), settings)),
-    )
-
-
-def _guessing(run: Run) -> list[Html]:
-    vocab_size = run.checkpoint.config.get("model", {}).get("vocab_size")
-    if not isinstance(vocab_size, int) or vocab_size < 1:
-        return []
-    guess = f"A model that guesses has a loss of {math.log(vocab_size):.2f} nats: ln {vocab_size:,}. "
-    return [join(guess, "A bit per byte is the loss in bits, spread over the bytes of the text; 8 is to know nothing.")]
-
-
 def samples(history: History) -> Html:
     """Show how the completion of each prompt changes over training."""
     if not history.prompts:
         why = "no prompt was set (validation.prompts)" if history.no_samples is None else history.no_samples
         return tag("p", None, f" No prompt was completed: {why}.")
-    blocks = []
-    for prompt in history.prompts:
-        completions = history.completions(prompt)
-        steps = spread(list(completions), MOST_SAMPLES)
-        left_out = f", {len(steps)} of {len(completions)} completions" if len(steps) < len(completions) else ""
-        texts = {step: tag("pre", tag("b", prompt), _legible(completions[step])) for step in steps}
-        rows = [tag("div", tag("span", "step ", step), text, cls="completion") for step, text in texts.items()]
-        blocks.append(tag("div", tag("h3", "Prompt ", tag("code", repr(prompt)), left_out), *rows))
-    return join(*blocks)
+    return join(*(_completions(prompt, history.completions(prompt)) for prompt in history.prompts))
+
+
+def _completions(prompt: str, completions: Mapping[int, str]) -> Html:
+    """Show some completions of a prompt; one of several lines is shown once, above them."""
+    steps = spread(list(completions), MOST_SAMPLES)
+    left_out = f", {len(steps)} of {len(completions)} completions" if len(steps) < len(completions) else ""
+    is_long = "\n" in prompt.strip()
+    before = "" if is_long else tag("b", prompt)
+    texts = {step: tag("pre", before, _legible(completions[step])) for step in steps}
+    rows = [tag("div", tag("span", "step ", step), text, cls="completion") for step, text in texts.items()]
+    name = "" if is_long else tag("code", repr(prompt))
+    above = [tag("div", tag("span"), tag("pre", tag("b", prompt.strip())), cls="completion")] if is_long else []
+    return tag("div", tag("h3", "Prompt ", name, left_out), *above, *rows)
 
 
 def _legible(completion: str) -> Html:

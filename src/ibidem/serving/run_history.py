@@ -23,6 +23,8 @@ WORK = {
     "checkpoint.saved",
 }
 """Events whose timestamps show how long a run was active."""
+DATA = "data"
+"""Role of what an alignment is trained on among a checkpoint's inputs."""
 STAGES = {"dataset": "Preprocessing", "tokenizer": "Training the tokenizer", "tokens": "Tokenizing the corpus"}
 
 Record = dict[str, Any]
@@ -94,6 +96,13 @@ class Run:
     def name(self) -> str:
         """The name of its folder."""
         return self.folder.resolve().name
+
+    @property
+    def tuned_on(self) -> Artifact | None:
+        """What an alignment was trained on: a dataset, or problems; None if it is not here, or this is no alignment."""
+        digests = {item.digest for item in self.checkpoint.inputs if item.role == DATA}
+        made_from = (node for _, _, node in self.lineage if isinstance(node, Artifact))
+        return next((node for node in made_from if node.digest in digests), None)
 
     def find(self, kind: str) -> Artifact | None:
         """Return the first artifact of a kind that the checkpoint was made from, or None."""
