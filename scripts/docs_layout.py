@@ -127,6 +127,15 @@ DOCUMENTS = {
     "start": "Place of its first token in the file of the split.",
     "tokens": "Number of its tokens, the document token before it included.",
 }
+PROBLEM = {
+    "task_id": "The file's own id of the problem; without one, its record.",
+    "sha256": "The document, by the hash of its text.",
+    "record": "The document's record in the dataset.",
+    "prompt": "What the user asks, as turns: the statement, and the tests that are rewarded.",
+    "visible": "Tests that are rewarded, each with its `source`, the `setup` that runs after the program, the `names` "
+    "that it takes from the program, and the `preamble` that runs before it.",
+    "hidden": "Tests that are never shown and never rewarded, in the same form.",
+}
 FORM = {
     "id": "The prompt's id. A cell that a spreadsheet would take for a formula has an apostrophe before it.",
     "prompt": "What the user said; of several turns, the conversation before the last response.",
@@ -205,14 +214,16 @@ TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(com
 """Commands that run a training."""
 PRETRAININGS, REWARDS = ("train",), ("reward",)
 """Those that read tokens, and those that make no checkpoint."""
+REWARDED_BY_TESTS = tuple(name for name in TRAININGS if name == "grpo")
+"""Those whose reward is the share of tests passed."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
-NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan"}
+NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan", "problems"}
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
 
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
-    trained = [_tokens(), _checkpoint(), _reference(), _reward_model()]
+    trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _problems()]
     return [_dataset(), _tokenizer(), *trained, _evaluation(), _responses(), _decision()]
 
 
@@ -387,6 +398,33 @@ def _reference() -> Kind:
     )
 
 
+def _problems() -> Kind:
+    return Kind(
+        constant="training.rlhf.problems:KIND",
+        about="Programming problems that a model learns from by running its programs: of each document that the "
+        "dataset of the problems kept, what the user asks, and the tests. A resumed run uses it again.",
+        made_by=REWARDED_BY_TESTS,
+        read_by=(*REWARDED_BY_TESTS, *TAKEDOWN),
+        files={"{records:PROBLEMS_FILE}": "A problem a line."},
+        columns=(
+            Columns(
+                "{records:PROBLEMS_FILE}",
+                {
+                    **dict.fromkeys(("task_id", "sha256", "record"), "string"),
+                    **dict.fromkeys(("prompt", "visible", "hidden"), "list"),
+                },
+                PROBLEM,
+            ),
+        ),
+        counts={
+            "read": "Rows of the file: kept + dropped + quarantined.",
+            "kept": "Problems to learn from.",
+            "quarantined": "Rows that could not be read.",
+            "dropped": "What is left out by reason, that of the dataset included.",
+        },
+    )
+
+
 def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
@@ -519,7 +557,7 @@ OTHERS = {
     "dashboard, in its output folder. RUN is the folder of the checkpoint's run, with the folder above it.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
-    "FILE.jsonl": "`ibidem generate --output FILE.jsonl`.",
+    "FILE.jsonl": "`ibidem generate --output FILE.jsonl`, `ibidem problems --output FILE.jsonl`.",
 }
 
 INTRODUCTION = """# Layout

@@ -72,6 +72,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem synthesize --from data/public/processed --output-dir data/public/traces --number 1000",
             preview="ibidem.training.synthesize:preview",
         ),
+        "problems": Command(
+            "ibidem.data.synthetic.programs:ProblemsConfig",
+            "ibidem.data.synthetic.programs:write_problems",
+            "make small programming problems with tests, from templates",
+            "ibidem problems --output problems.jsonl --number 500",
+        ),
         "blend": Command(
             "ibidem.data.blend:BlendConfig",
             "ibidem.data.blend:blend",

@@ -13,7 +13,8 @@ from ibidem.conversation import Turn, check
 from ibidem.data.synthetic import calls, describe, dialogues, mutants, refusals, self_instruct, tools
 from ibidem.data.synthetic.calls import Case
 from ibidem.data.synthetic.functions import Function, Parameter, Source, functions
-from ibidem.data.synthetic.trace import Trace, block
+from ibidem.data.synthetic.trace import Trace
+from ibidem.data.text.clean import block
 from ibidem.data.text.refusal import is_refusal
 from ibidem.errors import DataError
 

@@ -13,6 +13,7 @@ from ibidem.evaluation import coding, evidence
 from ibidem.evaluation.config import HumanEvalConfig, MbppConfig
 from ibidem.evaluation.human_eval import human_eval
 from ibidem.evaluation.mbpp import mbpp
+from ibidem.sandbox.judge import Judge
 from ibidem.sandbox.problems import _human_eval, inputs_of
 from ibidem.sandbox.problems import human_eval as read_human_eval
 from ibidem.sandbox.problems import mbpp as read_mbpp
@@ -96,15 +97,15 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
     human_eval(config("whole"))
     judged = []
-    original = coding.Judge.judge
+    original = Judge.judge
 
-    def dies(self: coding.Judge, program: object) -> object:
+    def dies(self: Judge, program: object) -> object:
         judged.append(program)
         if len(judged) == 5:
             raise KeyboardInterrupt
         return original(self, program)
 
-    monkeypatch.setattr(coding.Judge, "judge", dies)
+    monkeypatch.setattr(Judge, "judge", dies)
     with pytest.raises(KeyboardInterrupt):
         human_eval(config("cut"))
     assert not (tmp_path / "cut").exists()
@@ -226,7 +227,7 @@ def test_plus_files_are_judged_by_the_reference_on_all_their_inputs(tmp_path: Pa
     path = tmp_path / "plus.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(plus).encode()))
     (problem,) = read_human_eval(str(path))
-    with coding.Judge(workers=1) as judge:
+    with Judge(workers=1) as judge:
         right = judge.judge(problem.program("    return a + b\n"))
         wrong = judge.judge(problem.program("    return a + b if a < 1000 else 0\n"))
         near = judge.judge(problem.program("    return b + a\n"))
@@ -251,7 +252,7 @@ def plus(solution: str, inputs: list) -> coding.Problem:
     ],
 )
 def test_plus_files_compare_numbers_as_they_should(solution: str, inputs: list, completion: str, passes: bool) -> None:
-    with coding.Judge(workers=1) as judge:
+    with Judge(workers=1) as judge:
         assert judge.judge(plus(solution, inputs).program(completion)).passed is passes
 
 
@@ -271,7 +272,7 @@ def test_helpers_of_the_reference_that_judge_an_answer_are_the_benchmarks(tmp_pa
     code = "def same(a, b):\n    return a == b\ndef f(x):\n    return 2 * x\n"
     row = {"task_id": 11, "text": "Double.", "code": code, "test_list": ["assert same(f(2), 4)"]}
     (problem,) = read_mbpp(str(lines(tmp_path / "m.jsonl", [row])), "all")
-    with coding.Judge(workers=1) as judge:
+    with Judge(workers=1) as judge:
         assert judge.judge(problem.program(code)).passed
         lie = "def same(a, b):\n    return True\ndef f(x):\n    return 0\n"
         assert not judge.judge(problem.program(lie)).passed
@@ -284,7 +285,7 @@ def test_plus_files_of_the_hub_bring_their_tests(tmp_path: Path) -> None:
         "        assertion(candidate(*inp), exp, 1e-6)\n"
     )
     (problem,) = read_human_eval(str(lines(tmp_path / "p.jsonl", [{**DOUBLE, "test": test}])))
-    with coding.Judge(workers=1) as judge:
+    with Judge(workers=1) as judge:
         assert judge.judge(problem.program(problem.reference)).passed
         assert not judge.judge(problem.program("    return xs\n")).passed
 

@@ -78,23 +78,24 @@ def test_a_batch_generates_what_each_prompt_generates_alone(model: Decoder, samp
 
 def test_rows_that_leave_and_rows_that_join_change_no_other(model: Decoder) -> None:
     frozen = FrozenDecoder(model)
-    requests = [Request(prompt, 1.0, 0.9, seed) for seed, prompt in enumerate(PROMPTS)]
+    requests = [Request(prompt, 1.0, 0.9, [seed]) for seed, prompt in enumerate(PROMPTS)]
     lengths, joins = [3, 9, 5, 4], [0, 0, 2, 6]
     batch = RunningBatch(frozen, slots=3, size=40)
     numbers: list[int] = []
     made: dict[int, list[int]] = {}
     for step in range(12):
-        numbers += [batch.admit(request) for request, at in zip(requests, joins, strict=True) if at == step]
-        for number, next_id in batch.step().items():
-            made.setdefault(number, []).append(next_id)
+        for request, at in zip(requests, joins, strict=True):
+            numbers += batch.admit(request) if at == step else []
+        for number, drawn in batch.step().items():
+            made.setdefault(number, []).append(drawn.id)
             if len(made[number]) == lengths[number]:
                 batch.release(number)
     assert numbers == [0, 1, 2, 3]
-    assert batch.free == 3
+    assert batch.step() == {}
     for number, request in enumerate(requests):
         alone = RunningBatch(frozen, slots=1)
         alone.admit(request)
-        assert made[number] == [alone.step()[0] for _ in range(lengths[number])]
+        assert made[number] == [alone.step()[0].id for _ in range(lengths[number])]
 
 
 def test_more_prompts_than_slots_are_continued_as_rows_leave(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,7 @@ def test_more_prompts_than_slots_are_continued_as_rows_leave(model: Decoder, mon
 def test_a_long_prompt_beside_a_short_one_costs_no_padding() -> None:
     batch = RunningBatch(FrozenDecoder(decoder(small())), slots=3)
     for prompt in ([1] * 50, [2], [3, 4]):
-        batch.admit(Request(prompt, 0.0, 1.0, 0))
+        batch.admit(Request(prompt, 0.0, 1.0, [0]))
     batch.step()
     assert batch.tokens_read == 50 + 1 + 2
     batch.release(0)
@@ -133,12 +134,12 @@ def test_prompts_are_joined_up_to_a_number_of_tokens(monkeypatch: pytest.MonkeyP
 
 def test_a_row_that_is_released_before_it_was_read_leaves_nothing() -> None:
     batch = RunningBatch(FrozenDecoder(decoder(small())), slots=2)
-    kept, gone = batch.admit(Request([1, 2], 0.0, 1.0, 0)), batch.admit(Request([3], 0.0, 1.0, 0))
+    (kept,), (gone,) = batch.admit(Request([1, 2], 0.0, 1.0, [0])), batch.admit(Request([3], 0.0, 1.0, [0]))
     batch.release(gone)
     assert list(batch.step()) == [kept]
     batch.release(kept)
     assert batch.step() == {}
-    assert (batch.free, batch.tokens_read) == (2, 2)
+    assert batch.tokens_read == 2
 
 
 def test_a_prompt_and_its_continuation_must_fit_into_the_context() -> None:

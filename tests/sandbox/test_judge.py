@@ -497,3 +497,12 @@ def test_the_time_of_the_tests_does_not_depend_on_the_jobs_before() -> None:
 def test_the_ending_tells_a_timeout_from_a_crash(code: int, cpu_s: float, kind: Kind) -> None:
     end = {"idle": False, "candidate": {"code": code, "cpu_s": cpu_s, "peak_kb": 0}}
     assert judges._decide({"kind": "crash", "detail": ""}, end, Limits(cpu_s=1))[0] is kind
+
+
+def test_a_judge_whose_supervisors_have_all_died_judges_every_program_with_others() -> None:
+    program = Program(("def f(x):\n    return x",), "assert f(1) == 1", ("f",))
+    with Judge(workers=1) as judge:
+        os.kill(judge._supervisors[0]._process.pid, signal.SIGKILL)
+        with pytest.raises(SandboxError, match="the supervisor of the jails has died"):
+            list(judge.verdicts([program]))
+        assert [verdict.passed for verdict in judge.verdicts([program] * 3)] == [True] * 3

@@ -13,6 +13,7 @@ import torch
 from tests.conftest import REPOSITORY
 
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.heads import ValueDecoder
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import optim
 from ibidem.training.config import OptimConfig
@@ -59,6 +60,13 @@ def test_muon_updates_the_matrices_of_the_blocks_and_adamw_everything_else() -> 
     decays = {name: group["weight_decay"] for name, group in groups.items()}
     assert {name for name, decay in decays.items() if decay == 0.0} == {name for name in groups if "norm" in name}
     assert set(decays.values()) == {0.0, 0.3}
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_value_head_takes_the_steps_of_adamw(name: str) -> None:
+    group = groups_of(ValueDecoder(SHAPE), OptimConfig(name=name, weight_decay=0.3))["value_1D"]
+    assert "parts" not in group
+    assert group["weight_decay"] == 0.3
 
 
 def test_a_frozen_matrix_is_in_no_group() -> None:

@@ -14,6 +14,8 @@ from ibidem.artifacts import Input
 from ibidem.config import build
 from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.config import read_model_config
+from ibidem.modeling.heads import ValueDecoder
+from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of
 from ibidem.training import session
@@ -64,6 +66,15 @@ class Counting:
         self.calls.append("close")
 
 
+class Valuing(Counting):
+    """Fit the constant batch, and its token numbers with the values."""
+
+    def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
+        ids = (torch.arange(16) * (step + 3) % 512)[None]
+        scores = model(ids[:, :-1], ids[:, 1:], scoring=Scoring())
+        return (scores.values_N - torch.arange(15)).square().sum() - scores.log_probs_N.sum(), 15
+
+
 def settings(tmp_path: Path, name: str, **training: object) -> SessionConfig:
     return build(
         SessionConfig,
@@ -75,12 +86,12 @@ def settings(tmp_path: Path, name: str, **training: object) -> SessionConfig:
     )
 
 
-def run(config: SessionConfig, model_file: Path, tokenizer_dir: Path) -> Counting:
+def run(config: SessionConfig, model_file: Path, tokenizer_dir: Path, *, objective: Counting | None = None) -> Counting:
     shape = read_model_config(model_file)
-    objective = Counting()
+    objective = objective or Counting()
 
     def build_model() -> Decoder:
-        model = Decoder(shape)
+        model = ValueDecoder(shape) if isinstance(objective, Valuing) else Decoder(shape)
         model.init_weights(0)
         return model
 
@@ -113,6 +124,16 @@ def test_an_objective_resumes_with_its_state_to_the_bit(model_file: Path, tokeni
     assert torch.equal(parts.mean, whole.mean)
     folders = [folder_of(tmp_path / name, 6) for name in ("whole", "parts")]
     assert load_file(folders[0] / "objective.safetensors")["mean"].equal(whole.mean)
+    assert artifacts.load(folders[0]).digest == artifacts.load(folders[1]).digest
+
+
+def test_a_value_head_is_trained_saved_and_resumed_to_the_bit(
+    model_file: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    for name, training in (("whole", {}), ("parts", {"stop_at_step": 3}), ("parts", {"resume_from": "latest"})):
+        run(settings(tmp_path, name, **training), model_file, tokenizer_dir, objective=Valuing())
+    folders = [folder_of(tmp_path / name, 6) for name in ("whole", "parts")]
+    assert load_file(folders[0] / "model.safetensors")["value_1D"].all()
     assert artifacts.load(folders[0]).digest == artifacts.load(folders[1]).digest
 
 

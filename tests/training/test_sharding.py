@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,20 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from tests.conftest import REPOSITORY
 from tests.training.test_resume import Settings, changed, losses, torchrun, train, weights
+from torch.nn.parallel import DistributedDataParallel
 
 from ibidem.errors import TrainingError
 from ibidem.modeling.attention import Documents
+from ibidem.modeling.checkpoint import load_weights
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.generate import Sample, sample
+from ibidem.modeling.heads import ValueDecoder
+from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import sharding
+from ibidem.training.config import OptimConfig
 from ibidem.training.loop import _check_finite, gradient_norm
+from ibidem.training.optim import make_optimizer
 
 SHAPE = ModelConfig(vocab_size=96, width=32, layers=2, heads=2, ffn_hidden=48, context=16)
 
@@ -93,6 +101,72 @@ def test_sharded_gradients_are_those_of_one_process_in_every_precision(dtype: to
     torch.testing.assert_close(sharded["norm"], gradient_norm(model))
     assert sharded["loss"].dtype == torch.float32
     assert float(sharded["loss"]) != float(sharded["loss"].bfloat16()), "a loss that was rounded to 16 bits"
+
+
+PROMPTS = [[1, 2, 3], [4]]
+
+
+def learned(model: torch.nn.Module, numbers: list[int]) -> list[list[Sample]]:
+    """Take two steps on policy and values; sample before the first one and after each."""
+    optimizer = make_optimizer(model, OptimConfig(name="muon", lr=0.01))
+    samples = []
+    for step in range(3):
+        with torch.no_grad():
+            policy_loss(model, 0)  # FSDP leaves some weights gathered after it
+        policy = sharding.whole(model)
+        samples.append(sample(policy, PROMPTS, [[0, 1, 2], [3]], max_tokens=8, end_ids=(0,)))
+        for number in numbers:
+            (policy_loss(model, number + step) / len(numbers)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [group for groups in samples for group in groups]
+
+
+def policy_loss(model: torch.nn.Module, number: int) -> torch.Tensor:
+    ids = torch.randint(96, (1, 17), generator=torch.Generator().manual_seed(number))
+    scores = model(ids[:, :-1], ids[:, 1:], scoring=Scoring())
+    return scores.log_probs_N.square().sum() + (scores.values_N - 1).square().sum()
+
+
+def value_decoder() -> ValueDecoder:
+    model = ValueDecoder(SHAPE)
+    model.init_weights(0)
+    return model
+
+
+def sampled_while_training(rank: int, port: int, out: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    replicated, sharded = value_decoder(), value_decoder()
+    sharding.shard(sharded, torch.device("cpu"))
+    found = {
+        "ddp": learned(DistributedDataParallel(replicated), [10 * rank]),
+        "fsdp": learned(sharded, [10 * rank]),
+    }
+    policy = sharding.whole(sharded)
+    assert not any(parameter.requires_grad for parameter in policy.parameters())
+    sharding.save(sharded, make_optimizer(sharded, OptimConfig()), out)
+    torch.save({**found, "weights": policy.state_dict()}, out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_every_process_samples_from_the_whole_policy_what_one_process_samples(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(sampled_while_training, (free_port(), tmp_path), nprocs=2)
+    alone = value_decoder()
+    expected = learned(alone, [0, 10])
+    assert sharding.whole(alone) is alone
+    assert len({tuple(group[0].ids) for group in expected[::2]}) == 3, "the policy moves"
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        for wrapper in ("ddp", "fsdp"):
+            for mine, theirs in zip(chain(*found[wrapper]), chain(*expected), strict=True):
+                assert mine.ids == theirs.ids
+                assert mine.log_probs == pytest.approx(theirs.log_probs, abs=1e-4)
+        assert found["weights"].keys() == Decoder(SHAPE).state_dict().keys()
+    saved = ValueDecoder(SHAPE)
+    load_weights(saved, tmp_path)
+    torch.testing.assert_close(saved.state_dict(), alone.state_dict(), atol=1e-4, rtol=1e-4)
 
 
 def test_wrappers_leave_the_layout_of_documents_on_the_host() -> None:

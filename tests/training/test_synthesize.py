@@ -154,6 +154,49 @@ def test_the_judge_fails_each_bug_and_passes_each_fix_and_runs_are_what_code_ret
                 assert "mutant=" in row["record"]
 
 
+@needs_judge
+def test_solved_problems_pass_the_tests_that_are_shown_and_no_function_of_a_file_is_among_them(
+    code: Path, tmp_path: Path
+) -> None:
+    rows = made(code, tmp_path / "out", number=80, kinds=("solve",))
+    assert len(rows) > 60
+    asked, programs, names = [], [], set()
+    for row in rows:
+        user, assistant = from_rows(row["messages"])
+        (program,) = re.findall(r"^```python\n(.*?)\n```$", assistant.text, re.DOTALL)
+        statement, tests = user.text.split("\n\nTests:\n")
+        (name,) = re.findall(r"def (\w+)\(", program)
+        assert f"{name}(" in statement
+        assert row["license"] == "Apache-2.0"
+        assert row["record"].startswith("solve:")
+        names.add(name)
+        programs.append(program)
+        asked.append((name, tests.split("\n")))
+    with Judge(2) as judge:
+        verdicts = list(
+            judge.verdicts(
+                Program((program,), test, (name,))
+                for program, (name, tests) in zip(programs, asked, strict=True)
+                for test in tests
+            )
+        )
+    assert len(verdicts) == 2 * len(rows)
+    assert all(verdict.passed for verdict in verdicts)
+    assert main(["problems", "--output", str(tmp_path / "p.jsonl"), "--number", "800"]) == 0
+    of_file = {json.loads(line)["task_id"] for line in (tmp_path / "p.jsonl").read_text().splitlines()}
+    assert len(of_file) == 800
+    assert not of_file & names
+
+
+def test_families_of_solved_problems_are_picked(code: Path, tmp_path: Path) -> None:
+    settings = {"kinds": ("solve",), "number": 12, "families": ("add", "sort"), "steps": (1,)}
+    rows = made(code, tmp_path / "out", **settings)
+    assert all(re.search(r"def (add_\d+|sort)\(", row["text"]) for row in rows)
+    assert artifacts.load(tmp_path / "out").config["synthesize"]["families"] == ["add", "sort"]
+    with pytest.raises(ConfigError, match="no two of them can follow one another"):
+        made(code, tmp_path / "none", **{**settings, "steps": (2,)})
+
+
 def test_names_and_secrets_of_a_document_do_not_reach_its_traces(tmp_path: Path) -> None:
     from ibidem.data.preprocess import PreprocessConfig, preprocess
     from ibidem.data.scrub.scrubber import ScrubPolicy

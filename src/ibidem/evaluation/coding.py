@@ -12,15 +12,14 @@ from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
-from ibidem.evaluation.config import CodingConfig, SandboxConfig
+from ibidem.evaluation.config import CodingConfig
 from ibidem.evaluation.resume import RowLog
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import between, counted, percent
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
-from ibidem.sandbox.isolation import Limits
-from ibidem.sandbox.judge import Judge
+from ibidem.sandbox.config import SandboxConfig, open_judge
 from ibidem.sandbox.problems import Problem, by_id, read_rows
 from ibidem.statistics import mean_bounds, pass_at_k
 from ibidem.trackers import check
@@ -239,7 +238,7 @@ def _judge(config: CodingConfig, known: Mapping[str, Problem], samples: Sequence
         return judged.rows
     passed = sum(1 for each in judged.rows if each["passed"])
     with (
-        _open_judge(config) as judge,
+        open_judge(config) as judge,
         log.progress("judge", len(samples), "programs", start=len(judged.rows)) as bar,
     ):
         verdicts = judge.verdicts(known[sample.task_id].program(sample.completion) for sample in left)
@@ -280,7 +279,7 @@ def _rejudge(evaluation: evidence.Evidence, problems: Sequence[Problem], sandbox
     if unknown := [item["task_id"] for item in evaluation.items if item["task_id"] not in known]:
         return unknown
     with (
-        _open_judge(sandbox) as judge,
+        open_judge(sandbox) as judge,
         log.progress("gate.judge", len(evaluation.items), "programs") as bar,
     ):
         wrong = []
@@ -289,11 +288,6 @@ def _rejudge(evaluation: evidence.Evidence, problems: Sequence[Problem], sandbox
             wrong += [item["task_id"]] if item["passed"] is not verdict.passed else []
             bar.advance()
     return wrong + sorted(set(known) - {item["task_id"] for item in evaluation.items})
-
-
-def _open_judge(config: SandboxConfig) -> Judge:
-    limits = Limits(cpu_s=config.cpu_s, memory_bytes=config.memory_mb << 20)
-    return Judge(config.workers, limits, sandbox=config.sandbox, image=config.sandbox_image)
 
 
 def _contamination(config: CodingConfig, model_id: ModelId | None, problems: Sequence[Problem]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ibidem.config import configuration
+from ibidem.sandbox.config import SandboxConfig
 from ibidem.trackers import TrackersConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -58,22 +59,6 @@ class ModelChoice:
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: int = 0
-
-
-@configuration
-class SandboxConfig:
-    """How model-written code is run."""
-
-    sandbox: Literal["namespaces", "docker"] = "namespaces"
-    """Linux namespaces, or Docker containers where namespaces are not available."""
-    sandbox_image: str = "python:3.11-slim"
-    """With docker: a local image. Nothing is pulled, and the image must not contain the benchmarks."""
-    workers: Positive = 2
-    """Number of programs judged in parallel."""
-    cpu_s: Annotated[int, Field(ge=1, le=3600)] = 10
-    """CPU seconds for a program, and as many for its tests."""
-    memory_mb: Annotated[int, Field(ge=64)] = 512
-    """Address space of a program, in MiB."""
 
 
 @configuration

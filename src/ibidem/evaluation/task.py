@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ibidem.evaluation.config import SandboxConfig
 from ibidem.evaluation.evidence import Evidence, Metrics
 from ibidem.jsonl import Row
+from ibidem.sandbox.config import SandboxConfig
 
 Trials = dict[str, float]
 Settings = Mapping[str, Any]

@@ -61,6 +61,17 @@ class KVCache:
         k_BGSK, v_BGSK = (whole[: self.rows, :, :size] for whole in self._layers[layer])
         return k_BGSK, v_BGSK
 
+    def copied(self, slot: int) -> list[Tensor]:
+        """Return copies of the keys and values of a slot: two for each layer, (G, S, K)."""
+        return [whole_BGSK[slot, :, : self.lengths[slot]].clone() for whole_BGSK in chain.from_iterable(self._layers)]
+
+    def add(self, copies: Sequence[Tensor], rows: int) -> None:
+        """Add rows that begin with copied keys and values."""
+        slots, length = slice(self.rows, self.rows + rows), copies[0].shape[1]
+        for whole_BGSK, copy_GSK in zip(chain.from_iterable(self._layers), copies, strict=True):
+            whole_BGSK[slots, :, :length] = copy_GSK
+        self.lengths += [length] * rows
+
     def release(self, slot: int) -> None:
         """Free a slot: the last row in use moves there."""
         last, length = self.rows - 1, self.lengths[-1]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 KIND = "checkpoint"
 WEIGHTS = "model.safetensors"
 TOKENIZER_DIR = "tokenizer"
+VALUE_HEAD = "value_1D"
+"""Name of the weights of a value head: PPO's checkpoints have one."""
 INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
@@ -62,6 +64,8 @@ def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
 def load_weights(model: "nn.Module", folder: Path) -> None:
     """Load the weights of a checkpoint into a model of the same shape.
 
+    A value head that the model lacks is left out; one that the checkpoint lacks stays as it is.
+
     Raises:
         CheckpointError: the weights cannot be read, or do not fit.
     """
@@ -69,6 +73,11 @@ def load_weights(model: "nn.Module", folder: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights, own = load_file(folder / WEIGHTS), model.state_dict()
+        if VALUE_HEAD in own:
+            weights.setdefault(VALUE_HEAD, own[VALUE_HEAD])
+        else:
+            weights.pop(VALUE_HEAD, None)
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None

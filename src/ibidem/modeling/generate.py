@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, NamedTuple, Protocol
 
 from ibidem.errors import ConfigError
@@ -95,31 +94,90 @@ def generate(
     Each row has its own random generator, so the sample of a prompt does not depend on the rest of the batch, up to
     rounding. At most `MOST_ROWS` prompts are continued at once; the next one takes the place of one that is finished.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    _check_length(longest, sampling.max_tokens, model.config.context)
+
+    def is_finished(ids: list[int]) -> bool:
+        return ids[-1] in end_ids or (is_stopped is not None and is_stopped(ids))
+
+    first_seed = sampling.seed * 1_000_003 + sampling.first
+    requests = [
+        Request(prompt, sampling.temperature, sampling.top_p, [seed]) for seed, prompt in enumerate(prompts, first_seed)
+    ]
+    return [only.ids for (only,) in _continued(model, requests, sampling.max_tokens, MOST_ROWS, is_finished)]
+
+
+class Sample(NamedTuple):
+    """A continuation that was drawn from the whole distribution."""
+
+    ids: list[int]
+    """With the end id, if it ended with one."""
+    log_probs: list[float]
+    """Of each id under softmax(logits / temperature), in nats, from the logits it was drawn from; float32."""
+
+
+def sample(
+    model: Decoder | FrozenDecoder,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    end_ids: Collection[int],
+    most_rows: int = 2 * MOST_ROWS,
+) -> list[list[Sample]]:
+    """Draw samples of each prompt, with their log-probabilities, for a policy gradient.
+
+    There is no nucleus: the gradient's ratios are those of the whole distribution.
+
+    Args:
+        model: the policy. Its logits have the precision of a `FrozenDecoder`: on a GPU bfloat16 unless it is one.
+        prompts: their ids; each is read once, whatever the number of its samples.
+        seeds: for each prompt the random seeds of its samples; a sample depends on prompt and seed alone, up to
+            rounding.
+        max_tokens: maximum length of a sample.
+        temperature: more than 0.
+        end_ids: a sample ends with the first of them.
+        most_rows: maximum number of samples that are continued at once, which bounds the memory of keys and values.
+
+    Returns:
+        The samples of each prompt, in the order of their seeds.
+
+    Raises:
+        ConfigError: a prompt and `max_tokens` do not fit into the context.
+    """
+    assert temperature > 0
+    requests = [
+        Request(prompt, temperature, 1.0, own, log_probs=True) for prompt, own in zip(prompts, seeds, strict=True)
+    ]
+    return _continued(model, requests, max_tokens, most_rows, lambda ids: ids[-1] in end_ids)
+
+
+def _continued(
+    model: Decoder | FrozenDecoder,
+    requests: Sequence[Request],
+    max_tokens: int,
+    most_rows: int,
+    is_finished: Callable[[list[int]], bool],
+) -> list[list[Sample]]:
+    """Return the samples of each request; their log-probabilities are empty unless it asks for them."""
+    longest = max(len(request.ids) for request in requests)
+    _check_length(longest, max_tokens, model.config.context)
     frozen = model if isinstance(model, FrozenDecoder) else FrozenDecoder(model)
-    batch = RunningBatch(frozen, slots=min(len(prompts), MOST_ROWS), size=longest + sampling.max_tokens)
-    generated: list[list[int]] = [[] for _ in prompts]
-    waiting = iter(range(len(prompts)))
-    running: dict[int, list[int]] = {}
-
-    def admit(count: int) -> None:
-        for place in islice(waiting, count):
-            seed = sampling.seed * 1_000_003 + sampling.first + place
-            request = Request(prompts[place], sampling.temperature, sampling.top_p, seed)
-            running[batch.admit(request)] = generated[place]
-
-    admit(batch.free)
+    slots = min(sum(len(request.seeds) for request in requests), most_rows)
+    batch = RunningBatch(frozen, slots=slots, size=longest + max_tokens)
+    samples = [[Sample([], []) for _ in request.seeds] for request in requests]
+    running: dict[int, Sample] = {}
+    for request, own in zip(requests, samples, strict=True):
+        running |= zip(batch.admit(request), own, strict=True)
     while running:
-        for number, next_id in batch.step().items():
-            ids = running[number]
-            ids.append(next_id)
-            is_full = len(ids) == sampling.max_tokens
-            if is_full or next_id in end_ids or (is_stopped is not None and is_stopped(ids)):
+        for number, drawn in batch.step().items():
+            ids, log_probs = running[number]
+            ids.append(drawn.id)
+            if drawn.log_prob is not None:
+                log_probs.append(drawn.log_prob)
+            if len(ids) == max_tokens or is_finished(ids):
                 batch.release(number)
                 del running[number]
-        admit(batch.free)
-    return generated
+    return samples
 
 
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:

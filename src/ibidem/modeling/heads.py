@@ -1,10 +1,12 @@
-"""A scalar head on the decoder: the model that says how good an answer is.
+"""Scalar heads on the decoder: a hidden state times one row of weights.
 
     document 0          document 1
-    [p p p a a a END]   [p p a END]     one row; the hidden state of the last token of a document times one row of
-                 *            *         weights is its reward
+    [p p p a a a END]   [p p a END]     one row of a batch
+                 *            *         RewardModel: how good an answer is, at its last token
+         * * * *        * *             ValueDecoder: the reward to come, at each token that predicts one of an answer
 
-The artifact is of a kind of its own, so that nothing generates from it or releases it.
+A reward model's artifact is of a kind of its own, so that nothing generates from it or releases it. A decoder with a
+value head is saved as a checkpoint like any other; whoever loads a plain decoder from it leaves the head out.
 """
 
 from pathlib import Path
@@ -17,6 +19,9 @@ from ibidem import artifacts
 from ibidem.errors import CheckpointError
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.checkpoint import best_device, load_weights, model_config, verified
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.log_probabilities import Scoring, TokenScores
+from ibidem.modeling.loss import wide_dtype
 from ibidem.modeling.modeling_custom import Block, Decoder
 from ibidem.runs import newest
 
@@ -96,9 +101,7 @@ class RewardModel(nn.Module):
             positions_M: positions in the joined rows, on the device of the batch: the last token of each document.
         """
         hidden_BTD, _ = self.decoder.hidden(ids_BT, documents)
-        hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, positions_M)
-        wide = torch.promote_types(hidden_MD.dtype, torch.float32)
-        return (hidden_MD.to(wide) * self.weight_1D.to(wide)).sum(dim=-1)
+        return _scalars(hidden_BTD.flatten(0, 1).index_select(0, positions_M), self.weight_1D)
 
     def set_scale(self, mean: float, deviation: float) -> None:
         """Set what `scaled` subtracts and divides by; a deviation of 0 means that nothing was measured."""
@@ -109,3 +112,31 @@ class RewardModel(nn.Module):
         """Return rewards that have mean 0 and deviation 1 on the answers it was trained on."""
         assert self.is_scaled, "the training of this reward model is not finished"
         return ((raw_M - self.mean) / self.deviation).to(raw_M.dtype)
+
+
+class ValueDecoder(Decoder):
+    """A decoder that also estimates the reward to come: policy and value function of PPO on one trunk."""
+
+    def __init__(
+        self, config: ModelConfig, *, gradient_checkpointing: bool = False, compute_dtype: torch.dtype | None = None
+    ) -> None:
+        """Add a row of zeros: at first every value is 0."""
+        super().__init__(config, gradient_checkpointing=gradient_checkpointing, compute_dtype=compute_dtype)
+        self.value_1D = nn.Parameter(torch.zeros(1, config.width))
+
+    def init_weights(self, seed: int) -> None:
+        """Draw the weights of the decoder as without the head, which is zero."""
+        head_1D = self.value_1D
+        del self.value_1D
+        super().init_weights(seed)
+        self.value_1D = nn.Parameter(torch.zeros_like(head_1D))
+
+    def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
+        scores = super()._scores(hidden_ND, head_VD, targets_N, scoring)
+        return scores._replace(values_N=_scalars(hidden_ND, self.value_1D))
+
+
+def _scalars(hidden_ND: Tensor, weight_1D: Tensor) -> Tensor:
+    """Return hidden @ weight for each hidden state, in at least float32, (N,)."""
+    wide = wide_dtype(hidden_ND)
+    return (hidden_ND.to(wide) * weight_1D.to(wide)).sum(dim=-1)

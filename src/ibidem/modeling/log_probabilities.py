@@ -39,6 +39,8 @@ class TokenScores(NamedTuple):
     """Log-probability of each target, in nats."""
     entropies_N: Tensor | None
     """Entropy of each target's distribution, in nats, if asked for."""
+    values_N: Tensor | None = None
+    """Estimated reward to come where each target is predicted, if the model has a value head."""
 
 
 def token_scores(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scoring: Scoring = Scoring()) -> TokenScores:
@@ -54,7 +56,7 @@ def token_scores(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scorin
     (Liger), section 3.2.
 
     >>> token_scores(torch.zeros(1, 2), torch.ones(4, 2), torch.tensor([3]), Scoring(entropy=True))
-    TokenScores(log_probs_N=tensor([-1.3863]), entropies_N=tensor([1.3863]))
+    TokenScores(log_probs_N=tensor([-1.3863]), entropies_N=tensor([1.3863]), values_N=None)
     """
     if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()

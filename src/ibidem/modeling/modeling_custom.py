@@ -259,8 +259,11 @@ class Decoder(nn.Module):
         if counted_N is not None:
             hidden_ND, targets_N = hidden_ND.index_select(0, counted_N), targets_N.index_select(0, counted_N)
         if scoring is not None:
-            return token_scores(hidden_ND, head_VD, targets_N, scoring)
+            return self._scores(hidden_ND, head_VD, targets_N, scoring)
         return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss)
+
+    def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
+        return token_scores(hidden_ND, head_VD, targets_N, scoring)
 
     def _computed(self, weight_VD: Tensor) -> Tensor:
         return weight_VD.to(self.compute_dtype or weight_VD.dtype)

@@ -49,6 +49,21 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
     return torch.where(is_greedy_B.to(logits_BV.device), most_likely(logits_BV), drawn_B)
 
 
+def log_probs(logits_BV: Tensor, temperature_B: Tensor, ids_B: Tensor) -> Tensor:
+    """Return the log-probability of an id of each row under softmax(logits / temperature), in nats; float32, (B,).
+
+    Args:
+        logits_BV: in float32.
+        temperature_B: more than 0; on the CPU.
+        ids_B: on the device of the logits.
+
+    >>> log_probs(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([2.0]), torch.tensor([2]))
+    tensor([-0.6803])
+    """
+    scaled_BV = logits_BV / temperature_B.to(logits_BV.device)[:, None]
+    return scaled_BV.gather(1, ids_B[:, None])[:, 0] - scaled_BV.logsumexp(dim=-1)
+
+
 def most_likely(logits_BV: Tensor) -> Tensor:
     """Return the first of the ids with the largest logit of each row; int64, (B,).
 

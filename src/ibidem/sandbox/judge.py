@@ -55,7 +55,7 @@ class Judge:
     def __init__(
         self, workers: int = 2, limits: Limits | None = None, *, sandbox: str = supervisor.NAMESPACES, image: str = ""
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits, self._workers = limits or Limits(), workers
         _check_platform(sandbox)
         command = _command(sandbox, self._limits, image)
         self._start = partial(_Supervisor, command)
@@ -103,7 +103,7 @@ class Judge:
     def verdicts(self, programs: Iterable[Program]) -> Iterator[Verdict]:
         """Judge programs in parallel; yield the verdicts in the order of the programs."""
         waiting = iter(programs)
-        ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * len(self._supervisors))]
+        ahead = [self._threads.submit(self.judge, program) for program in islice(waiting, 2 * self._workers)]
         while ahead:
             verdict = ahead.pop(0).result()
             ahead += [self._threads.submit(self.judge, program) for program in islice(waiting, 1)]

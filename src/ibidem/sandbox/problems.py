@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibidem import jsonl
 from ibidem.data.filters.benchmarks import HUMAN_EVAL, benchmark_files
@@ -151,6 +151,23 @@ class Problem:
         return Program(sources, self.tests, self.names, self.preamble)
 
 
+class Tested(NamedTuple):
+    """Tests, and what they need to judge a program."""
+
+    source: str
+    """The tests."""
+    setup: str
+    """Run in the program's jail, after it."""
+    names: tuple[str, ...]
+    """What they take from the program."""
+    preamble: str
+    """Run before them, in their own jail."""
+
+    def program(self, code: str) -> Program:
+        """Return what the judge runs for a program."""
+        return Program((code, *([self.setup] if self.setup else [])), self.source, self.names, self.preamble)
+
+
 def human_eval(source: str, rows: Sequence[Row] | None = None) -> list[Problem]:
     """Read HumanEval or HumanEval+: `human-eval` for the installed package's problems, or a file.
 
@@ -180,7 +197,7 @@ def mbpp(source: str, split: str, rows: Sequence[Row] | None = None) -> list[Pro
     rows = read_rows(source) if rows is None else rows
     shots = {_number(row): row for row in rows if _number(row) in MBPP_SHOTS}
     try:
-        lead = "".join(_mbpp_prompt(row) + _reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
+        lead = "".join(_mbpp_prompt(row) + reference_of(row) + "\n[DONE]\n\n" for _, row in sorted(shots.items()))
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"problems {source}: the examples 2 to 4 are not problems: {error!r}") from None
     problems = _parsed(source, lambda row: _mbpp(row, lead), rows)
@@ -271,35 +288,44 @@ def _form_of(row: Row) -> str:
 
 
 def _mbpp(row: Row, shots: str) -> Problem:
-    code = _reference_of(row)
-    setup = row.get("test_setup_code") or ""
-    imports = "\n".join(row.get("test_imports") or [])
-    names: tuple[str, ...] = ("candidate",)
+    code = reference_of(row)
     if "base_input" in row:
-        tests = _plus_tests(row)
-        setup, preamble = f"candidate = {row['entry_point']}", f"{code}\n_reference = {row['entry_point']}\n"
+        imports, name = "\n".join(row.get("test_imports") or []), row["entry_point"]
+        setup, preamble = f"{imports}\ncandidate = {name}".strip(), f"{code}\n_reference = {name}\n"
+        judged = Tested(_plus_tests(row), setup, ("candidate",), preamble)
     else:
         if not row.get("test") and not (isinstance(row["test_list"], list) and row["test_list"]):
             raise ValueError("test_list is not a list of tests")
-        tests = row["test"] if row.get("test") else "\n".join(row["test_list"])
-        names = _names_taken(tests, code, f"{imports}\n{setup}")
-        lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
-        if helpers := _helpers_called(tests, code, names):
-            names, lines = tuple(name for name in names if name not in helpers), [code, *lines]
-        preamble = "\n".join(lines)
+        judged = as_tested(row, row["test"] if row.get("test") else "\n".join(row["test_list"]))
     return Problem(
         task_id=str(row["task_id"]),
         statement=row.get("text") or row["prompt"],
         prompt=shots + _mbpp_prompt(row),
         lead="",
         reference=code,
-        setup=f"{imports}\n{setup}".strip(),
-        tests=tests,
-        names=names,
-        preamble=preamble,
+        setup=judged.setup,
+        tests=judged.source,
+        names=judged.names,
+        preamble=judged.preamble,
         stop=MBPP_STOP,
         inputs=_inputs_of(row),
     )
+
+
+def as_tested(row: Row, tests: str) -> Tested:
+    """Return tests of an MBPP problem, as they are judged; one of its tests alone, or all of them.
+
+    Raises:
+        SyntaxError: they, or the reference, are not Python.
+    """
+    code = reference_of(row)
+    setup = row.get("test_setup_code") or ""
+    imports = "\n".join(row.get("test_imports") or [])
+    names = _names_taken(tests, code, f"{imports}\n{setup}")
+    lines = [imports, _imports_of(setup, tests), _imports_of(code, tests)]
+    if helpers := _helpers_called(tests, code, names):
+        names, lines = tuple(name for name in names if name not in helpers), [code, *lines]
+    return Tested(tests, f"{imports}\n{setup}".strip(), names, "\n".join(filter(None, lines)))
 
 
 def _mbpp_prompt(row: Row) -> str:
@@ -310,7 +336,8 @@ def _mbpp_prompt(row: Row) -> str:
     return f"{ask}\n\n{tests}\n[BEGIN]\n"
 
 
-def _reference_of(row: Row) -> str:
+def reference_of(row: Row) -> str:
+    """Return the solution of a problem; empty if it has none."""
     return (row.get("code") or row.get("canonical_solution") or "").replace("\r\n", "\n")
 
 

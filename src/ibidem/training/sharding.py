@@ -17,11 +17,17 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-from ibidem.modeling.checkpoint import WEIGHTS
+from ibidem.modeling.checkpoint import VALUE_HEAD, WEIGHTS
 from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 
@@ -62,6 +68,25 @@ def reduces_when(model: nn.Module, *, is_last: bool) -> None:
     """Reduce gradients over the processes in the backward pass of the last micro batch only."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(is_last)
+
+
+def whole(model: nn.Module) -> Decoder:
+    """Return a decoder with all current weights of a model that is trained, to sample from, on every process.
+
+    All processes must call it. With FSDP it is another decoder, on the model's device, in float32, without value head
+    and without gradients; otherwise it is the model itself, without its wrapper.
+    """
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(model, Decoder)
+    if not isinstance(model, FSDPModule):
+        return model
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    weights.pop(VALUE_HEAD, None)
+    with torch.device("meta"):
+        decoder = Decoder(model.config, compute_dtype=model.compute_dtype)
+    decoder.rope = model.rope  # its tables are not among the weights
+    decoder.load_state_dict(weights, assign=True)
+    return decoder.requires_grad_(requires_grad=False).eval()
 
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:

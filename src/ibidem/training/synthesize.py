@@ -2,7 +2,8 @@
 
     functions of a dataset's Python documents     explained, completed, documented, debugged, run, looked up
     the judge                                     tells a mutant from the original, and what calls return
-    no document                                   calculations, refusals, harmless requests that sound unsafe
+    no document                                   calculations, refusals, harmless requests that sound unsafe, and
+                                                  small programming problems, solved
     a model, if there is one                      instructions after seed tasks, and their answers (self-instruct)
 
 The traces are the source of a dataset like any other: `preprocess` resolves their licenses, filters, scrubs, looks for
@@ -42,7 +43,7 @@ from ibidem.data.preprocess import Opened, PreprocessConfig, make, summary
 from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.readers import Piece
 from ibidem.data.sources.spec import Spec
-from ibidem.data.synthetic import dialogues, refusals, self_instruct, tools
+from ibidem.data.synthetic import dialogues, programs, refusals, self_instruct, tools
 from ibidem.data.synthetic.calls import Case
 from ibidem.data.synthetic.functions import Function, Source, functions
 from ibidem.data.synthetic.trace import KINDS, OWN_LICENSE, Kind, Trace
@@ -59,7 +60,8 @@ SOURCE = "synthesized"
 STATED, UNSTATED, MADE = "traces.jsonl", "unlicensed.jsonl", "made.json"
 SHARES: Mapping[Kind, int] = {
     "explain": 12, "steps": 9, "complete": 10, "write": 13, "docstring": 8, "question": 8, "fix": 12, "run": 6,
-    "search": 6, "calculate": 6, "refuse": 5, "near_miss": 5, "instruct": 0,
+    "search": 6, "calculate": 6, "refuse": 5, "near_miss": 5, "solve": 6,
+    "instruct": 0,
 }  # fmt: skip
 """Shares of the kinds among the traces that no model writes."""
 JUDGED: frozenset[Kind] = frozenset({"fix", "run"})
@@ -88,6 +90,10 @@ class SynthesizeConfig(EngineConfig):
     """Random seed of functions, wordings, faults and calls."""
     kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "instruct")
     """Kinds of traces. fix and run need the sandbox; instruct needs a model."""
+    families: tuple[programs.Family, ...] = programs.FAMILIES
+    """Families of operations in the problems of solve: each has only operations of these."""
+    steps: programs.Steps = (1, 2)
+    """How many operations a problem of solve has: 1, 2 or either."""
     model: Path | None = None
     """A checkpoint that writes instructions after seed tasks, and their answers; none are written without one."""
     instructions: Annotated[int, Field(ge=1)] = 100
@@ -146,6 +152,8 @@ def _check(config: SynthesizeConfig) -> None:
         raise ConfigError("kinds: instruct needs a model; give --model CHECKPOINT")
     if not set(config.kinds) & SHARES.keys():
         raise ConfigError(f"kinds: give at least one of {', '.join(KINDS)}")
+    if "solve" in config.kinds:
+        programs.check(config.families, config.steps)
     if config.instructions_license is not None and normalize(config.instructions_license) is None:
         raise ConfigError(
             f"instructions_license {config.instructions_license!r}: not a known license; give an SPDX expression"
@@ -183,7 +191,9 @@ def _pipeline(config: SynthesizeConfig) -> PreprocessConfig:
 def _more(config: SynthesizeConfig) -> dict[str, Any]:
     """Return the settings that decide which traces are made; what the model decides only where there is one."""
     of_model = {"instructions", "instructions_license", "max_tokens", "temperature"}
+    of_solve = {"families", "steps"}
     ours = {"number", "seed", "kinds", "sandbox"} | (of_model if config.model is not None else set())
+    ours |= of_solve if "solve" in config.kinds else set()
     return {"synthesize": {name: value for name, value in settings(config).items() if name in ours}}
 
 
@@ -396,10 +406,12 @@ def _judged(
                 return
 
 
-OWN: Mapping[Kind, Callable[[random.Random], Trace]] = {
+Maker = Callable[[random.Random], Trace | None]
+OWN: Mapping[Kind, Maker] = {
     "calculate": tools.calculate,
     "refuse": refusals.refuse,
     "near_miss": refusals.near_miss,
+    "solve": programs.solve,
 }
 """Makers of traces that no document goes into."""
 
@@ -408,10 +420,14 @@ def _own(
     config: SynthesizeConfig, quotas: Quotas, _found: Sequence[Function], _rejected: Counter[str]
 ) -> Iterator[Trace]:
     """Yield traces that no document goes into, each request once."""
-    for kind, maker in OWN.items():
+    makers: dict[Kind, Maker] = {**OWN}
+    makers["solve"] = partial(programs.solve, families=config.families, steps=config.steps)
+    for kind, maker in makers.items():
         wanted, asked = quotas.get(kind, 0), set[str]()
         for number in range(ATTEMPTS * wanted):
             trace = maker(_rng(config, kind, number))
+            if trace is None:
+                continue
             request = next(turn.text for turn in trace.turns if turn.role == "user")
             if len(asked) < wanted and request not in asked:
                 asked.add(request)

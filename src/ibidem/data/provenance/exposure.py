@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, DigestMismatch
-from ibidem.records import DOCUMENTS_FILE
+from ibidem.records import DOCUMENTS_FILE, PROBLEMS_FILE
 
 State = Literal["holds", "saw", "may have seen"]
 
@@ -25,7 +25,7 @@ class Use:
 
     artifact: Artifact
     spans: Sequence[dict[str, Any]]
-    """Rows of shards, or ranges of tokens; empty if the artifact only saw the documents."""
+    """Rows of shards or of problems, or ranges of tokens; empty if the artifact only saw the documents."""
     state: State
     """may have seen: it was made from an earlier state of the dataset, whose content is unknown, or from something that
     is not among the artifacts that were searched, nor where it was recorded."""
@@ -153,7 +153,7 @@ def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
 
 
 def _lists(artifact: Artifact) -> bool:
-    return artifact.kind == shards.KIND or DOCUMENTS_FILE in artifact.files
+    return artifact.kind == shards.KIND or not {DOCUMENTS_FILE, PROBLEMS_FILE}.isdisjoint(artifact.files)
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
@@ -167,3 +167,9 @@ def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
         artifacts.check(artifact, [DOCUMENTS_FILE])
         table = pq.read_table(artifact.path / DOCUMENTS_FILE)
         yield from table.filter(pc.is_in(table["sha256"], sha256s)).to_pylist()
+    elif PROBLEMS_FILE in artifact.files:
+        artifacts.check(artifact, [PROBLEMS_FILE])
+        wanted = set(sha256s.to_pylist())
+        for number, problem in enumerate(jsonl.loads((artifact.path / PROBLEMS_FILE).read_text(encoding="utf-8"))):
+            if problem["sha256"] in wanted:
+                yield {"row": number, "sha256": problem["sha256"]}

@@ -102,7 +102,10 @@ def _find(rows: pa.Table, target: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _describe(use: Use) -> str:
     places = [
-        f"{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}" for span in use.spans
+        f"row {span['row']:,}"
+        if "row" in span
+        else f"{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}"
+        for span in use.spans
     ]
     return f"  {use.artifact.kind} {use.artifact.path}: " + (
         "; ".join(places) or "made from an artifact that contains it"

@@ -64,6 +64,8 @@ class Columns:
     score_chosen: str | None = None
     score_rejected: str | None = None
     """Columns of a preference pair; only if the text is its prompt or its chosen answer."""
+    tests: str | None = None
+    """Tests of a programming problem; only if the text is its statement."""
 
     @classmethod
     def find(cls, present: Collection[str], *, text: str) -> "Columns":
@@ -89,6 +91,8 @@ class Columns:
             alone += (*conversations.CONTEXT, *_OF_PAIRS)
         if text == conversations.CHOSEN:
             fields |= {"asked": conversations.ASKED}
+        if text in conversations.STATEMENT and conversations.TESTS in present:
+            fields |= {"tests": (conversations.TESTS,), "answer": (conversations.CODE, *conversations.ANSWER)}
         fields |= {name: (name,) for name in alone}
         matched = {
             field_name: next((name for name in names if name in present and name != text), None)
@@ -143,11 +147,12 @@ class Columns:
         return document
 
     def _said(self, row: Mapping[str | None, Any], text: object) -> conversations.Said | None:
-        if isinstance(text, bytes) and self.text in (*conversations.ASKED, conversations.CHOSEN):
+        is_problem = self.tests is not None
+        if isinstance(text, bytes) and (is_problem or self.text in (*conversations.ASKED, conversations.CHOSEN)):
             text = text.decode()
         is_pair = self.chosen is not None or self.rejected is not None or self.text == conversations.CHOSEN
         answer = row.get(self.answer)
-        if isinstance(text, _PLAIN_TEXT) and self.answer is None and not is_pair:
+        if isinstance(text, _PLAIN_TEXT) and self.answer is None and not is_pair and not is_problem:
             return None
         context = conversations.only_text(self._values(row, conversations.CONTEXT))
         preface = conversations.Preface(
@@ -156,6 +161,8 @@ class Columns:
         )
         if is_pair:
             return self._pair(row, text, context, preface)
+        if is_problem and isinstance(text, str):
+            return conversations.problem(text, row.get(self.tests), answer, context=context, preface=preface)
         if isinstance(text, str):
             return conversations.instruction(text, context, answer, preface)
         return conversations.conversation(text, answer, context=context, preface=preface)

@@ -5,6 +5,7 @@ r"""Read conversations, instructions and preference pairs from the columns of a 
 | a list of messages: `role` and `content`, `from` and `value`, or `role` and `text`; tool calls as OpenAI has them | UltraChat, ShareGPT |
 | a tree of replies: its best ranked path, all paths, or pairs of ranked replies | `prompt` of OpenAssistant's trees |
 | `instruction`, `prompt` or `question`, with its answer in another column | Alpaca, Dolly, Self-Instruct |
+| `text` or `prompt`, with `test_list`: a programming problem; its `code`, if it has any, is the answer | MBPP |
 | `prompt`: a list of messages, with its answer in another column: a text, a message or a list of messages | TRL |
 | `prompt` or `chosen`, with answers in `chosen` and `rejected`: texts, or lists of messages | UltraFeedback, TRL |
 | `chosen`, with a dialogue of `\n\nHuman: ...\n\nAssistant: ...` there and in `rejected` | HH-RLHF |
@@ -34,6 +35,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ibidem.conversation import PART_KINDS, Conversation, Part, Role, Turn, check, is_same, plain
+from ibidem.data.text.clean import block
 
 ASKED = ("instruction", "prompt", "question")
 CONTEXT = ("input", "context")
@@ -41,6 +43,7 @@ SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 ANSWER = ("output", "response", "completion", "answer", "instances")
 CHOSEN, REJECTED, MARGIN = "chosen", "rejected", "margin"
+STATEMENT, TESTS, CODE = ("text", "prompt"), "test_list", "code"
 SCORE_CHOSEN, SCORE_REJECTED = "score_chosen", "score_rejected"
 ROLE = ("role", "from")
 CONTENT = ("content", "value", "text")
@@ -181,6 +184,26 @@ def instruction(asked: str, context: str | None, answer: object, preface: Prefac
     instances = answer if isinstance(answer, list) and answer else [{"output": answer}]
     turns = (turn for instance in instances for turn in _asked_and_answered(asked, instance))
     return Said(_checked(preface.before(tuple(turns))))
+
+
+def problem(
+    asked: str, tests: object, code: object, *, context: str | None = None, preface: Preface = NO_PREFACE
+) -> Said:
+    r"""Read a programming problem, and its solution if there is one; the tests are no part of the conversation.
+
+    >>> problem("Add.", ["assert add(1, 1) == 2"], "def add(a, b): return a + b").text
+    'User:\nAdd.\n\nAssistant:\n```python\ndef add(a, b): return a + b\n```\n'
+
+    Raises:
+        ValueError: the tests are not a list, or the solution is not text.
+    """
+    if not _is_missing(tests) and not isinstance(tests, list):
+        raise ValueError(f"{TESTS} is {type(tests).__name__}, not a list")
+    if not _is_missing(code) and not isinstance(code, str):
+        raise ValueError(f"{CODE} is {type(code).__name__}, not text")
+    solved = isinstance(code, str) and code.strip()
+    answer = (Turn.of("assistant", block(str(code))),) if solved else ()
+    return Said(_checked(preface.before((Turn.of("user", _joined(asked, context)), *answer))))
 
 
 def pair(

@@ -12,7 +12,8 @@ from ibidem.data.synthetic import describe
 from ibidem.data.synthetic.calls import Case
 from ibidem.data.synthetic.functions import Function, Parameter
 from ibidem.data.synthetic.mutants import Mutant
-from ibidem.data.synthetic.trace import Kind, Trace, Wording, block, says
+from ibidem.data.synthetic.trace import Kind, Trace, Wording, says
+from ibidem.data.text.clean import block
 
 SYSTEM_SHARE = 0.2
 SYSTEM = (

@@ -9,7 +9,7 @@ from ibidem.data.synthetic.functions import Source
 
 Kind = Literal[
     "explain", "steps", "complete", "write", "docstring", "question", "fix", "run", "search", "calculate", "refuse",
-    "near_miss", "instruct",
+    "near_miss", "solve", "instruct",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN_LICENSE = "Apache-2.0"
@@ -65,18 +65,6 @@ class Wording:
     def template(self) -> str:
         """The numbers of the wordings that were drawn."""
         return ".".join(map(str, self._numbers))
-
-
-def block(code: str, language: str = "python") -> str:
-    r"""Return code in a fence, with more backticks than it contains in a row.
-
-    >>> block("x = 1")
-    '```python\nx = 1\n```'
-    """
-    fence = "```"
-    while fence in code:
-        fence += "`"
-    return f"{fence}{language}\n{code.strip(chr(10))}\n{fence}"
 
 
 def says(*parts: str | Part) -> Turn:

@@ -129,6 +129,18 @@ def code_blocks(text: str) -> CodeBlocks:
     )
 
 
+def block(code: str, language: str = "python") -> str:
+    r"""Return code in a fence, with more backticks than it contains in a row.
+
+    >>> block("x = 1")
+    '```python\nx = 1\n```'
+    """
+    fence = "```"
+    while fence in code:
+        fence += "`"
+    return f"{fence}{language}\n{code.strip(chr(10))}\n{fence}"
+
+
 def visible(text: str) -> str:
     r"""Return the prose of a page as its reader sees it: no code blocks with their fences, tags, targets of links.
 

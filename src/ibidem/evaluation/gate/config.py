@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ibidem.config import POSITIONAL, WRITTEN, configuration
 from ibidem.errors import ConfigError
-from ibidem.evaluation.config import SandboxConfig
+from ibidem.sandbox.config import SandboxConfig
 from ibidem.signatures import is_public_key
 
 MOST_MARGIN = 0.1

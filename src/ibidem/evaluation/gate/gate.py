@@ -28,7 +28,6 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import resolved
 from ibidem.errors import ConfigError, GateFailed
 from ibidem.evaluation import evidence
-from ibidem.evaluation.config import SandboxConfig
 from ibidem.evaluation.gate import tasks
 from ibidem.evaluation.gate.checks import (
     BENCHMARK,
@@ -46,6 +45,7 @@ from ibidem.evaluation.published import title
 from ibidem.evaluation.task import Task
 from ibidem.figures import percent
 from ibidem.inference.model_id import ModelId, identify
+from ibidem.sandbox.config import SandboxConfig
 from ibidem.signatures import Envelope, open_key, sign
 
 KIND = "decision"

@@ -11,6 +11,7 @@ from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.conversations import Trees
+from ibidem.sandbox.config import SandboxConfig
 from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
 
 
@@ -67,6 +68,25 @@ class PairFileConfig(FileConfig):
 
     reply_trees: Trees = "ranked_pairs"
     """What a tree of replies becomes: its best ranked path, every path, or pairs of ranked replies."""
+
+
+@configuration
+class ProblemFileConfig(FileConfig):
+    """How a file of programming problems becomes a dataset, and which of their tests are hidden."""
+
+    column: str | None = None
+    """Column of the statements; by default text or prompt, whichever the file has."""
+    hidden_tests: Annotated[int, Field(ge=0)] = 1
+    """How many of the last tests in test_list of each problem are withheld: neither shown nor rewarded, only measured;
+    none where no other test would be left. Those in challenge_test_list always are."""
+
+
+@configuration
+class JudgeConfig(SandboxConfig):
+    """How programs are run while a model is trained on them."""
+
+    cpu_s: Annotated[int, Field(ge=1, le=3600)] = 2
+    """CPU seconds for a program and one test, and as many for the test itself."""
 
 
 @configuration

@@ -47,11 +47,19 @@ class Pair(NamedTuple):
     """By how much the chosen answer is better, where the data say so."""
 
 
-def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Artifact:
+def open_dataset(
+    path: Path, work_dir: Path, config: FileConfig, *, among: Sequence[str] = COLUMNS
+) -> artifacts.Artifact:
     """Load a dataset; preprocess a file of conversations or pairs to one.
 
     The dataset of a file is `work_dir/data/<key>`, named after the file's content and the settings, so that no other
     data replace those that a checkpoint was trained on.
+
+    Args:
+        path: a dataset or a file.
+        work_dir: folder of the run.
+        config: how a file becomes a dataset.
+        among: columns that may have the conversations; of those that a file has, the first is taken.
 
     Raises:
         ConfigError: it is neither, or no column is known.
@@ -66,7 +74,7 @@ def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Ar
             raise ConfigError(f"data {path}: {error}; a folder must be a preprocessed dataset") from None
     if not path.is_file():
         raise ConfigError(f"data {path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
-    policies = dataclasses.replace(config, column=_column_of(path, config.column))
+    policies = dataclasses.replace(config, column=_column_of(path, config.column, among))
     decisive = settings(dataclasses.replace(policies, removals=RemovalPolicy()))  # a removal replaces the dataset
     key = sha256(f"{sha256_of(path)} {json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()[:16]
     output = work_dir / "data" / key
@@ -86,16 +94,16 @@ def open_dataset(path: Path, work_dir: Path, config: FileConfig) -> artifacts.Ar
     return shards.load_dataset(output)
 
 
-def _column_of(path: Path, asked: str | None) -> str:
-    """Return the column that was asked for, or the first of `COLUMNS` that the file has."""
+def _column_of(path: Path, asked: str | None, among: Sequence[str]) -> str:
+    """Return the column that was asked for, or the first of those that the file has."""
     try:
         present = _columns(path)
     except DAMAGE as error:
         raise DataError(f"data {path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    found = next((name for name in ((asked,) if asked else COLUMNS) if name in present), None)
+    found = next((name for name in ((asked,) if asked else among) if name in present), None)
     if found is None:
         has = ", ".join(map(repr, present[:8])) or "none"
-        wanted = asked or f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+        wanted = asked or f"{', '.join(among[:-1])} or {among[-1]}"
         raise ConfigError(f"data {path}: no column {wanted} (it has {has})")
     return found
 
