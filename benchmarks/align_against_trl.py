@@ -9,12 +9,13 @@ pass, clipping and the optimizer. The first losses show that both compute the sa
     sft               ragged rows                   padded, or packed: padding-free rows with a mask of blocks
     dpo               reference computed once       reference computed in each step (its default), or once
     reward            ragged rows                   padded
-    grpo              prompts read once             each sample reads its prompt; micro batches of 8 (default) or 64
+    grpo              prompts sampled from at once  each sample reads its prompt
     grpo small        the same, with 1.5 M parameters and 2,048 ids instead of 13 M and 32,768
 
 A step of GRPO samples 8 answers of 32 ids to each of 8 prompts, the last 64 ids of HH prompts, scores them by the share
 of ids in the lower half of the vocabulary, and learns from them once (Dr. GRPO, no reference). No id ends an answer, so
-both sample 2,048 ids. TRL's step is that of `GRPOTrainer.train`, ours that of the training loop.
+both sample 2,048 ids; micro batches are 8 answers, TRL's default. TRL's step is that of `GRPOTrainer.train`, ours
+that of the training loop.
 
     python benchmarks/align_against_trl.py HH_TEST.jsonl.gz PYTHON_WITH_TRL benchmarks/results/align_against_trl.json
 
@@ -44,13 +45,13 @@ SMALL = {"vocab_size": 2_048, "width": 128, "layers": 6, "heads": 4, "ffn_hidden
 END = LARGE["vocab_size"] - 1
 SHAPES = {"sft": LARGE, "dpo": LARGE, "reward": LARGE, "grpo": LARGE, "grpo small": SMALL}
 GRPO = ("grpo", "grpo small")
-PROMPTS, SAMPLES, MAX_TOKENS, MAX_PROMPT = 8, 8, 32, 64
-"""A step of GRPO: answers to each of so many prompts, and ids of an answer and, at most, of a prompt."""
+PROMPTS, SAMPLES, MICRO_BATCH, MAX_TOKENS, MAX_PROMPT = 8, 8, 8, 32, 64
+"""A step of GRPO: prompts, answers to each, answers in a micro batch, ids of an answer and, at most, of a prompt."""
 SYSTEMS = {
     "sft": ("ibidem", "trl padded", "trl packed"),
     "dpo": ("ibidem", "trl", "trl reference once"),
     "reward": ("ibidem", "trl"),
-    **dict.fromkeys(GRPO, ("ibidem", "trl", "trl one micro batch")),
+    **dict.fromkeys(GRPO, ("ibidem", "trl")),
 }
 BARS = {"sft": 0.6, "dpo": 0.7, "reward": 0.7, **dict.fromkeys(GRPO, 0.5)}
 
@@ -365,10 +366,10 @@ def measure_rollouts(row: str, system: str, folder: Path) -> dict[str, Any]:
     prompts = [
         [number % known for number in pair["prompt"][-MAX_PROMPT:]] for pair in pairs[: PROMPTS * (WARM_STEPS + STEPS)]
     ]
-    take = own_rollouts(row, prompts) if system == "ibidem" else peer_rollouts(row, system, prompts, folder)
-    assert all(rollout.lengths == [MAX_TOKENS] * PROMPTS * SAMPLES for rollout in take), take
-    assert len(take) == WARM_STEPS + STEPS
-    taken = take[WARM_STEPS:]
+    rollouts = own_rollouts(row, prompts) if system == "ibidem" else peer_rollouts(row, prompts, folder)
+    assert all(rollout.lengths == [MAX_TOKENS] * PROMPTS * SAMPLES for rollout in rollouts), rollouts
+    assert len(rollouts) == WARM_STEPS + STEPS
+    taken = rollouts[WARM_STEPS:]
     seconds, sampling = (sum(times) / STEPS for times in zip(*(rollout[:2] for rollout in taken), strict=True))
     return {
         "cpu_s_per_step": seconds,
@@ -376,7 +377,7 @@ def measure_rollouts(row: str, system: str, folder: Path) -> dict[str, Any]:
         "cpu_s_per_step_learning": seconds - sampling,
         "ids_sampled_per_step": sum(taken[0].lengths),
         "mean_prompt_ids": sum(map(len, prompts)) / len(prompts),
-        "first_score": take[0].score,
+        "first_score": rollouts[0].score,
     }
 
 
@@ -400,7 +401,7 @@ def own_rollouts(row: str, prompts: list[list[int]]) -> list[Rollout]:
     steps = WARM_STEPS + STEPS
     config = GrpoConfig(
         initial=Path(), problems=Path(), output_dir=Path(),
-        training={"steps": steps, "batch_sequences": PROMPTS * SAMPLES},
+        training={"steps": steps, "batch_sequences": PROMPTS * SAMPLES, "micro_batch_sequences": MICRO_BATCH},
         rollout={"samples": SAMPLES, "max_tokens": MAX_TOKENS},
     )  # fmt: skip
     accelerator, model = Accelerator(cpu=True), own_model(row)
@@ -414,8 +415,9 @@ def own_rollouts(row: str, prompts: list[list[int]]) -> list[Rollout]:
     objective = Grpo(config, Sampler(plan, by_number, frozenset(), scored, accelerator), (), None)
     guard = Guard(torch.device("cpu"), clip=config.optim.clip, spike_factor=None, scales=False)
     learner = Learner(model, adamw(model, config.optim), guard)
-    micro_batches = plan.answers // config.training.micro_batch_sequences
-    schedule = Schedule(0, steps, steps, micro_batches, 0, 0, most_skipped=1, measure_every=steps, save_every=steps)
+    schedule = Schedule(
+        0, steps, steps, PROMPTS * SAMPLES // MICRO_BATCH, 0, 0, most_skipped=1, measure_every=steps, save_every=steps
+    )
     done = []
     for step in range(steps):
         started = time.process_time()
@@ -430,13 +432,12 @@ def own_rollouts(row: str, prompts: list[list[int]]) -> list[Rollout]:
     return done
 
 
-def peer_rollouts(row: str, system: str, prompts: list[list[int]], folder: Path) -> list[Rollout]:
+def peer_rollouts(row: str, prompts: list[list[int]], folder: Path) -> list[Rollout]:
     """Take the steps of TRL's GRPO as its trainer does."""
     import trl
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    micro_batch = PROMPTS * SAMPLES if "one micro batch" in system else 8
     done: list[Rollout] = []
     times: dict[str, float] = {}
     scored: dict[str, Any] = {}
@@ -455,8 +456,8 @@ def peer_rollouts(row: str, system: str, prompts: list[list[int]], folder: Path)
 
     settings = trl.GRPOConfig(
         loss_type="dr_grpo", scale_rewards="none", epsilon=0.2, epsilon_high=0.28, beta=0.0, num_iterations=1,
-        num_generations=SAMPLES, max_completion_length=MAX_TOKENS, per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=PROMPTS * SAMPLES // micro_batch, max_steps=WARM_STEPS + STEPS,
+        num_generations=SAMPLES, max_completion_length=MAX_TOKENS, per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=PROMPTS * SAMPLES // MICRO_BATCH, max_steps=WARM_STEPS + STEPS,
         shuffle_dataset=False, save_strategy="no", disable_tqdm=True, **peer_arguments(folder),
     )  # fmt: skip
     trainer = trl.GRPOTrainer(

@@ -139,8 +139,8 @@ rollout = job["rollout"]
 
 def rows(lists, side, filling, dtype):
     longest = max(map(len, lists))
-    fill = [[filling] * (longest - len(each)) for each in lists]
-    return torch.tensor([more + each if side == "left" else each + more for each, more in zip(lists, fill)], dtype=dtype)
+    filled = [(each, [filling] * (longest - len(each))) for each in lists]
+    return torch.tensor([more + each if side == "left" else each + more for each, more in filled], dtype=dtype)
 
 def inputs():
     found = {"advantages": torch.tensor(rollout["advantages"])}
