@@ -34,6 +34,7 @@ def test_the_import_contract_holds() -> None:
         ("ibidem.modeling.modeling_custom", {"transformers", "datasets"}),
         ("ibidem.tokenization.train_tokenizer", {"torch", "transformers", "datasets"}),
         ("ibidem.training.config", {"torch"}),
+        ("ibidem.training.rlhf.problems", {"torch", "transformers"}),
         ("ibidem.demo", {"torch"}),
         ("ibidem.sandbox.judge", {"torch", "numpy", "pyarrow", "pydantic"}),
         ("ibidem.evaluation.human_eval", {"torch", "transformers"}),

@@ -149,6 +149,18 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train a checkpoint on preferences, from pairs of a better and a worse answer",
             "ibidem dpo --initial sft --data pairs.jsonl --output-dir dpo --training.steps 200",
         ),
+        "ppo": Command(
+            "ibidem.training.rlhf.config:PpoConfig",
+            "ibidem.training.rlhf.ppo_trainer:ppo",
+            "train a checkpoint with a reward model, from prompts alone",
+            "ibidem ppo --initial sft --reward reward --data prompts.jsonl --output-dir ppo --training.steps 200",
+        ),
+        "grpo": Command(
+            "ibidem.training.rlhf.config:GrpoConfig",
+            "ibidem.training.rlhf.grpo_trainer:grpo",
+            "train a checkpoint on problems whose tests are run, by a judge that cannot be fooled",
+            "ibidem grpo --initial sft --problems problems.jsonl --output-dir grpo --training.steps 200",
+        ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
             "ibidem.serving.generate:generate",

@@ -126,5 +126,7 @@ def test_tests_that_differ_are_not_the_same() -> None:
     assert len(set(marks)) == 4
 
 
-def test_what_is_not_python_has_no_assertions() -> None:
-    assert fingerprints([""], ["assert f(1", "\0", "(" * 5000]) == Fingerprints(frozenset(), frozenset())
+def test_what_is_not_python_or_nests_too_deeply_has_no_assertions() -> None:
+    assert fingerprints(
+        [""], ["assert f(1", "\0", "(" * 5000, f"assert f(1) == {'+'.join('1' * 5000)}"]
+    ) == Fingerprints(frozenset(), frozenset())

@@ -9,11 +9,13 @@ so there a histogram of the logits replaces the sort. Its bins are ordered, the 
                                           ^ top_p = 0.9 ends inside this bin
 
 Only the tokens of two bins are sorted: of the bin in which the nucleus ends, for the total, and of the bin that u falls
-into. All tokens of the bins before the end are in the nucleus, so the distribution is that of the full sort.
+into. All tokens of the bins before the end are in the nucleus, so the distribution is that of the full sort. Without a
+nucleus, top_p = 1, nothing is sorted: probabilities are added up in the order of the ids.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ibidem.errors import DataError
 
@@ -21,7 +23,7 @@ BINS = 4096
 BINS_PER_NAT = 256.0
 """Tokens that are 16 nats less likely than the most likely one share the last bin."""
 BLOCK = 256
-"""Number of logits whose maximum is computed at once."""
+"""Number of logits whose maximum, or sum, is computed at once."""
 
 
 def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
@@ -42,8 +44,7 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
     if is_greedy_B.all():
         return most_likely(logits_BV)
     scaled_BV = logits_BV / temperature_B.masked_fill(is_greedy_B, 1.0).to(logits_BV.device)[:, None]
-    choose = by_histogram if logits_BV.device.type == "cpu" else by_sorting
-    drawn_B = choose(scaled_BV, top_p_B.to(logits_BV.device), uniform_B.to(logits_BV.device))
+    drawn_B = _drawn(scaled_BV, top_p_B.to(logits_BV.device), uniform_B.to(logits_BV.device), top_p_B < 1)
     if not is_greedy_B.any():
         return drawn_B
     return torch.where(is_greedy_B.to(logits_BV.device), most_likely(logits_BV), drawn_B)
@@ -75,6 +76,36 @@ def most_likely(logits_BV: Tensor) -> Tensor:
     blocks_BXU = logits_BV.view(B, -1, BLOCK)
     block_B = blocks_BXU.amax(dim=-1).argmax(dim=-1)
     return block_B * BLOCK + blocks_BXU[torch.arange(B), block_B].argmax(dim=-1)
+
+
+def _drawn(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor, has_nucleus_B: Tensor) -> Tensor:
+    """Choose a token for each row, as its nucleus asks for, whatever the others'."""
+    if not has_nucleus_B.any():
+        return from_all(logits_BV, uniform_B)
+    choose = by_histogram if logits_BV.device.type == "cpu" else by_sorting
+    drawn_B = choose(logits_BV, top_p_B, uniform_B)
+    if has_nucleus_B.all():
+        return drawn_B
+    return torch.where(has_nucleus_B.to(logits_BV.device), drawn_B, from_all(logits_BV, uniform_B))
+
+
+def from_all(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Choose a token for each row without a nucleus, in the order of the ids: a block, then a token in it."""
+    B, V = logits_BV.shape
+    weights_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).exp_()
+    blocks_BXU = pad(weights_BV, (0, -V % BLOCK)).view(B, -1, BLOCK)
+    until_BX = blocks_BXU.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target_B1 = uniform_B[:, None].double() * until_BX[:, -1:]
+    block_B1 = _first_above(until_BX, target_B1)
+    before_B1 = torch.where(block_B1 > 0, until_BX.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    inside_BU = blocks_BXU[torch.arange(B, device=logits_BV.device), block_B1[:, 0]].double().cumsum(dim=-1)
+    return (block_B1 * BLOCK + _first_above(inside_BU, target_B1 - before_B1))[:, 0]
+
+
+def _first_above(until_BN: Tensor, target_B1: Tensor) -> Tensor:
+    """Return the first place of each row whose running sum exceeds a target; at most the last that adds anything."""
+    last_B1 = (until_BN < until_BN[:, -1:]).sum(dim=-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(until_BN, target_B1, right=True), last_B1)
 
 
 def by_sorting(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:

@@ -110,8 +110,7 @@ def fingerprints(statements: Iterable[str], tests: Iterable[str]) -> Fingerprint
     """
     certain = {_mark("statement", words) for text in statements for words in _worded(text)}
     assertions = set()
-    for assertion in chain.from_iterable(map(_assertions, tests)):
-        named, renamed, size = _forms(assertion)
+    for named, renamed, size in chain.from_iterable(map(_forms, tests)):
         if size:
             assertions.add(_mark("assertion", renamed))
         if size >= TELLING_CHARS:
@@ -168,11 +167,6 @@ def _tree(source: str) -> ast.Module | None:
             return None
 
 
-def _assertions(source: str) -> list[ast.expr]:
-    tree = _tree(source)
-    return [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)] if tree is not None else []
-
-
 class _Renamer(ast.NodeTransformer):
     """Names names by the order in which they occur."""
 
@@ -183,10 +177,18 @@ class _Renamer(ast.NodeTransformer):
         return ast.Name(self._order.setdefault(node.id, f"v{len(self._order)}"), node.ctx)
 
 
-def _forms(assertion: ast.expr) -> tuple[str, str, int]:
-    """Return an assertion in normal form, with its names and without, and the size of its literals."""
-    plain = _normal(assertion)
-    return ast.unparse(plain), ast.unparse(_Renamer().visit(plain)), _size(plain)
+def _forms(source: str) -> list[tuple[str, str, int]]:
+    """Return each assertion in normal form, with its names and without, and the size of its literals."""
+    tree = _tree(source)
+    found = []
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Assert):
+            try:
+                plain = _normal(node.test)
+                found.append((ast.unparse(plain), ast.unparse(_Renamer().visit(plain)), _size(plain)))
+            except RecursionError:  # no benchmark nests so deeply
+                continue
+    return found
 
 
 def _size(node: ast.AST) -> int:

@@ -95,15 +95,21 @@ class AlignConfig(SessionConfig):
 
     initial: Path
     """Start from this checkpoint, or from a run's newest one: its weights, shape and tokenizer."""
-    data: Path
-    """A preprocessed dataset, or a file of JSON lines, Parquet or Arrow, which is preprocessed first: without quality
-    filters, and removing only exact duplicates."""
-    file: FileConfig = Field(default_factory=FileConfig)
     held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the prompts held out of training, for validation. By default 0.02, or as much as holds out 8 prompts of
     a small dataset, at most a tenth of them."""
     training: AlignLoopConfig
     validation: AlignValidationConfig = Field(default_factory=AlignValidationConfig)
+
+
+@configuration
+class DatasetConfig(AlignConfig):
+    """An alignment with conversations or pairs."""
+
+    data: Path
+    """A preprocessed dataset, or a file of JSON lines, Parquet or Arrow, which is preprocessed first: without quality
+    filters, and removing only exact duplicates."""
+    file: FileConfig = Field(default_factory=FileConfig)
 
 
 @configuration
@@ -117,7 +123,7 @@ class AlignOptimConfig(OptimConfig):
 
 
 @configuration
-class SftConfig(AlignConfig):
+class SftConfig(DatasetConfig):
     """Teach a checkpoint to answer, from conversations."""
 
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
@@ -151,7 +157,7 @@ class DpoOptimConfig(AlignOptimConfig):
 
 
 @configuration
-class DpoConfig(AlignConfig):
+class DpoConfig(DatasetConfig):
     """Train a checkpoint on preferences, by direct preference optimization."""
 
     file: PairFileConfig = Field(default_factory=PairFileConfig)
@@ -174,7 +180,7 @@ class RewardScaleConfig:
 
 
 @configuration
-class RewardConfig(AlignConfig):
+class RewardConfig(DatasetConfig):
     """Train a reward model on preferences, from the weights of a checkpoint."""
 
     file: PairFileConfig = Field(default_factory=PairFileConfig)
@@ -188,3 +194,156 @@ class RewardConfig(AlignConfig):
         if self.optim.z_loss:
             raise ValueError("optim.z_loss is a setting of next-token prediction")
         return self
+
+
+@configuration
+class RolloutConfig:
+    """How answers are sampled."""
+
+    max_tokens: Positive = 128
+    """Maximum length of an answer, in tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of sampling, and of the log-probabilities of policy and reference."""
+    samples: Positive = 1
+    """Answers to each prompt."""
+    minibatches: Positive = 1
+    """Steps that share out the answers of a rollout: it has training.batch_sequences times so many."""
+    epochs: Positive = 1
+    """How often the answers of a rollout are learned from."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a rollout."""
+        return self.minibatches * self.epochs
+
+
+@configuration
+class PpoRolloutConfig(RolloutConfig):
+    """How answers are sampled."""
+
+    epochs: Positive = 4
+    """How often the answers of a rollout are learned from."""
+
+
+@configuration
+class GroupConfig(RolloutConfig):
+    """How answers are sampled."""
+
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Answers to each prompt: a group, whose mean is the baseline."""
+
+
+@configuration
+class PolicyConfig(AlignConfig):
+    """What every training on sampled answers has in common."""
+
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+
+    @model_validator(mode="after")
+    def _samples_answers(self) -> "PolicyConfig":
+        if self.optim.z_loss:
+            raise ValueError("optim.z_loss is a setting of next-token prediction")
+        answers = self.training.batch_sequences * self.rollout.minibatches
+        if answers % self.rollout.samples:
+            raise ValueError(
+                f"rollout.samples={self.rollout.samples} does not divide the {answers} answers of a rollout "
+                "(training.batch_sequences x rollout.minibatches)"
+            )
+        return self
+
+
+@configuration
+class PolicyOptimConfig(AlignOptimConfig):
+    """The optimizer."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-6
+    """Peak learning rate; a small model takes a larger one."""
+
+
+@configuration
+class PpoLossConfig:
+    """Rewards, advantages and losses."""
+
+    kl: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the KL penalty, which is part of the reward of each token; with a target, the weight to start with."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """KL divergence of a whole answer from the reference, in nats, to which the weight is steered; by default it is
+    fixed."""
+    kl_horizon: Positive = 10_000
+    """Answers over which the weight adapts to the target."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Discount of a token."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Weight of long returns in generalized advantage estimation."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    """How far the ratio of a token may move from 1 before its gradient ends."""
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    """How far a value may move from the one of the rollout before its gradient ends."""
+    value_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the loss of the values."""
+    whiten: bool = True
+    """Give the advantages of a rollout mean 0 and deviation 1."""
+    scale_scores: bool = False
+    """Divide scores by their deviation so far."""
+    no_end_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Subtracted from the score of an answer that did not end within rollout.max_tokens."""
+
+    @model_validator(mode="after")
+    def _kl_can_adapt(self) -> "PpoLossConfig":
+        if self.kl_target is not None and self.kl == 0:
+            raise ValueError("kl: a weight of 0 never changes; give kl_target a weight to start with")
+        return self
+
+
+@configuration
+class PpoConfig(PolicyConfig):
+    """Train a checkpoint with a reward model, by proximal policy optimization."""
+
+    data: Path
+    """Prompts: a preprocessed dataset, or a file, which is preprocessed first; answers in it are not used."""
+    file: FileConfig = Field(default_factory=FileConfig)
+
+    reward: Path
+    """A reward model of the same tokenizer, or its run."""
+    rollout: PpoRolloutConfig = Field(default_factory=PpoRolloutConfig)
+    ppo: PpoLossConfig = Field(default_factory=PpoLossConfig)
+    optim: PolicyOptimConfig = Field(default_factory=PolicyOptimConfig)
+
+
+@configuration
+class GrpoLossConfig:
+    """Rewards and losses."""
+
+    loss: Literal["grpo", "gspo", "cispo"] = "grpo"
+    """grpo: a ratio for each token, clipped; gspo: one for the answer, clipped; cispo: a weight for each token, none of
+    which loses its gradient."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """How far a ratio may fall below 1 before its gradient ends; by default 0.2, with gspo 3e-4."""
+    clip_high: Annotated[float, Field(gt=0)] | None = None
+    """How far a ratio may rise above 1; by default 0.28, with gspo 4e-4, with cispo 1."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL divergence from the initial checkpoint; with 0 no reference is kept."""
+    kl_as: Literal["reward", "loss"] = "reward"
+    """reward: the log-ratio of the sampled answer is subtracted from its reward; loss: half its square is added."""
+    no_end_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Subtracted from the reward of an answer that did not end within rollout.max_tokens."""
+
+    @property
+    def clips(self) -> tuple[float, float]:
+        """Both bounds, resolved."""
+        low, high = {"grpo": (0.2, 0.28), "gspo": (3e-4, 4e-4), "cispo": (0.2, 1.0)}[self.loss]
+        return self.clip_low or low, self.clip_high or high
+
+
+@configuration
+class GrpoConfig(PolicyConfig):
+    """Train a checkpoint on executed tests, by group relative policy optimization."""
+
+    problems: Path
+    """Problems in MBPP's schema, JSON lines: text, test_list, and if there are any code, test_setup_code and
+    challenge_test_list; or a folder that an earlier run made of such a file."""
+    file: ProblemFileConfig = Field(default_factory=ProblemFileConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
+    rollout: GroupConfig = Field(default_factory=GroupConfig)
+    grpo: GrpoLossConfig = Field(default_factory=GrpoLossConfig)
+    optim: PolicyOptimConfig = Field(default_factory=PolicyOptimConfig)

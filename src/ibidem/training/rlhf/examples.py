@@ -26,7 +26,7 @@ from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.sources.readers import DAMAGE, READERS, lines, open_arrow
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import sha256_of
-from ibidem.training.rlhf.config import AlignConfig, FileConfig
+from ibidem.training.rlhf.config import FileConfig
 from ibidem.training.tokens import DEFAULT_SHARE, FEWEST_HELD_OUT
 
 COLUMNS = ("chosen", "messages", "conversations", "prompt", "instruction", "question")
@@ -142,6 +142,21 @@ def read_conversations(dataset: artifacts.Artifact, left_out: Counter[str]) -> I
             yield answered
 
 
+def read_prompts(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Conversation]:
+    """Yield every conversation up to its last turn of the user; a text without turns is one such turn."""
+    for path in shards.shard_paths(dataset.path):
+        for row in shards.read_rows(path, ["messages", "text"]):
+            if row["messages"] is None:
+                turns: Conversation = (Turn.of("user", row["text"]),)
+            else:
+                turns = conversation.from_rows(row["messages"])
+            last = max((number for number, turn in enumerate(turns, 1) if turn.role == "user"), default=0)
+            if not last or turns[last - 1].is_blank:
+                left_out["no question"] += 1
+                continue
+            yield turns[:last]
+
+
 def read_pairs(dataset: artifacts.Artifact, left_out: Counter[str]) -> Iterator[Pair]:
     """Yield every pair of answers; count what is left out, by reason."""
     for path in shards.shard_paths(dataset.path):
@@ -178,19 +193,26 @@ def split(
 
 
 def split_checked(
-    found: Sequence[tuple[Conversation, Item]], left_out: Counter[str], config: AlignConfig, noun: str
+    found: Sequence[tuple[Conversation, Item]], left_out: Counter[str], share: float | None, *, of: str, noun: str
 ) -> tuple[list[tuple[Conversation, Item]], list[tuple[Conversation, Item]]]:
     """Split what was found, each behind its conversation; the turns before the first answer decide the side.
+
+    Args:
+        found: what there is.
+        left_out: how many there are besides, by reason.
+        share: share of the prompts to hold out; by default `default_share`.
+        of: what was read, for messages.
+        noun: what one item is called.
 
     Raises:
         DataError: nothing is left to train on.
     """
     if not found:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
-        raise DataError(f"data {config.data}: no {noun} to train on ({reasons})")
-    train, held_out = split(found, (prompt_of(turns) for turns, _ in found), config.held_out_share)
+        raise DataError(f"{of}: no {noun} to train on ({reasons})")
+    train, held_out = split(found, (prompt_of(turns) for turns, _ in found), share)
     if not train:
-        raise DataError(f"data {config.data}: held_out_share={config.held_out_share} leaves none to train on")
+        raise DataError(f"{of}: held_out_share={share} leaves none to train on")
     return train, held_out
 
 

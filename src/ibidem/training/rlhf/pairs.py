@@ -22,7 +22,7 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.training.loader import Batch
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.batches import Encoded
-from ibidem.training.rlhf.config import AlignConfig
+from ibidem.training.rlhf.config import DatasetConfig
 from ibidem.training.rlhf.examples import Pair, read_pairs, split_checked
 from ibidem.training.rlhf.setup import Setup
 
@@ -68,7 +68,7 @@ class Pairs(NamedTuple):
         return sum(each.num_ids for each in self.train) / len(self.train)
 
 
-def read(config: AlignConfig, setup: Setup) -> Pairs:
+def read(config: DatasetConfig, setup: Setup) -> Pairs:
     """Read and render the pairs of the dataset, and split them by the turns before the first answer; none is ever cut.
 
     Raises:
@@ -85,7 +85,7 @@ def read(config: AlignConfig, setup: Setup) -> Pairs:
             left_out["longer than the context"] += 1
             continue
         found.append((pair.prompt, encoded))
-    train, held_out = split_checked(found, left_out, config, "pair")
+    train, held_out = split_checked(found, left_out, config.held_out_share, of=f"data {config.data}", noun="pair")
     prompts = [prompt for prompt, _ in held_out]
     return Pairs([pair for _, pair in train], [pair for _, pair in held_out], prompts, left_out)
 

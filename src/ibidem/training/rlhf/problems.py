@@ -16,13 +16,14 @@ the dataset and the file. It has a row for each document that the dataset kept, 
 scrubbing, contamination and duplicates decide about a problem as about any document, a removal from the dataset removes
 its tests when the run is started again, and `takedown` and `trace` find it. It is enough without the file.
 
+Two with the same statement and solution are duplicates, whatever their tests.
 A problem is left out, with a reason, if it is one of MBPP's test split or of HumanEval (`ibidem.sandbox.reserved`), if
 its tests cannot judge, or if its own solution fails them. That is found out once, when the artifact is made.
 """
 
 import ast
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
@@ -58,7 +59,7 @@ COLUMNS = ("text", "prompt")
 """Columns that may have the statement."""
 CHANGES_NO_VERDICT = "workers"
 MOST_KNOWN = 1 << 15
-"""Number of programs whose outcome is remembered."""
+"""Number of programs whose outcome is remembered, the newest ones."""
 PROBLEMS_AT_ONCE = 64
 _PYTHON = (None, "python", "python3", "py")
 """Languages of a fenced block that holds a program."""
@@ -129,6 +130,8 @@ def open_problems(path: Path, work_dir: Path, config: ProblemFileConfig, judge: 
         if config != ProblemFileConfig():
             raise ConfigError(f"file: {path} is a folder, and these are settings of a file; leave them out")
         return artifacts.verify(path, kind=KIND)
+    if not path.exists():
+        raise ConfigError(f"problems {path}: no such file or folder")
     of_file = {field.name: getattr(config, field.name) for field in fields(FileConfig)}
     dataset = open_dataset(path, work_dir, FileConfig(**{**of_file, "reply_trees": "best_path"}), among=COLUMNS)
     chosen = {
@@ -194,7 +197,7 @@ class Tests:
 
     def __init__(self, config: JudgeConfig) -> None:
         self._judge = open_judge(config)
-        self._known: OrderedDict[tuple[CodeProblem, str], Outcome] = OrderedDict()
+        self._known: dict[tuple[CodeProblem, str], Outcome] = {}
 
     def __enter__(self) -> Self:
         self._judge.__enter__()
@@ -225,8 +228,6 @@ class Tests:
         """
         new = [each for each in dict.fromkeys(programs) if each not in self._known]
         self._known |= zip(new, self._outcomes(new), strict=True)
-        for each in dict.fromkeys(programs):
-            self._known.move_to_end(each)
         outcomes = [self._known[each] for each in programs]
         for each in list(islice(self._known, max(0, len(self._known) - MOST_KNOWN))):
             del self._known[each]

@@ -1,5 +1,6 @@
 """What every alignment does before it trains: the initial checkpoint, the dataset, the processes."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session
 from ibidem.training.processes import check_processes, start_accelerator
-from ibidem.training.rlhf.config import AlignConfig
+from ibidem.training.rlhf.config import AlignConfig, DatasetConfig
 from ibidem.training.rlhf.examples import open_dataset
 
 
@@ -31,11 +32,17 @@ class Setup(NamedTuple):
     """What its checkpoints are made from: the dataset and the tokenizer; the session adds the initial checkpoint."""
 
 
-def set_up(config: AlignConfig, kind: str = KIND) -> Setup:
+def set_up(config: DatasetConfig, kind: str = KIND) -> Setup:
+    """Set up an alignment with the dataset, or the file, that it names; see `set_up_with`."""
+    return set_up_with(config, lambda: open_dataset(config.data, config.output_dir, config.file), kind)
+
+
+def set_up_with(config: AlignConfig, prepare: Callable[[], artifacts.Artifact], kind: str = KIND) -> Setup:
     """Check the checkpoint, prepare the dataset once, and start the processes.
 
     Args:
         config: what to train, from what.
+        prepare: loads the dataset, or makes it; called by the main process first.
         kind: kind of the artifacts that are trained.
 
     Raises:
@@ -52,7 +59,7 @@ def set_up(config: AlignConfig, kind: str = KIND) -> Setup:
     tokenizer = Tokenizer.load(tokenizer_dir)
     template = ChatTemplate(tokenizer)
     with accelerator.main_process_first():
-        dataset = open_dataset(config.data, config.output_dir, config.file)
+        dataset = prepare()
     place, shape = folder_of(config.output_dir, 0), model_config(initial)
     made = session.Provenance(
         inputs=[

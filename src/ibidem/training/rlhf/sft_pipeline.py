@@ -80,7 +80,9 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
             left_out["longer than the context"] += 1
         else:
             found.append((turns, encoded))
-    train, held_out = split_checked(found, left_out, config, "conversation")
+    train, held_out = split_checked(
+        found, left_out, config.held_out_share, of=f"data {config.data}", noun="conversation"
+    )
     questions = choose_questions(config, setup, (prompt_of(turns) for turns, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 

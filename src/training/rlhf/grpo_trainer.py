@@ -1,0 +1,11 @@
+"""Launcher: `accelerate launch src/training/rlhf/grpo_trainer.py` is `ibidem grpo`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+if __name__ == "__main__":
+    from ibidem.cli import main
+
+    sys.exit(main(["grpo", *sys.argv[1:]]))

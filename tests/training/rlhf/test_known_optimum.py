@@ -1,0 +1,36 @@
+"""PPO and GRPO end at the optimum that theory gives; three mistakes do not."""
+
+import importlib.util
+
+import pytest
+from tests.conftest import REPOSITORY
+
+_SPEC = importlib.util.spec_from_file_location("known_optimum", REPOSITORY / "benchmarks" / "known_optimum.py")
+benchmark = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(benchmark)
+
+
+SMALL = {"seed": 2, "rollouts": 160, "ids": 4, "answers": 64}
+
+
+@pytest.mark.parametrize("variant", benchmark.BARS)
+def test_16_answers_end_at_their_optimum(variant: str) -> None:
+    game = benchmark.make(SMALL["seed"], SMALL["ids"])
+    assert benchmark.total_variation(benchmark.distribution(game.reference), game.optimum_A) > 0.15
+    assert benchmark.run(variant, **SMALL) <= benchmark.BARS[variant]
+
+
+@pytest.mark.parametrize(("mistake", "instead_of"), benchmark.MISTAKES.items())
+def test_with_a_mistake_they_do_not(mistake: str, instead_of: str) -> None:
+    assert benchmark.run(mistake, **SMALL) > benchmark.BARS[instead_of]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [*benchmark.BARS, *benchmark.MISTAKES])
+@pytest.mark.parametrize("seed", range(benchmark.SEEDS))
+def test_256_answers_end_at_their_optimum(variant: str, seed: int) -> None:
+    found = benchmark.run(variant, seed)
+    if variant in benchmark.MISTAKES:
+        assert found > benchmark.BARS[benchmark.MISTAKES[variant]]
+    else:
+        assert found <= benchmark.BARS[variant]

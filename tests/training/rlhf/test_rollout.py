@@ -1,0 +1,115 @@
+"""Rollouts: everything follows from the step, and what is sampled is what the trainer scores."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from tests.modeling.test_modeling_custom import decoder, small
+
+from ibidem.errors import ConfigError
+from ibidem.modeling.log_probabilities import Scoring
+from ibidem.training.objective import ObjectiveState
+from ibidem.training.rlhf.batches import pack
+from ibidem.training.rlhf.config import AlignLoopConfig, GroupConfig
+from ibidem.training.rlhf.rollout import ARRAYS, Answer, Plan, Rollout, Sampler, encoded
+
+CONFIG = GroupConfig(max_tokens=6, samples=4, minibatches=2, epochs=3, temperature=1.3)
+TRAINING = AlignLoopConfig(steps=100, batch_sequences=8, micro_batch_sequences=2, seed=5)
+PLAN = Plan(CONFIG, TRAINING, prompts=7)
+PROMPTS = [[1, 5, 9, 22, 4], [3], [7, 7, 2, 50, 60], [8, 8], [9], [10, 11], [12, 13, 14]]
+
+
+def scored(answers: list[Answer]) -> list[Answer]:
+    return [each._replace(score=float(each.ids_L.sum()), hidden=0.5) for each in answers]
+
+
+def sampler(**changes: object) -> Sampler:
+    reference = decoder(small()).requires_grad_(requires_grad=False)
+    return Sampler(PLAN, PROMPTS, frozenset({96, 95}), scored, Accelerator(cpu=True), reference, **changes)
+
+
+def test_each_epoch_learns_from_each_answer_once() -> None:
+    for rollout in range(2):
+        for epoch in range(3):
+            steps = [rollout * 6 + epoch * 2 + minibatch for minibatch in range(2)]
+            assert {PLAN.rollout_of(step) for step in steps} == {rollout}
+            assert sorted(item for step in steps for item in PLAN.minibatch_of(step)) == list(range(16))
+    orders = {tuple(PLAN.minibatch_of(step)) for step in range(12)}
+    assert len(orders) == 12
+
+
+def test_processes_and_micro_batches_share_out_a_step() -> None:
+    plans = [replace(PLAN, processes=2, process=process) for process in range(2)]
+    items = [item for plan in plans for micro in range(2) for item in plan.micro_batch_of(3, micro)]
+    assert sorted(items) == sorted(PLAN.minibatch_of(3))
+
+
+def test_every_prompt_is_asked_before_one_is_asked_again() -> None:
+    asked = [number for rollout in range(7) for number in PLAN.prompts_of(rollout)]
+    assert set(Counter(asked).values()) == {4}
+    assert sorted(asked[:7]) == list(range(7))
+
+
+def test_no_two_answers_have_the_same_seed() -> None:
+    seeds = [seed for rollout in range(5) for group in range(4) for seed in PLAN.seeds_of(rollout, group)]
+    assert len(set(seeds)) == len(seeds) == 80
+
+
+def test_prompts_that_cannot_be_shared_out_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4 prompts .* 3 processes cannot share out"):
+        replace(PLAN, processes=3).check()
+
+
+def test_a_rollout_is_sampled_once_and_restored_to_the_bit() -> None:
+    model, one = decoder(small()), sampler()
+    assert one.begin(model, 0)
+    assert not one.begin(model, 5)
+    first = one.current
+    other = sampler()
+    other.restore(ObjectiveState(one.state(), {}))
+    assert not other.begin(model, 3)
+    for mine, theirs in zip(first.answers, other.current.answers, strict=True):
+        assert (mine.prompt, mine.is_ended, mine.score, mine.hidden) == theirs[:1] + theirs[3:6]
+        for name in ("ids_L", *ARRAYS):
+            assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
+    assert other.begin(model, 6)
+    assert other.current.number == 1
+    assert Rollout.of_state(other.state()).number == 1
+
+
+def test_what_is_sampled_is_what_the_trainer_scores() -> None:
+    model, one = decoder(small()), sampler()
+    one.begin(model, 0)
+    assert {len(each.ids_L) for each in one.current.answers} <= set(range(1, 7))
+    for answer in one.current.answers:
+        assert answer.is_ended == (answer.ids_L[-1] in {95, 96})
+        assert answer.is_ended or len(answer.ids_L) == 6
+        assert not set(answer.ids_L[:-1].tolist()) & {95, 96}
+        batch = pack([encoded(PROMPTS, answer)])
+        scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(1.3))
+        assert scores.log_probs_N.tolist() == pytest.approx(answer.log_probs_L.tolist(), abs=1e-5)
+        assert answer.reference_L.tolist() == pytest.approx(answer.log_probs_L.tolist(), abs=1e-5)
+
+
+def test_a_batch_joins_what_belongs_to_its_answers() -> None:
+    model, one = decoder(small()), sampler()
+    one.begin(model, 0)
+    marks = [np.full(len(each.ids_L), number, np.float32) for number, each in enumerate(one.current.answers)]
+    batch = one.batch([5, 2, 9], marks)
+    answer_of_N, old_N, marks_N = batch.others
+    assert marks_N.tolist() == [[5, 2, 9][place] for place in answer_of_N.tolist()]
+    targets = batch.targets_BT.flatten()[batch.counted_N].tolist()
+    assert targets == [number for item in (5, 2, 9) for number in one.current.answers[item].ids_L]
+    assert old_N.tolist() == [value for item in (5, 2, 9) for value in one.current.answers[item].log_probs_L.tolist()]
+
+
+def test_sampling_leaves_the_model_in_its_mode() -> None:
+    model, one = decoder(small()), sampler()
+    for training in (True, False):
+        model.train(training)
+        one.sampled(model, [0], [[1]])
+        assert model.training is training
+    assert torch.is_grad_enabled()
