@@ -1,5 +1,12 @@
 """Our losses and their gradients equal those of TRL, on the same weights and ids.
 
+Losses of policies have other names and bounds there:
+
+    ours     TRL                                                      sum over tokens, divided by
+    grpo     loss_type dr_grpo                                        answers * max_tokens
+    gspo     loss_type grpo, importance_sampling_level sequence       tokens of the answer, and then answers
+    cispo    loss_type cispo; its epsilon_high is our 1 + clip_high   answers * max_tokens; TRL: tokens of all answers
+
 PEERS_PYTHON names a Python that has it: `pip install -c constraints.txt torch trl==1.16.0`.
 """
 
@@ -14,20 +21,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tests.conftest import REPOSITORY
 from tests.modeling.test_modeling_custom import decoder, small
 from torch import Tensor
 
 from ibidem.modeling.heads import RewardModel
+from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training.rlhf.batches import Encoded, pack
-from ibidem.training.rlhf.config import DpoLossConfig
+from ibidem.training.rlhf.config import DpoLossConfig, GrpoConfig
 from ibidem.training.rlhf.dpo_trainer import judge
+from ibidem.training.rlhf.grpo_trainer import Grpo, Signals
 from ibidem.training.rlhf.pairs import EncodedPair, answer_of_targets
 from ibidem.training.rlhf.preferences import bradley_terry_loss
 from ibidem.training.rlhf.reference import log_probs
 from ibidem.training.rlhf.reward_model import packed
+from ibidem.training.rlhf.rollout import NONE, Answer, Plan, Rollout, Sampler, encoded
 
 _SPEC = importlib.util.spec_from_file_location("align_against_trl", REPOSITORY / "benchmarks" / "align_against_trl.py")
 benchmark = importlib.util.module_from_spec(_SPEC)
@@ -39,6 +50,20 @@ LOSSES = {
     "sigmoid_norm": {"loss": "sigmoid_norm", "beta": 2.0},
     "robust": {"loss": "sigmoid", "beta": 0.1, "label_smoothing": 0.1},
 }
+POLICY_LOSSES = {
+    "grpo": ({"loss": "grpo"}, {"loss_type": "dr_grpo", "epsilon": 0.2, "epsilon_high": 0.28}),
+    "grpo narrow": (
+        {"loss": "grpo", "clip_low": 0.05, "clip_high": 0.02},
+        {"loss_type": "dr_grpo", "epsilon": 0.05, "epsilon_high": 0.02},
+    ),
+    "gspo": (
+        {"loss": "gspo", "clip_low": 0.05, "clip_high": 0.08},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.08},
+    ),
+    "cispo": ({"loss": "cispo", "clip_high": 0.28}, {"loss_type": "cispo", "epsilon_high": 1.28}),
+}
+"""Settings of ours and of TRL's that are to be the same."""
+MAX_TOKENS, SAMPLES, TEMPERATURE = 30, 3, 1.3
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -46,7 +71,9 @@ import torch, transformers
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+)
 
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
@@ -108,6 +135,40 @@ judged = Dataset.from_list([
 head = model("reward", "ForSequenceClassification", num_labels=1, pad_token_id=95)
 trainer = RewardTrainer(head, settings(RewardConfig), train_dataset=judged, processing_class=tokenizer)
 found["reward"] = measured(trainer, "reward")
+rollout = job["rollout"]
+
+def rows(lists, side, filling, dtype):
+    longest = max(map(len, lists))
+    filled = [(each, [filling] * (longest - len(each))) for each in lists]
+    return torch.tensor([more + each if side == "left" else each + more for each, more in filled], dtype=dtype)
+
+def inputs():
+    found = {"advantages": torch.tensor(rollout["advantages"])}
+    for name, side in (("prompt", "left"), ("completion", "right")):
+        found[name + "_ids"] = rows(rollout[name], side, 95, torch.long)
+        found[name + "_mask"] = rows([[1] * len(each) for each in rollout[name]], side, 0, torch.long)
+    found["old_per_token_logps"] = rows(rollout["old"], "right", 0.0, torch.float32)
+    found["num_items_in_batch"] = found["completion_mask"].sum()
+    return found
+
+for name, loss in job["policy_losses"].items():
+    arguments = GRPOConfig(
+        output_dir=str(folder / "out"), report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=len(rollout["prompt"]), num_generations=job["samples"], beta=0.0,
+        temperature=job["temperature"], max_completion_length=job["max_tokens"], **loss,
+    )
+    trainer = GRPOTrainer(
+        model("policy"), lambda completions, **_: [0.0] * len(completions), arguments,
+        train_dataset=Dataset.from_list([{"prompt": "w1"}]), processing_class=tokenizer,
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    loss = trainer._compute_loss(trainer.model, inputs())
+    loss.backward()
+    gradients = {key: each.grad for key, each in trainer.model.named_parameters() if each.grad is not None}
+    save_file(gradients, folder / f"{name}-gradients.safetensors")
+    found[name] = float(loss.detach())
+    found[name + " figures"] = {key: values[0] for key, values in trainer._metrics["train"].items()}
 (folder / "found.json").write_text(json.dumps(found))
 """
 
@@ -141,7 +202,34 @@ def job(model: Decoder) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
     }  # fmt: skip
     kind = "Qwen3" if config.qk_norm else "Llama"
-    return {"kind": kind, "shape": shape, "pairs": pairs, "talks": talks, "losses": LOSSES}
+    return {
+        "kind": kind, "shape": shape, "pairs": pairs, "talks": talks, "losses": LOSSES, "rollout": rollout(model),
+        "policy_losses": {name: theirs for name, (_, theirs) in POLICY_LOSSES.items()},
+        "samples": SAMPLES, "max_tokens": MAX_TOKENS, "temperature": TEMPERATURE,
+    }  # fmt: skip
+
+
+def rollout(model: Decoder) -> dict[str, Any]:
+    """Return answers, their advantages, and log-probabilities under a policy that differs from the model."""
+    rng = np.random.default_rng(1)
+    prompts = [random_ids(rng, 2, 20) for _ in range(4)]
+    answers = [
+        Answer(place // SAMPLES, np.array(random_ids(rng, 1, MAX_TOKENS + 1)), NONE, False) for place in range(12)
+    ]
+    moved, by_answer = rng.normal(0, 0.3, (12, MAX_TOKENS)), rng.normal(0, 0.1, (12, 1))
+    old = []
+    for answer, shifts in zip(answers, moved + by_answer, strict=True):
+        batch = pack([encoded(prompts, answer)])
+        with torch.no_grad():
+            scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(TEMPERATURE))
+        old.append((scores.log_probs_N.numpy() - shifts[: len(answer.ids_L)]).astype(np.float32).tolist())
+    return {
+        "prompts": prompts,
+        "prompt": [prompts[answer.prompt] for answer in answers],
+        "completion": [answer.ids_L.tolist() for answer in answers],
+        "advantages": rng.normal(0, 1, 12).astype(np.float32).tolist(),
+        "old": old,
+    }
 
 
 def huggingface_weights(model: Decoder) -> dict[str, Tensor]:
@@ -187,7 +275,7 @@ def pairs_of(task: dict[str, Any]) -> list[EncodedPair]:
     ]
 
 
-def assert_same_gradients(model: Decoder, path: Path) -> None:
+def assert_same_gradients(model: Decoder, path: Path, most: float = 1e-5) -> None:
     """Compare the gradients of all matrices of the model, as TRL's model names them."""
     theirs = load_file(path)
     with torch.no_grad():
@@ -199,7 +287,7 @@ def assert_same_gradients(model: Decoder, path: Path) -> None:
         if name in ours:
             compared += 1
             difference = float(((ours[name] - expected).norm() / expected.norm()).detach())
-            assert difference < 1e-5, f"{name}: {difference}"
+            assert difference < most, f"{name}: {difference}"
     assert compared > 3 * 9
 
 
@@ -239,6 +327,47 @@ def test_dpo_equals_trl(name: str, trl: dict[str, Any]) -> None:
         ours = judged.figures / len(judged.losses_P)
         for place, key in enumerate(("chosen", "rejected", "accuracies", "margins")):
             assert float(ours[place]) == pytest.approx(figures[f"rewards/{key}"], rel=1e-4, abs=1e-5)
+
+
+def policy_objective(task: dict[str, Any], settings: dict[str, Any]) -> Grpo:
+    """Return our GRPO in the step that learns from the answers that TRL was given."""
+    given = task["rollout"]
+    config = GrpoConfig(
+        initial=Path(), problems=Path(), output_dir=Path(), grpo=settings,
+        training={"steps": 1, "batch_sequences": 12, "micro_batch_sequences": 12},
+        rollout={"samples": SAMPLES, "max_tokens": MAX_TOKENS, "temperature": TEMPERATURE},
+    )  # fmt: skip
+    plan = Plan(config.rollout, config.training, prompts=4)
+    sampler = Sampler(plan, given["prompts"], frozenset({96}), lambda answers: answers, Accelerator(cpu=True))
+    answers = [
+        Answer(place // SAMPLES, np.array(ids, np.int32), np.array(old, np.float32), is_ended=False)
+        for place, (ids, old) in enumerate(zip(given["completion"], given["old"], strict=True))
+    ]
+    sampler.current = Rollout(0, answers)
+    advantages = [
+        np.full(len(each.ids_L), value, np.float32) for each, value in zip(answers, given["advantages"], strict=True)
+    ]
+    objective = Grpo(config, sampler, (), None, Signals(advantages, {"objective/contrast": 1.0}))
+    objective.begin(torch.nn.Module(), 0)
+    return objective
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", POLICY_LOSSES)
+def test_policy_losses_equal_trl(name: str, trl: dict[str, Any]) -> None:
+    policy, _, _ = trl["models"]
+    objective = policy_objective(trl["task"], POLICY_LOSSES[name][0])
+    policy.zero_grad()
+    loss, constant = objective.loss(policy, 0, 0)
+    mean = loss / (objective.num_tokens if name == "cispo" else constant)
+    mean.backward()
+    assert float(mean.detach()) == pytest.approx(trl["found"][name], rel=1e-6)
+    assert_same_gradients(decoder_with_gradients(policy), trl["folder"] / f"{name}-gradients.safetensors", most=3e-6)
+    figures, theirs = objective.figures(), trl["found"][f"{name} figures"]
+    assert figures["val/ratio_var"] > (0.001 if name == "gspo" else 0.05), "the ratios are away from 1"
+    if name.startswith("grpo"):  # the others count differently: gspo by answers, cispo only above the mean
+        assert float(figures["policy/clipfrac"]) == pytest.approx(theirs["clip_ratio/region_mean"])
+    assert 0.1 < figures["policy/clipfrac"] < 0.9
 
 
 @pytest.mark.peer
