@@ -212,6 +212,18 @@ def reward(**settings: Any) -> Artifact:
     return model
 
 
+def ppo(**settings: Any) -> Artifact:
+    """Train a checkpoint with a reward model; settings as of `ibidem ppo`. Return the last checkpoint."""
+    checkpoint: Artifact = _returned("ppo", "ibidem.training.rlhf.ppo_trainer:run", settings)
+    return checkpoint
+
+
+def grpo(**settings: Any) -> Artifact:
+    """Train a checkpoint on executed tests; settings as of `ibidem grpo`. Return the last checkpoint."""
+    checkpoint: Artifact = _returned("grpo", "ibidem.training.rlhf.grpo_trainer:run", settings)
+    return checkpoint
+
+
 def evaluate(name: str, **settings: Any) -> Evaluation:
     """Evaluate a model, or its answers; settings as of `ibidem evaluate NAME`.
 

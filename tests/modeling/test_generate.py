@@ -13,7 +13,7 @@ from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder, Int8Matrix, PackedMatrix
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.modeling.running_batch import Request, RunningBatch
-from ibidem.modeling.sampling import by_histogram, by_sorting, draw, from_all, most_likely
+from ibidem.modeling.sampling import by_histogram, by_sorting, draw, draw_scored, most_likely
 
 PROMPTS = [[1, 5, 9, 22, 4], [3], [7, 7, 2, 50, 60, 61, 62, 63, 64, 65, 1, 2], [8, 8]]
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -211,17 +211,22 @@ def test_draws_from_all_ids_have_the_reference_distribution(spread: float, ids: 
     logits = torch.randn(ids, generator=torch.Generator().manual_seed(1)) * spread
     logits[-3:] = -torch.inf
     grid = (torch.arange(4000) + 0.5) / 4000
-    drawn = torch.cat([from_all(logits.expand(500, -1), part) for part in grid.split(500)])
+    ones = torch.ones(500)
+    drawn, log_probs = map(
+        torch.cat, zip(*(draw_scored(logits.expand(500, -1), ones, part) for part in grid.split(500)), strict=True)
+    )
+    torch.testing.assert_close(log_probs, logits.log_softmax(-1)[drawn], atol=1e-5, rtol=1e-6)
     shares = drawn.bincount(minlength=ids) / 4000
     torch.testing.assert_close(shares, logits.softmax(-1), atol=1.01 / 4000, rtol=0)
-    assert int(from_all(logits[None], torch.tensor([1.0]))) < ids - 3, "rounding never draws what is impossible"
+    last, _ = draw_scored(logits[None], torch.ones(1), torch.ones(1))
+    assert int(last) < ids - 3, "rounding never draws what is impossible"
 
 
 @pytest.mark.parametrize("spread", [0.4, 4.0])
 def test_a_draw_of_a_large_vocabulary_equals_the_full_sort(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(24, 65_536, generator=generator) * spread
-    uniform, top_p = torch.rand(24, generator=generator), torch.tensor([0.5, 0.95, 0.999]).repeat(8)
+    uniform, top_p = torch.rand(24, generator=generator), torch.tensor([0.5, 0.95, 1.0]).repeat(8)
     expected = by_sorting(logits, top_p, uniform)
     sizes = []
     sort = torch.Tensor.sort

@@ -11,7 +11,7 @@ from torch import Tensor
 from ibidem.errors import ConfigError
 from ibidem.modeling import running_batch, sampling
 from ibidem.modeling.cache import KVCache, read_prompts
-from ibidem.modeling.generate import Sample, Sampling, generate, sample
+from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
@@ -59,7 +59,6 @@ def test_samples_of_one_prompt_are_those_of_separate_rows() -> None:
             ((alone,),) = sample(model, [prompt], [[seed]], max_tokens=12, end_ids=(96, 95))
             assert each.ids == alone.ids
             assert each.log_probs == pytest.approx(alone.log_probs, abs=1e-5)
-            assert [each.ids] == generate(model, [prompt], Sampling(12, 1.0, 1.0, first=seed), end_ids=(96, 95))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 6])
@@ -177,14 +176,14 @@ def test_log_probabilities_in_sixteen_bits_are_those_of_the_very_logits_that_wer
     sixteen = FrozenDecoder(model, "bfloat16") if kind == "frozen" else decoder(small(width=64)).bfloat16()
     seen: list[Tensor] = []
 
-    def remembered(logits_BV: Tensor, *rest: Tensor) -> Tensor:
+    def remembered(logits_BV: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         assert logits_BV.dtype == torch.float32
-        ids_B = sampling.draw(logits_BV, *rest)
+        ids_B, log_probs_B = sampling.draw_scored(logits_BV, *rest)
         logs_BV = (logits_BV.double() / 0.7).log_softmax(-1)
         seen.append(logs_BV[torch.arange(len(ids_B)), ids_B])
-        return ids_B
+        return ids_B, log_probs_B
 
-    monkeypatch.setattr(running_batch, "draw", remembered)
+    monkeypatch.setattr(running_batch, "draw_scored", remembered)
     (group,) = sample(sixteen, [[1, 5, 9]], [range(5)], max_tokens=8, temperature=0.7, end_ids=(NEVER,))
     found = torch.tensor([each.log_probs for each in group], dtype=torch.float64)
     torch.testing.assert_close(found, torch.stack(seen, dim=1), atol=1e-6, rtol=0)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ibidem.modeling.cache import KVCache, read_prompts, read_tokens
 from ibidem.modeling.matrices import FrozenDecoder
-from ibidem.modeling.sampling import draw, log_probs
+from ibidem.modeling.sampling import draw, draw_scored
 
 PASS_TOKENS = 8192
 """Prompts are joined up to this number of tokens, which bounds the memory of their activations."""
@@ -49,7 +49,7 @@ class Request(NamedTuple):
     seeds: Sequence[int]
     """Of the random generators of its samples."""
     log_probs: bool = False
-    """Whether the log-probabilities of the drawn ids are wanted; not at temperature 0."""
+    """Whether the log-probabilities of the drawn ids are wanted: not at temperature 0, and not with a nucleus."""
 
 
 class Drawn(NamedTuple):
@@ -57,7 +57,7 @@ class Drawn(NamedTuple):
 
     id: int
     log_prob: float | None
-    """Under softmax(logits / temperature), in nats, whatever `top_p` is; None if it is not wanted."""
+    """Under softmax(logits / temperature), in nats; None if it is not wanted."""
 
 
 class _Read(NamedTuple):
@@ -109,7 +109,7 @@ class RunningBatch:
     def admit(self, request: Request) -> list[int]:
         """Add a row for each seed, which joins when there is a free slot; return the rows' numbers."""
         assert 0 < len(request.ids) <= self._cache.size
-        assert request.temperature > 0 or not request.log_probs
+        assert not request.log_probs or (request.temperature > 0 and request.top_p == 1)
         prompt = _Prompt(request)
         rows = [_Row(number, prompt, _uniform(seed)) for number, seed in enumerate(request.seeds, self._admitted)]
         self._waiting += rows
@@ -182,11 +182,18 @@ class RunningBatch:
         top_p_B = torch.tensor([request.top_p for request in requests])
         uniform_B = torch.tensor([next(row.numbers) if row.request.temperature else 0.0 for row in self._rows])
         logits_BV = self._model.head(hidden_BD).float()
-        ids_B = draw(logits_BV, temperature_B, top_p_B, uniform_B)
-        wanted = [slot for slot, request in enumerate(requests) if request.log_probs]
-        values = log_probs(logits_BV[wanted], temperature_B[wanted], ids_B[wanted]).tolist() if wanted else []
-        found = dict(zip(wanted, values, strict=True))
-        return [Drawn(next_id, found.get(slot)) for slot, next_id in enumerate(ids_B.tolist())]
+        scored_B = torch.tensor([request.log_probs for request in requests])
+        if scored_B.all():
+            ids_B, log_probs_B = draw_scored(logits_BV, temperature_B, uniform_B)
+            return list(map(Drawn, ids_B.tolist(), log_probs_B.tolist()))
+        ids: list[int] = draw(logits_BV, temperature_B, top_p_B, uniform_B).tolist()
+        drawn = [Drawn(next_id, None) for next_id in ids]
+        if scored_B.any():
+            places = scored_B.nonzero()[:, 0]
+            scored = draw_scored(logits_BV[places], temperature_B[places], uniform_B[places])
+            for place, *each in zip(places.tolist(), *(part.tolist() for part in scored), strict=True):
+                drawn[place] = Drawn(*each)
+        return drawn
 
 
 def _passes(rows: Sequence[_Row]) -> Iterator[list[_Row]]:

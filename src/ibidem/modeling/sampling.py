@@ -9,8 +9,8 @@ so there a histogram of the logits replaces the sort. Its bins are ordered, the 
                                           ^ top_p = 0.9 ends inside this bin
 
 Only the tokens of two bins are sorted: of the bin in which the nucleus ends, for the total, and of the bin that u falls
-into. All tokens of the bins before the end are in the nucleus, so the distribution is that of the full sort. Without a
-nucleus, top_p = 1, nothing is sorted: probabilities are added up in the order of the ids.
+into. All tokens of the bins before the end are in the nucleus, so the distribution is that of the full sort.
+`draw_scored` is for training: it has no nucleus and sorts nothing.
 """
 
 import torch
@@ -38,31 +38,53 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
     Raises:
         DataError: logits are not finite, on a CPU.
     """
-    if logits_BV.device.type == "cpu" and not logits_BV.amax(dim=-1).isfinite().all():
-        raise DataError("the model's logits are not finite: its weights are damaged")
+    _check_finite(logits_BV.amax(dim=-1))
     is_greedy_B = temperature_B == 0
     if is_greedy_B.all():
         return most_likely(logits_BV)
     scaled_BV = logits_BV / temperature_B.masked_fill(is_greedy_B, 1.0).to(logits_BV.device)[:, None]
-    drawn_B = _drawn(scaled_BV, top_p_B.to(logits_BV.device), uniform_B.to(logits_BV.device), top_p_B < 1)
+    choose = by_histogram if logits_BV.device.type == "cpu" else by_sorting
+    drawn_B = choose(scaled_BV, top_p_B.to(logits_BV.device), uniform_B.to(logits_BV.device))
     if not is_greedy_B.any():
         return drawn_B
     return torch.where(is_greedy_B.to(logits_BV.device), most_likely(logits_BV), drawn_B)
 
 
-def log_probs(logits_BV: Tensor, temperature_B: Tensor, ids_B: Tensor) -> Tensor:
-    """Return the log-probability of an id of each row under softmax(logits / temperature), in nats; float32, (B,).
+def draw_scored(logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose a token for each row from all ids; return the ids and their log-probabilities.
+
+    The probabilities are added up in the order of the ids, first those of blocks and then those of the tokens of one
+    block, so one exponential of each logit is all that is computed.
 
     Args:
         logits_BV: in float32.
-        temperature_B: more than 0; on the CPU.
-        ids_B: on the device of the logits.
+        temperature_B: more than 0; logits are divided by it. This and the rest: float32, on the CPU.
+        uniform_B: a random number for each row, at least 0 and less than 1.
 
-    >>> log_probs(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([2.0]), torch.tensor([2]))
-    tensor([-0.6803])
+    Returns:
+        The ids, int64, and their log-probabilities, in nats, float32; (B,).
+
+    >>> draw_scored(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([2.0]), torch.tensor([0.9]))
+    (tensor([2]), tensor([-0.6803]))
+
+    Raises:
+        DataError: logits are not finite, on a CPU.
     """
-    scaled_BV = logits_BV / temperature_B.to(logits_BV.device)[:, None]
-    return scaled_BV.gather(1, ids_B[:, None])[:, 0] - scaled_BV.logsumexp(dim=-1)
+    B, device = len(logits_BV), logits_BV.device
+    if (temperature_B != 1).any():
+        logits_BV = logits_BV / temperature_B.to(device)[:, None]
+    best_B1 = logits_BV.amax(dim=-1, keepdim=True)
+    _check_finite(best_B1)
+    weights_BV = (logits_BV - best_B1).exp_()
+    blocks_BXU = pad(weights_BV, (0, -weights_BV.shape[1] % BLOCK)).view(B, -1, BLOCK)
+    until_BX = blocks_BXU.sum(dim=-1).double().cumsum(dim=-1)
+    target_B1 = uniform_B.to(device)[:, None].double() * until_BX[:, -1:]
+    block_B1 = _first_above(until_BX, target_B1)
+    before_B1 = torch.where(block_B1 > 0, until_BX.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    inside_BU = blocks_BXU[torch.arange(B, device=device), block_B1[:, 0]].double().cumsum(dim=-1)
+    ids_B1 = block_B1 * BLOCK + _first_above(inside_BU, target_B1 - before_B1)
+    log_probs_B1 = (logits_BV.gather(1, ids_B1) - best_B1) - until_BX[:, -1:].log()
+    return ids_B1[:, 0], log_probs_B1[:, 0].float()
 
 
 def most_likely(logits_BV: Tensor) -> Tensor:
@@ -78,28 +100,9 @@ def most_likely(logits_BV: Tensor) -> Tensor:
     return block_B * BLOCK + blocks_BXU[torch.arange(B), block_B].argmax(dim=-1)
 
 
-def _drawn(logits_BV: Tensor, top_p_B: Tensor, uniform_B: Tensor, has_nucleus_B: Tensor) -> Tensor:
-    """Choose a token for each row, as its nucleus asks for, whatever the others'."""
-    if not has_nucleus_B.any():
-        return from_all(logits_BV, uniform_B)
-    choose = by_histogram if logits_BV.device.type == "cpu" else by_sorting
-    drawn_B = choose(logits_BV, top_p_B, uniform_B)
-    if has_nucleus_B.all():
-        return drawn_B
-    return torch.where(has_nucleus_B.to(logits_BV.device), drawn_B, from_all(logits_BV, uniform_B))
-
-
-def from_all(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Choose a token for each row without a nucleus, in the order of the ids: a block, then a token in it."""
-    B, V = logits_BV.shape
-    weights_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).exp_()
-    blocks_BXU = pad(weights_BV, (0, -V % BLOCK)).view(B, -1, BLOCK)
-    until_BX = blocks_BXU.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    target_B1 = uniform_B[:, None].double() * until_BX[:, -1:]
-    block_B1 = _first_above(until_BX, target_B1)
-    before_B1 = torch.where(block_B1 > 0, until_BX.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
-    inside_BU = blocks_BXU[torch.arange(B, device=logits_BV.device), block_B1[:, 0]].double().cumsum(dim=-1)
-    return (block_B1 * BLOCK + _first_above(inside_BU, target_B1 - before_B1))[:, 0]
+def _check_finite(best: Tensor) -> None:
+    if best.device.type == "cpu" and not best.isfinite().all():
+        raise DataError("the model's logits are not finite: its weights are damaged")
 
 
 def _first_above(until_BN: Tensor, target_B1: Tensor) -> Tensor:
