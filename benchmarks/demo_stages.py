@@ -17,9 +17,11 @@ from typing import Any
 
 SITUATIONS = ("alone", "beside a busy process")
 STAGES = (
-    "preprocess", "blend", "card", "tokenizer", "pretraining", "perplexity", "dashboard", "human-eval", "doc-qa",
-    "chat", "gate and report",
+    "preprocess", "blend", "card", "tokenizer", "pretraining", "perplexity", "dashboard", "traces", "solved problems",
+    "conversations", "SFT", "problems", "GRPO", "human-eval", "doc-qa", "chat", "gate and report",
 )  # fmt: skip
+REACHED = ("bits_per_byte", "passed", "hidden_passed")
+"""Figures on held-out data: of pretraining and SFT; of GRPO, before training and on the way."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
 
 
 def measure(situation: str) -> dict[str, Any]:
-    """Return the seconds of each stage, and what the training reached."""
+    """Return the seconds of each stage, and what the trainings reached."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if situation != SITUATIONS[0] else []
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,11 +52,11 @@ def measure(situation: str) -> dict[str, Any]:
     events = list(rows(done.stderr + done.stdout))
     times = [started, *(event["time"] for event in events if event["event"] == "demo"), ended]
     assert len(times) == len(STAGES) + 1, f"{len(times) - 1} stages"
-    measured = [event["bits_per_byte"] for event in events if event["event"] == "train.measured"]
+    measured = [event for event in events if event["event"] == "train.measured"]
     return {
         "total_s": round(ended - started, 1),
         "seconds": {name: round(end - start, 1) for name, start, end in zip(STAGES, times, times[1:], strict=False)},
-        "bits_per_byte": [round(value, 4) for value in measured],
+        **{name: [round(each[name], 4) for each in measured if name in each] for name in REACHED},
     }
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -264,6 +265,46 @@ def test_every_file_of_an_evaluation_of_answers_is_described(tmp_path: Path) -> 
         )
     )
     check_described(tmp_path / "doc-qa")
+
+
+def quotes() -> list[tuple[str, str, str]]:
+    """Blocks of code that the pages quote: page, file, lines."""
+    return [
+        (page.name, file, code)
+        for page in sorted((REPOSITORY / "docs").glob("*.md"))
+        for file, code in re.findall(r'^```python title="(\S+)"\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+
+def is_quoted(code: str, source: str) -> bool:
+    """Whether the parts of a block, separated by lines of dots, occur in a source in their order, however indented."""
+    for part in re.split(r"^\.\.\.\n", textwrap.dedent(code), flags=re.MULTILINE):
+        indented = (textwrap.indent(textwrap.dedent(part), " " * width) for width in range(0, 17, 4))
+        found = next((lines for lines in indented if f"\n{lines}" in source), None)
+        if found is None:
+            return False
+        source = source.partition(found)[2]
+    return True
+
+
+def test_code_that_a_page_quotes_is_the_code() -> None:
+    assert {page for page, *_ in quotes()} >= {"grpo.md"}
+    for page, file, lines in quotes():
+        assert is_quoted(lines, (REPOSITORY / file).read_text()), f"{page} quotes what {file} no longer has:\n{lines}"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_in"),
+    [
+        ("b = 2\n", True),
+        ("    b = 2\n", True),
+        ("b = 3\n", False),
+        ("a = 1\n...\nc\n", True),
+        ("c\n...\nb = 2\n", False),
+    ],
+)
+def test_a_quote_is_compared_line_by_line_and_in_order(code: str, is_in: bool) -> None:
+    assert is_quoted(code, "\na = 1\nif a:\n    b = 2\nc\n") == is_in
 
 
 def test_the_pages_of_the_site_exist() -> None:

@@ -17,7 +17,8 @@ from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.filters.benchmarks import HUMAN_EVAL
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance.card import CardConfig, card
-from ibidem.errors import GateFailed
+from ibidem.data.synthetic.programs import Family, ProblemsConfig, write_problems
+from ibidem.errors import GateFailed, NothingToLearn
 from ibidem.evaluation.config import (
     ChatConfig,
     DashboardConfig,
@@ -29,6 +30,7 @@ from ibidem.evaluation.config import (
 )
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.modeling.config import read_model_config
+from ibidem.runs import folder_of, run_of
 from ibidem.serving.config import GenerateConfig, ReportConfig
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import TrainConfig
@@ -55,10 +57,23 @@ ANSWER_TOKENS, CHAT_PROMPTS = 48, 12
 TUNING_SHARE = 0.1
 TUNING_OPTIM: dict[str, Any] = {"name": "muon", "lr": 5e-3, "matrix_lr": 2e-3, "floor": 0.0}
 
+FAMILIES: tuple[Family, ...] = ("add", "subtract", "multiply", "upper", "reverse", "length", "first", "largest")
+"""Operations of the programming problems; the model is tuned on solutions of some, and rewarded for solving others."""
+OPERATIONS = (1,)
+SOLVED_SHARE, PROBLEMS = 1.0, 160
+"""Solved problems for each other conversation, and problems to solve."""
+PRACTICE_SHARE = 0.125
+PRACTICE: dict[str, Any] = {
+    "rollout": {"samples": 8, "max_tokens": 64},
+    "optim": {"lr": 2e-4, "warmup_steps": 2},
+}
+PRACTICE_ANSWERS = 64
+"""Of a step."""
+
 
 @configuration
 class DemoConfig:
-    """Run every stage on the Python packages of this computer: data, tokenizer, pretraining, tuning, gate, report."""
+    """Run every stage on the Python packages of this computer: data, tokenizer, training, SFT, GRPO, gate, report."""
 
     output_dir: Path = Path("artifacts/demo")
     """Folder for all output."""
@@ -93,11 +108,11 @@ def demo(config: DemoConfig) -> str:
     result = out / "perplexity.json"
     _evaluate(base, data, result)
     say(_dashboard(run, data, out / "evaluation" / "dashboard"))
-    tuned = out / run.name.replace("pretrain", "sft")
-    checkpoint = _tune(config, base, public, tuned)
+    tuned = _tune(config, base, _conversations(config, public), out / run.name.replace("pretrain", "sft"))
+    checkpoint = _practice(config, tuned, out / run.name.replace("pretrain", "grpo"))
     evaluations = _benchmarks(config, checkpoint, out / "evaluation")
     completions = _generate(base)
-    page = _report(tuned, [result, *evaluations], out / "report.html")
+    page = _report(run_of(checkpoint), [result, *evaluations], out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
 
@@ -145,7 +160,6 @@ def _tokenizer(data: Path, tokenizer: Path, vocab_size: int) -> TrainTokenizerCo
 
 
 def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
-    from ibidem.runs import folder_of
     from ibidem.training.train import train
 
     settings = {
@@ -167,19 +181,29 @@ def _train(config: DemoConfig, data: Path, tokenizer: Path, run: Path) -> Path:
     return folder_of(run, config.steps)
 
 
-def _tune(config: DemoConfig, base: Path, public: Path, run: Path) -> Path:
-    """Teach the model to answer, by conversations made from the corpus's own functions."""
-    from ibidem.runs import folder_of
-    from ibidem.training.rlhf.config import SftConfig
-    from ibidem.training.rlhf.sft_pipeline import sft
+def _conversations(config: DemoConfig, public: Path) -> Path:
+    """Make conversations from the corpus's own functions, and solved problems; return both as one dataset."""
     from ibidem.training.synthesize import SynthesizeConfig, synthesize
 
-    traces = config.output_dir / "traces"
+    traces, solved, both = (config.output_dir / name for name in ("traces", "solved", "conversations"))
     say(synthesize(SynthesizeConfig(from_=public, output_dir=traces, number=config.traces)))
+    number = max(1, round(config.traces * SOLVED_SHARE))
+    solutions: dict[str, Any] = {"kinds": ("solve",), "families": FAMILIES, "steps": OPERATIONS}
+    say(synthesize(SynthesizeConfig(from_=public, output_dir=solved, number=number, **solutions)))
+    parts = {path.name: Ingredient(path=path) for path in (traces, solved)}
+    say(blend(BlendConfig(datasets=parts, output_dir=both, shares={"instruction": 1.0})))
+    return both
+
+
+def _tune(config: DemoConfig, base: Path, conversations: Path, run: Path) -> Path:
+    """Teach the model to answer."""
+    from ibidem.training.rlhf.config import SftConfig
+    from ibidem.training.rlhf.sft_pipeline import sft
+
     steps = max(1, round(config.steps * TUNING_SHARE))
     settings = {
         "initial": base,
-        "data": traces,
+        "data": conversations,
         "output_dir": run,
         "training": {
             "steps": steps,
@@ -193,6 +217,36 @@ def _tune(config: DemoConfig, base: Path, public: Path, run: Path) -> Path:
         "checkpoints": {"every": steps, "keep_last": 1},
     }
     say(sft(build(SftConfig, settings)))
+    return folder_of(run, steps)
+
+
+def _practice(config: DemoConfig, tuned: Path, run: Path) -> Path:
+    """Let the model learn from running its own programs; return the last checkpoint, or the given one if it cannot."""
+    from ibidem.training.rlhf.config import GrpoConfig
+    from ibidem.training.rlhf.grpo_trainer import grpo
+
+    problems, steps = config.output_dir / "problems.jsonl", max(1, round(config.steps * PRACTICE_SHARE))
+    say(write_problems(ProblemsConfig(output=problems, number=PROBLEMS, families=FAMILIES, steps=OPERATIONS)))
+    settings = {
+        **PRACTICE,
+        "initial": tuned,
+        "problems": problems,
+        "output_dir": run,
+        "training": {
+            "steps": steps,
+            "batch_sequences": PRACTICE_ANSWERS,
+            "micro_batch_sequences": 16,
+            "mixed_precision": "no",
+            "resume_from": "latest",
+        },
+        "validation": {"every": max(1, steps // 4), "sample_tokens": PRACTICE["rollout"]["max_tokens"]},
+        "checkpoints": {"every": steps, "keep_last": 1},
+    }
+    try:
+        say(grpo(build(GrpoConfig, settings)))
+    except NothingToLearn as error:  # of a model that was hardly trained
+        say(f"{run}: left out: {error}")
+        return tuned
     return folder_of(run, steps)
 
 

@@ -45,6 +45,10 @@ class TrainingError(IbidemError, ArithmeticError):
     """Training produced numbers that are not finite."""
 
 
+class NothingToLearn(TrainingError):  # noqa: N818 - a finding
+    """No sampled answer earns more than the others, so their rewards teach nothing."""
+
+
 class CheckpointError(ArtifactError):
     """A checkpoint cannot be loaded."""
 

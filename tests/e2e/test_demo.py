@@ -1,17 +1,20 @@
 """The whole journey, as small as it gets."""
 
 import json
+import runpy
 
 import pytest
 from tests.conftest import REPOSITORY
 
-from ibidem import artifacts
+from ibidem import artifacts, jsonl, log
+from ibidem.data import shards
 from ibidem.demo import DemoConfig, demo
 from ibidem.lineage import walk
 
 
 @pytest.fixture(scope="module")
-def journey(tmp_path_factory: pytest.TempPathFactory) -> DemoConfig:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, list[str]]:
+    """A journey, and what its stages said."""
     config = DemoConfig(
         output_dir=tmp_path_factory.mktemp("demo") / "demo",
         model=REPOSITORY / "configs" / "model" / "tiny.py",
@@ -19,8 +22,15 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> DemoConfig:
         steps=3,
         traces=40,
     )
-    demo(config)
-    return config
+    events: list[log.Record] = []
+    with log.showing(events.append):
+        demo(config)
+    return config, [each["said"] for each in events if each["event"] == "demo"]
+
+
+@pytest.fixture(scope="module")
+def journey(told: tuple[DemoConfig, list[str]]) -> DemoConfig:
+    return told[0]
 
 
 def test_the_journey_ends_with_a_page_that_traces_back_to_the_packages(journey: DemoConfig) -> None:
@@ -45,6 +55,35 @@ def test_the_gate_blocks_the_tiny_model_and_says_why(journey: DemoConfig) -> Non
     assert "no evidence" not in verdicts["documents.citations"]["reason"]
     assert all(each["verdict"] != "PASS" and each["reason"] for each in verdicts.values())
     assert "must not be released" in (journey.output_dir / "gate" / "gate.html").read_text()
+
+
+def test_the_model_is_tuned_on_conversations_and_on_problems_that_it_is_never_rewarded_for(journey: DemoConfig) -> None:
+    out = journey.output_dir
+    made = artifacts.verify(out / "conversations")
+    sources = [artifacts.load(out / name) for name in ("traces", "solved")]
+    assert {item.digest for item in made.inputs} == {each.digest for each in sources}
+    assert made.counts["kept"] == sum(each.counts["kept"] for each in sources)
+    names = [row["code"].split("(")[0] for row in jsonl.read(out / "problems.jsonl", "problems")]
+    rows = (row for path in shards.shard_paths(out / "solved") for row in shards.read_rows(path, ["text"]))
+    solved = "".join(row["text"] for row in rows)
+    assert len(names) > 100
+    assert solved.count("def ") > 10
+    assert not any(f"{name}(" in solved for name in names)
+
+
+def test_a_model_that_solves_nothing_is_judged_as_it_is_after_sft(told: tuple[DemoConfig, list[str]]) -> None:
+    out, (reason,) = told[0].output_dir, [line for line in told[1] if "left out" in line]
+    assert "there is nothing to learn: 0 % pass all tests" in reason
+    assert "\n" not in reason
+    (checkpoint,) = out.glob("sft-*/checkpoints/step-000001")
+    record = json.loads((out / "gate" / "gate.json").read_text())
+    assert record["checkpoint_digest"] == artifacts.load(checkpoint).digest
+    assert f"<code>{checkpoint.parents[1].name}</code>" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_benchmark_of_the_demo_knows_its_stages(told: tuple[DemoConfig, list[str]]) -> None:
+    stages = runpy.run_path(str(REPOSITORY / "benchmarks" / "demo_stages.py"))["STAGES"]
+    assert len(stages) == len(told[1]) + 1  # the last one ends with the demo
 
 
 def test_the_second_time_finds_everything_done(journey: DemoConfig) -> None:

@@ -26,6 +26,10 @@ SMALL_ALIGNMENT = shlex.split(
     "--training.steps 2 --training.batch-sequences 2 --training.micro-batch-sequences 1 --validation.windows 2 "
     "--validation.sample-tokens 4 --optim.warmup-steps 1"
 )
+SMALL_ROLLOUTS = shlex.split(
+    "--training.steps 1 --training.batch-sequences 32 --training.micro-batch-sequences 8 --validation.windows 2 "
+    "--validation.sample-tokens 4 --rollout.max-tokens 64 --rollout.minibatches 1 --optim.warmup-steps 1"
+)
 INSTEAD = {  # of what needs a network, a cluster or hours
     "bigcode/the-stack-dedup:v1:train:content": "code:train:text",
     "openwebtext:train:text": "prose.jsonl:train:text",
@@ -36,12 +40,15 @@ INSTEAD = {  # of what needs a network, a cluster or hours
     "8192": "512",
     "256": "64",
     "5000": "40",
+    "500": "40",
 }
 MORE = {  # flags that make a command small
     "train": SMALL_TRAINING,
     "sft": SMALL_ALIGNMENT,
     "dpo": SMALL_ALIGNMENT,
     "reward": SMALL_ALIGNMENT,
+    "ppo": SMALL_ROLLOUTS,
+    "grpo": [*SMALL_ROLLOUTS, *shlex.split("--grpo.no-end-penalty 1")],  # else nothing earns more than the others
     "evaluate human-eval": ["--max-tokens", "2", "--batch", "64"],
     "evaluate mbpp": ["--max-tokens", "2"],
     "evaluate mmlu": ["--shots", "1"],
@@ -81,6 +88,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     write(folder / "chats.jsonl", [{"messages": turns}])
     pairs = [{"prompt": f"Is {n} odd?", "chosen": "Yes" if n % 2 else "No", "rejected": "Maybe"} for n in range(9)]
     write(folder / "preferences.jsonl", pairs)
+    write(folder / "prompts.jsonl", [{"prompt": f"Is {n} even?"} for n in range(12)])
     write(folder / "dolly.jsonl", [{"instruction": f"Add {n} and {n}.", "response": f"{2 * n}"} for n in range(9)])
     (folder / "data" / "benchmarks" / "mmlu").mkdir(parents=True)
     for part, count in (("dev", 1), ("test", 3)):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ibidem import artifacts
 from ibidem.conversation import Conversation
-from ibidem.errors import TrainingError
+from ibidem.errors import NothingToLearn
 from ibidem.figures import percent
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.tokenization.chat import ChatTemplate
@@ -71,7 +71,7 @@ def run(config: GrpoConfig) -> artifacts.Artifact:
         DataError: there is no problem to train on.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         SandboxError: code cannot be run safely here, or the judge failed.
-        TrainingError: no answer of the first rollout earned more than the others to its problem.
+        NothingToLearn: no answer of the first rollout earned more than the others to its problem.
     """
     setup = set_up_with(config, lambda: open_problems(config.problems, config.output_dir, config.file, config.judge))
     problems, prompts = read(config, setup)
@@ -164,14 +164,14 @@ class Grpo:
         """Sample a rollout, if one begins.
 
         Raises:
-            TrainingError: no group of the first rollout has answers of different rewards.
+            NothingToLearn: no group of the first rollout has answers of different rewards.
         """
         if self.sampler.begin(model, step):
             self.signals = None
         if self.signals is None:
             self.signals = self._signals(self.rollout)
         if step == 0 and not self.signals.figures["objective/contrast"]:
-            raise TrainingError(_nothing_to_learn(self.rollout, self.config.rollout.samples))
+            raise NothingToLearn(_nothing_to_learn(self.rollout, self.config.rollout.samples))
         self.num_tokens = sum(len(self.rollout.answers[item].ids_L) for item in self.sampler.plan.minibatch_of(step))
         self.sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self.sampler.accelerator.device)
 
