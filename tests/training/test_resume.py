@@ -299,12 +299,12 @@ def test_a_corpus_smaller_than_a_window_is_an_error(train_settings: Settings, mo
         train(train_settings, model=wide, data__context=1_000_000)
 
 
-KILLS_WANTED = 20
-MOST_ROUNDS = 60
+ROUNDS_PER_KILL = 3
 
 
-def test_kill_9_at_any_moment_loses_nothing_and_resumes(train_settings: Settings, tmp_path: Path) -> None:
-    """Kill at random moments, at least 20 of them inside the saving of a checkpoint; each time the run goes on."""
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment_loses_nothing_and_resumes(kills: int, train_settings: Settings, tmp_path: Path) -> None:
+    """Kill at random moments, so many of them inside the saving of a checkpoint; each time the run goes on."""
     steps = 4000
     settings = changed(
         train_settings, training__steps=steps, training__batch_sequences=1, training__micro_batch_sequences=1,
@@ -314,7 +314,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_resumes(train_settings: Settings
     file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     run, rng = Path(settings["output_dir"]), random.Random(0)
     inside, furthest = 0, 0
-    for _ in range(MOST_ROUNDS):
+    for _ in range(ROUNDS_PER_KILL * kills):
         process = start(file)
         wait_for_checkpoint_beyond(process, run, furthest)
         if rng.random() < 0.8:
@@ -327,9 +327,9 @@ def test_kill_9_at_any_moment_loses_nothing_and_resumes(train_settings: Settings
         assert whole, "a kill destroyed every checkpoint"
         assert max(whole) >= furthest, "a kill lost a finished checkpoint"
         furthest = max(whole)
-        if inside >= KILLS_WANTED:
+        if inside >= kills:
             break
-    assert inside >= KILLS_WANTED
+    assert inside >= kills
     train(settings, training__stop_at_step=furthest + 3)
     reference = changed(settings, output_dir=tmp_path / "reference", checkpoints__every=steps)
     train(reference, training__stop_at_step=furthest + 3)
