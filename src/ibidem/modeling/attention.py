@@ -16,9 +16,10 @@ lengths, elsewhere one causal attention per document. It is opaque to `torch.com
 batches with any number of documents.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,7 +93,67 @@ class Documents:
         return index_N - self.edges[torch.searchsorted(self.edges, index_N, right=True) - 1]
 
 
-def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:
+class Group(NamedTuple):
+    """Lengths of a stem and of the branches that continue it."""
+
+    stem: int
+    branches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Documents with a common beginning, which is computed once: a stem, and branches that do not see one another.
+
+    With a stem of 3 tokens and branches of 2 and 1 the mask is
+
+        a . . . . .
+        a a . . . .
+        a a a . . .
+        a a a b . .
+        a a a b b .
+        a a a . . c
+
+    The groups of a batch stand one behind the other in its only row.
+    """
+
+    groups: tuple[Group, ...]
+    positions: Tensor
+    """Position of each token in its document, (N,); int64, on the device of the batch."""
+
+    @classmethod
+    def of(cls, groups: Iterable[Group]) -> "Branches":
+        """Lay out groups.
+
+        >>> Branches.of([Group(3, (2, 1)), Group(0, (2,))]).positions.tolist()
+        [0, 1, 2, 3, 4, 3, 0, 1]
+        """
+        groups = tuple(groups)
+        parts = [
+            part
+            for stem, branches in groups
+            for part in (torch.arange(stem), *(torch.arange(stem, stem + length) for length in branches))
+        ]
+        return cls(groups, torch.cat(parts))
+
+    def pinned(self) -> "Branches":
+        """Copy it to pinned memory, from which a GPU copies while the host goes on."""
+        return Branches(self.groups, self.positions.pin_memory())
+
+    def to(self, device: torch.device) -> "Branches":
+        """Copy the positions to a device."""
+        return Branches(self.groups, self.positions.to(device, non_blocking=True))
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest document."""
+        return max(stem + max(branches) for stem, branches in self.groups)
+
+
+Layout = Documents | Branches
+"""What tells a batch's tokens apart."""
+
+
+def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Layout | None) -> Tensor:
     """Attend to earlier tokens of the same document.
 
     Args:
@@ -105,6 +166,8 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: 
     """
     if documents is None:
         return attend(q_BTHK, k_BTGK, v_BTGK)
+    if isinstance(documents, Branches):
+        return _attend_by_branch(q_BTHK, k_BTGK, v_BTGK, documents.groups)
     flat = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
     mixed_NHK: Tensor = _ByDocument.apply(*flat, documents.edges, documents.layout)  # type: ignore[no-untyped-call]
     return mixed_NHK.view_as(q_BTHK)
@@ -121,6 +184,22 @@ def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BHTS: Tensor | N
         enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
     )
     return mixed_BHTK.transpose(1, 2)
+
+
+def _attend_by_branch(q_1NHK: Tensor, k_1NGK: Tensor, v_1NGK: Tensor, groups: Sequence[Group]) -> Tensor:
+    mixed, start = [], 0
+    for stem, branches in groups:
+        common = slice(start, start + stem)
+        start += stem
+        if stem:
+            mixed.append(attend(q_1NHK[:, common], k_1NGK[:, common], v_1NGK[:, common]))
+        for length in branches:
+            own = slice(start, start + length)
+            start += length
+            k, v = (torch.cat([whole[:, common], whole[:, own]], dim=1) for whole in (k_1NGK, v_1NGK))
+            mask = torch.ones(length, stem + length, dtype=torch.bool, device=k.device).tril(stem)
+            mixed.append(attend(q_1NHK[:, own], k, v, mask))
+    return torch.cat(mixed, dim=1)
 
 
 class _ByDocument(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from ibidem.modeling.attention import Documents, causal_attention
+from ibidem.modeling.attention import Documents, Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
@@ -79,9 +79,13 @@ class Rope(nn.Module):
         """Return the rotation of positions 0 to `tokens` - 1."""
         return Rotation(self.cos_TK[:tokens, None], self.signed_sin_TK[:tokens, None])
 
-    def of(self, ids_BT: Tensor, documents: Documents | None) -> Rotation:
-        """Return the rotation of a batch; in rows longer than the context, positions begin at 0 in each document."""
-        if ids_BT.shape[1] <= len(self.cos_TK):
+    def of(self, ids_BT: Tensor, documents: Layout | None) -> Rotation:
+        """Return the rotation of a batch.
+
+        Positions begin at 0 in each document where they must: with branches, and in rows longer than the context.
+        """
+        is_relative = documents is None or isinstance(documents, Documents)
+        if is_relative and ids_BT.shape[1] <= len(self.cos_TK):
             return self.first(ids_BT.shape[1])
         assert documents is not None, f"a row of {ids_BT.shape[1]} tokens exceeds the context"
         assert documents.longest <= len(self.cos_TK), f"a document of {documents.longest} tokens exceeds the context"
@@ -112,7 +116,7 @@ class Attention(nn.Module):
             q_BTHK, k_BTGK = rotation(self.q_norm(q_BTHK)), rotation(self.k_norm(k_BTGK))
         return q_BTHK, k_BTGK, v_BTGK
 
-    def forward(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, documents: Documents | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, documents: Layout | None) -> Tensor:
         """Mix each token of norm(x) with the earlier ones it may see."""
         mixed_BTHK = causal_attention(*self.project(x_BTD, norm, rotation), documents)
         return self.out(mixed_BTHK.flatten(-2))  # type: ignore[no-any-return]
@@ -142,7 +146,7 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Documents | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation, documents: Layout | None) -> Tensor:
         """Apply the block."""
         x_BTD = x_BTD + self.dropout(self.attention(x_BTD, self.attention_norm, rotation, documents))
         return x_BTD + self.dropout(self.ffn(x_BTD, self.ffn_norm))  # type: ignore[no-any-return]
@@ -209,7 +213,7 @@ class Decoder(nn.Module):
                 std = residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD
                 nn.init.normal_(parameter, std=std, generator=generator)
 
-    def hidden(self, ids_BT: Tensor, documents: Documents | None = None) -> tuple[Tensor, Tensor]:
+    def hidden(self, ids_BT: Tensor, documents: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Return the normalized last hidden states, (B, T, D), and the output matrix, (V, D).
 
         Args:
@@ -226,7 +230,7 @@ class Decoder(nn.Module):
                 x_BTD = block(x_BTD, rotation, documents)
         return self.norm(x_BTD), embedding_VD if self.head is None else self._computed(self.head.weight_VD)
 
-    def logits(self, ids_BT: Tensor, documents: Documents | None = None) -> Tensor:
+    def logits(self, ids_BT: Tensor, documents: Layout | None = None) -> Tensor:
         """Return the logits of every position, (B, T, V), in at least float32."""
         hidden_BTD, head_VD = self.hidden(ids_BT, documents)
         return linear(hidden_BTD, head_VD).to(torch.promote_types(hidden_BTD.dtype, torch.float32))
@@ -235,7 +239,7 @@ class Decoder(nn.Module):
         self,
         ids_BT: Tensor,
         targets_BT: Tensor,
-        documents: Documents | None = None,
+        documents: Layout | None = None,
         z_loss: float = 0.0,
         counted_N: Tensor | None = None,
         scoring: Scoring | None = None,

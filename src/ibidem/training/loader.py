@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ibidem.modeling.attention import Documents
+from ibidem.modeling.attention import Documents, Layout
 
 AHEAD = 4
 """Micro batches that wait at most; one more is being prepared."""
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """The inputs; int64."""
     targets_BT: Tensor
     """The id after each input, or `loss.IGNORE`; int64."""
-    documents: Documents | None
+    documents: Layout | None
     counted_N: Tensor | None = None
     """Positions in the joined rows whose targets count; None: all do."""
     others: tuple[Tensor, ...] = ()

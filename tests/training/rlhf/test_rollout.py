@@ -12,9 +12,9 @@ from tests.modeling.test_modeling_custom import decoder, small
 from ibidem.errors import ConfigError
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.batches import pack
+from ibidem.training.rlhf.batches import Encoded, pack
 from ibidem.training.rlhf.config import AlignLoopConfig, GroupConfig
-from ibidem.training.rlhf.rollout import ARRAYS, Answer, Plan, Rollout, Sampler, encoded
+from ibidem.training.rlhf.rollout import ARRAYS, Answer, Plan, Rollout, Sampler, pack_answers
 
 CONFIG = GroupConfig(max_tokens=6, samples=4, minibatches=2, epochs=3, temperature=1.3)
 TRAINING = AlignLoopConfig(steps=100, batch_sequences=8, micro_batch_sequences=2, seed=5)
@@ -88,7 +88,7 @@ def test_what_is_sampled_is_what_the_trainer_scores() -> None:
         assert answer.is_ended == (answer.ids_L[-1] in {95, 96})
         assert answer.is_ended or len(answer.ids_L) == 6
         assert not set(answer.ids_L[:-1].tolist()) & {95, 96}
-        batch = pack([encoded(PROMPTS, answer)])
+        batch = pack_answers(PROMPTS, [answer])
         scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(1.3))
         assert scores.log_probs_N.tolist() == pytest.approx(answer.log_probs_L.tolist(), abs=1e-5)
         assert answer.reference_L.tolist() == pytest.approx(answer.log_probs_L.tolist(), abs=1e-5)
@@ -104,6 +104,35 @@ def test_a_batch_joins_what_belongs_to_its_answers() -> None:
     targets = batch.targets_BT.flatten()[batch.counted_N].tolist()
     assert targets == [number for item in (5, 2, 9) for number in one.current.answers[item].ids_L]
     assert old_N.tolist() == [value for item in (5, 2, 9) for value in one.current.answers[item].log_probs_L.tolist()]
+
+
+@pytest.mark.parametrize("shape", [{}, {"kv_heads": 4, "qk_norm": False}, {"kv_heads": 1}])
+def test_answers_that_share_a_prompt_have_the_scores_and_gradients_of_whole_texts(shape: dict) -> None:
+    prompts = [[5], [1, 2, 3, 4], [7, 8]]
+    answers = [
+        Answer(number, np.array(ids, np.int32), np.zeros(len(ids)), True)
+        for number, ids in ((1, [9, 10, 96]), (1, [96]), (1, [11, 12]), (0, [1, 2]), (0, [3]), (2, [5, 5]), (1, [4]))
+    ]
+    shared = pack_answers(prompts, answers)
+    assert shared.ids_BT.shape[1] < 3 * 4 + 3 + 1 + 2 + 1 * 3 + 3 + 4 + 3, "neighbors share their prompt"
+    whole = pack([text(prompts[each.prompt], each) for each in answers])
+    results = []
+    for batch in (shared, whole):
+        model = decoder(small(**shape))
+        scores = model(
+            batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(0.7, entropy=True)
+        )
+        weights = torch.linspace(-1, 1, len(scores.log_probs_N))
+        ((scores.log_probs_N * weights).sum() + scores.entropies_N.sum()).backward()
+        gradients = {name: each.grad for name, each in model.named_parameters()}
+        results.append((scores.log_probs_N, scores.entropies_N, gradients))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-5)
+
+
+def text(prompt: list[int], answer: Answer) -> Encoded:
+    ids = np.array([*prompt, *answer.ids_L], np.int32)
+    return Encoded(ids, np.arange(len(ids)) >= len(prompt))
 
 
 def test_sampling_leaves_the_model_in_its_mode() -> None:

@@ -38,7 +38,7 @@ from ibidem.training.rlhf.pairs import EncodedPair, answer_of_targets
 from ibidem.training.rlhf.preferences import bradley_terry_loss
 from ibidem.training.rlhf.reference import log_probs
 from ibidem.training.rlhf.reward_model import packed
-from ibidem.training.rlhf.rollout import NONE, Answer, Plan, Rollout, Sampler, encoded
+from ibidem.training.rlhf.rollout import NONE, Answer, Plan, Rollout, Sampler, pack_answers
 
 _SPEC = importlib.util.spec_from_file_location("align_against_trl", REPOSITORY / "benchmarks" / "align_against_trl.py")
 benchmark = importlib.util.module_from_spec(_SPEC)
@@ -219,7 +219,7 @@ def rollout(model: Decoder) -> dict[str, Any]:
     moved, by_answer = rng.normal(0, 0.3, (12, MAX_TOKENS)), rng.normal(0, 0.1, (12, 1))
     old = []
     for answer, shifts in zip(answers, moved + by_answer, strict=True):
-        batch = pack([encoded(prompts, answer)])
+        batch = pack_answers(prompts, [answer])
         with torch.no_grad():
             scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(TEMPERATURE))
         old.append((scores.log_probs_N.numpy() - shifts[: len(answer.ids_L)]).astype(np.float32).tolist())

@@ -234,9 +234,20 @@ class GroupConfig(RolloutConfig):
 
 
 @configuration
+class PolicyLoopConfig(AlignLoopConfig):
+    """Length, batch size and precision of a training on sampled answers."""
+
+    batch_sequences: Positive = 64
+    """Answers in one step, over all processes."""
+    micro_batch_sequences: Positive = 16
+    """Answers that one process computes at once; those to one prompt share its reading."""
+
+
+@configuration
 class PolicyConfig(AlignConfig):
     """What every training on sampled answers has in common."""
 
+    training: PolicyLoopConfig
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
 
     @model_validator(mode="after")

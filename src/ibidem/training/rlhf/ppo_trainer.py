@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from ibidem.training.config import LoopConfig
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.processes import compute_dtype
 from ibidem.training.rlhf.advantages import KlController, Moments, gae, token_rewards, whitened
+from ibidem.training.rlhf.batches import Encoded
 from ibidem.training.rlhf.config import PpoConfig
 from ibidem.training.rlhf.examples import open_dataset, read_prompts, split_checked
 from ibidem.training.rlhf.pairs import pack_whole
@@ -44,7 +46,7 @@ from ibidem.training.rlhf.policy import (
     tokens_of_a_step,
 )
 from ibidem.training.rlhf.policy_losses import approximate_kl, clipped_policy_loss, clipped_value_loss
-from ibidem.training.rlhf.rollout import Answer, Floats, Rollout, Sampler, encoded
+from ibidem.training.rlhf.rollout import Answer, Floats, Rollout, Sampler
 from ibidem.training.rlhf.setup import Setup, set_up_with
 
 REWARD = "reward"
@@ -145,11 +147,15 @@ class RewardScore:
         """Return the answers with their scaled rewards."""
         found: list[float] = []
         for start in range(0, len(answers), self.size):
-            batch = pack_whole([encoded(self.prompts, each) for each in answers[start : start + self.size]])
+            batch = pack_whole([self._whole(each) for each in answers[start : start + self.size]])
             batch = batch.to(self.device)
             assert batch.counted_N is not None
             found += self.model.scaled(self.model(batch.ids_BT, batch.documents, batch.counted_N)).tolist()
         return [each._replace(score=score) for each, score in zip(answers, found, strict=True)]
+
+    def _whole(self, answer: Answer) -> Encoded:
+        ids = np.concatenate([np.asarray(self.prompts[answer.prompt], np.int32), answer.ids_L])
+        return Encoded(ids, np.zeros(len(ids), np.bool_))
 
 
 class Signals(NamedTuple):

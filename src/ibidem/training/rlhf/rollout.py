@@ -16,6 +16,8 @@ minibatch is 1 up to rounding, and where the sampler computes with fewer bits, i
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,15 +28,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ibidem.errors import ConfigError
+from ibidem.modeling.attention import Branches, Group
 from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.log_probabilities import Scoring, TokenScores
+from ibidem.modeling.loss import IGNORE, counted
 from ibidem.training import sharding
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.batches import Encoded, pack
 from ibidem.training.rlhf.config import RolloutConfig
-from ibidem.training.rlhf.pairs import answer_of_targets
 from ibidem.training.tokens import window_at
 
 Floats = NDArray[np.float32]
@@ -164,11 +166,12 @@ class Plan:
         return [int(seed) for seed in sequence.generate_state(self.config.samples, np.uint64) >> np.uint64(1)]
 
     def minibatch_of(self, step: int) -> list[int]:
-        """Return the answers of a step, over all processes."""
+        """Return the answers of a step, over all processes; those to one prompt are neighbors, to share its reading."""
         epoch, minibatch = divmod(step % self.config.steps, self.config.minibatches)
         rng = np.random.default_rng((self.training.seed, self.rollout_of(step), epoch))
         size = self.training.batch_sequences
-        return [int(each) for each in rng.permutation(self.answers)[minibatch * size : (minibatch + 1) * size]]
+        chosen = rng.permutation(self.answers)[minibatch * size : (minibatch + 1) * size]
+        return sorted(int(each) for each in chosen)
 
     def micro_batch_of(self, step: int, micro: int) -> list[int]:
         """Return this process's answers of a micro batch."""
@@ -257,8 +260,8 @@ class Sampler:
         answers = [self.current.answers[item] for item in items]
         joined = [np.concatenate([each[item] for item in items]).astype(np.float32) for each in others]
         old = np.concatenate([each.log_probs_L for each in answers])
-        behind = [encoded(self.prompts, each) for each in answers]
-        packed = pack(behind)._replace(others=(answer_of_targets(behind), *map(torch.from_numpy, [old, *joined])))
+        packed = pack_answers(self.prompts, answers)
+        packed = packed._replace(others=(*packed.others, *map(torch.from_numpy, [old, *joined])))
         return packed.to(self.accelerator.device)
 
     def state(self) -> dict[str, Tensor]:
@@ -277,11 +280,11 @@ class Sampler:
         """Yield what a model says of each answer's ids; on all processes in equally many forward passes."""
         size = self.plan.training.micro_batch_sequences
         for start in range(0, len(answers), size):
-            behind = [encoded(self.prompts, each) for each in answers[start : start + size]]
-            batch = pack(behind).to(self.accelerator.device)
+            some = answers[start : start + size]
+            batch = pack_answers(self.prompts, some).to(self.accelerator.device)
             scoring = Scoring(self.plan.config.temperature)
             scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, scoring)
-            lengths = [each.num_targets for each in behind]
+            lengths = [len(each.ids_L) for each in some]
             columns = [[None] * len(lengths) if each is None else each.split(lengths) for each in scores]
             yield from map(TokenScores._make, zip(*columns, strict=True))
 
@@ -295,11 +298,29 @@ class Sampler:
         return [each for place in zip(*shares, strict=True) for group in place for each in group]
 
 
-def encoded(prompts: Sequence[Sequence[int]], answer: Answer) -> Encoded:
-    """Return an answer behind its prompt."""
-    prompt = np.asarray(prompts[answer.prompt], dtype=np.int32)
-    is_trained = np.repeat([False, True], [len(prompt), len(answer.ids_L)])
-    return Encoded(np.concatenate([prompt, answer.ids_L]), is_trained)
+def pack_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) -> Batch:
+    """Put answers behind their prompts into one row; a prompt is there once for answers to it that are neighbors.
+
+        stem         answer 0    answer 1    stem ...
+        [p p p p]    [P a a]     [P b]       [q q]        the inputs; P is the last id of the prompt
+         . . . .      a a END     b END       . .         the targets
+
+    Returns:
+        A batch whose `others` are the answer of each target.
+    """
+    ids: list[int] = []
+    targets: list[int] = []
+    groups = []
+    for number, same in groupby(answers, key=attrgetter("prompt")):
+        *stem, last = prompts[number]
+        branches = [each.ids_L.tolist() for each in same]
+        ids += chain(stem, *([last, *branch[:-1]] for branch in branches))
+        targets += chain([IGNORE] * len(stem), *branches)
+        groups.append(Group(len(stem), tuple(map(len, branches))))
+    lengths = torch.tensor([len(each.ids_L) for each in answers])
+    answer_of_N = torch.repeat_interleave(torch.arange(len(answers)), lengths)
+    targets_1N = torch.tensor(targets)[None]
+    return Batch(torch.tensor(ids)[None], targets_1N, Branches.of(groups), counted(targets_1N), (answer_of_N,))
 
 
 def _values(scores: TokenScores) -> Floats:
