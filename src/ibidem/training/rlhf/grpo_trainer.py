@@ -125,9 +125,8 @@ class ExecutionScore:
     def __call__(self, answers: Sequence[Answer]) -> list[Answer]:
         """Return the answers with their scores."""
         texts = [self.template.read(each.ids_L.tolist()).text for each in answers]
-        outcomes = self.tests.outcomes(
-            [(self.problems[each.prompt], text) for each, text in zip(answers, texts, strict=True)]
-        )
+        programs = [(self.problems[each.prompt], text) for each, text in zip(answers, texts, strict=True)]
+        outcomes = self.tests.outcomes(programs)
         return [
             each._replace(score=outcome.visible, hidden=math.nan if outcome.hidden is None else outcome.hidden)
             for each, outcome in zip(answers, outcomes, strict=True)
