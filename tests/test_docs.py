@@ -209,8 +209,8 @@ def test_every_file_of_a_run_on_executed_tests_is_described(checkpoint: Path, tm
         "problems": tmp_path / "problems.jsonl",
         "output_dir": run,
         "held_out_share": 0.3,
-        "training": {"steps": 1, "batch_sequences": 16, "mixed_precision": "no"},
-        "rollout": {"max_tokens": 12},
+        "training": {"steps": 1, "batch_sequences": 64, "mixed_precision": "no"},
+        "rollout": {"max_tokens": 16, "temperature": 1.5},
         "grpo": {"kl": 0.1, "no_end_penalty": 1},  # some answers end and others do not: there is something to learn
         "validation": {"sample_tokens": 4},
     }
