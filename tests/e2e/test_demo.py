@@ -66,7 +66,7 @@ def test_the_model_is_tuned_on_conversations_and_on_problems_that_it_is_never_re
     names = [row["code"].split("(")[0] for row in jsonl.read(out / "problems.jsonl", "problems")]
     rows = (row for path in shards.shard_paths(out / "solved") for row in shards.read_rows(path, ["text"]))
     solved = "".join(row["text"] for row in rows)
-    assert len(names) > 100
+    assert len(names) >= 50
     assert solved.count("def ") > 10
     assert not any(f"{name}(" in solved for name in names)
 
