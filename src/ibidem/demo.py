@@ -64,13 +64,13 @@ OPERATIONS = (2,)
 """A problem combines two operations, each with few variants: what a small model can learn from examples."""
 SOLVED_SHARE, PROBLEMS = 5.0, 60
 """Solved problems for each other conversation, and other problems, for the model to solve."""
-PRACTICE_SHARE = 1 / 16
-PRACTICE_ANSWERS = 64
-"""Of a step: to 8 problems."""
+PRACTICE_SHARE = 1 / 24
+PRACTICE_ANSWERS = 128
+"""Of a step: to 16 problems."""
 PRACTICE: dict[str, Any] = {
     "held_out_share": 0.25,
     "rollout": {"samples": 8, "max_tokens": 48},
-    "optim": {"lr": 3e-4, "warmup_steps": 2},
+    "optim": {"lr": 2e-4, "warmup_steps": 2},
 }
 
 
