@@ -154,6 +154,7 @@ EVENTS = {
     "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
     "train.prompts": "Number of prompts of PPO to train on, held out, and left out by reason.",
     "train.problems": "Number of problems of GRPO to train on, held out, and left out by reason.",
+    "train.rollout_dropped": "A resumed run has other settings or prompts than the rollout of its checkpoint.",
     "train.not_measured": "There are too few prompts to hold any out of training.",
     "train.reference": "The initial checkpoint scores all pairs.",
     "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",

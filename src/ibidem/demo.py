@@ -54,21 +54,24 @@ WARM_UP_SHARE = 0.05
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 3e-2, "matrix_lr": 6e-3, "floor": 0.0}
 """Of the shapes and settings in benchmarks/results/demo_sweep.json, those that learn most in the demo's time."""
 ANSWER_TOKENS, CHAT_PROMPTS = 48, 12
-TUNING_SHARE = 0.1
-TUNING_OPTIM: dict[str, Any] = {"name": "muon", "lr": 5e-3, "matrix_lr": 2e-3, "floor": 0.0}
+TUNING_SHARE = 0.25
+TUNING_OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
 
-FAMILIES: tuple[Family, ...] = ("add", "subtract", "multiply", "upper", "reverse", "length", "first", "largest")
-"""Operations of the programming problems; the model is tuned on solutions of some, and rewarded for solving others."""
-OPERATIONS = (1,)
-SOLVED_SHARE, PROBLEMS = 1.0, 160
-"""Solved problems for each other conversation, and problems to solve."""
-PRACTICE_SHARE = 0.125
+FAMILIES: tuple[Family, ...] = (
+    *("first", "skip", "reverse", "sort", "sum", "largest", "smallest", "length", "repeat", "upper"),
+)
+OPERATIONS = (2,)
+"""A problem combines two operations, each with few variants: what a small model can learn from examples."""
+SOLVED_SHARE, PROBLEMS = 5.0, 60
+"""Solved problems for each other conversation, and other problems, for the model to solve."""
+PRACTICE_SHARE = 1 / 24
+PRACTICE_ANSWERS = 128
+"""Of a step: to 16 problems."""
 PRACTICE: dict[str, Any] = {
-    "rollout": {"samples": 8, "max_tokens": 64},
+    "held_out_share": 0.25,
+    "rollout": {"samples": 8, "max_tokens": 48},
     "optim": {"lr": 2e-4, "warmup_steps": 2},
 }
-PRACTICE_ANSWERS = 64
-"""Of a step."""
 
 
 @configuration

@@ -66,14 +66,14 @@ def test_the_model_is_tuned_on_conversations_and_on_problems_that_it_is_never_re
     names = [row["code"].split("(")[0] for row in jsonl.read(out / "problems.jsonl", "problems")]
     rows = (row for path in shards.shard_paths(out / "solved") for row in shards.read_rows(path, ["text"]))
     solved = "".join(row["text"] for row in rows)
-    assert len(names) > 100
+    assert len(names) >= 50
     assert solved.count("def ") > 10
     assert not any(f"{name}(" in solved for name in names)
 
 
 def test_a_model_that_solves_nothing_is_judged_as_it_is_after_sft(told: tuple[DemoConfig, list[str]]) -> None:
     out, (reason,) = told[0].output_dir, [line for line in told[1] if "left out" in line]
-    assert "there is nothing to learn: 0 % pass all tests" in reason
+    assert "there is nothing to learn: 0.00 % pass all tests" in reason
     assert "\n" not in reason
     (checkpoint,) = out.glob("sft-*/checkpoints/step-000001")
     record = json.loads((out / "gate" / "gate.json").read_text())

@@ -133,7 +133,7 @@ def test_the_curves_are_figures_that_the_trainers_log(hidden: float) -> None:
 
     known = np.zeros(3, np.float32)
     answers = [Answer(0, np.arange(3, dtype=np.int32), known, True, score, hidden, known) for score in (0.0, 1.0)]
-    config = {"initial": "a", "problems": "b", "output_dir": "c", "training": {"steps": 1, "batch_sequences": 4}}
+    config = {"initial": "a", "problems": "b", "output_dir": "c", "training": {"steps": 1}}
     config |= {"rollout": {"samples": 2}}
     trainer = Grpo(build(GrpoConfig, config), SimpleNamespace(reference=object()), [], None)  # type: ignore[arg-type]
     logged = trainer._signals(Rollout(0, answers)).figures.keys()

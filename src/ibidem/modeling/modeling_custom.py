@@ -84,8 +84,8 @@ class Rope(nn.Module):
 
         Positions begin at 0 in each document where they must: with branches, and in rows longer than the context.
         """
-        is_relative = documents is None or isinstance(documents, Documents)
-        if is_relative and ids_BT.shape[1] <= len(self.cos_TK):
+        may_use_row = documents is None or isinstance(documents, Documents)
+        if may_use_row and ids_BT.shape[1] <= len(self.cos_TK):
             return self.first(ids_BT.shape[1])
         assert documents is not None, f"a row of {ids_BT.shape[1]} tokens exceeds the context"
         assert documents.longest <= len(self.cos_TK), f"a document of {documents.longest} tokens exceeds the context"

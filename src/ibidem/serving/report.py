@@ -90,7 +90,8 @@ def heading(title: str, run: Run, sections: Sequence[str]) -> Html:
     sources = [dataset.counts for dataset in datasets if not is_blend(dataset)]
     read = sum(each["read"] for each in sources) if all("read" in each for each in sources) else None
     blended = bool(datasets) and is_blend(datasets[0])
-    tokens = [curve[-1] for each in stages if (curve := each.history.curve("train.step", "tokens"))]
+    reading = [each for each in stages if not each.history.curve("train.step", "objective/scores")]  # others sample
+    tokens = [curve[-1] for each in reading if (curve := each.history.curve("train.step", "tokens"))]
     created = run.checkpoint.volatile.get("created")
     saved = f", saved {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M} UTC" if created else ""
     figures: list[Row] = [

@@ -139,6 +139,14 @@ def test_stopping_inside_a_rollout_and_between_epochs_changes_no_bit(
     assert artifacts.load(lasts[0]).digest == artifacts.load(lasts[1]).digest
 
 
+@pytest.mark.parametrize("change", [{"training__batch_sequences": 8}, {"grpo__kl": 0.1}, {"rollout__samples": 4}])
+def test_a_run_goes_on_with_other_settings_and_another_rollout(change: dict, settings: Settings) -> None:
+    run(settings, training__stop_at_step=2)
+    run(settings, training__resume_from="latest", **change)
+    assert len(events(settings["output_dir"], "train.rollout_dropped")) == 1
+    assert len(losses(settings["output_dir"])) == 8
+
+
 def test_a_killed_run_resumes_to_the_bit(settings: Settings, tmp_path: Path) -> None:
     settings = changed(settings, training__steps=24, checkpoints__every=3, validation__every=24)
     run(settings, output_dir=tmp_path / "whole")
@@ -195,6 +203,8 @@ def test_a_policy_that_never_passes_is_refused_with_its_pass_rate(settings: Sett
         ({"grpo__kl": -1}, "grpo.kl"),
         ({"grpo__kl_as": "k3"}, "grpo.kl_as"),
         ({"grpo__clip_low": 1}, "grpo.clip_low"),
+        ({"grpo__clip_low": 0.1, "grpo__loss": "cispo"}, "clip_low: cispo bounds weights from above alone"),
+        ({"grpo__kl_as": "loss"}, "kl_as: without a weight, kl, nothing is added"),
         ({"file__hidden_tests": -1}, "file.hidden_tests"),
     ],
 )

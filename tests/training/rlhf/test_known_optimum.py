@@ -10,6 +10,7 @@ benchmark = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(benchmark)
 
 
+# A short run: other seeds need more rollouts. At its full length the game is in the slow test, for 5 seeds.
 SMALL = {"seed": 2, "rollouts": 160, "ids": 4, "answers": 64}
 
 
@@ -20,7 +21,13 @@ def test_16_answers_end_at_their_optimum(variant: str) -> None:
     assert benchmark.run(variant, **SMALL) <= benchmark.BARS[variant]
 
 
-@pytest.mark.parametrize(("mistake", "instead_of"), benchmark.MISTAKES.items())
+@pytest.mark.parametrize(
+    ("mistake", "instead_of"),
+    [
+        pytest.param(*each, marks=[] if each[0] == "k3_as_loss" else pytest.mark.slow)
+        for each in benchmark.MISTAKES.items()
+    ],
+)
 def test_with_a_mistake_they_do_not(mistake: str, instead_of: str) -> None:
     assert benchmark.run(mistake, **SMALL) > benchmark.BARS[instead_of]
 

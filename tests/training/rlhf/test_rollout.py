@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from tests.modeling.test_modeling_custom import decoder, small
 
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, SandboxError
 from ibidem.modeling.log_probabilities import Scoring
-from ibidem.training.objective import ObjectiveState
+from ibidem.training.rlhf import rollout
 from ibidem.training.rlhf.batches import Encoded, pack
 from ibidem.training.rlhf.config import AlignLoopConfig, GroupConfig
 from ibidem.training.rlhf.rollout import ARRAYS, Answer, Plan, Rollout, Sampler, pack_answers
@@ -32,10 +32,10 @@ def sampler(**changes: object) -> Sampler:
 
 
 def test_each_epoch_learns_from_each_answer_once() -> None:
-    for rollout in range(2):
+    for number in range(2):
         for epoch in range(3):
-            steps = [rollout * 6 + epoch * 2 + minibatch for minibatch in range(2)]
-            assert {PLAN.rollout_of(step) for step in steps} == {rollout}
+            steps = [number * 6 + epoch * 2 + minibatch for minibatch in range(2)]
+            assert {PLAN.rollout_of(step) for step in steps} == {number}
             assert sorted(item for step in steps for item in PLAN.minibatch_of(step)) == list(range(16))
     orders = {tuple(PLAN.minibatch_of(step)) for step in range(12)}
     assert len(orders) == 12
@@ -48,13 +48,13 @@ def test_processes_and_micro_batches_share_out_a_step() -> None:
 
 
 def test_every_prompt_is_asked_before_one_is_asked_again() -> None:
-    asked = [number for rollout in range(7) for number in PLAN.prompts_of(rollout)]
+    asked = [number for at in range(7) for number in PLAN.prompts_of(at)]
     assert set(Counter(asked).values()) == {4}
     assert sorted(asked[:7]) == list(range(7))
 
 
 def test_no_two_answers_have_the_same_seed() -> None:
-    seeds = [seed for rollout in range(5) for group in range(4) for seed in PLAN.seeds_of(rollout, group)]
+    seeds = [seed for at in range(5) for group in range(4) for seed in PLAN.seeds_of(at, group)]
     assert len(set(seeds)) == len(seeds) == 80
 
 
@@ -69,7 +69,7 @@ def test_a_rollout_is_sampled_once_and_restored_to_the_bit() -> None:
     assert not one.begin(model, 5)
     first = one.current
     other = sampler()
-    other.restore(ObjectiveState(one.state(), {}))
+    other.restore(one.state())
     assert not other.begin(model, 3)
     for mine, theirs in zip(first.answers, other.current.answers, strict=True):
         assert (mine.prompt, mine.is_ended, mine.score, mine.hidden) == theirs[:1] + theirs[3:6]
@@ -77,7 +77,7 @@ def test_a_rollout_is_sampled_once_and_restored_to_the_bit() -> None:
             assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
     assert other.begin(model, 6)
     assert other.current.number == 1
-    assert Rollout.of_state(other.state()).number == 1
+    assert Rollout.of_state(other.state().tensors).number == 1
 
 
 def test_what_is_sampled_is_what_the_trainer_scores() -> None:
@@ -142,3 +142,47 @@ def test_sampling_leaves_the_model_in_its_mode() -> None:
         one.sampled(model, [0], [[1]])
         assert model.training is training
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"samples": 2}, {"minibatches": 1}, {"max_tokens": 5}, {"temperature": 1.0}, {"epochs": 1}],
+)
+def test_a_rollout_of_other_settings_is_dropped_and_sampled_anew(change: dict) -> None:
+    model, one, other = decoder(small()), sampler(), sampler()
+    one.begin(model, 0)
+    other.plan = replace(PLAN, config=replace(CONFIG, **change))
+    other.restore(one.state())
+    assert other.current is None
+    assert other.begin(model, 1)
+    assert len(other.current.answers) == other.plan.answers
+
+
+def test_a_rollout_of_other_prompts_or_without_its_reference_is_dropped() -> None:
+    model, one = decoder(small()), sampler()
+    one.begin(model, 0)
+    fewer, bare = sampler(), sampler()
+    fewer.prompts = PROMPTS[1:]
+    bare.reference = None
+    for other in (fewer, bare):
+        other.restore(one.state())
+        assert other.current is None
+
+
+def test_a_training_in_sixteen_bits_has_its_own_log_probabilities_as_the_old_ones() -> None:
+    model = decoder(small(width=64))
+    one = sampler(precision=torch.bfloat16)
+    one.reference = None
+    one.begin(model, 0)
+    for answer in one.current.answers[:4]:
+        batch = pack_answers(PROMPTS, [answer])
+        scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, Scoring(1.3))
+        assert scores.log_probs_N.tolist() == pytest.approx(answer.log_probs_L.tolist(), abs=1e-5)
+
+
+def test_a_failure_on_one_process_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = sampler()
+    healthy.plan = replace(PLAN, processes=2)
+    monkeypatch.setattr(rollout, "gather_object", lambda own: [*own, "the supervisor of the jails has died"])
+    with pytest.raises(SandboxError, match="has died"):
+        healthy.sampled(decoder(small()), [0], [[1]])

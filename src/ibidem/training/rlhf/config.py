@@ -93,7 +93,7 @@ class JudgeConfig(SandboxConfig):
 class AlignConfig(SessionConfig):
     """What every alignment has in common."""
 
-    initial: Path
+    initial: Path = Field()  # required, unlike that of a session
     """Start from this checkpoint, or from a run's newest one: its weights, shape and tokenizer."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the prompts held out of training, for validation. By default 0.02, or as much as holds out 8 prompts of
@@ -207,9 +207,9 @@ class RolloutConfig:
     samples: Positive = 1
     """Answers to each prompt."""
     minibatches: Positive = 1
-    """Steps that share out the answers of a rollout: it has training.batch_sequences times so many."""
+    """Steps of an epoch; a rollout has training.batch_sequences times so many answers."""
     epochs: Positive = 1
-    """How often the answers of a rollout are learned from."""
+    """Passes over the answers of a rollout."""
 
     @property
     def steps(self) -> int:
@@ -222,7 +222,7 @@ class PpoRolloutConfig(RolloutConfig):
     """How answers are sampled."""
 
     epochs: Positive = 4
-    """How often the answers of a rollout are learned from."""
+    """Passes over the answers of a rollout."""
 
 
 @configuration
@@ -239,8 +239,20 @@ class PolicyLoopConfig(AlignLoopConfig):
 
     batch_sequences: Positive = 64
     """Answers in one step, over all processes."""
-    micro_batch_sequences: Positive = 16
+    micro_batch_sequences: Positive = 8
     """Answers that one process computes at once; those to one prompt share its reading."""
+
+
+@configuration
+class PolicyValidationConfig(AlignValidationConfig):
+    """What to measure on the way."""
+
+    windows: Positive = 64
+    """Number of held-out prompts, or problems; one answer to each is sampled."""
+    prompts: tuple[str, ...] = ()
+    """Questions to answer at each measurement; by default the first held-out prompts."""
+    samples: Annotated[int, Field(ge=0)] = 3
+    """How many held-out prompts to answer if there are no prompts."""
 
 
 @configuration
@@ -248,6 +260,7 @@ class PolicyConfig(AlignConfig):
     """What every training on sampled answers has in common."""
 
     training: PolicyLoopConfig
+    validation: PolicyValidationConfig = Field(default_factory=PolicyValidationConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
 
     @model_validator(mode="after")
@@ -281,7 +294,8 @@ class PpoLossConfig:
     """KL divergence of a whole answer from the reference, in nats, to which the weight is steered; by default it is
     fixed."""
     kl_horizon: Positive = 10_000
-    """Answers over which the weight adapts to the target."""
+    """Answers over which the weight adapts to the target: the larger, the slower. A tenth of the run's answers is a
+    start."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Discount of a token."""
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -338,6 +352,14 @@ class GrpoLossConfig:
     """reward: the log-ratio of the sampled answer is subtracted from its reward; loss: half its square is added."""
     no_end_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Subtracted from the reward of an answer that did not end within rollout.max_tokens."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "GrpoLossConfig":
+        if self.loss == "cispo" and self.clip_low is not None:
+            raise ValueError("clip_low: cispo bounds weights from above alone; leave it out")
+        if self.kl_as == "loss" and not self.kl:
+            raise ValueError("kl_as: without a weight, kl, nothing is added; give one")
+        return self
 
     @property
     def clips(self) -> tuple[float, float]:

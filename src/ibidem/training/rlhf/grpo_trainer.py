@@ -183,7 +183,7 @@ class Grpo:
         answer_of_N, old_N, advantages_N, *reference = batch.others
         scoring = Scoring(self.config.rollout.temperature)
         scores = model(batch.ids_BT, batch.targets_BT, batch.documents, 0.0, batch.counted_N, scoring)
-        lengths_B = torch.bincount(answer_of_N, minlength=len(items))
+        lengths_B = self.rollout.lengths_B[items].to(answer_of_N.device)
         policy = self._policy_loss(scores.log_probs_N, old_N, advantages_N, answer_of_N, lengths_B)
         is_mean = grpo.loss == "gspo"  # the ratio is one of the whole answer, so its loss is too
         loss = (policy.losses_N / lengths_B[answer_of_N] if is_mean else policy.losses_N).sum()
@@ -211,7 +211,7 @@ class Grpo:
 
     def state(self) -> ObjectiveState:
         """Return the rollout, whose policy is gone."""
-        return ObjectiveState(self.sampler.state(), {})
+        return self.sampler.state()
 
     def restore(self, state: ObjectiveState) -> None:
         """Restore it."""
@@ -287,9 +287,9 @@ def passes(answers: Sequence[Answer]) -> dict[str, float]:
 
 def _nothing_to_learn(rollout: Rollout, samples: int) -> str:
     passed = mean(each.score == 1 for each in rollout.answers)
+    remedy = "give problems of which the checkpoint solves some" if passed < 1 else "give harder problems"
     return (
         f"in each of the {len(rollout.answers) // samples} groups of the first rollout, all {samples} answers earn the "
         f"same, so there is nothing to learn: {percent(passed)} pass all tests, the mean reward is "
-        f"{float(rollout.scores_B.mean()):.3g}; give problems of which the checkpoint solves some, or more "
-        "rollout.samples"
+        f"{float(rollout.scores_B.mean()):.3g}; {remedy}, or more rollout.samples"
     )

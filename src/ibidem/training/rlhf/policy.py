@@ -114,7 +114,8 @@ def new_sampler(
     plan = Plan(config.rollout, config.training, prompts.train, processes, process)
     plan.check()
     reference = reference_of(config, setup) if has_reference else None
-    return Sampler(plan, prompts.ids, setup.template.end_ids, score, setup.accelerator, reference, has_values)
+    precision, ends = compute_dtype(config.training), setup.template.end_ids
+    return Sampler(plan, prompts.ids, ends, score, setup.accelerator, reference, has_values, precision)
 
 
 def tokens_of_a_step(config: PolicyConfig, prompts: Prompts) -> int:

@@ -235,12 +235,15 @@ class Ppo:
 
     def state(self) -> ObjectiveState:
         """Return the rollout, whose policy is gone, the weight of the KL penalty, and the statistics of the scores."""
-        return ObjectiveState(self.sampler.state(), {"kl": self.kl.beta, "scores": asdict(self.moments)})
+        tensors, values = self.sampler.state()
+        return ObjectiveState(tensors, {**values, "kl": self.kl.beta, "scores": asdict(self.moments)})
 
     def restore(self, state: ObjectiveState) -> None:
-        """Restore them."""
+        """Restore them; a weight that is fixed is that of the settings."""
         self.sampler.restore(state)
-        self.kl.beta, self.moments, self.signals = state.values["kl"], Moments(**state.values["scores"]), None
+        if self.kl.target is not None:
+            self.kl.beta = state.values["kl"]
+        self.moments, self.signals = Moments(**state.values["scores"]), None
 
     def close(self) -> None:
         """Nothing runs beside the training."""

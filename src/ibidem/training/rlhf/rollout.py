@@ -9,14 +9,18 @@ Everything follows from the step: prompts, seeds of the samples, and which answe
 sampled a rollout is gone after its first step, so the rollout is part of the checkpoint. Sampled ids are never decoded
 and encoded again.
 
-Log-probabilities of the rollout are those of the distributions that the ids were drawn from. The ratio of the first
-minibatch is 1 up to rounding, and where the sampler computes with fewer bits, it corrects for that.
+The ratio of the first minibatch is 1 up to rounding: a training in float32 takes the log-probabilities of the sampler,
+which are those of the very distributions that the ids were drawn from, and one in 16 bits those of its own forward
+pass, since the sampler rounds otherwise.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from functools import cached_property
+from hashlib import sha256
+from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -27,11 +31,13 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ibidem.errors import ConfigError
-from ibidem.modeling.attention import Branches, Group
+from ibidem import log
+from ibidem.errors import ConfigError, IbidemError, SandboxError
+from ibidem.modeling.attention import Branches, Documents, Group, Layout
 from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.log_probabilities import Scoring, TokenScores
 from ibidem.modeling.loss import IGNORE, counted
+from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.training import sharding
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch
@@ -150,6 +156,12 @@ class Plan:
                 f"{self.processes} processes cannot share out evenly"
             )
 
+    def key(self, prompts: Sequence[Sequence[int]], *, has_reference: bool) -> str:
+        """Return a digest of all that a rollout depends on besides the policy: another one cannot go on from it."""
+        rollout = [self.config.max_tokens, self.config.temperature, self.config.samples, self.config.minibatches]
+        settings = [*rollout, self.config.epochs, self.training.batch_sequences, self.training.seed, has_reference]
+        return sha256(json.dumps([settings, [list(map(int, each)) for each in prompts]]).encode()).hexdigest()
+
     def rollout_of(self, step: int) -> int:
         """Return the number of a step's rollout."""
         return step // self.config.steps
@@ -194,6 +206,8 @@ class Sampler:
     """A frozen decoder; None: no log-probabilities of a reference are wanted."""
     has_values: bool = False
     """Whether the policy has a value head."""
+    precision: torch.dtype = torch.float32
+    """What the training computes in."""
     current: Rollout | None = field(default=None, init=False)
 
     def begin(self, model: nn.Module, step: int) -> bool:
@@ -223,7 +237,7 @@ class Sampler:
         model.eval()
         with torch.no_grad():
             groups = sample(
-                sharding.whole(self.accelerator.unwrap_model(model)),
+                self._frozen(model),
                 [self.prompts[number] for number in prompts],
                 seeds,
                 max_tokens=max_tokens or self.plan.config.max_tokens,
@@ -233,18 +247,9 @@ class Sampler:
             answers = [
                 self._answer(number, each) for number, group in zip(prompts, groups, strict=True) for each in group
             ]
-            scored = list(self.score(answers))
-            if self.reference is not None:
-                found = self._scores(self.reference, scored)
-                scored = [
-                    each._replace(reference_L=part.log_probs_N.float().cpu().numpy())
-                    for each, part in zip(scored, found, strict=True)
-                ]
-            if self.has_values:
-                found = self._scores(model, scored)
-                scored = [each._replace(values_L=_values(part)) for each, part in zip(scored, found, strict=True)]
+            answers = self._with_policy(model, self._with_reference(self._scored(answers)))
         model.train(was_training)
-        return scored
+        return answers
 
     def batch(self, items: Sequence[int], *others: Sequence[Floats]) -> Batch:
         """Pack answers of the current rollout behind their prompts, on the device.
@@ -264,13 +269,64 @@ class Sampler:
         packed = packed._replace(others=(*packed.others, *map(torch.from_numpy, [old, *joined])))
         return packed.to(self.accelerator.device)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors of the current rollout."""
-        return {} if self.current is None else self.current.to_state()
+    def state(self) -> ObjectiveState:
+        """Return the current rollout, and what it depends on."""
+        return ObjectiveState({} if self.current is None else self.current.to_state(), {"rollout_of": self._key})
 
     def restore(self, state: ObjectiveState) -> None:
-        """Restore the current rollout."""
+        """Restore the current rollout, unless it was sampled with other settings or prompts."""
         self.current = Rollout.of_state(state.tensors) if state.tensors else None
+        if self.current is not None and state.values.get("rollout_of") != self._key:
+            reason = "it was sampled with other settings or prompts; the next step samples another one"
+            log.event("train.rollout_dropped", rollout=self.current.number, reason=reason)
+            self.current = None
+
+    @cached_property
+    def _key(self) -> str:
+        return self.plan.key(self.prompts, has_reference=self.reference is not None)
+
+    def _frozen(self, model: nn.Module) -> FrozenDecoder:
+        whole = sharding.whole(self.accelerator.unwrap_model(model))
+        return FrozenDecoder(whole, "float32" if self.precision == torch.float32 else None)
+
+    def _scored(self, answers: list[Answer]) -> list[Answer]:
+        """Score this process's answers; what fails on one process is raised on all of them.
+
+        Raises:
+            IbidemError: no score could be given.
+        """
+        scored: list[Answer] = []
+        failure: IbidemError | None = None
+        try:
+            scored = list(self.score(answers))
+        except IbidemError as error:
+            failure = error
+        if self.plan.processes > 1:
+            said = [each for each in gather_object([failure and str(failure)]) if each]
+            failure = failure or (SandboxError(said[0]) if said else None)
+        if failure is not None:
+            raise failure
+        return scored
+
+    def _with_reference(self, answers: list[Answer]) -> list[Answer]:
+        if self.reference is None:
+            return answers
+        found = self._scores(self.reference, answers)
+        return [
+            each._replace(reference_L=_array(scores.log_probs_N)) for each, scores in zip(answers, found, strict=True)
+        ]
+
+    def _with_policy(self, model: nn.Module, answers: list[Answer]) -> list[Answer]:
+        """Add the values, and in 16 bits the trainer's own log-probabilities."""
+        is_exact = self.precision == torch.float32
+        if is_exact and not self.has_values:
+            return answers
+        known = []
+        for each, scores in zip(answers, self._scores(model, answers), strict=True):
+            values = each.values_L if scores.values_N is None else _array(scores.values_N)
+            log_probs = each.log_probs_L if is_exact else _array(scores.log_probs_N)
+            known.append(each._replace(values_L=values, log_probs_L=log_probs))
+        return known
 
     def _answer(self, prompt: int, sampled: Sample) -> Answer:
         ids = np.array(sampled.ids, np.int32)
@@ -320,10 +376,19 @@ def pack_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) ->
     lengths = torch.tensor([len(each.ids_L) for each in answers])
     answer_of_N = torch.repeat_interleave(torch.arange(len(answers)), lengths)
     targets_1N = torch.tensor(targets)[None]
-    return Batch(torch.tensor(ids)[None], targets_1N, Branches.of(groups), counted(targets_1N), (answer_of_N,))
+    return Batch(torch.tensor(ids)[None], targets_1N, _layout(groups), counted(targets_1N), (answer_of_N,))
 
 
-def _values(scores: TokenScores) -> Floats:
-    assert scores.values_N is not None, "the policy has a value head"
-    values: Floats = scores.values_N.float().cpu().numpy()
+def _layout(groups: Sequence[Group]) -> Layout:
+    """Return documents if no two answers share a prompt, for which attention has one operation; else branches."""
+    if any(len(group.branches) > 1 for group in groups):
+        return Branches.of(groups)
+    sizes = [stem + length for stem, (length,) in groups]
+    starts_N = torch.zeros(sum(sizes), dtype=torch.bool)
+    starts_N[list(accumulate([0, *sizes[:-1]]))] = True
+    return Documents.of(starts_N[None])
+
+
+def _array(values_N: Tensor) -> Floats:
+    values: Floats = values_N.float().cpu().numpy()
     return values
