@@ -159,8 +159,9 @@ EVENTS = {
     "train.reference": "The initial checkpoint scores all pairs.",
     "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
-    "train.step": "One optimizer step: tokens so far, tokens per second, loss, gradient norm, learning rate; and what "
-    "the objective adds, such as `objective/kl` and `objective/scores` of the step's rollout.",
+    "train.step": "One optimizer step: tokens so far and tokens per second (of PPO and GRPO as if all answers had "
+    "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "
+    "`objective/scores` of the step's rollout.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",

@@ -74,7 +74,7 @@ def whitened(values_N: Tensor) -> Tensor:
 
 
 def group_advantages(rewards_B: Tensor, size: int) -> Tensor:
-    """Return the reward of each answer minus the mean of its group: the answers to one prompt, one behind the other.
+    """Return the reward of each answer minus the mean of its group: the answers to one prompt, which are neighbors.
 
     There is no division by the deviation, which would weigh easy and hard problems more than the others.
 

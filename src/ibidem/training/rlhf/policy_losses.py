@@ -1,4 +1,4 @@
-"""Losses of policy optimization. Pure functions of log-probabilities; N tokens of B answers, one behind the other.
+"""Losses of policy optimization. Pure functions of log-probabilities; N tokens of B answers, concatenated.
 
     ratio = pi(token) / pi_old(token)        pi_old: the policy that sampled the answers
 
