@@ -135,6 +135,7 @@ PROBLEM = {
     "visible": "Tests that are rewarded, each with its `source`, the `setup` that runs after the program, the `names` "
     "that it takes from the program, and the `preamble` that runs before it.",
     "hidden": "Tests that are never shown and never rewarded, in the same form.",
+    "solution": "The file's own; empty without one, or if it has personal data or a secret.",
 }
 FORM = {
     "id": "The prompt's id. A cell that a spreadsheet would take for a formula has an apostrophe before it.",
@@ -421,6 +422,7 @@ def _problems() -> Kind:
                 {
                     **dict.fromkeys(("task_id", "sha256", "record"), "string"),
                     **dict.fromkeys(("prompt", "visible", "hidden"), "list"),
+                    "solution": "string",
                 },
                 PROBLEM,
             ),

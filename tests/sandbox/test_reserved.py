@@ -66,7 +66,7 @@ def of_mbpp() -> list[Row]:
         (lambda row: ([LEAD.sub("please create a program TO", statement(row)).replace(" ", "  ")], []), 757),
         (lambda row: (["Solve it."], row["test_list"]), 756),
         (lambda row: (["Solve it."], renamed(row)), 755),
-        (lambda row: (["Solve it."], renamed(row)[:2]), 754),
+        (lambda row: (["Solve it."], renamed(row)[:2]), 714),
         (lambda row: (["Solve it."], [*renamed(row), "assert my_0(77, 4321) == 99"]), 740),
     ],
     ids=["statement", "reworded", "tests", "renamed", "fewer", "more"],
@@ -103,8 +103,22 @@ def test_short_tests_alone_decide_only_together() -> None:
     known = Reserved({"a benchmark": {"1": fingerprints(["Square a number."], short)}})
     assert known.benchmark_of(["Something else."], [short[0]]) is None
     assert known.benchmark_of(["Something else."], [short[0], "assert f(5) == 10"]) is None
-    assert known.benchmark_of(["Something else."], ["assert g(2) == 4", "assert 9 == g(3)"]) == "a benchmark"
+    assert known.benchmark_of(["Something else."], ["assert g(2) == 4", "assert 9 == g(3)"]) is None
+    renamed = ["assert g(2) == 4", "assert 9 == g(3)", "assert g(4) == 16, 'wrong'"]
+    assert known.benchmark_of(["Something else."], renamed) == "a benchmark"
     assert known.benchmark_of(["square  a NUMBER"], []) == "a benchmark"
+
+
+def test_two_tests_decide_together_if_they_say_enough() -> None:
+    of_text = ["assert f('abc') == 'cba'", "assert f('xyz') == 'zyx'"]
+    known = Reserved({"a benchmark": {"1": fingerprints([], of_text)}})
+    assert known.benchmark_of([], [test.replace("f(", "g(") for test in of_text]) == "a benchmark"
+
+
+def test_a_function_that_counts_on_is_of_no_benchmark() -> None:
+    known = reserved.reserved()
+    assert known.benchmark_of(["Next."], ["assert next_one(1) == 2", "assert next_one(2) == 3"]) is None
+    assert known.benchmark_of(["Same."], ["assert same(1) == 1", "assert same(2) == 2"]) is None
 
 
 @pytest.mark.parametrize(

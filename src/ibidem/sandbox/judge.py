@@ -193,6 +193,12 @@ class _Supervisor:
         return line or f"it ended with code {self._process.wait(timeout=5)}"
 
 
+def may_be_ours(verdict: Verdict) -> bool:
+    """Return whether a verdict may be a fault of the judge or its machine: a process of it was killed, for example."""
+    killed = _ending({"code": -signal.SIGKILL})
+    return verdict.kind is Kind.TESTS or (verdict.kind is Kind.CRASH and verdict.detail == killed)
+
+
 def _check_platform(sandbox: str) -> None:
     if sandbox == supervisor.NAMESPACES and not (sys.platform == "linux" and seccomp.supported()):
         raise SandboxError(

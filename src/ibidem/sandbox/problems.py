@@ -342,16 +342,18 @@ def reference_of(row: Row) -> str:
 
 
 def _names_taken(tests: str, code: str, setup: str) -> tuple[str, ...]:
-    """Return the names that the tests take from a program; only the benchmark decides them, not the program.
+    r"""Return the names that the tests take from a program; only the benchmark decides them, not the program.
 
     >>> _names_taken("assert sum(add(1), 2) == 3", "def add(x): return x", "")
+    ('add',)
+    >>> _names_taken("from math import isclose\nassert isclose(add(1), 2)", "", "")
     ('add',)
     """
     tree = _tree(tests)
     loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     own = _defined(tree)
     stated = _defined(_tree(code)) | _defined(_tree(setup))
-    offered = stated if code else loaded - set(dir(builtins)) - _imported(_tree(setup))
+    offered = stated if code else loaded - set(dir(builtins)) - _imported(_tree(setup)) - _imported(tree) - _local(tree)
     return tuple(sorted((loaded & offered) - own))
 
 
@@ -391,6 +393,19 @@ def _defined(tree: ast.AST) -> set[str]:
             names.add(node.id)
         else:
             names |= _defined(node)
+    return names
+
+
+def _local(tree: ast.Module) -> set[str]:
+    """Return the names that tests bind anywhere: parameters, variables of functions, caught exceptions."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
     return names
 
 

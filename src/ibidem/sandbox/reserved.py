@@ -6,8 +6,8 @@ A copy may have other numbers, other names and another format. What is compared:
     assertion      its syntax tree: names by their order, the function's answer on the left, `== True` left out
 
 A statement decides alone, and so does an assertion with enough to say. Short ones, such as `assert f(2) == 4`, occur in
-many problems: they decide if all those of a problem, and at least two, are of one that is reserved, or the other way
-round.
+many problems: they decide if all those of a problem are of one that is reserved, or the other way round. They
+must be at least three, or two with literals that say enough.
 
 `reserved.json`, beside this file, has the fingerprints; `scripts/fingerprints.py` writes it.
 """
@@ -28,8 +28,9 @@ from typing import NamedTuple
 MBPP, HUMAN_EVAL = "MBPP's test split", "HumanEval"
 TELLING_CHARS, TELLING_CHARS_NAMED = 60, 12
 """Characters of the literals in an assertion from which it decides alone; and if the function has its own name."""
-FEWEST_SHARED = 2
-"""Assertions that decide together, at least."""
+FEWEST_SHARED, FEWEST_SHARED_TELLING = 3, 2
+"""Assertions that decide together, at least; and if the literals of those shared have `TELLING_CHARS_TOGETHER`."""
+TELLING_CHARS_TOGETHER = 6
 _HEX_DIGITS = 12
 _LEAD = re.compile(
     r"(?:please )?(?:write|create|implement|define|make)(?: me)?(?: a| the)?(?: python)? (?:function|program|code)"
@@ -64,15 +65,21 @@ class Reserved:
 
     def benchmark_of(self, statements: Iterable[str], tests: Iterable[str]) -> str | None:
         """Return the benchmark that a problem is of; None if it is of none."""
-        marks = fingerprints(statements, tests)
+        tests = list(tests)
+        marks, sizes = fingerprints(statements, tests), _sizes(tests)
         certain = next((self._certain[mark] for mark in sorted(marks.certain) if mark in self._certain), None)
         if certain is not None:
             return certain
-        shared = Counter(chain.from_iterable(self._owners.get(mark, ()) for mark in marks.assertions))
+        shared, told = Counter[int](), Counter[int]()
+        for mark in marks.assertions:
+            for number in self._owners.get(mark, ()):
+                shared[number] += 1
+                told[number] += sizes[mark]
         alike = (
             number
             for number, count in sorted(shared.items())
-            if count >= FEWEST_SHARED and count in {len(marks.assertions), self._sizes[number]}
+            if count in {len(marks.assertions), self._sizes[number]}
+            and count >= (FEWEST_SHARED_TELLING if told[number] >= TELLING_CHARS_TOGETHER else FEWEST_SHARED)
         )
         return next((self._names[number] for number in alike), None)
 
@@ -118,6 +125,26 @@ def fingerprints(statements: Iterable[str], tests: Iterable[str]) -> Fingerprint
         if size >= TELLING_CHARS_NAMED:
             certain.add(_mark("named", named))
     return Fingerprints(frozenset(certain), frozenset(assertions))
+
+
+def _sizes(tests: Iterable[str]) -> dict[str, int]:
+    """Return the size of the literals in each assertion, by its mark."""
+    return {_mark("assertion", renamed): size for _, renamed, size in chain.from_iterable(map(_forms, tests))}
+
+
+def normal_form(test: str) -> str:
+    r"""Return what two tests share that differ only in their format, the sides of `==`, or the message.
+
+    >>> normal_form("assert 3 == f( 2 ), 'wrong'")
+    'assert f(2) == 3'
+    """
+    tree = _tree(test)
+    if tree is None:
+        return test
+    try:
+        return ast.unparse(_Plain().visit(tree))
+    except RecursionError:
+        return test
 
 
 def of_prompt(prompt: str) -> list[str]:
@@ -175,6 +202,13 @@ class _Renamer(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         return ast.Name(self._order.setdefault(node.id, f"v{len(self._order)}"), node.ctx)
+
+
+class _Plain(ast.NodeTransformer):
+    """Writes each assertion in normal form, without its message."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        return ast.Assert(_normal(node.test), None)
 
 
 def _forms(source: str) -> list[tuple[str, str, int]]:

@@ -77,8 +77,8 @@ class ProblemFileConfig(FileConfig):
     column: str | None = None
     """Column of the statements; by default text or prompt, whichever the file has."""
     hidden_tests: Annotated[int, Field(ge=0)] = 1
-    """How many of the last tests in test_list of each problem are withheld: neither shown nor rewarded, only measured;
-    none where no other test would be left. Those in challenge_test_list always are."""
+    """How many of the last tests in test_list of each problem are withheld: neither shown nor rewarded, only measured.
+    The first test is always shown. Those in challenge_test_list are always withheld."""
 
 
 @configuration

@@ -3,7 +3,7 @@
 | column | holds |
 |---|---|
 | text or prompt | the statement |
-| test_list | tests: all but the last `hidden_tests` are shown and rewarded, the last ones are hidden |
+| test_list | tests: the last `hidden_tests` are hidden, the others, and at least one, are shown and rewarded |
 | challenge_test_list | more hidden tests |
 | code | a solution, if there is one |
 | test_setup_code, test_imports | what runs before the tests |
@@ -18,11 +18,12 @@ its tests when the run is started again, and `takedown` and `trace` find it. It 
 
 Two with the same statement and solution are duplicates, whatever their tests.
 A problem is left out, with a reason, if it is one of MBPP's test split or of HumanEval (`ibidem.sandbox.reserved`), if
-its tests cannot judge, or if its own solution fails them. That is found out once, when the artifact is made.
+its tests cannot judge, or if its own solution fails them. Without a solution, it is left out if a function that returns
+None passes its visible tests. That is found out once, when the artifact is made.
 """
 
-import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -43,14 +44,15 @@ from ibidem.data.scrub.scrubber import Scrubber
 from ibidem.data.sources.readers import lines, open_arrow
 from ibidem.data.synthetic.programs import request
 from ibidem.data.text.clean import code_blocks
-from ibidem.errors import ConfigError, DataError
+from ibidem.errors import ConfigError, DataError, SandboxError
 from ibidem.files import sha256_of
 from ibidem.jsonl import Row
 from ibidem.records import PROBLEMS_FILE
 from ibidem.sandbox import reserved
 from ibidem.sandbox.config import open_judge
+from ibidem.sandbox.judge import may_be_ours
 from ibidem.sandbox.problems import Tested, as_tested, reference_of
-from ibidem.sandbox.program import Kind
+from ibidem.sandbox.program import Kind, Program, Verdict
 from ibidem.training.rlhf.config import FileConfig, JudgeConfig, ProblemFileConfig
 from ibidem.training.rlhf.examples import open_dataset
 
@@ -61,6 +63,9 @@ CHANGES_NO_VERDICT = "workers"
 MOST_KNOWN = 1 << 15
 """Number of programs whose outcome is remembered, the newest ones."""
 PROBLEMS_AT_ONCE = 64
+_TEST_COLUMNS = ("test_list", "challenge_test_list")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_ANY_QUOTE = dict.fromkeys(("'", '"'), "['\"]")
 _PYTHON = (None, "python", "python3", "py")
 """Languages of a fenced block that holds a program."""
 
@@ -70,12 +75,15 @@ class LeftOut(StrEnum):
 
     RESERVED_MBPP = f"reserved for evaluation, {reserved.MBPP}"
     RESERVED_HUMAN_EVAL = f"reserved for evaluation, {reserved.HUMAN_EVAL}"
+    NOT_A_LIST = "test_list or challenge_test_list is not a list"
     NO_TESTS = "no tests"
     NOT_PYTHON = "a test or the solution is not Python"
     NOTHING_CALLED = "a test calls nothing"
     UNCLEAR = "a test calls several functions, and no solution says which are asked for"
     PERSONAL = "personal data or a secret in a test"
     DUPLICATE = "the tests of another problem"
+    UNRUNNABLE = "a test cannot be run"
+    EMPTY = "a function that returns None passes all visible tests"
     WRONG = "its own solution fails a test"
 
 
@@ -89,6 +97,8 @@ class CodeProblem(NamedTuple):
     """Rewarded; judged one by one."""
     hidden: tuple[Tested, ...]
     """Never shown and never rewarded; only measured."""
+    solution: str = ""
+    """The file's own; empty if there is none, or if it has personal data or a secret."""
 
 
 class Outcome(NamedTuple):
@@ -129,7 +139,7 @@ def open_problems(path: Path, work_dir: Path, config: ProblemFileConfig, judge: 
     if path.is_dir():
         if config != ProblemFileConfig():
             raise ConfigError(f"file: {path} is a folder, and these are settings of a file; leave them out")
-        return artifacts.verify(path, kind=KIND)
+        return _checked(artifacts.verify(path, kind=KIND))
     if not path.exists():
         raise ConfigError(f"problems {path}: no such file or folder")
     of_file = {field.name: getattr(config, field.name) for field in fields(FileConfig)}
@@ -169,7 +179,9 @@ def read_problems(problems: artifacts.Artifact) -> list[CodeProblem]:
         CodeProblem(
             row["task_id"],
             conversation.from_rows(row["prompt"]),
-            *(tuple(_tested(each) for each in row[name]) for name in ("visible", "hidden")),
+            tuple(map(_tested, row["visible"])),
+            tuple(map(_tested, row["hidden"])),
+            row.get("solution", ""),
         )
         for row in rows
     ]
@@ -235,19 +247,87 @@ class Tests:
 
     def _outcomes(self, programs: Sequence[tuple[CodeProblem, str]]) -> list[Outcome]:
         """Judge each program with the first test, and with the others if it is Python at all."""
-        first = list(self._judge.verdicts(problem.visible[0].program(code) for problem, code in programs))
+        first = self._verdicts([(problem, problem.visible[0], code) for problem, code in programs])
         others = [
-            (number, test, code)
+            (number, (problem, test, code))
             for number, (problem, code) in enumerate(programs)
             for test in (*problem.visible[1:], *problem.hidden)
             if first[number].kind is not Kind.SYNTAX
         ]
         passed = [[each.passed] for each in first]
-        for (number, *_), verdict in zip(
-            others, self._judge.verdicts(test.program(code) for _, test, code in others), strict=True
-        ):
+        for (number, _), verdict in zip(others, self._verdicts([asked for _, asked in others]), strict=True):
             passed[number].append(verdict.passed)
         return [_outcome(problem, each) for (problem, _), each in zip(programs, passed, strict=True)]
+
+    def _verdicts(self, asked: Sequence[tuple[CodeProblem, Tested, str]]) -> list[Verdict]:
+        """Judge programs with a test each.
+
+        An answer can break tests, by a value that they cannot send or compare. Then it has failed. Whether it is that,
+        or the judge, the problem's own solution says, or a function that returns None.
+
+        Raises:
+            SandboxError: the test cannot be run with the solution either.
+        """
+        verdicts = self._twice([test.program(code) for _, test, code in asked])
+        for (problem, test, _), verdict in zip(asked, verdicts, strict=True):
+            if verdict.kind is Kind.TESTS:
+                (other,) = self._judge.verdicts([test.program(problem.solution or _stub(test.names))])
+                if other.kind is Kind.TESTS:
+                    raise SandboxError(f"{problem.task_id}: the tests cannot be run: {verdict.detail}")
+        return verdicts
+
+    def _twice(self, programs: Sequence[Program]) -> list[Verdict]:
+        """Judge programs, and those again whose verdict may be a fault of the judge."""
+        verdicts = list(self._judge.verdicts(programs))
+        doubtful = [number for number, verdict in enumerate(verdicts) if may_be_ours(verdict)]
+        for number, verdict in zip(doubtful, self._judge.verdicts(programs[each] for each in doubtful), strict=True):
+            verdicts[number] = verdict
+        return verdicts
+
+    def unfit(self, problems: Sequence[tuple[CodeProblem, str]]) -> list[LeftOut | None]:
+        """Return why each problem cannot be learned from; None if it can.
+
+        Its own solution must pass all tests. Without one, a function that returns None must fail a visible test.
+
+        Args:
+            problems: a problem, and its solution; empty if there is none.
+
+        Raises:
+            SandboxError: the judge failed.
+        """
+        asked = [
+            (number, test.program(solution or _stub(test.names)))
+            for number, (problem, solution) in enumerate(problems)
+            for test in (*problem.visible, *problem.hidden)
+        ]
+        verdicts: list[list[Verdict]] = [[] for _ in problems]
+        for (number, _), verdict in zip(asked, self._twice([program for _, program in asked]), strict=True):
+            verdicts[number].append(verdict)
+            if verdict.kind is Kind.TESTS:
+                self._check_health(verdict)
+        return [_unfit(problem, solution, each) for (problem, solution), each in zip(problems, verdicts, strict=True)]
+
+    def _check_health(self, seen: Verdict) -> None:
+        (verdict,) = self._judge.verdicts([_HEALTHY])
+        if not verdict.passed:
+            raise SandboxError(f"the tests cannot be run: {seen.detail}")
+
+
+_HEALTHY = Program(("def answer(x):\n    return 2 * x\n",), "assert answer(21) == 42", ("answer",))
+"""A program that passes."""
+
+
+def _stub(names: Sequence[str]) -> str:
+    """Return a program whose functions return None."""
+    return "".join(f"def {name}(*arguments, **named):\n    return None\n" for name in names)
+
+
+def _unfit(problem: CodeProblem, solution: str, verdicts: Sequence[Verdict]) -> LeftOut | None:
+    if any(verdict.kind is Kind.TESTS for verdict in verdicts):
+        return LeftOut.UNRUNNABLE
+    if solution:
+        return None if all(verdict.passed for verdict in verdicts) else LeftOut.WRONG
+    return LeftOut.EMPTY if all(verdict.passed for verdict in verdicts[: len(problem.visible)]) else None
 
 
 def _outcome(problem: CodeProblem, passed: Sequence[bool]) -> Outcome:
@@ -284,49 +364,92 @@ def _problems(
 def _problem(
     row: Row, statement: str, document: Mapping[str, Any], hidden_tests: int, scrubber: Scrubber
 ) -> _Found | LeftOut:
-    shown, hidden = _split(row, hidden_tests)
-    forms = [text for name in COLUMNS if isinstance(text := row.get(name), str)]
-    sources = [*shown, *hidden, *(text for text in [row.get("test")] if isinstance(text, str))]
-    benchmark = reserved.reserved().benchmark_of([form for text in forms for form in reserved.of_prompt(text)], sources)
+    if any(not isinstance(row.get(name), list | None) for name in _TEST_COLUMNS):
+        return LeftOut.NOT_A_LIST
+    shown, hidden = _split(row, statement, hidden_tests)
+    forms = [statement, *(text for name in COLUMNS if isinstance(text := row.get(name), str))]
+    sources = [test for name in _TEST_COLUMNS for test in _texts(row, name)]
+    benchmark = _benchmark(forms, [*sources, *(text for text in [row.get("test")] if isinstance(text, str))])
     if benchmark is not None:
         return LeftOut.RESERVED_MBPP if benchmark == reserved.MBPP else LeftOut.RESERVED_HUMAN_EVAL
     if not shown:
         return LeftOut.NO_TESTS
     try:
         tests = [as_tested(row, test) for test in (*shown, *hidden)]
-    except (SyntaxError, ValueError, RecursionError, TypeError, AttributeError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError, AttributeError):
         return LeftOut.NOT_PYTHON
     solution = reference_of(row)
     if not all(test.names for test in tests):
         return LeftOut.NOTHING_CALLED
     if not solution and any(len(test.names) > 1 for test in tests):
         return LeftOut.UNCLEAR
-    if any(scrubber(text)[1] for text in (*shown, *hidden, tests[0].setup)):
+    task_id = str(row["task_id"]) if row.get("task_id") is not None else str(document["record"])
+    kept = {task_id, tests[0].setup, *(text for test in tests for text in (test.source, test.preamble))}
+    if any(scrubber(text)[1] for text in kept):
         return LeftOut.PERSONAL
     prompt = (Turn.of("user", request(statement, shown)),)
-    task_id = str(row["task_id"]) if row.get("task_id") is not None else str(document["record"])
-    problem = CodeProblem(task_id, prompt, tuple(tests[: len(shown)]), tuple(tests[len(shown) :]))
+    own = "" if scrubber(solution)[1] else solution
+    problem = CodeProblem(task_id, prompt, tuple(tests[: len(shown)]), tuple(tests[len(shown) :]), own)
     return _Found(document["sha256"], document["record"], problem, solution)
 
 
-def _split(row: Row, hidden_tests: int) -> tuple[list[str], list[str]]:
-    """Return the tests of a row that are shown, and those that are hidden; none of these is among the others."""
-    listed, challenges = (
-        [test.strip() for test in row.get(name) or () if isinstance(test, str) and test.strip()]
-        for name in ("test_list", "challenge_test_list")
-    )
-    count = len(listed) - hidden_tests if hidden_tests < len(listed) else len(listed)
-    shown = list({_key(test): test for test in listed[:count]}.values())
+def _benchmark(statements: Sequence[str], tests: Sequence[str]) -> str | None:
+    """Return the benchmark that a problem is of; None if it is of none."""
+    return reserved.reserved().benchmark_of([form for text in statements for form in reserved.of_prompt(text)], tests)
+
+
+def _checked(made: artifacts.Artifact) -> artifacts.Artifact:
+    """Return an artifact of problems that someone else may have made.
+
+    Raises:
+        ConfigError: one of its problems is reserved for evaluation, or may be.
+    """
+    if made.config.get("reserved") != sha256_of(reserved.PATH):
+        raise ConfigError(f"problems {made.path}: made with another list of reserved problems; give the file again")
+    for problem in read_problems(made):
+        shown = "\n".join(turn.text for turn in problem.prompt)
+        statement = shown.removesuffix(request("", [test.source for test in problem.visible]))
+        tests = [test.source for test in (*problem.visible, *problem.hidden)]
+        benchmark, called = _benchmark([shown, statement], tests), f"problem {problem.task_id}"
+        if benchmark is not None:
+            raise ConfigError(f"problems {made.path}: {called} is reserved for evaluation, {benchmark}")
+    return made
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    return [test.strip() for test in row.get(name) or () if isinstance(test, str) and test.strip()]
+
+
+def _split(row: Row, statement: str, hidden_tests: int) -> tuple[list[str], list[str]]:
+    """Return the tests of a row that are shown, and those that are hidden; what the statement says is not hidden."""
+    listed, challenges = (_texts(row, name) for name in _TEST_COLUMNS)
+    count = max(1, len(listed) - hidden_tests)
+    shown = {_key(test): test for test in listed[:count]}
     hidden = {_key(test): test for test in (*listed[count:], *challenges)}
-    return shown, [test for key, test in hidden.items() if key not in set(map(_key, shown))]
+    told = _Told(statement)
+    return list(shown.values()), [test for key, test in hidden.items() if key not in shown and key not in told]
 
 
-def _key(test: str) -> str:
-    """Return what two tests share that differ only in their format."""
-    try:
-        return ast.dump(ast.parse(test))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return test
+class _Told:
+    """The tests that a statement contains: as a line, as an example of a session, or inside of a sentence."""
+
+    def __init__(self, statement: str) -> None:
+        lines = (line.strip().strip("`") for line in statement.splitlines())
+        asserted = [line for line in lines if line.startswith("assert")]
+        self._keys = set(map(_key, [*asserted, *reserved.examples_of(statement)]))
+        self._statement = statement
+
+    def __contains__(self, key: str) -> bool:
+        if key in self._keys:
+            return True
+        tokens = _TOKEN.findall(key.removeprefix("assert "))
+        if sum(map(len, tokens)) > len(self._statement):
+            return False
+        said = r"\s*".join(_ANY_QUOTE.get(each, re.escape(each)) for each in tokens)
+        return re.search(rf"(?<!\w){said}(?!\w|\.\d)", self._statement) is not None
+
+
+_key = reserved.normal_form
 
 
 def _unlike(found: Iterator[_Found], left_out: Counter[str]) -> Iterator[_Found]:
@@ -342,23 +465,19 @@ def _unlike(found: Iterator[_Found], left_out: Counter[str]) -> Iterator[_Found]
 
 
 def _judged(found: Sequence[_Found], config: JudgeConfig, left_out: Counter[str]) -> Iterator[_Found]:
-    """Leave out problems whose own solution fails a test."""
-    solved = [each for each in found if each.solution]
-    failed: set[str] = set()
-    if solved:
-        with Tests(config) as tests, log.progress("problems.judge", len(solved), "problems") as bar:
-            for start in range(0, len(solved), PROBLEMS_AT_ONCE):
-                some = solved[start : start + PROBLEMS_AT_ONCE]
-                outcomes = tests.of_programs([(each.problem, each.solution) for each in some])
-                failed |= {
-                    each.sha256
-                    for each, outcome in zip(some, outcomes, strict=True)
-                    if outcome.visible < 1 or (outcome.hidden is not None and outcome.hidden < 1)
-                }
-                bar.advance(len(some))
-    if failed:
-        left_out[LeftOut.WRONG] += len(failed)
-    return (each for each in found if each.sha256 not in failed)
+    """Yield the problems that can be learned from, as the judge finds."""
+    if not found:
+        return
+    with Tests(config) as tests, log.progress("problems.judge", len(found), "problems") as bar:
+        for start in range(0, len(found), PROBLEMS_AT_ONCE):
+            some = found[start : start + PROBLEMS_AT_ONCE]
+            reasons = tests.unfit([(each.problem, each.solution) for each in some])
+            for each, reason in zip(some, reasons, strict=True):
+                if reason is None:
+                    yield each
+                else:
+                    left_out[reason] += 1
+            bar.advance(len(some))
 
 
 def _counts(dataset: artifacts.Artifact, kept: int, left_out: Mapping[str, int]) -> dict[str, Any]:
@@ -384,6 +503,7 @@ def _row(found: _Found) -> dict[str, Any]:
         "prompt": conversation.to_rows(problem.prompt),
         "visible": [each._asdict() for each in problem.visible],
         "hidden": [each._asdict() for each in problem.hidden],
+        "solution": problem.solution,
     }
 
 
