@@ -222,16 +222,13 @@ class Sampler:
         self.current = Rollout(number, self._gathered(own))
         return True
 
-    def sampled(
-        self, model: nn.Module, prompts: Sequence[int], seeds: Sequence[Sequence[int]], *, max_tokens: int | None = None
-    ) -> list[Answer]:
+    def sampled(self, model: nn.Module, prompts: Sequence[int], seeds: Sequence[Sequence[int]]) -> list[Answer]:
         """Answer some prompts on this process; return the answers with all that is known of them.
 
         Args:
             model: the policy, as it is trained.
             prompts: numbers of the prompts.
             seeds: for each of them a random seed for each of its answers.
-            max_tokens: maximum length of an answer, by default that of the rollout.
         """
         was_training = model.training
         model.eval()
@@ -240,7 +237,7 @@ class Sampler:
                 self._frozen(model),
                 [self.prompts[number] for number in prompts],
                 seeds,
-                max_tokens=max_tokens or self.plan.config.max_tokens,
+                max_tokens=self.plan.config.max_tokens,
                 temperature=self.plan.config.temperature,
                 end_ids=self.end_ids,
             )
