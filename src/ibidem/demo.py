@@ -64,7 +64,7 @@ OPERATIONS = (2,)
 """A problem combines two operations, each with few variants: what a small model can learn from examples."""
 SOLVED_SHARE, PROBLEMS = 5.0, 60
 """Solved problems for each other conversation, and other problems, for the model to solve."""
-PRACTICE_SHARE = 1 / 24
+PRACTICE_SHARE = 1 / 40
 PRACTICE_ANSWERS = 128
 """Of a step: to 16 problems."""
 PRACTICE: dict[str, Any] = {
