@@ -55,7 +55,7 @@ def report(config: ReportConfig) -> str:
     stages = [*run.stages_before, run]
     names = {each.checkpoint.digest: f"{each.checkpoint.path.name} of {each.name}" for each in reversed(stages)}
     sections = {
-        "Corpus": join(corpora(run.find_all(shards.KIND)), losses_by_language(results, names)),
+        "Corpus": join(corpora(_datasets(stages)), losses_by_language(results, names)),
         "Tokenizer": tokenizer(run.find("tokenizer")),
         "Training": in_stages([(each, training(each)) for each in stages]),
         "Samples": in_stages([(each, samples(each.history)) for each in stages]),
@@ -66,6 +66,12 @@ def report(config: ReportConfig) -> str:
     body = [tag("section", tag("h2", name), content, id=name.lower()) for name, content in sections.items()]
     write_file(config.output, document(config.title, heading(config.title, run, list(sections)), *body))
     return f"{config.output}: the report of {run.checkpoint.path}"
+
+
+def _datasets(stages: Sequence[Run]) -> list[Artifact]:
+    """Return the datasets of a chain of runs, each once: those of the first run come first."""
+    found = {dataset.digest: dataset for each in stages for dataset in each.find_all(shards.KIND)}
+    return list(found.values())
 
 
 def _check_output(path: Path) -> None:
