@@ -307,7 +307,7 @@ class PpoLossConfig:
     value_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the loss of the values."""
     whiten: bool = True
-    """Give the advantages of a rollout mean 0 and deviation 1."""
+    """Whiten the advantages of a rollout: mean 0 and deviation 1."""
     scale_scores: bool = False
     """Divide scores by their deviation so far."""
     no_end_penalty: Annotated[float, Field(ge=0)] = 1.0
