@@ -24,7 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,6 @@ from ibidem.config import build
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.heads import ValueDecoder
-from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import loop
 from ibidem.training.guard import Guard
@@ -54,7 +53,7 @@ from ibidem.training.rlhf.rollout import Answer, Plan, Rollout, Sampler
 IDS, BETA, SEEDS = 16, 0.25, 5
 PROMPT = [0, 1]
 """Two different ids: a transformer cannot tell how often it has read the same id alone."""
-SPREAD = 8.0
+SPREAD = 4.0
 """How many times larger the reference's weights are than at the start of a training: it prefers some answers."""
 BARS = {"ppo": 0.03, "grpo": 0.03, "grpo_k2": 0.06}
 MISTAKES = {"wrong_sign": "grpo", "k3_as_loss": "grpo_k2", "ignored_temperature": "grpo"}
@@ -225,12 +224,14 @@ def mistaken(variant: str) -> Iterator[None]:
     patches: dict[str, Callable[[], Any]] = {
         "wrong_sign": lambda: mock.patch.object(Rollout, "log_ratios", negated(Rollout.log_ratios)),
         "k3_as_loss": lambda: mock.patch.object(grpo_trainer, "sequence_kl_loss", k3_of_tokens),
-        "ignored_temperature": lambda: mock.patch.object(rollout, "sample", sample_at_other_temperature),
+        "ignored_temperature": lambda: mock.patch.multiple(Sampler, _with_policy=rescored),
     }
     if variant not in patches:
         yield
         return
-    with patches[variant]():
+    is_other_temperature = variant == "ignored_temperature"
+    other = mock.patch.object(rollout, "sample", sample_at_other_temperature) if is_other_temperature else nullcontext()
+    with patches[variant](), other:
         yield
 
 
@@ -245,13 +246,15 @@ def k3_of_tokens(log_probs_N: Tensor, reference_N: Tensor, answer_of_N: Tensor, 
     return policy_losses.sums_by_answer(logs_N.exp() - 1 - logs_N, answer_of_N, answers)
 
 
-def sample_at_other_temperature(model: Decoder, prompts: Any, seeds: Any, **settings: Any) -> list[list[Sample]]:
-    """Sample at temperature 0.8, and say what the ids' log-probabilities are at 1."""
-    (drawn,) = sample(model, prompts, seeds, **{**settings, "temperature": 0.8})
-    ids_BT = torch.tensor([[*prompts[0], *each.ids] for each in drawn])
-    scores = model(ids_BT[:, :-1], ids_BT[:, 1:], None, 0.0, None, Scoring())
-    log_probs_BT = scores.log_probs_N.view(len(drawn), -1)[:, -2:]
-    return [[each._replace(log_probs=row) for each, row in zip(drawn, log_probs_BT.tolist(), strict=True)]]
+def sample_at_other_temperature(model: Any, prompts: Any, seeds: Any, **settings: Any) -> list[list[Sample]]:
+    """Sample at temperature 0.8."""
+    return sample(model, prompts, seeds, **{**settings, "temperature": 0.8})
+
+
+def rescored(self: Sampler, model: Decoder, answers: list[Answer]) -> list[Answer]:
+    """Say what the trainer thinks the log-probabilities of the samples are: those at temperature 1."""
+    scores = self._scores(model, answers)
+    return [each._replace(log_probs_L=part.log_probs_N.numpy()) for each, part in zip(answers, scores, strict=True)]
 
 
 if __name__ == "__main__":

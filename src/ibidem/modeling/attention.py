@@ -18,6 +18,7 @@ batches with any number of documents.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -91,6 +92,11 @@ class Documents:
         """
         index_N = torch.arange(len(self.edges) - 1, dtype=self.edges.dtype, device=self.edges.device)
         return index_N - self.edges[torch.searchsorted(self.edges, index_N, right=True) - 1]
+
+
+MASKED_TOKENS = 512
+"""A group of up to so many tokens is one attention with a mask. In a larger one each branch is one of its own, which
+computes nothing outside of what it sees."""
 
 
 class Group(NamedTuple):
@@ -187,19 +193,33 @@ def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BHTS: Tensor | N
 
 
 def _attend_by_branch(q_1NHK: Tensor, k_1NGK: Tensor, v_1NGK: Tensor, groups: Sequence[Group]) -> Tensor:
-    mixed, start = [], 0
-    for stem, branches in groups:
-        common = slice(start, start + stem)
-        start += stem
-        if stem:
-            mixed.append(attend(q_1NHK[:, common], k_1NGK[:, common], v_1NGK[:, common]))
-        for length in branches:
-            own = slice(start, start + length)
-            start += length
-            k, v = (torch.cat([whole[:, common], whole[:, own]], dim=1) for whole in (k_1NGK, v_1NGK))
-            mask = torch.ones(length, stem + length, dtype=torch.bool, device=k.device).tril(stem)
-            mixed.append(attend(q_1NHK[:, own], k, v, mask))
+    sizes = [group.stem + sum(group.branches) for group in groups]
+    parts = zip(groups, *(torch.split(whole, sizes, dim=1) for whole in (q_1NHK, k_1NGK, v_1NGK)), strict=True)
+    return torch.cat([_attend_group(*part) for part in parts], dim=1)
+
+
+def _attend_group(group: Group, q_1NHK: Tensor, k_1NGK: Tensor, v_1NGK: Tensor) -> Tensor:
+    if q_1NHK.shape[1] <= MASKED_TOKENS:
+        return attend(q_1NHK, k_1NGK, v_1NGK, _mask(group, q_1NHK.device))
+    stem, mixed, start = group.stem, [], group.stem
+    if stem:
+        mixed.append(attend(q_1NHK[:, :stem], k_1NGK[:, :stem], v_1NGK[:, :stem]))
+    for length in group.branches:
+        own = slice(start, start + length)
+        start += length
+        k, v = (torch.cat([whole[:, :stem], whole[:, own]], dim=1) for whole in (k_1NGK, v_1NGK))
+        mask = torch.ones(length, stem + length, dtype=torch.bool, device=k.device).tril(stem)
+        mixed.append(attend(q_1NHK[:, own], k, v, mask))
     return torch.cat(mixed, dim=1)
+
+
+@lru_cache(maxsize=64)
+def _mask(group: Group, device: torch.device) -> Tensor:
+    """Return what each token of a group sees, (N, N); the same for all blocks."""
+    lengths = torch.tensor([group.stem, *group.branches])
+    branch_N = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    sees_NN = (branch_N[:, None] == branch_N) | (branch_N == 0)
+    return sees_NN.tril().to(device)
 
 
 class _ByDocument(torch.autograd.Function):

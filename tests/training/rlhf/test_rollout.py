@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from tests.modeling.test_modeling_custom import decoder, small
 
 from ibidem.errors import ConfigError, SandboxError
+from ibidem.modeling import attention
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.training.rlhf import rollout
 from ibidem.training.rlhf.batches import Encoded, pack
@@ -106,8 +107,12 @@ def test_a_batch_joins_what_belongs_to_its_answers() -> None:
     assert old_N.tolist() == [value for item in (5, 2, 9) for value in one.current.answers[item].log_probs_L.tolist()]
 
 
+@pytest.mark.parametrize("masked", [0, 512])
 @pytest.mark.parametrize("shape", [{}, {"kv_heads": 4, "qk_norm": False}, {"kv_heads": 1}])
-def test_answers_that_share_a_prompt_have_the_scores_and_gradients_of_whole_texts(shape: dict) -> None:
+def test_answers_that_share_a_prompt_have_the_scores_and_gradients_of_whole_texts(
+    shape: dict, masked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MASKED_TOKENS", masked)
     prompts = [[5], [1, 2, 3, 4], [7, 8]]
     answers = [
         Answer(number, np.array(ids, np.int32), np.zeros(len(ids)), True)
