@@ -53,6 +53,14 @@ class CheckpointError(ArtifactError):
     """A checkpoint cannot be loaded."""
 
 
+class AccessDenied(IbidemError, PermissionError):  # noqa: N818 - the field's word
+    """A principal asks for what they may not read, or for what does not exist: the message is the same."""
+
+
+class AuditError(IbidemError, RuntimeError):
+    """The audit log cannot be written, or is not what it was."""
+
+
 class SandboxError(IbidemError, RuntimeError):
     """Model-written code cannot be run safely here."""
 

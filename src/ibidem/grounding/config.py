@@ -1,0 +1,104 @@
+"""Configurations of the grounding commands. Imports neither torch nor numpy, so that flags are parsed at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ibidem.config import POSITIONAL, configuration
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@configuration
+class ChunkConfig:
+    """How documents are divided."""
+
+    max_chars: Annotated[int, Field(ge=100)] = 1200
+    """Maximum length of a chunk; only a line without any blank may exceed it."""
+
+
+@configuration
+class GroundIndexConfig:
+    """Index a folder of documents, each for those who may read it."""
+
+    docs: Path
+    """Folder of documents: Markdown, text, HTML, PDF, OpenAPI, source code."""
+    acl: str
+    """YAML file with groups and rules; or `posix`, for the owners and modes of the files."""
+    output_dir: Path
+    """Folder of the index; an existing one is brought up to date."""
+    encoder: Path | None = None
+    """Model for vectors: a checkpoint of `ibidem train`, or the folder of a Hugging Face encoder; empty: words only."""
+    key: Path | None = None
+    """File with the secret key of chunk ids and of the audit log; empty: this user's own."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    chunks: ChunkConfig = ChunkConfig()
+    """How documents are divided."""
+
+
+@configuration
+class IndexChoice:
+    """The index that a command reads, and where its rules, key and log are."""
+
+    index: Path
+    """Folder of the index."""
+    acl: str | None = None
+    """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
+    key: Path | None = None
+    """File with the secret key of chunk ids and of the audit log; empty: this user's own."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+
+
+@configuration
+class GroundSearchConfig(IndexChoice):
+    """Find passages in the documents that a principal may read."""
+
+    principal: str = Field()
+    """Who asks."""
+    query: str = Field()
+    """Words, or a question."""
+    k: Positive = 10
+    """Number of passages, at most."""
+    json: bool = False
+    """Print a JSON list of {chunk, path, title, span, score, text}."""
+
+
+@configuration
+class GroundAskConfig(IndexChoice):
+    """Answer a question from the documents that a principal may read; each citation is checked."""
+
+    principal: str = Field()
+    """Who asks."""
+    question: str = Field()
+    """The question."""
+    model: Path | None = None
+    """A checkpoint, or the folder of a Hugging Face model; empty: the best quotes themselves are the answer."""
+    k: Positive = 6
+    """Number of passages that the answer may cite."""
+    max_tokens: Positive = 256
+    """Maximum length of the answer, in tokens."""
+    json: bool = False
+    """Print JSON: answer, citations, removed, unsupported."""
+
+
+@configuration
+class GroundShowConfig(IndexChoice):
+    """Open a cited chunk."""
+
+    chunk: Annotated[str, POSITIONAL]
+    """Its id."""
+    principal: str = Field()
+    """Who asks."""
+
+
+@configuration
+class GroundForgetConfig(IndexChoice):
+    """Remove a document, or a folder of documents, from every file of an index; name what was made with them."""
+
+    path: Annotated[str, POSITIONAL] = Field()
+    """Relative to the documents' folder."""
+    artifacts: tuple[Path, ...] = ()
+    """Folders to search for evaluations, training sets and checkpoints that were made from the index."""

@@ -1,0 +1,113 @@
+"""What the grounding rooms agree on: who may read, what is found, and what a store of chunks can do.
+
+One property holds for every store that keeps its promise in full: **non-interference**. All that a principal can
+observe is byte-equal to what a store shows that was made from the documents alone that they may read.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+EVERYONE = "everyone"
+"""The group of all principals, known or not."""
+
+
+class Access(NamedTuple):
+    """Who may read a document: names of principals and groups. Documents with equal access are one access class."""
+
+    read: frozenset[str]
+    deny: frozenset[str]
+    """Wins over `read`."""
+
+
+class Rules(Protocol):
+    """The access rules at one moment; immutable."""
+
+    version: str
+    """Identifies them: it changes whenever a rule, a group or a member changes."""
+
+    def access(self, path: str) -> Access:
+        """Return who may read the document at a path, relative to the folder, with `/`; nobody if no rule matches."""
+
+    def permits(self, principal: str, access: Access) -> bool:
+        """Return whether a principal may read documents of a class; nested groups are resolved."""
+
+
+class Permissions(Protocol):
+    """Where access rules come from: a file, a folder's POSIX modes, a directory, OpenFGA."""
+
+    def current(self) -> Rules:
+        """Return the rules as they are now, read again if they changed.
+
+        Raises:
+            ConfigError: they cannot be read, or are malformed; nobody may read anything then.
+        """
+
+
+class Chunk(NamedTuple):
+    """A part of a document."""
+
+    id: str
+    """A keyed hash of path and content."""
+    path: str
+    title: tuple[str, ...]
+    """The headings above it, from the outermost."""
+    start: int
+    end: int
+    """It is `text[start:end]` of the document's text, in characters."""
+    text: str
+
+
+class Hit(NamedTuple):
+    """A chunk that was found."""
+
+    chunk: Chunk
+    score: float
+
+
+class Query(NamedTuple):
+    """What is looked for."""
+
+    text: str
+    vector_D: NDArray[Any] | None
+    """float32 of length 1; None if the store has no vectors."""
+
+
+class Indexed(NamedTuple):
+    """A document to index."""
+
+    path: str
+    text: str
+    chunks: tuple["Span", ...]
+
+
+class Span(NamedTuple):
+    """Where a chunk stands in its document."""
+
+    title: tuple[str, ...]
+    start: int
+    end: int
+
+
+class Store(Protocol):
+    """Chunks that can be searched as a principal."""
+
+    digest: str
+    """Identifies the content; it changes with every change."""
+
+    def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
+        """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
+
+    def chunk(self, chunk_id: str, principal: str, rules: Rules) -> Chunk:
+        """Return one chunk.
+
+        Raises:
+            AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
+        """
+
+    def update(self, documents: Iterable[Indexed], rules: Rules) -> None:
+        """Make the store hold exactly these documents; what did not change is kept."""
+
+    def forget(self, path: str) -> int:
+        """Remove a document, or all below a folder, from every file; return how many were removed."""
