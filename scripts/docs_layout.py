@@ -456,6 +456,7 @@ def _checkpoint() -> Kind:
         counts={
             "step": "Number of steps taken.",
             "loss": "Loss of the last step: of text in nats per token.",
+            "objective/scores": "Mean reward of the answers of the last rollout (ppo, grpo).",
             "bits_per_byte": "Bits per byte on the held-out windows, if they were measured at this step.",
             "held_out_loss": "Loss on the held-out windows, in nats per token, if they were measured at this step.",
             "accuracy": "Share of the held-out pairs whose chosen answer is preferred (dpo).",

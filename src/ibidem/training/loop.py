@@ -28,6 +28,8 @@ from ibidem.training.objective import Objective
 from ibidem.training.optim import set_learning_rate
 
 SLOW_STEPS = 10
+HEADLINES = ("loss", "objective/scores")
+"""Figures of a step that are shown while it runs, and kept in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def run(
             measured = _measure(objective, model, accelerator, done) if measures else {}
             if saves:
                 _check_finite(model, accelerator, done)
-                save(done, {**reports.loss, **measured})
+                save(done, {**reports.headlines, **measured})
             reports.resume()
             if stops:
                 break
@@ -114,8 +116,8 @@ class _Reports:
         self._waits = accelerator.device.type == "cpu"
         self._pending: tuple[int, _Figures] | None = None
         self._pace, self._since = Pace(), time.perf_counter()
-        self.loss: dict[str, float] = {}
-        """The last step's; empty if all were skipped."""
+        self.headlines: dict[str, float] = {}
+        """The last step's headline figures; empty if all were skipped."""
 
     def add(self, done: int, figures: Mapping[str, Tensor | float]) -> None:
         """Take a step's figures; log those of the step before, or on a CPU these."""
@@ -143,12 +145,14 @@ class _Reports:
         if skipped:
             _report_skipped(done, figures, skipped, self._schedule.most_skipped)
         else:
-            self.loss = {"loss": figures["loss"]}
+            self.headlines = {name: figures[name] for name in HEADLINES if name in figures}
             tokens = done * self._schedule.tokens_per_step
             log.event("train.step", step=done, tokens=tokens, tokens_per_s=round(speed), **figures)
             self._accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=done)
         self._pace.notice(done, speed)
-        self._bar.advance(**{name: round(value, 4) for name, value in self.loss.items()}, tokens_per_s=round(speed))
+        self._bar.advance(
+            **{name: round(value, 4) for name, value in self.headlines.items()}, tokens_per_s=round(speed)
+        )
 
 
 class _Figures:

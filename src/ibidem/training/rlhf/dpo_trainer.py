@@ -29,6 +29,7 @@ from ibidem.training.rlhf.pairs import Pairs, answer_of_targets, measured, read
 from ibidem.training.rlhf.preferences import dpo_loss, length_normalized_dpo_loss
 from ibidem.training.rlhf.reference import log_probs, reference_of
 from ibidem.training.rlhf.setup import Setup, set_up
+from ibidem.training.rlhf.step_means import StepMeans
 
 FIGURES = (
     *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"),
@@ -72,11 +73,10 @@ class Preferences(NamedTuple):
     log_probs_P2: Tensor
 
     @property
-    def figures(self) -> Tensor:
-        """Sums over the pairs, in the order of `FIGURES`."""
+    def figures(self) -> tuple[Tensor, ...]:
+        """Of each pair, in the order of `FIGURES`."""
         chosen_P, rejected_P = self.rewards_P2.unbind(dim=1)
-        rows = (chosen_P, rejected_P, (chosen_P > rejected_P).double(), chosen_P - rejected_P, *self.log_probs_P2.T)
-        return torch.stack(rows).sum(dim=1)
+        return (chosen_P, rejected_P, chosen_P > rejected_P, chosen_P - rejected_P, *self.log_probs_P2.T)
 
 
 def judge(config: DpoLossConfig, log_probs_P2: Tensor, reference_P2: Tensor, lengths_P2: Tensor) -> Preferences:
@@ -109,8 +109,6 @@ class Dpo:
     pairs: Pairs
     reference: Mapping[str, Tensor] = field(default_factory=dict)
     """Log-probabilities of the pairs under the reference, (P, 2), by side."""
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(FIGURES)))
-    """Of this process's figures of the step."""
 
     def check(self) -> None:
         """Report what is trained on; compute the reference if it is not there."""
@@ -120,13 +118,13 @@ class Dpo:
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
         """Forget the figures of the step before; let the loader prepare the micro batches."""
-        self.sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self.setup.accelerator.device)
+        self.step_means.begin(self.config.training.batch_sequences)
         self.loader.begin(step)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's pairs, and the number of pairs of the step."""
         judged = self._judged(model, self.loader.take(step, micro))
-        self.sums += judged.figures
+        self.step_means.add(judged.figures)
         return judged.losses_P.sum().float(), self.config.training.batch_sequences
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -149,8 +147,7 @@ class Dpo:
 
     def figures(self) -> dict[str, Tensor]:
         """Return the means over the pairs of the step."""
-        means = self.setup.accelerator.reduce(self.sums, "sum") / self.config.training.batch_sequences
-        return dict(zip(FIGURES, means.unbind(), strict=True))
+        return self.step_means.means()
 
     def state(self) -> ObjectiveState:
         """Return no state: the step determines where the data continue."""
@@ -162,6 +159,11 @@ class Dpo:
     def close(self) -> None:
         """End the loader's thread."""
         self.loader.close()
+
+    @cached_property
+    def step_means(self) -> StepMeans:
+        """The figures of the step."""
+        return StepMeans(FIGURES, self.setup.accelerator)
 
     @cached_property
     def questions(self) -> list[Conversation]:

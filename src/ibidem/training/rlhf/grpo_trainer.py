@@ -14,8 +14,8 @@ Source: Shao et al. 2024, arXiv:2402.03300; without deviations and lengths Liu e
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ from ibidem.training.rlhf.policy_losses import (
 from ibidem.training.rlhf.problems import CodeProblem, Tests, open_problems, read_problems
 from ibidem.training.rlhf.rollout import Answer, Floats, Rollout, Sampler
 from ibidem.training.rlhf.setup import Setup, set_up_with
+from ibidem.training.rlhf.step_means import StepMeans, with_variance
 
 FIGURES = ("loss/policy_avg", "policy/approxkl_avg", "policy/clipfrac", "val/ratio", "val/ratio_squared")
 """Figures of a step, each the mean over its tokens."""
@@ -153,7 +154,6 @@ class Grpo:
     signals: Signals | None = None
     num_tokens: int = 0
     """Of the current step, over all processes."""
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(FIGURES)))
 
     def check(self) -> None:
         """Report what is trained on."""
@@ -172,7 +172,7 @@ class Grpo:
         if step == 0 and not self.signals.figures["objective/contrast"]:
             raise NothingToLearn(_nothing_to_learn(self.rollout, self.config.rollout.samples))
         self.num_tokens = sum(len(self.rollout.answers[item].ids_L) for item in self.sampler.plan.minibatch_of(step))
-        self.sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self.sampler.accelerator.device)
+        self.step_means.begin(self.num_tokens)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's answers, and the constant that all of the step are divided by."""
@@ -192,16 +192,13 @@ class Grpo:
             loss = loss + grpo.kl * (kl_B / lengths_B if is_mean else kl_B).sum()
         kl_N = approximate_kl(scores.log_probs_N.detach(), old_N)
         rows = (policy.losses_N.detach(), kl_N, policy.is_clipped_N, policy.ratios_N, policy.ratios_N.square())
-        self.sums += torch.stack([row.double().sum() for row in rows])
+        self.step_means.add(rows)
         return loss, self.config.training.batch_sequences * (1 if is_mean else self.config.rollout.max_tokens)
 
     def figures(self) -> dict[str, Tensor | float]:
         """Return what the rollout earned, and the means over the tokens of the step."""
         assert self.signals is not None
-        means = self.sampler.accelerator.reduce(self.sums, "sum") / self.num_tokens
-        found: dict[str, Tensor | float] = dict(zip(FIGURES, means.unbind(), strict=True))
-        squared = found.pop("val/ratio_squared")
-        return {**self.signals.figures, **found, "val/ratio_var": squared - found["val/ratio"] ** 2}
+        return {**self.signals.figures, **with_variance(self.step_means.means())}
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return rewards and passes on held-out problems, one answer to each; answer some for people to read."""
@@ -220,6 +217,11 @@ class Grpo:
 
     def close(self) -> None:
         """Nothing runs beside the training; the judge is closed by who opened it."""
+
+    @cached_property
+    def step_means(self) -> StepMeans:
+        """The figures of the step."""
+        return StepMeans(FIGURES, self.sampler.accelerator)
 
     @property
     def rollout(self) -> Rollout:

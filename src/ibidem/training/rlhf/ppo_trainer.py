@@ -48,6 +48,7 @@ from ibidem.training.rlhf.policy import (
 from ibidem.training.rlhf.policy_losses import approximate_kl, clipped_policy_loss, clipped_value_loss
 from ibidem.training.rlhf.rollout import Answer, Floats, Rollout, Sampler
 from ibidem.training.rlhf.setup import Setup, set_up_with
+from ibidem.training.rlhf.step_means import StepMeans, with_variance
 
 REWARD = "reward"
 """Role of the reward model among a checkpoint's inputs."""
@@ -179,7 +180,6 @@ class Ppo:
     signals: Signals | None = None
     num_tokens: int = 0
     """Of the current step, over all processes."""
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(FIGURES)))
     moments: Moments = field(default_factory=Moments)
 
     def check(self) -> None:
@@ -197,7 +197,7 @@ class Ppo:
         if self.signals is None:
             self.signals = self._signals(self.rollout)
         self.num_tokens = sum(len(self.rollout.answers[item].ids_L) for item in self.sampler.plan.minibatch_of(step))
-        self.sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self.sampler.accelerator.device)
+        self.step_means.begin(self.num_tokens)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's tokens, and the number of tokens of the step."""
@@ -217,16 +217,13 @@ class Ppo:
             *(policy.losses_N.detach(), value_losses_N.detach(), kl_N, policy.is_clipped_N, is_value_clipped_N),
             *(ratios_N, ratios_N.square()),
         )
-        self.sums += torch.stack([row.double().sum() for row in rows])
+        self.step_means.add(rows)
         return (policy.losses_N + ppo.value_weight * value_losses_N).sum(), self.num_tokens
 
     def figures(self) -> dict[str, Tensor | float]:
         """Return what the rollout earned, and the means over the tokens of the step."""
         assert self.signals is not None
-        means = self.sampler.accelerator.reduce(self.sums, "sum") / self.num_tokens
-        found: dict[str, Tensor | float] = dict(zip(FIGURES, means.unbind(), strict=True))
-        squared = found.pop("val/ratio_squared")
-        return {**self.signals.figures, **found, "val/ratio_var": (squared - found["val/ratio"] ** 2)}
+        return {**self.signals.figures, **with_variance(self.step_means.means())}
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
         """Return score, KL divergence, length and ends of answers to held-out prompts; answer the questions."""
@@ -247,6 +244,11 @@ class Ppo:
 
     def close(self) -> None:
         """Nothing runs beside the training."""
+
+    @cached_property
+    def step_means(self) -> StepMeans:
+        """The figures of the step."""
+        return StepMeans(FIGURES, self.sampler.accelerator)
 
     @cached_property
     def kl(self) -> KlController:

@@ -11,7 +11,7 @@ Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5; the margin is that of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -32,6 +32,7 @@ from ibidem.training.rlhf.examples import report_data
 from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read
 from ibidem.training.rlhf.preferences import bradley_terry_loss, expected_calibration_error, reliability
 from ibidem.training.rlhf.setup import Setup, set_up
+from ibidem.training.rlhf.step_means import StepMeans
 
 FIGURES = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
 """Figures of a step, each the mean over its pairs; before scaling."""
@@ -75,8 +76,6 @@ class Reward:
     config: RewardConfig
     setup: Setup
     pairs: Pairs
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(FIGURES)))
-    """Of this process's figures of the step."""
 
     def check(self) -> None:
         """Report what is trained on."""
@@ -87,7 +86,7 @@ class Reward:
         self.setup.accelerator.unwrap_model(model).set_scale(
             0.0, 0.0
         )  # that of a run which goes on is of other weights
-        self.sums = torch.zeros(len(FIGURES), device=self.setup.accelerator.device)
+        self.step_means.begin(self.config.training.batch_sequences)
         self.loader.begin(step)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
@@ -96,8 +95,7 @@ class Reward:
         chosen_P, rejected_P = self._rewards(model, batch).unbind(dim=1)
         (margins_P,) = batch.others
         losses_P = bradley_terry_loss(chosen_P, rejected_P, margins_P)
-        rows = (chosen_P, rejected_P, (chosen_P > rejected_P).to(chosen_P.dtype), chosen_P - rejected_P)
-        self.sums += torch.stack(rows).sum(dim=1).detach()
+        self.step_means.add((chosen_P, rejected_P, chosen_P > rejected_P, chosen_P - rejected_P))
         return losses_P.sum(), self.config.training.batch_sequences
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -115,8 +113,7 @@ class Reward:
 
     def figures(self) -> dict[str, Tensor]:
         """Return the means over the pairs of the step."""
-        means = self.setup.accelerator.reduce(self.sums, "sum") / self.config.training.batch_sequences
-        return dict(zip(FIGURES, means.unbind(), strict=True))
+        return self.step_means.means()
 
     def state(self) -> ObjectiveState:
         """Return no state: the step determines where the data continue, and the scale is kept with the weights."""
@@ -128,6 +125,11 @@ class Reward:
     def close(self) -> None:
         """End the loader's thread."""
         self.loader.close()
+
+    @cached_property
+    def step_means(self) -> StepMeans:
+        """The figures of the step."""
+        return StepMeans(FIGURES, self.setup.accelerator)
 
     @cached_property
     def order(self) -> Order:
