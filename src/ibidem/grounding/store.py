@@ -44,6 +44,15 @@ class Permissions(Protocol):
             ConfigError: they cannot be read, or are malformed; nobody may read anything then.
         """
 
+    def holds(self, rules: Rules, paths: Iterable[str]) -> bool:
+        """Return whether rules are still the current ones for the documents at these paths, which are to be shown.
+
+        If not, `current` returns others from now on.
+
+        Raises:
+            ConfigError: as `current`.
+        """
+
 
 class Chunk(NamedTuple):
     """A part of a document."""
