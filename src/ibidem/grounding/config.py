@@ -26,8 +26,10 @@ class GroundIndexConfig:
     """Folder of documents: Markdown, text, HTML, PDF, OpenAPI, source code."""
     acl: str
     """YAML file with groups and rules; or `posix`, for the owners and modes of the files."""
-    output_dir: Path
+    output_dir: Path | None = None
     """Folder of the index; an existing one is brought up to date."""
+    store: str | None = None
+    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
     encoder: Path | None = None
     """Model for vectors: a checkpoint of `ibidem train`, or the folder of a Hugging Face encoder; empty: words only."""
     key: Path | None = None
@@ -42,8 +44,12 @@ class GroundIndexConfig:
 class IndexChoice:
     """The index that a command reads, and where its rules, key and log are."""
 
-    index: Path
+    index: Path | None = None
     """Folder of the index."""
+    store: str | None = None
+    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
+    encoder: Path | None = None
+    """The model that made the vectors of the index, if it has any."""
     acl: str | None = None
     """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
     key: Path | None = None
@@ -100,5 +106,7 @@ class GroundForgetConfig(IndexChoice):
 
     path: Annotated[str, POSITIONAL] = Field()
     """Relative to the documents' folder."""
-    artifacts: tuple[Path, ...] = ()
+    artifacts: tuple[Path, ...] = (Path("artifacts"),)
     """Folders to search for evaluations, training sets and checkpoints that were made from the index."""
+    readmit: bool = False
+    """Instead, let the next indexing bring the forgotten path back."""
