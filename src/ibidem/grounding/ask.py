@@ -34,7 +34,7 @@ from ibidem.grounding.cite import (
     read_citations,
 )
 from ibidem.grounding.config import GroundAskConfig
-from ibidem.grounding.search import Retriever, opened, source_line
+from ibidem.grounding.search import Retriever, opened, printable, source_line
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 from ibidem.inference.model_id import identify
@@ -45,7 +45,9 @@ ABSTENTIONS = ("no passage", "i don't know", "i do not know", "not in the docume
 QUOTES = "quotes"
 """Who answers without a model."""
 _INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
-_HOW_TO_CITE = "Answer from the passages alone, and cite each as [its number]. If they do not answer it, say: I don't know."
+_HOW_TO_CITE = (
+    "Answer from the passages alone, and cite each as [its number]. If they do not answer it, say: I don't know."
+)
 
 
 class Reply(NamedTuple):
@@ -159,7 +161,9 @@ def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailm
     from ibidem.inference.models import open_model
 
     model_id = identify(model)
-    return Answerer(judge, k, max_tokens, open_model(model_id.path, model_id.digest), model_id.is_checkpoint, model_id.digest)
+    return Answerer(
+        judge, k, max_tokens, open_model(model_id.path, model_id.digest), model_id.is_checkpoint, model_id.digest
+    )
 
 
 def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversation:
@@ -203,14 +207,18 @@ def as_text(answered: Reply) -> str:
     """Return an answer for people: the text, then a line for each passage that it cites."""
     checked = answered.checked
     cited = {citation.number for citation in checked.citations}
-    sources = [f"[{number}] {source_line(chunk)}" for number, chunk in enumerate(answered.passages, 1) if number in cited]
+    sources = [
+        f"[{number}] {source_line(chunk)}" for number, chunk in enumerate(answered.passages, 1) if number in cited
+    ]
     notes = [
         f"{counted(checked.removed, 'citation')} of passages that do not exist removed" if checked.removed else "",
         f"{counted(len(checked.unsupported), 'claim')} unsupported" if checked.unsupported else "",
-        f"{counted(answered.left_out, 'passage')} left out: no room in the model's context" if answered.left_out else "",
+        f"{counted(answered.left_out, 'passage')} left out: no room in the model's context"
+        if answered.left_out
+        else "",
     ]
     said = "; ".join(note for note in notes if note)
-    return "\n\n".join(part for part in (checked.text, "\n".join(sources), said) if part)
+    return "\n\n".join(part for part in (printable(checked.text), "\n".join(sources), said) if part)
 
 
 def _row(citation: Citation, chunk: Chunk) -> dict[str, Any]:

@@ -57,6 +57,7 @@ _CITED_NUMBERS = re.compile(r"(?<!\\)\[((?:\s*\d{1,9}\s*[,;]?)+)\]")
 _NUMBERS = re.compile(r"\[(\s*\d+(?:\s*[,;]\s*\d+)*\s*)\]")
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
+_FENCE = re.compile(r"^```.*?^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _IGNORED = frozenset(["Cf", "Cc", "Zs", "Zl", "Zp"])
 
 
@@ -345,7 +346,7 @@ def _skeleton(text: str) -> tuple[str, list[int]]:
 
 
 def _with_doubts(marked: str, sentences_: Sequence[str]) -> str:
-    """Put a mark behind each of these sentences, which follow one another in the text."""
+    """Put a mark behind each of these sentences, which follow one another in the text; behind code, not in it."""
     hay, places = _skeleton(marked)
     after = 0
     ends = []
@@ -357,7 +358,9 @@ def _with_doubts(marked: str, sentences_: Sequence[str]) -> str:
             ends.append(places[after - 1] + 1)
         else:  # a tag within it was removed
             ends.append(len(marked))
-    for end in sorted(ends, reverse=True):
+    fences = [match.span() for match in _FENCE.finditer(marked)]
+    behind_code = {next((last for first, last in fences if first < end <= last), end) for end in ends}
+    for end in sorted(behind_code, reverse=True):
         behind = re.compile(rf"(?:[ \t]*{_OPEN}[^{_CLOSE}]*{_CLOSE})*").match(marked, end)
         stop = behind.end() if behind else end
         stop -= marked[:stop].endswith((".", "!", "?"))
@@ -368,5 +371,6 @@ def _with_doubts(marked: str, sentences_: Sequence[str]) -> str:
 def _shown(marked: str) -> str:
     """Return a marked text for people."""
     text = re.sub(rf"[ \t]*{_OPEN}", f" {_OPEN}", escape_numbers(marked)).replace(f"\n {_OPEN}", f"\n{_OPEN}")
-    text = text.translate(str.maketrans({_OPEN: "[", _CLOSE: "]", _DOUBT: UNSUPPORTED}))
+    for mark, shown in ((_OPEN, "["), (_CLOSE, "]"), (_DOUBT, UNSUPPORTED)):
+        text = text.replace(mark, shown)
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")).strip()

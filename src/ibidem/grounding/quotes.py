@@ -11,11 +11,11 @@ Everything follows from the question and the chunks that were found, so that not
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ibidem.grounding.sentences import split_sentences
+from ibidem.grounding.sentences import sentence_ends
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.terms import terms
 
@@ -24,10 +24,27 @@ POOL = 40
 MOST_QUOTES = 3
 LONGEST_QUOTE = 480
 """Characters; a longer unit is cut at the end of a line."""
-LEAST_COVER = 0.5
-"""Share of the question's weight that a chunk with its headings must have to answer it."""
+LONGEST_NAME = 160
+"""Characters of the line that names what the next one defines."""
+LEAST_COVER = 0.45
+"""Share of the question's weight that a chunk with its headings must have to answer it, and score that a unit must."""
+RELATED = 0.8
+"""What a word counts that stands there in another form: approves, approval."""
 IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
 """What a word counts that stands not in the unit itself, but in the headings, the units beside it, or the chunk."""
+FIRST, NUMBER, ABOUT = 0.03, 0.05, 0.25
+"""What a unit gains if it is the first of its chunk, has a number that is asked for, or stands below a heading that is the
+question."""
+LATER = 0.01
+"""What a unit loses for each chunk before its own."""
+CODE = 0.8
+"""What code and tables are worth beside sentences."""
+LEAST_LETTERS = 0.7
+"""Share of letters and digits below which a unit is a list of signs."""
+MOST_SIGNS = 0.06
+"""Share of brackets and quotation marks above which a unit is a list of signs."""
+SAME = 0.7
+"""Share of the terms from which on two texts say the same."""
 CLOSE = 0.8
 """Share of the best quote's score that a further quote needs."""
 _QUESTION_WORDS = """
@@ -39,9 +56,11 @@ which while who whom whose why will with would you your
 """
 _EMPTY = frozenset(term for word in _QUESTION_WORDS.split() for term in terms(word))
 _BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t])|\n(?=[ \t]*\|)|\n(?=>>> )")
-_SENTENCE = re.compile(r"[.!?。！？][\"'”’»)\]]*(?:[ \t]*\n[ \t]*|[ \t]+)|[。！？]")
-_ASKED_NUMBER = re.compile(r"\bhow (?:many|much|long|large|high|old|often|far|fast|big)\b|\bwhen\b|\bwhat year\b", re.IGNORECASE)
-_NUMBER = re.compile(r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|million)\b", re.IGNORECASE)
+_DIRECTIVE = re.compile(r"\s*\.\. [\w-]+::")  # of reStructuredText
+_HOW = re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall|heavy|soon)\b")
+_ASKS_NUMBER = re.compile(rf"{_HOW.pattern}|\b(?:when|what year)\b")
+_ASKS_YES_NO = re.compile(r"(?i)\s*(?:is|are|was|were|do|does|did|can|could|may|must|should|has|have|will)\b")
+_NUMBER = re.compile(r"(?i)\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|million)\b")
 
 
 class Quote(NamedTuple):
@@ -62,10 +81,20 @@ class _Unit(NamedTuple):
 
 
 def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
-    """Return the k hits whose best unit fits the question best, where the store's order counts as much."""
+    """Return the k hits whose best unit fits the question best, where the store's order counts as much.
+
+    Of chunks that say the same only the first is returned.
+    """
     ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]))}
     order = sorted(range(len(hits)), key=lambda place: (-1 / (60 + ranking[place]) - 1 / (60 + place), place))
-    return [hits[place] for place in order[:k]]
+    chosen: list[Hit] = []
+    for place in order:
+        if len(chosen) == k:
+            break
+        held = _terms_of(hits[place].chunk)
+        if not any(_is_same(held, _terms_of(other.chunk)) for other in chosen):
+            chosen.append(hits[place])
+    return chosen
 
 
 def quotes(question: str, chunks: Sequence[Chunk], among: Sequence[Chunk]) -> list[Quote]:
@@ -92,65 +121,98 @@ def quotes(question: str, chunks: Sequence[Chunk], among: Sequence[Chunk]) -> li
 def _by_unit(question: str, chunks: Sequence[Chunk]) -> list[int]:
     """Return the places of chunks in the order of their best units."""
     best = dict.fromkeys(range(len(chunks)), 0.0)
-    for quote in _scored(question, chunks, _weights(question, chunks), least_cover=0.0):
+    for quote in _scored(question, chunks, _weights(question, chunks), least=0.0):
         best[quote.place] = max(best[quote.place], quote.score)
     return sorted(best, key=lambda place: (-best[place], place))
 
 
 def _weights(question: str, chunks: Sequence[Chunk]) -> dict[str, float]:
     """Return the weight of each content word of a question: the rarer among the chunks, the heavier."""
-    words = dict.fromkeys(term for term in terms(question) if term not in _EMPTY)
-    words = words or dict.fromkeys(terms(question))
+    words = dict.fromkeys(term for term in terms(_HOW.sub("", question)) if term not in _EMPTY)
     held = [_terms_of(chunk) for chunk in chunks]
     counts = {word: sum(word in each for each in held) for word in words}
     return {word: 1 + math.log1p((len(chunks) - count + 0.5) / (count + 0.5)) for word, count in counts.items()}
 
 
 def _scored(
-    question: str, chunks: Sequence[Chunk], weights: Mapping[str, float], least_cover: float = LEAST_COVER
+    question: str, chunks: Sequence[Chunk], weights: Mapping[str, float], least: float = LEAST_COVER
 ) -> Iterator[Quote]:
-    """Yield each unit that answers, with its score from 0 to 1 and a little more."""
-    whole = sum(weights.values()) or 1.0
-    asks_number = _ASKED_NUMBER.search(question) is not None
+    """Yield each unit of the chunks that answer, with its score from 0 to 1 and a little more."""
+    whole = sum(weights.values())
+    if not whole:  # nothing is asked for
+        return
+    is_number, is_yes_no = _ASKS_NUMBER.search(question) is not None, _ASKS_YES_NO.match(question) is not None
     for place, chunk in enumerate(chunks):
-        if _cover(weights, _terms_of(chunk)) < least_cover * whole:
+        if _cover(weights, _terms_of(chunk)) < least * whole:
             continue
         headings = frozenset(terms(" ".join(chunk.title)))
+        about = _about(weights, chunk.title[-1:]) / whole
         units = _units(chunk.text)
         for number, unit in enumerate(units):
             text = chunk.text[unit.start : unit.end]
             beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
             score = _score(weights, unit.terms, headings, beside, _terms_of(chunk)) / whole
-            score += 0.03 / (1 + number) + (0.05 if asks_number and _NUMBER.search(text) else 0.0)
-            yield Quote(place, unit.start, unit.end, score * _worth(text, unit.terms, weights) * (1 - 0.01 * place))
+            score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
+            score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
+            if score >= least:
+                yield Quote(place, unit.start, unit.end, score * (1 - LATER * place))
+
+
+def _about(weights: Mapping[str, float], heading: Sequence[str]) -> float:
+    """Return how much of a question a heading is, if it is nothing else."""
+    words = frozenset(terms(" ".join(heading))) - _EMPTY
+    return ABOUT * _cover(weights, words) if words and words <= weights.keys() else 0.0
 
 
 def _score(
     weights: Mapping[str, float],
-    own: Collection[str],
-    headings: Collection[str],
-    beside: Collection[str],
-    chunk: Collection[str],
+    own: frozenset[str],
+    headings: frozenset[str],
+    beside: frozenset[str],
+    chunk: frozenset[str],
 ) -> float:
-    score = 0.0
-    for word, weight in weights.items():
-        places = ((own, 1.0), (headings, IN_HEADINGS), (beside, BESIDE), (chunk, IN_CHUNK))
-        score += weight * next((share for held, share in places if word in held), 0.0)
-    return score
+    places = ((own, 1.0), (headings, IN_HEADINGS), (beside, BESIDE), (chunk, IN_CHUNK))
+    return sum(
+        weight * max(share * _likeness(word, held) for held, share in places) for word, weight in weights.items()
+    )
 
 
-def _cover(weights: Mapping[str, float], held: Collection[str]) -> float:
-    return sum(weight for word, weight in weights.items() if word in held)
+def _cover(weights: Mapping[str, float], held: frozenset[str]) -> float:
+    return sum(weight * _likeness(word, held) for word, weight in weights.items())
 
 
-def _worth(text: str, own: Collection[str], weights: Mapping[str, float]) -> float:
-    """Return what a unit is worth as an answer: a question is none, nor is what says no more than the question."""
-    more = sum(1 for term in own if term not in weights and term not in _EMPTY)
-    if text.rstrip().endswith("?"):
+@lru_cache(maxsize=1 << 14)
+def _likeness(word: str, held: frozenset[str]) -> float:
+    """Return whether a word is held, or another form of it.
+
+    >>> [_likeness("approv", frozenset([term])) for term in ("approv", "approval", "approach")]
+    [1.0, 0.8, 0.0]
+    """
+    if word in held:
+        return 1.0
+    beginning = word[: max(5, len(word) - 1)]
+    is_related = len(word) >= 5 and any(
+        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(5, len(term) - 1)]))
+        for term in held
+    )
+    return RELATED if is_related else 0.0
+
+
+def _worth(
+    text: str, own: frozenset[str], headings: frozenset[str], weights: Mapping[str, float], *, is_yes_no: bool
+) -> float:
+    """Return what a unit is worth as an answer, from 0 to 1.
+
+    A question is worth little; so is what says no more than the question or its headings, and a list of signs.
+    """
+    shown = "".join(text.split())
+    if text.rstrip().endswith("?") or own <= headings or _DIRECTIVE.match(text):
         return 0.2
-    if more < 2:
-        return 0.3 + 0.3 * more
-    return 1.0
+    letters, signs = sum(map(str.isalnum, shown)), sum(map(shown.count, '[]{}"'))
+    if letters < LEAST_LETTERS * len(shown) or signs > MOST_SIGNS * len(shown):
+        return 0.3
+    more = sum(1 for term in own if term not in weights and term not in _EMPTY)
+    return (1.0 if is_yes_no or more > 1 else 0.4 + 0.3 * more) * (1.0 if _is_prose(text) else CODE)
 
 
 def _repeats(quote: Quote, other: Quote, chunks: Sequence[Chunk]) -> bool:
@@ -162,18 +224,29 @@ def _repeats(quote: Quote, other: Quote, chunks: Sequence[Chunk]) -> bool:
             return True
     ours = set(terms(one.text[quote.start : quote.end]))
     theirs = set(terms(two.text[other.start : other.end]))
-    return len(ours & theirs) >= 0.7 * min(len(ours), len(theirs))
+    return len(ours & theirs) >= SAME * min(len(ours), len(theirs))
+
+
+def _is_same(ours: frozenset[str], theirs: frozenset[str]) -> bool:
+    return len(ours & theirs) >= SAME * len(ours | theirs)
 
 
 def _extended(quote: Quote, chunk: Chunk) -> Quote:
-    """Add to a quote what it introduces: the unit behind a colon, or behind a very short one."""
+    """Add to a quote what it introduces, behind a colon; and what introduces it, as a signature or a defined word."""
     units = _units(chunk.text)
+    first = units[0]
+    if len(units) > 1 and quote.start == units[1].start and _is_name(chunk.text[first.start : first.end]):
+        quote = quote._replace(start=first.start)
     text = chunk.text[quote.start : quote.end].rstrip()
     following = next((unit for unit in units if unit.start >= quote.end), None)
-    is_open = text.endswith(":") or len(text) < 40 or not text.endswith((".", "!", "?", "。", "```", "|"))
+    is_open = not text.endswith((".", "!", "?", "。", "```", "|"))
     if following is not None and is_open and following.end - quote.start <= LONGEST_QUOTE:
         return quote._replace(end=following.end)
     return quote
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= LONGEST_NAME and not text.rstrip().endswith((".", "!", "?", ":", "。")) and "\n" not in text
 
 
 @lru_cache(maxsize=256)
@@ -193,13 +266,14 @@ def unit_spans(text: str) -> list[tuple[int, int]]:
     >>> [("It is. No!\\n- one\\n- two")[start:end] for start, end in unit_spans("It is. No!\\n- one\\n- two")]
     ['It is.', 'No!', '- one', '- two']
     """
-    spans = []
+    spans: list[tuple[int, int]] = []
     for start, end in _between(text, _BLOCK, 0, len(text)):
         if _is_prose(text[start:end]):
-            spans += _sentence_spans(text, start, end)
+            ends = [start + cut for cut in sentence_ends(text[start:end])]
+            spans += zip([start, *ends], [*ends, end], strict=True)
         else:
             spans.append((start, end))
-    return [piece for start, end in spans for piece in _cut(text, start, end) if text[slice(*piece)].strip()]
+    return [piece for start, end in spans for piece in _cut(text, start, end)]
 
 
 def _is_prose(block: str) -> bool:
@@ -207,18 +281,6 @@ def _is_prose(block: str) -> bool:
     lines = block.strip("\n").split("\n")
     is_indented = len(lines) > 1 and all(line.startswith(("    ", "\t")) for line in lines if line.strip())
     return not is_indented and not block.lstrip().startswith((">>>", "```", "~~~", "|", "$ "))
-
-
-def _sentence_spans(text: str, start: int, end: int) -> Iterable[tuple[int, int]]:
-    """Yield where the sentences of a block stand; what `split_sentences` does not take for an end is none."""
-    begin = start
-    for match in _SENTENCE.finditer(text, start, end):
-        around = " ".join(f"{text[begin : match.end()]}{text[match.end() : min(end, match.end() + 60)]}".split())
-        before = " ".join(text[begin : match.end()].split())
-        if match.end() < end and split_sentences(around)[0] == before:
-            yield begin, match.end()
-            begin = match.end()
-    yield begin, end
 
 
 def _between(text: str, pattern: re.Pattern[str], start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -237,5 +299,6 @@ def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             stop = end if stop <= start else stop
         piece = text[start:stop]
         left = len(piece) - len(piece.lstrip("\n"))
-        yield start + left, start + len(piece.rstrip())
+        if piece.strip():
+            yield start + left, start + len(piece.rstrip())
         start = stop + (stop < end)

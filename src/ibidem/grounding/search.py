@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ibidem import artifacts, log
 from ibidem.config import settings
@@ -30,6 +30,7 @@ from ibidem.errors import AccessDenied, ConfigError, NothingFound
 from ibidem.figures import counted, visible
 from ibidem.grounding.access import YamlPermissions, YamlRules, unmatched
 from ibidem.grounding.audit.log import AuditLog
+from ibidem.grounding.chunk import chunks
 from ibidem.grounding.config import (
     GroundForgetConfig,
     GroundIndexConfig,
@@ -37,10 +38,11 @@ from ibidem.grounding.config import (
     GroundShowConfig,
     IndexChoice,
 )
+from ibidem.grounding.documents.folder import Listing, list_folder, read_file
 from ibidem.grounding.encoder import Encoder
-from ibidem.grounding.index import Index
+from ibidem.grounding.index import QUARANTINE, Index
 from ibidem.grounding.posix import PosixPermissions
-from ibidem.grounding.store import Chunk, Hit, Permissions, Query, Rules, Store
+from ibidem.grounding.store import Chunk, Hit, Indexed, Permissions, Query, Rules, Store
 from ibidem.records import Unreadable
 from ibidem.signatures import secret_key
 
@@ -54,6 +56,7 @@ POSIX = "posix"
 CHANGED = "the access rules changed during the query; ask again"
 TRIES = 2
 SHOWN_CHARS = 300
+SHOWN_FILES = 10
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ class Retriever:
     audit: AuditLog
     encoder: Encoder | None = None
 
-    def search(
-        self, text: str, principal: str, k: int, choose: Choice = lambda hits: hits
-    ) -> list[Hit]:
+    def search(self, text: str, principal: str, k: int, choose: Choice = lambda hits: hits) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; the record is on disk before.
 
         Args:
@@ -88,8 +89,7 @@ class Retriever:
             if self._may_be_shown([hit.chunk for hit in hits], principal, rules):
                 self._record(text, principal, rules, [hit.chunk for hit in hits])
                 return hits
-        self.audit.record("denied", principal, query=self.audit.keyed(text), reason="the rules changed")
-        raise AccessDenied(CHANGED)
+        self._refuse(text, principal)
 
     def show(self, chunk_id: str, principal: str) -> Chunk:
         """Return one chunk.
@@ -97,16 +97,17 @@ class Retriever:
         Raises:
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
-        rules = self.permissions.current()
-        try:
-            chunk = self.store.chunk(chunk_id, principal, rules)
-            if not self._may_be_shown([chunk], principal, rules):
-                raise AccessDenied(CHANGED)
-        except AccessDenied:
-            self.audit.record("denied", principal, query=self.audit.keyed(chunk_id))
-            raise
-        self._record(chunk_id, principal, rules, [chunk])
-        return chunk
+        for _ in range(TRIES):
+            rules = self.permissions.current()
+            try:
+                chunk = self.store.chunk(chunk_id, principal, rules)
+            except AccessDenied:
+                self.audit.record("denied", principal, query=self.audit.keyed(chunk_id))
+                raise
+            if self._may_be_shown([chunk], principal, rules):
+                self._record(chunk_id, principal, rules, [chunk])
+                return chunk
+        self._refuse(chunk_id, principal)
 
     def answered(self, answer: str, principal: str, model: str) -> None:
         """Record an answer before its last byte leaves."""
@@ -117,6 +118,10 @@ class Retriever:
         paths = dict.fromkeys(chunk.path for chunk in chunks)
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
+
+    def _refuse(self, text: str, principal: str) -> NoReturn:
+        self.audit.record("denied", principal, query=self.audit.keyed(text), reason="the rules changed")
+        raise AccessDenied(CHANGED)
 
     def _record(self, text: str, principal: str, rules: Rules, chunks: Sequence[Chunk]) -> None:
         self.audit.record(
@@ -197,18 +202,30 @@ def index(config: GroundIndexConfig) -> str:
     """
     _check_places(config)
     key = secret_key(config.key)
-    place = f"{POSIX}:{config.docs.resolve()}" if config.acl == POSIX else str(Path(config.acl).resolve())
+    place = _place(config)
     rules = permissions_at(place).current()
+    listing = list_folder(config.docs)
     store = _store_to_update(config, key, place)
     with AuditLog(audit_folder(config.output_dir, config.audit), key) as audit:
         audit.record("index", state="begins", by=_user(), rules=rules.version)
         unreadable: list[Unreadable] = []
         paths: list[str] = []
-        store.update(_documents(config, paths, unreadable), rules, quarantined=unreadable)
+        store.update(_documents(config, listing, paths, unreadable), rules, quarantined=unreadable)
         audit.record("index", state="done", by=_user(), rules=rules.version, store=store.digest, documents=len(paths))
     for line in _warnings(rules, paths):
         log.event("ground.rule", reason=line)
-    return _summary(config, rules, paths, unreadable)
+    return _summary(config, rules, paths, unreadable, listing.skipped)
+
+
+def preview(config: GroundIndexConfig) -> list[str]:
+    """Return what an indexing would read, and what the rules say about it."""
+    _check_places(config)
+    listing = list_folder(config.docs)
+    rules = permissions_at(_place(config)).current()
+    classes = len({rules.access(path) for path in listing.files})
+    lines = [f"documents  {len(listing.files):,} in {counted(classes, 'access class', 'access classes')}"]
+    lines += [f"unreadable {visible(each.file)}: {visible(each.reason)}" for each in listing.unreadable]
+    return [*lines, *(f"rules      {line}" for line in _warnings(rules, listing.files))]
 
 
 @contextmanager
@@ -229,8 +246,10 @@ def opened(choice: IndexChoice, *, by_vector: bool = True) -> Iterator[Retriever
     made_with = about.get("encoder") if by_vector else None
     if made_with != (encoder.digest if encoder else None):
         raise ConfigError(
-            "the index has vectors of another model; give that one with --encoder" if encoder and made_with
-            else "the index has vectors; give the model that made them with --encoder" if made_with
+            "the index has vectors of another model; give that one with --encoder"
+            if encoder and made_with
+            else "the index has vectors; give the model that made them with --encoder"
+            if made_with
             else "the index has no vectors; leave --encoder out"
         )
     with AuditLog(audit_folder(choice.index, choice.audit), key) as audit:
@@ -318,12 +337,54 @@ def _beginning(text: str) -> str:
     return f"   {visible(flat if len(flat) <= SHOWN_CHARS else f'{flat[:SHOWN_CHARS]}...')}"
 
 
+def _documents(
+    config: GroundIndexConfig, listing: Listing, paths: list[str], unreadable: list[Unreadable]
+) -> Iterator[Indexed]:
+    """Yield the documents of the folder in chunks; note their paths, and what cannot be read."""
+    rules = None if config.acl == POSIX else Path(config.acl).resolve()
+    unreadable += listing.unreadable
+    with log.progress("ground index", len(listing.files), "documents") as bar:
+        for path in listing.files:
+            if (config.docs / path).resolve() == rules:  # who may read what is no document
+                continue
+            document = read_file(config.docs, path, config.read)
+            if isinstance(document, Unreadable):
+                unreadable.append(document)
+            else:
+                paths.append(path)
+                yield Indexed(path, document.text, chunks(document, config.chunks.max_chars))
+            bar.advance()
+
+
+def _summary(
+    config: GroundIndexConfig,
+    rules: Rules,
+    paths: Sequence[str],
+    unreadable: Sequence[Unreadable],
+    skipped: Mapping[str, int],
+) -> str:
+    """Return what is indexed, in one line, and below it what is not."""
+    classes = len({rules.access(path) for path in paths})
+    place = config.output_dir or "the database"
+    lines = [f"index: {counted(len(paths), 'document')}, {counted(classes, 'access class', 'access classes')}; {place}"]
+    lines += [f"  unreadable: {visible(each.file)}: {visible(each.reason)}" for each in unreadable[:SHOWN_FILES]]
+    if more := len(unreadable) - SHOWN_FILES:
+        lines += [f"  unreadable: {counted(more, 'more file')}, in {QUARANTINE} of the index"] if more > 0 else []
+    lines += [f"  skipped: {counted(number, 'file')}, {visible(reason)}" for reason, number in skipped.items()]
+    return "\n".join(lines)
+
+
 def _permissions(acl: str | None, recorded: str) -> Permissions:
     if acl is None or (acl == POSIX and recorded.startswith(f"{POSIX}:")):
         return permissions_at(recorded)
     if acl == POSIX:
         raise ConfigError(f"--acl {POSIX}: the index was made with rules of a file; give a file")
     return permissions_at(str(Path(acl).resolve()))
+
+
+def _place(config: GroundIndexConfig) -> str:
+    """Return where the rules are, as the index records it."""
+    return f"{POSIX}:{config.docs.resolve()}" if config.acl == POSIX else str(Path(config.acl).resolve())
 
 
 def _check_places(config: GroundIndexConfig) -> None:
