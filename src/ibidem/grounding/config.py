@@ -15,7 +15,23 @@ class ChunkConfig:
     """How documents are divided."""
 
     max_chars: Annotated[int, Field(ge=100)] = 1200
-    """Maximum length of a chunk; only a line without any blank may exceed it."""
+    """Maximum length of a chunk, in characters."""
+
+
+@configuration
+class ReadConfig:
+    """What a file may cost; one that costs more is reported and left out."""
+
+    max_bytes: Positive = 16 << 20
+    """Maximum size of a file, and of the text of a PDF file."""
+    max_pdf_bytes: Positive = 128 << 20
+    """Maximum size of a PDF file."""
+    max_pdf_pages: Positive = 5000
+    """Maximum number of pages of a PDF file."""
+    pdf_cpu_s: Positive = 60
+    """Maximum CPU time to read a PDF file, in seconds."""
+    pdf_memory_bytes: Positive = 2 << 30
+    """Maximum memory to read a PDF file."""
 
 
 @configuration
