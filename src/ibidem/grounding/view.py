@@ -31,12 +31,13 @@ from ibidem.grounding.store import Chunk, Hit
 
 K1, B = 1.2, 0.75
 RRF_K = 60
-RANK_WINDOW = 200
+RANK_WINDOW = 100
 """A chunk below this rank of a ranking gets nothing from it; with a larger k, below rank k."""
 
 _CODE_LEVELS, _QUERY_LEVELS = 127, 4095
 _MOST_INT32 = 2**31 - 1
-_SLACK = 1e-6  # more than all rounding errors of bounds between unit vectors
+_BLOCK = 32
+_SLACK = 1e-6  # more than all rounding errors of the bounds
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -124,7 +125,7 @@ class View:
         codes_D = np.rint(query_D / step).astype(np.int16)
         length = float(np.linalg.norm(query_D.astype(np.float64)))
         error = float(np.linalg.norm(query_D - step * codes_D.astype(np.float64)))
-        lower_N, upper_N = np.empty(len(self)), np.empty(len(self))
+        lower_N, upper_N = np.empty(len(self), np.float32), np.empty(len(self), np.float32)
         _bound(self._codes_ND, self._scales_N, self._errors_N2, codes_D, step, length, error, lower_N, upper_N)
         least = lower_N[best(lower_N, window, -math.inf)[-1]]
         rows_C = np.flatnonzero(upper_N >= least).astype(np.int32)
@@ -213,7 +214,7 @@ def quantize(vectors_ND: NDArray[np.float32]) -> tuple[NDArray[np.int8], Floats,
     return codes_ND, scales_N, errors_N2
 
 
-def best(scores_N: Floats, k: int, above: float) -> Rows:
+def best(scores_N: NDArray[np.floating[Any]], k: int, above: float) -> Rows:
     """Return the rows of the k largest scores above a value, best first; of equal scores the first rows.
 
     >>> best(np.array([1.0, 3.0, 0.0, 3.0, 1.0]), 3, 0.0).tolist()
@@ -290,26 +291,49 @@ def _is_worse(scores_N: Floats, row: int, other: int) -> bool:
 
 
 @_compiled
-def _best(scores_N: Floats, above: float, heap_K: Rows) -> int:
+def _select(scores_N: Floats, above: float, floor: float, heap_K: Rows) -> int:
+    """Fill a heap with the best rows above a value and not below another; return their number."""
     size, K = 0, len(heap_K)
     for row in range(len(scores_N)):
-        if size < K:
-            if scores_N[row] > above:
-                place = size
-                size += 1
-                while place > 0 and _is_worse(scores_N, row, heap_K[(place - 1) // 2]):
-                    heap_K[place] = heap_K[(place - 1) // 2]
-                    place = (place - 1) // 2
-                heap_K[place] = row
-        elif K and scores_N[row] > scores_N[heap_K[0]]:
-            heap_K[0] = row
-            _sink(scores_N, heap_K, size)
+        if scores_N[row] < floor:
+            continue
+        if size == K:
+            if K and scores_N[row] > scores_N[heap_K[0]]:
+                heap_K[0] = row
+                _sink(scores_N, heap_K, size)
+        elif scores_N[row] > above:
+            place = size
+            size += 1
+            while place > 0 and _is_worse(scores_N, row, heap_K[(place - 1) // 2]):
+                heap_K[place] = heap_K[(place - 1) // 2]
+                place = (place - 1) // 2
+            heap_K[place] = row
+    return int(size)
+
+
+@_compiled
+def _best(scores_N: Floats, above: float, heap_K: Rows) -> int:
+    """Write the best rows in order; return their number.
+
+    The K-th largest of the maxima of blocks is not above the K-th largest score, and nearly all rows are below it.
+    """
+    floor, num_blocks = -np.inf, len(scores_N) // _BLOCK
+    if num_blocks > len(heap_K):
+        maxima = np.empty(num_blocks, scores_N.dtype)
+        for block in range(num_blocks):
+            largest = scores_N[block * _BLOCK]
+            for row in range(block * _BLOCK + 1, (block + 1) * _BLOCK):
+                largest = max(largest, scores_N[row])
+            maxima[block] = largest
+        if _select(maxima, -np.inf, -np.inf, heap_K):
+            floor = np.float64(maxima[heap_K[0]])
+    size = _select(scores_N, above, floor, heap_K)
     for last in range(size - 1, 0, -1):  # the worst goes to the end
         worst = heap_K[0]
         heap_K[0] = heap_K[last]
         _sink(scores_N, heap_K, last)
         heap_K[last] = worst
-    return size
+    return int(size)
 
 
 @_compiled
@@ -332,7 +356,7 @@ def _quantize(vectors_ND: Any, codes_ND: NDArray[np.int8], scales_N: Floats, err
 @_compiled
 def _bound(
     codes_ND: NDArray[np.int8], scales_N: Floats, errors_N2: Floats, query_D: NDArray[np.int16], step: float,
-    length: float, error: float, lower_N: Floats, upper_N: Floats,
+    length: float, error: float, lower_N: NDArray[np.float32], upper_N: NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Bound the inner product of each vector and the query.
 
@@ -341,7 +365,7 @@ def _bound(
     for n in range(codes_ND.shape[0]):
         product = np.int32(0)
         for d in range(codes_ND.shape[1]):
-            product += np.int32(codes_ND[n, d]) * np.int32(query_D[d])
+            product = np.int32(product + np.int32(np.int32(codes_ND[n, d]) * np.int32(query_D[d])))  # not int64
         middle = scales_N[n] * step * product
         margin = errors_N2[n, 0] * length + errors_N2[n, 1] * error + _SLACK * length * (errors_N2[n, 1] + scales_N[n])
         lower_N[n], upper_N[n] = middle - margin, middle + margin
@@ -351,9 +375,18 @@ def _bound(
 def _similarities(
     vectors_ND: NDArray[np.float32], query_D: NDArray[np.float32], rows_C: Rows, cosines_C: Floats
 ) -> None:
-    """Compute inner products in float64, the products exact and added in order, rounded to float32."""
+    """Compute inner products in float64: exact products, added in 8 lanes and then in order; rounded to float32."""
+    D = vectors_ND.shape[1]
+    lanes_8 = np.empty(8)
     for c in range(len(rows_C)):
+        row = vectors_ND[rows_C[c]]
+        lanes_8[:] = 0.0
+        for start in range(0, D - 7, 8):
+            for lane in range(8):
+                lanes_8[lane] += np.float64(row[start + lane]) * np.float64(query_D[start + lane])
         total = 0.0
-        for d in range(vectors_ND.shape[1]):
-            total += np.float64(vectors_ND[rows_C[c], d]) * np.float64(query_D[d])
+        for lane in range(8):
+            total += lanes_8[lane]
+        for d in range(D - D % 8, D):
+            total += np.float64(row[d]) * np.float64(query_D[d])
         cosines_C[c] = np.float32(total)
