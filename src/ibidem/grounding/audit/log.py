@@ -266,7 +266,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _read_only(file: Path) -> sqlite3.Connection:
     where = f"file:{quote(str(file.absolute()))}"
-    is_writable = os.access(file.parent, os.W_OK)
+    is_writable = os.access(file.parent, os.W_OK, effective_ids=True)
     is_whole = not file.with_name(f"{file.name}-wal").exists()
     # a reader shares the write-ahead log's index, for which it makes a file; on read-only media it cannot
     mode = "mode=ro" if is_writable or not is_whole else "immutable=1"
