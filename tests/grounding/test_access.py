@@ -415,6 +415,22 @@ def test_a_file_that_is_being_written_is_not_read_half(file: Path, monkeypatch: 
     assert not may(YamlPermissions(file).current(), "dev-2", "notes/private.md")
 
 
+def test_a_link_that_is_pointed_elsewhere_meanwhile_is_followed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes replaces mounted configurations; the file that was read stays as it is."""
+    (tmp_path / "revoked.yaml").write_text(COMPANY.replace("[hr, outside]", "[outside]"))
+    link = tmp_path / "link"
+    link.symlink_to(file)
+
+    def point_elsewhere() -> None:
+        (tmp_path / "new").symlink_to(tmp_path / "revoked.yaml")
+        (tmp_path / "new").rename(link)
+
+    looking(monkeypatch, file, point_elsewhere)
+    assert not may(YamlPermissions(link).current(), "hr", "salaries/a")
+
+
 def test_a_file_that_never_settles_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = itertools.count()
     looking(monkeypatch, file, lambda: file.write_text(COMPANY + "#" * next(sizes)))
