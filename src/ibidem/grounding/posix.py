@@ -43,6 +43,7 @@ NOBODY = Access(frozenset(), frozenset())
 
 _ACCOUNTS = (Path("/etc/passwd"), Path("/etc/group"))
 _LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
+_REMEMBERED = 256  # principals whose groups are compared
 _OUTSIDE = re.compile(r"outside (\d+):(\d+):([rx-]{3})")
 
 
@@ -73,19 +74,22 @@ class PosixPermissions:
         self.folder = folder.absolute()
         self._lock = threading.Lock()
         self._rules: PosixRules | None = None
-        self._accounts: tuple[tuple[int, ...], ...] = ()
-        self._revision = 0  # counts changes of groups that no file shows
+        self._people: dict[str, Person | None] = {}  # as they were when they were asked for
+        self._accounts_stamp: tuple[tuple[int, ...], ...] | None = None
+        self._accounts_digest = ""
+        self._revision = 0  # counts changes of people's groups: a directory service has no digest
         self._modes_at = self._accounts_at = -float("inf")
 
     def current(self) -> "PosixRules":
         with self._lock:
-            now = time.monotonic()
-            modes = None if self._rules is None or now - self._modes_at > MODES_S else self._rules.modes
+            now, rules = time.monotonic(), self._rules
+            modes = None if rules is None or now - self._modes_at > MODES_S else rules.modes
             if modes is None:
                 modes, self._modes_at = read_modes(self.folder), now
-            if self._rules is None or modes is not self._rules.modes or self._accounts_changed(self._rules, now):
-                self._rules = PosixRules(modes, f"{_digest_of_accounts()}.{self._revision}")
-            return self._rules
+            version = f"{modes.digest}.{self._accounts(now)}"
+            if rules is None or modes is not rules.modes or version != rules.version:
+                rules = self._rules = PosixRules(modes, version, self._people)
+            return rules
 
     def holds(self, rules: Rules, paths: Iterable[str]) -> bool:
         current = self.current()
@@ -98,25 +102,29 @@ class PosixPermissions:
             self._modes_at = -float("inf")
         return False
 
-    def _accounts_changed(self, rules: "PosixRules", now: float) -> bool:
-        earlier, self._accounts = self._accounts, _stamp_of_accounts()
-        if earlier != self._accounts:
-            return True
-        if now - self._accounts_at <= ACCOUNTS_S:
-            return False
-        self._accounts_at = now
-        has_changed = rules.has_other_groups()
-        self._revision += has_changed
-        return has_changed
+    def _accounts(self, now: float) -> str:
+        """Return the version of all accounts."""
+        stamps = tuple(stamp(path.stat()) for path in _ACCOUNTS if path.exists())
+        is_other = stamps != self._accounts_stamp
+        if is_other:
+            data = b"".join(path.read_bytes() for path in _ACCOUNTS if path.exists())
+            self._accounts_stamp, self._accounts_digest = stamps, hashlib.sha256(data).hexdigest()[:16]
+        if is_other or now - self._accounts_at > ACCOUNTS_S:
+            self._accounts_at = now
+            people = list(self._people.items())
+            if len(people) > _REMEMBERED or any(person(name) != known for name, known in people):
+                self._people = {}
+                self._revision += 1
+        return f"{self._accounts_digest}.{self._revision}"
 
 
 class PosixRules:
     """The modes of a folder's files, and the groups of principals, at one moment."""
 
-    def __init__(self, modes: Modes, accounts: str) -> None:
-        self.version = f"{modes.digest}.{accounts}"
+    def __init__(self, modes: Modes, version: str, people: dict[str, Person | None]) -> None:
+        self.version = version
         self.modes = modes
-        self._people: dict[str, Person | None] = {}
+        self._people = people
 
     def access(self, path: str) -> Access:
         return self.modes.access.get(unicodedata.normalize("NFC", path), NOBODY)
@@ -128,10 +136,6 @@ class PosixRules:
         return (
             known is not None and EVERYONE in access.read and not any(_is_outside(known, each) for each in access.deny)
         )
-
-    def has_other_groups(self) -> bool:
-        """Return whether a principal that was asked for is in other groups by now."""
-        return any(person(name) != known for name, known in list(self._people.items()))
 
 
 def person(principal: str) -> Person | None:
@@ -190,8 +194,8 @@ class _Judge:
         return Access(frozenset({EVERYONE}), above | _outside(about, "r", stat.S_IROTH))
 
     def _behind_link(self, path: str, above: frozenset[str]) -> Access:
-        root, real = self.root.resolve(), (self.root / path).resolve()
-        if not real.is_relative_to(root) or real.is_symlink():  # it ends outside, or nowhere
+        root, real = (Path(os.path.realpath(each)) for each in (self.root, self.root / path))
+        if not real.is_relative_to(root) or real.is_symlink():  # it ends outside, or in a circle
             self.unjudged.add(path)
             return NOBODY
         access = self.access(real.relative_to(root).as_posix())
@@ -243,12 +247,3 @@ def _is_outside(known: Person, name: str) -> bool:
     if known.groups is None:
         return not (group and others)
     return not (group if int(match[2]) in known.groups else others)
-
-
-def _stamp_of_accounts() -> tuple[tuple[int, ...], ...]:
-    return tuple(stamp(path.stat()) for path in _ACCOUNTS if path.exists())
-
-
-def _digest_of_accounts() -> str:
-    data = b"".join(path.read_bytes() for path in _ACCOUNTS if path.exists())
-    return hashlib.sha256(data).hexdigest()[:16]
