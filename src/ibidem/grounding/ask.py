@@ -1,10 +1,10 @@
 """Answers from documents: retrieve, choose passages, ask, check every citation, record.
 
-    question -> 40 chunks that the principal may read -> the 6 whose sentences fit best -> the rules once more -> recorded
+    question -> 40 chunks that the principal may read -> the 6 that fit best -> the rules once more -> recorded
                                                                    |
-              without a model: the best quotes themselves  --------+-------- with one: its answer, in its own template
+             without a model: the best quotes themselves  ---------+---------  with one: its answer
                                                                    |
-                         citations checked by code: numbers that exist, claims that are supported, quotes with their span
+                     citations checked by code: numbers that exist, claims that are supported, quotes
                                                                    |
                                                             recorded, then shown
 

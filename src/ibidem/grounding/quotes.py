@@ -11,7 +11,7 @@ Everything follows from the question and the chunks that were found, so that not
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ RELATED = 0.8
 IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
 """What a word counts that stands not in the unit itself, but in the headings, the units beside it, or the chunk."""
 FIRST, NUMBER, ABOUT = 0.03, 0.05, 0.25
-"""What a unit gains if it is the first of its chunk, has a number that is asked for, or stands below a heading that is the
+"""What a unit gains if it is the first of its chunk, if it has a number that is asked for, or if its heading is the
 question."""
 LATER = 0.01
 """What a unit loses for each chunk before its own."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ibidem import artifacts, log
 from ibidem.config import settings
@@ -29,6 +29,7 @@ from ibidem.data.provenance import exposure
 from ibidem.errors import AccessDenied, ConfigError, NothingFound
 from ibidem.figures import counted, visible
 from ibidem.grounding.access import YamlPermissions, YamlRules, unmatched
+from ibidem.grounding.audit.commands import folder_of
 from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.chunk import chunks
 from ibidem.grounding.config import (
@@ -39,7 +40,7 @@ from ibidem.grounding.config import (
     IndexChoice,
 )
 from ibidem.grounding.documents.folder import Listing, list_folder, read_file
-from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.encoder import Encoder, open_encoder
 from ibidem.grounding.index import QUARANTINE, Index
 from ibidem.grounding.posix import PosixPermissions
 from ibidem.grounding.store import Chunk, Hit, Indexed, Permissions, Query, Rules, Store
@@ -89,7 +90,7 @@ class Retriever:
             if self._may_be_shown([hit.chunk for hit in hits], principal, rules):
                 self._record(text, principal, rules, [hit.chunk for hit in hits])
                 return hits
-        self._refuse(text, principal)
+        raise self._denial(text, principal)
 
     def show(self, chunk_id: str, principal: str) -> Chunk:
         """Return one chunk.
@@ -107,7 +108,7 @@ class Retriever:
             if self._may_be_shown([chunk], principal, rules):
                 self._record(chunk_id, principal, rules, [chunk])
                 return chunk
-        self._refuse(chunk_id, principal)
+        raise self._denial(chunk_id, principal)
 
     def answered(self, answer: str, principal: str, model: str) -> None:
         """Record an answer before its last byte leaves."""
@@ -119,9 +120,9 @@ class Retriever:
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
 
-    def _refuse(self, text: str, principal: str) -> NoReturn:
+    def _denial(self, text: str, principal: str) -> AccessDenied:
         self.audit.record("denied", principal, query=self.audit.keyed(text), reason="the rules changed")
-        raise AccessDenied(CHANGED)
+        return AccessDenied(CHANGED)
 
     def _record(self, text: str, principal: str, rules: Rules, chunks: Sequence[Chunk]) -> None:
         self.audit.record(
@@ -176,7 +177,7 @@ def forget(config: GroundForgetConfig) -> str:
     """
     key = secret_key(config.key)
     store, _ = open_store(config.index, config.store, key)
-    with AuditLog(audit_folder(config.index, config.audit), key) as audit:
+    with AuditLog(folder_of(config.index, config.audit), key) as audit:
         path = audit.keyed(config.path)
         if config.readmit:
             audit.record("forget", path=path, state="to be readmitted", by=_user())
@@ -206,7 +207,7 @@ def index(config: GroundIndexConfig) -> str:
     rules = permissions_at(place).current()
     listing = list_folder(config.docs)
     store = _store_to_update(config, key, place)
-    with AuditLog(audit_folder(config.output_dir, config.audit), key) as audit:
+    with AuditLog(folder_of(config.output_dir, config.audit), key) as audit:
         audit.record("index", state="begins", by=_user(), rules=rules.version)
         unreadable: list[Unreadable] = []
         paths: list[str] = []
@@ -252,7 +253,7 @@ def opened(choice: IndexChoice, *, by_vector: bool = True) -> Iterator[Retriever
             if made_with
             else "the index has no vectors; leave --encoder out"
         )
-    with AuditLog(audit_folder(choice.index, choice.audit), key) as audit:
+    with AuditLog(folder_of(choice.index, choice.audit), key) as audit:
         yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
 
 
@@ -286,22 +287,6 @@ def permissions_at(place: str) -> Permissions:
     """Return the access rules at a place: a YAML file, or `posix:` and the documents' folder."""
     kind, _, folder = place.partition(":")
     return PosixPermissions(Path(folder)) if kind == POSIX else YamlPermissions(Path(place))
-
-
-def audit_folder(index: Path | None, audit: Path | None) -> Path:
-    """Return the folder of an index's audit log.
-
-    >>> audit_folder(Path("/data/index"), None)
-    PosixPath('/data/index.audit')
-
-    Raises:
-        ConfigError: it is not given, and the index is a database.
-    """
-    if audit is not None:
-        return audit
-    if index is None:
-        raise ConfigError("--store needs --audit, the folder of the audit log")
-    return index.absolute().with_name(f"{index.absolute().name}.audit")
 
 
 def as_row(hit: Hit) -> dict[str, Any]:
