@@ -22,9 +22,8 @@ from ibidem.grounding.index import Index
 
 OPERATIONS = ("open", "os.", "shutil.", "ctypes.dlsym", "mmap.")
 SECRET = document("hr/secret.md", "The zanzibar clause", "pays nine million")
+SWITCHES = ("os.rename", "ctypes.dlsym")
 KILLED = 9
-LAST = 10
-"""So many kills are before the last operations, one each: the new index takes its place there."""
 
 
 def change(name: str, path: Path) -> None:
@@ -35,7 +34,7 @@ def change(name: str, path: Path) -> None:
         index.update([*corpus(1), SECRET], RULES)
 
 
-def in_child(work: Callable[[], None], operations: int | None) -> bool:
+def in_child(work: Callable[[], None], operations: int) -> bool:
     """Run in a process that ends before its n-th operation; return whether it did."""
     pid = os.fork()
     if pid:
@@ -49,22 +48,34 @@ def in_child(work: Callable[[], None], operations: int | None) -> bool:
     sys.addaudithook(hook)
     try:
         work()
-        if operations is None:
-            os.write(1, str(next(count)).encode())
     finally:
         os._exit(0)
 
 
-def num_operations(name: str, base: Path, path: Path) -> int:
+def operations_of(work: Callable[[], None]) -> list[str]:
+    """Return the names of the operations of some work, which is done in a process of its own."""
     read, write = os.pipe()
     if not os.fork():
-        os.dup2(write, 1)
-        shutil.copytree(base, path)
-        in_child(lambda: change(name, path), None)
-        os._exit(0)
+        try:
+            names: list[str] = []
+            sys.addaudithook(lambda event, _: names.append(event) if event.startswith(OPERATIONS) else None)
+            work()
+            os.write(write, json.dumps(list(names)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as file:
+        names = json.loads(file.read())
     os.wait()
-    shutil.rmtree(path)
-    return int(os.read(read, 100))
+    return names
+
+
+def kills_of(names: list[str], kills: int) -> list[int]:
+    """Return the operations to end before: those at which a folder takes another's place, and others evenly spread."""
+    places = {n + after for n, name in enumerate(names[:-2]) if name in SWITCHES for after in range(3)}
+    others = [n for n in range(len(names)) if n not in places]
+    rest = max(1, kills - len(places))
+    return sorted([*places, *(others[len(others) * n // rest] for n in range(rest))])[:kills]
 
 
 def state(path: Path) -> str | None:
@@ -79,15 +90,11 @@ def main() -> None:
     base, path = folder / "base", folder / "work" / "index"
     Index(base, KEY, encoder=HashEncoder()).update([*corpus(0), SECRET], RULES)
     for name in ("update", "forget"):
-        total = num_operations(name, base, path)
         shutil.copytree(base, path)
         old = state(path)
-        change(name, path)
+        names = operations_of(lambda: change(name, path))  # noqa: B023
         new = state(path)
-        for number in range(kills):
-            operations = (
-                total * number // kills if number < kills - 8 else total - (kills - number)
-            )  # the last ones too
+        for operations in kills_of(names, kills):
             shutil.rmtree(path.parent)
             shutil.copytree(base, path)
             was_killed = in_child(lambda: change(name, path), operations)  # noqa: B023
@@ -97,7 +104,7 @@ def main() -> None:
             data = b"".join(each.read_bytes() for each in path.parent.rglob("*") if each.is_file())
             row = {
                 "change": name,
-                "operations": operations,
+                "before": f"{operations} {names[operations]}",
                 "killed": was_killed,
                 "left": {old: "old", new: "new"}.get(left, left),
                 "readable": is_found,
@@ -106,6 +113,7 @@ def main() -> None:
                 "path": b"hr/secret.md" in data,
             }
             os.write(1, f"{json.dumps(row)}\n".encode())
+        shutil.rmtree(path.parent)
 
 
 if __name__ == "__main__":
