@@ -4,8 +4,6 @@ import base64
 import hmac
 import json
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,13 +151,17 @@ def test_a_secret_key_is_created_once_for_its_owner_alone(tmp_path: Path, monkey
     assert {each.name for each in tmp_path.iterdir()} == {"key", "state"}
 
 
-def test_processes_at_once_have_one_secret_key(tmp_path: Path) -> None:
-    program = (
-        "import sys, pathlib; from ibidem import signatures as s; print(s.secret_key(pathlib.Path(sys.argv[1])).hex())"
-    )
-    words = [sys.executable, "-c", program, str(tmp_path / "key")]
-    running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert {each.communicate()[0] for each in running} == {(tmp_path / "key").read_bytes().hex() + "\n"}
+def test_of_two_processes_that_create_a_secret_key_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, first = signatures._write_secret, b"first" * 6 + b"!!"
+
+    def write_late(path: Path, data: bytes) -> None:
+        write(tmp_path / "key", first)
+        write(path, data)
+
+    monkeypatch.setattr(signatures, "_write_secret", write_late)
+    assert signatures.secret_key(tmp_path / "key") == first
     assert [each.name for each in tmp_path.iterdir()] == ["key"]
 
 
