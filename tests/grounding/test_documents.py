@@ -13,7 +13,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from ibidem.errors import ConfigError, DataError
 from ibidem.grounding.config import ReadConfig
-from ibidem.grounding.documents import definitions, markdown, opening, plain, webpage
+from ibidem.grounding.documents import definitions, folder, markdown, opening, plain, webpage
 from ibidem.grounding.documents.folder import DEFAULT, list_folder, read_file, read_folder
 from ibidem.grounding.documents.readable import Content, Readable, title_of
 from ibidem.records import Unreadable
@@ -601,22 +601,42 @@ def test_a_pdf_has_bounded_pages_text_time_and_memory(tmp_path: Path) -> None:
     assert reason(tmp_path, "a.pdf", ReadConfig(max_pdf_pages=2)) == "a PDF file of 3 pages, more than 2"
     assert reason(tmp_path, "a.pdf", ReadConfig(max_bytes=5)) == "a PDF file with more than 5 characters"
     (tmp_path / "slow.pdf").write_bytes(pdf("x) Tj (" * 500_000))
-    limits = ReadConfig(pdf_cpu_s=1, max_bytes=1 << 30)
-    assert reason(tmp_path, "slow.pdf", limits) == "a PDF file that takes more than 1 CPU-seconds"
+    limits = ReadConfig(cpu_s=1, max_bytes=1 << 30)
+    assert reason(tmp_path, "slow.pdf", limits) == "reading takes more than 1 CPU-seconds"
     (tmp_path / "big.pdf").write_bytes(pdf("x" * 30_000_000))
-    assert "memory" in reason(tmp_path, "big.pdf", ReadConfig(pdf_memory_bytes=200 << 20))
+    assert "memory" in reason(tmp_path, "big.pdf", ReadConfig(memory_bytes=200 << 20))
 
 
 # All
 
 
+def test_a_large_file_is_read_as_a_small_one_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "a.md": "# A\n\n```\nx\n```\n",
+        "b.html": "<h1>Ä</h1><pre>x</pre>",
+        "c.py": "def f(): ...\n",
+        "d.yaml": API,
+        "e.txt": "\0",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    small = list(read_folder(tmp_path))
+    monkeypatch.setattr(folder, "ISOLATED_BYTES", 0)
+    assert list(read_folder(tmp_path)) == small
+
+
+def test_a_file_that_makes_its_parser_slow_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<a " + "".join(f"a{number} " for number in range(500_000)) + ">")
+    assert reason(tmp_path, "a.html", ReadConfig(cpu_s=1)) == "reading takes more than 1 CPU-seconds"
+
+
 def test_a_reading_depends_on_path_and_bytes_alone(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.md").write_text("# A\n\ntext\n")
-        (tmp_path / folder / "b.html").write_text("<h1>B</h1>x")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.md").write_text("# A\n\ntext\n")
+        (tmp_path / name / "b.html").write_text("<h1>B</h1>x")
     (tmp_path / "two" / "c.md").write_text("# C\n")
-    one, two = (list(read_folder(tmp_path / folder)) for folder in ("one", "two"))
+    one, two = (list(read_folder(tmp_path / name)) for name in ("one", "two"))
     assert one == two[:2]
 
 

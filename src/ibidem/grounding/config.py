@@ -28,10 +28,10 @@ class ReadConfig:
     """Maximum size of a PDF file."""
     max_pdf_pages: Positive = 5000
     """Maximum number of pages of a PDF file."""
-    pdf_cpu_s: Positive = 60
-    """Maximum CPU time to read a PDF file, in seconds."""
-    pdf_memory_bytes: Positive = 2 << 30
-    """Maximum memory to read a PDF file."""
+    cpu_s: Positive = 60
+    """Maximum CPU time to read a PDF file or a large file, in seconds."""
+    memory_bytes: Positive = 2 << 30
+    """Maximum memory to read a PDF file or a large file."""
 
 
 @configuration

@@ -62,14 +62,14 @@ def read(text: str, language: str | None) -> Content:
 
 def _python_parts(text: str) -> tuple[Part, ...] | None:
     """Return the definitions of a Python module; None if it cannot be parsed."""
+    starts = line_starts(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
+        return tuple(_part(node, "", text, starts) for node in _definitions(tree.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    starts = line_starts(text)
-    return tuple(_part(node, "", text, starts) for node in _definitions(tree.body))
 
 
 def _part(node: _Definition, above: str, text: str, starts: list[int]) -> Part:

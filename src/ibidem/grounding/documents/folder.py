@@ -3,7 +3,9 @@
     list_folder(folder) -> Listing              paths, sorted; links, devices and hidden files are left out
       read_file(folder, path) -> Readable       bytes -> kind (by name) -> text, sections
                                | Unreadable     one line: what is wrong with the file
-        markdown  plain  webpage  definitions  openapi  pdf        readers: text -> Content
+        isolation                               large files and PDF: in a process of their own, with limits
+          reading                               which reader?
+            markdown plain webpage definitions openapi pdf                      text -> Content
 
 A document's reading depends on its path and bytes alone.
 """
@@ -16,18 +18,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data.sources import notebooks
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.files import printable
 from ibidem.grounding.config import ReadConfig
-from ibidem.grounding.documents import definitions, markdown, openapi, pdf, plain, webpage
-from ibidem.grounding.documents.encoding import decode, decode_html
+from ibidem.grounding.documents import isolation
 from ibidem.grounding.documents.opening import open_below, read_below
-from ibidem.grounding.documents.readable import Content, Kind, Readable
+from ibidem.grounding.documents.readable import Kind, Readable
+from ibidem.grounding.documents.reading import content_of
 from ibidem.records import Unreadable
 
 DEFAULT = ReadConfig()
+ISOLATED_BYTES = 256 << 10
+"""Larger files, and all PDF files, are read in a process of their own: parsers take quadratic time for some inputs."""
 MAX_DEPTH = 100
 """Maximum number of folders inside each other."""
 HIDDEN = "hidden"
@@ -109,35 +112,13 @@ def read_file(folder: Path, path: str, limits: ReadConfig = DEFAULT) -> Readable
     kind, name = _kind(path)
     try:
         raw = read_below(folder, path, limits.max_pdf_bytes if kind == "pdf" else limits.max_bytes)
-        kind, content = _content(raw, kind, name, limits)
+        if kind == "pdf" or len(raw) > ISOLATED_BYTES:
+            kind, content = isolation.read(raw, kind, name, limits)
+        else:
+            kind, content = content_of(raw, kind, name, max_chars=limits.max_bytes, max_pages=limits.max_pdf_pages)
     except DataError as error:
         return Unreadable(path, None, str(error))
     return Readable(path, kind, content.text, content.sections, content.whole)
-
-
-def _content(raw: bytes, kind: Kind, name: str | None, limits: ReadConfig) -> tuple[Kind, Content]:
-    if kind == "pdf":
-        return kind, pdf.read(raw, limits)
-    if kind == "html":
-        return kind, webpage.read(decode_html(raw))
-    if name == "Jupyter Notebook":
-        return _notebook(raw)
-    text = decode(raw)
-    if kind == "markdown":
-        return kind, markdown.read(text)
-    if kind == "text":
-        return kind, plain.read(text)
-    if openapi.is_openapi(text, name) and (content := openapi.read(text, name)) is not None:
-        return "openapi", content
-    return kind, definitions.read(text, name)
-
-
-def _notebook(raw: bytes) -> tuple[Kind, Content]:
-    try:
-        text, name = notebooks.read(raw)
-    except (ValueError, RecursionError):
-        raise DataError("a notebook that cannot be read") from None
-    return ("markdown", markdown.read(text)) if name == "Markdown" else ("code", definitions.read(text, name))
 
 
 def _kind(path: str) -> tuple[Kind, str | None]:

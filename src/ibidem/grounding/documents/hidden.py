@@ -5,6 +5,7 @@ What only other files, scripts or the computed layout hide is not seen.
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 Color = tuple[int, int, int]
 
@@ -40,9 +41,9 @@ _CLIPPED = re.compile(r"rect\(\s*(?:0|1)(?:px)?[\s,]+(?:0|1)(?:px)?[\s,]|inset\(
 _SCALED = re.compile(r"scale[xy3d]*\(\s*0*\.?0*\s*[,)]")
 _RULE = re.compile(r"([^{}@;]+)\{([^{}]*)\}")
 _BLOCK = re.compile(r"@[\w-]+[^{};]*\{(?:[^{}]|\{[^{}]*\})*\}|@[^{};]*;")
-_SIMPLE = re.compile(r"[\w\s.#>+~*-]+")
+_SIMPLE = re.compile(r"[\w-]*(?:[.#][\w-]+)*")
 _MAX_SHEET_CHARS = 1 << 20
-_MAX_SELECTORS = 500
+_MAX_SELECTORS = 100
 
 Declarations = dict[str, str]
 
@@ -108,19 +109,15 @@ def hides(style: Declarations, behind: Color) -> bool:
 def hidden_selectors(sheet: str) -> Iterator[str]:
     """Yield the selectors of a style sheet's plain rules that hide what they select.
 
-    Rules inside `@media` and the like hold only sometimes, and are left out.
+    Rules inside `@media` and the like hold only sometimes, and are left out; so are selectors of more than one element.
 
     >>> list(hidden_selectors(".a, p.b { display: none } @media print { .c { display: none } } .d { color: red }"))
     ['.a', 'p.b']
     """
     rules = _BLOCK.sub("", _COMMENT.sub("", sheet[:_MAX_SHEET_CHARS]))
-    count = 0
-    for selectors, body in _RULE.findall(rules):
-        if hides(declarations(body) | {"color": ""}, WHITE):
-            for selector in selectors.split(","):
-                if count < _MAX_SELECTORS and _SIMPLE.fullmatch(selector.strip()):
-                    count += 1
-                    yield selector.strip()
+    hiding = (names for names, body in _RULE.findall(rules) if hides(declarations(body) | {"color": ""}, WHITE))
+    selectors = dict.fromkeys(each.strip() for names in hiding for each in names.split(","))
+    yield from islice((each for each in selectors if each and _SIMPLE.fullmatch(each)), _MAX_SELECTORS)
 
 
 def color(value: str) -> Color | None:

@@ -1,38 +1,47 @@
-"""Read PDF files in a process of their own, bounded in CPU time and memory, so that no file can stop the others."""
+"""Read PDF files: a section for each page, below the bookmarks that lead to it or to a page before it.
 
-import json
-import signal
-import subprocess
-import sys
+`ibidem.grounding.documents.isolation` runs it in a process of its own, since no code bounds what pypdf may cost.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from ibidem.errors import DataError
-from ibidem.grounding.config import ReadConfig
 from ibidem.grounding.documents.readable import Content, Heading, Title, sections_between, title_of
 
-READER = "ibidem.grounding.documents.pdf_reader"
 _END_SEARCHED_BYTES = 2048
-_MAX_SHOWN = 120
+_MAX_BOOKMARKS = 10_000
+_MAX_BOOKMARK_DEPTH = 20
+_MAX_SHOWN = 100
 
 
-def read(raw: bytes, limits: ReadConfig) -> Content:
-    """Return the text of a PDF file: a section for each page, below the bookmarks that lead to it or before it.
+def read(raw: bytes, max_chars: int, max_pages: int) -> Content:
+    """Return the text of a PDF file.
 
     Raises:
-        DataError: it is encrypted, truncated or malformed, has no text, or costs more than the limits.
+        DataError: it is encrypted, truncated or malformed, too long, or has no text.
     """
     start = raw[:1024].find(b"%PDF-")
     if start < 0:
         raise DataError("not a PDF file")
     if b"%%EOF" not in raw.rstrip(b"\0 \t\r\n")[-_END_SEARCHED_BYTES:]:
         raise DataError("a truncated PDF file: its end is missing")
-    answer = _asked(raw[start:], limits)
-    if "refused" in answer:
-        raise DataError(str(answer["refused"]))
-    pages: list[str] = answer["pages"]
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pages, bookmarks = _read(raw[start:], max_chars, max_pages)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - pypdf raises whatever a malformed file leads to
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_SHOWN]
+        raise DataError(f"a malformed PDF file: {shown}") from None
     if not any(page.strip() for page in pages):
         raise DataError(f"a PDF file without text, {len(pages):,} pages of images; recognize its characters first")
-    return _content(pages, [(int(page), int(level), str(title)) for page, level, title in answer["bookmarks"]])
+    return _content(pages, bookmarks)
 
 
 def _content(pages: list[str], bookmarks: list[tuple[int, int, str]]) -> Content:
@@ -54,20 +63,47 @@ def _content(pages: list[str], bookmarks: list[tuple[int, int, str]]) -> Content
     return Content(text, sections_between(text, marks))
 
 
-def _asked(raw: bytes, limits: ReadConfig) -> dict[str, Any]:
-    """Return what the process says that reads the file."""
-    budget = (limits.pdf_cpu_s, limits.pdf_memory_bytes, limits.max_pdf_pages, limits.max_bytes)
-    command = [sys.executable, "-P", "-m", READER, *map(str, budget)]
+def _read(raw: bytes, max_chars: int, max_pages: int) -> tuple[list[str], list[tuple[int, int, str]]]:
+    """Return the pages, and the bookmarks as (page, level, title)."""
+    from pypdf import PdfReader
+
+    reader = PdfReader(io.BytesIO(raw))
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise DataError("an encrypted PDF file; save it without a password")
+    count = len(reader.pages)
+    if count > max_pages:
+        raise DataError(f"a PDF file of {count:,} pages, more than {max_pages:,}")
+    pages, length = list[str](), 0
+    for page in reader.pages:
+        pages.append(_text(page))
+        length += len(pages[-1])
+        if length > max_chars:
+            raise DataError(f"a PDF file with more than {max_chars:,} characters")
+    return pages, list(_bookmarks(reader))
+
+
+def _text(page: Any) -> str:
+    text: str = page.extract_text().replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
+    return text.encode(errors="replace").decode()  # lone surrogates are no text
+
+
+def _bookmarks(reader: Any) -> Iterator[tuple[int, int, str]]:
+    """Yield page, level and title of each bookmark; none if they are malformed."""
     try:
-        done = subprocess.run(  # noqa: S603 - this interpreter, and numbers
-            command, input=raw, capture_output=True, check=False, timeout=30 + 20 * limits.pdf_cpu_s
-        )
-    except subprocess.TimeoutExpired:
-        raise DataError(f"a PDF file that takes more than {limits.pdf_cpu_s} CPU-seconds") from None
-    if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
-        raise DataError(f"a PDF file that takes more than {limits.pdf_cpu_s} CPU-seconds")
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise DataError(f"a PDF file that cannot be read: {last[:_MAX_SHOWN] or f'exit code {done.returncode}'}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+        stack = [(reader.outline, 0)]
+    except Exception:  # noqa: BLE001 - pypdf raises whatever a malformed file leads to
+        return
+    count = 0
+    while stack:
+        item, level = stack.pop()
+        if isinstance(item, list):
+            if level < _MAX_BOOKMARK_DEPTH:
+                stack += [(each, level + 1) for each in reversed(item)]
+            continue
+        try:
+            page = reader.get_destination_page_number(item)
+        except Exception:  # noqa: BLE001, S112 - as above
+            continue
+        count += 1
+        if page is not None and page >= 0 and count <= _MAX_BOOKMARKS:
+            yield page, level, str(item.title).encode(errors="replace").decode()
