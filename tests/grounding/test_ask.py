@@ -157,7 +157,7 @@ def test_invented_citations_and_unsupported_claims_of_a_model_are_shown_as_such(
         text("The notice period is six weeks to the end of a quarter [1]. It is nine years [1]. It is so [12].")
     )
     found = ask(index, model, "How long is the notice period?")
-    about = json.loads(as_json(found))
+    about = json.loads(as_json(GroundAskConfig(index=index, principal="ada", question="?"), found))
     assert about["removed"] == 1
     assert about["unsupported"] == ["It is nine years.", "It is so."]
     assert [row["supported"] for row in about["citations"]] == [True, False]

@@ -120,8 +120,8 @@ def ask(config: GroundAskConfig) -> str:
         AccessDenied: the access rules changed during the query.
         AuditError: a record cannot be written; nothing is shown then.
     """
-    reply = reply_to(config)
-    return as_json(reply) if config.json else as_text(reply)
+    answered = reply_to(config)
+    return as_json(config, answered) if config.json else as_text(answered)
 
 
 def reply_to(config: GroundAskConfig) -> Reply:
@@ -187,11 +187,13 @@ def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
     return Checked(text or NO_ANSWER, text, tuple(sorted(citations, key=lambda each: (each.number, each.span))), 0, ())
 
 
-def as_json(answered: Reply) -> str:
-    """Return an answer as JSON: answer, citations, removed, unsupported, left_out."""
+def as_json(config: GroundAskConfig, answered: Reply) -> str:
+    """Return an answer as JSON: question, principal, answer, citations, removed, unsupported, left_out."""
     checked = answered.checked
     return json.dumps(
         {
+            "question": config.question,
+            "principal": config.principal,
             "answer": checked.text,
             "citations": answered.rows(),
             "removed": checked.removed,

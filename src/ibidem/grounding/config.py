@@ -105,7 +105,7 @@ class GroundAskConfig(IndexChoice):
     max_tokens: Positive = 256
     """Maximum length of the answer, in tokens."""
     json: bool = False
-    """Print JSON: answer, citations, removed, unsupported."""
+    """Print JSON: question, principal, answer, citations, removed, unsupported, left_out."""
 
 
 @configuration

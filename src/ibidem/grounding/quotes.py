@@ -28,6 +28,8 @@ LONGEST_NAME = 160
 """Characters of the line that names what the next one defines."""
 LEAST_COVER = 0.45
 """Share of the question's weight that a chunk with its headings must have to answer it, and score that a unit must."""
+LEAST_WORDS = 2
+"""Words of the question that such a chunk must have; all, if there are fewer."""
 RELATED = 0.8
 """What a word counts that stands there in another form: approves, approval."""
 IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
@@ -141,9 +143,11 @@ def _scored(
     whole = sum(weights.values())
     if not whole:  # nothing is asked for
         return
+    enough = min(LEAST_WORDS, len(weights)) if least else 0
     is_number, is_yes_no = _ASKS_NUMBER.search(question) is not None, _ASKS_YES_NO.match(question) is not None
     for place, chunk in enumerate(chunks):
-        if _cover(weights, _terms_of(chunk)) < least * whole:
+        held = _terms_of(chunk)
+        if _cover(weights, held) < least * whole or sum(_likeness(word, held) > 0 for word in weights) < enough:
             continue
         headings = frozenset(terms(" ".join(chunk.title)))
         about = _about(weights, chunk.title[-1:]) / whole
@@ -151,7 +155,7 @@ def _scored(
         for number, unit in enumerate(units):
             text = chunk.text[unit.start : unit.end]
             beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
-            score = _score(weights, unit.terms, headings, beside, _terms_of(chunk)) / whole
+            score = _score(weights, unit.terms, headings, beside, held) / whole
             score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
             score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
             if score >= least:
@@ -235,7 +239,9 @@ def _extended(quote: Quote, chunk: Chunk) -> Quote:
     """Add to a quote what it introduces, behind a colon; and what introduces it, as a signature or a defined word."""
     units = _units(chunk.text)
     first = units[0]
-    if len(units) > 1 and quote.start == units[1].start and _is_name(chunk.text[first.start : first.end]):
+    is_heading = first.terms <= frozenset(terms(" ".join(chunk.title)))
+    is_name = not is_heading and _is_name(chunk.text[first.start : first.end])
+    if len(units) > 1 and quote.start == units[1].start and is_name:
         quote = quote._replace(start=first.start)
     text = chunk.text[quote.start : quote.end].rstrip()
     following = next((unit for unit in units if unit.start >= quote.end), None)
