@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ibidem.config import suggest
 from ibidem.errors import ConfigError
+from ibidem.files import stamp
 from ibidem.grounding import acl
 from ibidem.grounding.acl import Acl
 from ibidem.grounding.globs import compile_glob, literal_prefix
@@ -28,7 +29,7 @@ _TRIES = 20
 _REMEMBERED = 4096  # principals whose names are kept
 _SUGGESTED_FROM = 2000  # folders among which a similar one is searched
 
-_Signature = tuple[int, ...]
+_Stamp = tuple[int, ...]
 
 
 class YamlPermissions:
@@ -36,20 +37,20 @@ class YamlPermissions:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._known: tuple[_Signature, YamlRules] | None = None
+        self._known: tuple[_Stamp, YamlRules] | None = None
 
     def current(self) -> "YamlRules":
         known = self._known
         try:
-            if known is not None and _signature(self.path.stat()) == known[0]:
+            if known is not None and stamp(self.path.stat()) == known[0]:
                 return known[1]
-            signature, data = _settled(self.path)
+            seen, data = _settled(self.path)
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: {error.strerror}; until it can be read, nobody may read anything"
             ) from None
         rules = YamlRules(acl.parse(data, str(self.path)))
-        self._known = signature, rules
+        self._known = seen, rules
         return rules
 
     def holds(self, rules: Rules, paths: Iterable[str]) -> bool:  # noqa: ARG002 - one file decides on all
@@ -136,11 +137,7 @@ def _version(content: Acl) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()}"
 
 
-def _signature(about: os.stat_result) -> _Signature:
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
-def _settled(path: Path) -> tuple[_Signature, bytes]:
+def _settled(path: Path) -> tuple[_Stamp, bytes]:
     """Read a file that nobody is writing."""
     for _ in range(_TRIES):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -153,6 +150,6 @@ def _settled(path: Path) -> tuple[_Signature, bytes]:
             data = file.read(MAX_BYTES + 1)
             if not time.time() - about.st_ctime > SETTLED_S:  # the file system's clock may be ahead of ours
                 time.sleep(SETTLED_S)
-            if _signature(os.fstat(descriptor)) == _signature(about) == _signature(path.stat()):
-                return _signature(about), data
+            if stamp(os.fstat(descriptor)) == stamp(about) == stamp(path.stat()):
+                return stamp(about), data
     raise ConfigError(f"{path}: it keeps changing; write another file, and rename it to this one")

@@ -102,3 +102,61 @@ class GroundForgetConfig(IndexChoice):
     """Relative to the documents' folder."""
     artifacts: tuple[Path, ...] = ()
     """Folders to search for evaluations, training sets and checkpoints that were made from the index."""
+
+
+@configuration
+class AuditVerifyConfig:
+    """Check that an audit log only grew since its heads were signed; or check one proof."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    head: tuple[Path, ...] = ()
+    """Signed heads that were kept elsewhere: they are the evidence."""
+    verifier: tuple[str, ...] = ()
+    """Verifier keys of the log and of witnesses, all of which must have signed each head; empty: this user's own."""
+    proof: Path | None = None
+    """Check this proof of one event instead, without the log."""
+
+
+@configuration
+class AuditHeadConfig:
+    """Sign how many events an audit log has, and which; keep the file where whoever can write the log cannot."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    output: Path | None = None
+    """File of the head; empty: it is printed."""
+    key: Path | None = None
+    """Private key of the log, from `ibidem key`; empty: this user's own, created at the first use."""
+    origin: str | None = None
+    """Name of the log, if witnesses know it under one, such as example.com/audit."""
+
+
+@configuration
+class AuditProveConfig:
+    """Print a proof that an event is in the log, which can be checked without the log."""
+
+    event: Annotated[int, Field(ge=0), POSITIONAL]
+    """Its number."""
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    head: Path | None = None
+    """Signed head that the proof leads to; empty: one is signed now, with this user's own key."""
+
+
+@configuration
+class AuditListConfig:
+    """List the last events of an audit log."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    number: Positive = 20
+    """How many."""

@@ -11,6 +11,7 @@ The log holds no text and no path of a document, only their keyed hashes, so tha
 import fcntl
 import json
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -45,6 +46,12 @@ _SCHEMA = (
         for change in ("UPDATE", "DELETE")
     ),
 )
+
+
+def folder_beside(index: Path) -> Path:
+    """Return the folder of an index's audit log, unless another one is chosen."""
+    whole = Path(os.path.abspath(index))  # noqa: PTH100 - `..` has no name to which `.audit` can be added
+    return whole.with_name(f"{whole.name}.audit")
 
 
 class AuditLog:
@@ -199,8 +206,15 @@ def subtree(database: sqlite3.Connection, level: int, position: int) -> merkle.H
 
 
 def identity(database: sqlite3.Connection) -> str:
-    """Return what tells a log from others: 16 random hexadecimal characters."""
-    return str(database.execute("SELECT value FROM about WHERE key = 'identity'").fetchone()[0])
+    """Return what tells a log from others: 16 random hexadecimal characters.
+
+    Raises:
+        AuditError: it is missing.
+    """
+    row = database.execute("SELECT value FROM about WHERE key = 'identity'").fetchone()
+    if row is None or not re.fullmatch(r"[0-9a-f]{16}", str(row[0])):
+        raise AuditError("it has no identity")
+    return str(row[0])
 
 
 def check_format(database: sqlite3.Connection) -> None:
@@ -252,7 +266,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _read_only(file: Path) -> sqlite3.Connection:
     where = f"file:{quote(str(file.absolute()))}"
-    is_writable = os.access(file.parent, os.W_OK)
+    is_writable = os.access(file.parent, os.W_OK, effective_ids=True)
     is_whole = not file.with_name(f"{file.name}-wal").exists()
     # a reader shares the write-ahead log's index, for which it makes a file; on read-only media it cannot
     mode = "mode=ro" if is_writable or not is_whole else "immutable=1"
