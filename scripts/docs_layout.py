@@ -25,7 +25,7 @@ from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
 
 INTERNAL = {
-    *("data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
+    *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
 }
@@ -234,7 +234,7 @@ NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _evaluation(), _responses(), _decision()]
+    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -490,6 +490,8 @@ def _evaluation() -> Kind:
             "pass@<k>": "Share of problems solved with k samples (human-eval, mbpp).",
             "accuracy": "Share of right answers (mmlu).",
             "accuracy.<name>": "The same of a subject or of a group of subjects (mmlu).",
+            "recall_at_k": "Share of questions of whose documents one is among the k passages (doc-qa with an index).",
+            "reciprocal_rank": "1 / the rank of the first passage of such a document, else 0 (doc-qa with an index).",
             "exact_match": "Share of answers that equal a reference (doc-qa).",
             "f1": "Overlap of words with the best reference (doc-qa).",
             "answered": "Share of answerable questions with an answer that makes a claim (doc-qa).",
@@ -502,6 +504,33 @@ def _evaluation() -> Kind:
             "good.<criterion>": "Share of good responses (ratings).",
             "alpha.<criterion>": "Krippendorff's alpha between people (ratings).",
             "unrated.<criterion>": "Responses that too few have rated (ratings).",
+        },
+    )
+
+
+def _index() -> Kind:
+    return Kind(
+        constant="grounding.index:KIND",
+        about="Private documents in chunks, a segment for each access class. Whoever can read its files reads the "
+        "documents.",
+        made_by=("ground index", "ground forget"),
+        read_by=("ground index", "ground search", "ground ask", "ground show", "ground forget", "evaluate doc-qa"),
+        files={
+            "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
+            "{grounding.index:FORGOTTEN}": "Keyed hashes of the paths that must not come back, one per line.",
+            "{grounding.index:QUARANTINE}": "Files that could not be read, one per line.",
+            "<segment>/{grounding.segment:DOCUMENTS}": "Path and text of each document.",
+            "<segment>/{grounding.segment:CHUNKS}": "Id, headings and span of each chunk.",
+            "<segment>/{grounding.segment:TERMS}": "Keyed hashes of the terms, and their numbers of postings.",
+            "<segment>/{grounding.segment:POSTINGS}": "Chunk and count of each posting.",
+        },
+        sometimes={"<segment>/{grounding.segment:VECTORS}": "A vector of each chunk. Only with `--encoder`."},
+        counts={
+            "documents": "Number of documents.",
+            "chunks": "Number of chunks.",
+            "segments": "Number of access classes.",
+            "forgotten": "Paths that must not come back.",
+            "quarantined": "Files that could not be read.",
         },
     )
 
@@ -584,6 +613,8 @@ OTHERS = {
     "dashboard, in its output folder. RUN is the folder of the checkpoint's run, with the folder above it.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
+    "NAME.audit/{grounding.audit.log:FILE}": "The audit log of the index NAME: events as canonical JSON in an SQLite "
+    "database, under a Merkle tree. It is no artifact: it grows.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`, `ibidem problems --output FILE.jsonl`.",
 }
 

@@ -12,6 +12,7 @@ Where a folder is due, its path will do, or what a stage returned. Nothing is pr
 command line shows.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -222,6 +223,40 @@ def grpo(**settings: Any) -> Artifact:
     """Train a checkpoint on executed tests; settings as of `ibidem grpo`. Return the last checkpoint."""
     checkpoint: Artifact = _returned("grpo", "ibidem.training.rlhf.grpo_trainer:run", settings)
     return checkpoint
+
+
+def index_documents(docs: Place, **settings: Any) -> Artifact:
+    """Index a folder of private documents; settings as of `ibidem ground index`. Return the index."""
+    config = _run("ground index", {"docs": docs, **settings})
+    if config.output_dir is None:
+        raise ConfigError("an index in a database is no folder; use the command line")
+    return artifacts.load(config.output_dir)
+
+
+def search_documents(index: Place, principal: str, query: str, **settings: Any) -> list[dict[str, Any]]:
+    """Find passages that a principal may read; settings as of `ibidem ground search`.
+
+    Returns:
+        The best first, each as `{chunk, path, title, span, score, text}`.
+
+    Raises:
+        AccessDenied: the access rules changed during the query.
+    """
+    given = {"index": index, "principal": principal, "query": query, **settings, "json": True}
+    return list(json.loads(_returned("ground search", COMMANDS["ground search"].run, given)))
+
+
+def ask_documents(index: Place, principal: str, question: str, **settings: Any) -> dict[str, Any]:
+    """Answer a question from the documents that a principal may read; settings as of `ibidem ground ask`.
+
+    Returns:
+        `{question, principal, answer, citations, removed, unsupported, left_out}`.
+
+    Raises:
+        AccessDenied: the access rules changed during the query.
+    """
+    given = {"index": index, "principal": principal, "question": question, **settings, "json": True}
+    return dict(json.loads(_returned("ground ask", COMMANDS["ground ask"].run, given)))
 
 
 def evaluate(name: str, **settings: Any) -> Evaluation:

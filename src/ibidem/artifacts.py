@@ -1,8 +1,8 @@
 """Artifact folders: written atomically, sealed by a manifest, traceable to what they were made from.
 
 An artifact is a folder with `manifest.json`, written last: the work happens in a hidden folder beside the final one,
-every file is flushed to disk and hashed, the manifest names them all, and one rename makes the folder appear. A folder
-without a valid manifest does not exist for the next stage.
+every file is flushed to disk and hashed, the manifest names them all, and one rename makes the folder appear, or
+exchanges it with an older one. A folder without a valid manifest does not exist for the next stage.
 
 The digest covers the kind, the program's version, the digests of the inputs, the settings, the counts and the files.
 It does not cover `volatile`: creation time, host, duration, and the files' modification times, by which `check`
@@ -10,7 +10,9 @@ recognizes unchanged files. Same inputs and settings, same digest. `signature.js
 and is not among the files.
 """
 
+import ctypes
 import difflib
+import errno
 import fcntl
 import hashlib
 import json
@@ -33,6 +35,7 @@ MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 SETTLED_NS = 2_000_000_000
 """A file modified less than this before sealing is always rehashed: a later change could have the same timestamp. Two
 seconds is the coarsest timestamp of a file system (FAT)."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,38 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from changing the artifact at `path`; sweep what killed ones left beside it.
+
+    Raises:
+        ArtifactError: another process is changing it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f".{path.name}.lock"
+    while True:
+        with beside.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArtifactError(f"{path}: another process is changing it; try again when it has finished") from None
+            if not _is_at(file.fileno(), beside):  # its holder removed it before we had the lock
+                continue
+            try:
+                sweep(path.parent)
+                yield
+            finally:
+                beside.unlink()
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
 def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input]) -> Iterator[Path]:
     """Yield a hidden folder beside `path` for the steps of a long run, with what an interrupted run left in it.
 
@@ -392,14 +427,32 @@ def _share(folder: Path, names: Iterable[str]) -> None:
 
 
 def _publish(folder: Path, path: Path) -> None:
-    replaced = hidden(path, "replaced")
-    if path.exists():
+    """Put a folder in the place of another, or of none; where the system can exchange them, one is always there."""
+    replaced = folder
+    if not path.exists():
+        folder.rename(path)
+    elif not _exchange(folder, path):
+        replaced = hidden(path, "replaced")
         path.rename(replaced)
-    folder.rename(path)
+        folder.rename(path)
     flush(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     if replaced.exists():
         raise ArtifactError(f"{path} is written, but its earlier state cannot be deleted: delete {replaced}")
+
+
+def _exchange(folder: Path, other: Path) -> bool:
+    """Exchange two folders atomically (Linux's `renameat2`); return False where the system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if rename(_AT_FDCWD, os.fsencode(folder), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}:
+        return False
+    raise OSError(error, os.strerror(error), str(other))
 
 
 def _digest(artifact: Artifact) -> str:

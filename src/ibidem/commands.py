@@ -174,6 +174,63 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem report --run artifacts --output artifacts/report.html",
         ),
     },
+    "Documents": {
+        "ground index": Command(
+            "ibidem.grounding.config:GroundIndexConfig",
+            "ibidem.grounding.search:index",
+            "index a folder of private documents, each for those who may read it",
+            "ibidem ground index --docs handbook --acl acl.yaml --output-dir artifacts/index",
+            preview="ibidem.grounding.search:preview",
+        ),
+        "ground search": Command(
+            "ibidem.grounding.config:GroundSearchConfig",
+            "ibidem.grounding.search:search",
+            "find passages in the documents that a principal may read",
+            'ibidem ground search --index artifacts/index --principal ada --query "notice period"',
+        ),
+        "ground ask": Command(
+            "ibidem.grounding.config:GroundAskConfig",
+            "ibidem.grounding.ask:ask",
+            "answer from the documents that a principal may read; each citation is checked",
+            'ibidem ground ask --index artifacts/index --principal ada --question "How long is the notice period?"',
+        ),
+        "ground show": Command(
+            "ibidem.grounding.config:GroundShowConfig",
+            "ibidem.grounding.search:show",
+            "open a cited chunk",
+            "ibidem ground show 6f1d0c2b9a3e47586f1d0c2b9a3e4758 --index artifacts/index --principal ada",
+        ),
+        "ground forget": Command(
+            "ibidem.grounding.config:GroundForgetConfig",
+            "ibidem.grounding.search:forget",
+            "remove a document from every file of an index; name what was made with it",
+            "ibidem ground forget salaries/march.md --index artifacts/index",
+        ),
+        "audit verify": Command(
+            "ibidem.grounding.config:AuditVerifyConfig",
+            "ibidem.grounding.audit.commands:verify_command",
+            "check that an audit log only grew since its heads were signed; or check a proof",
+            "ibidem audit verify --index artifacts/index --head monday.head",
+        ),
+        "audit head": Command(
+            "ibidem.grounding.config:AuditHeadConfig",
+            "ibidem.grounding.audit.commands:head_command",
+            "sign what an audit log holds, to keep it elsewhere",
+            "ibidem audit head --index artifacts/index --output monday.head",
+        ),
+        "audit prove": Command(
+            "ibidem.grounding.config:AuditProveConfig",
+            "ibidem.grounding.audit.commands:prove_command",
+            "prove that an event is in an audit log",
+            "ibidem audit prove 12 --index artifacts/index --head monday.head",
+        ),
+        "audit list": Command(
+            "ibidem.grounding.config:AuditListConfig",
+            "ibidem.grounding.audit.commands:list_command",
+            "the last events of an audit log",
+            "ibidem audit list --index artifacts/index",
+        ),
+    },
     "Evaluation": {
         "evaluate perplexity": Command(
             "ibidem.evaluation.config:PerplexityConfig",

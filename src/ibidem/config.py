@@ -165,15 +165,15 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def shipped(name: str) -> Path:
-    """Return the path of a configuration that ships with the program: in an installed wheel, or in the checkout.
+def shipped(name: str, folder: str = "configs") -> Path:
+    """Return the path of what ships with the program: in an installed wheel, or in the checkout.
 
-    >>> shipped("model/tiny.py").exists()
-    True
+    >>> shipped("model/tiny.py").exists(), shipped("glossary.md", "docs").exists()
+    (True, True)
     """
     package = Path(__file__).parent
-    installed = package / "configs"
-    return (installed if installed.exists() else package.parents[1] / "configs") / name
+    installed = package / folder
+    return (installed if installed.exists() else package.parents[1] / folder) / name
 
 
 def resolved(config: Any) -> Tree:

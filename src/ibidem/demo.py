@@ -18,7 +18,7 @@ from ibidem.data.filters.benchmarks import HUMAN_EVAL
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance.card import CardConfig, card
 from ibidem.data.synthetic.programs import Family, ProblemsConfig, write_problems
-from ibidem.errors import GateFailed, NothingToLearn
+from ibidem.errors import AccessDenied, GateFailed, NothingToLearn
 from ibidem.evaluation.config import (
     ChatConfig,
     DashboardConfig,
@@ -29,6 +29,7 @@ from ibidem.evaluation.config import (
     PerplexityConfig,
 )
 from ibidem.evaluation.gate.config import GateConfig
+from ibidem.files import write_file
 from ibidem.modeling.config import read_model_config
 from ibidem.runs import folder_of, run_of
 from ibidem.serving.config import GenerateConfig, ReportConfig
@@ -64,6 +65,18 @@ OPERATIONS = (2,)
 """A problem combines two operations, each with few variants: what a small model can learn from examples."""
 SOLVED_SHARE, PROBLEMS = 5.0, 60
 """Solved problems for each other conversation, and other problems, for the model to solve."""
+DEVELOPER, GUEST = "ada", "guest"
+DOCUMENTS_ACL = """\
+groups: {developers: [ada]}
+rules:
+  - {path: "**", read: [developers]}
+  - {path: "*.md", read: [everyone]}
+  - {path: architecture.md, deny: [guest]}
+  - {path: extending.md, deny: [guest]}
+  - {path: layout.md, deny: [guest]}
+"""
+DOCUMENTS_QUESTIONS = ("How do I add a filter?", "What proves that an audit log was not rewritten?")
+"""What only the developer may be told, and what both may."""
 PRACTICE_SHARE = 1 / 40
 PRACTICE_ANSWERS = 128
 """Of a step: to 16 problems."""
@@ -114,8 +127,9 @@ def demo(config: DemoConfig) -> str:
     tuned = _tune(config, base, _conversations(config, public), out / run.name.replace("pretrain", "sft"))
     checkpoint = _practice(config, tuned, out / run.name.replace("pretrain", "grpo"))
     evaluations = _benchmarks(config, checkpoint, out / "evaluation")
+    answers = _documents(out / "documents")
     completions = _generate(base)
-    page = _report(run_of(checkpoint), [result, *evaluations], out / "report.html")
+    page = _report(run_of(checkpoint), [result, *evaluations], answers, out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
 
@@ -292,6 +306,32 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, out: Path) -> list[Path]:
     return [*(path for name in names if (path := out / name / "results.json").exists()), out / "dashboard"]
 
 
+def _documents(out: Path) -> list[Path]:
+    """Index this program's own documentation, and ask as two principals; return the answers."""
+    from ibidem.grounding import ask, search
+    from ibidem.grounding.config import GroundAskConfig, GroundIndexConfig, GroundShowConfig
+
+    out.mkdir(parents=True, exist_ok=True)
+    acl, index = out / "acl.yaml", out / "index"
+    write_file(acl, DOCUMENTS_ACL)
+    said = [search.index(GroundIndexConfig(docs=shipped("", "docs"), acl=str(acl), output_dir=index))]
+    answers, cited = [], ""
+    for number, question in enumerate(DOCUMENTS_QUESTIONS, 1):
+        for principal in (DEVELOPER, GUEST):
+            asked = GroundAskConfig(index=index, principal=principal, question=question)
+            reply = ask.reply_to(asked)
+            answers.append(out / f"answer-{number}-{principal}.json")
+            write_file(answers[-1], ask.as_json(asked, reply) + "\n")
+            said.append(f"{principal} asks: {question}\n{ask.as_text(reply)}")
+            cited = cited or next((row["chunk"] for row in reply.rows()), "")
+    try:
+        search.show(GroundShowConfig(index=index, principal=GUEST, chunk=cited))
+    except AccessDenied as denial:
+        said.append(f"{GUEST} opens what {DEVELOPER} was told first: {denial}")
+    say("\n".join(said))
+    return answers
+
+
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     """Run the gate over the evaluations made above and return its decision; BLOCK is expected."""
     from ibidem.evaluation.gate.gate import gate
@@ -319,7 +359,8 @@ def _generate(checkpoint: Path) -> str:
     return generate(GenerateConfig(checkpoint=checkpoint, prompt=PROMPTS, max_tokens=48, temperature=0.6))
 
 
-def _report(run: Path, results: list[Path], page: Path) -> str:
+def _report(run: Path, results: list[Path], answers: list[Path], page: Path) -> str:
     from ibidem.serving.report import report
 
-    return report(ReportConfig(run=run, output=page, evaluation=tuple(results), title="ibidem demo"))
+    config = ReportConfig(run=run, output=page, evaluation=tuple(results), answers=tuple(answers), title="ibidem demo")
+    return report(config)

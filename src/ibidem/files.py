@@ -57,6 +57,14 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def stamp(about: os.stat_result) -> tuple[int, ...]:
+    """Return what changes whenever a file is written, replaced, or its mode or owner changes.
+
+    Two writes within the resolution of the file system's clock, some milliseconds, can leave it the same.
+    """
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file."""
     with path.open("rb") as file:

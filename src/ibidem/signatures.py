@@ -5,7 +5,8 @@
      "signatures":  [{"keyid": public key, "sig": base64}]}
 
 A private key is a PEM file that only its owner may read. A public key is written `ed25519:` and its 32 bytes in base64.
-Beside them stands a secret key of this user on this machine, with which a program recognizes what it wrote itself.
+A secret key is a file of 32 random bytes. One belongs to this user on this machine: with it a program recognizes what
+it wrote itself, and makes keyed hashes that nobody else can compute from a guess.
 
 Sources: RFC 8032 (Ed25519); the DSSE protocol v1, https://github.com/secure-systems-lab/dsse; the in-toto statement v1,
 https://github.com/in-toto/attestation; RFC 2104 (HMAC).
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibidem import log
 from ibidem.errors import ConfigError, SignatureError
+from ibidem.files import flush
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -165,14 +167,46 @@ def verify(envelope: Envelope, keys: Collection[str]) -> tuple[Statement, list[s
     return payload, signed
 
 
+def secret_key(path: Path | None) -> bytes:
+    """Return a secret key of 32 bytes; if its file is missing it is created, and only its owner may read it.
+
+    Args:
+        path: the file, in an existing folder; None: this user's own, in the state folder.
+
+    Raises:
+        ConfigError: it cannot be created or read, others may read it, or it has another length.
+    """
+    file = path or state_folder() / "key"
+    try:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"key {path}: no such folder; make it, or correct the path")
+        return _created_or_read(file)
+    except OSError as error:
+        raise ConfigError(f"key {file}: {error.strerror}; choose a file that you can write with --key") from None
+
+
+def keyed(key: bytes, *parts: str) -> str:
+    """Return the HMAC-SHA-256 of texts as 64 hexadecimal characters; the first part names the purpose.
+
+    Each part is preceded by its length, so no two lists of parts have the same encoding.
+
+    >>> keyed(bytes(32), "chunk", "ab", "c") == keyed(bytes(32), "chunk", "a", "bc")
+    False
+    """
+    message = bytearray()
+    for part in parts:
+        data = part.encode(errors="surrogatepass")
+        message += len(data).to_bytes(8, "big") + data
+    return hmac.digest(key, message, "sha256").hex()
+
+
 def local_mac(*parts: str) -> str:
     """Return a message authentication code that only this user on this machine can make.
 
     The key is created at the first use, in the user's state folder. Where there is no such folder, the key lasts as
     long as the process: nothing of an earlier run is recognized then.
     """
-    message = json.dumps(parts, ensure_ascii=True).encode()
-    return hmac.new(_local_key(state_folder()), message, "sha256").hexdigest()
+    return keyed(_local_key(state_folder()), *parts)
 
 
 def is_local_mac(mac: object, *parts: str) -> bool:
@@ -189,25 +223,29 @@ def state_folder() -> Path:
 
 @cache
 def _local_key(folder: Path) -> bytes:
-    path = folder / "key"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not path.exists():
-            draft = folder / f"key.{os.getpid()}"
-            draft.unlink(missing_ok=True)
-            _write_secret(draft, secrets.token_bytes(KEY_BYTES))
-            try:
-                os.link(draft, path)  # complete at once, and the first process wins
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
+        return _created_or_read(folder / "key")
     except OSError as error:
         log.event("signatures.no_state", folder=str(folder), reason=error.strerror)
         return secrets.token_bytes(KEY_BYTES)
+
+
+def _created_or_read(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        _write_secret(draft, secrets.token_bytes(KEY_BYTES))
+        try:
+            os.link(draft, path)  # complete at once, and the first process wins
+            flush(path.parent)  # what is made with it must not outlive it
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
     data = _read_secret(path)
     if len(data) != KEY_BYTES:
-        raise ConfigError(f"key {path}: damaged; delete it, and what was interrupted starts anew")
+        raise ConfigError(f"key {path}: damaged, or no secret key; with another one, what was made with it is void")
     return data
 
 

@@ -133,9 +133,25 @@ class DocQaConfig(TrackersConfig):
 
     data: Path
     """JSON lines with id, question, answers (or answer; empty if the documents do not contain it) and passages (a list
-    of {id, text}; or context, one text)."""
+    of {id, text}; or context, one text). With --index no passages are needed; `documents` may list the paths that
+    answer."""
     output_dir: Path
     """Folder of the result."""
+    index: Path | None = None
+    """Retrieve the passages from this index of `ibidem ground index`; without a model, the best quotes are the
+    answers."""
+    principal: str | None = None
+    """With an index: who asks."""
+    k: Positive = 6
+    """With an index: number of passages that an answer may cite."""
+    acl: str | None = None
+    """With an index: where the access rules are now; empty: where they were when it was indexed."""
+    key: Path | None = None
+    """With an index: file with its secret key; empty: this user's own."""
+    audit: Path | None = None
+    """With an index: folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    encoder: Path | None = None
+    """With an index: the model that made its vectors, if it has any."""
     checkpoint: Path | None = None
     """Answer with this model: a checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
     limit: Positive | None = None

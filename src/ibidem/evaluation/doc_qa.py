@@ -18,30 +18,37 @@ A claim is a sentence of an answer; a sentence that is repeated counts once. It 
 [id, id]; a citation that the model generates as a part of its turn is written so too. Any other text in brackets is
 text of the claim, and counts as a citation that is not needed.
 An abstention starts with one of the given phrases; behind it, only the documents and the question may be named.
+With --index the passages are retrieved (see `retrieval`), numbered from 1, instead of being given.
 Sources: Rajpurkar et al. 2016, arXiv:1606.05250 (exact match and F1); Gao et al. 2023, arXiv:2305.14627, section 4
 (ALCE: citation recall and precision).
 """
 
 import re
 import string
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ibidem import jsonl, log
+from ibidem import artifacts, jsonl, log
 from ibidem.artifacts import Input
 from ibidem.config import build, settings
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence
+from ibidem.evaluation import evidence, retrieval
 from ibidem.evaluation.config import DocQaConfig
+from ibidem.evaluation.retrieval import Desk, Found
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
-from ibidem.grounding.sentences import plain, split_sentences, words
+from ibidem.grounding.cite import (  # noqa: F401 - callers find them here too
+    assess_claim,
+    claims,
+    is_abstention,
+    sentences,
+    without_citations,
+)
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
@@ -52,28 +59,7 @@ from ibidem.trackers import check
 
 NAME = "doc-qa"
 ANSWERS = {"exact_match", "f1"}
-MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
-_CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
-_OPEN, _CLOSE, _BLANK = "\ue000", "\ue001", "\ue002"  # mark citations while an answer is split
-_CITATIONS = f"(?:{_OPEN}[^{_CLOSE}]*{_CLOSE} ?)+"
-_BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)*_]*) ?({_CITATIONS})")
-_BEHIND_LINE = re.compile(rf"\n+({_CITATIONS})(?=\n|$)")
-_BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6]) ?/?>", re.IGNORECASE)  # attributes are text
-_LIST_MARK = re.compile(r" ?(?:[-*•+]|(\d{1,3})[.)]) (?=\S)")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_SAME_SENTENCE = re.compile(r"(?: \w[\w'-]*)*\W*")
-_SOURCE_WORDS = """
-answer answers article context data document documents evidence information passage passages question source sources
-text texts
-"""
-_REASON_WORDS = """
-a about an any anything as available based be because by can contain contained contains covered covers do does enough
-exact exactly find for found from given here how i in is it me mention mentioned mentions my no not of on or provide
-provided retrieved said say says sorry specified specify state stated states such sure tell that the there these they
-this those to what when where whether which who whom whose why with within
-"""
-_SOURCES = frozenset(_SOURCE_WORDS.split())
-_REASONS = _SOURCES | frozenset(_REASON_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -85,6 +71,8 @@ class Question:
     passages: Mapping[str, str]
     answers: tuple[str, ...]
     """Empty if the passages do not contain an answer."""
+    documents: tuple[str, ...] = ()
+    """Paths of documents in an index that answer it."""
 
 
 def doc_qa(config: DocQaConfig) -> str:
@@ -95,12 +83,38 @@ def doc_qa(config: DocQaConfig) -> str:
         DataError: a row is not a question, or an answer is missing.
     """
     check(config.trackers)
-    if (config.checkpoint is None) == (config.predictions is None):
-        raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
+    _check_source(config)
     asked = rows(config.data)
     questions = [_question(row) for row in asked[: config.limit]]
-    limited = evidence.part(config.limit, len(asked))
+    if config.index is None and (bare := next((each for each in questions if not each.passages), None)):
+        raise DataError(f"data {config.data}: the question {bare.id} needs context or passages with ids, or an --index")
     judge = open_entailment(config.entailment, config.word_share)
+    if config.index is None:
+        _evaluate(config, asked, questions, judge, None)
+    else:
+        with retrieval.desk(config, judge) as desk:
+            _evaluate(config, asked, questions, judge, desk)
+    evaluation = evidence.read(config.output_dir)
+    track(evaluation, config.trackers)
+    results = evaluation.results
+    names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
+    found = [name for name in retrieval.METRICS if name in results]
+    shown = [f"{name} {percent(results[name])}" for name in (*found, *names)]
+    return f"doc-qa: {', '.join(shown)} on {evidence.extent(results, len(questions), 'question')}; {config.output_dir}"
+
+
+def _check_source(config: DocQaConfig) -> None:
+    if config.index is None and (config.checkpoint is None) == (config.predictions is None):
+        raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
+    if config.index is not None and config.predictions is not None:
+        raise ConfigError("which passages the predictions cite is unknown; with --index give --checkpoint, or neither")
+
+
+def _evaluate(
+    config: DocQaConfig, asked: Sequence[Row], questions: Sequence[Question], judge: Entailment, desk: Desk | None
+) -> None:
+    """Answer, judge and seal, unless this very evaluation is there."""
+    limited = evidence.part(config.limit, len(asked))
     supplied = read_answers(config.predictions, questions) if config.predictions else None
     model_id = identify(config.checkpoint) if config.checkpoint else None
     inputs = [evidence.benchmark_input(asked, config.data.name), *_inputs(config, model_id, supplied)]
@@ -109,28 +123,37 @@ def doc_qa(config: DocQaConfig) -> str:
         "calibration": _digest_of_labels(config.calibration),
         "limit": limited.get("limit"),
         "prompt_format": None if supplied else PROMPT_FORMAT,
+        "index": desk.index if desk else None,
+        "acl": desk.rules if desk and config.acl else None,
     }
-    if not evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
+    if evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
+        return
+    if desk is not None:
+        found = desk.answer({question.id: question.text for question in questions})
+        items = [_assess_found(question, found[question.id], judge, config.abstentions) for question in questions]
+    else:
         answers = supplied.answers if supplied else _generate(config, model_id, questions)
         items = [assess(question, answers[question.id], judge, config.abstentions) for question in questions]
-        calibration = calibrate(judge, config.calibration) if config.calibration else None
-        notes = {"entailment": judge.name, "calibration": calibration, **limited}
-        evidence.write(
-            config.output_dir,
-            NAME,
-            config=chosen,
-            inputs=inputs,
-            items=items,
-            metrics=measure(items),
-            notes=notes,
-            trials=_trials,
-        )
-    evaluation = evidence.read(config.output_dir)
-    track(evaluation, config.trackers)
-    results = evaluation.results
-    names = ("exact_match", "f1", "citation_coverage", "citation_precision", "unsupported_claims")
-    shown = [f"{name} {percent(results[name])}" for name in names]
-    return f"doc-qa: {', '.join(shown)} on {evidence.extent(results, len(questions), 'question')}; {config.output_dir}"
+    calibration = calibrate(judge, config.calibration) if config.calibration else None
+    rules = {"rules": desk.rules} if desk else {}
+    notes = {"entailment": judge.name, "calibration": calibration, **rules, **limited}
+    evidence.write(
+        config.output_dir,
+        NAME,
+        config=chosen,
+        inputs=inputs,
+        items=items,
+        metrics=measure(items),
+        notes=notes,
+        trials=_trials,
+    )
+
+
+def _assess_found(question: Question, found: Found, judge: Entailment, abstentions: Sequence[str]) -> Row:
+    """Judge an answer with the passages that were retrieved for it."""
+    retrieved = retrieval.shown(found.chunks)
+    item = assess(replace(question, passages=found.passages), found.answer, judge, abstentions)
+    return {**item, "retrieved": retrieved, **retrieval.figures(retrieved, question.documents)}
 
 
 def rows(data: Path) -> list[Row]:
@@ -141,6 +164,7 @@ def rows(data: Path) -> list[Row]:
             "question": each.text,
             "passages": [*map(list, each.passages.items())],
             "answers": list(each.answers),
+            **({"documents": list(each.documents)} if each.documents else {}),
         }
         for each in read_questions(data)
     ]
@@ -154,134 +178,29 @@ def read_questions(path: Path) -> list[Question]:
     """
     questions: dict[str, Question] = {}
     for number, row in enumerate(jsonl.read(path, "data"), 1):
-        text, answers, passages = row.get("question"), _answers(row), _passages(row)
-        if not isinstance(text, str) or answers is None or not passages:
+        text, answers, passages, documents = row.get("question"), _answers(row), _passages(row), _documents(row)
+        if not isinstance(text, str) or answers is None or passages is None or documents is None:
             raise DataError(f"data {path}: line {number} needs question, answers, and context or passages with ids")
         key = str(row.get("id", number))
         if key in questions:
             raise DataError(f"data {path}: line {number}: id {key!r} appears twice")
-        questions[key] = Question(key, text, passages, answers)
+        questions[key] = Question(key, text, passages, answers, documents)
     return list(questions.values())
 
 
 def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> Row:
     """Judge one answer."""
-    shown = _without_citations(answer, question.passages)
+    shown = without_citations(answer, question.passages)
     about = {"id": question.id, "answerable": bool(question.answers), "answer": answer}
     if is_abstention(shown, abstentions, question.text):
         return {**about, "abstained": True}
-    claims: dict[tuple[str, ...], dict[str, Any]] = {}
-    for sentence in sentences(answer, question.passages):
-        claim = assess_claim(sentence, question.passages, judge)
-        key = words(_without_citations(sentence, question.passages))
-        if key not in claims or not claim["supported"]:
-            claims[key] = claim
     return {
         **about,
         "abstained": False,
         "exact_match": max((float(normalize(shown) == normalize(gold)) for gold in question.answers), default=0.0),
         "f1": max((f1(shown, gold) for gold in question.answers), default=0.0),
-        "claims": list(claims.values()),
+        "claims": claims(answer, question.passages, judge),
     }
-
-
-def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) -> dict[str, Any]:
-    """Judge one sentence and its citations (ALCE, section 4)."""
-    ids = _readable(passages)
-    found = [(body, _cited(body, ids)) for body in _CITATION.findall(sentence)]
-    cited = list(dict.fromkeys(key for body, keys in found for key in keys or [body]))
-    known = list(dict.fromkeys(key for _, keys in found for key in keys))
-    claim = _without_citations(sentence, passages).strip()
-
-    def supports(keys: Sequence[str]) -> bool:
-        return bool(keys) and judge.entails("\n\n".join(passages[key] for key in keys), claim)
-
-    is_supported = supports(known)
-    needed = [
-        is_supported and (supports([key]) or not supports([other for other in known if other != key])) for key in known
-    ]
-    return {"cited": cited, "covered": bool(known), "supported": is_supported, "needed": sum(needed)}
-
-
-def _readable(ids: Iterable[str]) -> dict[str, str]:
-    """Return the ids of passages by the form in which an answer shows them."""
-    return {plain(key).strip(): key for key in ids}
-
-
-def _cited(body: str, ids: Mapping[str, str]) -> list[str]:
-    """Return the passages that a text in brackets cites; none if it is anything but their ids."""
-    whole = plain(body).strip()
-    parts = [whole] if whole in ids else [part.strip() for part in re.split("[,;]", whole)]
-    return [ids[part] for part in parts] if all(part in ids for part in parts) else []
-
-
-def _without_citations(text: str, passages: Iterable[str]) -> str:
-    ids = _readable(passages)
-    return _CITATION.sub(lambda match: " " if _cited(match[1], ids) else match[0], text)
-
-
-def sentences(answer: str, passages: Iterable[str]) -> list[str]:
-    """Split an answer into claims; citations after a full stop belong to the sentence before it.
-
-    Args:
-        answer: an answer.
-        passages: the ids that it may cite.
-
-    >>> sentences("It is red. [a] It is new [b]. [It is old.]", ["a", "b"])
-    ['It is red. [a]', 'It is new [b].', '[It is old.]']
-    """
-    ids = _readable(passages)
-    text = plain(_BLOCK.sub("\n", answer.translate(dict.fromkeys(map(ord, _OPEN + _CLOSE + _BLANK)))))
-    text = _CITATION.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}" if _cited(match[1], ids) else match[0], text)
-    text = _BEHIND_END.sub(rf"\1{_BLANK}\2\n", _BEHIND_LINE.sub(rf"{_BLANK}\1", text))
-    parts = [part for line in _without_list_marks(text.split("\n")) for part in split_sentences(line, any_case=True)]
-    marks = str.maketrans({_OPEN: "[", _CLOSE: "]", _BLANK: " "})
-    return [part.translate(marks).strip() for part in parts if _says_something(re.sub(_CITATIONS, "", part))]
-
-
-def _without_list_marks(lines: Sequence[str]) -> list[str]:
-    """Remove the marks of lists; a number is one only if the items are numbered from 1, else it is text.
-
-    >>> _without_list_marks(["1. red", "2. new", "330. m"])
-    ['red', 'new', '330. m']
-    """
-    found, count = [], 0
-    for line in lines:
-        mark = _LIST_MARK.match(line)
-        number = int(mark[1]) if mark and mark[1] else None
-        is_mark = mark is not None and number in {None, 1, count + 1}
-        count = number if is_mark and number is not None else count
-        found.append(line[mark.end() :] if mark and is_mark else line)
-    return found
-
-
-def _says_something(text: str) -> bool:
-    return any(char not in string.punctuation and unicodedata.category(char)[0] not in "CPZ" for char in text)
-
-
-def is_abstention(answer: str, abstentions: Sequence[str], question: str = "") -> bool:
-    """Return whether an answer is empty or an abstention.
-
-    Behind the phrase there may be a few words about the documents or, in the same sentence, the words of the question.
-
-    >>> is_abstention("I don't know.", ["i don't know"]), is_abstention("Paris", ["i don't know"])
-    (True, False)
-    >>> is_abstention("I don't know. It is Paris.", ["i don't know"])
-    False
-    """
-    said = plain(answer).casefold().strip()
-    phrases = [plain(phrase).casefold().strip() for phrase in abstentions]
-    behind = [said[len(phrase) :] for phrase in phrases if phrase and said.startswith(phrase)]
-    return not said or any(_is_reason(rest, question) for rest in behind)
-
-
-def _is_reason(text: str, question: str) -> bool:
-    found = words(text)
-    if text[:1].isalnum() or len(found) > MOST_WORDS_BEHIND:  # the phrase ends within a word, or more is said
-        return False
-    if _SAME_SENTENCE.fullmatch(text):
-        return (_REASONS | set(words(question))).issuperset(found)
-    return _REASONS.issuperset(found) and not _SOURCES.isdisjoint(found)
 
 
 def normalize(text: str) -> str:
@@ -308,8 +227,10 @@ def f1(answer: str, gold: str) -> float:
 
 
 def measure(items: Sequence[Row]) -> evidence.Metrics:
-    """Return the mean of the trials of each figure."""
-    return {metric: evidence.mean(list((_trials(items, metric) or {}).values())) for metric in SCORES}
+    """Return the mean of the trials of each figure; those of retrieval only if the items were made with an index."""
+    is_retrieved = any("retrieved" in item for item in items)
+    metrics = [*(retrieval.METRICS if is_retrieved else ()), *SCORES]
+    return {metric: evidence.mean(list((_trials(items, metric) or {}).values())) for metric in metrics}
 
 
 def _answers(row: Row) -> tuple[str, ...] | None:
@@ -322,18 +243,26 @@ def _answers(row: Row) -> tuple[str, ...] | None:
     return tuple(each for each in answers if each.strip())
 
 
-def _passages(row: Row) -> dict[str, str]:
-    """Read passages by their ids; empty if a passage has no text or an id appears twice."""
+def _documents(row: Row) -> tuple[str, ...] | None:
+    """Read the paths of documents that answer; None if they are malformed."""
+    paths = row.get("documents", [])
+    return tuple(paths) if isinstance(paths, list) and all(isinstance(path, str) for path in paths) else None
+
+
+def _passages(row: Row) -> dict[str, str] | None:
+    """Read passages by their ids; None if there are none though the row says so, one has no text, or an id is twice."""
     if isinstance(context := row.get("context"), str):
         return {"1": context}
+    if "passages" not in row and "context" not in row:
+        return {}
     passages = row.get("passages", context)
     texts: dict[str, str] = {}
     for number, each in enumerate(passages if isinstance(passages, list) else (), 1):
         key, text = (each.get("id", number), each.get("text")) if isinstance(each, dict) else (number, each)
         if not isinstance(text, str) or str(key) in texts:
-            return {}
+            return None
         texts[str(key)] = text
-    return texts
+    return texts or None
 
 
 class Given(NamedTuple):
@@ -367,6 +296,8 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
 def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | None) -> list[Input]:
     given_files = {"predictions": config.predictions, "calibration": config.calibration}
     inputs = [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
+    if config.index is not None:
+        inputs.append(artifacts.load(config.index).as_input("index", of=config.output_dir))
     if model_id is not None:
         inputs.append(model_id.as_input(of=config.output_dir))
     elif supplied is not None and supplied.checkpoint is not None:
@@ -396,6 +327,8 @@ def _prompt(question: Question) -> Conversation:
 
 
 def _trials(items: Sequence[Row], metric: str) -> Trials | None:
+    if metric in retrieval.METRICS:
+        return {item["id"]: item[metric] for item in items if metric in item}
     if metric not in SCORES:
         return None
     scores = {item["id"]: SCORES[metric](item) for item in items}
@@ -452,13 +385,40 @@ def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], settings: Sett
     for key in sorted(questions.keys() | items.keys()):
         if key not in questions or key not in items:
             return f"the question {key} is only in the {'evaluation' if key in items else 'benchmark'}"
+    if settings["index"] is not None:
+        return _differs_in_index(evaluation, questions, items, judge, settings)
+    for key in sorted(questions):
         if assess(questions[key], items[key]["answer"], judge, settings["abstentions"]) != items[key]:
             return f"the answer to {key}, judged again, comes out differently"
     return None
 
 
+def _differs_in_index(
+    evaluation: evidence.Evidence,
+    questions: Mapping[str, Question],
+    items: Mapping[str, Row],
+    judge: Entailment,
+    settings: Settings,
+) -> str | None:
+    """Retrieve the passages again, and judge each answer with them."""
+    about = {name: settings[name] for name in ("index", "principal", "k", "acl", "max_tokens")}
+    config = build(DocQaConfig, {"data": Path(), "output_dir": Path(), **about})
+    with retrieval.desk(config, judge) as desk:
+        if evaluation.results.get("rules") != desk.rules:
+            return f"the access rules are no longer those of its making: {desk.rules}"
+        found, difference = desk.again({key: each.text for key, each in questions.items()}, items)
+    if difference:
+        return difference
+    for key in sorted(questions):
+        answered = found[key]._replace(answer=items[key]["answer"])
+        if _assess_found(questions[key], answered, judge, settings["abstentions"]) != items[key]:
+            return f"the answer to {key}, judged again, comes out differently"
+    return None
+
+
 def _question(row: Row) -> Question:
-    return Question(row["id"], row["question"], dict(row["passages"]), tuple(row["answers"]))
+    passages, documents = dict(row["passages"]), tuple(row.get("documents", ()))
+    return Question(row["id"], row["question"], passages, tuple(row["answers"]), documents)
 
 
 def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
@@ -484,8 +444,17 @@ TASK = Task(
     trials=_trials,
     benchmark=lambda file: rows(Path(file)),
     asks=lambda row: [row["question"], row["passages"]],
-    settings=defaults(DocQaConfig, "entailment", "word_share", "abstentions", "max_tokens", "calibration"),
-    digests={"entailment": digest_of_entailment, "calibration": lambda path: _digest_of_labels(path) or ""},
+    settings=defaults(
+        DocQaConfig,
+        *("entailment", "word_share", "abstentions", "max_tokens", "calibration"),
+        *("index", "principal", "k", "acl"),
+    ),
+    digests={
+        "entailment": digest_of_entailment,
+        "calibration": lambda path: _digest_of_labels(path) or "",
+        "index": retrieval.digest_of_index,
+        "acl": retrieval.digest_of_rules,
+    },
     evaluate=lambda tree: doc_qa(build(DocQaConfig, tree)),
     place="data",
     differs=_differs,

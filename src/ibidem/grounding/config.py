@@ -15,7 +15,23 @@ class ChunkConfig:
     """How documents are divided."""
 
     max_chars: Annotated[int, Field(ge=100)] = 1200
-    """Maximum length of a chunk; only a line without any blank may exceed it."""
+    """Maximum length of a chunk, in characters."""
+
+
+@configuration
+class ReadConfig:
+    """What a file may cost; one that costs more is reported and left out."""
+
+    max_bytes: Positive = 16 << 20
+    """Maximum size of a file, and of the text of a PDF file."""
+    max_pdf_bytes: Positive = 128 << 20
+    """Maximum size of a PDF file."""
+    max_pdf_pages: Positive = 5000
+    """Maximum number of pages of a PDF file."""
+    cpu_s: Positive = 60
+    """Maximum CPU time to read a PDF file or a large file, in seconds."""
+    memory_bytes: Positive = 2 << 30
+    """Maximum memory to read a PDF file or a large file."""
 
 
 @configuration
@@ -26,8 +42,10 @@ class GroundIndexConfig:
     """Folder of documents: Markdown, text, HTML, PDF, OpenAPI, source code."""
     acl: str
     """YAML file with groups and rules; or `posix`, for the owners and modes of the files."""
-    output_dir: Path
+    output_dir: Path | None = None
     """Folder of the index; an existing one is brought up to date."""
+    store: str | None = None
+    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
     encoder: Path | None = None
     """Model for vectors: a checkpoint of `ibidem train`, or the folder of a Hugging Face encoder; empty: words only."""
     key: Path | None = None
@@ -36,14 +54,20 @@ class GroundIndexConfig:
     """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     chunks: ChunkConfig = ChunkConfig()
     """How documents are divided."""
+    read: ReadConfig = ReadConfig()
+    """What a file may cost."""
 
 
 @configuration
 class IndexChoice:
     """The index that a command reads, and where its rules, key and log are."""
 
-    index: Path
+    index: Path | None = None
     """Folder of the index."""
+    store: str | None = None
+    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
+    encoder: Path | None = None
+    """The model that made the vectors of the index, if it has any."""
     acl: str | None = None
     """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
     key: Path | None = None
@@ -81,7 +105,7 @@ class GroundAskConfig(IndexChoice):
     max_tokens: Positive = 256
     """Maximum length of the answer, in tokens."""
     json: bool = False
-    """Print JSON: answer, citations, removed, unsupported."""
+    """Print JSON: question, principal, answer, citations, removed, unsupported, left_out."""
 
 
 @configuration
@@ -100,5 +124,65 @@ class GroundForgetConfig(IndexChoice):
 
     path: Annotated[str, POSITIONAL] = Field()
     """Relative to the documents' folder."""
-    artifacts: tuple[Path, ...] = ()
+    artifacts: tuple[Path, ...] = (Path("artifacts"),)
     """Folders to search for evaluations, training sets and checkpoints that were made from the index."""
+    readmit: bool = False
+    """Instead, let the next indexing bring the forgotten path back."""
+
+
+@configuration
+class AuditVerifyConfig:
+    """Check that an audit log only grew since its heads were signed; or check one proof."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    head: tuple[Path, ...] = ()
+    """Signed heads that were kept elsewhere: they are the evidence."""
+    verifier: tuple[str, ...] = ()
+    """Verifier keys of the log and of witnesses, all of which must have signed each head; empty: this user's own."""
+    proof: Path | None = None
+    """Check this proof of one event instead, without the log."""
+
+
+@configuration
+class AuditHeadConfig:
+    """Sign how many events an audit log has, and which; keep the file where whoever can write the log cannot."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    output: Path | None = None
+    """File of the head; empty: it is printed."""
+    key: Path | None = None
+    """Private key of the log, from `ibidem key`; empty: this user's own, created at the first use."""
+    origin: str | None = None
+    """Name of the log, if witnesses know it under one, such as example.com/audit."""
+
+
+@configuration
+class AuditProveConfig:
+    """Print a proof that an event is in the log, which can be checked without the log."""
+
+    event: Annotated[int, Field(ge=0), POSITIONAL]
+    """Its number."""
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    head: Path | None = None
+    """Signed head that the proof leads to; empty: one is signed now, with this user's own key."""
+
+
+@configuration
+class AuditListConfig:
+    """List the last events of an audit log."""
+
+    index: Path | None = None
+    """Folder of the index."""
+    audit: Path | None = None
+    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+    number: Positive = 20
+    """How many."""

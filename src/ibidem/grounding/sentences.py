@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u3164\ufe00-\ufe0f\uffa0]")  # invisible, and not of category Cf
@@ -14,6 +15,7 @@ _BLANKS = re.compile(r"[^\S\n]+")
 
 _CLOSING = r"[\"'”’»)\]]*"
 _BREAK = re.compile(rf"(?<=[.!?]){_CLOSING}\s+|(?<=[。！？]){_CLOSING}\s*|\n\n+|\n(?=(?:[-*•]|\d{{1,3}}[.)]) )")
+_LOOK_BACK = 20
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
 _TITLE_WORDS = "capt col dr fr gen gov hon lt mr mrs ms mt prof rep rev sen sgt st"
@@ -65,11 +67,28 @@ def split_sentences(text: str, *, any_case: bool = False) -> list[str]:
     ["Dr. No lives in the U.S. in J. Doe's house.", 'It is old!']
     """
     parts, start = [], 0
-    for match in _BREAK.finditer(text):
-        if _ends(text[start : match.start()], match[0], text[match.end() : match.end() + 20], any_case=any_case):
-            parts.append(text[start : match.end()].strip())
-            start = match.end()
+    for end in sentence_ends(text, any_case=any_case):
+        parts.append(text[start:end].strip())
+        start = end
     return [part for part in (*parts, text[start:].strip()) if part]
+
+
+def sentence_ends(text: str, *, any_case: bool = False) -> Iterator[int]:
+    """Yield where sentences end, behind the blanks that follow them; the end of the text is not among them.
+
+    Args:
+        text: any text.
+        any_case: whether a lowercase letter may open a sentence.
+
+    >>> list(sentence_ends("It is old. It stands in the U.S. of old."))
+    [11]
+    """
+    start = 0
+    for match in _BREAK.finditer(text):
+        before = text[max(start, match.start() - _LOOK_BACK) : match.start()]
+        if _ends(before, match[0], text[match.end() : match.end() + 20], any_case=any_case):
+            yield match.end()
+            start = match.end()
 
 
 def _ends(before: str, between: str, after: str, *, any_case: bool) -> bool:
@@ -78,7 +97,7 @@ def _ends(before: str, between: str, after: str, *, any_case: bool) -> bool:
         return True
     if after[:1].islower() and not any_case:
         return False
-    word = _LAST_WORD.search(before[-20:])
+    word = _LAST_WORD.search(before)
     if word is None or not word[0].endswith("."):
         return True
     last, following = word[0].rstrip(".").casefold(), after.split()[:1]

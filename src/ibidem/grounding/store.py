@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from ibidem.records import Unreadable
+
 EVERYONE = "everyone"
 """The group of all principals, known or not."""
 
@@ -42,6 +44,15 @@ class Permissions(Protocol):
 
         Raises:
             ConfigError: they cannot be read, or are malformed; nobody may read anything then.
+        """
+
+    def holds(self, rules: Rules, paths: Iterable[str]) -> bool:
+        """Return whether rules are still the current ones for the documents at these paths, which are to be shown.
+
+        If not, `current` returns others from now on.
+
+        Raises:
+            ConfigError: as `current`.
         """
 
 
@@ -93,8 +104,9 @@ class Span(NamedTuple):
 class Store(Protocol):
     """Chunks that can be searched as a principal."""
 
-    digest: str
-    """Identifies the content; it changes with every change."""
+    @property
+    def digest(self) -> str:
+        """Identifies the content; it changes with every change."""
 
     def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
@@ -106,8 +118,11 @@ class Store(Protocol):
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
 
-    def update(self, documents: Iterable[Indexed], rules: Rules) -> None:
-        """Make the store hold exactly these documents; what did not change is kept."""
+    def update(self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()) -> None:
+        """Make the store hold exactly these documents, less those that are forgotten; what did not change is kept."""
 
     def forget(self, path: str) -> int:
         """Remove a document, or all below a folder, from every file; return how many were removed."""
+
+    def readmit(self, path: str) -> bool:
+        """Let an update bring back a forgotten path; return whether this very path was forgotten."""

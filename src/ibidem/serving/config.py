@@ -52,5 +52,8 @@ class ReportConfig:
     """The HTML file to write."""
     evaluation: tuple[Path, ...] = ()
     """Results of `ibidem evaluate` to include: JSON files, or folders with results.json or dashboard.json."""
+    answers: tuple[Path, ...] = ()
+    """Answers to include that `ibidem ground ask --json` printed, of one principal or several: whoever reads the page
+    reads them."""
     title: str = "ibidem report"
     """Heading of the page."""

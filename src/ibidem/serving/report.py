@@ -31,6 +31,7 @@ from ibidem.page import (
 )
 from ibidem.serving.config import ReportConfig
 from ibidem.serving.report_corpus import corpora, intact
+from ibidem.serving.report_documents import documents, read_answer
 from ibidem.serving.report_evaluation import evaluation, losses_by_language, read_result
 from ibidem.serving.report_training import key_figure, training
 from ibidem.serving.run_history import History, Run, open_run
@@ -51,6 +52,7 @@ def report(config: ReportConfig) -> str:
     """
     _check_output(config.output)
     results = [read_result(path) for path in config.evaluation]
+    answers = [read_answer(path) for path in config.answers]
     run = open_run(config.run)
     stages = [*run.stages_before, run]
     names = {each.checkpoint.digest: f"{each.checkpoint.path.name} of {each.name}" for each in reversed(stages)}
@@ -60,6 +62,7 @@ def report(config: ReportConfig) -> str:
         "Training": in_stages([(each, training(each)) for each in stages]),
         "Samples": in_stages([(each, samples(each.history)) for each in stages]),
         "Evaluation": evaluation(results, names),
+        **({"Documents": documents(answers)} if answers else {}),
         "Lineage": lineage(run),
         "Time": bars(run.stages, duration),
     }

@@ -98,16 +98,41 @@ def uses(roots: Collection[Path], sha256s: Collection[str], *, dataset: Artifact
     return [Use(everything[path], spans[path], states[path]) for path in sorted(states)]
 
 
+def made_from(roots: Collection[Path], source: Artifact) -> list[Use]:
+    """Find the artifacts below `roots` that were made from another one, directly or indirectly.
+
+    They saw it if they were made from its present state, and may have seen what it holds if they were made from an
+    earlier or later state at its path.
+
+    Raises:
+        DigestMismatch: an artifact was edited.
+    """
+    everything = _with_ancestors(artifacts_in(roots))
+    states: dict[Path, State] = {}
+    _follow(everything, states, {source.digest}, "saw", lists=True)
+    others = {item.digest for artifact in everything.values() for item in _inputs_at(artifact, source.path)}
+    _follow(everything, states, others - {source.digest}, "may have seen", lists=True)
+    return [Use(everything[path], (), states[path]) for path in sorted(states)]
+
+
 def _follow(
-    everything: Mapping[Path, Artifact], states: dict[Path, State], digests: Collection[str], state: State
+    everything: Mapping[Path, Artifact],
+    states: dict[Path, State],
+    digests: Collection[str],
+    state: State,
+    *,
+    lists: bool = False,
 ) -> None:
-    """Add every artifact that does not list its documents and was made from `digests`, directly or indirectly."""
+    """Add every artifact that was made from `digests`, directly or indirectly.
+
+    Those that list their documents are added only if `lists`: else they are searched for the documents themselves.
+    """
     while digests:
         more = {
             path: artifact.digest
             for path, artifact in everything.items()
             if path not in states
-            and not _lists(artifact)
+            and (lists or not _lists(artifact))
             and any(item.digest in digests for item in artifact.inputs if item.role != "tokenizer")
         }
         states.update(dict.fromkeys(more, state))

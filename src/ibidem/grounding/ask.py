@@ -1,0 +1,235 @@
+"""Answers from documents: retrieve, choose passages, ask, check every citation, record.
+
+    question -> 40 chunks that the principal may read -> the 6 that fit best -> the rules once more -> recorded
+                                                                   |
+             without a model: the best quotes themselves  ---------+---------  with one: its answer
+                                                                   |
+                     citations checked by code: numbers that exist, claims that are supported, quotes
+                                                                   |
+                                                            recorded, then shown
+
+The passages are numbered from 1. A model of ours reads each as a part of the chat template, verbatim, and cites with
+parts; a foreign model reads and writes [1], and brackets in its passages have a backslash before them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ibidem import log
+from ibidem.conversation import Conversation, Part, Turn
+from ibidem.errors import ConfigError
+from ibidem.figures import counted
+from ibidem.grounding import quotes
+from ibidem.grounding.cite import (
+    Checked,
+    Citation,
+    check,
+    escape,
+    escape_numbers,
+    is_abstention,
+    passage_text,
+    read_citations,
+)
+from ibidem.grounding.config import GroundAskConfig
+from ibidem.grounding.search import Retriever, opened, printable, source_line
+from ibidem.grounding.store import Chunk, Hit
+from ibidem.grounding.support import Entailment, open_entailment
+from ibidem.inference.model_id import identify
+from ibidem.modeling.generate import Sampling
+
+NO_ANSWER = "No passage that you may read answers this."
+ABSTENTIONS = ("no passage", "i don't know", "i do not know", "not in the documents", "cannot be answered")
+QUOTES = "quotes"
+"""Who answers without a model."""
+_INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
+_HOW_TO_CITE = (
+    "Answer from the passages alone, and cite each as [its number]. If they do not answer it, say: I don't know."
+)
+
+
+class Reply(NamedTuple):
+    """An answer, and what it was made from."""
+
+    passages: tuple[Chunk, ...]
+    """Those that it could cite, numbered from 1."""
+    checked: Checked
+    left_out: int
+    """Passages that do not fit into the model's context."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return its citations as JSON values."""
+        return [_row(citation, self.passages[citation.number - 1]) for citation in self.checked.citations]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers from passages: with a model, or with quotes."""
+
+    judge: Entailment
+    k: int
+    max_tokens: int
+    model: Any = None
+    is_ours: bool = False
+    name: str = QUOTES
+    """Of the model in the audit log: its digest."""
+
+    @property
+    def pool(self) -> int:
+        """The number of chunks to choose from."""
+        return max(quotes.POOL, self.k)
+
+    def choose(self, question: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the passages for a question: the k best, less the last ones that do not fit into the context.
+
+        Raises:
+            ConfigError: not even one fits.
+        """
+        chosen = quotes.choose(question, hits, self.k)
+        while self.model is not None and chosen and not self._fits(question, [hit.chunk for hit in chosen]):
+            if len(chosen) == 1:
+                raise ConfigError("not even one passage fits into the model's context; give fewer --max-tokens")
+            chosen.pop()
+        return chosen
+
+    def answer(self, question: str, chunks: Sequence[Chunk], found: Sequence[Chunk]) -> Checked:
+        """Answer a question from passages, which were chosen from all that were found, and check the answer."""
+        if self.model is None or not chunks:
+            return quoted(quotes.quotes(question, chunks, found), chunks)
+        sampling = Sampling(self.max_tokens, temperature=0)
+        turn = self.model.respond([prompt(question, chunks, is_ours=self.is_ours)], sampling)[0]
+        parts = turn.parts if self.is_ours else read_citations(turn.text)
+        if is_abstention(turn.text, ABSTENTIONS, question):
+            return Checked(NO_ANSWER, "", (), 0, ())
+        return check(parts, chunks, self.judge)
+
+    def _fits(self, question: str, chunks: Sequence[Chunk]) -> bool:
+        try:
+            self.model.check_fit([prompt(question, chunks, is_ours=self.is_ours)], self.max_tokens)
+        except ConfigError:
+            return False
+        return True
+
+
+def ask(config: GroundAskConfig) -> str:
+    """Answer, and return the answer with its sources, or as JSON.
+
+    Raises:
+        AccessDenied: the access rules changed during the query.
+        AuditError: a record cannot be written; nothing is shown then.
+    """
+    answered = reply_to(config)
+    return as_json(config, answered) if config.json else as_text(answered)
+
+
+def reply_to(config: GroundAskConfig) -> Reply:
+    """Answer a question as a principal; both records are on disk when it returns."""
+    answerer = open_answerer(config.model, k=config.k, max_tokens=config.max_tokens)
+    with opened(config) as retriever:
+        return reply(retriever, answerer, config.question, config.principal)
+
+
+def reply(retriever: Retriever, answerer: Answerer, question: str, principal: str) -> Reply:
+    """Retrieve, answer, check and record."""
+    found: list[Hit] = []
+
+    def choose(hits: list[Hit]) -> list[Hit]:
+        found[:] = hits
+        return answerer.choose(question, hits)
+
+    hits = retriever.search(question, principal, answerer.pool, choose)
+    chunks = tuple(hit.chunk for hit in hits)
+    left_out = min(answerer.k, len(found)) - len(chunks)
+    if left_out:
+        log.event("ground.left_out", passages=left_out, reason="they do not fit into the model's context")
+    checked = answerer.answer(question, chunks, [hit.chunk for hit in found])
+    retriever.answered(checked.text, principal, answerer.name)
+    return Reply(chunks, checked, left_out)
+
+
+def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailment | None = None) -> Answerer:
+    """Open what answers: a checkpoint or Hugging Face model, or without one the quotes.
+
+    Raises:
+        ConfigError: the path is no model.
+    """
+    judge = judge or open_entailment("words", 0.75)
+    if model is None:
+        return Answerer(judge, k, max_tokens)
+    from ibidem.inference.models import open_model
+
+    model_id = identify(model)
+    return Answerer(
+        judge, k, max_tokens, open_model(model_id.path, model_id.digest), model_id.is_checkpoint, model_id.digest
+    )
+
+
+def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversation:
+    """Return the conversation in which a model is asked: passages as parts, then the question."""
+    texts = [passage_text(chunk) for chunk in chunks]
+    shown = texts if is_ours else [f"[{number}] {escape(text)}" for number, text in enumerate(texts, 1)]
+    asked = f"{_INSTRUCTION if is_ours else _HOW_TO_CITE}\nQuestion: {question}"
+    return (Turn("user", (*(Part("passage", text) for text in shown), Part("text", asked))),)
+
+
+def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
+    """Return quotes as an answer: each is followed by its number, and supported by being what it cites."""
+    lines, citations = [], []
+    for quote in found:
+        chunk = chunks[quote.place]
+        text = chunk.text[quote.start : quote.end]
+        lines.append(f"{escape_numbers(text.strip())} [{quote.place + 1}]")
+        span = (chunk.start + quote.start, chunk.start + quote.end)
+        citations.append(Citation(quote.place + 1, span, text, supported=True))
+    text = "\n\n".join(lines)
+    return Checked(text or NO_ANSWER, text, tuple(sorted(citations, key=lambda each: (each.number, each.span))), 0, ())
+
+
+def as_json(config: GroundAskConfig, answered: Reply) -> str:
+    """Return an answer as JSON: question, principal, answer, citations, removed, unsupported, left_out."""
+    checked = answered.checked
+    return json.dumps(
+        {
+            "question": config.question,
+            "principal": config.principal,
+            "answer": checked.text,
+            "citations": answered.rows(),
+            "removed": checked.removed,
+            "unsupported": list(checked.unsupported),
+            "left_out": answered.left_out,
+        },
+        ensure_ascii=False,
+        indent=1,
+    )
+
+
+def as_text(answered: Reply) -> str:
+    """Return an answer for people: the text, then a line for each passage that it cites."""
+    checked = answered.checked
+    cited = {citation.number for citation in checked.citations}
+    sources = [
+        f"[{number}] {source_line(chunk)}" for number, chunk in enumerate(answered.passages, 1) if number in cited
+    ]
+    notes = [
+        f"{counted(checked.removed, 'citation')} of passages that do not exist removed" if checked.removed else "",
+        f"{counted(len(checked.unsupported), 'claim')} unsupported" if checked.unsupported else "",
+        f"{counted(answered.left_out, 'passage')} left out: no room in the model's context"
+        if answered.left_out
+        else "",
+    ]
+    said = "; ".join(note for note in notes if note)
+    return "\n\n".join(part for part in (printable(checked.text), "\n".join(sources), said) if part)
+
+
+def _row(citation: Citation, chunk: Chunk) -> dict[str, Any]:
+    return {
+        "number": citation.number,
+        "chunk": chunk.id,
+        "path": chunk.path,
+        "title": list(chunk.title),
+        "span": list(citation.span),
+        "quote": citation.quote,
+        "supported": citation.supported,
+    }

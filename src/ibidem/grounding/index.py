@@ -1,0 +1,399 @@
+"""The local store: a segment for each access class, in an artifact.
+
+    INDEX/manifest.json       kind `ground-index`; written last
+          segments.jsonl      name, access class and size of each segment, by name
+          forgotten.jsonl     keyed hashes of paths that must not come back
+          quarantine.jsonl    files that could not be read
+          <segment>/          see `segment`
+
+A query resolves who may read what, opens the segments with permitted documents, and searches a `View` of these. Views
+are kept in memory for each principal and version of the rules.
+
+A change writes a folder beside the index, with hard links to unchanged segments, and exchanges the two: a kill leaves
+the old index or the new one, and an open `Index` reads the new one at its next query.
+"""
+
+import os
+import unicodedata
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
+
+from ibidem import artifacts, jsonl, log
+from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
+from ibidem.grounding import terms
+from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.segment import Entry, Segment, keyed, make_entry, name_of, write_segment
+from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
+from ibidem.grounding.view import Part, View
+from ibidem.records import Unreadable
+
+KIND = "ground-index"
+SEGMENTS, FORGOTTEN, QUARANTINE = "segments.jsonl", "forgotten.jsonl", "quarantine.jsonl"
+MAX_VIEW_BYTES = 1 << 30
+"""Memory of the views that an index keeps; the view in use may be larger."""
+
+T = TypeVar("T")
+
+
+class Stamp(NamedTuple):
+    """Identifies the manifest file that was read."""
+
+    device: int
+    inode: int
+    time_ns: int
+    size: int
+
+
+class Place(NamedTuple):
+    """A document in a segment on disk."""
+
+    segment: str
+    number: int
+
+
+Item = Place | Entry
+"""A document of an index to write: one that is kept, or another."""
+Classes = Mapping[Access, Mapping[str, Item]]
+"""The documents of each access class, by path."""
+
+
+class Content:
+    """An index on disk as one manifest describes it; segments are opened when they are needed."""
+
+    def __init__(self, path: Path, stamp: Stamp, key: bytes) -> None:
+        self.stamp = stamp
+        self.artifact = artifacts.load(path, kind=KIND)
+        if self.artifact.config["key"] != key_id(key):
+            raise ArtifactError(f"{path}: the index was made with another secret key; give that one (--key FILE)")
+        artifacts.check(self.artifact, [SEGMENTS])
+        rows = jsonl.loads((path / SEGMENTS).read_text(encoding="utf-8"))
+        self.classes = {row["segment"]: Access(frozenset(row["read"]), frozenset(row["deny"])) for row in rows}
+        self._opened: dict[str, Segment] = {}
+
+    def segment(self, name: str) -> Segment:
+        """Open a segment, after checking its files."""
+        if name not in self._opened:
+            artifacts.check(self.artifact, self.files(name))
+            self._opened[name] = Segment(self.artifact.path / name)
+        return self._opened[name]
+
+    def files(self, name: str) -> list[str]:
+        """List the files of a segment."""
+        return [file for file in self.artifact.files if file.startswith(f"{name}/")]
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Read one of the lists of the index."""
+        artifacts.check(self.artifact, [name])
+        return jsonl.loads((self.artifact.path / name).read_text(encoding="utf-8"))
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Where each document is, by path."""
+        return {
+            path: Place(name, number) for name in self.classes for number, path in enumerate(self.segment(name).paths)
+        }
+
+    def kept(self, skip: Callable[[str], bool]) -> dict[Access, dict[str, Item]]:
+        """Return the documents of each class, less those whose path is to be skipped."""
+        return {
+            access: {
+                path: Place(name, number) for number, path in enumerate(self.segment(name).paths) if not skip(path)
+            }
+            for name, access in self.classes.items()
+        }
+
+
+class Index:
+    """A store in a folder of this machine."""
+
+    def __init__(
+        self, path: Path, key: bytes, *, acl: str = "", chunks: Mapping[str, Any] | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:  # fmt: skip
+        """Prepare to bring the index at `path` up to date; there may be none.
+
+        Args:
+            path: its folder.
+            key: the secret key of ids and terms.
+            acl: where the access rules are, for the manifest.
+            chunks: settings of the division into chunks, for the manifest.
+            encoder: makes the vectors; None: words only.
+        """
+        self.path, self._key = path, key
+        self._config = {"acl": acl, "chunks": dict(chunks or {})}
+        self._encoder = encoder
+        self._content: Content | None = None
+        self._views: OrderedDict[tuple[str, str, str], View] = OrderedDict()
+        self._lock = Lock()
+
+    @classmethod
+    def open(cls, path: Path, key: bytes, encoder: Encoder | None = None) -> "Index":
+        """Open an index; only an update needs the encoder, if there was one.
+
+        Raises:
+            ArtifactError: there is none, it is damaged, or it was made with another key.
+        """
+        index = cls(path, key, encoder=encoder)
+        config = index._current().artifact.config
+        index._config = {name: config[name] for name in ("acl", "chunks")}
+        return index
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content; it changes with every change."""
+        return self._current().artifact.digest
+
+    @property
+    def artifact(self) -> artifacts.Artifact:
+        """The index as its manifest describes it now."""
+        return self._current().artifact
+
+    def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
+        """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
+        counted = sorted(Counter(terms.terms(query.text)).items())
+        hashed = [(terms.hash_of(term, self._key), number) for term, number in counted]
+        return self._reading(lambda content: self._view(content, principal, rules).search(hashed, query.vector_D, k))
+
+    def chunk(self, chunk_id: str, principal: str, rules: Rules) -> Chunk:
+        """Return one chunk.
+
+        Raises:
+            AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
+        """
+        chunk = self._reading(lambda content: self._view(content, principal, rules).find(chunk_id))
+        if chunk is None:
+            raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
+        return chunk
+
+    def update(self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()) -> None:
+        """Make the index hold exactly these documents, less those that are forgotten; what did not change is kept.
+
+        Args:
+            documents: all of them, in any order.
+            rules: who may read each.
+            quarantined: files that could not be read; iterated after the documents.
+
+        Raises:
+            DataError: two documents have the same path.
+            ArtifactError: another process is writing to the index, or it is damaged.
+        """
+        with artifacts.writing(self.path):
+            before = self._whole() if (self.path / artifacts.MANIFEST).exists() else None
+            if before is not None:
+                self._check_encoder(before)
+            forgotten = before.lines(FORGOTTEN) if before else []
+            hashes = {row["path"] for row in forgotten}
+            classes: dict[Access, dict[str, Item]] = {}
+            seen: set[str] = set()
+            for document in documents:
+                if document.path in seen:
+                    raise DataError(f"{document.path}: two documents have this path")
+                seen.add(document.path)
+                if hashes and self._is_forgotten(document.path, hashes):
+                    log.event(
+                        "ground.forgotten", reason="a document is forgotten, and stays out until it is readmitted"
+                    )
+                    continue
+                item = self._kept(before, document) or make_entry(document, self._key, self._encoder)
+                classes.setdefault(rules.access(document.path), {})[document.path] = item
+            rows = [asdict(each) for each in quarantined if not self._is_forgotten(each.file, hashes)]
+            self._write(before, classes, rules.version, forgotten, rows)
+
+    def forget(self, path: str) -> int:
+        """Remove a document, or all below a folder, from every file; return how many were removed.
+
+        Their paths stay as keyed hashes, so that an update does not bring them back before `readmit`.
+
+        Raises:
+            ConfigError: the path leaves the documents' folder.
+            ArtifactError: there is no index, it is damaged, or another process is writing to it.
+        """
+        wanted = _normal(path)
+        with artifacts.writing(self.path):
+            before = self._whole()
+            kept = before.kept(lambda each: _is_below(each, wanted))
+            removed = len(before.places) - sum(map(len, kept.values()))
+            quarantined = before.lines(QUARANTINE)
+            rows = [row for row in quarantined if not _is_below(row["file"], wanted)]
+            if removed or len(rows) < len(quarantined):
+                hashes = {row["path"] for row in before.lines(FORGOTTEN)} | {self._hash(wanted)}
+                forgotten = [{"path": each} for each in sorted(hashes)]
+                self._write(before, kept, before.artifact.config["rules"], forgotten, rows)
+        return removed
+
+    def readmit(self, path: str) -> bool:
+        """Let an update bring back a forgotten path; return whether this very path was forgotten."""
+        with artifacts.writing(self.path):
+            before = self._whole()
+            forgotten = before.lines(FORGOTTEN)
+            rest = [row for row in forgotten if row["path"] != self._hash(_normal(path))]
+            if len(rest) < len(forgotten):
+                rules = before.artifact.config["rules"]
+                self._write(before, before.kept(lambda _: False), rules, rest, before.lines(QUARANTINE))
+        return len(rest) < len(forgotten)
+
+    def _check_encoder(self, content: Content) -> None:
+        digest = content.artifact.config["encoder"]
+        if digest is not None and self._encoder is None:
+            raise ConfigError(f"{self.path}: the index has vectors; give its encoder, or choose another folder")
+
+    def _is_forgotten(self, path: str, hashes: set[str]) -> bool:
+        parts = _normal_form(path).split("/")
+        return (
+            any(self._hash("/".join(parts[:size])) in hashes for size in range(1, len(parts) + 1)) if hashes else False
+        )
+
+    def _hash(self, path: str) -> str:
+        return keyed(self._key, "forgotten", path)
+
+    def _kept(self, content: Content | None, document: Indexed) -> Place | None:
+        """Return where an unchanged document is in the index."""
+        digest = self._encoder.digest if self._encoder else None
+        if content is None or content.artifact.config["encoder"] != digest:
+            return None
+        if content.artifact.config["terms"] != terms.VERSION:
+            return None
+        place = content.places.get(document.path)
+        return place if place and content.segment(place.segment).holds(place.number, document) else None
+
+    def _write(
+        self, before: Content | None, classes: Classes, rules: str, forgotten: Sequence[Mapping[str, str]],
+        quarantined: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        encoder = before.artifact.config["encoder"] if before and not self._encoder else None
+        config = self._config | {
+            "encoder": self._encoder.digest if self._encoder else encoder,
+            "key": key_id(self._key),
+            "rules": rules,
+            "terms": terms.VERSION,
+        }
+        with artifacts.create(self.path, kind=KIND, config=config) as draft:
+            named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
+            rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
+            for name, lines in ((SEGMENTS, rows), (FORGOTTEN, forgotten), (QUARANTINE, quarantined)):
+                (draft.path / name).write_text(jsonl.dumps(lines), encoding="utf-8")
+                draft.rows[name] = len(lines)
+            sums = {name: sum(row[name] for row in rows) for name in ("documents", "chunks")}
+            draft.counts |= sums | {"segments": len(rows), "forgotten": len(forgotten), "quarantined": len(quarantined)}
+
+    def _write_class(
+        self, before: Content | None, draft: artifacts.Draft, name: str, access: Access, items: Mapping[str, Item]
+    ) -> dict[str, Any]:
+        ordered = [items[path] for path in sorted(items)]
+        folder = draft.path / name
+        row = {"segment": name, "read": sorted(access.read), "deny": sorted(access.deny), "documents": len(ordered)}
+        if before and name in before.classes:
+            old = before.segment(name)
+            if ordered == [Place(name, number) for number in range(len(old.paths))]:
+                folder.mkdir()
+                for file in before.files(name):
+                    os.link(before.artifact.path / file, draft.path / file)
+                return row | {"chunks": len(old.starts_N)}
+        entries = [item if isinstance(item, Entry) else _entry(before, item) for item in ordered]
+        write_segment(folder, entries)
+        return row | {"chunks": sum(len(entry.spans) for entry in entries)}
+
+    def _whole(self) -> Content:
+        """Return the index as it is now, all its files checked."""
+        content = self._current()
+        artifacts.check(content.artifact)
+        return content
+
+    def _reading(self, read: Callable[[Content], T]) -> T:
+        """Read from the index as it is now; begin again if it is replaced meanwhile."""
+        while True:
+            content = self._current()
+            try:
+                return read(content)
+            except ArtifactError:
+                if self._stamp() == content.stamp:
+                    raise
+
+    def _current(self) -> Content:
+        while True:
+            stamp, content = self._stamp(), self._content
+            if content is not None and content.stamp == stamp:
+                return content
+            try:
+                loaded = Content(self.path, stamp, self._key)
+            except ArtifactError:
+                if self._stamp() == stamp:
+                    raise
+                continue
+            if self._stamp() == stamp:
+                with self._lock:
+                    self._content = loaded
+                    digest = loaded.artifact.digest
+                    self._views = OrderedDict((k, v) for k, v in self._views.items() if k[2] == digest)
+                return loaded
+
+    def _stamp(self) -> Stamp:
+        try:
+            found = (self.path / artifacts.MANIFEST).stat()
+        except OSError:
+            return Stamp(0, 0, 0, 0)
+        return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+    def _view(self, content: Content, principal: str, rules: Rules) -> View:
+        identity = (principal, rules.version, content.artifact.digest)
+        with self._lock:
+            if (known := self._views.get(identity)) is not None:
+                self._views.move_to_end(identity)
+                return known
+        view = View(list(_permitted(content, principal, rules)))
+        with self._lock:
+            self._views[identity] = view
+            while len(self._views) > 1 and sum(each.nbytes for each in self._views.values()) > MAX_VIEW_BYTES:
+                self._views.popitem(last=False)
+        return view
+
+
+def key_id(key: bytes) -> str:
+    """Return what identifies a key in manifests without revealing it."""
+    return keyed(key, "key")[:16]
+
+
+def _permitted(content: Content, principal: str, rules: Rules) -> Iterator[Part]:
+    """Yield the permitted documents of each segment that has any."""
+    is_indexed = rules.version == content.artifact.config["rules"]
+    decided: dict[Access, bool] = {}
+
+    def permits(access: Access) -> bool:
+        if access not in decided:
+            decided[access] = rules.permits(principal, access)
+        return decided[access]
+
+    for name, access in content.classes.items():
+        if is_indexed and not permits(access):
+            continue
+        segment = content.segment(name)
+        numbers = range(len(segment.paths))
+        permitted = numbers if is_indexed else [n for n in numbers if permits(rules.access(segment.paths[n]))]
+        if permitted:
+            yield Part(segment, permitted)
+
+
+def _entry(content: Content | None, place: Place) -> Entry:
+    assert content is not None
+    return content.segment(place.segment).entry(place.number)
+
+
+def _normal(path: str) -> str:
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if path.startswith("/") or ".." in parts or not parts:
+        raise ConfigError(f"{path}: not a path below the documents' folder; give it as search results show it")
+    return _normal_form("/".join(parts))
+
+
+def _normal_form(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
+def _is_below(path: str, wanted: str) -> bool:
+    """Return whether a path is the wanted one, or inside it."""
+    return _normal_form(path) == wanted or _normal_form(path).startswith(f"{wanted}/")

@@ -1,0 +1,310 @@
+"""The best quotes: an answer without a model, and the choice of the passages that a model reads.
+
+    question     How do I set the maximum depth of the interpreter stack?
+    its words    set 1.9, maximum 3.1, depth 4.0, interpreter 1.5, stack 2.9      rarer in the chunks found, heavier
+    units        sentences, list items, table rows and pieces of code of each chunk
+    score        what share of the words' weight a unit has itself, in its headings, and in the units around it
+    quotes       the best units, each with what it introduces; none if the best chunk lacks most of the weight
+
+Everything follows from the question and the chunks that were found, so that nothing else can change an answer.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from ibidem.grounding.sentences import sentence_ends
+from ibidem.grounding.store import Chunk, Hit
+from ibidem.grounding.terms import terms
+
+POOL = 40
+"""Chunks to look at for each question."""
+MOST_QUOTES = 3
+LONGEST_QUOTE = 480
+"""Characters; a longer unit is cut at the end of a line."""
+LONGEST_NAME = 160
+"""Characters of the line that names what the next one defines."""
+LEAST_COVER = 0.45
+"""Share of the question's weight that a chunk with its headings must have to answer it, and score that a unit must."""
+LEAST_WORDS = 2
+"""Words of the question that such a chunk must have; all, if there are fewer."""
+RELATED = 0.8
+"""What a word counts that stands there in another form: approves, approval."""
+IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
+"""What a word counts that stands not in the unit itself, but in the headings, the units beside it, or the chunk."""
+FIRST, NUMBER, ABOUT = 0.03, 0.05, 0.25
+"""What a unit gains if it is the first of its chunk, if it has a number that is asked for, or if its heading is the
+question."""
+LATER = 0.01
+"""What a unit loses for each chunk before its own."""
+CODE = 0.8
+"""What code and tables are worth beside sentences."""
+LEAST_LETTERS = 0.7
+"""Share of letters and digits below which a unit is a list of signs."""
+MOST_SIGNS = 0.06
+"""Share of brackets and quotation marks above which a unit is a list of signs."""
+SAME = 0.7
+"""Share of the terms from which on two texts say the same."""
+CLOSE = 0.8
+"""Share of the best quote's score that a further quote needs."""
+_QUESTION_WORDS = """
+a about all am an and any anyone are as at be been being between but by can could did do does doing done each either for
+from get give gets got had has have having he her his how i if in into is it its kind like many may me mean means might
+more most much must my need of on one or our out please say says she should so some something such tell than that the
+their them there these they thing this those to up use used using want was way ways we were what when where whether
+which while who whom whose why will with would you your
+"""
+_EMPTY = frozenset(term for word in _QUESTION_WORDS.split() for term in terms(word))
+_BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t])|\n(?=[ \t]*\|)|\n(?=>>> )")
+_DIRECTIVE = re.compile(r"\s*\.\. [\w-]+::")  # of reStructuredText
+_HOW = re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall|heavy|soon)\b")
+_ASKS_NUMBER = re.compile(rf"{_HOW.pattern}|\b(?:when|what year)\b")
+_ASKS_YES_NO = re.compile(r"(?i)\s*(?:is|are|was|were|do|does|did|can|could|may|must|should|has|have|will)\b")
+_NUMBER = re.compile(r"(?i)\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|million)\b")
+
+
+class Quote(NamedTuple):
+    """A part of a chunk that answers a question."""
+
+    place: int
+    """Of its chunk among those given."""
+    start: int
+    end: int
+    """It is `chunk.text[start:end]`."""
+    score: float
+
+
+class _Unit(NamedTuple):
+    start: int
+    end: int
+    terms: frozenset[str]
+
+
+def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
+    """Return the k hits whose best unit fits the question best, where the store's order counts as much.
+
+    Of chunks that say the same only the first is returned.
+    """
+    ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]))}
+    order = sorted(range(len(hits)), key=lambda place: (-1 / (60 + ranking[place]) - 1 / (60 + place), place))
+    chosen: list[Hit] = []
+    for place in order:
+        if len(chosen) == k:
+            break
+        held = _terms_of(hits[place].chunk)
+        if not any(_is_same(held, _terms_of(other.chunk)) for other in chosen):
+            chosen.append(hits[place])
+    return chosen
+
+
+def quotes(question: str, chunks: Sequence[Chunk], among: Sequence[Chunk]) -> list[Quote]:
+    """Return the parts of the chunks that answer a question best, best first; none if they do not answer it.
+
+    Args:
+        question: the question.
+        chunks: those to quote.
+        among: all that were found, by which the question's words are weighted.
+    """
+    weights = _weights(question, among)
+    scored = sorted(_scored(question, chunks, weights), key=lambda quote: (-quote.score, quote.place, quote.start))
+    if not scored:
+        return []
+    chosen: list[Quote] = []
+    for quote in scored:
+        if len(chosen) == MOST_QUOTES or quote.score < CLOSE * scored[0].score:
+            break
+        if not any(_repeats(quote, other, chunks) for other in chosen):
+            chosen.append(quote)
+    return [_extended(quote, chunks[quote.place]) for quote in chosen]
+
+
+def _by_unit(question: str, chunks: Sequence[Chunk]) -> list[int]:
+    """Return the places of chunks in the order of their best units."""
+    best = dict.fromkeys(range(len(chunks)), 0.0)
+    for quote in _scored(question, chunks, _weights(question, chunks), least=0.0):
+        best[quote.place] = max(best[quote.place], quote.score)
+    return sorted(best, key=lambda place: (-best[place], place))
+
+
+def _weights(question: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+    """Return the weight of each content word of a question: the rarer among the chunks, the heavier."""
+    words = dict.fromkeys(term for term in terms(_HOW.sub("", question)) if term not in _EMPTY)
+    held = [_terms_of(chunk) for chunk in chunks]
+    counts = {word: sum(word in each for each in held) for word in words}
+    return {word: 1 + math.log1p((len(chunks) - count + 0.5) / (count + 0.5)) for word, count in counts.items()}
+
+
+def _scored(
+    question: str, chunks: Sequence[Chunk], weights: Mapping[str, float], least: float = LEAST_COVER
+) -> Iterator[Quote]:
+    """Yield each unit of the chunks that answer, with its score from 0 to 1 and a little more."""
+    whole = sum(weights.values())
+    if not whole:  # nothing is asked for
+        return
+    enough = min(LEAST_WORDS, len(weights)) if least else 0
+    is_number, is_yes_no = _ASKS_NUMBER.search(question) is not None, _ASKS_YES_NO.match(question) is not None
+    for place, chunk in enumerate(chunks):
+        held = _terms_of(chunk)
+        if _cover(weights, held) < least * whole or sum(_likeness(word, held) > 0 for word in weights) < enough:
+            continue
+        headings = frozenset(terms(" ".join(chunk.title)))
+        about = _about(weights, chunk.title[-1:]) / whole
+        units = _units(chunk.text)
+        for number, unit in enumerate(units):
+            text = chunk.text[unit.start : unit.end]
+            beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
+            score = _score(weights, unit.terms, headings, beside, held) / whole
+            score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
+            score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
+            if score >= least:
+                yield Quote(place, unit.start, unit.end, score * (1 - LATER * place))
+
+
+def _about(weights: Mapping[str, float], heading: Sequence[str]) -> float:
+    """Return how much of a question a heading is, if it is nothing else."""
+    words = frozenset(terms(" ".join(heading))) - _EMPTY
+    return ABOUT * _cover(weights, words) if words and words <= weights.keys() else 0.0
+
+
+def _score(
+    weights: Mapping[str, float],
+    own: frozenset[str],
+    headings: frozenset[str],
+    beside: frozenset[str],
+    chunk: frozenset[str],
+) -> float:
+    places = ((own, 1.0), (headings, IN_HEADINGS), (beside, BESIDE), (chunk, IN_CHUNK))
+    return sum(
+        weight * max(share * _likeness(word, held) for held, share in places) for word, weight in weights.items()
+    )
+
+
+def _cover(weights: Mapping[str, float], held: frozenset[str]) -> float:
+    return sum(weight * _likeness(word, held) for word, weight in weights.items())
+
+
+@lru_cache(maxsize=1 << 14)
+def _likeness(word: str, held: frozenset[str]) -> float:
+    """Return whether a word is held, or another form of it.
+
+    >>> [_likeness("approv", frozenset([term])) for term in ("approv", "approval", "approach")]
+    [1.0, 0.8, 0.0]
+    """
+    if word in held:
+        return 1.0
+    beginning = word[: max(5, len(word) - 1)]
+    is_related = len(word) >= 5 and any(
+        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(5, len(term) - 1)]))
+        for term in held
+    )
+    return RELATED if is_related else 0.0
+
+
+def _worth(
+    text: str, own: frozenset[str], headings: frozenset[str], weights: Mapping[str, float], *, is_yes_no: bool
+) -> float:
+    """Return what a unit is worth as an answer, from 0 to 1.
+
+    A question is worth little; so is what says no more than the question or its headings, and a list of signs.
+    """
+    shown = "".join(text.split())
+    if text.rstrip().endswith("?") or own <= headings or _DIRECTIVE.match(text):
+        return 0.2
+    letters, signs = sum(map(str.isalnum, shown)), sum(map(shown.count, '[]{}"'))
+    if letters < LEAST_LETTERS * len(shown) or signs > MOST_SIGNS * len(shown):
+        return 0.3
+    more = sum(1 for term in own if term not in weights and term not in _EMPTY)
+    return (1.0 if is_yes_no or more > 1 else 0.4 + 0.3 * more) * (1.0 if _is_prose(text) else CODE)
+
+
+def _repeats(quote: Quote, other: Quote, chunks: Sequence[Chunk]) -> bool:
+    """Return whether two quotes overlap, or say nearly the same."""
+    one, two = chunks[quote.place], chunks[other.place]
+    if one.path == two.path:
+        first, second = one.start + quote.start, two.start + other.start
+        if first < two.start + other.end and second < one.start + quote.end:
+            return True
+    ours = set(terms(one.text[quote.start : quote.end]))
+    theirs = set(terms(two.text[other.start : other.end]))
+    return len(ours & theirs) >= SAME * min(len(ours), len(theirs))
+
+
+def _is_same(ours: frozenset[str], theirs: frozenset[str]) -> bool:
+    return len(ours & theirs) >= SAME * len(ours | theirs)
+
+
+def _extended(quote: Quote, chunk: Chunk) -> Quote:
+    """Add to a quote what it introduces, behind a colon; and what introduces it, as a signature or a defined word."""
+    units = _units(chunk.text)
+    first = units[0]
+    is_heading = first.terms <= frozenset(terms(" ".join(chunk.title)))
+    is_name = not is_heading and _is_name(chunk.text[first.start : first.end])
+    if len(units) > 1 and quote.start == units[1].start and is_name:
+        quote = quote._replace(start=first.start)
+    text = chunk.text[quote.start : quote.end].rstrip()
+    following = next((unit for unit in units if unit.start >= quote.end), None)
+    is_open = not text.endswith((".", "!", "?", "。", "```", "|"))
+    if following is not None and is_open and following.end - quote.start <= LONGEST_QUOTE:
+        return quote._replace(end=following.end)
+    return quote
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= LONGEST_NAME and not text.rstrip().endswith((".", "!", "?", ":", "。")) and "\n" not in text
+
+
+@lru_cache(maxsize=256)
+def _terms_of(chunk: Chunk) -> frozenset[str]:
+    return frozenset(terms(" ".join([*chunk.title, chunk.text])))
+
+
+@lru_cache(maxsize=256)
+def _units(text: str) -> tuple[_Unit, ...]:
+    """Divide a chunk into sentences, list items, table rows and pieces of code."""
+    return tuple(_Unit(start, end, frozenset(terms(text[start:end]))) for start, end in unit_spans(text))
+
+
+def unit_spans(text: str) -> list[tuple[int, int]]:
+    r"""Return where the units of a text stand.
+
+    >>> [("It is. No!\\n- one\\n- two")[start:end] for start, end in unit_spans("It is. No!\\n- one\\n- two")]
+    ['It is.', 'No!', '- one', '- two']
+    """
+    spans: list[tuple[int, int]] = []
+    for start, end in _between(text, _BLOCK, 0, len(text)):
+        if _is_prose(text[start:end]):
+            ends = [start + cut for cut in sentence_ends(text[start:end])]
+            spans += zip([start, *ends], [*ends, end], strict=True)
+        else:
+            spans.append((start, end))
+    return [piece for start, end in spans for piece in _cut(text, start, end)]
+
+
+def _is_prose(block: str) -> bool:
+    """Return whether a block is text in sentences, not code or a table."""
+    lines = block.strip("\n").split("\n")
+    is_indented = len(lines) > 1 and all(line.startswith(("    ", "\t")) for line in lines if line.strip())
+    return not is_indented and not block.lstrip().startswith((">>>", "```", "~~~", "|", "$ "))
+
+
+def _between(text: str, pattern: re.Pattern[str], start: int, end: int) -> Iterator[tuple[int, int]]:
+    for match in pattern.finditer(text, start, end):
+        yield start, match.start()
+        start = match.end()
+    yield start, end
+
+
+def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a span without the blanks around it, in pieces of whole lines if it is too long."""
+    while start < end:
+        stop = end
+        if end - start > LONGEST_QUOTE:
+            stop = max(text.rfind("\n", start, start + LONGEST_QUOTE), text.rfind(" ", start, start + LONGEST_QUOTE))
+            stop = end if stop <= start else stop
+        piece = text[start:stop]
+        left = len(piece) - len(piece.lstrip("\n"))
+        if piece.strip():
+            yield start + left, start + len(piece.rstrip())
+        start = stop + (stop < end)

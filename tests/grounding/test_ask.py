@@ -1,0 +1,227 @@
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.grounding.corpus import CANARIES, DOCUMENTS, make_index
+
+from ibidem.cli import main
+from ibidem.conversation import Conversation, Part, Turn
+from ibidem.errors import AuditError, ConfigError
+from ibidem.grounding import quotes
+from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, reply, reply_to
+from ibidem.grounding.audit.log import FILE, AuditLog
+from ibidem.grounding.config import GroundAskConfig, IndexChoice
+from ibidem.grounding.search import opened
+from ibidem.grounding.store import Chunk
+from ibidem.grounding.support import WordCover
+from ibidem.modeling.generate import Sampling
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return make_index(tmp_path)
+
+
+def events(index: Path) -> list[dict]:
+    with sqlite3.connect(f"{index}.audit/{FILE}") as database:
+        return [json.loads(row) for (row,) in database.execute("SELECT event FROM events ORDER BY number")]
+
+
+class Model:
+    """A model that says what it is told, and remembers what it was asked."""
+
+    context = 1000
+
+    def __init__(self, *parts: Part, room: int = 10**6) -> None:
+        self._turn, self._room = Turn("assistant", parts), room
+        self.asked: list[Conversation] = []
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+        self.asked += conversations
+        return [self._turn] * len(conversations)
+
+    def check_fit(self, conversations: Sequence[Conversation], max_tokens: int) -> None:
+        if any(len(turns[-1].text) > self._room for turns in conversations):
+            raise ConfigError("too long")
+
+
+def text(said: str) -> Part:
+    return Part("text", said)
+
+
+def ask(index: Path, model: Model, question: str, *, is_ours: bool = False, principal: str = "ada", k: int = 6):
+    answerer = Answerer(WordCover(0.75), k, 64, model, is_ours, "sha256:1")
+    with opened(IndexChoice(index=index)) as retriever:
+        return reply(retriever, answerer, question, principal)
+
+
+def test_without_a_model_the_answer_is_the_best_quote_with_its_span(index: Path) -> None:
+    config = GroundAskConfig(index=index, principal="ada", question="How long is the notice period during probation?")
+    found = reply_to(config)
+    row = found.rows()[0]
+    assert "During probation it is two weeks." in found.checked.text
+    start, end = row["span"]
+    assert DOCUMENTS[row["path"]][start:end] == row["quote"]
+    assert row["title"] == ["Notice"]
+    assert row["supported"]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How many days of paid leave does an employee have?", "30 days"),
+        ("When does leave lapse?", "31 March"),
+        ("Who approves flights?", "head of department"),
+        ("How much special leave is there for a wedding?", "two days"),
+        ("Which class are trains booked in?", "second class"),
+    ],
+)
+def test_questions_are_answered_by_the_sentence_that_says_it(index: Path, question: str, expected: str) -> None:
+    found = reply_to(GroundAskConfig(index=index, principal="ada", question=question))
+    assert expected in found.checked.text
+    assert len(found.checked.text) < 200
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What is the quokka allowance of the marsupial team?", "Who won the world cup in 1954?", "???", "how is it"],
+)
+def test_what_no_permitted_passage_answers_is_an_abstention(index: Path, question: str) -> None:
+    found = reply_to(GroundAskConfig(index=index, principal="ada", question=question))
+    assert (found.checked.text, found.checked.citations) == (NO_ANSWER, ())
+
+
+def test_both_records_name_what_was_shown_and_hold_no_text(index: Path) -> None:
+    found = reply_to(GroundAskConfig(index=index, principal="hr", question="How much is the quokka allowance?"))
+    assert "9137" in found.checked.text
+    query, answer = events(index)[-2:]
+    assert (query["kind"], answer["kind"]) == ("query", "answer")
+    assert query["chunks"] == [chunk.id for chunk in found.passages]
+    with AuditLog(Path(f"{index}.audit"), __import__("ibidem.signatures").signatures.secret_key(None)) as log:
+        assert answer["answer"] == log.keyed(found.checked.text)
+    assert not any(word in json.dumps(events(index)) for word in CANARIES)
+
+
+def test_without_the_record_of_the_answer_nothing_is_printed(
+    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = AuditLog.record
+
+    def record(self: AuditLog, kind: str, principal: str | None = None, **fields: object) -> int:
+        if kind == "answer":
+            raise AuditError("no space left")
+        return whole(self, kind, principal, **fields)
+
+    monkeypatch.setattr(AuditLog, "record", record)
+    words = [
+        "ground",
+        "ask",
+        "--index",
+        str(index),
+        "--principal",
+        "ada",
+        "--question",
+        "How long is the notice period?",
+    ]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no space left" in err
+
+
+def test_a_foreign_model_reads_numbered_passages_whose_brackets_are_escaped(index: Path) -> None:
+    model = Model(text("Use `sys.argv\\[1\\]` of the travel script for the destination [1]."))
+    found = ask(index, model, "How does the travel script know the destination?")
+    shown = model.asked[0][0].parts[0].text
+    assert shown.startswith("[1] Travel\n\n")
+    assert "sys.argv\\[1\\]" in shown
+    assert "\\[see the wiki\\]" in shown
+    row = found.rows()[0]
+    assert row["quote"] == "Use `sys.argv[1]` of the travel script for the destination"
+    assert (row["supported"], found.checked.removed) == (True, 0)
+    assert found.checked.text == "Use `sys.argv\\[1\\]` of the travel script for the destination [1]."
+
+
+def test_a_model_of_ours_reads_documents_verbatim_and_cites_with_parts(index: Path) -> None:
+    model = Model(text("Use `sys.argv[1]` of the travel script for the destination"), Part("cite", "1"), text("."))
+    found = ask(index, model, "How does the travel script know the destination?", is_ours=True)
+    assert "sys.argv[1]` of the travel script for the destination [see the wiki]" in model.asked[0][0].parts[0].text
+    assert [each.number for each in found.checked.citations] == [1]
+    assert found.checked.citations[0].supported
+
+
+def test_invented_citations_and_unsupported_claims_of_a_model_are_shown_as_such(index: Path) -> None:
+    model = Model(
+        text("The notice period is six weeks to the end of a quarter [1]. It is nine years [1]. It is so [12].")
+    )
+    found = ask(index, model, "How long is the notice period?")
+    about = json.loads(as_json(GroundAskConfig(index=index, principal="ada", question="?"), found))
+    assert about["removed"] == 1
+    assert about["unsupported"] == ["It is nine years.", "It is so."]
+    assert [row["supported"] for row in about["citations"]] == [True, False]
+    shown = as_text(found)
+    assert "It is nine years [1] (unsupported)." in shown
+    assert "1 citation of passages that do not exist removed; 2 claims unsupported" in shown
+
+
+def test_an_abstention_of_a_model_says_that_nothing_answers(index: Path) -> None:
+    found = ask(index, Model(text("I don't know.")), "How long is the notice period?")
+    assert (found.checked.text, found.checked.said) == (NO_ANSWER, "")
+
+
+def test_passages_that_do_not_fit_are_left_out_from_the_end_and_that_is_said(index: Path) -> None:
+    question = "How many days of leave, and how long is the notice period?"
+    whole = ask(index, Model(text("Yes [1].")), question)
+    first = len(prompt(question, whole.passages[:1], is_ours=False)[-1].text)
+    model = Model(text("Yes [1]."), room=first)
+    short = ask(index, model, question)
+    assert short.passages == whole.passages[:1]
+    assert short.left_out == len(whole.passages) - 1
+    assert f"{short.left_out} passages left out" in as_text(short)
+    assert events(index)[-2]["chunks"] == [short.passages[0].id]
+    with pytest.raises(ConfigError, match="not even one passage fits"):
+        ask(index, Model(text("Yes [1]."), room=10), question)
+
+
+def test_a_model_is_not_asked_if_there_is_no_passage(index: Path) -> None:
+    model = Model(text("The allowance is 9137 shillings."))
+    found = ask(index, model, "marsupial", principal="contractor-1")
+    assert model.asked == []
+    assert found.checked.text == NO_ANSWER
+
+
+def chunk(body: str, *title: str, path: str = "a.md") -> Chunk:
+    return Chunk(body, path, title, 0, len(body), body)
+
+
+def best(question: str, *chunks: Chunk) -> list[str]:
+    found = quotes.quotes(question, chunks, chunks)
+    return [chunks[each.place].text[each.start : each.end] for each in found]
+
+
+def test_a_question_is_no_answer_to_itself() -> None:
+    page = chunk("How do I sort a list?\n\nCall its method sort, which works in place.", "How do I sort a list?")
+    assert best("How do I sort a list?", page) == ["Call its method sort, which works in place."]
+
+
+def test_what_a_quote_introduces_comes_with_it() -> None:
+    page = chunk("To make a virtual environment, run:\n\n    python -m venv here\n\nThen activate it.", "venv")
+    assert best("How do I make a virtual environment?", page) == [
+        "To make a virtual environment, run:\n\n    python -m venv here"
+    ]
+
+
+def test_a_quote_that_says_the_same_twice_is_shown_once() -> None:
+    one, two = (chunk("A rollback takes four minutes here.", path=path) for path in ("a.md", "b.md"))
+    assert len(best("How long does a rollback take?", one, two)) == 1
+
+
+def test_long_lines_are_cut_and_nothing_is_lost() -> None:
+    body = "word " * 1000
+    spans = quotes.unit_spans(body)
+    assert max(end - start for start, end in spans) <= quotes.LONGEST_QUOTE
+    assert "".join(body[start:end] for start, end in spans).split() == body.replace(" ", "").split() or (
+        " ".join(body[start:end] for start, end in spans).split() == body.split()
+    )

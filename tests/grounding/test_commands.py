@@ -1,0 +1,132 @@
+"""The commands as a user types them, on a small folder of documents."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.grounding.corpus import ACL, CANARIES, write_documents
+
+from ibidem.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Type the commands in a folder with documents and rules."""
+    write_documents(tmp_path / "docs")
+    (tmp_path / "acl.yaml").write_text(ACL)
+    monkeypatch.chdir(tmp_path)
+
+
+INDEX = ["ground", "index", "--docs", "docs", "--acl", "acl.yaml", "--output-dir", "artifacts/index"]
+ASKED = ["--index", "artifacts/index", "--principal"]
+
+
+def typed(capsys: Captured, *words: str, code: int = 0) -> str:
+    assert main(list(words)) == code
+    out, err = capsys.readouterr()
+    return out if code == 0 else err
+
+
+def test_from_a_folder_to_a_checked_answer(capsys: Captured) -> None:
+    assert typed(capsys, *INDEX).startswith("index: 5 documents, 3 access classes; artifacts/index")
+    asked = typed(capsys, "ground", "ask", *ASKED, "ada", "--question", "How long is the notice period in probation?")
+    assert "During probation it is two weeks. [1]" in asked
+    assert "[1] handbook/notice.md, Notice" in asked
+    found = json.loads(typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka", "--json"))
+    assert found[0]["path"] == "salaries/march.md"
+    assert "9137" in typed(capsys, "ground", "show", found[0]["chunk"], *ASKED, "hr")
+    denial = typed(capsys, "ground", "show", found[0]["chunk"], *ASKED, "contractor-1", code=2)
+    assert "no such chunk, or contractor-1 may not read it" in denial
+    assert "verif" in typed(capsys, "audit", "head", "--index", "artifacts/index", "--output", "monday.head").lower()
+    typed(capsys, "audit", "verify", "--index", "artifacts/index", "--head", "monday.head")
+
+
+def test_a_document_that_is_forgotten_is_in_no_file_and_does_not_come_back(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    questions = [{"id": "1", "question": "How much is the quokka allowance?", "answers": ["9137"]}]
+    Path("questions.jsonl").write_text(json.dumps(questions[0]) + "\n")
+    evaluate = ["evaluate", "doc-qa", *ASKED, "hr", "--data", "questions.jsonl", "--output-dir", "artifacts/doc-qa"]
+    typed(capsys, *evaluate)
+    said = typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index")
+    assert "forgotten: 1 document" in said
+    assert "evaluation artifacts/doc-qa" in said
+    assert "saw" in said
+    for again in ([], INDEX):
+        if again:
+            typed(capsys, *again)
+        assert json.loads(typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka", "--json")) == []
+    typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index", "--readmit")
+    typed(capsys, *INDEX)
+    assert typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka").startswith("1. salaries/march.md")
+
+
+def test_what_is_not_there_to_forget_is_an_answer_not_an_error(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    assert main(["ground", "forget", "nothing.md", "--index", "artifacts/index"]) == 1
+    assert "holds no document there" in capsys.readouterr().out
+
+
+def test_a_changed_document_is_found_as_it_is_after_the_next_indexing(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    Path("docs/handbook/notice.md").write_text("# Notice\n\nThe notice period is eleven weeks.")
+    typed(capsys, *INDEX)
+    asked = typed(capsys, "ground", "ask", *ASKED, "ada", "--question", "How long is the notice period?")
+    assert "eleven weeks" in asked
+    assert "six weeks" not in asked
+
+
+def test_a_dry_run_says_what_the_rules_mean_and_writes_nothing(capsys: Captured) -> None:
+    Path("acl.yaml").write_text(ACL.replace("engineering/**", "enginering/**"))
+    said = typed(capsys, *INDEX, "--dry-run")
+    assert "documents  5 in 3 access classes" in said
+    assert "'enginering/**' matches no document" in said
+    assert "1 document that no rule lets anybody read" in said
+    assert not Path("artifacts").exists()
+
+
+def test_rules_that_match_nothing_are_said_and_do_not_stop_the_indexing(capsys: Captured) -> None:
+    Path("acl.yaml").write_text(ACL.replace("engineering/**", "enginering/**"))
+    assert main(INDEX) == 0
+    assert "matches no document" in capsys.readouterr().err
+
+
+def test_the_rules_in_the_documents_folder_are_not_indexed(capsys: Captured) -> None:
+    Path("docs/acl.yaml").write_text(ACL + '  - {path: "**", read: [everyone]}\n')
+    typed(capsys, *INDEX[:4], "--acl", "docs/acl.yaml", *INDEX[6:])
+    for query in ("groups", "contractor-1", "rules path deny"):
+        found = typed(capsys, "ground", "search", *ASKED, "ada", "--query", query, "--json")
+        assert "acl.yaml" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output-dir", "docs/index"], "inside one another"),
+        ([], "give either --output-dir, a folder, or --store, a database"),
+        (["--output-dir", "i", "--audit", "docs"], "inside one another"),
+        (["--output-dir", "i", "--key", "docs/key"], "inside one another"),
+    ],
+)
+def test_places_that_would_index_the_index_are_refused(words: list[str], said: str, capsys: Captured) -> None:
+    err = typed(capsys, *INDEX[:6], *words, code=2)
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_process_that_reads_only_what_it_prints_sees_no_forbidden_word(capsys: Captured) -> None:
+    """Logs included: everything that the process writes outside the index, which holds the documents."""
+    typed(capsys, *INDEX)
+    script = [sys.executable, "-m", "ibidem", "ground", "ask", *ASKED, "contractor-1", "--log-format", "json"]
+    done = subprocess.run(
+        [*script, "--question", "Which allowance does the team have a month?"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout + done.stderr
+    said += "".join(path.read_bytes().decode("latin-1") for path in Path("artifacts/index.audit").iterdir())
+    assert not any(word in said.lower() for word in CANARIES)
