@@ -29,7 +29,7 @@ from ibidem.grounding.documents.reading import content_of
 from ibidem.records import Unreadable
 
 DEFAULT = ReadConfig()
-ISOLATED_BYTES = 256 << 10
+ISOLATED_BYTES = 512 << 10
 """Larger files, and all PDF files, are read in a process of their own: parsers take quadratic time for some inputs."""
 MAX_DEPTH = 100
 """Maximum number of folders inside each other."""
