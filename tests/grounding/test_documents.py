@@ -199,7 +199,10 @@ def test_a_file_above_the_limit_is_reported_whatever_its_lines(tmp_path: Path) -
     assert reason(tmp_path, "sparse.md") == "104,857,600 bytes, more than the limit of 16,777,216"
 
 
-def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("after", ["after and longer", "after!"])
+def test_a_file_that_changes_while_it_is_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
     path = tmp_path / "a.md"
     path.write_text("before")
     fstat, calls = os.fstat, []
@@ -207,7 +210,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, monkey
     def changing(descriptor: int) -> os.stat_result:
         calls.append(descriptor)
         if len(calls) == 2:
-            path.write_text("after and longer")
+            path.write_text(after)
+            os.utime(path, (1, 1))
         return fstat(descriptor)
 
     monkeypatch.setattr(opening.os, "fstat", changing)
