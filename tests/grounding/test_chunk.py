@@ -124,12 +124,12 @@ def test_tiny_siblings_are_joined_only_while_they_fit() -> None:
 
 
 def test_a_short_paragraph_is_not_joined_with_one_that_fits_only_alone() -> None:
-    content = markdown.read("Hi.\n\n" + "x. " * 32 + "\n\n" + "y. " * 32)
-    assert [text for _, text in texts(content, 97)] == ["Hi.", ("x. " * 32).strip(), ("y. " * 32).strip()]
+    content = markdown.read("Hi.\n\n" + "x. " * 66 + "\n\n" + "y. " * 66)
+    assert [text for _, text in texts(content, 200)] == ["Hi.", ("x. " * 66).strip(), ("y. " * 66).strip()]
 
 
 def test_a_line_that_announces_something_stays_with_it() -> None:
-    content = markdown.read(f"{'a ' * 30}\n\n{'b ' * 15}such as:\n\n{'c ' * 29}")
+    content = markdown.read(f"{'a ' * 20}\n\n{'b ' * 15}such as:\n\n{'c ' * 29}")
     assert [text[0] for _, text in texts(content, 110)] == ["a", "b"]
 
 
