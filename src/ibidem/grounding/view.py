@@ -26,6 +26,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ibidem.errors import DataError
 from ibidem.grounding.segment import Segment
 from ibidem.grounding.store import Chunk, Hit
 
@@ -120,6 +121,9 @@ class View:
         """Return the rows with the largest cosine, best first, int32 [min(window, N)]."""
         assert self._vectors_ND is not None
         query_D = np.ascontiguousarray(vector_D, np.float32)
+        width = self._vectors_ND.shape[1]
+        if query_D.shape != (width,) or not np.isfinite(query_D).all():
+            raise DataError(f"the query's vector is not {width} finite numbers; encode it with the index's encoder")
         levels = min(_QUERY_LEVELS, _MOST_INT32 // (_CODE_LEVELS * len(query_D)))
         step = float(np.abs(query_D).max()) / levels or 1.0
         codes_D = np.rint(query_D / step).astype(np.int16)
