@@ -360,3 +360,23 @@ def test_a_kill_at_any_file_operation_leaves_the_old_index_or_the_new_one(kills:
     assert {row["then"] for row in rows} == {"new"}
     assert {tuple(row["beside"]) for row in rows} == {("index",)}
     assert not any(row["path"] for row in rows if row["change"] == "forget")
+
+
+def test_forgetting_keeps_the_settings_of_the_index_whoever_asks(tmp_path: Path) -> None:
+    index = make(tmp_path / "index", corpus(0))
+    config = index.artifact.config
+    Index(tmp_path / "index", KEY, acl="elsewhere", encoder=HashEncoder(8)).forget("hr")
+    assert index.artifact.config == config
+    assert index.readmit("hr")
+    assert index.artifact.config == config
+
+
+def test_without_hard_links_unchanged_segments_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    index = make(tmp_path / "index", corpus(0))
+    before = files_of(tmp_path / "index")
+    monkeypatch.setattr(os, "link", refuse)
+    index.update(corpus(0), RULES)
+    assert files_of(tmp_path / "index") == before

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.grounding.corpora import KEY, HashEncoder, corpus, document
 
+from ibidem.errors import DataError
 from ibidem.grounding.segment import Segment, make_entry, write_segment
 from ibidem.grounding.store import Indexed
 from ibidem.grounding.terms import hash_of, terms
@@ -137,3 +138,10 @@ def test_a_text_that_appears_twice_has_two_ids_and_twins_elsewhere_have_others(t
     assert len({hit.chunk.id for hit in hits}) == 3
     assert [view.find(hit.chunk.id) for hit in hits] == [hit.chunk for hit in hits]
     assert make_entry(documents[0], b"x" * 32, None).ids != make_entry(documents[0], KEY, None).ids
+
+
+@pytest.mark.parametrize("vector", [[1.0] * 23, [1.0] * 25, [math.nan] * 24, [[1.0] * 24]])
+def test_a_vector_of_another_encoder_is_refused(vector: list[float], tmp_path: Path) -> None:
+    view = view_of([document("a.md", "valve")], tmp_path / "segment", HashEncoder())
+    with pytest.raises(DataError, match="the query's vector is not 24 finite numbers"):
+        view.search([], np.array(vector, np.float32), 3)
