@@ -111,6 +111,22 @@ def test_ranks_and_ids_are_those_of_the_local_index(
         assert pair.chunk(peers[0].chunk.id, principal, rules) == peers[0].chunk
 
 
+def test_a_query_may_be_long_repeat_itself_and_want_everything(store: Pair) -> None:
+    rules = rules_of(RULES)
+    assert found(store, "plan " * 50_000, "ann") == ["handbook/travel", "salaries/ann"]
+    assert found(store, " ".join(map(str, range(20_000))) + " plan", "ann") == ["handbook/travel", "salaries/ann"]
+    for query in (ask("plan"), ask("plan", Bag())):
+        assert store.search(query, "ann", rules, 1 << 40) == store.search(query, "ann", rules, 1000)
+        assert store.search(query, "ann", rules, 0) == store.search(query, "ann", rules, -1) == []
+
+
+def test_a_store_without_vectors_ignores_those_of_a_query(new_store: Callable[..., Pair]) -> None:
+    pair, rules = new_store(), rules_of(RULES)
+    pair.update(DOCUMENTS, rules)
+    expected = pair.search(ask("plan"), "ann", rules, 5)
+    assert pair.search(ask("plan", Bag()), "ann", rules, 5) == expected != []
+
+
 def test_a_chunk_is_opened_only_by_those_who_may_read_it(store: Pair) -> None:
     (hit,) = store.search(ask(CANARY), "ann", rules_of(RULES), 5)
     assert store.chunk(hit.chunk.id, "ann", rules_of(RULES)) == hit.chunk

@@ -15,9 +15,9 @@ store changed since its classes were read, the search is repeated. Ranks are tho
 statistics of the permitted chunks alone, and reciprocal rank fusion with the cosine's. Contributions of terms are
 added as integers, so no plan and no number of workers changes a bit of a score.
 
-What the engine cannot promise: whoever holds the reading role's password can claim any principal, so only this program
-may hold it. Rows that were removed are gone from the tables' files (`VACUUM FULL`), and remain in the write-ahead log
-until it is recycled, in backups and on standbys.
+What the engine cannot promise: whoever holds the reading role's password can claim any principal and list all paths
+(they are needed when the rules changed), so only this program may hold it. Rows that were removed are gone from the
+tables' files (`VACUUM FULL`), and remain in the write-ahead log until it is recycled, in backups and on standbys.
 
 Sources: https://www.postgresql.org/docs/current/ddl-rowsecurity.html; Robertson and Zaragoza 2009, "The probabilistic
 relevance framework: BM25 and beyond", DOI 10.1561/1500000019; Cormack, Clarke and Buettcher 2009, "Reciprocal rank
@@ -53,6 +53,7 @@ LOCK_WAIT_S = 10.0
 _PAUSE_S = 0.05
 _WRITER_WAIT_S = 1.0  # a server needs a moment to notice that a writer's connection is closed
 _ATTEMPTS = 5
+_MOST = 2**31 - 1
 _BATCH = 200  # documents that are sent at once
 _BLOCK = 2000  # lines of a message
 _ID = re.compile("[0-9a-f]{32}")
@@ -62,6 +63,7 @@ _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 class _State(NamedTuple):
     revision: int
     rules: str
+    encoder: str | None
 
 
 class _Members(NamedTuple):
@@ -130,12 +132,14 @@ class PostgresStore:
     def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
         times = Counter(_signed(term) for term in terms.hashes(query.text, self._key))
-        values = {"terms": list(times), "times": list(times.values()), "k": max(k, 0)}
-        if query.vector_D is None:
-            rows = self._permitted(principal, rules, BY_WORDS, values)
-        else:
-            vector = _vector(query.vector_D.tolist())
-            rows = self._permitted(principal, rules, BY_BOTH, values | {"vector": vector})
+        words = {"terms": list(times), "times": list(times.values()), "k": min(max(k, 0), _MOST)}
+
+        def statement(state: _State) -> tuple[str, dict[str, Any]]:
+            if query.vector_D is None or state.encoder is None:
+                return BY_WORDS, words
+            return BY_BOTH, words | {"vector": _vector(query.vector_D.tolist())}
+
+        rows = self._permitted(principal, rules, statement)
         return [Hit(_chunk(row), float(row[-1])) for row in rows]
 
     def chunk(self, chunk_id: str, principal: str, rules: Rules) -> Chunk:
@@ -145,7 +149,7 @@ class PostgresStore:
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
         id_ = chunk_id if _ID.fullmatch(chunk_id) else ""
-        rows = self._permitted(principal, rules, sql.ONE_CHUNK, {"id": id_})
+        rows = self._permitted(principal, rules, lambda _: (sql.ONE_CHUNK, {"id": id_}))
         if not rows:
             raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
         return _chunk(rows[0])
@@ -207,15 +211,18 @@ class PostgresStore:
             self._check_store(session)
             return session.run(f"SELECT {column} FROM store")[0][0]  # noqa: S608 - our own words
 
-    def _permitted(self, principal: str, rules: Rules, statement: str, values: dict[str, Any]) -> list[list[Any]]:
+    def _permitted(
+        self, principal: str, rules: Rules, statement: Callable[[_State], tuple[str, dict[str, Any]]]
+    ) -> list[list[Any]]:
         """Return the rows of a statement that sees what a principal may read, all of one revision of the store."""
         for _ in range(_ATTEMPTS):
             with self._sessions.transaction("ISOLATION LEVEL READ COMMITTED READ ONLY") as session:
                 self._check_reader(session)
-                state = _State(*session.query("SELECT revision, rules FROM store")[0])
+                state = _State(*session.query("SELECT revision, rules, encoder FROM store")[0])
                 classes, documents = self._readable(session, state, principal, rules)
                 session.query(sql.PERMIT, classes=classes, documents=documents)
-                rows = session.query(statement, **values)
+                text, values = statement(state)
+                rows = session.query(text, **values)
             if all(row[0] == state.revision for row in rows):
                 found = [row for row in rows if row[1] is not None]
                 if not all(rules.permits(principal, rules.access(row[2])) for row in found):

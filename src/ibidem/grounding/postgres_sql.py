@@ -72,7 +72,7 @@ END $$;
 PERMIT = "SELECT set_config('ibidem.classes', :classes, true), set_config('ibidem.documents', :documents, true)"
 
 SCALE = 1 << 24
-"""Contributions of terms are added as integers of 6e-8; the largest, about 20 * 2.2, fits 31 bits."""
+"""Contributions of terms are added as whole multiples of 1 / SCALE, 6e-8."""
 
 _SCORED = f"""
 WITH asked AS MATERIALIZED (
@@ -86,7 +86,7 @@ weights AS MATERIALIZED (
     FROM (SELECT term, count(*)::float8 AS held FROM found GROUP BY term) AS held JOIN asked USING (term), size),
 scored AS MATERIALIZED (
     SELECT document, chunk, sum(({SCALE} * weight * frequency * ({{k1}} + 1) / (
-        frequency + {{k1}} * (1 - {{b}} + {{b}} * words / mean)))::int) AS score
+        frequency + {{k1}} * (1 - {{b}} + {{b}} * words / mean)))::bigint) AS score
     FROM found JOIN weights USING (term), size GROUP BY document, chunk)"""
 _BY_WORDS = f""",
 best AS MATERIALIZED (
