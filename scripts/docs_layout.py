@@ -227,7 +227,21 @@ PRETRAININGS, REWARDS = ("train",), ("reward",)
 REWARDED_BY_MODEL, REWARDED_BY_TESTS = ("ppo",), ("grpo",)
 """Those that learn from answers which they sample: scored by a reward model, or by tests."""
 TAKEDOWN = ("takedown plan", "takedown apply", "takedown verify")
-NO_ARTIFACT = {"completion", "data get", "demo", "doctor", "gate pin", "init", "key", "plan", "problems"}
+NO_ARTIFACT = {
+    "audit head",
+    "audit list",
+    "audit prove",
+    "audit verify",
+    "completion",
+    "data get",
+    "demo",
+    "doctor",
+    "gate pin",
+    "init",
+    "key",
+    "plan",
+    "problems",
+}
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
 

@@ -140,3 +140,16 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
     with ibidem.show_progress():
         log.event("note", figure=1)
     assert capsys.readouterr().err.endswith("note: figure 1\n")
+
+
+def test_private_documents_are_indexed_searched_and_asked(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "leave.md").write_text("# Leave\n\nEvery employee has 30 days of leave.\n")
+    (tmp_path / "acl.yaml").write_text('rules: [{path: "**", read: [ada]}]\n')
+    index = ibidem.index_documents(tmp_path / "docs", acl=str(tmp_path / "acl.yaml"), output_dir=tmp_path / "index")
+    assert index.counts["documents"] == 1
+    assert [row["path"] for row in ibidem.search_documents(index, "ada", "days of leave")] == ["leave.md"]
+    assert ibidem.search_documents(index, "eve", "days of leave") == []
+    answer = ibidem.ask_documents(index, "ada", "How many days of leave does an employee have?")
+    assert "30 days of leave" in answer["answer"]
+    assert answer["citations"][0]["path"] == "leave.md"

@@ -130,3 +130,14 @@ def test_a_process_that_reads_only_what_it_prints_sees_no_forbidden_word(capsys:
     said = done.stdout + done.stderr
     said += "".join(path.read_bytes().decode("latin-1") for path in Path("artifacts/index.audit").iterdir())
     assert not any(word in said.lower() for word in CANARIES)
+
+
+def test_an_indexing_without_changes_leaves_the_index_as_it_is(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    manifest = Path("artifacts/index/manifest.json")
+    before = manifest.stat()
+    typed(capsys, *INDEX)
+    assert (manifest.stat().st_mtime_ns, manifest.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    Path("docs/handbook/notice.md").write_text("# Notice\n\nNo notice is needed.")
+    typed(capsys, *INDEX)
+    assert manifest.stat().st_ino != before.st_ino

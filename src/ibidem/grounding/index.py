@@ -18,13 +18,14 @@ import shutil
 import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-from ibidem import artifacts, jsonl, log
+from ibidem import __version__, artifacts, jsonl, log
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
@@ -61,6 +62,10 @@ Item = Place | Entry
 """A document of an index to write: one that is kept, or another."""
 Classes = Mapping[Access, Mapping[str, Item]]
 """The documents of each access class, by path."""
+
+
+class _Unchanged(Exception):  # noqa: N818 - no error
+    """A change changes nothing: the index stays as it is."""
 
 
 class Content:
@@ -272,7 +277,7 @@ class Index:
         self, before: Content | None, classes: Classes, config: Mapping[str, Any],
         forgotten: Sequence[Mapping[str, str]], quarantined: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
-        with artifacts.create(self.path, kind=KIND, config=config) as draft:
+        with suppress(_Unchanged), artifacts.create(self.path, kind=KIND, config=config) as draft:
             named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
             rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
             for name, lines in ((SEGMENTS, rows), (FORGOTTEN, forgotten), (QUARANTINE, quarantined)):
@@ -280,6 +285,8 @@ class Index:
                 draft.rows[name] = len(lines)
             sums = {name: sum(row[name] for row in rows) for name in ("documents", "chunks")}
             draft.counts |= sums | {"segments": len(rows), "forgotten": len(forgotten), "quarantined": len(quarantined)}
+            if before is not None and before.artifact.config == config and _is_same(before.artifact, draft.path):
+                raise _Unchanged
 
     def _write_class(
         self, before: Content | None, draft: artifacts.Draft, name: str, access: Access, items: Mapping[str, Item]
@@ -381,6 +388,17 @@ def _permitted(content: Content, principal: str, rules: Rules) -> Iterator[Part]
 def _entry(content: Content | None, place: Place) -> Entry:
     assert content is not None
     return content.segment(place.segment).entry(place.number)
+
+
+def _is_same(before: artifacts.Artifact, folder: Path) -> bool:
+    """Return whether a folder has the files of an artifact of this version, byte for byte."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    same = (
+        (folder / name).samefile(before.path / name)
+        or (folder / name).read_bytes() == (before.path / name).read_bytes()
+        for name in names
+    )
+    return before.version == __version__ and names == before.files.keys() and all(same)
 
 
 def _link(file: Path, other: Path) -> None:
