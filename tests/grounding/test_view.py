@@ -155,7 +155,7 @@ def test_rows_that_int8_codes_would_misplace_are_ranked_exactly(tmp_path: Path) 
     vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
 
     class Given(HashEncoder):
-        def encode(self, texts):  # noqa: ANN202
+        def encode(self, texts):
             return vectors_ND[[int(text) for text in texts]]
 
     view = view_of([document(f"{n:03d}.md", str(n)) for n in range(500)], tmp_path / "segment", Given(48))
