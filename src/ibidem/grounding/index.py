@@ -29,10 +29,11 @@ from ibidem import __version__, artifacts, jsonl, log
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
-from ibidem.grounding.segment import Entry, Segment, keyed, make_entry, name_of, write_segment
+from ibidem.grounding.segment import Entry, Segment, make_entry, name_of, write_segment
 from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
 from ibidem.grounding.view import Part, View
 from ibidem.records import Unreadable
+from ibidem.signatures import keyed
 
 KIND = "ground-index"
 SEGMENTS, FORGOTTEN, QUARANTINE = "segments.jsonl", "forgotten.jsonl", "quarantine.jsonl"

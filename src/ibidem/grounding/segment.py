@@ -12,12 +12,10 @@ its document, the key and the encoder alone, so a segment is the same bytes howe
 Legend: N chunks, D width of vectors, P postings, T distinct terms.
 """
 
-import hmac
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +29,7 @@ from ibidem.errors import DataError, DigestMismatch
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.store import Access, Chunk, Indexed, Span
 from ibidem.grounding.terms import hashes
+from ibidem.signatures import keyed
 
 DOCUMENTS, CHUNKS, TERMS, POSTINGS = "documents.arrow", "chunks.arrow", "terms.arrow", "postings.arrow"
 VECTORS = "vectors.npy"
@@ -65,12 +64,6 @@ class Entry(NamedTuple):
     """Ascending within each chunk."""
     counts_P: NDArray[np.int32]
     vectors_ND: NDArray[np.float32] | None
-
-
-def keyed(key: bytes, *parts: str) -> str:
-    """Return the HMAC-SHA-256 of some texts, in hexadecimal; no two lists of texts are joined to the same bytes."""
-    joined = b"".join(b"%d:%b" % (len(data), data) for data in (p.encode(errors="surrogatepass") for p in parts))
-    return hmac.digest(key, joined, sha256).hex()
 
 
 def name_of(key: bytes, access: Access) -> str:
