@@ -305,3 +305,34 @@ def test_a_chain_whose_steps_name_their_parent_twice_is_walked_once(tmp_path: Pa
     assert len(rows) == 1 + 2 * 23
     assert {node.path.name for _, _, node in rows} == {f"step-{number}" for number in range(24)}
     assert [depth for depth, _, _ in rows] == [0, *range(1, 24), *range(23, 0, -1)]
+
+
+def test_an_artifact_is_replaced_where_folders_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "x")
+    monkeypatch.setattr(artifacts, "_exchange", lambda *_: False)
+    new = make(tmp_path / "x", "other")
+    assert artifacts.verify(tmp_path / "x").digest == new.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is a system call of Linux")
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "x")
+    renamed: list[Path] = []
+    monkeypatch.setattr(Path, "rename", lambda path, _: renamed.append(path))
+    make(tmp_path / "x", "other")
+    assert renamed == []
+    assert (tmp_path / "x" / "sub" / "a.txt").read_text() == "other"
+
+
+def test_one_process_at_a_time_changes_an_artifact(tmp_path: Path) -> None:
+    with artifacts.writing(tmp_path / "x"):
+        with pytest.raises(ArtifactError, match="x: another process is changing it"), artifacts.writing(tmp_path / "x"):
+            pass
+        with artifacts.writing(tmp_path / "y"):
+            pass
+    with artifacts.writing(tmp_path / "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []

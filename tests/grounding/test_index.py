@@ -1,12 +1,17 @@
 """The local store: what a principal finds, and what changes leave on disk."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import zstandard
+from tests.conftest import REPOSITORY
 from tests.grounding.corpora import KEY, RULES, FolderRules, HashEncoder, corpus, document
 
 from ibidem import artifacts
@@ -337,3 +342,41 @@ def test_lists_of_an_index_are_checked(tmp_path: Path) -> None:
             Index.open(tmp_path / name, KEY)._current().lines(name)
         with pytest.raises(DigestMismatch, match=name):
             index.forget("hr")
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_at_any_file_operation_leaves_the_old_index_or_the_new_one(kills: int, tmp_path: Path) -> None:
+    """Kill updates and forgetting, as many of each; a second attempt leaves the new one, and nothing beside it."""
+    script = Path(__file__).with_name("killed_writers.py")
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path), str(kills)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 2 * kills
+    assert all(row["killed"] for row in rows)
+    assert {row["left"] for row in rows} == {"old", "new"}
+    assert all(row["readable"] for row in rows)
+    assert {row["then"] for row in rows} == {"new"}
+    assert {tuple(row["beside"]) for row in rows} == {("index",)}
+    assert not any(row["path"] for row in rows if row["change"] == "forget")
+
+
+def test_forgetting_keeps_the_settings_of_the_index_whoever_asks(tmp_path: Path) -> None:
+    index = make(tmp_path / "index", corpus(0))
+    config = index.artifact.config
+    Index(tmp_path / "index", KEY, acl="elsewhere", encoder=HashEncoder(8)).forget("hr")
+    assert index.artifact.config == config
+    assert index.readmit("hr")
+    assert index.artifact.config == config
+
+
+def test_without_hard_links_unchanged_segments_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    index = make(tmp_path / "index", corpus(0))
+    before = files_of(tmp_path / "index")
+    monkeypatch.setattr(os, "link", refuse)
+    index.update(corpus(0), RULES)
+    assert files_of(tmp_path / "index") == before

@@ -1,10 +1,34 @@
-"""Encoders: texts to vectors."""
+"""Encoders: texts to vectors, by a checkpoint of ours or a local Hugging Face encoder.
 
-from collections.abc import Sequence
-from typing import Protocol
+    a checkpoint of ours        the mean of the last hidden states of a text's tokens
+    a Hugging Face encoder      the same, or what the files of sentence-transformers in the folder say: `modules.json`
+                                (transformer, pooling, perhaps a normalization) and the pooling's `config.json` (the
+                                mean, or the first token)
+
+Vectors have length 1. Each text is computed in a row of its own without padding, so that its vector depends on nothing
+but the text: rows of a batch would change one another's last bits. A text longer than the model's context is cut.
+
+Shapes: N texts, T tokens, D width.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ibidem.artifacts import MANIFEST
+from ibidem.errors import ConfigError
+from ibidem.inference.model_folder import digest_of_model_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODULES = "modules.json"
+_TRANSFORMER, _POOLING, _NORMALIZE = "Transformer", "Pooling", "Normalize"
+_MEAN, _FIRST = "pooling_mode_mean_tokens", "pooling_mode_cls_token"
 
 
 class Encoder(Protocol):
@@ -17,3 +41,147 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a vector of length 1 for each text, float32 [N, D]; each depends on its text alone."""
+
+
+def open_encoder(path: Path) -> Encoder:
+    """Open a checkpoint of ours or the folder of a Hugging Face encoder; nothing is downloaded, and no code is loaded.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: the folder is neither, cannot be loaded, or pools in a way that is not supported.
+    """
+    if (path / MANIFEST).exists():
+        return _of_checkpoint(path)
+    if not (path / "config.json").is_file() and not (path / MODULES).is_file():
+        raise ConfigError(f"{path}: neither a checkpoint nor the folder of a Hugging Face model")
+    return _of_hugging_face(path)
+
+
+class TextEncoder:
+    """An encoder of one text at a time."""
+
+    def __init__(self, digest: str, width: int, hidden: Callable[[str], "Tensor"], *, first: bool = False) -> None:
+        """Make an encoder from a function that returns the last hidden states of a text, float [T, D].
+
+        Args:
+            digest: identifies it.
+            width: length of a vector.
+            hidden: returns the states.
+            first: take the first state instead of the mean.
+        """
+        self.digest, self.width = digest, width
+        self._hidden, self._first = hidden, first
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a vector of length 1 for each text, float32 [N, D]; a text without tokens has the vector 0."""
+        vectors_ND = np.zeros((len(texts), self.width), np.float32)
+        for vector_D, text in zip(vectors_ND, texts, strict=True):
+            vector_D[:] = self._vector(text)
+        return vectors_ND
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            hidden_TD = self._hidden(text).double()
+        if not len(hidden_TD):
+            return np.zeros(self.width, np.float32)
+        mean_D = (hidden_TD[0] if self._first else hidden_TD.mean(0)).cpu().numpy()
+        return np.asarray(mean_D / (np.sqrt((mean_D * mean_D).sum()) or 1.0), np.float32)
+
+
+def _of_checkpoint(path: Path) -> Encoder:
+    import torch
+
+    from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
+    from ibidem.tokenization.tokenizer import Tokenizer
+
+    model, checkpoint = load_model(path)
+    tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
+
+    def hidden(text: str) -> "Tensor":
+        ids = tokenizer.encode(text)[: model.config.context - 1]
+        row = torch.tensor([[tokenizer.document_id, *ids]], device=model.device)
+        return model.hidden(row)[0][0, 1:]  # the state of the opening token is that of every text
+
+    return TextEncoder(checkpoint.digest, model.config.width, hidden)
+
+
+def _of_hugging_face(path: Path) -> Encoder:
+    digest = digest_of_model_folder(path)
+    folder, first = _modules(path)
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError:
+        raise ConfigError("an encoder of Hugging Face needs transformers: pip install 'ibidem[huggingface]'") from None
+    import torch
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    model.eval()
+    longest = _longest(path, tokenizer, model.config)
+
+    def hidden(text: str) -> "Tensor":
+        row = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+        states_1TD = model(**row).last_hidden_state
+        return states_1TD[0]  # type: ignore[no-any-return]
+
+    return TextEncoder(digest, int(model.config.hidden_size), hidden, first=first)
+
+
+def _longest(path: Path, tokenizer: Any, config: Any) -> int:
+    """Return the number of tokens that a text may have."""
+    file = path / "sentence_bert_config.json"
+    asked = _json(file).get("max_seq_length") if file.is_file() else None
+    reserved = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"} else 0
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [asked, tokenizer.model_max_length, positions - reserved if positions else None]
+    return int(min(limit for limit in limits if limit))
+
+
+def _modules(path: Path) -> tuple[Path, bool]:
+    """Return the folder of the transformer, and whether its first state is taken instead of the mean."""
+    if not (path / MODULES).is_file():
+        pooling = path / "1_Pooling"
+        return path, _takes_first(pooling) if (pooling / "config.json").is_file() else False
+    folder, first = path, False
+    for module in _json(path / MODULES):
+        kind, where = str(module.get("type", "")).rpartition(".")[2], path / _inside(path, str(module.get("path", "")))
+        if kind == _TRANSFORMER:
+            folder = where
+        elif kind == _POOLING:
+            first = _takes_first(where)
+        elif kind != _NORMALIZE:
+            raise ConfigError(
+                f"{path / MODULES}: the module {kind} is not supported, only a transformer and its pooling"
+            )
+    return folder, first
+
+
+def _inside(path: Path, name: str) -> str:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ConfigError(
+            f"{path / MODULES}: names {name!r}, which is outside the folder, so the digest cannot cover it"
+        )
+    return name
+
+
+def _takes_first(folder: Path) -> bool:
+    modes = [
+        name for name, value in _json(folder / "config.json").items() if name.startswith("pooling_mode_") and value
+    ]
+    if modes not in ([_MEAN], [_FIRST]):
+        raise ConfigError(f"{folder / 'config.json'}: only the mean and the first token are supported, not {modes}")
+    return modes == [_FIRST]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {' '.join(str(error).split())}") from None

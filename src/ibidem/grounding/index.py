@@ -14,6 +14,7 @@ the old index or the new one, and an open `Index` reads the new one at its next 
 """
 
 import os
+import shutil
 import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,7 +203,13 @@ class Index:
                 item = self._kept(before, document) or make_entry(document, self._key, self._encoder)
                 classes.setdefault(rules.access(document.path), {})[document.path] = item
             rows = [asdict(each) for each in quarantined if not self._is_forgotten(each.file, hashes)]
-            self._write(before, classes, rules.version, forgotten, rows)
+            config = self._config | {
+                "encoder": self._encoder.digest if self._encoder else None,
+                "key": key_id(self._key),
+                "rules": rules.version,
+                "terms": terms.VERSION,
+            }
+            self._write(before, classes, config, forgotten, rows)
 
     def forget(self, path: str) -> int:
         """Remove a document, or all below a folder, from every file; return how many were removed.
@@ -223,7 +230,7 @@ class Index:
             if removed or len(rows) < len(quarantined):
                 hashes = {row["path"] for row in before.lines(FORGOTTEN)} | {self._hash(wanted)}
                 forgotten = [{"path": each} for each in sorted(hashes)]
-                self._write(before, kept, before.artifact.config["rules"], forgotten, rows)
+                self._write(before, kept, before.artifact.config, forgotten, rows)
         return removed
 
     def readmit(self, path: str) -> bool:
@@ -233,8 +240,8 @@ class Index:
             forgotten = before.lines(FORGOTTEN)
             rest = [row for row in forgotten if row["path"] != self._hash(_normal(path))]
             if len(rest) < len(forgotten):
-                rules = before.artifact.config["rules"]
-                self._write(before, before.kept(lambda _: False), rules, rest, before.lines(QUARANTINE))
+                config = before.artifact.config
+                self._write(before, before.kept(lambda _: False), config, rest, before.lines(QUARANTINE))
         return len(rest) < len(forgotten)
 
     def _check_encoder(self, content: Content) -> None:
@@ -262,16 +269,9 @@ class Index:
         return place if place and content.segment(place.segment).holds(place.number, document) else None
 
     def _write(
-        self, before: Content | None, classes: Classes, rules: str, forgotten: Sequence[Mapping[str, str]],
-        quarantined: Sequence[Mapping[str, Any]],
+        self, before: Content | None, classes: Classes, config: Mapping[str, Any],
+        forgotten: Sequence[Mapping[str, str]], quarantined: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
-        encoder = before.artifact.config["encoder"] if before and not self._encoder else None
-        config = self._config | {
-            "encoder": self._encoder.digest if self._encoder else encoder,
-            "key": key_id(self._key),
-            "rules": rules,
-            "terms": terms.VERSION,
-        }
         with artifacts.create(self.path, kind=KIND, config=config) as draft:
             named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
             rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
@@ -292,7 +292,7 @@ class Index:
             if ordered == [Place(name, number) for number in range(len(old.paths))]:
                 folder.mkdir()
                 for file in before.files(name):
-                    os.link(before.artifact.path / file, draft.path / file)
+                    _link(before.artifact.path / file, draft.path / file)
                 return row | {"chunks": len(old.starts_N)}
         entries = [item if isinstance(item, Entry) else _entry(before, item) for item in ordered]
         write_segment(folder, entries)
@@ -381,6 +381,13 @@ def _permitted(content: Content, principal: str, rules: Rules) -> Iterator[Part]
 def _entry(content: Content | None, place: Place) -> Entry:
     assert content is not None
     return content.segment(place.segment).entry(place.number)
+
+
+def _link(file: Path, other: Path) -> None:
+    try:
+        os.link(file, other)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, other)
 
 
 def _normal(path: str) -> str:

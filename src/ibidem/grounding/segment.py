@@ -1,6 +1,6 @@
 """Segments: the documents of one access class on disk, and what is needed to find their chunks.
 
-    <segment>/documents.arrow    path, text (zstd, in blocks of 32,768 characters), number of chunks; ordered by path
+    <segment>/documents.arrow    path, text (zstd, in blocks of 4,096 characters), number of chunks; ordered by path
               chunks.arrow       id, title, start, end, number of terms; ordered by (path, start)
               terms.arrow        the hash of each term, ascending, and its number of postings
               postings.arrow     chunk and count, ordered by (term, chunk)
@@ -13,10 +13,12 @@ Legend: N chunks, D width of vectors, P postings, T distinct terms.
 """
 
 import hmac
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +36,8 @@ DOCUMENTS, CHUNKS, TERMS, POSTINGS = "documents.arrow", "chunks.arrow", "terms.a
 VECTORS = "vectors.npy"
 ID_BYTES = 16
 
-_BLOCK_CHARS = 1 << 15
+_BLOCK_CHARS = 1 << 12
+_of_thread = threading.local()
 _DOCUMENT_FIELDS = {"path": pa.string(), "text": pa.list_(pa.large_binary()), "chunks": pa.int32()}
 _CHUNK_FIELDS = {
     "id": pa.binary(ID_BYTES),
@@ -196,7 +199,10 @@ class Segment:
         terms, postings = _read(folder / TERMS, _TERM_FIELDS), _read(folder / POSTINGS, _POSTING_FIELDS)
         self.paths: list[str] = documents.column("path").to_pylist()
         self._texts = documents.column("text")
+        self._first_blocks = self._texts.offsets.to_numpy()
+        self._block_ends, self._block_bytes = _pieces(self._texts.values)
         self._titles = chunks.column("title")
+        self._first_titles = self._titles.offsets.to_numpy()
         self.ids_N2 = _ids(chunks.column("id"))
         self.starts_N, self.ends_N = _numbers(chunks, "start"), _numbers(chunks, "end")
         self.num_terms_N = _numbers(chunks, "terms")
@@ -229,11 +235,12 @@ class Segment:
 
     def text(self, document: int, start: int = 0, end: int | None = None) -> str:
         """Return a part of a document's text, reading only the blocks that hold it."""
-        blocks = self._texts[document].values
-        last = len(blocks) if end is None else -(-end // _BLOCK_CHARS)
-        first = start // _BLOCK_CHARS
+        offset, past = self._first_blocks[document : document + 2].tolist()
+        first, last = start // _BLOCK_CHARS, past - offset if end is None else -(-end // _BLOCK_CHARS)
+        bounds = self._block_ends[offset + first : min(offset + last, past) + 1].tolist()
+        decompress = _decompressor().decompress
         try:
-            parts = [zstandard.decompress(blocks[n].as_buffer()) for n in range(first, min(last, len(blocks)))]
+            parts = [decompress(self._block_bytes[begin:stop]) for begin, stop in pairwise(bounds)]
             text = b"".join(parts).decode(errors="surrogatepass")
         except (zstandard.ZstdError, UnicodeDecodeError) as error:
             raise DigestMismatch(f"{self.folder / DOCUMENTS}: damaged; {error}") from None
@@ -246,7 +253,7 @@ class Segment:
         return Chunk(
             id=self.ids_N2[number].tobytes().hex(),
             path=self.paths[document],
-            title=tuple(self._titles[number].as_py()),
+            title=self._title(number),
             start=start,
             end=end,
             text=self.text(document, start, end),
@@ -255,7 +262,15 @@ class Segment:
     def spans(self, document: int) -> tuple[Span, ...]:
         """Return where the chunks of a document stand."""
         numbers = range(int(self.firsts[document]), int(self.firsts[document + 1]))
-        return tuple(Span(tuple(self._titles[n].as_py()), int(self.starts_N[n]), int(self.ends_N[n])) for n in numbers)
+        return tuple(Span(self._title(n), int(self.starts_N[n]), int(self.ends_N[n])) for n in numbers)
+
+    def _title(self, number: int) -> tuple[str, ...]:
+        first, past = self._first_titles[number : number + 2].tolist()
+        return tuple(self._headings[first:past])
+
+    @cached_property
+    def _headings(self) -> list[str]:
+        return self._titles.values.to_pylist()  # type: ignore[no-any-return]
 
     def holds(self, number: int, document: Indexed) -> bool:
         """Return whether a document of the segment is still the same: its text, and its division into chunks."""
@@ -312,6 +327,19 @@ def _read_vectors(path: Path) -> NDArray[np.float32] | None:
 
 def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[Any]:
     return np.asarray(batch.column(name).to_numpy())
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor; making one takes three times as long as a block."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    return _of_thread.decompressor  # type: ignore[no-any-return]
+
+
+def _pieces(column: pa.LargeBinaryArray) -> tuple[NDArray[np.int64], memoryview]:
+    """Return the offsets of the values of a column, and their bytes."""
+    _, offsets, data = column.buffers()
+    return np.frombuffer(offsets, np.int64, len(column) + 1), memoryview(data or b"")
 
 
 def _ids(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:

@@ -26,17 +26,19 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ibidem.errors import DataError
 from ibidem.grounding.segment import Segment
 from ibidem.grounding.store import Chunk, Hit
 
 K1, B = 1.2, 0.75
 RRF_K = 60
-RANK_WINDOW = 200
+RANK_WINDOW = 100
 """A chunk below this rank of a ranking gets nothing from it; with a larger k, below rank k."""
 
 _CODE_LEVELS, _QUERY_LEVELS = 127, 4095
 _MOST_INT32 = 2**31 - 1
-_SLACK = 1e-6  # more than all rounding errors of bounds between unit vectors
+_BLOCK = 32
+_SLACK = 1e-6  # more than all rounding errors of the bounds
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -57,7 +59,7 @@ class View:
         self._segments = [part.segment for part in parts]
         self._segment_N, self._chunk_N = _origins(parts)
         self._terms_T, self._bounds_T, self._rows_P, self._weights_P = self._postings()
-        self._ids_N2 = self._gather([segment.ids_N2 for segment in self._segments])
+        self._ids_N2 = self._gather([segment.ids_N2 for segment in self._segments], np.empty((0, 2), np.uint64))
         self._vectors_ND = self._vectors()
         if self._vectors_ND is not None:
             self._codes_ND, self._scales_N, self._errors_N2 = quantize(self._vectors_ND)
@@ -119,12 +121,15 @@ class View:
         """Return the rows with the largest cosine, best first, int32 [min(window, N)]."""
         assert self._vectors_ND is not None
         query_D = np.ascontiguousarray(vector_D, np.float32)
+        width = self._vectors_ND.shape[1]
+        if query_D.shape != (width,) or not np.isfinite(query_D).all():
+            raise DataError(f"the query's vector is not {width} finite numbers; encode it with the index's encoder")
         levels = min(_QUERY_LEVELS, _MOST_INT32 // (_CODE_LEVELS * len(query_D)))
         step = float(np.abs(query_D).max()) / levels or 1.0
         codes_D = np.rint(query_D / step).astype(np.int16)
         length = float(np.linalg.norm(query_D.astype(np.float64)))
         error = float(np.linalg.norm(query_D - step * codes_D.astype(np.float64)))
-        lower_N, upper_N = np.empty(len(self)), np.empty(len(self))
+        lower_N, upper_N = np.empty(len(self), np.float32), np.empty(len(self), np.float32)
         _bound(self._codes_ND, self._scales_N, self._errors_N2, codes_D, step, length, error, lower_N, upper_N)
         least = lower_N[best(lower_N, window, -math.inf)[-1]]
         rows_C = np.flatnonzero(upper_N >= least).astype(np.int32)
@@ -136,10 +141,11 @@ class View:
         segment: Segment = self._segments[self._segment_N[row]]
         return segment.chunk(int(self._chunk_N[row]))
 
-    def _gather(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return the rows of the view from an array of each segment."""
-        shape = arrays[0].shape[1:] if arrays else (2,)
-        gathered = np.empty((len(self), *shape), arrays[0].dtype if arrays else np.uint64)
+    def _gather(self, arrays: Sequence[NDArray[Any]], none: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of the view from an array of each segment; `none` if there are no segments."""
+        if not arrays:
+            return none
+        gathered = np.empty((len(self), *arrays[0].shape[1:]), arrays[0].dtype)
         for number, array in enumerate(arrays):
             rows = np.flatnonzero(self._segment_N == number)
             gathered[rows] = array[self._chunk_N[rows]]
@@ -147,7 +153,7 @@ class View:
 
     def _vectors(self) -> NDArray[np.float32] | None:
         vectors = [segment.vectors_ND for segment in self._segments if segment.vectors_ND is not None]
-        return self._gather(vectors) if vectors and len(vectors) == len(self._segments) else None
+        return self._gather(vectors, vectors[0]) if vectors and len(vectors) == len(self._segments) else None
 
     def _postings(self) -> tuple[NDArray[np.uint64], NDArray[np.int64], Rows, NDArray[np.float32]]:
         """Join the postings of permitted chunks: terms [T], bounds of their postings [T + 1], rows and weights [P]."""
@@ -156,17 +162,21 @@ class View:
         ends = np.cumsum([0, *(len(segment.terms_T) for segment in self._segments)])
         numbers_of = [np.ascontiguousarray(numbers[ends[n] : ends[n + 1]]) for n in range(len(self._segments))]
         rows_of = [self._rows_of(number) for number in range(len(self._segments))]
-        df_T = np.zeros(len(terms_T), np.int64)
+        df_T, next_N = np.zeros(len(terms_T), np.int64), np.zeros(len(self) + 1, np.int64)
         for segment, terms, rows in zip(self._segments, numbers_of, rows_of, strict=True):
-            _count(terms, segment.postings_T, segment.chunks_P, rows, df_T)
-        bounds_T = np.concatenate([[0], np.cumsum(df_T)])
-        rows_P, weights_P = np.empty(bounds_T[-1], np.int32), np.empty(bounds_T[-1], np.float32)
-        lengths_N = self._gather([segment.num_terms_N for segment in self._segments]).astype(np.float64)
-        mean = lengths_N.sum() / len(self) if len(self) else 1.0  # the sum of whole numbers is exact
-        next_T = bounds_T[:-1].copy()
+            _count(terms, segment.postings_T, segment.chunks_P, rows, df_T, next_N)
+        starts_N = np.cumsum(next_N)
+        next_N = starts_N.copy()
+        terms_P, counts_P = np.empty(starts_N[-1], np.int32), np.empty(starts_N[-1], np.int32)
         for segment, terms, rows in zip(self._segments, numbers_of, rows_of, strict=True):
             numbers_P = segment.chunks_P, segment.counts_P
-            _place(terms, segment.postings_T, *numbers_P, rows, lengths_N, mean or 1.0, next_T, rows_P, weights_P)
+            _place_by_row(terms, segment.postings_T, *numbers_P, rows, next_N, terms_P, counts_P)
+        lengths = self._gather([segment.num_terms_N for segment in self._segments], np.empty(0, np.int32))
+        lengths_N = lengths.astype(np.float64)
+        mean = lengths_N.sum() / len(self) if len(self) else 1.0  # the sum of whole numbers is exact
+        bounds_T = np.concatenate([[0], np.cumsum(df_T)])
+        rows_P, weights_P = np.empty(bounds_T[-1], np.int32), np.empty(bounds_T[-1], np.float32)
+        _place_by_term(terms_P, counts_P, starts_N, lengths_N, mean or 1.0, bounds_T[:-1].copy(), rows_P, weights_P)
         return terms_T, bounds_T, rows_P, weights_P
 
     def _rows_of(self, number: int) -> Rows:
@@ -213,7 +223,7 @@ def quantize(vectors_ND: NDArray[np.float32]) -> tuple[NDArray[np.int8], Floats,
     return codes_ND, scales_N, errors_N2
 
 
-def best(scores_N: Floats, k: int, above: float) -> Rows:
+def best(scores_N: NDArray[np.floating[Any]], k: int, above: float) -> Rows:
     """Return the rows of the k largest scores above a value, best first; of equal scores the first rows.
 
     >>> best(np.array([1.0, 3.0, 0.0, 3.0, 1.0]), 3, 0.0).tolist()
@@ -228,31 +238,49 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def _count(terms_T: Any, postings_T: Any, chunks_P: Any, rows_N: Rows, df_T: NDArray[np.int64]) -> None:
+def _count(
+    terms_T: Any, postings_T: Any, chunks_P: Any, rows_N: Rows, df_T: NDArray[np.int64], next_N: NDArray[np.int64]
+) -> None:
+    """Count the postings of each term, and of each row one place further on."""
     p = 0
     for t in range(len(terms_T)):
         for _ in range(postings_T[t]):
-            df_T[terms_T[t]] += rows_N[chunks_P[p]] >= 0
+            row = rows_N[chunks_P[p]]
+            if row >= 0:
+                df_T[terms_T[t]] += 1
+                next_N[row + 1] += 1
             p += 1
 
 
 @_compiled
-def _place(
-    terms_T: Any, postings_T: Any, chunks_P: Any, counts_P: Any, rows_N: Rows, lengths_N: Floats, mean: float,
-    next_T: NDArray[np.int64], rows_P: Rows, weights_P: NDArray[np.float32],
+def _place_by_row(
+    terms_T: Any, postings_T: Any, chunks_P: Any, counts_P: Any, rows_N: Rows, next_N: NDArray[np.int64],
+    placed_terms_P: Rows, placed_counts_P: Rows,
 ) -> None:  # fmt: skip
     p = 0
     for t in range(len(terms_T)):
-        place = next_T[terms_T[t]]
         for _ in range(postings_T[t]):
             row = rows_N[chunks_P[p]]
             if row >= 0:
-                tf = np.float64(counts_P[p])
-                rows_P[place] = row
-                weights_P[place] = tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * (lengths_N[row] / mean)))
-                place += 1
+                placed_terms_P[next_N[row]] = terms_T[t]
+                placed_counts_P[next_N[row]] = counts_P[p]
+                next_N[row] += 1
             p += 1
-        next_T[terms_T[t]] = place
+
+
+@_compiled
+def _place_by_term(
+    terms_P: Rows, counts_P: Rows, starts_N: NDArray[np.int64], lengths_N: Floats, mean: float,
+    next_T: NDArray[np.int64], rows_P: Rows, weights_P: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Order postings by (term, row), whatever segments they come from, and weigh them."""
+    for row in range(len(lengths_N)):
+        norm = K1 * (1.0 - B + B * (lengths_N[row] / mean))
+        for p in range(starts_N[row], starts_N[row + 1]):
+            place, tf = next_T[terms_P[p]], np.float64(counts_P[p])
+            rows_P[place] = row
+            weights_P[place] = tf * (K1 + 1.0) / (tf + norm)
+            next_T[terms_P[p]] = place + 1
 
 
 @_compiled
@@ -290,26 +318,49 @@ def _is_worse(scores_N: Floats, row: int, other: int) -> bool:
 
 
 @_compiled
-def _best(scores_N: Floats, above: float, heap_K: Rows) -> int:
+def _select(scores_N: Floats, above: float, floor: float, heap_K: Rows) -> int:
+    """Fill a heap with the best rows above a value and not below another; return their number."""
     size, K = 0, len(heap_K)
     for row in range(len(scores_N)):
-        if size < K:
-            if scores_N[row] > above:
-                place = size
-                size += 1
-                while place > 0 and _is_worse(scores_N, row, heap_K[(place - 1) // 2]):
-                    heap_K[place] = heap_K[(place - 1) // 2]
-                    place = (place - 1) // 2
-                heap_K[place] = row
-        elif K and scores_N[row] > scores_N[heap_K[0]]:
-            heap_K[0] = row
-            _sink(scores_N, heap_K, size)
+        if scores_N[row] < floor:
+            continue
+        if size == K:
+            if K and scores_N[row] > scores_N[heap_K[0]]:
+                heap_K[0] = row
+                _sink(scores_N, heap_K, size)
+        elif scores_N[row] > above:
+            place = size
+            size += 1
+            while place > 0 and _is_worse(scores_N, row, heap_K[(place - 1) // 2]):
+                heap_K[place] = heap_K[(place - 1) // 2]
+                place = (place - 1) // 2
+            heap_K[place] = row
+    return int(size)
+
+
+@_compiled
+def _best(scores_N: Floats, above: float, heap_K: Rows) -> int:
+    """Write the best rows in order; return their number.
+
+    The K-th largest of the maxima of blocks is not above the K-th largest score, and nearly all rows are below it.
+    """
+    floor, num_blocks = -np.inf, len(scores_N) // _BLOCK
+    if num_blocks > len(heap_K):
+        maxima = np.empty(num_blocks, scores_N.dtype)
+        for block in range(num_blocks):
+            largest = scores_N[block * _BLOCK]
+            for row in range(block * _BLOCK + 1, (block + 1) * _BLOCK):
+                largest = max(largest, scores_N[row])
+            maxima[block] = largest
+        if _select(maxima, -np.inf, -np.inf, heap_K):
+            floor = np.float64(maxima[heap_K[0]])
+    size = _select(scores_N, above, floor, heap_K)
     for last in range(size - 1, 0, -1):  # the worst goes to the end
         worst = heap_K[0]
         heap_K[0] = heap_K[last]
         _sink(scores_N, heap_K, last)
         heap_K[last] = worst
-    return size
+    return int(size)
 
 
 @_compiled
@@ -332,7 +383,7 @@ def _quantize(vectors_ND: Any, codes_ND: NDArray[np.int8], scales_N: Floats, err
 @_compiled
 def _bound(
     codes_ND: NDArray[np.int8], scales_N: Floats, errors_N2: Floats, query_D: NDArray[np.int16], step: float,
-    length: float, error: float, lower_N: Floats, upper_N: Floats,
+    length: float, error: float, lower_N: NDArray[np.float32], upper_N: NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Bound the inner product of each vector and the query.
 
@@ -341,7 +392,7 @@ def _bound(
     for n in range(codes_ND.shape[0]):
         product = np.int32(0)
         for d in range(codes_ND.shape[1]):
-            product += np.int32(codes_ND[n, d]) * np.int32(query_D[d])
+            product = np.int32(product + np.int32(np.int32(codes_ND[n, d]) * np.int32(query_D[d])))  # not int64
         middle = scales_N[n] * step * product
         margin = errors_N2[n, 0] * length + errors_N2[n, 1] * error + _SLACK * length * (errors_N2[n, 1] + scales_N[n])
         lower_N[n], upper_N[n] = middle - margin, middle + margin
@@ -351,9 +402,18 @@ def _bound(
 def _similarities(
     vectors_ND: NDArray[np.float32], query_D: NDArray[np.float32], rows_C: Rows, cosines_C: Floats
 ) -> None:
-    """Compute inner products in float64, the products exact and added in order, rounded to float32."""
+    """Compute inner products in float64: exact products, added in 8 lanes and then in order; rounded to float32."""
+    D = vectors_ND.shape[1]
+    lanes_8 = np.empty(8)
     for c in range(len(rows_C)):
+        row = vectors_ND[rows_C[c]]
+        lanes_8[:] = 0.0
+        for start in range(0, D - 7, 8):
+            for lane in range(8):
+                lanes_8[lane] += np.float64(row[start + lane]) * np.float64(query_D[start + lane])
         total = 0.0
-        for d in range(vectors_ND.shape[1]):
-            total += np.float64(vectors_ND[rows_C[c], d]) * np.float64(query_D[d])
+        for lane in range(8):
+            total += lanes_8[lane]
+        for d in range(D - D % 8, D):
+            total += np.float64(row[d]) * np.float64(query_D[d])
         cosines_C[c] = np.float32(total)
