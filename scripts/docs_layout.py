@@ -583,6 +583,8 @@ OTHERS = {
     "dashboard, in its output folder. RUN is the folder of the checkpoint's run, with the folder above it.",
     "FILE.json": "`ibidem evaluate perplexity --output FILE.json`.",
     "FILE.html": "`ibidem report --output FILE.html`.",
+    "NAME.audit/{grounding.audit.log:FILE}": "The audit log of the index NAME: events as canonical JSON in an SQLite "
+    "database, under a Merkle tree. It is no artifact: it grows.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`, `ibidem problems --output FILE.jsonl`.",
 }
 

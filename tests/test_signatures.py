@@ -1,12 +1,15 @@
 """Signatures: the RFC's keys, the envelope's bytes, and everything that must not verify."""
 
 import base64
+import hmac
 import json
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ibidem import signatures
 from ibidem.errors import ConfigError, SignatureError
@@ -136,3 +139,60 @@ def test_without_a_state_folder_nothing_of_an_earlier_run_is_recognized(
     assert signatures.is_local_mac(code, "a")
     signatures._local_key.cache_clear()
     assert not signatures.is_local_mac(code, "a")
+
+
+def test_a_secret_key_is_created_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    file = tmp_path / "key"
+    key = signatures.secret_key(file)
+    assert (len(key), stat.S_IMODE(file.stat().st_mode)) == (signatures.KEY_BYTES, 0o600)
+    assert signatures.secret_key(file) == key
+    assert signatures.secret_key(None) == (tmp_path / "state" / "ibidem" / "key").read_bytes() != key
+    assert {each.name for each in tmp_path.iterdir()} == {"key", "state"}
+
+
+def test_of_two_processes_that_create_a_secret_key_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, first = signatures._write_secret, b"first" * 6 + b"!!"
+
+    def write_late(path: Path, data: bytes) -> None:
+        write(tmp_path / "key", first)
+        write(path, data)
+
+    monkeypatch.setattr(signatures, "_write_secret", write_late)
+    assert signatures.secret_key(tmp_path / "key") == first
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_secret_key_that_cannot_be_had_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a state folder too: what is made with a key that nobody keeps could never be recognized."""
+    (tmp_path / "short").write_bytes(b"short")
+    (tmp_path / "short").chmod(0o600)
+    (tmp_path / "open").write_bytes(bytes(32))
+    (tmp_path / "open").chmod(0o640)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "short"))
+    for path, said in (
+        (tmp_path / "none" / "key", "no such folder"),
+        (tmp_path / "short", "damaged, or no secret key"),
+        (tmp_path / "open", "chmod 600"),
+        (tmp_path / "short" / "key", "no such folder"),
+        (tmp_path, "Is a directory"),
+        (None, "choose a file that you can write with --key"),
+    ):
+        with pytest.raises(ConfigError, match=said) as refused:
+            signatures.secret_key(path)
+        assert "\n" not in str(refused.value)
+
+
+@given(st.lists(st.text(st.characters(codec=None), max_size=3), max_size=3), st.lists(st.text(max_size=3), max_size=3))
+def test_no_two_lists_of_parts_have_the_same_keyed_hash(one: list[str], other: list[str]) -> None:
+    key = bytes(32)
+    assert (signatures.keyed(key, *one) == signatures.keyed(key, *other)) == (one == other)
+    assert signatures.keyed(key, *one) != signatures.keyed(b"\1" * 32, *one)
+
+
+def test_halves_of_a_character_are_not_the_character() -> None:
+    assert signatures.keyed(bytes(32), "\ud83d\ude00") != signatures.keyed(bytes(32), "\U0001f600")
+    message = (1).to_bytes(8, "big") + b"a" + (0).to_bytes(8, "big") + (2).to_bytes(8, "big") + "é".encode()
+    assert signatures.keyed(bytes(32), "a", "", "é") == hmac.new(bytes(32), message, "sha256").hexdigest()

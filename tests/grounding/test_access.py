@@ -2,13 +2,16 @@
 
 import itertools
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import REPOSITORY
 
 from ibidem.errors import ConfigError
 from ibidem.grounding import access, acl
@@ -412,6 +415,22 @@ def test_a_file_that_is_being_written_is_not_read_half(file: Path, monkeypatch: 
     assert not may(YamlPermissions(file).current(), "dev-2", "notes/private.md")
 
 
+def test_a_link_that_is_pointed_elsewhere_meanwhile_is_followed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes replaces mounted configurations; the file that was read stays as it is."""
+    (tmp_path / "revoked.yaml").write_text(COMPANY.replace("[hr, outside]", "[outside]"))
+    link = tmp_path / "link"
+    link.symlink_to(file)
+
+    def point_elsewhere() -> None:
+        (tmp_path / "new").symlink_to(tmp_path / "revoked.yaml")
+        (tmp_path / "new").rename(link)
+
+    looking(monkeypatch, file, point_elsewhere)
+    assert not may(YamlPermissions(link).current(), "hr", "salaries/a")
+
+
 def test_a_file_that_never_settles_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = itertools.count()
     looking(monkeypatch, file, lambda: file.write_text(COMPANY + "#" * next(sizes)))
@@ -473,32 +492,27 @@ def test_the_file_is_found_from_another_folder(file: Path, monkeypatch: pytest.M
 # --- a source of rules of one's own
 
 
-def test_a_directory_of_ones_own_is_fifteen_lines() -> None:
-    """The example of the documentation."""
-    directory = {"version": "41", "groups": {"dev-1": {"engineering"}}, "read": {"handbook": {"engineering"}}}
-
-    class DirectoryRules:
-        def __init__(self, content: dict) -> None:
-            self.version, self.groups, self.read = content["version"], content["groups"], content["read"]
-
-        def access(self, path: str) -> Access:
-            return Access(frozenset(self.read.get(path.split("/", maxsplit=1)[0], ())), frozenset())
-
-        def permits(self, principal: str, access: Access) -> bool:
-            return not access.read.isdisjoint({principal, *self.groups.get(principal, ())})
-
-    class Directory:
-        def current(self) -> DirectoryRules:
-            return DirectoryRules(directory)
-
-        def holds(self, rules: Rules, paths: Iterable[str]) -> bool:
-            return self.current().version == rules.version
-
-    permissions: Permissions = Directory()
-    assert may(permissions.current(), "dev-1", "handbook/a.md")
-    assert not may(permissions.current(), "dev-2", "handbook/a.md")
-    assert not may(permissions.current(), "dev-1", "salaries/a.md")
+def test_the_directory_of_the_documentation_is_a_source_of_rules() -> None:
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "access.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    content = {"version": "41", "groups": {"dev-1": {"engineering"}}, "read": {"handbook": {"engineering"}}}
+    permissions: Permissions = names["Directory"](content)
     before = permissions.current()
-    directory = {**directory, "version": "42", "groups": {}}
+    assert may(before, "dev-1", "handbook/a.md")
+    assert not may(before, "dev-2", "handbook/a.md")
+    assert not may(before, "dev-1", "salaries/a.md")
+    assert permissions.holds(before, ["handbook/a.md"])
+    content.update(version="42", groups={})
     assert not permissions.holds(before, ["handbook/a.md"])
     assert not may(permissions.current(), "dev-1", "handbook/a.md")
+
+
+def test_the_rules_of_the_documentation_are_rules() -> None:
+    text = (REPOSITORY / "docs" / "access.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    rules = rules_of(example)
+    assert may(rules, "hr", "salaries/2026.md")
+    assert not may(rules, "contractor-1", "salaries/2026.md")

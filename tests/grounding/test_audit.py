@@ -175,14 +175,6 @@ def test_a_kill_inside_an_append_loses_nothing_that_was_recorded(folder: Path, t
     assert recorded == list(range(len(recorded)))
 
 
-@pytest.mark.parametrize("kills", [KILLS])
-def test_numbers_that_were_returned_before_a_kill_stay(folder: Path, kills: int) -> None:
-    for number in range(kills):
-        returned = killed_writer(folder, 0.01 * number)
-        with log.reading(folder) as database:
-            assert [json.loads(log.event_of(database, each))["number"] for each in returned] == returned
-
-
 # --- what cannot be recorded
 
 
@@ -197,6 +189,22 @@ def test_a_full_disk_is_one_error_and_afterwards_the_log_goes_on(folder: Path) -
         audit._database.execute("PRAGMA max_page_count = 100000")
         audit.record("query")
     assert "consistent" in verify("--audit", folder)
+
+
+def test_an_append_that_is_interrupted_leaves_nothing_and_blocks_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    record(folder, 3)
+    with AuditLog(folder, KEY) as audit, AuditLog(folder, KEY) as other:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(merkle, "completed", interrupt)
+            audit.record("query")
+        assert other.record("query") == 3
+        assert audit.record("query") == 4
+    assert "5 events" in verify("--audit", folder)
 
 
 def test_a_file_that_may_not_grow_is_one_error(folder: Path) -> None:
@@ -459,6 +467,13 @@ def test_every_flipped_bit_of_an_event_is_found(file: Path, evidence: list[objec
             verify(*evidence)
     file.write_bytes(data)
     verify(*evidence)
+
+
+def test_a_gap_in_the_numbers_is_found(folder: Path, file: Path) -> None:
+    record(folder, 8)
+    tampered(file, lambda database: database.execute("UPDATE events SET number = 9 WHERE number = 7"))
+    with pytest.raises(AuditError, match="event 7 is missing"):
+        verify("--audit", folder)
 
 
 def test_a_stored_hash_that_was_changed_is_found(folder: Path, file: Path) -> None:

@@ -179,7 +179,7 @@ def with_list(path: Path) -> None:
     try:
         os.setxattr(path, "system.posix_acl_access", data)
     except OSError as error:
-        pytest.fail(f"the file system of the tests has no access control lists: {error}")
+        pytest.skip(f"the support for access control lists is switched off on this machine: {error}")
 
 
 @pytest.mark.usefixtures("people")
@@ -211,6 +211,9 @@ def test_links_lead_only_to_files_of_the_folder(folder: Path, tmp_path: Path) ->
     rules = PosixPermissions(folder).current()
     assert [name for name in links if may(rules, "other", name)] == ["in.md"]
     assert not may(rules, "other", "folder/a.md")
+    (folder / "closed").mkdir(mode=0o700)
+    (folder / "closed" / "in.md").symlink_to(folder / "b.md")
+    assert not may(PosixPermissions(folder).current(), "other", "closed/in.md")
     (folder / "sub" / "a.md").chmod(0o600)
     assert not may(PosixPermissions(folder).current(), "other", "in.md")
     (folder / "sub" / "a.md").chmod(0o644)
@@ -300,6 +303,7 @@ def test_a_group_that_a_principal_left_counts_at_the_next_look(
     after = permissions.current()
     assert after.version != before.version
     assert not may(after, "mate", "b.md")
+    assert may(before, "mate", "b.md")  # rules are those of their moment
 
 
 def test_a_change_of_the_accounts_of_this_machine_counts_at_once(
