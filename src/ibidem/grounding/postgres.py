@@ -40,10 +40,11 @@ from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.postgres_server import Session, Sessions, parse_address, quoted
-from ibidem.grounding.segment import Entry, keyed, make_entry
+from ibidem.grounding.segment import Entry, make_entry
 from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
 from ibidem.grounding.view import K1, RANK_WINDOW, RRF_K, B
 from ibidem.records import Unreadable
+from ibidem.signatures import keyed
 
 BY_WORDS, BY_BOTH = sql.search_statements(k1=K1, b=B, rrf=RRF_K, window=RANK_WINDOW)
 
