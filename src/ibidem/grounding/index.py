@@ -15,7 +15,6 @@ the old index or the new one, and an open `Index` reads the new one at its next 
 
 import os
 import shutil
-import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from ibidem import __version__, artifacts, jsonl, log
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.segment import Entry, Segment, make_entry, name_of, write_segment
 from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
 from ibidem.grounding.view import Part, View
@@ -226,13 +226,13 @@ class Index:
             ConfigError: the path leaves the documents' folder.
             ArtifactError: there is no index, it is damaged, or another process is writing to it.
         """
-        wanted = _normal(path)
+        wanted = document_path(path)
         with artifacts.writing(self.path):
             before = self._whole()
-            kept = before.kept(lambda each: _is_below(each, wanted))
+            kept = before.kept(lambda each: is_below(each, wanted))
             removed = len(before.places) - sum(map(len, kept.values()))
             quarantined = before.lines(QUARANTINE)
-            rows = [row for row in quarantined if not _is_below(row["file"], wanted)]
+            rows = [row for row in quarantined if not is_below(row["file"], wanted)]
             if removed or len(rows) < len(quarantined):
                 hashes = {row["path"] for row in before.lines(FORGOTTEN)} | {self._hash(wanted)}
                 forgotten = [{"path": each} for each in sorted(hashes)]
@@ -244,7 +244,7 @@ class Index:
         with artifacts.writing(self.path):
             before = self._whole()
             forgotten = before.lines(FORGOTTEN)
-            rest = [row for row in forgotten if row["path"] != self._hash(_normal(path))]
+            rest = [row for row in forgotten if row["path"] != self._hash(document_path(path))]
             if len(rest) < len(forgotten):
                 config = before.artifact.config
                 self._write(before, before.kept(lambda _: False), config, rest, before.lines(QUARANTINE))
@@ -256,10 +256,7 @@ class Index:
             raise ConfigError(f"{self.path}: the index has vectors; give its encoder, or choose another folder")
 
     def _is_forgotten(self, path: str, hashes: set[str]) -> bool:
-        parts = _normal_form(path).split("/")
-        return (
-            any(self._hash("/".join(parts[:size])) in hashes for size in range(1, len(parts) + 1)) if hashes else False
-        )
+        return bool(hashes) and any(self._hash(each) in hashes for each in with_parents(path))
 
     def _hash(self, path: str) -> str:
         return keyed(self._key, "forgotten", path)
@@ -407,19 +404,3 @@ def _link(file: Path, other: Path) -> None:
         os.link(file, other)
     except OSError:  # a file system without hard links
         shutil.copyfile(file, other)
-
-
-def _normal(path: str) -> str:
-    parts = [part for part in path.split("/") if part not in {"", "."}]
-    if path.startswith("/") or ".." in parts or not parts:
-        raise ConfigError(f"{path}: not a path below the documents' folder; give it as search results show it")
-    return _normal_form("/".join(parts))
-
-
-def _normal_form(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _is_below(path: str, wanted: str) -> bool:
-    """Return whether a path is the wanted one, or inside it."""
-    return _normal_form(path) == wanted or _normal_form(path).startswith(f"{wanted}/")

@@ -27,7 +27,6 @@ fusion outperforms Condorcet and individual rank learning methods", DOI 10.1145/
 import json
 import re
 import time
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.postgres_server import Session, Sessions, parse_address, quoted
 from ibidem.grounding.segment import Entry, make_entry
 from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
@@ -185,7 +185,7 @@ class PostgresStore:
             ConfigError: the path leaves the documents' folder.
             ArtifactError: another process is changing the store, or may still read removed rows.
         """
-        wanted = _normal(path)
+        wanted = document_path(path)
         with self._writing() as session:
             session.run("UPDATE store SET unpurged = true")
             session.run("BEGIN")
@@ -200,7 +200,7 @@ class PostgresStore:
     def readmit(self, path: str) -> bool:
         """Let an update bring back a forgotten path; return whether this very path was forgotten."""
         with self._writing() as session:
-            hashed = keyed(self._key, "forgotten", _normal(path))
+            hashed = keyed(self._key, "forgotten", document_path(path))
             return bool(session.run("DELETE FROM forgotten WHERE path = :path RETURNING path", path=hashed))
 
     def close(self) -> None:
@@ -400,9 +400,9 @@ class _Change:
     def forget(self, path: str) -> int:
         """Delete a document, or all below a folder; return how many."""
         rows = self._session.run("SELECT document, path FROM documents")
-        documents = [document for document, each in rows if _is_below(each, path)]
+        documents = [document for document, each in rows if is_below(each, path)]
         self._delete(documents)
-        files = {file for (file,) in self._session.run("SELECT file FROM quarantine") if _is_below(file, path)}
+        files = {file for (file,) in self._session.run("SELECT file FROM quarantine") if is_below(file, path)}
         self._session.run("DELETE FROM quarantine WHERE file = ANY (:files)", files=sorted(files))
         if documents or files:
             hashed = keyed(self._key, "forgotten", path)
@@ -450,9 +450,8 @@ class _Change:
                 yield document
 
     def _is_forgotten(self, path: str) -> bool:
-        parts = _normal_form(path).split("/") if self._forgotten else []
-        folders = ("/".join(parts[:size]) for size in range(1, len(parts) + 1))
-        return any(keyed(self._key, "forgotten", folder) in self._forgotten for folder in folders)
+        hashes = (keyed(self._key, "forgotten", each) for each in with_parents(path))
+        return bool(self._forgotten) and any(each in self._forgotten for each in hashes)
 
     def _content(self, document: Indexed) -> str:
         """Return a keyed digest of all that a document's rows depend on."""
@@ -549,19 +548,3 @@ def _access(readers: str, denied: str) -> Access:
 def _chunk(row: Sequence[Any]) -> Chunk:
     _, id_, path, title, start, stop, text, _ = row
     return Chunk(id_, path, tuple(json.loads(title)), start, stop, text)
-
-
-def _normal(path: str) -> str:
-    parts = [part for part in path.split("/") if part not in {"", "."}]
-    if path.startswith("/") or ".." in parts or not parts:
-        raise ConfigError(f"{path}: not a path below the documents' folder; give it as search results show it")
-    return _normal_form("/".join(parts))
-
-
-def _normal_form(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _is_below(path: str, wanted: str) -> bool:
-    """Return whether a path is the wanted one, or inside it."""
-    return _normal_form(path) == wanted or _normal_form(path).startswith(f"{wanted}/")
