@@ -114,6 +114,30 @@ def test_a_heading_is_joined_with_its_first_subsection_and_tiny_siblings_with_ea
     assert [title for title, _ in texts(content, 200)] == ["Title", "Title", "Other"]
 
 
+def test_tiny_siblings_are_joined_only_while_they_fit() -> None:
+    content = markdown.read(
+        "# Title\n\n" + "words " * 30 + "".join(f"\n\n## Part {n}\n\nten chars." for n in range(20))
+    )
+    made = texts(content, 200)
+    assert [title for title, _ in made] == ["Title"] * 4
+    assert all("## Part" in text and text.startswith("##") for _, text in made[1:])
+
+
+def test_a_short_paragraph_is_not_joined_with_one_that_fits_only_alone() -> None:
+    content = markdown.read("Hi.\n\n" + "x. " * 66 + "\n\n" + "y. " * 66)
+    assert [text for _, text in texts(content, 200)] == ["Hi.", ("x. " * 66).strip(), ("y. " * 66).strip()]
+
+
+def test_a_line_that_announces_something_stays_with_it() -> None:
+    content = markdown.read(f"{'a ' * 20}\n\n{'b ' * 15}such as:\n\n{'c ' * 29}")
+    assert [text[0] for _, text in texts(content, 110)] == ["a", "b"]
+
+
+def test_an_absurd_indentation_is_left_out() -> None:
+    assert [text for _, text in texts(markdown.read(" " * 60 + "x"), 100)] == ["x"]
+    assert [text for _, text in texts(definitions.read("    x", "C"), 100, "code")] == ["    x"]
+
+
 def test_methods_carry_their_qualified_names() -> None:
     body = "".join(f"        x = {number}\n" for number in range(40))
     made = texts(
@@ -130,9 +154,9 @@ def test_a_line_without_end_and_a_run_of_blanks_are_divided_in_bounded_time() ->
 
 
 def test_a_page_is_cut_between_the_items_of_its_lists() -> None:
-    items = "".join(f"<li>Item {number}. It has two sentences." for number in range(20))
-    made = [text for _, text in texts(webpage.read(f"<ul>{items}</ul>"), 200, "html")]
-    assert all(text.startswith("- Item ") and text.endswith("sentences.") for text in made)
+    items = "".join(f"<li>Item {number:02}. It has two sentences, and the second is longer." for number in range(20))
+    made = [text for _, text in texts(webpage.read(f"<ul>{items}</ul>"), 100, "html")]
+    assert all(text.startswith("- Item ") and text.endswith("longer.") for text in made)
 
 
 @pytest.mark.parametrize("any_case", [True, False])

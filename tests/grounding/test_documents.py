@@ -199,7 +199,10 @@ def test_a_file_above_the_limit_is_reported_whatever_its_lines(tmp_path: Path) -
     assert reason(tmp_path, "sparse.md") == "104,857,600 bytes, more than the limit of 16,777,216"
 
 
-def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("after", ["after and longer", "after!"])
+def test_a_file_that_changes_while_it_is_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
     path = tmp_path / "a.md"
     path.write_text("before")
     fstat, calls = os.fstat, []
@@ -207,7 +210,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, monkey
     def changing(descriptor: int) -> os.stat_result:
         calls.append(descriptor)
         if len(calls) == 2:
-            path.write_text("after and longer")
+            path.write_text(after)
+            os.utime(path, (1, 1))
         return fstat(descriptor)
 
     monkeypatch.setattr(opening.os, "fstat", changing)
@@ -358,6 +362,7 @@ HIDDEN = [
     "<style>/* */ #z {{ color: red; visibility: hidden }}</style><p id=z>{}</p>",
     "<nav>{}</nav>",
     "<div role=navigation>{}</div>",
+    "<div class='toctree-wrapper compound'><ul><li>{}</ul></div>",
     "<header>{}</header>",
     "<div><footer>{}</footer></div>",
 ]
@@ -415,12 +420,13 @@ def test_lists_tables_and_preformatted_text_keep_their_shape() -> None:
 def test_what_sphinx_documents_is_a_section_below_its_heading() -> None:
     content = page(
         "<h1>Lib</h1><dl class='py class'><dt class='sig' id=A>class lib.A(x)<a class=headerlink>¶</a><dd><p>An A."
-        "<dl><dt class=sig>run()<dd>Runs.</dl></dl><p>After.<h2>Next</h2>"
+        "<dl><dt class=sig>int (*<span class=sig-prename>A.</span><b class=sig-name>run</b>)()<dd>Runs.</dl></dl>"
+        "<p>After.<h2>Next</h2>"
     )
     assert [(section.title, content.text[section.start : section.end].strip()) for section in content.sections] == [
         (("Lib",), "Lib"),
         (("Lib", "class lib.A"), "class lib.A(x)\n\nAn A."),
-        (("Lib", "class lib.A", "run"), "run()\nRuns."),
+        (("Lib", "class lib.A", "A.run"), "int (*A.run)()\nRuns."),
         (("Lib",), "After."),
         (("Lib", "Next"), "Next"),
     ]
@@ -564,13 +570,27 @@ def test_bombs_of_aliases_and_of_nesting_are_reported(tmp_path: Path) -> None:
 # PDF
 
 
-def test_pages_of_a_pdf_are_sections_below_their_bookmarks(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(pdf("cover", "first words", "more", bookmarks={"Chapter 1": 1}))
+NEXT_LINE = ") Tj 0 -20 Td ("
+
+
+def test_pages_and_bookmarks_of_a_pdf_are_sections(tmp_path: Path) -> None:
+    lines = f"end of it{NEXT_LINE}Chapter  2{NEXT_LINE}second"
+    bookmarks = {"Chapter 1": 1, "Chapter 2": 2}
+    (tmp_path / "a.pdf").write_bytes(pdf("cover", "first words", lines, "more", bookmarks=bookmarks))
     assert parts(readable(tmp_path, "a.pdf")) == {
         ("page 1",): "cover",
-        ("Chapter 1", "page 2"): "first words",
-        ("Chapter 1", "page 3"): "more",
+        ("page 2", "Chapter 1"): "first words",
+        ("page 3", "Chapter 1"): "end of it",
+        ("page 3", "Chapter 2"): "Chapter  2\nsecond",
+        ("page 4", "Chapter 2"): "more",
     }
+
+
+def test_running_titles_of_a_pdf_are_left_out(tmp_path: Path) -> None:
+    pages = [f"Manual 1.{number}{NEXT_LINE}text {number}{NEXT_LINE}{number}" for number in range(4)]
+    (tmp_path / "a.pdf").write_bytes(pdf(*pages, "Manual of another"))
+    shown = readable(tmp_path, "a.pdf").text.split("\n\n")
+    assert shown == ["Manual 1.0\ntext 0", "text 1", "text 2", "text 3", "Manual of another", ""]
 
 
 def test_an_encrypted_pdf_is_reported_unless_everybody_may_open_it(tmp_path: Path) -> None:

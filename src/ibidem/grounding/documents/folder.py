@@ -29,7 +29,7 @@ from ibidem.grounding.documents.reading import content_of
 from ibidem.records import Unreadable
 
 DEFAULT = ReadConfig()
-ISOLATED_BYTES = 256 << 10
+ISOLATED_BYTES = 512 << 10
 """Larger files, and all PDF files, are read in a process of their own: parsers take quadratic time for some inputs."""
 MAX_DEPTH = 100
 """Maximum number of folders inside each other."""
@@ -139,15 +139,20 @@ def _is_known(path: str) -> bool:
 def _check_twins(paths: list[str]) -> None:
     """Refuse paths, or folders of them, that are equal but for case and Unicode form."""
     seen: dict[str, str] = {}
+    twins: dict[str, str] = {}
     for path in sorted(paths):
         parts = path.split("/")
         for depth in range(1, len(parts) + 1):
             prefix = "/".join(parts[:depth])
             folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prefix).casefold())
             if seen.setdefault(folded, prefix) != prefix:
-                raise DataError(
-                    f"{seen[folded]!r} and {prefix!r} differ only in case or in the form of their letters; rename one"
-                )
+                twins.setdefault(prefix, seen[folded])
+                break
+    for one, other in twins.items():
+        others = f"; so do {len(twins) - 1:,} more" if len(twins) > 1 else ""
+        raise DataError(
+            f"{other!r} and {one!r} differ only in case or in the form of their letters; rename one{others}"
+        )
 
 
 class _Walk:

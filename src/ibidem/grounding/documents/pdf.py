@@ -1,11 +1,15 @@
-"""Read PDF files: a section for each page, below the bookmarks that lead to it or to a page before it.
+"""Read PDF files: a section for each page, and for each bookmark on it from the line with the bookmark's title on.
+
+Running titles are left out.
 
 `ibidem.grounding.documents.isolation` runs it in a process of its own, since no code bounds what pypdf may cost.
 """
 
 import io
 import logging
+import re
 import warnings
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +20,7 @@ _END_SEARCHED_BYTES = 2048
 _MAX_BOOKMARKS = 10_000
 _MAX_BOOKMARK_DEPTH = 20
 _MAX_SHOWN = 100
+_MIN_RETURNS = 3
 
 
 def read(raw: bytes, max_chars: int, max_pages: int) -> Content:
@@ -41,26 +46,56 @@ def read(raw: bytes, max_chars: int, max_pages: int) -> Content:
         raise DataError(f"a malformed PDF file: {shown}") from None
     if not any(page.strip() for page in pages):
         raise DataError(f"a PDF file without text, {len(pages):,} pages of images; recognize its characters first")
-    return _content(pages, bookmarks)
+    return _content(_without_running_titles(pages), bookmarks)
+
+
+def _without_running_titles(pages: list[str]) -> list[str]:
+    """Leave out first and last lines that return on a quarter of the pages, numbers aside; the first title stays."""
+    lines = [page.strip("\n").split("\n") for page in pages]
+    for edge in (0, -1):
+        counts = Counter(_without_number(page[edge]) for page in lines if len(page) > 1)
+        running = {line for line, count in counts.items() if count >= max(_MIN_RETURNS, len(pages) / 4)}
+        seen: set[str] = set() if edge == 0 else running
+        for page in lines:
+            if len(page) > 1 and (line := _without_number(page[edge])) in running:
+                if line in seen:
+                    del page[edge]
+                seen.add(line)
+    return ["\n".join(page) for page in lines]
+
+
+def _without_number(line: str) -> str:
+    return re.sub(r"\d+|\b[ivxlc]+\b", "#", " ".join(line.split()))
 
 
 def _content(pages: list[str], bookmarks: list[tuple[int, int, str]]) -> Content:
     marks: list[tuple[int, Title]] = []
     above: list[Heading] = []
     parts: list[str] = []
-    length = 0
-    remaining = sorted(bookmarks, key=lambda bookmark: bookmark[0])
+    start = 0
+    remaining = deque(sorted(bookmarks, key=lambda bookmark: bookmark[0]))
     for number, page in enumerate(pages):
+        label = f"page {number + 1}"
+        marks.append((start, (label, *(each.title for each in above))))
+        seen = 0
         while remaining and remaining[0][0] <= number:
-            at, level, title = remaining.pop(0)
+            _, level, title = remaining.popleft()
             while above and above[-1].level >= level:
                 above.pop()
-            above.append(Heading(at, level, title_of(title)))
-        marks.append((length, (*(each.title for each in above if each.title), f"page {number + 1}")))
+            above += [Heading(start, level, shown)] if (shown := title_of(title)) else []
+            seen = _place(title, page, seen)
+            marks.append((start + seen, (label, *(each.title for each in above))))
         parts.append(page.rstrip() + "\n\n")
-        length += len(parts[-1])
+        start += len(parts[-1])
     text = "".join(parts)
     return Content(text, sections_between(text, marks))
+
+
+def _place(title: str, page: str, start: int) -> int:
+    """Return where the line with a bookmark's title begins; `start`, before which it is not, if there is none."""
+    words = title_of(title).rstrip("…").split()
+    match = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE).search(page, start) if words else None
+    return max(start, page.rfind("\n", 0, match.start()) + 1) if match else start
 
 
 def _read(raw: bytes, max_chars: int, max_pages: int) -> tuple[list[str], list[tuple[int, int, str]]]:

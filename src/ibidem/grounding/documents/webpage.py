@@ -29,7 +29,10 @@ button rp annotation annotation-xml nav title area
 _UNSEEN = frozenset(_UNSEEN_TAGS.split())
 _NAVIGATION = "navigation search banner contentinfo doc-toc doc-pagelist doc-index menu menubar toolbar tablist"
 _UNSEEN_ROLES = frozenset(_NAVIGATION.split())
-_FURNITURE = "headerlink viewcode-link sphinxsidebar related genindextable indextable"
+_FURNITURE = """
+headerlink viewcode-link sphinxsidebar related toctree-wrapper genindextable indextable genindex-jumpbox
+modindex-jumpbox
+"""
 _UNSEEN_CLASSES = frozenset(_FURNITURE.split())
 """What generators of documentation add to a page."""
 _SECTIONING = frozenset({"article", "aside", "main", "nav", "section"})
@@ -315,8 +318,7 @@ class _Page:
         if tag == "dt":
             if "sig" in (node.attributes.get("class") or "").split() and not self._is_signature and shown.strip():
                 self._is_signature = True
-                name = _SIGNATURE_END.split(shown.strip(), maxsplit=1)[0]
-                self._enter(_DEFINITIONS + self._definitions - 1, name, start)
+                self._enter(_DEFINITIONS + self._definitions - 1, _signed(node, shown.strip()), start)
         elif shown.strip():
             self._enter(_HEADINGS[tag], shown, start)
 
@@ -335,6 +337,12 @@ class _Page:
         while self._above and self._above[-1][0] >= level:
             self._above.pop()
         return len(self._above) < before
+
+
+def _signed(node: Any, signature: str) -> str:
+    """Return the name that a signature is about."""
+    name = "".join(part.text() for part in node.css(".sig-prename, .sig-name")).strip()
+    return name or _SIGNATURE_END.split(signature, maxsplit=1)[0]
 
 
 def _since(parts: list[str], length: int) -> list[str]:
