@@ -145,3 +145,19 @@ def test_a_vector_of_another_encoder_is_refused(vector: list[float], tmp_path: P
     view = view_of([document("a.md", "valve")], tmp_path / "segment", HashEncoder())
     with pytest.raises(DataError, match="the query's vector is not 24 finite numbers"):
         view.search([], np.array(vector, np.float32), 3)
+
+
+def test_rows_that_int8_codes_would_misplace_are_ranked_exactly(tmp_path: Path) -> None:
+    """Vectors so close that their order is lost in int8, and that of the whole window with it."""
+    rng = np.random.default_rng(3)
+    center_D = rng.standard_normal(48)
+    vectors_ND = (center_D + 0.002 * rng.standard_normal((500, 48))).astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+
+    class Given(HashEncoder):
+        def encode(self, texts):
+            return vectors_ND[[int(text) for text in texts]]
+
+    view = view_of([document(f"{n:03d}.md", str(n)) for n in range(500)], tmp_path / "segment", Given(48))
+    for window in (1, 7, 60):
+        assert view.nearest(vectors_ND[9], window).tolist() == naive_nearest(vectors_ND, vectors_ND[9])[:window]
