@@ -175,14 +175,6 @@ def test_a_kill_inside_an_append_loses_nothing_that_was_recorded(folder: Path, t
     assert recorded == list(range(len(recorded)))
 
 
-@pytest.mark.parametrize("kills", [KILLS])
-def test_numbers_that_were_returned_before_a_kill_stay(folder: Path, kills: int) -> None:
-    for number in range(kills):
-        returned = killed_writer(folder, 0.01 * number)
-        with log.reading(folder) as database:
-            assert [json.loads(log.event_of(database, each))["number"] for each in returned] == returned
-
-
 # --- what cannot be recorded
 
 
