@@ -382,11 +382,12 @@ def test_a_forgotten_document_is_in_no_data_file_and_leaves_the_log_with_its_seg
 ) -> None:
     secret = titled("salaries/pathcanary", "titlecanary", f"secret {CANARY} text")
     store.update((*DOCUMENTS[:2], secret), rules_of(RULES))
+    assert all("pg_wal" in folders for folders in bytes_in(server.data, *secret_needles()))
     server.run("CHECKPOINT")
     assert all("base" in folders for folders in bytes_in(server.data, *secret_needles()))
     assert store.forget("salaries") == 1
     server.run("CHECKPOINT")
-    assert bytes_in(server.data, *secret_needles()) == [{"pg_wal"}] * 4
+    assert all(folders <= {"pg_wal"} for folders in bytes_in(server.data, *secret_needles()))
     for _ in range(2):  # without wal_recycle, a checkpoint deletes the segments before it
         server.run("SELECT pg_switch_wal()")
         server.run("CHECKPOINT")

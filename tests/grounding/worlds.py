@@ -92,7 +92,7 @@ def _next(rng: random.Random, before: Step) -> Step:
         mixed = {document.path: document for document in (*before.documents, *_documents(rng))}
         some = rng.sample(sorted(mixed), rng.randint(1, len(mixed)))
         return Step(tuple(mixed[path] for path in some), before.acl, True, None)
-    path = rng.choice(before.documents).path
+    path = rng.choice(before.documents).path if before.documents else "a"
     gone = rng.choice((path, path.rpartition("/")[0] or path))
     kept = tuple(each for each in before.documents if each.path != gone and not each.path.startswith(gone + "/"))
     return Step(kept, before.acl, False, gone)
