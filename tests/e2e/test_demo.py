@@ -81,6 +81,16 @@ def test_a_model_that_solves_nothing_is_judged_as_it_is_after_sft(told: tuple[De
     assert f"<code>{checkpoint.parents[1].name}</code>" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_two_principals_are_told_what_each_may_read_of_this_documentation(told: tuple[DemoConfig, list[str]]) -> None:
+    page = (told[0].output_dir / "report.html").read_text(encoding="utf-8")
+    section = page.split('<section id="documents">')[1].split("</section>")[0]
+    ada, guest = section.split("Shown to guest")[:2]
+    assert "extending.md" in ada
+    assert "supported" in ada
+    assert "No passage that you may read answers this." in guest
+    assert any("no such chunk, or guest may not read it" in line for line in told[1])
+
+
 def test_the_benchmark_of_the_demo_knows_its_stages(told: tuple[DemoConfig, list[str]]) -> None:
     stages = runpy.run_path(str(REPOSITORY / "benchmarks" / "demo_stages.py"))["STAGES"]
     assert len(stages) == len(told[1]) + 1  # the last one ends with the demo

@@ -106,6 +106,12 @@ def project(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
         {"premise": "It is so.", "claim": f"It is {what}.", "supported": what == "so"} for what in ("so", "green")
     ]
     write(folder / "data" / "benchmarks" / "entailment-labels.jsonl", labels)
+    company = {"handbook/notice": "The notice period is six weeks.", "salaries/march": "The team earns 9137 a month."}
+    for path, text in company.items():
+        (folder / "company" / path).parent.mkdir(parents=True)
+        (folder / "company" / f"{path}.md").write_text(f"# Company\n\n{text}\n")
+    (folder / "acl.yaml").write_text('rules: [{path: "**", read: [everyone]}]\n')
+    write(folder / "questions.jsonl", [{"question": "How long is the notice period?", "answers": ["six weeks"]}])
     completions = [{"task_id": f"HumanEval/{n}", "completion": "    pass\n"} for n in range(164)]
     write(folder / "completions.jsonl", completions)
     return folder

@@ -141,3 +141,8 @@ def test_an_indexing_without_changes_leaves_the_index_as_it_is(capsys: Captured)
     Path("docs/handbook/notice.md").write_text("# Notice\n\nNo notice is needed.")
     typed(capsys, *INDEX)
     assert manifest.stat().st_ino != before.st_ino
+
+
+def test_without_a_model_nothing_heavy_is_imported() -> None:
+    code = "import sys, ibidem.grounding.ask; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,8 +37,6 @@ from ibidem.grounding.config import GroundAskConfig
 from ibidem.grounding.search import Retriever, opened, printable, source_line
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
-from ibidem.inference.model_id import identify
-from ibidem.modeling.generate import Sampling
 
 NO_ANSWER = "No passage that you may read answers this."
 ABSTENTIONS = ("no passage", "i don't know", "i do not know", "not in the documents", "cannot be answered")
@@ -98,6 +96,8 @@ class Answerer:
         """Answer a question from passages, which were chosen from all that were found, and check the answer."""
         if self.model is None or not chunks:
             return quoted(quotes.quotes(question, chunks, found), chunks)
+        from ibidem.modeling.generate import Sampling
+
         sampling = Sampling(self.max_tokens, temperature=0)
         turn = self.model.respond([prompt(question, chunks, is_ours=self.is_ours)], sampling)[0]
         parts = turn.parts if self.is_ours else read_citations(turn.text)
@@ -158,6 +158,7 @@ def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailm
     judge = judge or open_entailment("words", 0.75)
     if model is None:
         return Answerer(judge, k, max_tokens)
+    from ibidem.inference.model_id import identify
     from ibidem.inference.models import open_model
 
     model_id = identify(model)

@@ -241,7 +241,7 @@ def opened(choice: IndexChoice, *, by_vector: bool = True) -> Iterator[Retriever
         ConfigError: the index has vectors, and the model that made them is not given.
         ArtifactError: there is no index, or it was made with another key.
     """
-    key = secret_key(choice.key)
+    folder, key = folder_of(choice.index, choice.audit), secret_key(choice.key)
     encoder = open_encoder(choice.encoder) if choice.encoder and by_vector else None
     store, about = open_store(choice.index, choice.store, key)
     made_with = about.get("encoder") if by_vector else None
@@ -253,7 +253,7 @@ def opened(choice: IndexChoice, *, by_vector: bool = True) -> Iterator[Retriever
             if made_with
             else "the index has no vectors; leave --encoder out"
         )
-    with AuditLog(folder_of(choice.index, choice.audit), key) as audit:
+    with AuditLog(folder, key) as audit:
         yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
 
 
