@@ -67,7 +67,7 @@ class IndexChoice:
     store: str | None = None
     """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
     encoder: Path | None = None
-    """The model that made the vectors of the index, if it has any."""
+    """The model that made the vectors of the index, if it has any; empty: where it was then."""
     acl: str | None = None
     """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
     key: Path | None = None

@@ -120,7 +120,7 @@ class Index:
 
     def __init__(
         self, path: Path, key: bytes, *, acl: str = "", chunks: Mapping[str, Any] | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | None = None, model: str = "",
     ) -> None:  # fmt: skip
         """Prepare to bring the index at `path` up to date; there may be none.
 
@@ -130,9 +130,10 @@ class Index:
             acl: where the access rules are, for the manifest.
             chunks: settings of the division into chunks, for the manifest.
             encoder: makes the vectors; None: words only.
+            model: where the encoder is, for the manifest.
         """
         self.path, self._key = path, key
-        self._config = {"acl": acl, "chunks": dict(chunks or {})}
+        self._config = {"acl": acl, "chunks": dict(chunks or {}), "model": model}
         self._encoder = encoder
         self._content: Content | None = None
         self._views: OrderedDict[tuple[str, str, str], View] = OrderedDict()
@@ -147,7 +148,7 @@ class Index:
         """
         index = cls(path, key, encoder=encoder)
         config = index._current().artifact.config
-        index._config = {name: config[name] for name in ("acl", "chunks")}
+        index._config = {name: config[name] for name in ("acl", "chunks", "model")}
         return index
 
     @property

@@ -87,7 +87,7 @@ class PostgresStore:
 
     def __init__(
         self, address: str, key: bytes, *, acl: str = "", chunks: Mapping[str, Any] | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | None = None, model: str = "",
     ) -> None:  # fmt: skip
         """Name a store; nothing is connected yet.
 
@@ -97,13 +97,14 @@ class PostgresStore:
             acl: where the access rules are, for `config`.
             chunks: settings of the division into chunks, for `config`.
             encoder: makes the vectors; None: words only.
+            model: where the encoder is, for `config`.
 
         Raises:
             ConfigError: the address is malformed.
         """
         self.address = parse_address(address)
         self._sessions, self._key, self._encoder = Sessions(self.address), key, encoder
-        self._config = {"acl": acl, "chunks": dict(chunks or {})}
+        self._config = {"acl": acl, "chunks": dict(chunks or {}), "model": model}
         self._members: tuple[tuple[int, str], dict[Access, _Members]] | None = None
 
     @classmethod
@@ -116,7 +117,7 @@ class PostgresStore:
         """
         store = cls(address, key, encoder=encoder)
         config = store.config
-        store._config = {name: config[name] for name in ("acl", "chunks")}
+        store._config = {name: config[name] for name in ("acl", "chunks", "model")}
         return store
 
     @property
@@ -126,9 +127,9 @@ class PostgresStore:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the store was made with: `acl`, `chunks`, the encoder's digest and the rules' version."""
+        """What the store was made with: `acl`, `chunks`, `model`, the encoder's digest, versions of rules and terms."""
         config: dict[str, Any] = json.loads(self._described("config"))
-        return config | {"encoder": self._described("encoder"), "rules": self._described("rules")}
+        return config | {name: self._described(name) for name in ("encoder", "rules", "terms")}
 
     def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""

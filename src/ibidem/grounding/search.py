@@ -28,6 +28,7 @@ from ibidem.config import settings
 from ibidem.data.provenance import exposure
 from ibidem.errors import AccessDenied, ConfigError, NothingFound
 from ibidem.figures import counted, visible
+from ibidem.grounding import terms
 from ibidem.grounding.access import YamlPermissions, YamlRules, unmatched
 from ibidem.grounding.audit.commands import folder_of
 from ibidem.grounding.audit.log import AuditLog
@@ -164,7 +165,7 @@ def show(config: GroundShowConfig) -> str:
     Raises:
         AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
     """
-    with opened(config, by_vector=False) as retriever:
+    with opened(config, is_search=False) as retriever:
         chunk = retriever.show(config.chunk, config.principal)
     return f"{source_line(chunk)}\n\n{printable(chunk.text)}"
 
@@ -230,31 +231,39 @@ def preview(config: GroundIndexConfig) -> list[str]:
 
 
 @contextmanager
-def opened(choice: IndexChoice, *, by_vector: bool = True) -> Iterator[Retriever]:
+def opened(choice: IndexChoice, *, is_search: bool = True) -> Iterator[Retriever]:
     """Open an index for queries: its store, the rules as they are now, and the audit log.
 
     Args:
         choice: the index, and where its rules, key and log are.
-        by_vector: whether texts are searched, for which an index with vectors needs their encoder.
+        is_search: whether texts are searched, for which an index with vectors needs their encoder.
 
     Raises:
-        ConfigError: the index has vectors, and the model that made them is not given.
+        ConfigError: the model that made the vectors of the index is not where it was, or another one is given.
         ArtifactError: there is no index, or it was made with another key.
     """
     folder, key = folder_of(choice.index, choice.audit), secret_key(choice.key)
-    encoder = open_encoder(choice.encoder) if choice.encoder and by_vector else None
     store, about = open_store(choice.index, choice.store, key)
-    made_with = about.get("encoder") if by_vector else None
-    if made_with != (encoder.digest if encoder else None):
-        raise ConfigError(
-            "the index has vectors of another model; give that one with --encoder"
-            if encoder and made_with
-            else "the index has vectors; give the model that made them with --encoder"
-            if made_with
-            else "the index has no vectors; leave --encoder out"
-        )
+    if is_search and about["terms"] != terms.VERSION:
+        raise ConfigError("the index was made by another version of this program; index the documents again")
+    encoder = _encoder(choice.encoder, about) if is_search else None
     with AuditLog(folder, key) as audit:
         yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
+
+
+def _encoder(given: Path | None, about: Mapping[str, Any]) -> Encoder | None:
+    """Open the model that made the vectors of an index; by default where it was then."""
+    if about["encoder"] is None:
+        if given is not None:
+            raise ConfigError("the index has no vectors; leave --encoder out")
+        return None
+    place = given or Path(about["model"])
+    if not place.is_dir():
+        raise ConfigError(f"the model that made the vectors of the index is not at {place}; give it with --encoder")
+    encoder = open_encoder(place)
+    if encoder.digest != about["encoder"]:
+        raise ConfigError(f"encoder {place}: the vectors of the index are of another model; give that one")
+    return encoder
 
 
 def open_store(folder: Path | None, address: str | None, key: bytes) -> tuple[Store, Mapping[str, Any]]:
@@ -386,11 +395,12 @@ def _check_places(config: GroundIndexConfig) -> None:
 
 def _store_to_update(config: GroundIndexConfig, key: bytes, place: str) -> Store:
     encoder = open_encoder(config.encoder) if config.encoder else None
-    chunks = settings(config.chunks)
+    model = str(config.encoder.resolve()) if config.encoder else ""
+    about: dict[str, Any] = {"acl": place, "chunks": settings(config.chunks), "model": model}
     if config.store is not None:
-        return postgres_store()(config.store, key, acl=place, chunks=chunks, encoder=encoder)
+        return postgres_store()(config.store, key, encoder=encoder, **about)
     assert config.output_dir is not None
-    return Index(config.output_dir, key, acl=place, chunks=chunks, encoder=encoder)
+    return Index(config.output_dir, key, encoder=encoder, **about)
 
 
 def _warnings(rules: Rules, paths: Sequence[str]) -> list[str]:
