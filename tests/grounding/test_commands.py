@@ -1,6 +1,7 @@
 """The commands as a user types them, on a small folder of documents."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests.grounding.corpus import ACL, CANARIES, write_documents
 
 from ibidem.cli import main
+from ibidem.grounding import terms
 
 Captured = pytest.CaptureFixture[str]
 
@@ -146,3 +148,33 @@ def test_an_indexing_without_changes_leaves_the_index_as_it_is(capsys: Captured)
 def test_without_a_model_nothing_heavy_is_imported() -> None:
     code = "import sys, ibidem.grounding.ask; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_index_with_vectors_is_searched_by_the_model_that_made_them(
+    capsys: Captured, checkpoint: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    typed(capsys, *INDEX, "--encoder", str(model))
+    search = ["ground", "search", *ASKED, "hr", "--query", "quokka", "--json"]
+    found = json.loads(typed(capsys, *search))
+    assert found[0]["path"] == "salaries/march.md"
+    model.rename(tmp_path / "moved")
+    assert f"is not at {model}; give it with --encoder" in typed(capsys, *search, code=2)
+    assert json.loads(typed(capsys, *search, "--encoder", str(tmp_path / "moved"))) == found
+    assert "the index has vectors; give its encoder" in typed(capsys, *INDEX, code=2)
+
+
+def test_an_index_without_vectors_takes_no_encoder(capsys: Captured, checkpoint: Path) -> None:
+    typed(capsys, *INDEX)
+    search = ["ground", "search", *ASKED, "hr", "--query", "quokka", "--encoder", str(checkpoint)]
+    assert "the index has no vectors; leave --encoder out" in typed(capsys, *search, code=2)
+
+
+def test_an_index_of_another_version_is_made_again(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed(capsys, *INDEX)
+    monkeypatch.setattr("ibidem.grounding.terms.VERSION", terms.VERSION + 1)
+    search = ["ground", "search", *ASKED, "hr", "--query", "quokka"]
+    assert "made by another version of this program; index the documents again" in typed(capsys, *search, code=2)
+    typed(capsys, *INDEX)
+    assert "salaries/march.md" in typed(capsys, *search)
