@@ -58,7 +58,8 @@ SPREAD = 4.0
 BARS = {"ppo": 0.03, "grpo": 0.03, "grpo_k2": 0.06}
 MISTAKES = {"wrong_sign": "grpo", "k3_as_loss": "grpo_k2", "ignored_temperature": "grpo"}
 """Each with the variant whose bar it must not meet."""
-ROLLOUTS, ANSWERS = 400, 256
+ROLLOUTS, ANSWERS, MICRO = 1000, 256, 128
+"""Rollouts of a run, their answers, and answers of a micro batch, which is one attention with a mask."""
 KL_TARGET, KL_SEEDS, KL_ROLLOUTS = 1.0, 10, 100
 
 
@@ -74,7 +75,17 @@ class Game(NamedTuple):
 
 def main() -> None:
     """Run all variants and seeds, and write the result."""
+    starts = [total_variation(distribution(game.reference), game.optimum_A) for game in map(make, range(SEEDS))]
     found: dict[str, Any] = {}
+    adaptive: dict[str, Any] = {"target": KL_TARGET, "seeds": []}
+    result = {
+        "command": "python benchmarks/known_optimum.py benchmarks/results/known_optimum.json",
+        "answers": IDS**2,
+        "beta": BETA,
+        "at_the_start": [round(value, 4) for value in starts],
+        "variants": found,
+        "adaptive_kl": adaptive,
+    }
     for variant in (*BARS, *MISTAKES):
         started = time.process_time()
         values = [run(variant, seed) for seed in range(SEEDS)]
@@ -86,22 +97,17 @@ def main() -> None:
             "cpu_s_per_run": round((time.process_time() - started) / SEEDS, 1),
         }
         print(variant, found[variant], flush=True)
-    adaptive = {"target": KL_TARGET, "seeds": []}
+        write(result)
     for seed in range(KL_SEEDS):
         kls = steered(seed)
         inside = [KL_TARGET / 2 <= kl <= 2 * KL_TARGET for kl in kls]
         row = {"smallest": round(min(kls), 3), "largest": round(max(kls), 3), "is_inside": all(inside)}
         adaptive["seeds"].append(row)
         print("adaptive_kl", row, flush=True)
-    starts = [total_variation(distribution(game.reference), game.optimum_A) for game in map(make, range(SEEDS))]
-    result = {
-        "command": "python benchmarks/known_optimum.py benchmarks/results/known_optimum.json",
-        "answers": IDS**2,
-        "beta": BETA,
-        "at_the_start": [round(value, 4) for value in starts],
-        "variants": found,
-        "adaptive_kl": adaptive,
-    }
+        write(result)
+
+
+def write(result: dict[str, Any]) -> None:
     Path(sys.argv[1]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
@@ -162,7 +168,7 @@ def train(game: Game, config: PpoConfig | GrpoConfig) -> Decoder:
     guard = Guard(accelerator.device, clip=config.optim.clip, spike_factor=None, scales=False)
     steps = config.training.steps
     schedule = loop.Schedule(
-        start=0, stop=steps, total_steps=steps, micro_batches=1, seed=config.training.seed, tokens_per_step=1,
+        start=0, stop=steps, total_steps=steps, micro_batches=plan.training.batch_sequences // plan.training.micro_batch_sequences, seed=config.training.seed, tokens_per_step=1,
         most_skipped=10, measure_every=steps, save_every=steps,
     )  # fmt: skip
     loop.run(
@@ -204,7 +210,7 @@ def config_of(variant: str, seed: int, rollouts: int, answers: int) -> PpoConfig
     """Return the settings of a run: all answers of a rollout in one step, at a learning rate that falls to 0."""
     common: dict[str, Any] = {
         "initial": "none", "output_dir": "none",
-        "training": {"batch_sequences": answers, "micro_batch_sequences": answers, "seed": seed},
+        "training": {"batch_sequences": answers, "micro_batch_sequences": min(answers, MICRO), "seed": seed},
         "optim": {"lr": 1e-2, "floor": 0.0, "warmup_steps": 5},
     }  # fmt: skip
     if variant == "ppo":
