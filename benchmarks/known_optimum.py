@@ -167,9 +167,10 @@ def train(game: Game, config: PpoConfig | GrpoConfig) -> Decoder:
     optimizer = make_optimizer(model, config.optim)
     guard = Guard(accelerator.device, clip=config.optim.clip, spike_factor=None, scales=False)
     steps = config.training.steps
+    micro_batches = config.training.batch_sequences // config.training.micro_batch_sequences
     schedule = loop.Schedule(
-        start=0, stop=steps, total_steps=steps, micro_batches=plan.training.batch_sequences // plan.training.micro_batch_sequences, seed=config.training.seed, tokens_per_step=1,
-        most_skipped=10, measure_every=steps, save_every=steps,
+        start=0, stop=steps, total_steps=steps, micro_batches=micro_batches, seed=config.training.seed,
+        tokens_per_step=1, most_skipped=10, measure_every=steps, save_every=steps,
     )  # fmt: skip
     loop.run(
         schedule, objective, loop.Learner(model, optimizer, guard), accelerator,

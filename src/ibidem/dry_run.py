@@ -18,6 +18,8 @@ NAMES = ("model", "training.resume_from")
 """Keys of paths that may be names instead: `--model tiny`, `--training.resume-from latest`."""
 SEARCHED = ("artifacts",)
 """Keys of folders that are searched if they exist."""
+PRIVATE = ("ground-index",)
+"""Kinds whose size and digest depend on documents that who asks may not know of."""
 
 
 def dry_run(config: Any, command: Command) -> str:
@@ -72,6 +74,8 @@ def _at_input(key: str, path: Path) -> str:
         found = artifacts.load(path)
     except ArtifactError:
         return "folder"
+    if found.kind in PRIVATE:
+        return found.kind
     return f"{found.kind}, {size(sum(file.bytes for file in found.files.values()))}, {found.digest[:19]}"
 
 

@@ -178,3 +178,13 @@ def test_an_index_of_another_version_is_made_again(capsys: Captured, monkeypatch
     assert "made by another version of this program; index the documents again" in typed(capsys, *search, code=2)
     typed(capsys, *INDEX)
     assert "salaries/march.md" in typed(capsys, *search)
+
+
+def test_a_dry_run_says_nothing_about_documents_that_nobody_sees(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    search = ["ground", "search", *ASKED, "ada", "--query", "notice", "--dry-run"]
+    before = typed(capsys, *search)
+    assert "artifacts/index" in before
+    Path("docs/salaries/may.md").write_text("The quokka allowance is 9138.\n")
+    typed(capsys, *INDEX)
+    assert typed(capsys, *search) == before

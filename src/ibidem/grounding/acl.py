@@ -158,6 +158,8 @@ class _Reader:
         name = unicodedata.normalize("NFC", self.text(node, "a name"))
         if name != name.strip() or not name.isprintable():
             raise self.wrong(node, f"name {name!r} has a control character, or a blank at an end")
+        if "," in name:
+            raise self.wrong(node, f"name {name!r} has a comma; write several names as a list: [{name}]")
         if (other := self.spelled.setdefault(name.casefold(), name)) != name:
             raise self.wrong(node, f"name {name!r} differs from {other!r} only in case")
         self.seen.setdefault(name, node)
