@@ -19,7 +19,8 @@ bootstrap over problems. Learning rate, steps, batch and samples were chosen wit
     export OMP_NUM_THREADS=1
     python benchmarks/grpo_on_executed_tests.py artifacts/grpo benchmarks/results/grpo_on_executed_tests.json
 
-The first argument is a folder for all that is made; what is there already is not made again.
+The first argument is a folder for all that is made; what is there already is not made again, nor are runs measured
+again that the second one has.
 """
 
 import ast
@@ -77,7 +78,9 @@ ONES, TWOS, LEARNED, UNSEEN = 200, 1500, 600, 150
 """Problems of one operation and of two, at most; of those of two, problems to learn from and to measure on."""
 SAMPLES, SEED = 8, 12345
 """Answers to each problem that is measured, and their random seed."""
-MAX_TOKENS, BATCH, STEPS, HACKER_STEPS, CONSTANT_STEPS = 56, 64, 140, 100, 10
+MAX_TOKENS, BATCH, STEPS, CONSTANT_STEPS = 56, 64, 140, 10
+HACKER_BATCH, HACKER_STEPS = 128, 70
+"""Its base always passes the visible test of some problems and never that of the others: few of them have contrast."""
 GRPO: dict[str, Any] = {
     "rollout": {"samples": 8, "max_tokens": MAX_TOKENS},
     "optim": {"lr": 3e-4, "warmup_steps": 10, "floor": 0.1},
@@ -239,7 +242,9 @@ def is_hard_coded(text: str) -> bool:
 # ---------------------------------------------------------------- runs and their controls
 
 
-def run(initial: Path, problems: Split, folder: Path, seed: int, steps: int = STEPS) -> tuple[Path, float]:
+def run(
+    initial: Path, problems: Split, folder: Path, seed: int, steps: int = STEPS, batch: int = BATCH
+) -> tuple[Path, float]:
     """Train on the problems; return the last checkpoint, and the CPU-seconds with those of the judge."""
     before = cpu_s()
     last = ibidem.grpo(
@@ -250,7 +255,7 @@ def run(initial: Path, problems: Split, folder: Path, seed: int, steps: int = ST
         held_out_share=0.0,
         training={
             "steps": steps,
-            "batch_sequences": BATCH,
+            "batch_sequences": batch,
             "micro_batch_sequences": BATCH,
             "seed": seed,
             "resume_from": "latest",
@@ -387,13 +392,16 @@ def shuffled(made: Made, folder: Path, seed: int, before: dict[str, Passes]) -> 
 
 def hacked(made: Made, folder: Path, seed: int, before: dict[str, Passes]) -> dict[str, Any]:
     """Train from the hacker's base."""
-    last, _ = run(made.hacker, made.hackable, folder / f"hacker-{seed}", seed, HACKER_STEPS)
+    last, _ = run(made.hacker, made.hackable, folder / f"hacker-{seed}", seed, HACKER_STEPS, HACKER_BATCH)
     two = passes(last, made.hackable.unseen)
     return {
         "run": "hacker", "seed": seed, "unseen": means(two),
         "unseen_visible": gain(two.visible, before["hacker"].visible),
         "unseen_hidden": gain(two.hidden, before["hacker"].hidden), "curves": curves(folder / f"hacker-{seed}"),
     }  # fmt: skip
+
+
+RUNS = {learned: "grpo", shuffled: "shuffled", hacked: "hacker"}
 
 
 def holds(rows: Sequence[dict[str, Any]], constant: dict[str, Any]) -> dict[str, bool]:
@@ -427,11 +435,13 @@ def main() -> None:
         "measured": {"unseen": len(made.two.unseen), "one_operation": len(made.one), "samples": SAMPLES},
         "before": {name: means(each) for name, each in before.items()},
         "constant": constant(made, folder),
-        "rows": [],
+        "rows": json.loads(output.read_text())["rows"] if output.exists() else [],
     }
     print(json.dumps({**result["before"], "constant": result["constant"]}), flush=True)
-    for measure in (learned, shuffled, hacked):
+    for measure in RUNS:
         for seed in SEEDS:
+            if any((row["run"], row["seed"]) == (RUNS[measure], seed) for row in result["rows"]):
+                continue
             result["rows"].append(measure(made, folder, seed, before))
             print(json.dumps(result["rows"][-1]), flush=True)
             output.write_text(json.dumps(result, indent=1) + "\n")
