@@ -438,9 +438,9 @@ def main() -> None:
         "rows": json.loads(output.read_text())["rows"] if output.exists() else [],
     }
     print(json.dumps({**result["before"], "constant": result["constant"]}), flush=True)
-    for measure in RUNS:
+    for measure, name in RUNS.items():
         for seed in SEEDS:
-            if any((row["run"], row["seed"]) == (RUNS[measure], seed) for row in result["rows"]):
+            if any((row["run"], row["seed"]) == (name, seed) for row in result["rows"]):
                 continue
             result["rows"].append(measure(made, folder, seed, before))
             print(json.dumps(result["rows"][-1]), flush=True)
