@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from ibidem.grounding.fusion import fused
 from ibidem.grounding.sentences import sentence_ends
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.terms import terms
@@ -31,16 +32,16 @@ LEAST_COVER = 0.45
 LEAST_WORDS = 2
 """Words of the question that such a chunk must have; all, if there are fewer."""
 RELATED = 0.8
-"""What a word counts that stands there in another form: approves, approval."""
+"""Weight of a word that occurs in another form: approves, approval."""
 IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
-"""What a word counts that stands not in the unit itself, but in the headings, the units beside it, or the chunk."""
+"""Weight of a word that does not occur in the unit itself, but in the headings, the units beside it, or the chunk."""
 FIRST, NUMBER, ABOUT = 0.03, 0.05, 0.25
-"""What a unit gains if it is the first of its chunk, if it has a number that is asked for, or if its heading is the
+"""Bonus of a unit that is the first of its chunk, that has a number that is asked for, or whose heading is the
 question."""
 LATER = 0.01
-"""What a unit loses for each chunk before its own."""
+"""Penalty per preceding chunk."""
 CODE = 0.8
-"""What code and tables are worth beside sentences."""
+"""Weight of code and tables, where sentences have 1."""
 LEAST_LETTERS = 0.7
 """Share of letters and digits below which a unit is a list of signs."""
 MOST_SIGNS = 0.06
@@ -87,8 +88,8 @@ def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
 
     Of chunks that say the same only the first is returned.
     """
-    ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]))}
-    order = sorted(range(len(hits)), key=lambda place: (-1 / (60 + ranking[place]) - 1 / (60 + place), place))
+    ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]), 1)}
+    order = sorted(range(len(hits)), key=lambda place: (-fused(ranking[place], place + 1), place))
     chosen: list[Hit] = []
     for place in order:
         if len(chosen) == k:
@@ -267,7 +268,7 @@ def _units(text: str) -> tuple[_Unit, ...]:
 
 
 def unit_spans(text: str) -> list[tuple[int, int]]:
-    r"""Return where the units of a text stand.
+    r"""Return the spans of the units of a text.
 
     >>> [("It is. No!\\n- one\\n- two")[start:end] for start, end in unit_spans("It is. No!\\n- one\\n- two")]
     ['It is.', 'No!', '- one', '- two']
