@@ -200,9 +200,9 @@ def _likeness(word: str, held: frozenset[str]) -> float:
     """
     if word in held:
         return 1.0
-    beginning = word[: max(5, len(word) - 1)]
+    beginning = word[: max(6, len(word) - 1)]
     is_related = len(word) >= 5 and any(
-        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(5, len(term) - 1)]))
+        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(6, len(term) - 1)]))
         for term in held
     )
     return RELATED if is_related else 0.0
