@@ -160,8 +160,9 @@ def _scored(
             text = chunk.text[unit.start : unit.end]
             beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
             name = "" if unit.name is None else chunk.text[slice(*unit.name)]
-            own = unit.terms.union(terms(name))
-            score = (_score(weights, own, headings, beside, held) + _about(weights, name)) / whole
+            named = frozenset(terms(name)) - headings  # what the headings say counts as a heading
+            score = _score(weights, unit.terms | named, headings, beside, held)
+            score = (score + (_about(weights, name) if named else 0.0)) / whole
             score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
             score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
             if score >= least:
