@@ -309,13 +309,13 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, out: Path) -> list[Path]:
 def _documents(out: Path) -> list[Path]:
     """Index this program's own documentation, and ask as two principals; return the answers."""
     from ibidem.grounding import ask, search
-    from ibidem.grounding.config import GroundAskConfig, GroundIndexConfig, GroundShowConfig
+    from ibidem.grounding.config import GroundAskConfig, GroundIndexConfig
 
     out.mkdir(parents=True, exist_ok=True)
     acl, index = out / "acl.yaml", out / "index"
     write_file(acl, DOCUMENTS_ACL)
     said = [search.index(GroundIndexConfig(docs=shipped("", "docs"), acl=str(acl), output_dir=index))]
-    answers, cited = [], ""
+    answers, cited = [], list[str]()
     for number, question in enumerate(DOCUMENTS_QUESTIONS, 1):
         for principal in (DEVELOPER, GUEST):
             asked = GroundAskConfig(index=index, principal=principal, question=question)
@@ -323,13 +323,21 @@ def _documents(out: Path) -> list[Path]:
             answers.append(out / f"answer-{number}-{principal}.json")
             write_file(answers[-1], ask.as_json(asked, reply) + "\n")
             said.append(f"{principal} asks: {question}\n{ask.as_text(reply)}")
-            cited = cited or next((row["chunk"] for row in reply.rows()), "")
-    try:
-        search.show(GroundShowConfig(index=index, principal=GUEST, chunk=cited))
-    except AccessDenied as denial:
-        said.append(f"{GUEST} opens what {DEVELOPER} was told first: {denial}")
-    say("\n".join(said))
+            cited += [row["chunk"] for row in reply.rows()] if principal == DEVELOPER else []
+    say("\n".join([*said, f"{GUEST} opens what {DEVELOPER} was told first: {_denial(index, cited[0])}"]))
     return answers
+
+
+def _denial(index: Path, chunk: str) -> str:
+    """Return what the guest is told who opens a chunk that only the developer may read."""
+    from ibidem.grounding import search
+    from ibidem.grounding.config import GroundShowConfig
+
+    try:
+        search.show(GroundShowConfig(index=index, principal=GUEST, chunk=chunk))
+    except AccessDenied as denial:
+        return str(denial)
+    raise AssertionError(f"{GUEST} may read chunk {chunk}, which is not for {GUEST}")
 
 
 def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:

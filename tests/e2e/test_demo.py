@@ -2,13 +2,15 @@
 
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts, jsonl, log
 from ibidem.data import shards
-from ibidem.demo import DemoConfig, demo
+from ibidem.demo import DemoConfig, _documents, demo
+from ibidem.grounding import search
 from ibidem.lineage import walk
 
 
@@ -89,6 +91,12 @@ def test_two_principals_are_told_what_each_may_read_of_this_documentation(told: 
     assert "supported" in ada
     assert "No passage that you may read answers this." in guest
     assert any("no such chunk, or guest may not read it" in line for line in told[1])
+
+
+def test_a_chunk_that_the_guest_can_open_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "show", lambda _config: "shown")
+    with pytest.raises(AssertionError, match="guest may read chunk"):
+        _documents(tmp_path)
 
 
 def test_the_benchmark_of_the_demo_knows_its_stages(told: tuple[DemoConfig, list[str]]) -> None:

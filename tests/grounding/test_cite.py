@@ -152,3 +152,36 @@ def test_lists_and_code_keep_their_lines() -> None:
 def test_headings_are_a_part_of_what_a_passage_says() -> None:
     assert passage_text(TOWER).startswith("Paris > Tower\n\nThe tower")
     assert passage_text(PARKS) == PARKS.text
+
+
+@pytest.mark.parametrize("tail", ["x", "", " ", ",", ";;]"])
+def test_a_bracket_of_many_digits_or_blanks_is_text_at_once(tail: str) -> None:
+    for answer in ("[" + "1" * 5000 + tail, "[" + "1 " * 5000 + tail, "[1" + " " * 5000 + tail, "[" * 5000 + tail):
+        assert read_citations(answer) == (Part("text", answer),)
+
+
+@pytest.mark.parametrize("number", ["0000000012", "0000000001", "9" * 4000])
+def test_a_number_of_more_than_nine_digits_cites_nothing(number: str) -> None:
+    found = check((Part("text", "It is red "), Part("cite", number)), (TOWER, PARKS), JUDGE)
+    assert (found.removed, found.citations) == (1, ())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "argv[0] for the name",
+        "rows[0][1]",
+        "`rows [1]`, not `[2]`",
+        "``a ` [1]``",
+        "\n```python\nx = [1, 2]\n[1]\n```\n",
+        "\n```python\nx = [1]",
+        "list[str][1]",
+    ],
+)
+def test_brackets_of_code_are_no_citations(code: str) -> None:
+    assert read_citations(f"Use {code}") == (Part("text", f"Use {code}"),)
+
+
+def test_citations_stand_behind_words_signs_code_and_each_other() -> None:
+    numbers = [part.text for part in read_citations("`a` [1]. Ok.[2][3] (b)[4] 330 米高[5]。") if part.kind == "cite"]
+    assert numbers == ["1", "2", "3", "4", "5"]

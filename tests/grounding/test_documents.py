@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from ibidem.errors import ConfigError, DataError
 from ibidem.grounding.config import ReadConfig
-from ibidem.grounding.documents import definitions, folder, markdown, opening, plain, webpage
+from ibidem.grounding.documents import definitions, folder, isolation, markdown, opening, plain, webpage
 from ibidem.grounding.documents.folder import DEFAULT, list_folder, read_file, read_folder
+from ibidem.grounding.documents.hidden import hidden_selectors
 from ibidem.grounding.documents.readable import Content, Readable, title_of
 from ibidem.records import Unreadable
 
@@ -432,6 +434,69 @@ def test_what_sphinx_documents_is_a_section_below_its_heading() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "color",
+    ["rgb(1.2.3,0,0)", f"rgb({'4' * 400},0,0)", "rgb(.,.,.)", "rgba(0,0,0,1.2.3)", f"rgba(0,0,0,{'9' * 400})", "#12"],
+)
+def test_a_color_that_is_none_hides_nothing(color: str) -> None:
+    assert webpage.read(f'<p style="color: {color}">seen').text.strip() == "seen"
+
+
+@pytest.mark.parametrize("color", ["rgb(999, 9999, 99999)", f"rgb({'9' * 400} 300% 255)", f"rgba(0,0,0,.{'0' * 400}1)"])
+def test_a_color_beyond_its_bounds_is_the_nearest_one(color: str) -> None:
+    assert not webpage.read(f'<p style="color: {color}">unseen').text.strip()
+
+
+@pytest.mark.parametrize("piece", ["a", "a ", "@", "@a", "@a{", "@a{b{}", "{", "}", ".a{b:c}", "scale(", "a;", "/*"])
+def test_a_long_style_sheet_takes_time_by_its_length(piece: str) -> None:
+    sheet = piece * (400_000 // len(piece))
+    assert webpage.read(f"<style>{sheet}</style><p>seen").text.strip() == "seen"
+
+
+@pytest.mark.parametrize(
+    "style",
+    [f"width:{'1' * 400_000}x", f"transform:scale({'0' * 400_000}x", f"color:rgb({'1' * 400_000}x", "a(" * 200_000],
+)
+def test_a_long_style_takes_time_by_its_length(style: str) -> None:
+    assert webpage.read(f'<p style="{style}">seen').text.strip() == "seen"
+
+
+def test_rules_of_a_style_sheet_that_hold_always_are_told_from_others() -> None:
+    sheet = """
+    @import url(x); .a { display: none; .in & { color: red } }
+    @media print { .b { display: none } } @font-face { c: d } p.c, .d > .e { display: none }
+    } .f { display: block } .g { visibility: hidden
+    """
+    assert list(hidden_selectors(sheet)) == [".a", "p.c", ".g"]
+
+
+def test_an_error_of_a_parser_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_text: str) -> Content:
+        raise ValueError("not\nforeseen")
+
+    (tmp_path / "a.html").write_text("<p>x")
+    (tmp_path / "b.md").write_text("# B")
+    monkeypatch.setattr(webpage, "read", fail)
+    assert reason(tmp_path, "a.html") == "the reader failed: ValueError: not foreseen"
+    assert isinstance(read_file(tmp_path, "b.md"), Readable)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<h1>One<b><h2>two</h2></b> more</h1><p>text",
+        "<h2>One<b><h1>two</h1></b></h2><p>text",
+        "<dl><dt class=sig>f(<h2>x</h2>)</dt><dd>text</dl>",
+        "<h1>One<dl><dt class=sig>f</dt><dd>g</dl></h1><p>text",
+        "<dl><dt class=sig>f<dl><dt class=sig>g</dt></dl></dt><dd>text</dl><p>more",
+    ],
+)
+def test_a_heading_inside_a_heading_is_a_part_of_it(page: str) -> None:
+    content = webpage.read(page)
+    assert len(content.sections) == 1 + page.endswith("more")
+    assert [(section.start, section.end) for section in content.sections][-1][1] == len(content.text)
+
+
 def test_a_page_may_declare_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_bytes("<meta charset=windows-1251><p>Привет".encode("windows-1251"))
     assert readable(tmp_path, "a.html").text == "Привет"
@@ -442,7 +507,7 @@ def test_a_page_that_is_nested_too_deep_is_reported(tmp_path: Path) -> None:
     assert reason(tmp_path, "a.html") == "elements nested deeper than 1,000"
 
 
-@given(st.text(alphabet="<>/!-apdivtr hul\n=\"'&;", max_size=200))
+@given(st.text(alphabet="<>/!-apdivtr h12ul\n=\"'&;", max_size=200))
 def test_any_markup_is_read_without_an_error(markup: str) -> None:
     content = webpage.read(markup)
     end = 0
@@ -619,10 +684,10 @@ def test_a_pdf_that_is_malformed_or_without_text_is_reported(tmp_path: Path) -> 
 def test_a_pdf_has_bounded_pages_text_time_and_memory(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf("one", "two", "three"))
     assert reason(tmp_path, "a.pdf", ReadConfig(max_pdf_pages=2)) == "a PDF file of 3 pages, more than 2"
-    assert reason(tmp_path, "a.pdf", ReadConfig(max_bytes=5)) == "a PDF file with more than 5 characters"
+    assert reason(tmp_path, "a.pdf", ReadConfig(max_bytes=5)) == "a PDF file with more than 5 bytes of text"
     (tmp_path / "slow.pdf").write_bytes(pdf("x) Tj (" * 500_000))
     limits = ReadConfig(cpu_s=1, max_bytes=1 << 30)
-    assert reason(tmp_path, "slow.pdf", limits) == "reading takes more than 1 CPU-seconds"
+    assert reason(tmp_path, "slow.pdf", limits) == "reading takes more than 1 CPU-second"
     (tmp_path / "big.pdf").write_bytes(pdf("x" * 30_000_000))
     assert "memory" in reason(tmp_path, "big.pdf", ReadConfig(memory_bytes=200 << 20))
 
@@ -645,9 +710,34 @@ def test_a_large_file_is_read_as_a_small_one_would_be(tmp_path: Path, monkeypatc
     assert list(read_folder(tmp_path)) == small
 
 
+@pytest.mark.parametrize(
+    ("ended", "said"), [(signal.SIGXCPU, "more than 7 CPU-seconds"), (signal.SIGKILL, "out of memory")]
+)
+def test_a_reader_that_is_killed_is_reported_with_the_likely_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int, said: str
+) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf("one"))
+    real = isolation.subprocess.run
+    monkeypatch.setattr(
+        isolation.subprocess,
+        "run",
+        lambda _command, **more: real(["/bin/sh", "-c", f"kill -{int(ended)} $$"], **more),
+    )
+    assert said in reason(tmp_path, "a.pdf", ReadConfig(cpu_s=7))
+
+
+def test_the_text_of_a_pdf_is_limited_in_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf("\u00fc\u00fc\u00fc\u00fc"))
+    text = readable(tmp_path, "a.pdf").text.strip()
+    chars, size = len(text), len(text.encode())
+    assert size > chars
+    assert readable(tmp_path, "a.pdf", ReadConfig(max_bytes=size)).text.strip() == text
+    assert reason(tmp_path, "a.pdf", ReadConfig(max_bytes=chars)) == f"a PDF file with more than {chars} bytes of text"
+
+
 def test_a_file_that_makes_its_parser_slow_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<a " + "".join(f"a{number} " for number in range(500_000)) + ">")
-    assert reason(tmp_path, "a.html", ReadConfig(cpu_s=1)) == "reading takes more than 1 CPU-seconds"
+    assert reason(tmp_path, "a.html", ReadConfig(cpu_s=1)) == "reading takes more than 1 CPU-second"
 
 
 def test_a_reading_depends_on_path_and_bytes_alone(tmp_path: Path) -> None:

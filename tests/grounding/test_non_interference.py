@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.grounding.naive_store import LEAKS, NaiveStore
 from tests.grounding.postgres_server import Pair, Server
-from tests.grounding.worlds import PRINCIPALS, Bag, Made, judge, random_world
+from tests.grounding.worlds import PRINCIPALS, Bag, Made, judge, observe_answers, random_world
 
+from ibidem.errors import AccessDenied
 from ibidem.grounding.index import Index
 from ibidem.grounding.store import Store
 
@@ -54,6 +55,28 @@ def test_the_local_index_cannot_be_told_from_one_of_the_permitted_documents_alon
     for seed in range(8):
         verdict = judge(random_world(seed), local, PRINCIPALS[:3], _nothing)
         assert verdict[1:] == (0, 0, ()), f"world {seed}"
+
+
+def test_answers_cannot_be_told_from_those_of_an_index_of_the_permitted_documents_alone(local: Made) -> None:
+    passages = 0
+    for seed in range(6):
+        verdict = judge(random_world(seed), local, PRINCIPALS[:3], _nothing, look=observe_answers)
+        assert verdict[1:] == (0, 0, ()), f"world {seed}"
+        passages += verdict.num_trials
+    assert passages > 100
+
+
+@pytest.mark.parametrize("leak", ["filter behind the ranking", "twins are merged"])
+def test_a_leak_of_the_ranking_is_noticed_in_answers(leak: str) -> None:
+    worlds, make = map(random_world, range(100)), partial(NaiveStore, leak=leak)
+    assert any(judge(world, make, PRINCIPALS, _nothing, look=observe_answers).differences for world in worlds)
+
+
+@pytest.mark.parametrize("leak", ["deny loses", "cache without principal", "cache without rules"])
+def test_no_answer_is_made_from_a_forbidden_chunk_that_a_store_returns(leak: str) -> None:
+    with pytest.raises(AccessDenied):
+        for world in map(random_world, range(40)):
+            judge(world, partial(NaiveStore, leak=leak), PRINCIPALS, _nothing, look=observe_answers)
 
 
 def test_the_postgresql_store_cannot_be_told_from_one_of_the_permitted_documents_alone(server: Server) -> None:

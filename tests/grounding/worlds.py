@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from ibidem.errors import AccessDenied
 from ibidem.grounding.access import YamlRules
 from ibidem.grounding.acl import Acl, Rule
+from ibidem.grounding.ask import Answerer, as_text, reply
+from ibidem.grounding.search import Retriever
 from ibidem.grounding.store import EVERYONE, Chunk, Indexed, Query, Rules, Span, Store
+from ibidem.grounding.support import WordCover
 
 PRINCIPALS = ("ann", "bob", "cho", "dev", "eve", "unknown")
 GROUPS = ("red", "green", "blue", "gold", "grey")
@@ -28,6 +31,8 @@ CANARY = "zanzibarcanary"
 WIDTH = 6
 
 Observation = list[Any]
+Look = Callable[[Store, "World", str, Rules, Sequence[str]], Observation]
+"""Returns all that a principal observes of a store."""
 
 
 class Step(NamedTuple):
@@ -185,6 +190,39 @@ def observe(store: Store, world: World, principal: str, rules: Rules, ids: Seque
     return seen + [_opened(store, chunk_id, principal, rules) for chunk_id in ids]
 
 
+class _Fixed(NamedTuple):
+    """Permissions that nobody changes."""
+
+    rules: Rules
+
+    def current(self) -> Rules:
+        return self.rules
+
+    def holds(self, *_: object) -> bool:
+        return True
+
+
+class _NoLog:
+    """An audit log that keeps nothing."""
+
+    def record(self, *_: object, **__: object) -> int:
+        return 0
+
+    def keyed(self, text: str) -> str:
+        return text
+
+
+def observe_answers(store: Store, world: World, principal: str, rules: Rules, _ids: Sequence[str]) -> Observation:
+    """Return all that a principal is told who asks questions: each answer's passages, and its text with its sources."""
+    retriever = Retriever(store, _Fixed(rules), _NoLog(), Bag() if world.has_vectors else None)
+    answerer = Answerer(WordCover(0.75), 3, 64)
+    seen: Observation = []
+    for query, _ in world.queries:
+        replied = reply(retriever, answerer, query.text, principal)
+        seen += [[(chunk, "") for chunk in replied.passages], as_text(replied), replied.rows(), replied.left_out]
+    return seen
+
+
 def _answer(store: Store, query: Query, k: int, principal: str, rules: Rules) -> Any:
     hits = store.search(query, principal, rules, k)
     return [(hit.chunk, hit.score.hex()) for hit in hits]
@@ -203,7 +241,7 @@ def chunks_in(observation: Observation) -> Iterator[Chunk]:
         if isinstance(each, Chunk):
             yield each
         elif isinstance(each, list):
-            yield from (chunk for chunk, _ in each)
+            yield from (item[0] for item in each if isinstance(item, tuple))
 
 
 class Verdict(NamedTuple):
@@ -226,6 +264,7 @@ def judge(
     discard: Callable[[Store], None],
     *,
     num_compared: int = 1 << 30,
+    look: Look | None = None,
 ) -> Verdict:
     """Live through a world: at each step let principals ask in turn, twice; compare with stores of their own.
 
@@ -235,7 +274,9 @@ def judge(
         principals: who asks.
         discard: called with each store at its end.
         num_compared: how many principals get a store of their own to compare with, at each step.
+        look: what they observe; `observe` unless given.
     """
+    look = look or observe
     encoder = Bag() if world.has_vectors else None
     store = make(encoder)
     trials, forbidden, differences = 0, 0, []
@@ -251,8 +292,8 @@ def judge(
         documents = [each for each in step.documents if not _is_forgotten(each.path, forgotten)]
         if documents != known:
             ids, known = ids[:2] + _ids(store, documents, encoder)[:10], documents
-        first = {each: observe(store, world, each, rules, ids) for each in principals}
-        again = {each: observe(store, world, each, rules, ids) for each in reversed(principals)}
+        first = {each: look(store, world, each, rules, ids) for each in principals}
+        again = {each: look(store, world, each, rules, ids) for each in reversed(principals)}
         trials += 2 * len(principals) * len(world.queries)
         for place, principal in enumerate(principals):
             own = [each for each in documents if may_read(step.acl, principal, each.path)]
@@ -265,7 +306,7 @@ def judge(
                 continue
             alone = make(encoder)
             alone.update(own, rules)
-            if not first[principal] == again[principal] == observe(alone, world, principal, rules, ids):
+            if not first[principal] == again[principal] == look(alone, world, principal, rules, ids):
                 differences.append(f"step {number}, {principal}")
             discard(alone)
     discard(store)

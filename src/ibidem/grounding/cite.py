@@ -27,6 +27,7 @@ from ibidem.grounding.support import Entailment
 UNSUPPORTED = " (unsupported)"
 """What people see behind a claim that the passages it cites do not support."""
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
+MOST_DIGITS = 9  # of the number of a passage
 SHORTEST_QUOTE = 3  # words; fewer occur anywhere
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _OPEN, _CLOSE, _BLANK, _DOUBT = "\ue000", "\ue001", "\ue002", "\ue003"  # mark citations while an answer is split
@@ -53,7 +54,9 @@ _REASONS = _SOURCES | frozenset(_REASON_WORDS.split())
 
 _BRACKET = re.compile(r"[\[\]]")
 _ESCAPED = re.compile(r"\\([\[\]])")
-_CITED_NUMBERS = re.compile(r"(?<!\\)\[((?:\s*\d{1,9}\s*[,;]?)+)\]")
+_CODE = r"```.*?(?:```|\Z)|``[^\n]*?``|`[^`\n]*`|(?<=[A-Za-z0-9_])\[[^\[\]\n]*\](?:\[[^\[\]\n]*\])*"
+_CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
+_CODE_OR_CITED = re.compile(f"{_CODE}|{_CITED}", re.DOTALL)
 _NUMBERS = re.compile(r"\[(\s*\d+(?:\s*[,;]\s*\d+)*\s*)\]")
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
@@ -151,9 +154,11 @@ def read_citations(text: str) -> tuple[Part, ...]:
     """
     parts: list[Part] = []
     start = 0
-    for match in _CITED_NUMBERS.finditer(text):
+    for match in _CODE_OR_CITED.finditer(text):
+        if match["cited"] is None:
+            continue
         parts.append(Part("text", _ESCAPED.sub(r"\1", text[start : match.start()])))
-        parts.extend(Part("cite", number) for number in re.findall(r"\d+", match[1]))
+        parts.extend(Part("cite", number) for number in re.findall("[0-9]+", match["cited"]))
         start = match.end()
     parts.append(Part("text", _ESCAPED.sub(r"\1", text[start:])))
     return tuple(part for part in parts if part.text)
@@ -274,7 +279,8 @@ def _mark(answer: Iterable[Part], number_of_passages: int) -> tuple[str, int]:
             texts.append(part.text.translate(_MARKS))
             continue
         for number in re.split(r"[,;\s]+", part.text.strip()):
-            is_known = number.isascii() and number.isdigit() and 1 <= int(number[:9]) <= number_of_passages
+            is_number = number.isascii() and number.isdigit() and len(number) <= MOST_DIGITS
+            is_known = is_number and 1 <= int(number) <= number_of_passages
             if is_known:
                 texts.append(f"{_OPEN}{int(number)}{_CLOSE}")
             else:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from ibidem.grounding.fusion import fused
 from ibidem.grounding.sentences import sentence_ends
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.terms import terms
@@ -31,16 +32,16 @@ LEAST_COVER = 0.45
 LEAST_WORDS = 2
 """Words of the question that such a chunk must have; all, if there are fewer."""
 RELATED = 0.8
-"""What a word counts that stands there in another form: approves, approval."""
+"""Weight of a word that occurs in another form: approves, approval."""
 IN_HEADINGS, BESIDE, IN_CHUNK = 0.7, 0.35, 0.15
-"""What a word counts that stands not in the unit itself, but in the headings, the units beside it, or the chunk."""
+"""Weight of a word that does not occur in the unit itself, but in the headings, the units beside it, or the chunk."""
 FIRST, NUMBER, ABOUT = 0.03, 0.05, 0.25
-"""What a unit gains if it is the first of its chunk, if it has a number that is asked for, or if its heading is the
-question."""
+"""Bonus of a unit that is the first of its chunk, that has a number that is asked for, or whose heading or defined word
+is the question."""
 LATER = 0.01
-"""What a unit loses for each chunk before its own."""
+"""Penalty per preceding chunk."""
 CODE = 0.8
-"""What code and tables are worth beside sentences."""
+"""Weight of code and tables, where sentences have 1."""
 LEAST_LETTERS = 0.7
 """Share of letters and digits below which a unit is a list of signs."""
 MOST_SIGNS = 0.06
@@ -58,6 +59,7 @@ which while who whom whose why will with would you your
 """
 _EMPTY = frozenset(term for word in _QUESTION_WORDS.split() for term in terms(word))
 _BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t])|\n(?=[ \t]*\|)|\n(?=>>> )")
+_NO_NAME = re.compile(r"\s*(?:[-*•+|`~$>]|\d{1,3}[.)])")  # an item of a list, a row, code
 _DIRECTIVE = re.compile(r"\s*\.\. [\w-]+::")  # of reStructuredText
 _HOW = re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall|heavy|soon)\b")
 _ASKS_NUMBER = re.compile(rf"{_HOW.pattern}|\b(?:when|what year)\b")
@@ -80,6 +82,8 @@ class _Unit(NamedTuple):
     start: int
     end: int
     terms: frozenset[str]
+    name: tuple[int, int] | None
+    """Span of the unit before, if that is a name, as a signature or a defined word is."""
 
 
 def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
@@ -87,8 +91,8 @@ def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
 
     Of chunks that say the same only the first is returned.
     """
-    ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]))}
-    order = sorted(range(len(hits)), key=lambda place: (-1 / (60 + ranking[place]) - 1 / (60 + place), place))
+    ranking = {place: rank for rank, place in enumerate(_by_unit(question, [hit.chunk for hit in hits]), 1)}
+    order = sorted(range(len(hits)), key=lambda place: (-fused(ranking[place], place + 1), place))
     chosen: list[Hit] = []
     for place in order:
         if len(chosen) == k:
@@ -150,21 +154,24 @@ def _scored(
         if _cover(weights, held) < least * whole or sum(_likeness(word, held) > 0 for word in weights) < enough:
             continue
         headings = frozenset(terms(" ".join(chunk.title)))
-        about = _about(weights, chunk.title[-1:]) / whole
+        about = _about(weights, " ".join(chunk.title[-1:])) / whole
         units = _units(chunk.text)
         for number, unit in enumerate(units):
             text = chunk.text[unit.start : unit.end]
             beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
-            score = _score(weights, unit.terms, headings, beside, held) / whole
+            name = "" if unit.name is None else chunk.text[slice(*unit.name)]
+            named = frozenset(terms(name)) - headings  # what the headings say counts as a heading
+            score = _score(weights, unit.terms | named, headings, beside, held)
+            score = (score + (_about(weights, name) if named else 0.0)) / whole
             score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
             score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
             if score >= least:
                 yield Quote(place, unit.start, unit.end, score * (1 - LATER * place))
 
 
-def _about(weights: Mapping[str, float], heading: Sequence[str]) -> float:
-    """Return how much of a question a heading is, if it is nothing else."""
-    words = frozenset(terms(" ".join(heading))) - _EMPTY
+def _about(weights: Mapping[str, float], heading: str) -> float:
+    """Return how much of a question a heading or a defined word is, if it is nothing else."""
+    words = frozenset(terms(heading)) - _EMPTY
     return ABOUT * _cover(weights, words) if words and words <= weights.keys() else 0.0
 
 
@@ -194,9 +201,9 @@ def _likeness(word: str, held: frozenset[str]) -> float:
     """
     if word in held:
         return 1.0
-    beginning = word[: max(5, len(word) - 1)]
+    beginning = word[: max(6, len(word) - 1)]
     is_related = len(word) >= 5 and any(
-        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(5, len(term) - 1)]))
+        term.startswith(beginning) or (len(term) >= 5 and word.startswith(term[: max(6, len(term) - 1)]))
         for term in held
     )
     return RELATED if is_related else 0.0
@@ -238,11 +245,10 @@ def _is_same(ours: frozenset[str], theirs: frozenset[str]) -> bool:
 def _extended(quote: Quote, chunk: Chunk) -> Quote:
     """Add to a quote what it introduces, behind a colon; and what introduces it, as a signature or a defined word."""
     units = _units(chunk.text)
-    first = units[0]
-    is_heading = first.terms <= frozenset(terms(" ".join(chunk.title)))
-    is_name = not is_heading and _is_name(chunk.text[first.start : first.end])
-    if len(units) > 1 and quote.start == units[1].start and is_name:
-        quote = quote._replace(start=first.start)
+    name = next((unit.name for unit in units if unit.start == quote.start), None)
+    is_heading = name is not None and set(terms(chunk.text[slice(*name)])).issubset(terms(" ".join(chunk.title)))
+    if name is not None and not is_heading:
+        quote = quote._replace(start=name[0])
     text = chunk.text[quote.start : quote.end].rstrip()
     following = next((unit for unit in units if unit.start >= quote.end), None)
     is_open = not text.endswith((".", "!", "?", "。", "```", "|"))
@@ -252,7 +258,8 @@ def _extended(quote: Quote, chunk: Chunk) -> Quote:
 
 
 def _is_name(text: str) -> bool:
-    return len(text) <= LONGEST_NAME and not text.rstrip().endswith((".", "!", "?", ":", "。")) and "\n" not in text
+    is_line = len(text) <= LONGEST_NAME and "\n" not in text
+    return is_line and not text.rstrip().endswith((".", "!", "?", ":", "。")) and not _NO_NAME.match(text)
 
 
 @lru_cache(maxsize=256)
@@ -263,13 +270,18 @@ def _terms_of(chunk: Chunk) -> frozenset[str]:
 @lru_cache(maxsize=256)
 def _units(text: str) -> tuple[_Unit, ...]:
     """Divide a chunk into sentences, list items, table rows and pieces of code."""
-    return tuple(_Unit(start, end, frozenset(terms(text[start:end]))) for start, end in unit_spans(text))
+    spans = unit_spans(text)
+    names = [span if _is_name(text[slice(*span)]) else None for span in spans]
+    return tuple(
+        _Unit(start, end, frozenset(terms(text[start:end])), name)
+        for (start, end), name in zip(spans, [None, *names], strict=False)
+    )
 
 
 def unit_spans(text: str) -> list[tuple[int, int]]:
-    r"""Return where the units of a text stand.
+    r"""Return the spans of the units of a text.
 
-    >>> [("It is. No!\\n- one\\n- two")[start:end] for start, end in unit_spans("It is. No!\\n- one\\n- two")]
+    >>> [("It is. No!\n- one\n- two")[start:end] for start, end in unit_spans("It is. No!\n- one\n- two")]
     ['It is.', 'No!', '- one', '- two']
     """
     spans: list[tuple[int, int]] = []

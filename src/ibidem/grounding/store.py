@@ -94,7 +94,7 @@ class Indexed(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where a chunk stands in its document."""
+    """Position of a chunk in its document."""
 
     title: tuple[str, ...]
     start: int

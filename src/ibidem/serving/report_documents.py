@@ -39,7 +39,7 @@ def _has(value: object, kinds: dict[str, type]) -> bool:
 def documents(answers: Sequence[Answer]) -> Html:
     """Show each question once, and below it what each principal is shown."""
     questions = dict.fromkeys(answer["question"] for answer in answers)
-    note = "Each principal is shown what an index of the documents that they may read would show, and nothing else."
+    note = "As printed by ibidem ground ask."
     asked = [
         join(tag("h3", question), *(_answer(answer) for answer in answers if answer["question"] == question))
         for question in questions

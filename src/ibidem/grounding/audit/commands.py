@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ibidem import log as events
 from ibidem.errors import AuditError, ConfigError
+from ibidem.figures import counted
 from ibidem.files import is_file, write_file
 from ibidem.grounding.audit import head as heads
 from ibidem.grounding.audit import log, proof
@@ -45,10 +46,11 @@ def verify_command(config: AuditVerifyConfig) -> str:
     with log.reading(folder) as database:
         tree = check(database, [*given, *_remembered(log.identity(database))])
     events.event("audit.verified", events=tree.size, heads=len(given))
+    size = counted(tree.size, "event")
     if given:
         covered = max(head.size for _, head in given)
-        return f"{folder}: {tree.size} events; the first {covered} are those of {_several(len(given), 'head')}"
-    return f"{folder}: {tree.size} events, consistent; give --head to compare with what was signed"
+        return f"{folder}: {size}; the first {covered:,} are those of {counted(len(given), 'head')}"
+    return f"{folder}: {size}, consistent; give --head to compare with what was signed"
 
 
 def head_command(config: AuditHeadConfig) -> str:
@@ -64,7 +66,7 @@ def head_command(config: AuditHeadConfig) -> str:
     if config.output is None:
         return str(head).removesuffix("\n")
     write_file(config.output, str(_with_witnesses(head, config.output)))
-    return f"{config.output}: {head.size} events\nverifier key: {verifier}"
+    return f"{config.output}: {counted(head.size, 'event')}\nverifier key: {verifier}"
 
 
 def prove_command(config: AuditProveConfig) -> str:
@@ -113,7 +115,7 @@ def folder_of(index: Path | None, audit: Path | None) -> Path:
     if audit is not None:
         return audit
     if index is None:
-        raise ConfigError("whose log? give --index, or the log's folder with --audit")
+        raise ConfigError("no audit log named: give --audit DIR, or --index DIR for the one beside an index")
     return log.folder_beside(index)
 
 
@@ -177,7 +179,3 @@ def _listed(text: str) -> str:
         return f"{event['number']:>8}  {when}  {event['kind']:<12}  {event.get('principal', '')}".rstrip()
     except (ValueError, KeyError, TypeError, OverflowError):
         raise AuditError("an event is not what was written; ibidem audit verify says more") from None
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"

@@ -43,7 +43,7 @@ class Verifier(NamedTuple):
         return sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.public).digest()[:_ID_BYTES]
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.id.hex()}+{_base64(bytes([self.kind]) + self.public)}"
+        return f"{self.name}+{self.id.hex()}+{base64_of(bytes([self.kind]) + self.public)}"
 
 
 class Line(NamedTuple):
@@ -54,7 +54,7 @@ class Line(NamedTuple):
     signature: bytes
 
     def __str__(self) -> str:
-        return f"\u2014 {self.name} {_base64(self.id + self.signature)}"
+        return f"\u2014 {self.name} {base64_of(self.id + self.signature)}"
 
 
 class Head(NamedTuple):
@@ -69,7 +69,7 @@ class Head(NamedTuple):
     @property
     def text(self) -> str:
         """What is signed."""
-        return "".join(f"{line}\n" for line in (self.origin, self.size, _base64(self.root), *self.extensions))
+        return "".join(f"{line}\n" for line in (self.origin, self.size, base64_of(self.root), *self.extensions))
 
     def __str__(self) -> str:
         return "".join([self.text, "\n", *(f"{line}\n" for line in self.signatures)])
@@ -89,7 +89,7 @@ def parse(text: str, what: str) -> Head:
     if not blank or not lines.endswith("\n") or re.search(r"[\0-\x09\x0b-\x1f]", text):
         raise AuditError(f"{what}: not a signed head; ibidem audit head writes one")
     origin, size, root, *extensions = [*body.split("\n"), "", ""] if body.count("\n") < 2 else body.split("\n")
-    data = _bytes(root)
+    data = bytes_of(root)
     if not origin or "" in extensions or not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or len(data) != _ROOT_BYTES:
         raise AuditError(f"{what}: a head has an origin, a number of events and a root of 32 bytes")
     signatures = tuple(_line(line, what) for line in lines.removesuffix("\n").split("\n"))
@@ -118,7 +118,7 @@ def verifier(text: str) -> Verifier:
     """
     name, _, rest = text.partition("+")
     written_id, _, encoded = rest.partition("+")
-    data = _bytes(encoded)
+    data = bytes_of(encoded)
     if not _is_name(name) or len(data) != 1 + _KEY_BYTES or data[0] not in {LOG, WITNESS}:
         raise ConfigError(f"verifier {text!r}: not NAME+ID+KEY of an Ed25519 key; ibidem audit head shows a log's own")
     key = Verifier(name, data[0], data[1:])
@@ -192,7 +192,7 @@ def _with_time(head: Head, time_s: int) -> bytes:
 def _line(line: str, what: str) -> Line:
     dash, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
-    data = _bytes(encoded)
+    data = bytes_of(encoded)
     if dash != "\u2014" or not _is_name(name) or len(data) <= _ID_BYTES:
         raise AuditError(f"{what}: {line[:80]!r} is not a signature")
     return Line(name, data[:_ID_BYTES], data[_ID_BYTES:])
@@ -202,14 +202,15 @@ def _is_name(name: str) -> bool:
     return name != "" and name.isprintable() and "+" not in name and not any(letter.isspace() for letter in name)
 
 
-def _base64(data: bytes) -> str:
+def base64_of(data: bytes) -> str:
+    """Write bytes in base64."""
     return base64.b64encode(data).decode()
 
 
-def _bytes(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
     """Return the bytes of a base64 text; none if it is not the one spelling of them."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError:
         return b""
-    return data if _base64(data) == text else b""
+    return data if base64_of(data) == text else b""

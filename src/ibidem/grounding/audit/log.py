@@ -4,7 +4,8 @@
                                   0  {"kind": "query", "number": 0, ...}   every full subtree of two leaves or more
 
 An SQLite database. An event is canonical JSON (ASCII, keys sorted, no blanks); its bytes are a leaf of the tree.
-Triggers refuse to change or delete rows: a guard rail, no evidence. Evidence is a head (see `head`) kept elsewhere.
+SQLite remembers the largest number that it ever gave (AUTOINCREMENT), so that a cut of the last events is noticed.
+Triggers refuse to change or delete rows. Both are guard rails, no evidence; evidence is a head kept elsewhere.
 The log holds no text and no path of a document, only their keyed hashes, so that its readers learn none of them.
 """
 
@@ -30,13 +31,13 @@ from ibidem.signatures import keyed
 
 Kind = Literal["index", "forget", "query", "answer", "denied", "training_set"]
 FILE = "audit.sqlite"
-FORMAT = "1"
+FORMAT = "2"
 BUSY_S = 10.0
 """How long to wait for other writers."""
 
 _SCHEMA = (
     "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE events (number INTEGER PRIMARY KEY, event TEXT NOT NULL)",
+    "CREATE TABLE events (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL)",
     "CREATE TABLE subtrees (level INTEGER, position INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, position))"
     " WITHOUT ROWID",
     *(
@@ -121,6 +122,8 @@ class AuditLog:
 
     def _append(self, event: Mapping[str, object]) -> int:
         number = size_of(self._database)
+        if number != num_recorded(self._database):
+            raise AuditError("its last events are missing; ibidem audit verify says more")
         data = canonical({**event, "number": number})
         self._database.execute("INSERT INTO events VALUES (?, ?)", (number, data))
         leaf = merkle.leaf_hash(data.encode())
@@ -179,6 +182,12 @@ def size_of(database: sqlite3.Connection) -> int:
     return 0 if last is None else int(last) + 1
 
 
+def num_recorded(database: sqlite3.Connection) -> int:
+    """Return the number of events that were ever recorded, as SQLite remembers it."""
+    row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return 0 if row is None else int(row[0]) + 1
+
+
 def event_of(database: sqlite3.Connection, number: int) -> str:
     """Return an event as it was written.
 
@@ -225,7 +234,9 @@ def check_format(database: sqlite3.Connection) -> None:
     """
     found = database.execute("SELECT value FROM about WHERE key = 'format'").fetchone()
     if found != (FORMAT,):
-        raise AuditError(f"its format is {found and found[0]!r}; this program reads format {FORMAT!r}")
+        raise AuditError(
+            f"its format is {found and found[0]!r}, not {FORMAT!r}; move the log away, and a new one begins"
+        )
 
 
 @contextmanager

@@ -12,14 +12,13 @@
 Source: https://c2sp.org/tlog-proof.
 """
 
-import base64
 import re
 import sqlite3
 from typing import NamedTuple
 
 from ibidem.errors import AuditError
 from ibidem.grounding.audit import head, log, merkle
-from ibidem.grounding.audit.head import Head
+from ibidem.grounding.audit.head import Head, base64_of, bytes_of
 
 _FORM = re.compile(
     r"c2sp\.org/tlog-proof@v1\nextra ([A-Za-z0-9+/=]+)\nindex (0|[1-9][0-9]{0,18})\n((?:[A-Za-z0-9+/=]{44}\n)*)\n(.*)",
@@ -36,8 +35,8 @@ class Proof(NamedTuple):
     head: Head
 
     def __str__(self) -> str:
-        lines = ["c2sp.org/tlog-proof@v1", f"extra {_base64(self.event.encode())}", f"index {self.number}"]
-        return "".join(f"{line}\n" for line in [*lines, *map(_base64, self.hashes), ""]) + str(self.head)
+        lines = ["c2sp.org/tlog-proof@v1", f"extra {base64_of(self.event.encode())}", f"index {self.number}"]
+        return "".join(f"{line}\n" for line in [*lines, *map(base64_of, self.hashes), ""]) + str(self.head)
 
     def holds(self) -> bool:
         """Return whether the event is at its place in the log of the head; its signatures are another question."""
@@ -71,16 +70,7 @@ def parse(text: str, what: str) -> Proof:
     match = _FORM.fullmatch(text)
     if match is None:
         raise AuditError(f"{what}: not a proof; ibidem audit prove prints one")
-    try:
-        event, hashes = _bytes(match[1]).decode("ascii"), tuple(map(_bytes, match[3].split()))
-    except ValueError:
+    data, hashes = bytes_of(match[1]), tuple(map(bytes_of, match[3].split()))
+    if not data.isascii() or not all([data, *hashes]):
         raise AuditError(f"{what}: not a proof: its event or a hash is damaged") from None
-    return Proof(event, int(match[2]), hashes, head.parse(match[4], what))
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    return Proof(data.decode(), int(match[2]), hashes, head.parse(match[4], what))

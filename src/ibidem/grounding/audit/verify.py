@@ -43,6 +43,10 @@ def check(database: sqlite3.Connection, heads: Sequence[tuple[str, Head]]) -> Tr
         raise AuditError(
             f"it has {tree.size} events, but {name} is the head of {head.size}: the later ones are missing"
         )
+    if log.num_recorded(database) > tree.size:
+        raise AuditError(
+            f"it recorded {log.num_recorded(database)} events, but has {tree.size}: the later ones are missing"
+        )
     stored = database.execute("SELECT count(*) FROM subtrees").fetchone()[0]
     if stored != subtrees:
         raise AuditError(f"it has hashes for more than its {tree.size} events: later ones are missing")

@@ -24,7 +24,7 @@ from ibidem.files import printable
 from ibidem.grounding.config import ReadConfig
 from ibidem.grounding.documents import isolation
 from ibidem.grounding.documents.opening import open_below, read_below
-from ibidem.grounding.documents.readable import Kind, Readable
+from ibidem.grounding.documents.readable import Content, Kind, Readable
 from ibidem.grounding.documents.reading import content_of
 from ibidem.records import Unreadable
 
@@ -115,10 +115,20 @@ def read_file(folder: Path, path: str, limits: ReadConfig = DEFAULT) -> Readable
         if kind == "pdf" or len(raw) > ISOLATED_BYTES:
             kind, content = isolation.read(raw, kind, name, limits)
         else:
-            kind, content = content_of(raw, kind, name, max_chars=limits.max_bytes, max_pages=limits.max_pdf_pages)
+            kind, content = _read_here(raw, kind, name, limits)
     except DataError as error:
         return Unreadable(path, None, str(error))
     return Readable(path, kind, content.text, content.sections, content.whole)
+
+
+def _read_here(raw: bytes, kind: Kind, name: str | None, limits: ReadConfig) -> tuple[Kind, Content]:
+    try:
+        return content_of(raw, kind, name, max_bytes=limits.max_bytes, max_pages=limits.max_pdf_pages)
+    except DataError:
+        raise
+    except Exception as error:
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[: isolation.MAX_SHOWN]
+        raise DataError(f"the reader failed: {shown}") from error
 
 
 def _kind(path: str) -> tuple[Kind, str | None]:

@@ -31,16 +31,16 @@ _FAINT = 0.05
 _FAR_PX = 500
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})\s?|(.))", re.DOTALL)
-_LENGTH = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(px|pt|pc|em|rem|ex|ch|%|vw|vh|cm|mm|in)?")
+_LENGTH = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))(px|pt|pc|em|rem|ex|ch|%|vw|vh|cm|mm|in)?")
 _HEX = re.compile(r"#([0-9a-f]{3,8})")
-_RGB = re.compile(r"rgba?\(\s*([\d.]+)(%?)[\s,]+([\d.]+)%?[\s,]+([\d.]+)%?(?:[\s,/]+([\d.]+)(%?))?\s*\)")
+_PART = r"(\d+(?:\.\d*)?|\.\d+)"
+_RGB = re.compile(rf"rgba?\(\s*{_PART}(%?)[\s,]+{_PART}%?[\s,]+{_PART}%?(?:[\s,/]+{_PART}(%?))?\s*\)")
 _PX = {"px": 1.0, "pt": 1.33, "pc": 16.0, "em": 16.0, "rem": 16.0, "ex": 8.0, "ch": 8.0, "%": 0.16, None: 1.0}
 _PX |= {"cm": 37.8, "mm": 3.78, "in": 96.0, "vw": 10.0, "vh": 10.0}
 _MIN_FONT_PX = 1.99
 _CLIPPED = re.compile(r"rect\(\s*(?:0|1)(?:px)?[\s,]+(?:0|1)(?:px)?[\s,]|inset\(\s*(?:[5-9]\d|100)%|circle\(\s*0")
-_SCALED = re.compile(r"scale[xy3d]*\(\s*0*\.?0*\s*[,)]")
-_RULE = re.compile(r"([^{}@;]+)\{([^{}]*)\}")
-_BLOCK = re.compile(r"@[\w-]+[^{};]*\{(?:[^{}]|\{[^{}]*\})*\}|@[^{};]*;")
+_SCALED = re.compile(r"scale[xy3d]*+\(\s*+0*+\.?0*+\s*+[,)]")
+_BRACE_OR_END = re.compile(r"[{};]")
 _SIMPLE = re.compile(r"[\w-]*(?:[.#][\w-]+)*")
 _MAX_SHEET_CHARS = 1 << 20
 _MAX_SELECTORS = 100
@@ -114,8 +114,8 @@ def hidden_selectors(sheet: str) -> Iterator[str]:
     >>> list(hidden_selectors(".a, p.b { display: none } @media print { .c { display: none } } .d { color: red }"))
     ['.a', 'p.b']
     """
-    rules = _BLOCK.sub("", _COMMENT.sub("", sheet[:_MAX_SHEET_CHARS]))
-    hiding = (names for names, body in _RULE.findall(rules) if hides(declarations(body) | {"color": ""}, WHITE))
+    rules = _rules(_COMMENT.sub("", sheet[:_MAX_SHEET_CHARS]))
+    hiding = (names for names, body in rules if hides(declarations(body) | {"color": ""}, WHITE))
     selectors = dict.fromkeys(each.strip() for names in hiding for each in names.split(","))
     yield from islice((each for each in selectors if each and _SIMPLE.fullmatch(each)), _MAX_SELECTORS)
 
@@ -132,8 +132,32 @@ def color(value: str) -> Color | None:
         return (int(pairs[0], 16), int(pairs[1], 16), int(pairs[2], 16))
     if match := _RGB.fullmatch(value):
         scale = 2.55 if match[2] else 1.0
-        return (round(float(match[1]) * scale), round(float(match[3]) * scale), round(float(match[4]) * scale))
+        red, green, blue = (round(min(255.0, float(match[part]) * scale)) for part in (1, 3, 4))
+        return (red, green, blue)
     return _NAMED.get(value)
+
+
+def _rules(sheet: str) -> Iterator[tuple[str, str]]:
+    """Yield the selectors and declarations of each rule that is neither inside another one nor begins with `@`.
+
+    The end of the sheet ends a rule, as in browsers.
+
+    >>> list(_rules("@import x; p { a: b; q { c: d } } @media print { r { e: f } } s { g: h"))
+    [(' p ', ' a: b; '), (' s ', ' g: h')]
+    """
+    depth, start, names, body = 0, 0, "", list[str]()
+    for mark in _BRACE_OR_END.finditer(sheet + "}"):
+        piece, start = sheet[start : mark.start()], mark.end()
+        if mark[0] == "{":
+            names, body = (piece, []) if depth == 0 else (names, body)
+            depth += 1
+            continue
+        if depth == 1:
+            body.append(piece)
+        if mark[0] == "}" and depth:
+            depth -= 1
+            if depth == 0 and not names.lstrip().startswith("@"):
+                yield names, ";".join(body)
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -23,11 +23,12 @@ _MAX_SHOWN = 100
 _MIN_RETURNS = 3
 
 
-def read(raw: bytes, max_chars: int, max_pages: int) -> Content:
+def read(raw: bytes, max_bytes: int, max_pages: int) -> Content:
     """Return the text of a PDF file.
 
     Raises:
-        DataError: it is encrypted, truncated or malformed, too long, or has no text.
+        DataError: it is encrypted, truncated or malformed, too long, or has no text. Its text may have `max_bytes`
+            bytes in UTF-8.
     """
     start = raw[:1024].find(b"%PDF-")
     if start < 0:
@@ -38,7 +39,7 @@ def read(raw: bytes, max_chars: int, max_pages: int) -> Content:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pages, bookmarks = _read(raw[start:], max_chars, max_pages)
+            pages, bookmarks = _read(raw[start:], max_bytes, max_pages)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - pypdf raises whatever a malformed file leads to
@@ -98,7 +99,7 @@ def _place(title: str, page: str, start: int) -> int:
     return max(start, page.rfind("\n", 0, match.start()) + 1) if match else start
 
 
-def _read(raw: bytes, max_chars: int, max_pages: int) -> tuple[list[str], list[tuple[int, int, str]]]:
+def _read(raw: bytes, max_bytes: int, max_pages: int) -> tuple[list[str], list[tuple[int, int, str]]]:
     """Return the pages, and the bookmarks as (page, level, title)."""
     from pypdf import PdfReader
 
@@ -111,9 +112,9 @@ def _read(raw: bytes, max_chars: int, max_pages: int) -> tuple[list[str], list[t
     pages, length = list[str](), 0
     for page in reader.pages:
         pages.append(_text(page))
-        length += len(pages[-1])
-        if length > max_chars:
-            raise DataError(f"a PDF file with more than {max_chars:,} characters")
+        length += len(pages[-1].encode())
+        if length > max_bytes:
+            raise DataError(f"a PDF file with more than {max_bytes:,} bytes of text")
     return pages, list(_bookmarks(reader))
 
 

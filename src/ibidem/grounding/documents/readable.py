@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 Kind = Literal["markdown", "text", "html", "code", "pdf", "openapi"]
@@ -106,6 +107,7 @@ def sections_between(text: str, marks: Sequence[tuple[int, Title]]) -> tuple[Sec
         text: the text.
         marks: positions, ascending, each with the title of what follows.
     """
+    assert all(one <= other for (one, _), (other, _) in pairwise(marks))
     ends = [*(start for start, _ in marks[1:]), len(text)]
     spans = zip(marks, ends, strict=True)
     return tuple(Section(title, start, end) for (start, title), end in spans if text[start:end].strip())

@@ -7,21 +7,21 @@ from ibidem.grounding.documents.encoding import decode, decode_html
 from ibidem.grounding.documents.readable import Content, Kind
 
 
-def content_of(raw: bytes, kind: Kind, name: str | None, *, max_chars: int, max_pages: int) -> tuple[Kind, Content]:
+def content_of(raw: bytes, kind: Kind, name: str | None, *, max_bytes: int, max_pages: int) -> tuple[Kind, Content]:
     """Return the kind of a document, which its bytes decide where the name does not, and its content.
 
     Args:
         raw: the bytes of the file.
         kind: what the name of the file says.
         name: its language, as `ibidem.data.text.language.by_name` returns it.
-        max_chars: of the text of a PDF file.
+        max_bytes: of the text of a PDF file, in UTF-8.
         max_pages: of a PDF file.
 
     Raises:
         DataError: why it cannot be read.
     """
     if kind == "pdf":
-        return kind, pdf.read(raw, max_chars, max_pages)
+        return kind, pdf.read(raw, max_bytes, max_pages)
     if kind == "html":
         return kind, webpage.read(decode_html(raw))
     if name == "Jupyter Notebook":

@@ -194,7 +194,8 @@ class _Page:
         self._pre = self._rows = self._sectioning = self._definitions = 0
         self._cell = False  # wanted a bar before the next text
         self._lists: list[int] = []  # number of the next item; 0: no numbers
-        self._starts: list[int] = []  # of open headings, signatures, and what stays whole
+        self._starts: list[int] = []  # of open headings, terms, and what stays whole
+        self._num_titles = 0  # open headings and signatures: what is inside of one is a part of it
         self._is_signature = False  # the last term was one, and nothing explained it yet
 
     def leaves_out(self, node: Any) -> bool:
@@ -218,6 +219,7 @@ class _Page:
         if tag in _NOTED:
             self._flush()
             self._starts.append(self._length)
+            self._num_titles += _is_title(node)
 
     def _open_list(self, node: Any) -> None:
         match node.tag:
@@ -240,6 +242,7 @@ class _Page:
         tag = node.tag
         self._sectioning -= tag in _SECTIONING
         if tag in _NOTED:
+            self._num_titles -= _is_title(node)
             self._end(node, self._starts.pop())
         self._pre -= tag == "pre"
         if tag in _LISTS:
@@ -316,10 +319,10 @@ class _Page:
             return
         shown = "".join(_since(self.parts, self._length - start))
         if tag == "dt":
-            if "sig" in (node.attributes.get("class") or "").split() and not self._is_signature and shown.strip():
+            if _is_title(node) and not self._num_titles and not self._is_signature and shown.strip():
                 self._is_signature = True
                 self._enter(_DEFINITIONS + self._definitions - 1, _signed(node, shown.strip()), start)
-        elif shown.strip():
+        elif shown.strip() and not self._num_titles:
             self._enter(_HEADINGS[tag], shown, start)
 
     def _enter(self, level: int, title: str, start: int) -> None:
@@ -337,6 +340,10 @@ class _Page:
         while self._above and self._above[-1][0] >= level:
             self._above.pop()
         return len(self._above) < before
+
+
+def _is_title(node: Any) -> bool:
+    return node.tag in _HEADINGS or (node.tag == "dt" and "sig" in (node.attributes.get("class") or "").split())
 
 
 def _signed(node: Any, signature: str) -> str:
