@@ -1,6 +1,7 @@
 """Questions that are answered from an index, as a principal."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import TASK, doc_qa, rows
 from ibidem.evaluation.evidence import Evidence, benchmark_digest
+from ibidem.evaluation.gate.checks import settings_due
+from ibidem.evaluation.gate.config import GateConfig
 from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.encoder import open_encoder
 
 QUESTIONS = [
     {"id": "leave", "question": "How many days of paid leave does an employee have?", "answers": ["30 days"],
@@ -89,6 +93,20 @@ def test_the_gate_retrieves_and_judges_again(index: Path, data: Path) -> None:
     assert "comes out differently" in str(judged_again(found, index, data, forged))
     forged = [{**item, "answer": "30 days of paid leave [1]."} for item in found.items]
     assert "comes out differently" in str(judged_again(found, index, data, forged))
+
+
+def test_the_gate_judges_an_index_with_vectors_and_a_key_of_its_own_again(
+    long_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    key, moved = tmp_path / "index.key", tmp_path / "moved"
+    index = make_index(tmp_path, key=key, encoder=open_encoder(long_checkpoint), model=str(tmp_path / "elsewhere"))
+    shutil.copytree(long_checkpoint, moved)
+    places = {"key": key, "encoder": moved, "audit": tmp_path / "audit"}
+    found = evaluated(index, data, "hr", **places)
+    named = {"index": str(index), "principal": "hr", **{name: str(place) for name, place in places.items()}}
+    due = settings_due(GateConfig(evidence={"doc": found.artifact.path}, settings={"doc": named}), "doc", TASK)
+    assert TASK.differs(found, rows(data), due) is None
+    assert not Path(f"{index}.audit").exists()
 
 
 def test_the_gate_refuses_evidence_of_other_rules(index: Path, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_a_document_that_is_forgotten_is_in_no_file_and_does_not_come_back(capsy
     assert typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka").startswith("1. salaries/march.md")
 
 
+def test_what_is_forgotten_is_not_counted_as_indexed(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index")
+    said = typed(capsys, *INDEX)
+    assert said.startswith("index: 4 documents, 2 access classes; artifacts/index")
+    assert "  1 forgotten document left out" in said
+    with sqlite3.connect("artifacts/index.audit/audit.sqlite") as database:
+        (event,) = database.execute("SELECT event FROM events ORDER BY number DESC LIMIT 1").fetchone()
+    assert json.loads(event)["documents"] == 4
+
+
+def test_a_file_that_could_not_be_read_can_be_forgotten(capsys: Captured) -> None:
+    Path("docs/handbook/broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    assert "broken.pdf" in typed(capsys, *INDEX)
+    said = typed(capsys, "ground", "forget", "handbook/broken.pdf", "--index", "artifacts/index")
+    assert "forgotten: 1 document" in said
+
+
 def test_what_is_not_there_to_forget_is_an_answer_not_an_error(capsys: Captured) -> None:
     typed(capsys, *INDEX)
     assert main(["ground", "forget", "nothing.md", "--index", "artifacts/index"]) == 1
@@ -102,6 +121,7 @@ def test_the_rules_in_the_documents_folder_are_not_indexed(capsys: Captured) -> 
     for query in ("groups", "contractor-1", "rules path deny"):
         found = typed(capsys, "ground", "search", *ASKED, "ada", "--query", query, "--json")
         assert "acl.yaml" not in found
+    assert "documents  5 in" in typed(capsys, *INDEX[:4], "--acl", "docs/acl.yaml", *INDEX[6:], "--dry-run")
 
 
 @pytest.mark.parametrize(

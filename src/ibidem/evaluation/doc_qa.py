@@ -402,6 +402,7 @@ def _differs_in_index(
 ) -> str | None:
     """Retrieve the passages again, and judge each answer with them."""
     about = {name: settings[name] for name in ("index", "principal", "k", "acl", "max_tokens")}
+    about |= {name: settings.get(name) for name in TASK.places}
     config = build(DocQaConfig, {"data": Path(), "output_dir": Path(), **about})
     with retrieval.desk(config, judge) as desk:
         if evaluation.results.get("rules") != desk.rules:
@@ -449,6 +450,7 @@ TASK = Task(
         *("entailment", "word_share", "abstentions", "max_tokens", "calibration"),
         *("index", "principal", "k", "acl"),
     ),
+    places=defaults(DocQaConfig, "encoder", "key", "audit"),
     digests={
         "entailment": digest_of_entailment,
         "calibration": lambda path: _digest_of_labels(path) or "",
