@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,48 @@ def test_an_index_of_another_version_is_made_again(capsys: Captured, monkeypatch
     assert "made by another version of this program; index the documents again" in typed(capsys, *search, code=2)
     typed(capsys, *INDEX)
     assert "salaries/march.md" in typed(capsys, *search)
+
+
+class Database:
+    """A store on a server, as far as the commands use it."""
+
+    open_now = 0
+    digest = "sha256:0"
+
+    def __init__(self, *_: object, **__: object) -> None:
+        Database.open_now += 1
+        self.config = {"terms": terms.VERSION, "encoder": None, "acl": str(Path("acl.yaml").resolve())}
+
+    @classmethod
+    def open(cls, *_: object) -> "Database":
+        return cls()
+
+    def search(self, *_: object) -> list[object]:
+        return []
+
+    def update(self, documents: Iterable[object], *_: object, **__: object) -> list[str]:
+        list(documents)
+        return []
+
+    def forget(self, _: str) -> int:
+        return 1
+
+    def close(self) -> None:
+        Database.open_now -= 1
+
+
+def test_no_command_leaves_a_connection_to_a_database_open(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("ibidem.grounding.postgres.PostgresStore", Database)
+    store = ["--store", "postgresql://a@b/c", "--audit", "audit"]
+    typed(capsys, "ground", "index", "--docs", "docs", "--acl", "acl.yaml", *store)
+    assert Database.open_now == 0
+    typed(capsys, "ground", "search", *store, "--principal", "ada", "--query", "leave")
+    assert Database.open_now == 0
+    said = typed(capsys, "ground", "forget", "handbook", *store)
+    assert Database.open_now == 0
+    assert "write-ahead log" in said
+    assert "every file" not in said
+    monkeypatch.setattr(Database, "search", None)
+    with pytest.raises(TypeError):
+        main(["ground", "search", *store, "--principal", "ada", "--query", "leave"])
+    assert Database.open_now == 0

@@ -42,13 +42,7 @@ from ibidem.evaluation.retrieval import Desk, Found
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
-from ibidem.grounding.cite import (  # noqa: F401 - callers find them here too
-    assess_claim,
-    claims,
-    is_abstention,
-    sentences,
-    without_citations,
-)
+from ibidem.grounding.cite import claims, is_abstention, without_citations
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT

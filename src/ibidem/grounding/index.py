@@ -19,14 +19,13 @@ import os
 import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-from ibidem import __version__, artifacts, jsonl
+from ibidem import __version__, artifacts, files, jsonl
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
@@ -46,13 +45,8 @@ MAX_VIEW_BYTES = 1 << 30
 T = TypeVar("T")
 
 
-class Stamp(NamedTuple):
-    """Identifies the manifest file that was read."""
-
-    device: int
-    inode: int
-    time_ns: int
-    size: int
+Stamp = tuple[int, ...]
+"""Identifies the manifest file that was read."""
 
 
 class Place(NamedTuple):
@@ -66,10 +60,6 @@ Item = Place | Entry
 """A document of an index to write: one that is kept, or another."""
 Classes = Mapping[Access, Mapping[str, Item]]
 """The documents of each access class, by path."""
-
-
-class _Unchanged(Exception):  # noqa: N818 - no error
-    """A change changes nothing: the index stays as it is."""
 
 
 class Content:
@@ -167,8 +157,7 @@ class Index:
 
     def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
-        counted = sorted(Counter(terms.terms(query.text)).items())
-        hashed = [(terms.hash_of(term, self._key), number) for term, number in counted]
+        hashed = sorted(Counter(terms.hashes(query.text, self._key)).items())
         return self._reading(lambda content: self._view(content, principal, rules).search(hashed, query.vector_D, k))
 
     def chunk(self, chunk_id: str, principal: str, rules: Rules) -> Chunk:
@@ -294,7 +283,7 @@ class Index:
         self, before: Content | None, classes: Classes, config: Mapping[str, Any],
         forgotten: Sequence[Mapping[str, str]], quarantined: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
-        with suppress(_Unchanged), artifacts.create(self.path, kind=KIND, config=config) as draft:
+        with artifacts.create(self.path, kind=KIND, config=config) as draft:
             named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
             rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
             paths = [{"segment": name, "paths": sorted(classes[access])} for name, access in named]
@@ -304,7 +293,7 @@ class Index:
             sums = {name: sum(row[name] for row in rows) for name in ("documents", "chunks")}
             draft.counts |= sums | {"segments": len(rows), "forgotten": len(forgotten), "quarantined": len(quarantined)}
             if before is not None and before.artifact.config == config and _is_same(before.artifact, draft.path):
-                raise _Unchanged
+                draft.discard()
 
     def _write_class(
         self, before: Content | None, draft: artifacts.Draft, name: str, access: Access, items: Mapping[str, Item]
@@ -362,10 +351,9 @@ class Index:
 
     def _stamp(self) -> Stamp:
         try:
-            found = (self.path / artifacts.MANIFEST).stat()
+            return files.stamp((self.path / artifacts.MANIFEST).stat())
         except OSError:
-            return Stamp(0, 0, 0, 0)
-        return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            return ()
 
     def _view(self, content: Content, principal: str, rules: Rules) -> View:
         identity = (principal, rules.version, content.artifact.digest)
