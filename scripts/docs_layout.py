@@ -531,6 +531,7 @@ def _index() -> Kind:
         read_by=("ground index", "ground search", "ground ask", "ground show", "ground forget", "evaluate doc-qa"),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
+            "{grounding.index:PATHS}": "Paths of the documents of each segment, one segment per line.",
             "{grounding.index:FORGOTTEN}": "Keyed hashes of the paths that must not come back, one per line.",
             "{grounding.index:QUARANTINE}": "Files that could not be read, one per line.",
             "<segment>/{grounding.segment:DOCUMENTS}": "Path and text of each document.",

@@ -96,6 +96,11 @@ class Draft:
     rows: dict[str, int] = field(default_factory=dict)
     mark: Callable[[str], str] | None = None
     """Returns a mark of the digest, which the manifest keeps in `volatile`."""
+    is_discarded: bool = False
+
+    def discard(self) -> None:
+        """Leave everything unchanged."""
+        self.is_discarded = True
 
 
 @contextmanager
@@ -107,7 +112,7 @@ def create(
     inputs: Sequence[Input] = (),
     started: float | None = None,
 ) -> Iterator[Draft]:
-    """Create the artifact at `path` from what the block writes, or leave everything unchanged.
+    """Create the artifact at `path` from what the block writes, or leave everything unchanged if it fails or discards.
 
     An older artifact of the same kind at `path` is replaced. A kill at any moment leaves the old one, the new one, or
     a hidden leftover that the next `create` in that folder removes. `started` is when the work began, by
@@ -126,6 +131,9 @@ def create(
     draft.path.mkdir()
     try:
         yield draft
+        if draft.is_discarded:
+            shutil.rmtree(draft.path)
+            return
         _seal(draft, kind=kind, config=config, inputs=inputs, seconds=time.monotonic() - started)
         if before not in {None, load(draft.path).digest}:
             log.event("artifact.replaced", kind=kind, path=str(path), digest=before)

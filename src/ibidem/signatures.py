@@ -167,19 +167,22 @@ def verify(envelope: Envelope, keys: Collection[str]) -> tuple[Statement, list[s
     return payload, signed
 
 
-def secret_key(path: Path | None) -> bytes:
-    """Return a secret key of 32 bytes; if its file is missing it is created, and only its owner may read it.
+def secret_key(path: Path | None, *, create: bool = True) -> bytes:
+    """Return a secret key of 32 bytes, which only its owner may read.
 
     Args:
         path: the file, in an existing folder; None: this user's own, in the state folder.
+        create: create it if its file is missing.
 
     Raises:
-        ConfigError: it cannot be created or read, others may read it, or it has another length.
+        ConfigError: it is missing, cannot be created or read, others may read it, or it has another length.
     """
     file = path or state_folder() / "key"
     try:
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"key {path}: no such folder; make it, or correct the path")
+        if not create and not file.exists():
+            raise ConfigError(f"key {file}: no such key; give the one that the index was made with, --key FILE")
         return _created_or_read(file)
     except OSError as error:
         raise ConfigError(f"key {file}: {error.strerror}; choose a file that you can write with --key") from None

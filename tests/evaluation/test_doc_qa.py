@@ -15,18 +15,16 @@ from ibidem.evaluation.doc_qa import (
     TASK,
     Question,
     assess,
-    assess_claim,
     doc_qa,
     f1,
-    is_abstention,
     measure,
     normalize,
     read_questions,
     rows,
-    sentences,
 )
 from ibidem.evaluation.evidence import Evidence
 from ibidem.evaluation.task import Demand
+from ibidem.grounding.cite import assess_claim, is_abstention, sentences
 from ibidem.grounding.support import WordCover
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.modeling.generate import Sampling

@@ -1,6 +1,7 @@
 """Questions that are answered from an index, as a principal."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,16 @@ from tests.grounding.corpus import ACL, CANARIES, make_index
 
 from ibidem import artifacts
 from ibidem.cli import main
+from ibidem.config import build
 from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import TASK, doc_qa, rows
 from ibidem.evaluation.evidence import Evidence, benchmark_digest
+from ibidem.evaluation.gate.checks import settings_due
+from ibidem.evaluation.gate.config import GateConfig
 from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.encoder import open_encoder
 
 QUESTIONS = [
     {"id": "leave", "question": "How many days of paid leave does an employee have?", "answers": ["30 days"],
@@ -91,6 +96,22 @@ def test_the_gate_retrieves_and_judges_again(index: Path, data: Path) -> None:
     assert "comes out differently" in str(judged_again(found, index, data, forged))
 
 
+def test_the_gate_judges_an_index_with_vectors_and_a_key_of_its_own_again(
+    long_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    key, moved = tmp_path / "index.key", tmp_path / "moved"
+    index = make_index(tmp_path, key=key, encoder=open_encoder(long_checkpoint), model=str(tmp_path / "elsewhere"))
+    shutil.copytree(long_checkpoint, moved)
+    places = {"key": key, "encoder": moved, "audit": tmp_path / "audit"}
+    found = evaluated(index, data, "hr", **places)
+    named = {"index": str(index), "principal": "hr", **{name: str(place) for name, place in places.items()}}
+    criterion = {"task": "doc-qa", "evidence": "doc", "metric": "f1", "at_least": 0.1}
+    tree = {"checkpoint": ".", "output_dir": ".", "criteria": {"f1": criterion}, "settings": {"doc": named}}
+    due = settings_due(build(GateConfig, tree), "doc", TASK)
+    assert TASK.differs(found, rows(data), due) is None
+    assert not Path(f"{index}.audit").exists()
+
+
 def test_the_gate_refuses_evidence_of_other_rules(index: Path, data: Path) -> None:
     found = evaluated(index, data, "hr")
     (index.parent / "acl.yaml").write_text(ACL.replace("dev-2", "dev-3"))
@@ -147,7 +168,8 @@ def test_documents_do_not_change_the_digest_of_other_questions(tmp_path: Path) -
     assert rows(tmp_path / "d.jsonl") == [
         {"id": "1", "question": "How?", "passages": [["1", "It is so."]], "answers": ["x"]}
     ]
-    assert benchmark_digest(rows(tmp_path / "d.jsonl")).startswith("sha256:")
+    pinned = "sha256:04c317364282857ebe12a62e32626e3a22a00aa3bb3933c0e97ea17c36f7752a"
+    assert benchmark_digest(rows(tmp_path / "d.jsonl")) == pinned
 
 
 @pytest.mark.parametrize("documents", ["a.md", [1], {"a": 1}])

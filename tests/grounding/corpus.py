@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.index import Index
 from ibidem.grounding.store import Indexed, Span
 from ibidem.signatures import secret_key
@@ -54,9 +55,12 @@ def indexed(path: str, text: str) -> Indexed:
     return Indexed(path, text, tuple(spans))
 
 
-def make_index(folder: Path, *, without: str | None = None, acl: str = ACL) -> Path:
+def make_index(
+    folder: Path, *, without: str | None = None, acl: str = ACL, key: Path | None = None,
+    encoder: Encoder | None = None, model: str = "",
+) -> Path:  # fmt: skip
     (folder / "acl.yaml").write_text(acl)
-    index = Index(folder / "index", secret_key(None), acl=str(folder / "acl.yaml"))
+    index = Index(folder / "index", secret_key(key), acl=str(folder / "acl.yaml"), encoder=encoder, model=model)
     documents = [indexed(path, text) for path, text in DOCUMENTS.items() if path != without]
     index.update(documents, YamlPermissions(folder / "acl.yaml").current())
     return folder / "index"

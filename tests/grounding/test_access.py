@@ -81,6 +81,25 @@ def test_the_name_of_a_group_is_nobody(name: str) -> None:
     assert not any(may(rules, name, path) for path in ("handbook/a.md", "notes/a.md", "salaries/a.md"))
 
 
+def test_a_deny_is_not_evaded_by_another_case_of_the_name() -> None:
+    rules = rules_of("groups: {out: [Mallory]}\nrules: [{path: a, read: [everyone], deny: [contractor-1, out]}]")
+    for name in ("contractor-1", "Contractor-1", "CONTRACTOR-1", "Mallory", "mallory", "MALLORY", "OUT"):
+        assert not may(rules, name, "a"), name
+    assert may(rules, "contractor-2", "a")
+
+
+def test_who_is_not_listed_under_principals_may_read_nothing() -> None:
+    rules = rules_of("principals: [ada, Bob]\nrules: [{path: a, read: [everyone]}]")
+    assert {name: may(rules, name, "a") for name in ("ada", "Bob", "bob", "Ada", "stranger", "")} == {
+        "ada": True,
+        "Bob": True,
+        "bob": False,
+        "Ada": False,
+        "stranger": False,
+        "": False,
+    }
+
+
 def test_everyone_can_be_denied_and_can_be_in_a_group() -> None:
     rules = rules_of(
         "groups: {all: [everyone]}\nrules: [{path: a, read: [all]}, {path: b, read: [x]}, {path: b, deny: [everyone]}]"

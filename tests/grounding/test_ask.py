@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.grounding.corpus import CANARIES, DOCUMENTS, make_index
+from tests.grounding.corpus import ACL, CANARIES, DOCUMENTS, make_index
 
 from ibidem.cli import main
 from ibidem.conversation import Conversation, Part, Turn
-from ibidem.errors import AuditError, ConfigError
+from ibidem.errors import AccessDenied, AuditError, ConfigError
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, reply, reply_to
 from ibidem.grounding.audit.log import FILE, AuditLog
@@ -183,6 +183,48 @@ def test_passages_that_do_not_fit_are_left_out_from_the_end_and_that_is_said(ind
     assert events(index)[-2]["chunks"] == [short.passages[0].id]
     with pytest.raises(ConfigError, match="not even one passage fits"):
         ask(index, Model(text("Yes [1]."), room=10), question)
+
+
+def test_a_question_whose_passages_do_not_fit_is_recorded(index: Path) -> None:
+    with pytest.raises(ConfigError, match="not even one passage fits"):
+        ask(index, Model(text("Yes [1]."), room=10), "How long is the notice period?")
+    assert events(index)[-1]["kind"] == "query"
+    assert events(index)[-1]["chunks"] == []
+
+
+def test_passages_that_say_the_same_are_not_left_out_for_want_of_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DOCUMENTS, "handbook/copy.md", DOCUMENTS["handbook/notice.md"])
+    index, question = make_index(tmp_path), "How long is the notice period in probation?"
+    found = reply_to(GroundAskConfig(index=index, principal="ada", question=question))
+    assert len({chunk.text for chunk in found.passages}) == len(found.passages) > 1
+    assert found.left_out == ask(index, Model(text("Two weeks [1].")), question).left_out == 0
+
+
+@pytest.mark.parametrize("change", [("read: [hr]", "read: [board]"), ("deny: [contractor-1]", "deny: [hr]")])
+def test_rights_that_are_lost_while_the_model_writes_are_lost_in_this_answer(
+    index: Path, change: tuple[str, str]
+) -> None:
+    class Slow(Model):
+        def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+            (index.parent / "acl.yaml").write_text(ACL.replace(*change))
+            return super().respond(conversations, sampling)
+
+    with pytest.raises(AccessDenied, match="changed"):
+        ask(index, Slow(text("It is 9137 shillings [1].")), "How much is the quokka allowance?", principal="hr")
+    assert events(index)[-1]["kind"] == "denied"
+    assert not any(event["kind"] == "answer" for event in events(index))
+
+
+def test_other_rights_may_change_while_the_model_writes(index: Path) -> None:
+    class Slow(Model):
+        def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
+            (index.parent / "acl.yaml").write_text(ACL.replace("dev-2", "dev-3"))
+            return super().respond(conversations, sampling)
+
+    found = ask(index, Slow(text("It is 9137 shillings [1].")), "How much is the quokka allowance?", principal="hr")
+    assert "9137" in found.checked.text
 
 
 def test_a_model_is_not_asked_if_there_is_no_passage(index: Path) -> None:

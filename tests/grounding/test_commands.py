@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,24 @@ def test_a_document_that_is_forgotten_is_in_no_file_and_does_not_come_back(capsy
     assert typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka").startswith("1. salaries/march.md")
 
 
+def test_what_is_forgotten_is_not_counted_as_indexed(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index")
+    said = typed(capsys, *INDEX)
+    assert said.startswith("index: 4 documents, 2 access classes; artifacts/index")
+    assert "  1 forgotten document left out" in said
+    with sqlite3.connect("artifacts/index.audit/audit.sqlite") as database:
+        (event,) = database.execute("SELECT event FROM events ORDER BY number DESC LIMIT 1").fetchone()
+    assert json.loads(event)["documents"] == 4
+
+
+def test_a_file_that_could_not_be_read_can_be_forgotten(capsys: Captured) -> None:
+    Path("docs/handbook/broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    assert "broken.pdf" in typed(capsys, *INDEX)
+    said = typed(capsys, "ground", "forget", "handbook/broken.pdf", "--index", "artifacts/index")
+    assert "forgotten: 1 document" in said
+
+
 def test_what_is_not_there_to_forget_is_an_answer_not_an_error(capsys: Captured) -> None:
     typed(capsys, *INDEX)
     assert main(["ground", "forget", "nothing.md", "--index", "artifacts/index"]) == 1
@@ -102,6 +122,7 @@ def test_the_rules_in_the_documents_folder_are_not_indexed(capsys: Captured) -> 
     for query in ("groups", "contractor-1", "rules path deny"):
         found = typed(capsys, "ground", "search", *ASKED, "ada", "--query", query, "--json")
         assert "acl.yaml" not in found
+    assert "documents  5 in" in typed(capsys, *INDEX[:4], "--acl", "docs/acl.yaml", *INDEX[6:], "--dry-run")
 
 
 @pytest.mark.parametrize(
@@ -188,3 +209,48 @@ def test_a_dry_run_says_nothing_about_documents_that_nobody_sees(capsys: Capture
     Path("docs/salaries/may.md").write_text("The quokka allowance is 9138.\n")
     typed(capsys, *INDEX)
     assert typed(capsys, *search) == before
+
+
+class Database:
+    """A store on a server, as far as the commands use it."""
+
+    open_now = 0
+    digest = "sha256:0"
+
+    def __init__(self, *_: object, **__: object) -> None:
+        Database.open_now += 1
+        self.config = {"terms": terms.VERSION, "encoder": None, "acl": str(Path("acl.yaml").resolve())}
+
+    @classmethod
+    def open(cls, *_: object) -> "Database":
+        return cls()
+
+    def search(self, *_: object) -> list[object]:
+        return []
+
+    def update(self, documents: Iterable[object], *_: object, **__: object) -> list[str]:
+        list(documents)
+        return []
+
+    def forget(self, _: str) -> int:
+        return 1
+
+    def close(self) -> None:
+        Database.open_now -= 1
+
+
+def test_no_command_leaves_a_connection_to_a_database_open(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("ibidem.grounding.postgres.PostgresStore", Database)
+    store = ["--store", "postgresql://a@b/c", "--audit", "audit"]
+    typed(capsys, "ground", "index", "--docs", "docs", "--acl", "acl.yaml", *store)
+    assert Database.open_now == 0
+    typed(capsys, "ground", "search", *store, "--principal", "ada", "--query", "leave")
+    assert Database.open_now == 0
+    said = typed(capsys, "ground", "forget", "handbook", *store)
+    assert Database.open_now == 0
+    assert "write-ahead log" in said
+    assert "every file" not in said
+    monkeypatch.setattr(Database, "search", None)
+    with pytest.raises(TypeError):
+        main(["ground", "search", *store, "--principal", "ada", "--query", "leave"])
+    assert Database.open_now == 0

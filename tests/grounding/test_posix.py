@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ibidem.cli import main
 from ibidem.errors import ConfigError
 from ibidem.grounding import posix
-from ibidem.grounding.posix import NOBODY, Person, PosixPermissions, PosixRules
+from ibidem.grounding.config import GroundSearchConfig, IndexChoice
+from ibidem.grounding.posix import Person, PosixPermissions, PosixRules
+from ibidem.grounding.search import found, opened
+from ibidem.grounding.store import NOBODY, Hit
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others and act as them")
 PEOPLE = {
@@ -194,31 +198,16 @@ def test_what_has_an_access_control_list_is_for_nobody(folder: Path, place: str)
 
 
 @pytest.mark.usefixtures("people")
-def test_links_lead_only_to_files_of_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_what_is_behind_a_link_is_for_nobody(folder: Path, tmp_path: Path) -> None:
+    """No indexing follows links, so none leads to a document."""
     (tmp_path / "outside.md").write_text("secret")
-    (tmp_path / "docs-too").mkdir()
-    (tmp_path / "docs-too" / "c.md").write_text("secret")
-    links = {
-        "out.md": tmp_path / "outside.md",
-        "beside.md": tmp_path / "docs-too" / "c.md",
-        "nowhere.md": folder / "none",
-        "loop.md": folder / "loop.md",
-        "folder": folder / "sub",
-        "in.md": folder / "sub" / "a.md",
-    }
+    links = {"out.md": tmp_path / "outside.md", "nowhere.md": folder / "none", "loop.md": folder / "loop.md"}
+    links |= {"folder": folder / "sub", "in.md": folder / "sub" / "a.md"}
     for name, target in links.items():
         (folder / name).symlink_to(target)
     rules = PosixPermissions(folder).current()
-    assert [name for name in links if may(rules, "other", name)] == ["in.md"]
-    assert not may(rules, "other", "folder/a.md")
-    (folder / "closed").mkdir(mode=0o700)
-    (folder / "closed" / "in.md").symlink_to(folder / "b.md")
-    assert not may(PosixPermissions(folder).current(), "other", "closed/in.md")
-    (folder / "sub" / "a.md").chmod(0o600)
-    assert not may(PosixPermissions(folder).current(), "other", "in.md")
-    (folder / "sub" / "a.md").chmod(0o644)
-    (folder / "sub").chmod(0o700)
-    assert not may(PosixPermissions(folder).current(), "other", "in.md")
+    assert [name for name in (*links, "folder/a.md") if may(rules, "other", name)] == []
+    assert may(rules, "other", "sub/a.md")
 
 
 def test_a_pipe_is_no_document(folder: Path) -> None:
@@ -346,3 +335,58 @@ def test_without_the_folder_nobody_may_read_anything(folder: Path, monkeypatch: 
     monkeypatch.delattr(os, "listxattr")
     with pytest.raises(ConfigError, match="needs Linux"):
         permissions.current()
+
+
+# --- through an index
+
+
+STRANGER = "uid:61003"
+
+
+def index_of(folder: Path) -> Path:
+    index = folder.parent / "index"
+    words = ["ground", "index", "--docs", str(folder), "--acl", "posix", "--output-dir", str(index)]
+    assert main(words) == 0
+    return index
+
+
+def found_by(principal: str, index: Path, query: str) -> list[str]:
+    return [hit.chunk.path for hit in found(GroundSearchConfig(index=index, principal=principal, query=query))]
+
+
+@pytest.mark.parametrize("with_link", [False, True])
+def test_a_new_file_does_not_open_the_old_text_of_its_path(folder: Path, with_link: bool) -> None:
+    notes = folder / "notes.md"
+    notes.write_text("The merger with Acme is planned for June.")
+    notes.chmod(0o600)
+    index = index_of(folder)
+    assert found_by(STRANGER, index, "merger") == []
+    notes.unlink()
+    if with_link:
+        notes.symlink_to(folder / "b.md")
+    else:
+        notes.write_text("Minutes of the picnic.")
+        notes.chmod(0o644)
+    assert found_by(STRANGER, index, "merger") == []
+    assert found_by("uid:0", index, "merger") == ([] if with_link or os.geteuid() else ["notes.md"])
+    index_of(folder)
+    assert found_by(STRANGER, index, "picnic") == ([] if with_link else ["notes.md"])
+
+
+def test_what_was_found_and_is_not_shown_is_looked_at_too(folder: Path) -> None:
+    """A file that everybody could read counts in the scores of others until its mode is read again."""
+    for name in ("one.md", "two.md", "three.md"):
+        (folder / name).write_text("A rollback takes four minutes.")
+        (folder / name).chmod(0o644)
+    index = index_of(folder)
+    with opened(IndexChoice(index=index)) as retriever:
+        retriever.search("rollback", STRANGER, 3)
+        (folder / "two.md").chmod(0o600)
+        looked: list[list[str]] = []
+
+        def choose(hits: list[Hit]) -> list[Hit]:
+            looked.append([hit.chunk.path for hit in hits])
+            return hits[:1]
+
+        retriever.search("rollback", STRANGER, 3, choose)
+    assert [len(paths) for paths in looked] == [3, 2]

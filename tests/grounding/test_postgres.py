@@ -23,6 +23,7 @@ from ibidem.grounding.index import Index
 from ibidem.grounding.postgres import PostgresStore
 from ibidem.grounding.postgres_server import parse_address
 from ibidem.grounding.store import Access, Indexed, Query, Rules, Span
+from ibidem.records import Unreadable
 
 KEY = b"a secret key of thirty-two bytes"
 CANARY = "zanzibarcanary"
@@ -453,6 +454,24 @@ HOSTILE = (
     *("'; DROP TABLE chunks; --", '"; DROP SCHEMA public; --', "{1,2}", "1,2", "*", "a\\", "a\0b", "\ud800"),
     "%s :x $1",
 )
+
+
+def test_rules_that_belong_to_files_need_the_class_of_the_indexing_too(store: Pair) -> None:
+    class Bound(YamlRules):
+        is_bound_to_files = True
+
+    opened = RULES.replace("read: [staff]", "read: [everyone]")
+    assert found(store, CANARY, "eve", rules_of(opened)) == ["salaries/ann"]
+    bound = Bound(acl.parse(f"{opened}- {{path: elsewhere, read: [x]}}".encode(), "acl.yaml"))
+    assert found(store, CANARY, "eve", bound) == []
+    assert found(store, CANARY, "ann", bound) == ["salaries/ann"]
+
+
+def test_an_update_and_forgetting_count_what_is_left_out_and_what_could_not_be_read(store: Pair) -> None:
+    assert store.update(DOCUMENTS, rules_of(RULES), quarantined=[Unreadable("salaries/b.pdf", None, "damaged")]) == []
+    assert store.forget("salaries/b.pdf") == 1
+    assert store.forget("salaries") == 1
+    assert store.update(DOCUMENTS, rules_of(RULES)) == ["salaries/ann"]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

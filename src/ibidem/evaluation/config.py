@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ibidem.config import configuration
+from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE
 from ibidem.sandbox.config import SandboxConfig
 from ibidem.trackers import TrackersConfig
 
@@ -161,11 +162,11 @@ class DocQaConfig(TrackersConfig):
     entailment: str = "words"
     """How to decide whether passages support a claim: words (their words cover the claim's), or the folder of a Hugging
     Face model for natural language inference."""
-    word_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    word_share: Annotated[float, Field(gt=0, le=1)] = WORD_SHARE
     """With words: share of a claim's content words that must occur in the passages it cites."""
     calibration: Path | None = None
     """People's labels to compare the entailment judge with: JSON lines with premise, claim, supported."""
-    abstentions: tuple[str, ...] = ("i don't know", "i do not know", "not in the documents", "cannot be answered")
+    abstentions: tuple[str, ...] = ABSTENTIONS
     """An answer that is empty, or says one of these and at most a reason, abstains."""
     max_tokens: Positive = 64
     """Maximum length of an answer, in tokens."""

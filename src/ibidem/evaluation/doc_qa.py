@@ -42,13 +42,7 @@ from ibidem.evaluation.retrieval import Desk, Found
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
-from ibidem.grounding.cite import (  # noqa: F401 - callers find them here too
-    assess_claim,
-    claims,
-    is_abstention,
-    sentences,
-    without_citations,
-)
+from ibidem.grounding.cite import claims, is_abstention, without_citations
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
@@ -402,6 +396,7 @@ def _differs_in_index(
 ) -> str | None:
     """Retrieve the passages again, and judge each answer with them."""
     about = {name: settings[name] for name in ("index", "principal", "k", "acl", "max_tokens")}
+    about |= {name: settings.get(name) for name in TASK.places}
     config = build(DocQaConfig, {"data": Path(), "output_dir": Path(), **about})
     with retrieval.desk(config, judge) as desk:
         if evaluation.results.get("rules") != desk.rules:
@@ -449,6 +444,7 @@ TASK = Task(
         *("entailment", "word_share", "abstentions", "max_tokens", "calibration"),
         *("index", "principal", "k", "acl"),
     ),
+    places=defaults(DocQaConfig, "encoder", "key", "audit"),
     digests={
         "entailment": digest_of_entailment,
         "calibration": lambda path: _digest_of_labels(path) or "",

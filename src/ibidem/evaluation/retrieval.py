@@ -23,7 +23,7 @@ from ibidem.grounding.cite import passage_text
 from ibidem.grounding.config import IndexChoice
 from ibidem.grounding.index import KIND
 from ibidem.grounding.search import POSIX, Retriever, opened
-from ibidem.grounding.store import Chunk
+from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment
 from ibidem.jsonl import Row
 
@@ -80,7 +80,7 @@ class Desk:
         """
         found: dict[str, Found] = {}
         for key, question in questions.items():
-            choose = partial(self.answerer.choose, question)
+            choose = partial(self._chosen, question)
             hits = self.retriever.search(question, self.principal, self.answerer.pool, choose)
             retrieved = items[key]["retrieved"]
             chunks = tuple(hit.chunk for hit in hits)[: len(retrieved)]
@@ -88,6 +88,9 @@ class Desk:
                 return found, f"the question {key}, asked again, is shown other passages"
             found[key] = Found(chunks, "")
         return found, None
+
+    def _chosen(self, question: str, hits: list[Hit]) -> list[Hit]:
+        return self.answerer.choose(question, hits).hits
 
 
 @contextmanager

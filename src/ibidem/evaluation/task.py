@@ -45,6 +45,8 @@ class Task:
     """Returns what a row of the benchmark asks, without its id: no two rows may ask the same."""
     settings: Settings
     """The settings that decide its figures, with their defaults: a policy that names none requires these."""
+    places: Settings = field(default_factory=dict)
+    """Settings that only say where something is, with their defaults: they decide no figure, and may differ."""
     digests: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     """Settings that name a file or folder, by the function that returns its digest; an evaluation keeps the digest."""
     evaluate: Callable[[Mapping[str, Any]], str] | None = None

@@ -1,7 +1,9 @@
 """Access rules from a YAML file (see `acl`), as they are at the moment.
 
 A document's readers are all whom the rules that match its path name under `read`, except those whom any of them names
-under `deny`; no rule, no reader. Names and paths are compared in Unicode's form NFC, with their case.
+under `deny`; no rule, no reader. Names and paths are compared in Unicode's form NFC, with their case. A principal whose
+name differs from a known one only in case may read nothing, so that no deny is evaded; nor may one that is not listed,
+if the file lists the principals.
 """
 
 import hashlib
@@ -9,7 +11,6 @@ import json
 import os
 import stat
 import time
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from ibidem.files import stamp
 from ibidem.grounding import acl
 from ibidem.grounding.acl import Acl
 from ibidem.grounding.globs import compile_glob, literal_prefix
+from ibidem.grounding.paths import normalized
 from ibidem.grounding.store import EVERYONE, Access, Rules
 
 SETTLED_S = 0.1
-"""A file is believed once it has not changed for so long; an earlier look could see it half written."""
+"""Minimum time since the last change before a file is read; an earlier look could see it half written."""
 
 MAX_BYTES = 1 << 24
 _TRIES = 20
@@ -68,11 +70,12 @@ class YamlRules:
         for group, members in content.groups.items():
             for member in members:
                 self._groups_of.setdefault(member, set()).add(group)
+        self._spelled = {name.casefold(): name for name in _all_names(content)}
         self._classes: dict[tuple[int, ...], Access] = {}
         self._names: dict[str, frozenset[str]] = {}
 
     def access(self, path: str) -> Access:
-        path = unicodedata.normalize("NFC", path)
+        path = normalized(path)
         numbers = tuple(
             [n for n, (prefix, matches) in enumerate(self._matchers) if path.startswith(prefix) and matches(path)]
         )
@@ -88,15 +91,18 @@ class YamlRules:
         return names.isdisjoint(access.deny) and not names.isdisjoint(access.read)
 
     def names(self, principal: str) -> frozenset[str]:
-        """Return all names that stand for a principal: its own and its groups'; none if it is itself a group's name."""
+        """Return all names that stand for a principal: its own and its groups'; none if it can be no principal."""
         if (names := self._names.get(principal)) is None:
             if len(self._names) >= _REMEMBERED:
                 self._names.clear()
-            names = self._names[principal] = self._resolved(unicodedata.normalize("NFC", principal))
+            names = self._names[principal] = self._resolved(normalized(principal))
         return names
 
     def _resolved(self, principal: str) -> frozenset[str]:
-        if principal == EVERYONE or principal in self.content.groups:
+        listed = self.content.principals
+        is_group = principal == EVERYONE or principal in self.content.groups
+        is_unlisted = listed is not None and principal not in listed
+        if is_group or is_unlisted or self._spelled.get(principal.casefold(), principal) != principal:
             return frozenset()
         ahead = [principal, EVERYONE]
         found = set(ahead)
@@ -109,7 +115,7 @@ class YamlRules:
 
 def unmatched(rules: YamlRules, paths: Iterable[str]) -> list[str]:
     """Return a line for each rule that matches none of the documents' paths, with what may have been meant."""
-    documents = [unicodedata.normalize("NFC", path) for path in paths]
+    documents = list(map(normalized, paths))
     lines = []
     for rule in rules.content.rules:
         matches = compile_glob(rule.path).fullmatch
@@ -126,6 +132,11 @@ def _meant(glob: str, documents: list[str]) -> str:
         return f"; it is a folder: write {glob}/**"
     folders = sorted({path.rpartition("/")[0] for path in documents} - {""})
     return suggest(literal_prefix(glob).rstrip("/"), folders[:_SUGGESTED_FROM])
+
+
+def _all_names(content: Acl) -> frozenset[str]:
+    rules = (rule.read | rule.deny for rule in content.rules)
+    return frozenset({EVERYONE}).union(content.groups, *content.groups.values(), *rules, content.principals or ())
 
 
 def _version(content: Acl) -> str:

@@ -11,7 +11,6 @@
 A word that YAML reads as something else than text (`no`, `off`, `007`, `2026-01-31`) is no name; in quotes it is.
 """
 
-import unicodedata
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
@@ -20,6 +19,7 @@ import yaml
 
 from ibidem.config import suggest
 from ibidem.errors import ConfigError
+from ibidem.grounding.paths import normalized
 from ibidem.grounding.store import EVERYONE
 
 _TEXT = "tag:yaml.org,2002:str"
@@ -140,7 +140,7 @@ class _Reader:
 
     def rule(self, node: yaml.Node) -> Rule:
         tree = self.keys(node, "a rule", ("path", "read", "deny"), required="path")
-        path = unicodedata.normalize("NFC", self.text(tree["path"], "a path"))
+        path = normalized(self.text(tree["path"], "a path"))
         if problem := check_path(path):
             raise self.wrong(tree["path"], f"path {path!r}: {problem}")
         if not {"read", "deny"} & tree.keys():
@@ -155,7 +155,7 @@ class _Reader:
         return frozenset(map(self.name, nodes))
 
     def name(self, node: yaml.Node) -> str:
-        name = unicodedata.normalize("NFC", self.text(node, "a name"))
+        name = normalized(self.text(node, "a name"))
         if name != name.strip() or not name.isprintable():
             raise self.wrong(node, f"name {name!r} has a control character, or a blank at an end")
         if "," in name:

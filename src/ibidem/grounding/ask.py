@@ -33,13 +33,12 @@ from ibidem.grounding.cite import (
     passage_text,
     read_citations,
 )
-from ibidem.grounding.config import GroundAskConfig
-from ibidem.grounding.search import Retriever, opened, printable, source_line
+from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundAskConfig
+from ibidem.grounding.search import Retriever, opened, source_line, terminal_text
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 
 NO_ANSWER = "No passage that you may read answers this."
-ABSTENTIONS = ("no passage", "i don't know", "i do not know", "not in the documents", "cannot be answered")
 QUOTES = "quotes"
 """Who answers without a model."""
 _INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
@@ -62,6 +61,14 @@ class Reply(NamedTuple):
         return [_row(citation, self.passages[citation.number - 1]) for citation in self.checked.citations]
 
 
+class Chosen(NamedTuple):
+    """Passages for an answer."""
+
+    hits: list[Hit]
+    left_out: int
+    """How many more there would be, if they fitted into the model's context."""
+
+
 @dataclass(frozen=True)
 class Answerer:
     """Answers from passages: with a model, or with quotes."""
@@ -79,18 +86,19 @@ class Answerer:
         """The number of chunks to choose from."""
         return max(quotes.POOL, self.k)
 
-    def choose(self, question: str, hits: Sequence[Hit]) -> list[Hit]:
+    def choose(self, question: str, hits: Sequence[Hit]) -> Chosen:
         """Return the passages for a question: the k best, less the last ones that do not fit into the context.
 
         Raises:
             ConfigError: not even one fits.
         """
-        chosen = quotes.choose(question, hits, self.k)
+        chosen, left_out = quotes.choose(question, hits, self.k), 0
         while self.model is not None and chosen and not self._fits(question, [hit.chunk for hit in chosen]):
             if len(chosen) == 1:
                 raise ConfigError("not even one passage fits into the model's context; give fewer --max-tokens")
             chosen.pop()
-        return chosen
+            left_out += 1
+        return Chosen(chosen, left_out)
 
     def answer(self, question: str, chunks: Sequence[Chunk], found: Sequence[Chunk]) -> Checked:
         """Answer a question from passages, which were chosen from all that were found, and check the answer."""
@@ -101,7 +109,7 @@ class Answerer:
         sampling = Sampling(self.max_tokens, temperature=0)
         turn = self.model.respond([prompt(question, chunks, is_ours=self.is_ours)], sampling)[0]
         parts = turn.parts if self.is_ours else read_citations(turn.text)
-        if is_abstention(turn.text, ABSTENTIONS, question):
+        if is_abstention(turn.text, ("no passage", *ABSTENTIONS), question):
             return Checked(NO_ANSWER, "", (), 0, ())
         return check(parts, chunks, self.judge)
 
@@ -117,7 +125,7 @@ def ask(config: GroundAskConfig) -> str:
     """Answer, and return the answer with its sources, or as JSON.
 
     Raises:
-        AccessDenied: the access rules changed during the query.
+        AccessDenied: the access rules or the index changed during the query.
         AuditError: a record cannot be written; nothing is shown then.
     """
     answered = reply_to(config)
@@ -133,19 +141,21 @@ def reply_to(config: GroundAskConfig) -> Reply:
 
 def reply(retriever: Retriever, answerer: Answerer, question: str, principal: str) -> Reply:
     """Retrieve, answer, check and record."""
-    found: list[Hit] = []
+    found: list[Chunk] = []
+    left_out = 0
 
     def choose(hits: list[Hit]) -> list[Hit]:
-        found[:] = hits
-        return answerer.choose(question, hits)
+        nonlocal found, left_out
+        found = [hit.chunk for hit in hits]
+        chosen, left_out = answerer.choose(question, hits)
+        return chosen
 
     hits = retriever.search(question, principal, answerer.pool, choose)
     chunks = tuple(hit.chunk for hit in hits)
-    left_out = min(answerer.k, len(found)) - len(chunks)
     if left_out:
         log.event("ground.left_out", passages=left_out, reason="they do not fit into the model's context")
-    checked = answerer.answer(question, chunks, [hit.chunk for hit in found])
-    retriever.answered(checked.text, principal, answerer.name)
+    checked = answerer.answer(question, chunks, found)
+    retriever.answered(checked.text, principal, answerer.name, found)
     return Reply(chunks, checked, left_out)
 
 
@@ -155,7 +165,7 @@ def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailm
     Raises:
         ConfigError: the path is no model.
     """
-    judge = judge or open_entailment("words", 0.75)
+    judge = judge or open_entailment("words", WORD_SHARE)
     if model is None:
         return Answerer(judge, k, max_tokens)
     from ibidem.inference.model_id import identify
@@ -221,7 +231,7 @@ def as_text(answered: Reply) -> str:
         else "",
     ]
     said = "; ".join(note for note in notes if note)
-    return "\n\n".join(part for part in (printable(checked.text), "\n".join(sources), said) if part)
+    return "\n\n".join(part for part in (terminal_text(checked.text), "\n".join(sources), said) if part)
 
 
 def _row(citation: Citation, chunk: Chunk) -> dict[str, Any]:

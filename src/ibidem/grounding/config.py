@@ -8,6 +8,10 @@ from pydantic import Field
 from ibidem.config import POSITIONAL, configuration
 
 Positive = Annotated[int, Field(ge=1)]
+ABSTENTIONS = ("i don't know", "i do not know", "not in the documents", "cannot be answered")
+"""An answer that says one of these and at most a reason abstains."""
+WORD_SHARE = 0.75
+"""Share of a claim's content words that must occur in the passages it cites."""
 
 
 @configuration
@@ -59,21 +63,39 @@ class GroundIndexConfig:
 
 
 @configuration
-class IndexChoice:
-    """The index that a command reads, and where its rules, key and log are."""
+class LogChoice:
+    """The audit log of an index."""
 
     index: Path | None = None
     """Folder of the index."""
-    store: str | None = None
-    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
-    encoder: Path | None = None
-    """The model that made the vectors of the index, if it has any; empty: where it was then."""
-    acl: str | None = None
-    """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
-    key: Path | None = None
-    """File with the secret key of chunk ids and of the audit log; empty: this user's own."""
     audit: Path | None = None
     """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
+
+
+@configuration
+class StoreChoice(LogChoice):
+    """An index, and its log."""
+
+    store: str | None = None
+    """Instead of a folder, a PostgreSQL database: postgresql://user@host/database."""
+    key: Path | None = None
+    """File with the secret key of chunk ids and of the audit log; empty: this user's own."""
+
+
+@configuration
+class RulesChoice(StoreChoice):
+    """An index, and the access rules under which it is read."""
+
+    acl: str | None = None
+    """Where the access rules are now; empty: where they were when it was indexed. They are read for each query."""
+
+
+@configuration
+class IndexChoice(RulesChoice):
+    """An index that is searched."""
+
+    encoder: Path | None = None
+    """The model that made the vectors of the index, if it has any; empty: where it was then."""
 
 
 @configuration
@@ -109,17 +131,17 @@ class GroundAskConfig(IndexChoice):
 
 
 @configuration
-class GroundShowConfig(IndexChoice):
+class GroundShowConfig(RulesChoice):
     """Open a cited chunk."""
 
-    chunk: Annotated[str, POSITIONAL]
+    chunk: Annotated[str, POSITIONAL] = Field()
     """Its id."""
     principal: str = Field()
     """Who asks."""
 
 
 @configuration
-class GroundForgetConfig(IndexChoice):
+class GroundForgetConfig(StoreChoice):
     """Remove a document, or a folder of documents, from every file of an index; name what was made with them."""
 
     path: Annotated[str, POSITIONAL] = Field()
@@ -131,13 +153,9 @@ class GroundForgetConfig(IndexChoice):
 
 
 @configuration
-class AuditVerifyConfig:
+class AuditVerifyConfig(LogChoice):
     """Check that an audit log only grew since its heads were signed; or check one proof."""
 
-    index: Path | None = None
-    """Folder of the index."""
-    audit: Path | None = None
-    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     head: tuple[Path, ...] = ()
     """Signed heads that were kept elsewhere: they are the evidence."""
     verifier: tuple[str, ...] = ()
@@ -147,13 +165,9 @@ class AuditVerifyConfig:
 
 
 @configuration
-class AuditHeadConfig:
+class AuditHeadConfig(LogChoice):
     """Sign how many events an audit log has, and which; keep the file where whoever can write the log cannot."""
 
-    index: Path | None = None
-    """Folder of the index."""
-    audit: Path | None = None
-    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     output: Path | None = None
     """File of the head; empty: it is printed."""
     key: Path | None = None
@@ -163,26 +177,18 @@ class AuditHeadConfig:
 
 
 @configuration
-class AuditProveConfig:
+class AuditProveConfig(LogChoice):
     """Print a proof that an event is in the log, which can be checked without the log."""
 
-    event: Annotated[int, Field(ge=0), POSITIONAL]
+    event: Annotated[int, Field(ge=0), POSITIONAL] = Field()
     """Its number."""
-    index: Path | None = None
-    """Folder of the index."""
-    audit: Path | None = None
-    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     head: Path | None = None
     """Signed head that the proof leads to; empty: one is signed now, with this user's own key."""
 
 
 @configuration
-class AuditListConfig:
+class AuditListConfig(LogChoice):
     """List the last events of an audit log."""
 
-    index: Path | None = None
-    """Folder of the index."""
-    audit: Path | None = None
-    """Folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     number: Positive = 20
     """How many."""

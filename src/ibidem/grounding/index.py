@@ -2,54 +2,51 @@
 
     INDEX/manifest.json       kind `ground-index`; written last
           segments.jsonl      name, access class and size of each segment, by name
+          paths.jsonl         paths of the documents of each segment, by name
           forgotten.jsonl     keyed hashes of paths that must not come back
           quarantine.jsonl    files that could not be read
           <segment>/          see `segment`
 
-A query resolves who may read what, opens the segments with permitted documents, and searches a `View` of these. Views
-are kept in memory for each principal and version of the rules.
+A query resolves who may read what, opens the segments with permitted documents alone, and searches a `View` of these.
+Views are kept in memory for each principal and version of the rules.
 
-A change writes a folder beside the index, with hard links to unchanged segments, and exchanges the two: a kill leaves
-the old index or the new one, and an open `Index` reads the new one at its next query.
+A change writes a folder beside the index, with hard links to unchanged segments, and exchanges the two: an open
+`Index` reads the new one at its next query. Where the system can exchange folders, a kill leaves the old index or the
+new one.
 """
 
 import os
 import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-from ibidem import __version__, artifacts, jsonl, log
+from ibidem import __version__, artifacts, files, jsonl
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.segment import Entry, Segment, make_entry, name_of, write_segment
-from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
+from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules, is_bound_to_files
 from ibidem.grounding.view import Part, View
 from ibidem.records import Unreadable
 from ibidem.signatures import keyed
 
 KIND = "ground-index"
-SEGMENTS, FORGOTTEN, QUARANTINE = "segments.jsonl", "forgotten.jsonl", "quarantine.jsonl"
+SEGMENTS, PATHS = "segments.jsonl", "paths.jsonl"
+FORGOTTEN, QUARANTINE = "forgotten.jsonl", "quarantine.jsonl"
 MAX_VIEW_BYTES = 1 << 30
 """Memory of the views that an index keeps; the view in use may be larger."""
 
 T = TypeVar("T")
 
 
-class Stamp(NamedTuple):
-    """Identifies the manifest file that was read."""
-
-    device: int
-    inode: int
-    time_ns: int
-    size: int
+Stamp = tuple[int, ...]
+"""Identifies the manifest file that was read."""
 
 
 class Place(NamedTuple):
@@ -63,10 +60,6 @@ Item = Place | Entry
 """A document of an index to write: one that is kept, or another."""
 Classes = Mapping[Access, Mapping[str, Item]]
 """The documents of each access class, by path."""
-
-
-class _Unchanged(Exception):  # noqa: N818 - no error
-    """A change changes nothing: the index stays as it is."""
 
 
 class Content:
@@ -99,18 +92,19 @@ class Content:
         return jsonl.loads((self.artifact.path / name).read_text(encoding="utf-8"))
 
     @cached_property
+    def paths(self) -> dict[str, list[str]]:
+        """Paths of the documents of each segment."""
+        return {row["segment"]: row["paths"] for row in self.lines(PATHS)}
+
+    @cached_property
     def places(self) -> dict[str, Place]:
         """Where each document is, by path."""
-        return {
-            path: Place(name, number) for name in self.classes for number, path in enumerate(self.segment(name).paths)
-        }
+        return {path: Place(name, number) for name, paths in self.paths.items() for number, path in enumerate(paths)}
 
     def kept(self, skip: Callable[[str], bool]) -> dict[Access, dict[str, Item]]:
         """Return the documents of each class, less those whose path is to be skipped."""
         return {
-            access: {
-                path: Place(name, number) for number, path in enumerate(self.segment(name).paths) if not skip(path)
-            }
+            access: {path: Place(name, number) for number, path in enumerate(self.paths[name]) if not skip(path)}
             for name, access in self.classes.items()
         }
 
@@ -163,8 +157,7 @@ class Index:
 
     def search(self, query: Query, principal: str, rules: Rules, k: int) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; fewer than k if there are no more."""
-        counted = sorted(Counter(terms.terms(query.text)).items())
-        hashed = [(terms.hash_of(term, self._key), number) for term, number in counted]
+        hashed = sorted(Counter(terms.hashes(query.text, self._key)).items())
         return self._reading(lambda content: self._view(content, principal, rules).search(hashed, query.vector_D, k))
 
     def chunk(self, chunk_id: str, principal: str, rules: Rules) -> Chunk:
@@ -178,13 +171,18 @@ class Index:
             raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
         return chunk
 
-    def update(self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()) -> None:
+    def update(
+        self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()
+    ) -> list[str]:
         """Make the index hold exactly these documents, less those that are forgotten; what did not change is kept.
 
         Args:
             documents: all of them, in any order.
             rules: who may read each.
             quarantined: files that could not be read; iterated after the documents.
+
+        Returns:
+            the paths of the forgotten documents among them, which were left out.
 
         Raises:
             DataError: two documents have the same path.
@@ -198,14 +196,13 @@ class Index:
             hashes = {row["path"] for row in forgotten}
             classes: dict[Access, dict[str, Item]] = {}
             seen: set[str] = set()
+            left_out: list[str] = []
             for document in documents:
                 if document.path in seen:
                     raise DataError(f"{document.path}: two documents have this path")
                 seen.add(document.path)
                 if hashes and self._is_forgotten(document.path, hashes):
-                    log.event(
-                        "ground.forgotten", reason="a document is forgotten, and stays out until it is readmitted"
-                    )
+                    left_out.append(document.path)
                     continue
                 item = self._kept(before, document) or make_entry(document, self._key, self._encoder)
                 classes.setdefault(rules.access(document.path), {})[document.path] = item
@@ -217,11 +214,15 @@ class Index:
                 "terms": terms.VERSION,
             }
             self._write(before, classes, config, forgotten, rows)
+        return left_out
 
     def forget(self, path: str) -> int:
-        """Remove a document, or all below a folder, from every file; return how many were removed.
+        """Remove a document, or all below a folder, from every file.
 
         Their paths stay as keyed hashes, so that an update does not bring them back before `readmit`.
+
+        Returns:
+            how many were removed, files that could not be read included.
 
         Raises:
             ConfigError: the path leaves the documents' folder.
@@ -231,10 +232,10 @@ class Index:
         with artifacts.writing(self.path):
             before = self._whole()
             kept = before.kept(lambda each: is_below(each, wanted))
-            removed = len(before.places) - sum(map(len, kept.values()))
             quarantined = before.lines(QUARANTINE)
             rows = [row for row in quarantined if not is_below(row["file"], wanted)]
-            if removed or len(rows) < len(quarantined):
+            removed = len(before.places) - sum(map(len, kept.values())) + len(quarantined) - len(rows)
+            if removed:
                 hashes = {row["path"] for row in before.lines(FORGOTTEN)} | {self._hash(wanted)}
                 forgotten = [{"path": each} for each in sorted(hashes)]
                 self._write(before, kept, before.artifact.config, forgotten, rows)
@@ -250,6 +251,12 @@ class Index:
                 config = before.artifact.config
                 self._write(before, before.kept(lambda _: False), config, rest, before.lines(QUARANTINE))
         return len(rest) < len(forgotten)
+
+    def close(self) -> None:
+        """Let go of the views in memory."""
+        with self._lock:
+            self._content = None
+            self._views.clear()
 
     def _check_encoder(self, content: Content) -> None:
         digest = content.artifact.config["encoder"]
@@ -276,16 +283,17 @@ class Index:
         self, before: Content | None, classes: Classes, config: Mapping[str, Any],
         forgotten: Sequence[Mapping[str, str]], quarantined: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
-        with suppress(_Unchanged), artifacts.create(self.path, kind=KIND, config=config) as draft:
+        with artifacts.create(self.path, kind=KIND, config=config) as draft:
             named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
             rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
-            for name, lines in ((SEGMENTS, rows), (FORGOTTEN, forgotten), (QUARANTINE, quarantined)):
+            paths = [{"segment": name, "paths": sorted(classes[access])} for name, access in named]
+            for name, lines in ((SEGMENTS, rows), (PATHS, paths), (FORGOTTEN, forgotten), (QUARANTINE, quarantined)):
                 (draft.path / name).write_text(jsonl.dumps(lines), encoding="utf-8")
                 draft.rows[name] = len(lines)
             sums = {name: sum(row[name] for row in rows) for name in ("documents", "chunks")}
             draft.counts |= sums | {"segments": len(rows), "forgotten": len(forgotten), "quarantined": len(quarantined)}
             if before is not None and before.artifact.config == config and _is_same(before.artifact, draft.path):
-                raise _Unchanged
+                draft.discard()
 
     def _write_class(
         self, before: Content | None, draft: artifacts.Draft, name: str, access: Access, items: Mapping[str, Item]
@@ -311,14 +319,17 @@ class Index:
         return content
 
     def _reading(self, read: Callable[[Content], T]) -> T:
-        """Read from the index as it is now; begin again if it is replaced meanwhile."""
+        """Read from the index as it is now; begin again if it is replaced meanwhile, as files are opened by name."""
         while True:
             content = self._current()
             try:
-                return read(content)
+                result = read(content)
             except ArtifactError:
                 if self._stamp() == content.stamp:
                     raise
+                continue
+            if self._stamp() == content.stamp:
+                return result
 
     def _current(self) -> Content:
         while True:
@@ -340,10 +351,9 @@ class Index:
 
     def _stamp(self) -> Stamp:
         try:
-            found = (self.path / artifacts.MANIFEST).stat()
+            return files.stamp((self.path / artifacts.MANIFEST).stat())
         except OSError:
-            return Stamp(0, 0, 0, 0)
-        return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            return ()
 
     def _view(self, content: Content, principal: str, rules: Rules) -> View:
         identity = (principal, rules.version, content.artifact.digest)
@@ -353,6 +363,8 @@ class Index:
                 return known
         view = View(list(_permitted(content, principal, rules)))
         with self._lock:
+            if self._content is not content:  # it was replaced meanwhile, and may hold what is forgotten now
+                return view
             self._views[identity] = view
             while len(self._views) > 1 and sum(each.nbytes for each in self._views.values()) > MAX_VIEW_BYTES:
                 self._views.popitem(last=False)
@@ -365,7 +377,7 @@ def key_id(key: bytes) -> str:
 
 
 def _permitted(content: Content, principal: str, rules: Rules) -> Iterator[Part]:
-    """Yield the permitted documents of each segment that has any."""
+    """Yield the permitted documents of each segment that has any; no other segment is opened."""
     is_indexed = rules.version == content.artifact.config["rules"]
     decided: dict[Access, bool] = {}
 
@@ -375,13 +387,13 @@ def _permitted(content: Content, principal: str, rules: Rules) -> Iterator[Part]
         return decided[access]
 
     for name, access in content.classes.items():
-        if is_indexed and not permits(access):
+        if (is_indexed or is_bound_to_files(rules)) and not permits(access):
             continue
-        segment = content.segment(name)
-        numbers = range(len(segment.paths))
-        permitted = numbers if is_indexed else [n for n in numbers if permits(rules.access(segment.paths[n]))]
-        if permitted:
-            yield Part(segment, permitted)
+        if is_indexed:
+            segment = content.segment(name)
+            yield Part(segment, range(len(segment.paths)))
+        elif permitted := [n for n, path in enumerate(content.paths[name]) if permits(rules.access(path))]:
+            yield Part(content.segment(name), permitted)
 
 
 def _entry(content: Content | None, place: Place) -> Entry:

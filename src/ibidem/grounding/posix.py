@@ -5,13 +5,16 @@ folder, from the documents' folder down, lets it search. As in POSIX, one class 
 owner, else the group's for its members, else that of all others. So an owner without the right is denied what all
 others may read. Nobody is above the modes, not even root. Folders above the documents' folder do not count.
 
-A mode becomes the group of all whom it shuts out, and they are denied:
+Each mode is represented as a deny group of everyone it excludes:
 
     drwx--x--- alice staff  pay/            read: everyone
     -rw-r--r-- bob   staff  pay/march.md    deny: outside 1001:50:xx-    (alice is 1001, staff is 50)
 
-Modes alone are judged. Nobody may read a document that has an access control list, or stands below a folder that has
-one; nor a document behind a link to a folder, or behind a link that leaves the documents' folder.
+Modes alone are judged. Nobody may read a document that has an access control list or is below a folder that has one,
+nor one behind a link.
+
+Modes belong to files, not to paths: another file at the path of a document does not open the text that was indexed.
+So the mode at the time of the indexing and the mode now must both permit.
 
 Source: POSIX.1-2024, 4.7 File Access Permissions.
 """
@@ -23,7 +26,6 @@ import re
 import stat
 import threading
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -31,16 +33,14 @@ from typing import NamedTuple
 
 from ibidem.errors import ConfigError
 from ibidem.files import stamp
-from ibidem.grounding.store import EVERYONE, Access, Rules
+from ibidem.grounding.paths import normalized
+from ibidem.grounding.store import EVERYONE, NOBODY, Access, Rules
 
 MODES_S = 60.0
 """All modes are read again after so long; those of documents that are to be shown, each time (`holds`)."""
 
 ACCOUNTS_S = 1.0
 """A directory service is asked again for accounts after so long; /etc/passwd and /etc/group are compared each time."""
-
-NOBODY = Access(frozenset(), frozenset())
-"""The class of documents that nobody may read."""
 
 _ACCOUNTS = (Path("/etc/passwd"), Path("/etc/group"))
 _LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
@@ -66,7 +66,7 @@ class Modes(NamedTuple):
     written: dict[str, str]
     """How such a path is written in the folder, where that differs."""
     unjudged: tuple[str, ...]
-    """Files and folders with an access control list, and links that are not followed: nobody may read them."""
+    """Files and folders with an access control list: nobody may read them."""
 
 
 class PosixPermissions:
@@ -123,13 +123,15 @@ class PosixPermissions:
 class PosixRules:
     """The modes of a folder's files, and the groups of principals, at one moment."""
 
+    is_bound_to_files = True
+
     def __init__(self, modes: Modes, version: str, people: dict[str, Person | None]) -> None:
         self.version = version
         self.modes = modes
         self._people = people
 
     def access(self, path: str) -> Access:
-        return self.modes.access.get(unicodedata.normalize("NFC", path), NOBODY)
+        return self.modes.access.get(normalized(path), NOBODY)
 
     def permits(self, principal: str, access: Access) -> bool:
         if principal not in self._people:
@@ -166,7 +168,7 @@ def read_modes(folder: Path) -> Modes:
         raise ConfigError(f"{folder}: no such folder; until it is back, nobody may read anything")
     judge, access, written = _Judge(folder), dict[str, Access](), dict[str, str]()
     for path in _files(folder):
-        name = unicodedata.normalize("NFC", path)
+        name = normalized(path)
         judged = judge.access(path)
         access[name] = judged if access.get(name, judged) == judged else NOBODY
         if name != path:
@@ -190,19 +192,9 @@ class _Judge:
         about, above = self._look(path), self._folder(path.rpartition("/")[0])
         if about is None or above is None:
             return NOBODY
-        if stat.S_ISLNK(about.st_mode):
-            return self._behind_link(path, above)
-        if not stat.S_ISREG(about.st_mode):
+        if not stat.S_ISREG(about.st_mode):  # a link, too: indexing follows none
             return NOBODY
         return Access(frozenset({EVERYONE}), above | _outside(about.st_uid, about.st_gid, about.st_mode, "r"))
-
-    def _behind_link(self, path: str, above: frozenset[str]) -> Access:
-        root, real = (Path(os.path.realpath(each)) for each in (self.root, self.root / path))
-        if not real.is_relative_to(root) or real.is_symlink():  # it ends outside, or in a circle
-            self.unjudged.add(path)
-            return NOBODY
-        access = self.access(real.relative_to(root).as_posix())
-        return NOBODY if access == NOBODY else Access(access.read, access.deny | above)
 
     def _folder(self, path: str) -> frozenset[str] | None:
         """Return whom a folder and those above it shut out; None: everybody."""

@@ -33,7 +33,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from ibidem import log
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
@@ -41,7 +40,7 @@ from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.postgres_server import Session, Sessions, parse_address, quoted
 from ibidem.grounding.segment import Entry, make_entry
-from ibidem.grounding.store import Access, Chunk, Hit, Indexed, Query, Rules
+from ibidem.grounding.store import NOBODY, Access, Chunk, Hit, Indexed, Query, Rules, is_bound_to_files
 from ibidem.grounding.view import K1, RANK_WINDOW, RRF_K, B
 from ibidem.records import Unreadable
 from ibidem.signatures import keyed
@@ -65,6 +64,10 @@ class _State(NamedTuple):
     revision: int
     rules: str
     encoder: str | None
+
+
+_Classes = tuple[Access, ...]
+"""Access classes of a document that must all permit: as the rules are now, and perhaps as it was indexed."""
 
 
 class _Members(NamedTuple):
@@ -105,7 +108,7 @@ class PostgresStore:
         self.address = parse_address(address)
         self._sessions, self._key, self._encoder = Sessions(self.address), key, encoder
         self._config = {"acl": acl, "chunks": dict(chunks or {}), "model": model}
-        self._members: tuple[tuple[int, str], dict[Access, _Members]] | None = None
+        self._members: tuple[tuple[int, str], dict[_Classes, _Members]] | None = None
 
     @classmethod
     def open(cls, address: str, key: bytes, encoder: Encoder | None = None) -> "PostgresStore":
@@ -156,8 +159,13 @@ class PostgresStore:
             raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
         return _chunk(rows[0])
 
-    def update(self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()) -> None:
+    def update(
+        self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()
+    ) -> list[str]:
         """Make the store hold exactly these documents, less those that are forgotten; what did not change is kept.
+
+        Returns:
+            the paths of the forgotten documents among them, which were left out.
 
         Raises:
             DataError: two documents have the same path, or one cannot be stored.
@@ -176,11 +184,15 @@ class PostgresStore:
             if removed or was_cut_off:
                 self._purge(session)
             session.run("UPDATE store SET unpurged = false")
+        return change.left_out
 
     def forget(self, path: str) -> int:
-        """Remove a document, or all below a folder, from the tables' files; return how many were removed.
+        """Remove a document, or all below a folder, from the tables' files.
 
         Their paths stay as keyed hashes, so that an update does not bring them back before `readmit`.
+
+        Returns:
+            how many were removed, files that could not be read included.
 
         Raises:
             ConfigError: the path leaves the documents' folder.
@@ -239,10 +251,14 @@ class PostgresStore:
         known, version = self._members, (state.revision, rules.version)
         if known is None or known[0] != version:
             self._members = known = version, _members(session, state, rules)
-        permitted = [members for access, members in known[1].items() if rules.permits(principal, access)]
-        classes = sorted({class_ for members in permitted for class_ in members.classes})
+        permitted = [
+            members
+            for classes, members in known[1].items()
+            if all(rules.permits(principal, access) for access in classes)
+        ]
+        numbers = sorted({class_ for members in permitted for class_ in members.classes})
         documents = sorted(document for members in permitted for document in members.documents)
-        return _listed(classes), "*" if rules.version == state.rules else _listed(documents)
+        return _listed(numbers), "*" if rules.version == state.rules else _listed(documents)
 
     def _check_reader(self, session: Session) -> None:
         """Refuse a role that row-level security does not bind, and tables that it does not guard."""
@@ -344,14 +360,17 @@ def _kept_rows(notice: Mapping[bytes, bytes]) -> int:
     return int(number[0]) if number else 0
 
 
-def _members(session: Session, state: _State, rules: Rules) -> dict[Access, _Members]:
+def _members(session: Session, state: _State, rules: Rules) -> dict[_Classes, _Members]:
     """Return each access class as the rules are now, and its members."""
+    rows = session.query("SELECT class, readers, denied FROM classes")
+    indexed = {class_: _access(readers, denied) for class_, readers, denied in rows}
     if rules.version == state.rules:
-        rows = session.query("SELECT class, readers, denied FROM classes")
-        return {_access(readers, denied): _Members([class_], []) for class_, readers, denied in rows}
-    members: defaultdict[Access, _Members] = defaultdict(lambda: _Members([], []))
+        return {(access,): _Members([class_], []) for class_, access in indexed.items()}
+    members: defaultdict[_Classes, _Members] = defaultdict(lambda: _Members([], []))
+    is_bound = is_bound_to_files(rules)
     for document, class_, path in session.query("SELECT document, class, path FROM every_document()"):
-        classes, documents = members[rules.access(path)]
+        now = rules.access(path)
+        classes, documents = members[(now, indexed.get(class_, NOBODY)) if is_bound else (now,)]
         classes.append(class_)
         documents.append(document)
     return dict(members)
@@ -367,6 +386,7 @@ class _Change:
         rows = session.run("SELECT readers, denied, class FROM classes")
         self._classes = {_access(readers, denied): int(class_) for readers, denied, class_ in rows}
         self._forgotten = {row[0] for row in session.run("SELECT path FROM forgotten")}
+        self.left_out: list[str] = []
 
     def replace(self, documents: Iterable[Indexed], access: Callable[[str], Access]) -> int:
         """Make the store hold exactly these documents; return how many were removed or replaced."""
@@ -399,7 +419,7 @@ class _Change:
         return len(stale)
 
     def forget(self, path: str) -> int:
-        """Delete a document, or all below a folder; return how many."""
+        """Delete a document, or all below a folder, files that could not be read included; return how many."""
         rows = self._session.run("SELECT document, path FROM documents")
         documents = [document for document, each in rows if is_below(each, path)]
         self._delete(documents)
@@ -408,7 +428,7 @@ class _Change:
         if documents or files:
             hashed = keyed(self._key, "forgotten", path)
             self._session.run("INSERT INTO forgotten VALUES (:path) ON CONFLICT DO NOTHING", path=hashed)
-        return len(documents)
+        return len(documents) + len(files)
 
     def quarantine(self, unreadable: Iterable[Unreadable]) -> None:
         """Replace the list of files that could not be read."""
@@ -446,7 +466,7 @@ class _Change:
                 raise DataError(f"{document.path}: two documents have this path")
             paths.add(document.path)
             if self._is_forgotten(document.path):
-                log.event("ground.forgotten", reason="a document is forgotten, and stays out until it is readmitted")
+                self.left_out.append(document.path)
             else:
                 yield document
 

@@ -4,11 +4,12 @@
                                                  |
     search   rules -> principal -> query -> store.search -> hits -> choice of passages
                |                                                          |
-               +--- the rules again: do they still hold for each? --------+    no: once more, then AccessDenied
+               +--- the rules again: do they still hold for all hits? ----+    no: once more, then AccessDenied
                                                                           |
                                                audit: the query's keyed hash, the ids of what will be shown
                                                                           |
                                                                         shown
+    answer   the rules again, as a model may write for minutes -> audit -> shown
     show     one chunk by its id: unknown and forbidden look alike, and are recorded as denied
     forget   a document out of every file; artifacts that were made from the index are named
 
@@ -18,15 +19,15 @@ Nothing is returned before its record is on disk: an error of the audit log is t
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ibidem import artifacts, log
 from ibidem.config import settings
 from ibidem.data.provenance import exposure
-from ibidem.errors import AccessDenied, ConfigError, NothingFound
+from ibidem.errors import AccessDenied, ConfigError, IbidemError, NothingFound
 from ibidem.figures import counted, visible
 from ibidem.grounding import terms
 from ibidem.grounding.access import YamlPermissions, YamlRules, unmatched
@@ -39,6 +40,7 @@ from ibidem.grounding.config import (
     GroundSearchConfig,
     GroundShowConfig,
     IndexChoice,
+    RulesChoice,
 )
 from ibidem.grounding.documents.folder import Listing, list_folder, read_file
 from ibidem.grounding.encoder import Encoder, open_encoder
@@ -48,15 +50,13 @@ from ibidem.grounding.store import Chunk, Hit, Indexed, Permissions, Query, Rule
 from ibidem.records import Unreadable
 from ibidem.signatures import secret_key
 
-if TYPE_CHECKING:
-    from ibidem.grounding.postgres import PostgresStore
-
 Choice = Callable[[list[Hit]], list[Hit]]
 """Returns the hits that are shown, of those that were found."""
 
 POSIX = "posix"
-CHANGED = "the access rules changed during the query; ask again"
+CHANGED = "the access rules or the index changed during the query; ask again"
 TRIES = 2
+FORGOTTEN_IN_TABLES = "in the database's tables; its write-ahead log, standbys and backups may still hold the text"
 SHOWN_CHARS = 300
 SHOWN_FILES = 10
 
@@ -80,18 +80,23 @@ class Retriever:
             choose: picks those of them that are shown.
 
         Raises:
-            AccessDenied: the rules changed twice in the meantime.
+            AccessDenied: the rules or the index changed twice in the meantime.
             ConfigError: the rules cannot be read; nobody may read anything then.
             AuditError: the record cannot be written.
         """
         query = Query(text, self.encoder.encode([text])[0] if self.encoder else None)
         for _ in range(TRIES):
-            rules = self.permissions.current()
-            hits = choose(self.store.search(query, principal, rules, k))
-            if self._may_be_shown([hit.chunk for hit in hits], principal, rules):
-                self._record(text, principal, rules, [hit.chunk for hit in hits])
-                return hits
-        raise self._denial(text, principal)
+            rules, digest = self.permissions.current(), self.store.digest
+            hits = self.store.search(query, principal, rules, k)
+            try:
+                chosen = choose(hits)
+            except IbidemError:
+                self._record(text, principal, rules, digest, [])
+                raise
+            if self._may_be_shown([hit.chunk for hit in hits], principal, rules) and self.store.digest == digest:
+                self._record(text, principal, rules, digest, [hit.chunk for hit in chosen])
+                return chosen
+        raise self._denial(principal, query=text)
 
     def show(self, chunk_id: str, principal: str) -> Chunk:
         """Return one chunk.
@@ -100,19 +105,33 @@ class Retriever:
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
         for _ in range(TRIES):
-            rules = self.permissions.current()
+            rules, digest = self.permissions.current(), self.store.digest
             try:
                 chunk = self.store.chunk(chunk_id, principal, rules)
             except AccessDenied:
                 self.audit.record("denied", principal, query=self.audit.keyed(chunk_id))
                 raise
-            if self._may_be_shown([chunk], principal, rules):
-                self._record(chunk_id, principal, rules, [chunk])
+            if self._may_be_shown([chunk], principal, rules) and self.store.digest == digest:
+                self._record(chunk_id, principal, rules, digest, [chunk])
                 return chunk
-        raise self._denial(chunk_id, principal)
+        raise self._denial(principal, query=chunk_id)
 
-    def answered(self, answer: str, principal: str, model: str) -> None:
-        """Record an answer before its last byte leaves."""
+    def answered(self, answer: str, principal: str, model: str, chunks: Sequence[Chunk]) -> None:
+        """Record an answer before its last byte leaves.
+
+        Args:
+            answer: its text.
+            principal: who asked.
+            model: what wrote it, perhaps for minutes: the rules are read once more.
+            chunks: all that it was made from.
+
+        Raises:
+            AccessDenied: the principal may no longer read all of them.
+            ConfigError: the rules cannot be read.
+            AuditError: the record cannot be written.
+        """
+        if not any(self._may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
+            raise self._denial(principal, answer=answer)
         self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model)
 
     def _may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
@@ -121,18 +140,19 @@ class Retriever:
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
 
-    def _denial(self, text: str, principal: str) -> AccessDenied:
-        self.audit.record("denied", principal, query=self.audit.keyed(text), reason="the rules changed")
+    def _denial(self, principal: str, **texts: str) -> AccessDenied:
+        keyed = {name: self.audit.keyed(text) for name, text in texts.items()}
+        self.audit.record("denied", principal, reason=CHANGED, **keyed)
         return AccessDenied(CHANGED)
 
-    def _record(self, text: str, principal: str, rules: Rules, chunks: Sequence[Chunk]) -> None:
+    def _record(self, text: str, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk]) -> None:
         self.audit.record(
             "query",
             principal,
             query=self.audit.keyed(text),
             chunks=[chunk.id for chunk in chunks],
-            rules=rules.version,
-            store=self.store.digest,
+            rules=self.audit.keyed(rules.version),
+            store=digest,
         )
 
 
@@ -140,7 +160,7 @@ def search(config: GroundSearchConfig) -> str:
     """Find passages, and return them as text or JSON.
 
     Raises:
-        AccessDenied: the access rules changed during the query.
+        AccessDenied: the access rules or the index changed during the query.
         AuditError: the record cannot be written; nothing is shown then.
     """
     hits = found(config)
@@ -165,9 +185,9 @@ def show(config: GroundShowConfig) -> str:
     Raises:
         AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
     """
-    with opened(config, is_search=False) as retriever:
+    with opened(config) as retriever:
         chunk = retriever.show(config.chunk, config.principal)
-    return f"{source_line(chunk)}\n\n{printable(chunk.text)}"
+    return f"{source_line(chunk)}\n\n{terminal_text(chunk.text)}"
 
 
 def forget(config: GroundForgetConfig) -> str:
@@ -176,9 +196,8 @@ def forget(config: GroundForgetConfig) -> str:
     Raises:
         NothingFound: no document is at the path.
     """
-    key = secret_key(config.key)
-    store, _ = open_store(config.index, config.store, key)
-    with AuditLog(folder_of(config.index, config.audit), key) as audit:
+    folder, key = folder_of(config.index, config.audit), secret_key(config.key, create=False)
+    with open_store(config.index, config.store, key) as (store, _), AuditLog(folder, key) as audit:
         path = audit.keyed(config.path)
         if config.readmit:
             audit.record("forget", path=path, state="to be readmitted", by=_user())
@@ -192,7 +211,8 @@ def forget(config: GroundForgetConfig) -> str:
     if not number:
         raise NothingFound(f"{config.path}: the index holds no document there")
     uses = exposure.made_from(config.artifacts, before) if before else []
-    return "\n".join([f"forgotten: {counted(number, 'document')}, in every file of the index", *_named(uses, config)])
+    where = FORGOTTEN_IN_TABLES if config.store else "in every file of the index"
+    return "\n".join([f"forgotten: {counted(number, 'document')}, {where}", *_named(uses, config)])
 
 
 def index(config: GroundIndexConfig) -> str:
@@ -206,49 +226,52 @@ def index(config: GroundIndexConfig) -> str:
     key = secret_key(config.key)
     place = _place(config)
     rules = permissions_at(place).current()
-    listing = list_folder(config.docs)
-    store = _store_to_update(config, key, place)
-    with AuditLog(folder_of(config.output_dir, config.audit), key) as audit:
-        audit.record("index", state="begins", by=_user(), rules=rules.version)
+    listing, folder = list_folder(config.docs), folder_of(config.output_dir, config.audit)
+    with closing(_store_to_update(config, key, place)) as store, AuditLog(folder, key) as audit:
+        version = audit.keyed(rules.version)
+        audit.record("index", state="begins", by=_user(), rules=version)
         unreadable: list[Unreadable] = []
         paths: list[str] = []
-        store.update(_documents(config, listing, paths, unreadable), rules, quarantined=unreadable)
-        audit.record("index", state="done", by=_user(), rules=rules.version, store=store.digest, documents=len(paths))
-    for line in _warnings(rules, paths):
+        left_out = store.update(_documents(config, listing, paths, unreadable), rules, quarantined=unreadable)
+        held = sorted(set(paths) - set(left_out))
+        audit.record("index", state="done", by=_user(), rules=version, store=store.digest, documents=len(held))
+    for line in _warnings(rules, held):
         log.event("ground.rule", reason=line)
-    return _summary(config, rules, paths, unreadable, listing.skipped)
+    return _summary(config, rules, held, len(left_out), unreadable, listing.skipped)
 
 
 def preview(config: GroundIndexConfig) -> list[str]:
     """Return what an indexing would read, and what the rules say about it."""
     _check_places(config)
     listing = list_folder(config.docs)
-    rules = permissions_at(_place(config)).current()
-    classes = len({rules.access(path) for path in listing.files})
-    lines = [f"documents  {len(listing.files):,} in {counted(classes, 'access class', 'access classes')}"]
+    files, rules = _files(config, listing), permissions_at(_place(config)).current()
+    classes = len({rules.access(path) for path in files})
+    lines = [f"documents  {len(files):,} in {counted(classes, 'access class', 'access classes')}"]
     lines += [f"unreadable {visible(each.file)}: {visible(each.reason)}" for each in listing.unreadable]
-    return [*lines, *(f"rules      {line}" for line in _warnings(rules, listing.files))]
+    return [*lines, *(f"rules      {line}" for line in _warnings(rules, files))]
 
 
 @contextmanager
-def opened(choice: IndexChoice, *, is_search: bool = True) -> Iterator[Retriever]:
+def opened(choice: RulesChoice) -> Iterator[Retriever]:
     """Open an index for queries: its store, the rules as they are now, and the audit log.
 
     Args:
-        choice: the index, and where its rules, key and log are.
-        is_search: whether texts are searched, for which an index with vectors needs their encoder.
+        choice: the index, and where its rules, key and log are; to search texts an `IndexChoice`, as an index with
+            vectors needs their encoder then.
 
     Raises:
         ConfigError: the model that made the vectors of the index is not where it was, or another one is given.
         ArtifactError: there is no index, or it was made with another key.
     """
-    folder, key = folder_of(choice.index, choice.audit), secret_key(choice.key)
-    store, about = open_store(choice.index, choice.store, key)
-    if is_search and about["terms"] != terms.VERSION:
-        raise ConfigError("the index was made by another version of this program; index the documents again")
-    encoder = _encoder(choice.encoder, about) if is_search else None
-    with AuditLog(folder, key) as audit:
-        yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
+    folder, key = folder_of(choice.index, choice.audit), secret_key(choice.key, create=False)
+    with open_store(choice.index, choice.store, key) as (store, about):
+        encoder = None
+        if isinstance(choice, IndexChoice):
+            if about["terms"] != terms.VERSION:
+                raise ConfigError("the index was made by another version of this program; index the documents again")
+            encoder = _encoder(choice.encoder, about)
+        with AuditLog(folder, key) as audit:
+            yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
 
 
 def _encoder(given: Path | None, about: Mapping[str, Any]) -> Encoder | None:
@@ -266,8 +289,9 @@ def _encoder(given: Path | None, about: Mapping[str, Any]) -> Encoder | None:
     return encoder
 
 
-def open_store(folder: Path | None, address: str | None, key: bytes) -> tuple[Store, Mapping[str, Any]]:
-    """Open the store of an index; return it with the settings that it was made with.
+@contextmanager
+def open_store(folder: Path | None, address: str | None, key: bytes) -> Iterator[tuple[Store, Mapping[str, Any]]]:
+    """Open the store of an index, with the settings that it was made with; close it at the end.
 
     Raises:
         ConfigError: not exactly one of the two is given.
@@ -276,20 +300,14 @@ def open_store(folder: Path | None, address: str | None, key: bytes) -> tuple[St
     if (folder is None) == (address is None):
         raise ConfigError("give either --index, a folder, or --store, a database")
     if address is not None:
-        database = postgres_store().open(address, key)
-        return database, database.config
-    assert folder is not None
-    local = Index.open(folder, key)
-    return local, local.artifact.config
-
-
-def postgres_store() -> type["PostgresStore"]:
-    """Import the store on PostgreSQL, whose driver is an extra."""
-    try:
         from ibidem.grounding.postgres import PostgresStore
-    except ImportError:
-        raise ConfigError("--store needs a driver: pip install 'ibidem[postgres]'") from None
-    return PostgresStore
+
+        with closing(PostgresStore.open(address, key)) as database:
+            yield database, database.config
+        return
+    assert folder is not None
+    with closing(Index.open(folder, key)) as local:
+        yield local, local.artifact.config
 
 
 def permissions_at(place: str) -> Permissions:
@@ -312,15 +330,15 @@ def as_row(hit: Hit) -> dict[str, Any]:
 
 
 def source_line(chunk: Chunk) -> str:
-    """Return where a chunk stands, for people."""
+    """Return the position of a chunk, for people."""
     title = f", {' > '.join(chunk.title)}" if chunk.title else ""
     return visible(f"{chunk.path}{title}; characters {chunk.start:,} to {chunk.end:,}; chunk {chunk.id}")
 
 
-def printable(text: str) -> str:
+def terminal_text(text: str) -> str:
     r"""Return a document's text for a terminal, which it must not control.
 
-    >>> printable("a\tb\n\x1b[2J")
+    >>> terminal_text("a\tb\n\x1b[2J")
     'a       b\n\\x1b[2J'
     """
     return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
@@ -335,12 +353,10 @@ def _documents(
     config: GroundIndexConfig, listing: Listing, paths: list[str], unreadable: list[Unreadable]
 ) -> Iterator[Indexed]:
     """Yield the documents of the folder in chunks; note their paths, and what cannot be read."""
-    rules = None if config.acl == POSIX else Path(config.acl).resolve()
     unreadable += listing.unreadable
-    with log.progress("ground index", len(listing.files), "documents") as bar:
-        for path in listing.files:
-            if (config.docs / path).resolve() == rules:  # who may read what is no document
-                continue
+    files = _files(config, listing)
+    with log.progress("ground index", len(files), "documents") as bar:
+        for path in files:
             document = read_file(config.docs, path, config.read)
             if isinstance(document, Unreadable):
                 unreadable.append(document)
@@ -350,10 +366,17 @@ def _documents(
             bar.advance()
 
 
+def _files(config: GroundIndexConfig, listing: Listing) -> list[str]:
+    """Return the files that may be documents: who may read what is none."""
+    rules = None if config.acl == POSIX else Path(config.acl).resolve()
+    return [path for path in listing.files if (config.docs / path).resolve() != rules]
+
+
 def _summary(
     config: GroundIndexConfig,
     rules: Rules,
     paths: Sequence[str],
+    num_forgotten: int,
     unreadable: Sequence[Unreadable],
     skipped: Mapping[str, int],
 ) -> str:
@@ -364,6 +387,7 @@ def _summary(
     lines += [f"  unreadable: {visible(each.file)}: {visible(each.reason)}" for each in unreadable[:SHOWN_FILES]]
     if more := len(unreadable) - SHOWN_FILES:
         lines += [f"  unreadable: {counted(more, 'more file')}, in {QUARANTINE} of the index"] if more > 0 else []
+    lines += [f"  {counted(num_forgotten, 'forgotten document')} left out"] if num_forgotten else []
     lines += [f"  skipped: {counted(number, 'file')}, {visible(reason)}" for reason, number in skipped.items()]
     return "\n".join(lines)
 
@@ -398,7 +422,9 @@ def _store_to_update(config: GroundIndexConfig, key: bytes, place: str) -> Store
     model = str(config.encoder.resolve()) if config.encoder else ""
     about: dict[str, Any] = {"acl": place, "chunks": settings(config.chunks), "model": model}
     if config.store is not None:
-        return postgres_store()(config.store, key, encoder=encoder, **about)
+        from ibidem.grounding.postgres import PostgresStore
+
+        return PostgresStore(config.store, key, encoder=encoder, **about)
     assert config.output_dir is not None
     return Index(config.output_dir, key, encoder=encoder, **about)
 
@@ -413,7 +439,7 @@ def _named(uses: Sequence[exposure.Use], config: GroundForgetConfig) -> list[str
     searched = ", ".join(str(path) for path in config.artifacts if path.exists())
     if not uses:
         return [f"below {searched}, nothing was made from the index"] if searched else []
-    return ["what was made from the index keeps what it took over; delete or make anew:", *map(str, uses)]
+    return ["these were made from the index and may still contain the text; delete or rebuild them:", *map(str, uses)]
 
 
 def _user() -> str:

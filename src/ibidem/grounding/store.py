@@ -23,6 +23,10 @@ class Access(NamedTuple):
     """Wins over `read`."""
 
 
+NOBODY = Access(frozenset(), frozenset())
+"""The class of documents that nobody may read."""
+
+
 class Rules(Protocol):
     """The access rules at one moment; immutable."""
 
@@ -34,6 +38,15 @@ class Rules(Protocol):
 
     def permits(self, principal: str, access: Access) -> bool:
         """Return whether a principal may read documents of a class; nested groups are resolved."""
+
+
+def is_bound_to_files(rules: Rules) -> bool:
+    """Return whether rules belong to files rather than to paths.
+
+    Another file at the path of a document has other readers than the text that was indexed. So the class at the time of
+    the indexing must permit, too. Such rules have an attribute `is_bound_to_files` that is true.
+    """
+    return bool(getattr(rules, "is_bound_to_files", False))
 
 
 class Permissions(Protocol):
@@ -118,11 +131,24 @@ class Store(Protocol):
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
 
-    def update(self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()) -> None:
-        """Make the store hold exactly these documents, less those that are forgotten; what did not change is kept."""
+    def update(
+        self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()
+    ) -> list[str]:
+        """Make the store hold exactly these documents, less those that are forgotten; what did not change is kept.
+
+        Returns:
+            the paths of the forgotten documents among them, which were left out.
+        """
 
     def forget(self, path: str) -> int:
-        """Remove a document, or all below a folder, from every file; return how many were removed."""
+        """Remove a document, or all below a folder, from every file.
+
+        Returns:
+            how many were removed, files that could not be read included.
+        """
 
     def readmit(self, path: str) -> bool:
         """Let an update bring back a forgotten path; return whether this very path was forgotten."""
+
+    def close(self) -> None:
+        """Close all connections."""

@@ -117,9 +117,10 @@ def settings_due(config: GateConfig, key: str, task: Task) -> dict[str, Any]:
         Refusal: the evaluation has no such setting.
     """
     named = config.settings.get(key, {})
-    if unknown := sorted(set(named) - set(task.settings)):
-        raise Refusal(f"{task.name} has no setting {unknown[0]}; it has {', '.join(task.settings)}")
-    return {**task.settings, **{name: _typed(value, task.settings[name]) for name, value in named.items()}}
+    known = {**task.settings, **task.places}
+    if unknown := sorted(set(named) - set(known)):
+        raise Refusal(f"{task.name} has no setting {unknown[0]}; it has {', '.join(known)}")
+    return {**known, **{name: _typed(value, known[name]) for name, value in named.items()}}
 
 
 def pins_due(rows: Sequence[Row], task: Task, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -167,9 +168,10 @@ def _pinned_rows(config: GateConfig, key: str, task: Task, settings: Mapping[str
 def _check_settings(
     config: GateConfig, key: str, task: Task, due: Mapping[str, Any], made_with: Mapping[str, Any]
 ) -> None:
+    judged = {name: due[name] for name in task.settings}
     files = {name: config.pins[key].get(name, due[name]) for name in task.digests}
     limits = {"cpu_s": config.cpu_s, "memory_mb": config.memory_mb} if task.rejudge else {}
-    for name, value in {**due, **files, **limits}.items():
+    for name, value in {**judged, **files, **limits}.items():
         if name not in made_with or not _equal(made_with[name], value):
             raise Refusal(f"it was made with {name} {made_with.get(name)!r}, not {value!r}")
 

@@ -125,9 +125,10 @@ def _tree(config: GateConfig, key: str, task: Task) -> tuple[Callable[[Mapping[s
 def policy_digest(config: GateConfig) -> str:
     """Return the digest of what every release under this policy must fulfill, without paths."""
     tree = policy(resolved(config))
+    places = {name for task in tasks.TASKS.values() for name in task.places}
     for key, settings in tree["settings"].items():
-        pinned = config.pins.get(key, {})
-        tree["settings"][key] = {name: value for name, value in settings.items() if name not in pinned}
+        paths = {*config.pins.get(key, {}), *places}
+        tree["settings"][key] = {name: value for name, value in settings.items() if name not in paths}
     for criterion in tree["criteria"].values():
         criterion["baseline"] = (criterion["baseline"] or {}) | {"evidence": None}
     return "sha256:" + hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
