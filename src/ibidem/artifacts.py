@@ -111,12 +111,14 @@ def create(
     config: Mapping[str, Any],
     inputs: Sequence[Input] = (),
     started: float | None = None,
+    is_private: bool = False,
 ) -> Iterator[Draft]:
     """Create the artifact at `path` from what the block writes, or leave everything unchanged if it fails or discards.
 
     An older artifact of the same kind at `path` is replaced. A kill at any moment leaves the old one, the new one, or
     a hidden leftover that the next `create` in that folder removes. `started` is when the work began, by
-    `time.monotonic()`, if that was before the block.
+    `time.monotonic()`, if that was before the block. Only the owner may open a folder that `is_private`; one that
+    replaces another has the mode of that.
 
     Raises:
         ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
@@ -128,7 +130,9 @@ def create(
     sweep(path.parent)
     draft = Draft(hidden(path, "partial"))
     shutil.rmtree(draft.path, ignore_errors=True)
-    draft.path.mkdir()
+    draft.path.mkdir(mode=0o700 if is_private else 0o777)
+    if is_private and path.exists():
+        draft.path.chmod(stat.S_IMODE(path.stat().st_mode))
     try:
         yield draft
         if draft.is_discarded:

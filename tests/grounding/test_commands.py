@@ -254,3 +254,13 @@ def test_no_command_leaves_a_connection_to_a_database_open(monkeypatch: pytest.M
     with pytest.raises(TypeError):
         main(["ground", "search", *store, "--principal", "ada", "--query", "leave"])
     assert Database.open_now == 0
+
+
+def test_only_its_owner_may_open_an_index_unless_its_mode_is_changed(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    index = Path("artifacts/index")
+    assert index.stat().st_mode & 0o777 == 0o700
+    index.chmod(0o750)
+    Path("docs/handbook/more.md").write_text("# More\n\nThere is more.\n")
+    typed(capsys, *INDEX)
+    assert index.stat().st_mode & 0o777 == 0o750

@@ -283,7 +283,7 @@ class Index:
         self, before: Content | None, classes: Classes, config: Mapping[str, Any],
         forgotten: Sequence[Mapping[str, str]], quarantined: Sequence[Mapping[str, Any]],
     ) -> None:  # fmt: skip
-        with artifacts.create(self.path, kind=KIND, config=config) as draft:
+        with artifacts.create(self.path, kind=KIND, config=config, is_private=True) as draft:
             named = sorted((name_of(self._key, access), access) for access, items in classes.items() if items)
             rows = [self._write_class(before, draft, name, access, classes[access]) for name, access in named]
             paths = [{"segment": name, "paths": sorted(classes[access])} for name, access in named]
