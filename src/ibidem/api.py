@@ -240,7 +240,7 @@ def search_documents(index: Place, principal: str, query: str, **settings: Any) 
         The best first, each as `{chunk, path, title, span, score, text}`.
 
     Raises:
-        AccessDenied: the access rules changed during the query.
+        AccessDenied: the access rules or the index changed during the query.
     """
     given = {"index": index, "principal": principal, "query": query, **settings, "json": True}
     return list(json.loads(_returned("ground search", COMMANDS["ground search"].run, given)))
@@ -253,7 +253,7 @@ def ask_documents(index: Place, principal: str, question: str, **settings: Any) 
         `{question, principal, answer, citations, removed, unsupported, left_out}`.
 
     Raises:
-        AccessDenied: the access rules changed during the query.
+        AccessDenied: the access rules or the index changed during the query.
     """
     given = {"index": index, "principal": principal, "question": question, **settings, "json": True}
     return dict(json.loads(_returned("ground ask", COMMANDS["ground ask"].run, given)))
