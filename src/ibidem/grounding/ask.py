@@ -43,7 +43,8 @@ QUOTES = "quotes"
 """Who answers without a model."""
 _INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
 _HOW_TO_CITE = (
-    "Answer from the passages alone, and cite each as [its number]. If they do not answer it, say: I don't know."
+    "Answer from the passages alone, and cite each as [its number], behind a blank. "
+    "If they do not answer it, say: I don't know."
 )
 
 

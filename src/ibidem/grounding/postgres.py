@@ -37,11 +37,12 @@ from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.fusion import RRF_K
 from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.postgres_server import Session, Sessions, parse_address, quoted
 from ibidem.grounding.segment import Entry, make_entry
 from ibidem.grounding.store import NOBODY, Access, Chunk, Hit, Indexed, Query, Rules, is_bound_to_files
-from ibidem.grounding.view import K1, RANK_WINDOW, RRF_K, B
+from ibidem.grounding.view import K1, RANK_WINDOW, B
 from ibidem.records import Unreadable
 from ibidem.signatures import keyed
 

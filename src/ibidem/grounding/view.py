@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibidem.errors import DataError
+from ibidem.grounding.fusion import RRF_K
 from ibidem.grounding.segment import Segment
 from ibidem.grounding.store import Chunk, Hit
 
 K1, B = 1.2, 0.75
-RRF_K = 60
 RANK_WINDOW = 100
 """A chunk below this rank of a ranking gets nothing from it; with a larger k, below rank k."""
 
