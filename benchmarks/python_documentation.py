@@ -24,7 +24,7 @@ from ibidem import jsonl
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import doc_qa
 from ibidem.grounding.config import GroundIndexConfig
-from ibidem.grounding.search import index
+from ibidem.grounding.indexing import index
 
 QUESTIONS = Path(__file__).with_suffix(".jsonl")
 RULES = """

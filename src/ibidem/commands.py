@@ -177,10 +177,10 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Documents": {
         "ground index": Command(
             "ibidem.grounding.config:GroundIndexConfig",
-            "ibidem.grounding.search:index",
+            "ibidem.grounding.indexing:index",
             "index a folder of private documents, each for those who may read it",
             "ibidem ground index --docs handbook --acl acl.yaml --output-dir artifacts/index",
-            preview="ibidem.grounding.search:preview",
+            preview="ibidem.grounding.indexing:preview",
         ),
         "ground search": Command(
             "ibidem.grounding.config:GroundSearchConfig",
@@ -202,7 +202,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "ground forget": Command(
             "ibidem.grounding.config:GroundForgetConfig",
-            "ibidem.grounding.search:forget",
+            "ibidem.grounding.forgetting:forget",
             "remove a document from every file of an index; name what was made with it",
             "ibidem ground forget salaries/march.md --index artifacts/index",
         ),

@@ -308,13 +308,14 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, out: Path) -> list[Path]:
 
 def _documents(out: Path) -> list[Path]:
     """Index this program's own documentation, and ask as two principals; return the answers."""
-    from ibidem.grounding import ask, search
+    from ibidem.grounding import ask
     from ibidem.grounding.config import GroundAskConfig, GroundIndexConfig
+    from ibidem.grounding.indexing import index as index_documents
 
     out.mkdir(parents=True, exist_ok=True)
     acl, index = out / "acl.yaml", out / "index"
     write_file(acl, DOCUMENTS_ACL)
-    said = [search.index(GroundIndexConfig(docs=shipped("", "docs"), acl=str(acl), output_dir=index))]
+    said = [index_documents(GroundIndexConfig(docs=shipped("", "docs"), acl=str(acl), output_dir=index))]
     answers, cited = [], list[str]()
     for number, question in enumerate(DOCUMENTS_QUESTIONS, 1):
         for principal in (DEVELOPER, GUEST):

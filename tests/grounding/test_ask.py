@@ -13,7 +13,7 @@ from ibidem.grounding import quotes
 from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, reply, reply_to
 from ibidem.grounding.audit.log import FILE, AuditLog
 from ibidem.grounding.config import GroundAskConfig, IndexChoice
-from ibidem.grounding.search import opened
+from ibidem.grounding.opening import opened
 from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import WordCover
 from ibidem.modeling.generate import Sampling

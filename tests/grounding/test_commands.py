@@ -264,3 +264,11 @@ def test_only_its_owner_may_open_an_index_unless_its_mode_is_changed(capsys: Cap
     Path("docs/handbook/more.md").write_text("# More\n\nThere is more.\n")
     typed(capsys, *INDEX)
     assert index.stat().st_mode & 0o777 == 0o750
+
+
+def test_an_emptied_folder_does_not_replace_an_index(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    Path("docs").rename("elsewhere")
+    Path("docs").mkdir()
+    assert "no documents there; is it the right folder, and mounted?" in typed(capsys, *INDEX, code=2)
+    assert "Notice" in typed(capsys, "ground", "search", *ASKED, "ada", "--query", "notice")

@@ -14,8 +14,9 @@ from ibidem.cli import main
 from ibidem.errors import ConfigError
 from ibidem.grounding import posix
 from ibidem.grounding.config import GroundSearchConfig, IndexChoice
+from ibidem.grounding.opening import opened
 from ibidem.grounding.posix import Person, PosixPermissions, PosixRules
-from ibidem.grounding.search import found, opened
+from ibidem.grounding.search import found
 from ibidem.grounding.store import NOBODY, Hit
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others and act as them")

@@ -14,7 +14,9 @@ from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.audit.log import FILE, AuditLog
 from ibidem.grounding.config import GroundSearchConfig, GroundShowConfig, IndexChoice
 from ibidem.grounding.index import Index
-from ibidem.grounding.search import CHANGED, Retriever, found, opened, show
+from ibidem.grounding.opening import opened
+from ibidem.grounding.retrieve import CHANGED, Retriever
+from ibidem.grounding.search import found, show
 from ibidem.grounding.store import Hit, Rules, Store
 from ibidem.signatures import secret_key
 
@@ -61,7 +63,7 @@ class Failing(AuditLog):
 def test_without_the_record_nothing_is_returned(
     index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ibidem.grounding.search.AuditLog", Failing)
+    monkeypatch.setattr("ibidem.grounding.opening.AuditLog", Failing)
     chunk = "0" * 32
     for command in (
         ["search", "--query", "notice period"],

@@ -18,7 +18,7 @@ from ibidem.errors import AccessDenied
 from ibidem.grounding.access import YamlRules
 from ibidem.grounding.acl import Acl, Rule
 from ibidem.grounding.ask import Answerer, as_text, reply
-from ibidem.grounding.search import Retriever
+from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import EVERYONE, Chunk, Indexed, Query, Rules, Span, Store
 from ibidem.grounding.support import WordCover
 

@@ -22,7 +22,8 @@ from ibidem.grounding.ask import Answerer, open_answerer, reply
 from ibidem.grounding.cite import passage_text
 from ibidem.grounding.config import IndexChoice
 from ibidem.grounding.index import KIND
-from ibidem.grounding.search import POSIX, Retriever, opened
+from ibidem.grounding.opening import POSIX, opened
+from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment
 from ibidem.jsonl import Row

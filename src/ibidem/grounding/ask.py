@@ -34,7 +34,9 @@ from ibidem.grounding.cite import (
     read_citations,
 )
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundAskConfig
-from ibidem.grounding.search import Retriever, opened, source_line, terminal_text
+from ibidem.grounding.opening import opened
+from ibidem.grounding.retrieve import Retriever
+from ibidem.grounding.search import source_line, terminal_text
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 

@@ -1,0 +1,123 @@
+"""Search as a principal: only what they may read and what was recorded leaves the index.
+
+    search   rules -> principal -> query -> store.search -> hits -> choice of passages
+               |                                                          |
+               +--- the rules again: do they still hold for all hits? ----+    no: once more, then AccessDenied
+                                                                          |
+                                               audit: the query's keyed hash, the ids of what will be shown
+                                                                          |
+                                                                        shown
+    answer   the rules again, as a model may write for minutes -> audit -> shown
+    show     one chunk by its id: unknown and forbidden look alike, and are recorded as denied
+
+Nothing is returned before its record is on disk: an error of the audit log is the only answer then.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ibidem.errors import AccessDenied, IbidemError
+from ibidem.grounding.audit.log import AuditLog
+from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.store import Chunk, Hit, Permissions, Query, Rules, Store
+
+Choice = Callable[[list[Hit]], list[Hit]]
+"""Returns the hits that are shown, of those that were found."""
+
+CHANGED = "the access rules or the index changed during the query; ask again"
+TRIES = 2
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Finds chunks as a principal, and records what is shown."""
+
+    store: Store
+    permissions: Permissions
+    audit: AuditLog
+    encoder: Encoder | None = None
+
+    def search(self, text: str, principal: str, k: int, choose: Choice = lambda hits: hits) -> list[Hit]:
+        """Return the best chunks that a principal may read, best first; the record is on disk before.
+
+        Args:
+            text: words, or a question.
+            principal: who asks.
+            k: number of chunks to look at.
+            choose: picks those of them that are shown.
+
+        Raises:
+            AccessDenied: the rules or the index changed twice in the meantime.
+            ConfigError: the rules cannot be read; nobody may read anything then.
+            AuditError: the record cannot be written.
+        """
+        query = Query(text, self.encoder.encode([text])[0] if self.encoder else None)
+        for _ in range(TRIES):
+            rules, digest = self.permissions.current(), self.store.digest
+            hits = self.store.search(query, principal, rules, k)
+            try:
+                chosen = choose(hits)
+            except IbidemError:
+                self._record(text, principal, rules, digest, [])
+                raise
+            if self._may_be_shown([hit.chunk for hit in hits], principal, rules) and self.store.digest == digest:
+                self._record(text, principal, rules, digest, [hit.chunk for hit in chosen])
+                return chosen
+        raise self._denial(principal, query=text)
+
+    def show(self, chunk_id: str, principal: str) -> Chunk:
+        """Return one chunk.
+
+        Raises:
+            AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
+        """
+        for _ in range(TRIES):
+            rules, digest = self.permissions.current(), self.store.digest
+            try:
+                chunk = self.store.chunk(chunk_id, principal, rules)
+            except AccessDenied:
+                self.audit.record("denied", principal, query=self.audit.keyed(chunk_id))
+                raise
+            if self._may_be_shown([chunk], principal, rules) and self.store.digest == digest:
+                self._record(chunk_id, principal, rules, digest, [chunk])
+                return chunk
+        raise self._denial(principal, query=chunk_id)
+
+    def answered(self, answer: str, principal: str, model: str, chunks: Sequence[Chunk]) -> None:
+        """Record an answer before its last byte leaves.
+
+        Args:
+            answer: its text.
+            principal: who asked.
+            model: what wrote it, perhaps for minutes: the rules are read once more.
+            chunks: all that it was made from.
+
+        Raises:
+            AccessDenied: the principal may no longer read all of them.
+            ConfigError: the rules cannot be read.
+            AuditError: the record cannot be written.
+        """
+        if not any(self._may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
+            raise self._denial(principal, answer=answer)
+        self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model)
+
+    def _may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
+        """Return whether the rules are still these, and permit every chunk."""
+        paths = dict.fromkeys(chunk.path for chunk in chunks)
+        permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
+        return permitted and self.permissions.holds(rules, paths)
+
+    def _denial(self, principal: str, **texts: str) -> AccessDenied:
+        keyed = {name: self.audit.keyed(text) for name, text in texts.items()}
+        self.audit.record("denied", principal, reason=CHANGED, **keyed)
+        return AccessDenied(CHANGED)
+
+    def _record(self, text: str, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk]) -> None:
+        self.audit.record(
+            "query",
+            principal,
+            query=self.audit.keyed(text),
+            chunks=[chunk.id for chunk in chunks],
+            rules=self.audit.keyed(rules.version),
+            store=digest,
+        )
