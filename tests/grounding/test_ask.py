@@ -10,7 +10,7 @@ from ibidem.cli import main
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import AuditError, ConfigError
 from ibidem.grounding import quotes
-from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, reply, reply_to
+from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, quoted, reply, reply_to
 from ibidem.grounding.audit.log import FILE, AuditLog
 from ibidem.grounding.config import GroundAskConfig, IndexChoice
 from ibidem.grounding.search import opened
@@ -232,6 +232,28 @@ def test_a_footnote_does_not_hide_the_sentence_that_answers(note: str) -> None:
 def test_the_answer_to_a_question_is_what_follows_it(body: str, title: str) -> None:
     (found,) = best("Where is the printer?", chunk(body, title), chunk("Meals are free.", "Meals", path="b.md"))
     assert found.endswith("On the second floor.")
+
+
+@pytest.mark.parametrize(
+    "street",
+    ["Berlin | Torstr. 5", "The Berlin office is at Torstr. 5 in Mitte.", "The Berlin office is in Bldg. 4 of 7."],
+)
+def test_an_address_is_one_unit(street: str) -> None:
+    assert best("Where is the Berlin office?", chunk(f"{street}\n\nMeals are free.", "Offices")) == [street]
+
+
+def test_a_unit_of_measure_may_end_a_sentence_before_a_number() -> None:
+    text = "The Berlin office moves 5 kg. 30 parcels come."
+    assert [text[slice(*span)] for span in quotes.unit_spans(text)] == [
+        "The Berlin office moves 5 kg.",
+        "30 parcels come.",
+    ]
+
+
+def test_a_document_cannot_spell_the_mark_of_a_claim() -> None:
+    page = chunk("The rule for travel is strict (unsupported).", "Rules")
+    found = quoted(quotes.quotes("How strict is the travel rule?", [page], [page]), [page])
+    assert found.text == r"The rule for travel is strict \(unsupported\). [1]"
 
 
 TABLES = (
