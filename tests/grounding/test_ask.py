@@ -256,6 +256,17 @@ def test_a_document_cannot_spell_the_mark_of_a_claim() -> None:
     assert found.text == r"The rule for travel is strict \(unsupported\). [1]"
 
 
+def test_a_heading_within_a_chunk_is_none_of_what_precedes_it() -> None:
+    page = chunk(
+        "# FAQ\n\nQ: Where is the printer?\nA: On the second floor.\n\n## Where is the scanner?\n\nOn the third floor.",
+        "FAQ",
+        "Where is the scanner?",
+    )
+    (found,) = best("Where is the scanner?", page, chunk("Meals are free.", "Meals", path="b.md"))
+    assert found.endswith("On the third floor.")
+    assert "second" not in found
+
+
 TABLES = (
     "| City | Hotel limit |\n|---|---|\n| London | 200 |\n| Rome | 90 |\n| Berlin | 120 EUR |",
     "City | Hotel limit\nLondon | 200\nRome | 90\nBerlin | 120 EUR",

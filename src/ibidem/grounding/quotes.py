@@ -185,12 +185,14 @@ def _scored(
         held = _terms_of(chunk)
         if _cover(weights, held) < least * whole or _num_held(weights, held) < enough:
             continue
-        headings = frozenset(terms(" ".join(chunk.title)))
+        above, whole_title, within = _headings(chunk)
         about = _about(weights, " ".join(chunk.title[-1:])) / whole
         units = _units(chunk.text)
         for number, unit in enumerate(units):
             if unit.header is None:
                 continue
+            is_below = unit.start >= within
+            headings = whole_title if is_below else above
             text = chunk.text[unit.start : unit.end]
             around = [] if unit.header else units[max(0, number - 1) : number + 2]  # other rows are about others
             beside = frozenset[str]().union(*(other.terms for other in around))
@@ -198,10 +200,20 @@ def _scored(
             named = frozenset(terms(name)) - headings  # what the headings say counts as a heading
             score = _score(weights, unit.terms | named, headings | (unit.header or frozenset()), beside, held)
             score = (score + (_about(weights, name) if named else 0.0)) / whole
-            score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
+            score += (FIRST + (about if is_below else 0.0)) / (1 + number) + (
+                NUMBER if is_number and _NUMBER.search(text) else 0.0
+            )
             score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no, is_row=bool(unit.header))
             if score >= least:
                 yield Quote(place, unit.start, unit.end, score * (1 - LATER * place))
+
+
+def _headings(chunk: Chunk) -> tuple[frozenset[str], frozenset[str], int]:
+    """Return the terms of all headings of a chunk but the last, those of all, and where the last stands in it, or 0."""
+    last = re.escape(" ".join(chunk.title[-1:]))
+    found = re.search(rf"(?m)^[ #*=]*{last}[ #*]*$", chunk.text) if last else None
+    above, whole = (frozenset(terms(" ".join(title))) for title in (chunk.title[:-1], chunk.title))
+    return above, whole, found.start() if found else 0
 
 
 def _num_held(weights: Mapping[str, float], held: frozenset[str]) -> int:
