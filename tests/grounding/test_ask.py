@@ -10,7 +10,7 @@ from ibidem.cli import main
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import AccessDenied, AuditError, ConfigError
 from ibidem.grounding import quotes
-from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, reply, reply_to
+from ibidem.grounding.ask import NO_ANSWER, Answerer, as_json, as_text, prompt, quoted, reply, reply_to
 from ibidem.grounding.audit.log import FILE, AuditLog
 from ibidem.grounding.config import GroundAskConfig, IndexChoice
 from ibidem.grounding.opening import opened
@@ -246,6 +246,116 @@ def best(question: str, *chunks: Chunk) -> list[str]:
 def test_a_question_is_no_answer_to_itself() -> None:
     page = chunk("How do I sort a list?\n\nCall its method sort, which works in place.", "How do I sort a list?")
     assert best("How do I sort a list?", page) == ["Call its method sort, which works in place."]
+
+
+@pytest.mark.parametrize("note", [" [1]", " [^1]", " [12]", ' ("fact")'])
+def test_a_footnote_does_not_hide_the_sentence_that_answers(note: str) -> None:
+    page = chunk(
+        f"# Animals\n\n## Quoll\n\nThe quoll eats 5 kg a day{note}.\n\n## Bilby\n\nThe bilby eats 7 kg a day.",
+        "Animals",
+    )
+    assert best("How much does the quoll eat?", page)[0].endswith(f"The quoll eats 5 kg a day{note}.")
+    apart = (
+        chunk(f"The quoll eats 5 kg a day{note}.", "Quoll"),
+        chunk("The bilby eats 7 kg a day.", "Bilby", path="b.md"),
+    )
+    assert best("How much does the quoll eat?", *apart) == [f"The quoll eats 5 kg a day{note}."]
+
+
+@pytest.mark.parametrize(
+    ("body", "title"),
+    [
+        ("Q: Where is the printer?\nA: On the second floor.", "FAQ"),
+        ("**Where is the printer?**\n\nOn the second floor.", "FAQ"),
+        ("## Where is the printer?\n\nOn the second floor.\n\n## Where is the tea?\n\nIn the kitchen.", "FAQ"),
+        ("On the second floor.", "Where is the printer?"),
+    ],
+)
+def test_the_answer_to_a_question_is_what_follows_it(body: str, title: str) -> None:
+    (found,) = best("Where is the printer?", chunk(body, title), chunk("Meals are free.", "Meals", path="b.md"))
+    assert found.endswith("On the second floor.")
+
+
+@pytest.mark.parametrize(
+    "street",
+    ["Berlin | Torstr. 5", "The Berlin office is at Torstr. 5 in Mitte.", "The Berlin office is in Bldg. 4 of 7."],
+)
+def test_an_address_is_one_unit(street: str) -> None:
+    assert best("Where is the Berlin office?", chunk(f"{street}\n\nMeals are free.", "Offices")) == [street]
+
+
+def test_a_unit_of_measure_may_end_a_sentence_before_a_number() -> None:
+    text = "The Berlin office moves 5 kg. 30 parcels come."
+    assert [text[slice(*span)] for span in quotes.unit_spans(text)] == [
+        "The Berlin office moves 5 kg.",
+        "30 parcels come.",
+    ]
+
+
+def test_a_document_cannot_spell_the_mark_of_a_claim() -> None:
+    page = chunk("The rule for travel is strict (unsupported).", "Rules")
+    found = quoted(quotes.quotes("How strict is the travel rule?", [page], [page]), [page])
+    assert found.text == r"The rule for travel is strict \(unsupported\). [1]"
+
+
+def test_a_heading_within_a_chunk_is_none_of_what_precedes_it() -> None:
+    page = chunk(
+        "# FAQ\n\nQ: Where is the printer?\nA: On the second floor.\n\n## Where is the scanner?\n\nOn the third floor.",
+        "FAQ",
+        "Where is the scanner?",
+    )
+    (found,) = best("Where is the scanner?", page, chunk("Meals are free.", "Meals", path="b.md"))
+    assert found.endswith("On the third floor.")
+    assert "second" not in found
+
+
+TABLES = (
+    "| City | Hotel limit |\n|---|---|\n| London | 200 |\n| Rome | 90 |\n| Berlin | 120 EUR |",
+    "City | Hotel limit\nLondon | 200\nRome | 90\nBerlin | 120 EUR",
+)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(("city", "limit"), [("London", "200"), ("Rome", "90"), ("Berlin", "120 EUR")])
+def test_a_row_of_a_table_answers_with_its_header(table: str, city: str, limit: str) -> None:
+    page = chunk(f"Limits for nights away.\n\n{table}\n\nAsk before.", "Travel")
+    (found,) = best(f"What is the hotel limit in {city}?", page, chunk("Meals are free.", "Meals", path="b.md"))
+    assert found.strip("| ") == f"{city} | {limit}"
+
+
+def test_a_table_does_not_answer_for_what_it_lacks() -> None:
+    page = chunk(f"Limits for nights away.\n\n{TABLES[0]}", "Travel")
+    assert best("What is the salary of the release manager in London?", page) == []
+
+
+def test_a_function_answers_what_it_returns() -> None:
+    code = chunk(
+        'def first_token(text):\n    """Return the first token of a text."""\n    return text.split()[0]', path="a.py"
+    )
+    (found,) = best("What does first_token return?", code)
+    assert "Return the first token of a text." in found
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "other"),
+    [
+        (
+            "Wie lange ist die Kündigungsfrist?",
+            "Die Kündigungsfrist beträgt sechs Wochen.",
+            "Die Probezeit ist vier Monate lang, und wie es danach ist, steht hier.",
+        ),
+        (
+            "¿Cuánto dura el periodo de prueba?",
+            "El periodo de prueba es de seis meses.",
+            "La oficina se cierra a las seis de la tarde.",
+        ),
+        ("有給休暇は何日ですか？", "有給休暇は年20日です。", "会議室は二階です。"),
+    ],
+)
+def test_questions_in_other_languages_are_answered(question: str, answer: str, other: str) -> None:
+    pages = chunk(other, path="a.md"), chunk(answer, path="b.md"), chunk("The office closes at six.", path="c.md")
+    assert best(question, *pages) == [answer]
+    assert best(question, pages[0], pages[2]) == []
 
 
 def test_what_a_quote_introduces_comes_with_it() -> None:

@@ -191,6 +191,20 @@ def test_a_full_disk_is_one_error_and_afterwards_the_log_goes_on(folder: Path) -
     assert "consistent" in verify("--audit", folder)
 
 
+def test_an_error_of_a_full_disk_says_so(folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+
+    def fail() -> str:
+        with pytest.raises(AuditError) as caught, log.explained(file):
+            raise sqlite3.OperationalError("disk I/O error")
+        return str(caught.value)
+
+    assert fail().endswith("disk I/O error")
+    room = os.statvfs(folder)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*room[:4], 0, *room[5:])))
+    assert fail().endswith("audit.sqlite: no space left")
+
+
 def test_an_append_that_is_interrupted_leaves_nothing_and_blocks_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,8 +518,28 @@ def test_the_last_head_that_this_user_signed_is_remembered(folder: Path, file: P
     sign("--audit", folder)
     forged(file, lambda events: events[:5])
     for command in (verify, sign):
-        with pytest.raises(AuditError, match="which was signed last, is the head of 8"):
+        with pytest.raises(AuditError, match="signed last .* is the head of 8"):
             command("--audit", folder)
+
+
+def test_a_head_of_a_copy_does_not_block_the_log_for_good(folder: Path, tmp_path: Path) -> None:
+    record(folder, 4)
+    head, copy = tmp_path / "head", tmp_path / "copy.audit"
+    sign("--audit", folder, "--output", head)
+    shutil.copytree(folder, copy)
+    record(copy, 1, of="dev-2")
+    sign("--audit", copy)
+    record(folder, 1)
+    for command in (verify, sign):
+        with pytest.raises(AuditError, match="copy of the log, move this file away") as caught:
+            command("--audit", folder)
+        assert not str(caught.value).endswith(",")
+    shown = verify("--audit", folder, "--head", head)
+    assert "the first 4 are those of 1 head\nwarning: " in shown
+    assert "signed last" in shown
+    (tmp_path / "state/ibidem/heads" / heads.read(head).origin.removeprefix("ibidem/")).rename(tmp_path / "away")
+    assert "5 events, consistent" in verify("--audit", folder)
+    sign("--audit", folder)
 
 
 # --- heads
@@ -716,3 +750,18 @@ def test_the_last_events_are_listed(folder: Path) -> None:
     lines = list_command(parse(AuditListConfig, ["--audit", str(folder), "--number", "2"])).split("\n")
     assert [line.split()[0] for line in lines] == ["28", "29"]
     assert lines[0].endswith("query         dev-1")
+
+
+def test_a_name_cannot_forge_a_line_of_the_list(folder: Path) -> None:
+    record(folder, 1, of="dev-1\n       9  2026-01-01 00:00:00  query         boss\x1b[2J")
+    (line,) = list_command(parse(AuditListConfig, ["--audit", str(folder)])).split("\n")
+    assert line.isprintable()
+    assert line.endswith(r"boss\x1b[2J")
+
+
+def test_events_from_a_clock_that_was_set_back_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for second in (100, 200, 150, 300):
+        monkeypatch.setattr(time, "time", lambda second=second: 1.7e9 + second)
+        record(folder, 1)
+    lines = list_command(parse(AuditListConfig, ["--audit", str(folder)])).split("\n")
+    assert ["set back" in line for line in lines] == [False, False, True, False]

@@ -58,6 +58,7 @@ _CODE = r"```.*?(?:```|\Z)|``[^\n]*?``|`[^`\n]*`|(?<=[A-Za-z0-9_])\[[^\[\]\n]*\]
 _CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
 _CODE_OR_CITED = re.compile(f"{_CODE}|{_CITED}", re.DOTALL)
 _NUMBERS = re.compile(r"\[(\s*\d+(?:\s*[,;]\s*\d+)*\s*)\]")
+_SPELLED_DOUBT = re.compile(r"\((\s*unsupported\s*)\)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
 _FENCE = re.compile(r"^```.*?^```[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -137,12 +138,12 @@ def escape(text: str) -> str:
 
 
 def escape_numbers(text: str) -> str:
-    r"""Put a backslash before the brackets around numbers, which people would take for citations.
+    r"""Put a backslash before the brackets around numbers, which people would take for citations, and "unsupported".
 
-    >>> escape_numbers("argv[1] of list[str]")
-    'argv\\[1\\] of list[str]'
+    >>> escape_numbers("argv[1] of list[str] (unsupported)")
+    'argv\\[1\\] of list[str] \\(unsupported\\)'
     """
-    return _NUMBERS.sub(r"\\[\1\\]", text)
+    return _SPELLED_DOUBT.sub(r"\\(\1\\)", _NUMBERS.sub(r"\\[\1\\]", text))
 
 
 def read_citations(text: str) -> tuple[Part, ...]:

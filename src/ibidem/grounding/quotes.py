@@ -11,7 +11,7 @@ Everything follows from the question and the chunks that were found, so that not
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,6 +42,8 @@ LATER = 0.01
 """Penalty per preceding chunk."""
 CODE = 0.8
 """Weight of code and tables, where sentences have 1."""
+LIGHT, LONGEST_LIGHT = 0.1, 5
+"""Share of its weight that a small word of a question in another language than English has, and its longest one."""
 LEAST_LETTERS = 0.7
 """Share of letters and digits below which a unit is a list of signs."""
 MOST_SIGNS = 0.06
@@ -58,6 +60,12 @@ their them there these they thing this those to up use used using want was way w
 which while who whom whose why will with would you your
 """
 _EMPTY = frozenset(term for word in _QUESTION_WORDS.split() for term in terms(word))
+_GRAMMAR = re.compile("[\u3040-\u309f\u4f55\u8ab0]")  # Hiragana, and the first characters of Japanese question words
+_ROW = re.compile(r"[^|\n]*\S \| \S")  # of a table of a web page
+_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)*")  # below a header row
+_NO_SIGN = re.compile(r'"{3}|\[\^?\w{1,3}\]')  # of a docstring or a footnote
+_PLAIN_WORD = re.compile(r"[^\W_]+[.,;:!]?")
+_LINE_END = re.compile("\n")
 _BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t])|\n(?=[ \t]*\|)|\n(?=>>> )")
 _NO_NAME = re.compile(r"\s*(?:[-*•+|`~$>]|\d{1,3}[.)])")  # an item of a list, a row, code
 _DIRECTIVE = re.compile(r"\s*\.\. [\w-]+::")  # of reStructuredText
@@ -83,7 +91,9 @@ class _Unit(NamedTuple):
     end: int
     terms: frozenset[str]
     name: tuple[int, int] | None
-    """Span of the unit before, if that is a name, as a signature or a defined word is."""
+    """Span of the unit before, if that is a name, as a signature or a defined word is, or a question."""
+    header: frozenset[str] | None
+    """Terms of the header row, if it is a row of a table; None if it is the header row itself."""
 
 
 def choose(question: str, hits: Sequence[Hit], k: int) -> list[Hit]:
@@ -137,7 +147,29 @@ def _weights(question: str, chunks: Sequence[Chunk]) -> dict[str, float]:
     words = dict.fromkeys(term for term in terms(_HOW.sub("", question)) if term not in _EMPTY)
     held = [_terms_of(chunk) for chunk in chunks]
     counts = {word: sum(word in each for each in held) for word in words}
-    return {word: 1 + math.log1p((len(chunks) - count + 0.5) / (count + 0.5)) for word, count in counts.items()}
+    light = _light(question, words)
+    return {
+        word: (LIGHT if word in light else 1) * (1 + math.log1p((len(chunks) - count + 0.5) / (count + 0.5)))
+        for word, count in counts.items()
+    }
+
+
+def _light(question: str, words: Collection[str]) -> frozenset[str]:
+    """Return the words of a question that say little, if it is in another language than English.
+
+    These are its first word, which asks, and short words in lowercase; none if nothing else is left.
+
+    >>> question = "Wie lange ist die K\u00fcndigungsfrist?"
+    >>> sorted(_light(question, terms(question)))
+    ['die', 'ist', 'lang', 'wie']
+    """
+    if not question.rstrip().endswith(("?", "\uff1f", "\u304b", "\u3002")) or not _EMPTY.isdisjoint(terms(question)):
+        return frozenset()
+    first, *others = re.findall(r"\w+", question) or [""]
+    small = [word for word in others if len(word) <= LONGEST_LIGHT and word.islower()]
+    light = {term for word in (*([first] if others else []), *small) for term in terms(word)}
+    light.update(word for word in words if _GRAMMAR.search(word))
+    return frozenset() if light.issuperset(words) else frozenset(light)
 
 
 def _scored(
@@ -147,26 +179,46 @@ def _scored(
     whole = sum(weights.values())
     if not whole:  # nothing is asked for
         return
-    enough = min(LEAST_WORDS, len(weights)) if least else 0
+    enough = min(LEAST_WORDS, sum(weight >= 1 for weight in weights.values())) if least else 0
     is_number, is_yes_no = _ASKS_NUMBER.search(question) is not None, _ASKS_YES_NO.match(question) is not None
     for place, chunk in enumerate(chunks):
         held = _terms_of(chunk)
-        if _cover(weights, held) < least * whole or sum(_likeness(word, held) > 0 for word in weights) < enough:
+        if _cover(weights, held) < least * whole or _num_held(weights, held) < enough:
             continue
-        headings = frozenset(terms(" ".join(chunk.title)))
+        above, whole_title, within = _headings(chunk)
         about = _about(weights, " ".join(chunk.title[-1:])) / whole
         units = _units(chunk.text)
         for number, unit in enumerate(units):
+            if unit.header is None:
+                continue
+            is_below = unit.start >= within
+            headings = whole_title if is_below else above
             text = chunk.text[unit.start : unit.end]
-            beside = frozenset[str]().union(*(other.terms for other in units[max(0, number - 1) : number + 2]))
+            around = [] if unit.header else units[max(0, number - 1) : number + 2]  # other rows are about others
+            beside = frozenset[str]().union(*(other.terms for other in around))
             name = "" if unit.name is None else chunk.text[slice(*unit.name)]
             named = frozenset(terms(name)) - headings  # what the headings say counts as a heading
-            score = _score(weights, unit.terms | named, headings, beside, held)
+            score = _score(weights, unit.terms | named, headings | (unit.header or frozenset()), beside, held)
             score = (score + (_about(weights, name) if named else 0.0)) / whole
-            score += (FIRST + about) / (1 + number) + (NUMBER if is_number and _NUMBER.search(text) else 0.0)
-            score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no)
+            score += (FIRST + (about if is_below else 0.0)) / (1 + number) + (
+                NUMBER if is_number and _NUMBER.search(text) else 0.0
+            )
+            score *= _worth(text, unit.terms, headings, weights, is_yes_no=is_yes_no, is_row=bool(unit.header))
             if score >= least:
                 yield Quote(place, unit.start, unit.end, score * (1 - LATER * place))
+
+
+def _headings(chunk: Chunk) -> tuple[frozenset[str], frozenset[str], int]:
+    """Return the terms of all headings of a chunk but the last, those of all, and where the last stands in it, or 0."""
+    last = re.escape(" ".join(chunk.title[-1:]))
+    found = re.search(rf"(?m)^[ #*=]*{last}[ #*]*$", chunk.text) if last else None
+    above, whole = (frozenset(terms(" ".join(title))) for title in (chunk.title[:-1], chunk.title))
+    return above, whole, found.start() if found else 0
+
+
+def _num_held(weights: Mapping[str, float], held: frozenset[str]) -> int:
+    """Return how many words of a question are held, without those that weigh little."""
+    return sum(weight >= 1 and _likeness(word, held) > 0 for word, weight in weights.items())
 
 
 def _about(weights: Mapping[str, float], heading: str) -> float:
@@ -210,19 +262,27 @@ def _likeness(word: str, held: frozenset[str]) -> float:
 
 
 def _worth(
-    text: str, own: frozenset[str], headings: frozenset[str], weights: Mapping[str, float], *, is_yes_no: bool
+    text: str,
+    own: frozenset[str],
+    headings: frozenset[str],
+    weights: Mapping[str, float],
+    *,
+    is_yes_no: bool,
+    is_row: bool,
 ) -> float:
     """Return what a unit is worth as an answer, from 0 to 1.
 
     A question is worth little; so is what says no more than the question or its headings, and a list of signs.
     """
-    shown = "".join(text.split())
-    if text.rstrip().endswith("?") or own <= headings or _DIRECTIVE.match(text):
+    shown = "".join(_NO_SIGN.sub("", text).replace("|", "" if is_row else "|").split())
+    if _is_question(text) or own <= headings or _DIRECTIVE.match(text):
         return 0.2
     letters, signs = sum(map(str.isalnum, shown)), sum(map(shown.count, '[]{}"'))
-    if letters < LEAST_LETTERS * len(shown) or signs > MOST_SIGNS * len(shown):
+    if letters < LEAST_LETTERS * len(shown) or (signs > MOST_SIGNS * len(shown) and not _is_sentence(text)):
         return 0.3
     more = sum(1 for term in own if term not in weights and term not in _EMPTY)
+    if is_row and more:  # a cell is an answer
+        return 1.0
     return (1.0 if is_yes_no or more > 1 else 0.4 + 0.3 * more) * (1.0 if _is_prose(text) else CODE)
 
 
@@ -251,15 +311,28 @@ def _extended(quote: Quote, chunk: Chunk) -> Quote:
         quote = quote._replace(start=name[0])
     text = chunk.text[quote.start : quote.end].rstrip()
     following = next((unit for unit in units if unit.start >= quote.end), None)
-    is_open = not text.endswith((".", "!", "?", "。", "```", "|"))
+    is_open = not text.endswith((".", "!", "?", "。", "```")) and not _is_table(text)
     if following is not None and is_open and following.end - quote.start <= LONGEST_QUOTE:
         return quote._replace(end=following.end)
     return quote
 
 
+def _is_sentence(text: str) -> bool:
+    """Return whether a text is mostly words and ends with a full stop, whatever is quoted in it."""
+    pieces = text.split()
+    return text.endswith((".", "!")) and sum(
+        bool(_PLAIN_WORD.fullmatch(piece)) for piece in pieces
+    ) >= LEAST_LETTERS * len(pieces)
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().rstrip("\"'*_`)\u201d\u2019").endswith(("?", "\uff1f"))
+
+
 def _is_name(text: str) -> bool:
     is_line = len(text) <= LONGEST_NAME and "\n" not in text
-    return is_line and not text.rstrip().endswith((".", "!", "?", ":", "。")) and not _NO_NAME.match(text)
+    is_open = not text.rstrip().endswith((".", "!", "?", ":", "。")) and not _NO_NAME.match(text)
+    return is_line and not _is_table(text) and (is_open or _is_question(text))
 
 
 @lru_cache(maxsize=256)
@@ -272,10 +345,26 @@ def _units(text: str) -> tuple[_Unit, ...]:
     """Divide a chunk into sentences, list items, table rows and pieces of code."""
     spans = unit_spans(text)
     names = [span if _is_name(text[slice(*span)]) else None for span in spans]
+    headers = _headers([text[slice(*span)] for span in spans])
     return tuple(
-        _Unit(start, end, frozenset(terms(text[start:end])), name)
-        for (start, end), name in zip(spans, [None, *names], strict=False)
+        _Unit(start, end, frozenset(terms(text[start:end])), name, header)
+        for (start, end), name, header in zip(spans, [None, *names], headers, strict=False)
     )
+
+
+def _headers(units: Sequence[str]) -> Iterator[frozenset[str] | None]:
+    """Yield the terms of the header row above each unit; without a rule, the first row may be one too."""
+    header: frozenset[str] = frozenset()
+    for unit, following in zip(units, [*units[1:], ""], strict=True):
+        if not _is_table(unit):
+            header = frozenset()
+            yield header
+        elif _RULE.fullmatch(following):
+            header = frozenset(terms(unit))
+            yield None
+        else:
+            yield header
+            header = header or frozenset(terms(unit))
 
 
 def unit_spans(text: str) -> list[tuple[int, int]]:
@@ -286,7 +375,9 @@ def unit_spans(text: str) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     for start, end in _between(text, _BLOCK, 0, len(text)):
-        if _is_prose(text[start:end]):
+        if _is_table(text[start:end]):
+            spans += _between(text, _LINE_END, start, end)
+        elif _is_prose(text[start:end]):
             ends = [start + cut for cut in sentence_ends(text[start:end])]
             spans += zip([start, *ends], [*ends, end], strict=True)
         else:
@@ -298,7 +389,12 @@ def _is_prose(block: str) -> bool:
     """Return whether a block is text in sentences, not code or a table."""
     lines = block.strip("\n").split("\n")
     is_indented = len(lines) > 1 and all(line.startswith(("    ", "\t")) for line in lines if line.strip())
-    return not is_indented and not block.lstrip().startswith((">>>", "```", "~~~", "|", "$ "))
+    return not is_indented and not block.lstrip().startswith((">>>", "```", "~~~", "|", "$ ")) and not _is_table(block)
+
+
+def _is_table(text: str) -> bool:
+    """Return whether a text is one row of a table or several."""
+    return text.lstrip().startswith("|") or all(map(_ROW.match, text.strip("\n").split("\n")))
 
 
 def _between(text: str, pattern: re.Pattern[str], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ _BLANKS = re.compile(r"[^\S\n]+")
 
 _CLOSING = r"[\"'”’»)\]]*"
 _BREAK = re.compile(rf"(?<=[.!?]){_CLOSING}\s+|(?<=[。！？]){_CLOSING}\s*|\n\n+|\n(?=(?:[-*•]|\d{{1,3}}[.)]) )")
+_SHORTENED = re.compile(r"^[A-Z][b-df-hj-np-tv-xz]+\.$|str\.$")  # before a number, as in Bldg. 4 and Torstr. 5
 _LOOK_BACK = 20
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
@@ -103,7 +104,9 @@ def _ends(before: str, between: str, after: str, *, any_case: bool) -> bool:
     last, following = word[0].rstrip(".").casefold(), after.split()[:1]
     if last in _TITLES or (last == "no" and after[:1].isdigit()):
         return False
-    is_short = last in _ABBREVIATIONS or _INITIALS.fullmatch(last)
+    is_short = (
+        last in _ABBREVIATIONS or _INITIALS.fullmatch(last) or (after[:1].isdigit() and _SHORTENED.search(word[0]))
+    )
     return not is_short or (bool(following) and after[:1].isupper() and following[0].casefold() in _OPENING)
 
 

@@ -9,6 +9,7 @@ folder remembers the last head that was signed of each log: one that contradicts
 """
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +17,19 @@ from typing import TYPE_CHECKING
 
 from ibidem import log as events
 from ibidem.errors import AuditError, ConfigError
-from ibidem.figures import counted
+from ibidem.figures import counted, visible
 from ibidem.files import is_file, write_file
 from ibidem.grounding.audit import head as heads
 from ibidem.grounding.audit import log, proof
 from ibidem.grounding.audit.head import Head, Verifier
-from ibidem.grounding.audit.verify import check
+from ibidem.grounding.audit.verify import Tree, check
 from ibidem.grounding.config import AuditHeadConfig, AuditListConfig, AuditProveConfig, AuditVerifyConfig
 from ibidem.signatures import create_key, open_key, state_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+EARLIER = "(earlier than an event before it: the clock was set back)"
 
 
 def verify_command(config: AuditVerifyConfig) -> str:
@@ -44,12 +47,12 @@ def verify_command(config: AuditVerifyConfig) -> str:
         return _checked_proof(config.proof, given, keys)
     folder = folder_of(config.index, config.audit)
     with log.reading(folder) as database:
-        tree = check(database, [*given, *_remembered(log.identity(database))])
+        tree, warning = _checked(database, given)
     events.event("audit.verified", events=tree.size, heads=len(given))
     size = counted(tree.size, "event")
     if given:
         covered = max(head.size for _, head in given)
-        return f"{folder}: {size}; the first {covered:,} are those of {counted(len(given), 'head')}"
+        return f"{folder}: {size}; the first {covered:,} are those of {counted(len(given), 'head')}{warning}"
     return f"{folder}: {size}, consistent; give --head to compare with what was signed"
 
 
@@ -82,7 +85,7 @@ def prove_command(config: AuditProveConfig) -> str:
 
 
 def list_command(config: AuditListConfig) -> str:
-    """List the last events: number, time, kind and principal.
+    """List the last events: number, time, kind and principal; those are marked that are older than one before.
 
     Raises:
         AuditError: there is no log, or it is damaged.
@@ -90,7 +93,12 @@ def list_command(config: AuditListConfig) -> str:
     with log.reading(folder_of(config.index, config.audit)) as database:
         size = log.size_of(database)
         rows = [log.event_of(database, number) for number in range(max(0, size - config.number), size)]
-    return "\n".join(map(_listed, rows)) or "no events"
+    lines, latest = [], 0.0
+    for row in rows:
+        line, time_s = _listed(row)
+        lines.append(f"{line}  {EARLIER}" if time_s < latest else line)
+        latest = max(latest, time_s)
+    return "\n".join(lines) or "no events"
 
 
 def sign_head(folder: Path, key: "Ed25519PrivateKey", origin: str | None) -> Head:
@@ -117,6 +125,22 @@ def folder_of(index: Path | None, audit: Path | None) -> Path:
     if index is None:
         raise ConfigError("no audit log named: give --audit DIR, or --index DIR for the one beside an index")
     return log.folder_beside(index)
+
+
+def _checked(database: sqlite3.Connection, given: Sequence[tuple[str, Head]]) -> tuple[Tree, str]:
+    """Check a log against heads and the one that is remembered; if heads are given, only they decide.
+
+    Return the tree, and a warning if the remembered head contradicts them.
+    """
+    remembered = _remembered(log.identity(database))
+    if not given or not remembered:
+        return check(database, [*given, *remembered]), ""
+    tree = check(database, given)
+    try:
+        check(database, remembered)
+    except AuditError as error:
+        return tree, f"\nwarning: {error}"
+    return tree, ""
 
 
 def _checked_proof(path: Path, given: Sequence[tuple[str, Head]], keys: Sequence[Verifier]) -> str:
@@ -159,7 +183,11 @@ def _memory(identity: str) -> Path:
 
 def _remembered(identity: str) -> list[tuple[str, Head]]:
     file = _memory(identity)
-    return [(f"{file}, which was signed last,", heads.read(file))] if is_file(file) else []
+    name = (
+        f"the head that this user signed last ({file}; if that was of a copy of the log, move this file away and "
+        "compare the log with a head kept elsewhere)"
+    )
+    return [(name, heads.read(file))] if is_file(file) else []
 
 
 def _with_witnesses(head: Head, file: Path) -> Head:
@@ -172,10 +200,12 @@ def _with_witnesses(head: Head, file: Path) -> Head:
     return head._replace(signatures=(own, *others))
 
 
-def _listed(text: str) -> str:
+def _listed(text: str) -> tuple[str, float]:
+    """Return an event's line, and its time in seconds."""
     try:
         event = json.loads(text)
         when = datetime.fromtimestamp(event["time"], UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-        return f"{event['number']:>8}  {when}  {event['kind']:<12}  {event.get('principal', '')}".rstrip()
-    except (ValueError, KeyError, TypeError, OverflowError):
+        number, kind, principal = int(event["number"]), visible(event["kind"]), visible(event.get("principal", ""))
+        return f"{number:>8}  {when}  {kind:<12}  {principal}".rstrip(), float(event["time"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise AuditError("an event is not what was written; ibidem audit verify says more") from None

@@ -32,6 +32,8 @@ from ibidem.signatures import keyed
 Kind = Literal["index", "forget", "query", "answer", "denied", "training_set"]
 FILE = "audit.sqlite"
 FORMAT = "2"
+LEAST_ROOM = 64 << 10
+"""Bytes; a disk with less is full."""
 BUSY_S = 10.0
 """How long to wait for other writers."""
 
@@ -245,11 +247,20 @@ def explained(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise AuditError(f"audit log {file}: {error}") from None
+        raise AuditError(f"audit log {file}: {'no space left' if _is_full(file.parent) else error}") from None
     except OSError as error:
         raise AuditError(f"audit log {error.filename or file}: {error.strerror}") from None
     except AuditError as error:
         raise AuditError(f"audit log {file}: {error}") from None
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether the disk of a folder has no room; SQLite reports some of these failures as errors of the disk."""
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < LEAST_ROOM
 
 
 @contextmanager

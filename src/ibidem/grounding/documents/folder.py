@@ -33,6 +33,8 @@ ISOLATED_BYTES = 512 << 10
 """Larger files, and all PDF files, are read in a process of their own: parsers take quadratic time for some inputs."""
 MAX_DEPTH = 100
 """Maximum number of folders inside each other."""
+MOST_TWINS = 5
+"""Pairs of paths that look alike to name in a message."""
 HIDDEN = "hidden"
 INNER_LINK = "link to a file of the folder"
 UNKNOWN_KIND = "unknown kind "
@@ -158,11 +160,24 @@ def _check_twins(paths: list[str]) -> None:
             if seen.setdefault(folded, prefix) != prefix:
                 twins.setdefault(prefix, seen[folded])
                 break
-    for one, other in twins.items():
-        others = f"; so do {len(twins) - 1:,} more" if len(twins) > 1 else ""
-        raise DataError(
-            f"{other!r} and {one!r} differ only in case or in the form of their letters; rename one{others}"
-        )
+    if not twins:
+        return
+    pairs = [_shown_apart(other, one) for one, other in twins.items()]
+    more = f"; and {len(pairs) - MOST_TWINS:,} more" if len(pairs) > MOST_TWINS else ""
+    raise DataError(
+        f"paths differ only in case or in the form of their letters; rename one of each: "
+        f"{'; '.join(pairs[:MOST_TWINS])}{more}"
+    )
+
+
+def _shown_apart(one: str, other: str) -> str:
+    r"""Return two paths for a message; escaped if they look the same.
+
+    >>> _shown_apart("Caf\u00e9.md", "Cafe\u0301.md")
+    "'Caf\\xe9.md' and 'Cafe\\u0301.md'"
+    """
+    is_alike = unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", other)
+    return f"{one!a} and {other!a}" if is_alike else f"{one!r} and {other!r}"
 
 
 class _Walk:
