@@ -41,6 +41,7 @@ from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 
 NO_ANSWER = "No passage that you may read answers this."
+CLOSEST = "ibidem ground search shows the passages that come closest"
 QUOTES = "quotes"
 """Who answers without a model."""
 _INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
@@ -232,6 +233,7 @@ def as_text(answered: Reply) -> str:
         f"{counted(answered.left_out, 'passage')} left out: no room in the model's context"
         if answered.left_out
         else "",
+        CLOSEST if answered.passages and not sources and not checked.unsupported else "",
     ]
     said = "; ".join(note for note in notes if note)
     return "\n\n".join(part for part in (terminal_text(checked.text), "\n".join(sources), said) if part)

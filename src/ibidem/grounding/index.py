@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ibidem import __version__, artifacts, files, jsonl
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
+from ibidem.figures import visible
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.paths import document_path, is_below, with_parents
@@ -168,7 +169,7 @@ class Index:
         """
         chunk = self._reading(lambda content: self._view(content, principal, rules).find(chunk_id))
         if chunk is None:
-            raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
+            raise AccessDenied(visible(f"{chunk_id}: no such chunk, or {principal} may not read it"))
         return chunk
 
     def update(

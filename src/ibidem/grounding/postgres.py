@@ -34,6 +34,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
+from ibidem.figures import visible
 from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
 from ibidem.grounding.encoder import Encoder
@@ -157,7 +158,7 @@ class PostgresStore:
         id_ = chunk_id if _ID.fullmatch(chunk_id) else ""
         rows = self._permitted(principal, rules, lambda _: (sql.ONE_CHUNK, {"id": id_}))
         if not rows:
-            raise AccessDenied(f"{chunk_id}: no such chunk, or {principal} may not read it")
+            raise AccessDenied(visible(f"{chunk_id}: no such chunk, or {principal} may not read it"))
         return _chunk(rows[0])
 
     def update(
