@@ -330,7 +330,7 @@ def _documents(out: Path) -> list[Path]:
 
 
 def _denial(index: Path, chunk: str) -> str:
-    """Return what the guest is told who opens a chunk that only the developer may read."""
+    """Open a chunk that only the developer may read as the guest; return the denial."""
     from ibidem.grounding import search
     from ibidem.grounding.config import GroundShowConfig
 
