@@ -204,7 +204,7 @@ class GroundingHead(nn.Module):
         """Return the score of each span, not divided by the temperature; float32, (R,)."""
         inputs_RI = torch.cat([spans.features_RF, self._interaction(spans)], dim=1)
         bent_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
-        return (self.mix(inputs_RI) + bent_R1).squeeze(1)
+        return (self.mix(inputs_RI) + bent_R1).squeeze(1)  # type: ignore[no-any-return]
 
     def _interaction(self, spans: Spans) -> Tensor:
         """Return for each span how close to it the passage says what the question says, (R, 2 reaches + 1)."""
