@@ -20,10 +20,11 @@ from ibidem.modeling.loss import IGNORE
 from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.order import Order
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
-from ibidem.training.rlhf.batches import Encoded, Order, encode, pack, spread
+from ibidem.training.rlhf.batches import Encoded, encode, pack, spread
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
