@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ibidem.modeling.attention import Documents, Layout
+from ibidem.modeling.attention import Layout
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import GroundingHead, Spans
 from ibidem.modeling.log_probabilities import Scoring, TokenScores

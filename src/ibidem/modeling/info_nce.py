@@ -1,7 +1,7 @@
 r"""InfoNCE: the right answer of each question against the wrong ones, as a classification.
 
-    question 0    right 2.0   wrong 1.0   wrong 1.5              loss = -log softmax of the right one, among its own rows
-    question 1    right 0.5   wrong 0.3   masked 0.5             a masked row is not there
+    question 0    right 2.0   wrong 1.0   wrong 1.5        loss = -log softmax of the right one, among its own rows
+    question 1    right 0.5   wrong 0.3   masked 0.5       a masked row is not there
 
 Source: van den Oord et al. 2018, arXiv:1807.03748, eq. 4; the temperature is learned as in Radford et al. 2021,
 arXiv:2103.00020, section 2.3. Masking what looks wrong and is right: Chuang et al. 2020, arXiv:2007.00224, section 1.

@@ -1,175 +1,190 @@
-"""Contrastive batches: the right span of a passage for a cloze question, among spans that are wrong.
+"""Contrastive learning of a grounding head: InfoNCE over the rows of cloze questions.
 
-    question 0   how many tower high              passage 0    It is <330> m high and weighs [10,100] tons.
-    question 1   when opened                      passage 7    The bridge opened in <1932> after [8] years.
-                                                  passage 4    The pylon of [1932] is [89] m high.
+A frozen encoder reads the texts for `ibidem train-head` (`training.head`). Beside a language-model loss the policy that
+is trained reads them itself: `Contrast`, for `ibidem sft` and `ibidem raft`.
 
-    rows of question 0    <330> of passage 0                   right
-                          [10,100] of passage 0                wrong: of its kind, in its passage
-                          <1932> of passage 7                  wrong: the right span of another question of the batch
-                          [89], [1932] of passage 4            wrong: of its kind, in the other passage that is nearest
-    rows of question 1    ...                                  [1932] of passage 4 is masked: it looks wrong and is right
-
-The questions are made from the passages themselves (`grounding.cloze`), nothing is labeled. What is in a batch depends
-on the numbers of its questions alone, and these on seed, step, micro batch and process.
-
-A frozen encoder reads the texts for `ibidem train-head`. Beside a language-model loss (`Contrast`: `ibidem sft` and
-`ibidem raft`) the policy that is trained reads them itself.
-
-Shapes: R rows, N questions, M passages, T tokens, D width, F features.
+Shapes: R rows, N questions of Q tokens, M passages of P tokens, T tokens.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from ibidem.grounding.alignment import FEATURES, Frequencies, features, frequencies
-from ibidem.grounding.cloze import Candidate, Cloze, candidates, cloze_questions, is_same
-from ibidem.grounding.terms import terms
-from ibidem.grounding.view import K1, B
+from ibidem.errors import ConfigError
+from ibidem.grounding.alignment import Frequencies
+from ibidem.grounding.encoder import characters_of
+from ibidem.grounding.head import PRIOR_F, token_span, token_weights
+from ibidem.modeling.attention import Documents
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.grounded_decoder import GroundedDecoder, Unread
+from ibidem.modeling.info_nce import info_nce
+from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.training import sharding
+from ibidem.training.cloze_rows import Material, Rows
+from ibidem.training.config import ContrastConfig, LoopConfig
+from ibidem.training.order import Order
+from ibidem.training.processes import compute_dtype
 
-Span = tuple[int, int]
-
-
-class Rows(NamedTuple):
-    """Spans to score, as texts: what a batch is before a model has read it."""
-
-    questions: tuple[str, ...]
-    passages: tuple[str, ...]
-    question_of_R: NDArray[np.int64]
-    passage_of_R: NDArray[np.int64]
-    spans_R2: NDArray[np.int64]
-    """In characters of the passage."""
-    features_RF: NDArray[np.float32]
-    is_right_R: NDArray[np.bool_]
-    is_masked_R: NDArray[np.bool_]
-    """Not right, and a right answer nevertheless by its text."""
+FIGURES = ("contrast/loss", "contrast/wins")
+"""Figures of a step: mean InfoNCE in nats, and the share of questions whose right span is above all wrong ones."""
 
 
-class _Row(NamedTuple):
-    question: int
-    """Its place in the batch."""
-    passage: int
-    """Its place among all passages."""
-    span: Span
-    is_right: bool = False
+def unread(
+    rows: Rows, tokens_of: Callable[[str], NDArray[np.int64]], known: Frequencies, *, opening: int = 0
+) -> Unread:
+    """Locate the spans of a batch among the tokens of its texts: those of the questions first, then the passages'.
+
+    Args:
+        rows: the batch.
+        tokens_of: returns the tokens of a text as spans in characters, [T, 2].
+        known: weights the questions' words.
+        opening: tokens before each text that stand for none of it.
+    """
+    questions, passages = ([tokens_of(text) for text in texts] for texts in (rows.questions, rows.passages))
+    weights = [token_weights(text, tokens, known) for text, tokens in zip(rows.questions, questions, strict=True)]
+    located = zip(rows.passage_of_R.tolist(), rows.spans_R2.tolist(), strict=True)
+    spans = [token_span(passages[place], (start, end)) for place, (start, end) in located]
+    places = _places([len(tokens) for tokens in (*questions, *passages)], opening)
+    return Unread(
+        question_places_NQ=pad_sequence(places[: len(questions)], batch_first=True),
+        question_weights_NQ=pad_sequence(weights, batch_first=True),
+        passage_places_MP=pad_sequence(places[len(questions) :], batch_first=True),
+        passage_lengths_M=torch.tensor([len(tokens) for tokens in passages]),
+        question_of_R=torch.from_numpy(rows.question_of_R),
+        passage_of_R=torch.from_numpy(rows.passage_of_R),
+        spans_R2=torch.tensor(spans).view(-1, 2),
+        features_RF=torch.from_numpy(rows.features_RF),
+    )
 
 
-class Material:
-    """The cloze questions of some passages, and what their wrong answers are taken from."""
+def _places(counts: Sequence[int], opening: int) -> list[Tensor]:
+    """Return the places of the tokens of each text in a row of all texts.
 
-    def __init__(self, passages: Sequence[str], seed: int, known: Frequencies | None = None) -> None:
+    >>> [places.tolist() for places in _places([2, 1], opening=1)]
+    [[1, 2], [4]]
+    """
+    starts = np.cumsum([opening, *(count + opening for count in counts)])
+    return [torch.arange(start, start + count) for start, count in zip(starts[:-1].tolist(), counts, strict=True)]
+
+
+def losses_of(scores_R: Tensor, rows: Rows, temperature: Tensor | float) -> Tensor:
+    """Return InfoNCE of each question of a batch, on the device of the scores, (N,)."""
+    columns = (rows.question_of_R, rows.is_right_R, rows.is_masked_R)
+    return info_nce(scores_R, *(torch.from_numpy(each).to(scores_R.device) for each in columns), temperature)
+
+
+def wins_of(scores_R: Tensor, rows: Rows) -> Tensor:
+    """Return whether the right row of each question has a higher score than all its wrong ones; bool, (N,)."""
+    question_R, is_right_R, is_masked_R = (
+        torch.from_numpy(each).to(scores_R.device) for each in (rows.question_of_R, rows.is_right_R, rows.is_masked_R)
+    )
+    right_N = scores_R[is_right_R]
+    wrong_R = scores_R.masked_fill(is_right_R | is_masked_R, -torch.inf)
+    return right_N > torch.full_like(right_N, -torch.inf).scatter_reduce(0, question_R, wrong_R, "amax")
+
+
+def new_grounded_decoder(shape: ModelConfig, training: LoopConfig) -> GroundedDecoder:
+    """Return a decoder with random weights, which the seed decides, and an untrained grounding head."""
+    model = GroundedDecoder(
+        shape, PRIOR_F, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+    )
+    model.init_weights(training.seed)
+    return model
+
+
+class Contrast:
+    """Contrastive batches beside a language-model loss: what `sft` and `raft` add to theirs.
+
+        contrast = Contrast(passages, tokenizer, shape.context, config.contrast, config.training, accelerator,
+                            of="the index")
+        contrast.check()                                                in the objective's `check`
+        build=partial(new_grounded_decoder, shape, config.training)     to `session.run`, for `session.new_decoder`
+        contrast.begin()                                                in its `begin`
+        loss = loss + num_targets * contrast.loss(model, step, micro)   in its `loss`, which returns `loss, num_targets`
+        {..., **contrast.figures()}                                     in its `figures`
+
+    The policy reads questions and passages itself, and the gradients of its states go into it: that is what the batches
+    are for. A head on states that are cut off from the policy would be what `train-head` makes afterwards, better,
+    from states that no longer change. The head that is trained along is an aid, as the value head of PPO is.
+
+    A step has as many questions as sequences; the step, the micro batch and the process decide which.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[str],
+        tokenizer: Tokenizer,
+        context: int,
+        config: ContrastConfig,
+        training: LoopConfig,
+        accelerator: Accelerator,
+        *,
+        of: str,
+    ) -> None:
         """Make the questions.
 
         Args:
-            passages: the texts.
-            seed: decides which spans are asked for, and in which words.
-            known: weights of the terms; by default those of these passages.
+            passages: texts to ask about; what exceeds the context is not read.
+            tokenizer: the policy's.
+            context: the policy's, in tokens.
+            config: the weight of the loss.
+            training: the batches, and the seed.
+            accelerator: the processes.
+            of: where the passages are from, for messages.
         """
-        self.passages = tuple(passages)
-        self.known = frequencies(passages) if known is None else known
-        self.questions: list[Cloze] = list(cloze_questions(self.passages, seed))
+        self.material, self._of = Material(passages, training.seed), of
+        self._tokenizer, self._context, self._weight = tokenizer, context, config.weight
+        self._batch, self._accelerator = training.batch_sequences, accelerator
+        processes, process = accelerator.num_processes, accelerator.process_index
+        self._order = Order(max(len(self.material), 1), training, processes, process)
+        self.begin()
 
-    def __len__(self) -> int:
-        return len(self.questions)
+    def check(self) -> None:
+        """Fail before anything is built if there is nothing to contrast.
 
-    def answer(self, item: int) -> str:
-        """Return the right answer of a question."""
-        asked = self.questions[item]
-        return self.passages[asked.passage][asked.answer.start : asked.answer.end]
+        Raises:
+            DataError: no passage can be asked about.
+            ConfigError: the weights would be sharded.
+        """
+        self.material.check(self._of)
+        if sharding.is_requested():
+            raise ConfigError("contrast.weight: a head is not sharded; start without FSDP, or leave it 0")
 
-    def rows(self, items: Sequence[int]) -> Rows:
-        """Return the rows of a batch of questions, those of each in turn, the right one first."""
-        found = [row for place, item in enumerate(items) for row in self._rows_of(place, item, items)]
-        used = list(dict.fromkeys(row.passage for row in found))
-        return Rows(
-            questions=tuple(self.questions[item].question for item in items),
-            passages=tuple(self.passages[place] for place in used),
-            question_of_R=np.array([row.question for row in found], np.int64),
-            passage_of_R=np.array([used.index(row.passage) for row in found], np.int64),
-            spans_R2=np.array([row.span for row in found], np.int64).reshape(-1, 2),
-            features_RF=self._features(found, items),
-            is_right_R=np.array([row.is_right for row in found], np.bool_),
-            is_masked_R=np.array([self._is_masked(row, items[row.question]) for row in found], np.bool_),
-        )
+    def begin(self) -> None:
+        """Forget the figures of the step before."""
+        self._sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self._accelerator.device)
 
-    def own_rows(self, item: int) -> tuple[str, str, list[Span]]:
-        """Return a question, its passage and the spans of one kind in it, the right one first."""
-        asked = self.questions[item]
-        return asked.question, self.passages[asked.passage], [_span(each) for each in (asked.answer, *asked.wrong)]
+    def loss(self, model: nn.Module, step: int, micro: int) -> Tensor:
+        """Return this process's part of the step's mean loss, times its weight."""
+        rows = self.material.rows(self._order.of_micro_batch(step, micro))
+        ids = {text: self._tokenizer.encode(text)[: self._context - 1] for text in (*rows.questions, *rows.passages)}
 
-    def _rows_of(self, place: int, item: int, items: Sequence[int]) -> list[_Row]:
-        asked, others = self.questions[item], [self.questions[each] for each in items if each != item]
-        nearest = self._nearest.to(asked)
-        wrong = [
-            *((asked.passage, _span(each)) for each in asked.wrong),
-            *((other.passage, _span(other.answer)) for other in others),
-            *((nearest, _span(each)) for each in self._alike(nearest, asked)),
-        ]
-        right = (asked.passage, _span(asked.answer))
-        return [
-            _Row(place, *right, is_right=True),
-            *(_Row(place, *each) for each in dict.fromkeys(wrong) if each != right),
-        ]
+        def tokens_of(text: str) -> NDArray[np.int64]:
+            return characters_of(text, self._tokenizer.bytes_of_V[ids[text]])
 
-    def _alike(self, passage: int, asked: Cloze) -> list[Candidate]:
-        """Return as many spans of the right answer's kind in another passage as there are wrong ones in its own."""
-        alike = [each for each in candidates(self.passages[passage]) if each.kind == asked.answer.kind]
-        return alike[: len(asked.wrong)]
+        row_1T, documents = self._row([ids[text] for text in (*rows.questions, *rows.passages)])
+        located = unread(rows, tokens_of, self.material.known, opening=1)
+        device = self._accelerator.device
+        scores_R = model(row_1T.to(device), None, documents.to(device), unread=located.to(device))
+        losses_N = losses_of(scores_R, rows, 1.0)  # the model has divided by the temperature
+        figures = torch.stack([losses_N.detach().double().sum(), wins_of(scores_R.detach(), rows).double().sum()])
+        self._sums += figures
+        self._temperature = self._accelerator.unwrap_model(model).grounding.temperature.detach()
+        return losses_N.sum() * (self._weight / self._batch)
 
-    def _is_masked(self, row: _Row, item: int) -> bool:
-        start, end = row.span
-        return not row.is_right and is_same(self.passages[row.passage][start:end], self.answer(item))
+    def figures(self) -> dict[str, Tensor]:
+        """Return the means of the step and the temperature; on all processes, at once."""
+        means = self._accelerator.reduce(self._sums, "sum") / self._batch
+        return {**dict(zip(FIGURES, means.unbind(), strict=True)), "contrast/temperature": self._temperature}
 
-    def _features(self, rows: Sequence[_Row], items: Sequence[int]) -> NDArray[np.float32]:
-        by_pair: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for number, row in enumerate(rows):
-            by_pair[row.question, row.passage].append(number)
-        found_RF = np.zeros((len(rows), len(FEATURES)), np.float32)
-        for (question, passage), numbers in by_pair.items():
-            spans = [rows[number].span for number in numbers]
-            text = self.questions[items[question]].question
-            found_RF[numbers] = features(text, self.passages[passage], spans, self.known)
-        return found_RF
-
-    @cached_property
-    def _nearest(self) -> "_Nearest":
-        return _Nearest(self.passages, self.known)
-
-
-class _Nearest:
-    """Finds the other passage that has most in common with a question, by BM25.
-
-    Source: Robertson and Zaragoza 2009, "The probabilistic relevance framework: BM25 and beyond".
-    """
-
-    def __init__(self, passages: Sequence[str], known: Frequencies) -> None:
-        counts = [Counter(terms(passage)) for passage in passages]
-        sizes = np.array([count.total() for count in counts], np.float64)
-        norms = K1 * (1 - B + B * sizes / max(sizes.mean(), 1.0))
-        postings: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-        for place, count in enumerate(counts):
-            for term, number in count.items():
-                places, weights = postings[term]
-                places.append(place)
-                weights.append(number * (K1 + 1) / (number + norms[place]))
-        self._postings = {term: (np.array(places), np.array(weights)) for term, (places, weights) in postings.items()}
-        self._known, self._number = known, len(passages)
-
-    def to(self, asked: Cloze) -> int:
-        """Return the place of the passage; of equal ones the first, and of a single one itself."""
-        scores_N = np.zeros(self._number)
-        for term, number in Counter(terms(asked.question)).items():
-            if term in self._postings:
-                places, weights = self._postings[term]
-                scores_N[places] += number * self._known.idf(term) * weights
-        scores_N[asked.passage] = -1.0
-        return int(scores_N.argmax())
-
-
-def _span(candidate: Candidate) -> Span:
-    return candidate.start, candidate.end
+    def _row(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Documents]:
+        """Put texts one behind the other into a row, each a document that begins as a document does."""
+        opened = [[self._tokenizer.document_id, *ids] for ids in texts]
+        starts = torch.zeros(sum(map(len, opened)), dtype=torch.bool)
+        starts[np.cumsum([0, *(len(ids) for ids in opened[:-1])])] = True
+        return torch.tensor([[number for ids in opened for number in ids]]), Documents.of(starts[None])

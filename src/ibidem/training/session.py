@@ -59,7 +59,7 @@ class Provenance:
     inputs: Sequence[Input]
     """What was read, seen from a checkpoint's folder; the tokenizer is one of them, or the encoder."""
     tokenizer_dir: Path | None
-    """Copied into every checkpoint; None: the model reads the states of an encoder, which has a tokenizer of its own."""
+    """Copied into every checkpoint; None: the model reads an encoder's states, not tokens."""
     shape: Shape
     settings: Mapping[str, Any]
     """The settings that decide the result."""

@@ -12,7 +12,14 @@ from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.conversations import Trees
 from ibidem.sandbox.config import SandboxConfig
-from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
+from ibidem.training.config import (
+    DatasetContrastConfig,
+    LoopConfig,
+    OptimConfig,
+    Positive,
+    SessionConfig,
+    ValidationConfig,
+)
 
 
 @configuration
@@ -126,6 +133,7 @@ class AlignOptimConfig(OptimConfig):
 class SftConfig(DatasetConfig):
     """Teach a checkpoint to answer, from conversations."""
 
+    contrast: DatasetContrastConfig = Field(default_factory=DatasetContrastConfig)
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
 
