@@ -1,4 +1,4 @@
-"""Contrastive batches beside a language-model loss: they reach the policy, resume to the bit, and are off by default."""
+"""Contrastive batches beside a language-model loss: they reach the policy, resume, and are off by default."""
 
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def test_two_processes_train_what_one_does(settings: Settings, tmp_path: Path) -
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
-def test_without_a_weight_nothing_differs_from_plain_sft(settings: Settings, tmp_path: Path) -> None:
+def test_without_a_weight_nothing_differs_from_plain_sft(settings: Settings) -> None:
     run(settings, contrast={})
     made = artifacts.load(settings["output_dir"] / "checkpoints" / "step-000006")
     assert {item.role for item in made.inputs} == {"data", "tokenizer", "initial"}
