@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ibidem.modeling.heads import TEMPERATURES, GroundingHead
+from ibidem.modeling.heads import TEMPERATURES, GroundingHead, Spans
 from ibidem.modeling.info_nce import info_nce
 
 Columns = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -89,20 +89,29 @@ def test_a_question_without_a_wrong_row_has_no_loss() -> None:
     assert info_nce(torch.tensor([2.0]), torch.tensor([0]), one, ~one, 0.1).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("direction", [-1, 1])
-def test_the_temperature_stays_within_its_bounds_and_comes_back_from_them(direction: int) -> None:
-    head = GroundingHead(4, [1.0])
-    optimizer = torch.optim.AdamW([head.log_temperature], lr=0.5, weight_decay=0.0)
+def spans() -> Spans:
+    """Two spans of one passage as answers to one question."""
+    states = torch.nn.functional.one_hot(torch.arange(6), 8).float()[None]
+    return Spans(
+        states[:, :2], torch.tensor([[0.5, 0.5]]), states, torch.tensor([6]), torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [3, 5]]), torch.tensor([[0.2], [0.8]]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_temperature_stays_within_its_bounds_and_comes_back_from_them(sign: int) -> None:
+    head = GroundingHead(8, [1.0]).train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.1, betas=(0.0, 0.0), weight_decay=0.0)
+    low, high = TEMPERATURES
 
     def push(sign: int, steps: int) -> float:
         for _ in range(steps):
             optimizer.zero_grad()
-            (sign * 1e3 * head.temperature).sum().backward()
+            (0 * head(spans()).sum() + sign * 1e6 * head.temperature).backward()
             optimizer.step()
-            assert TEMPERATURES[0] <= float(head.temperature) <= TEMPERATURES[1]
-        return float(head.temperature)
+            assert low * (1 - 1e-6) <= float(head.temperature.detach()) <= high * (1 + 1e-6)
+        return float(head.temperature.detach())
 
-    furthest = push(-direction, 60)
-    bound = TEMPERATURES[direction > 0]
-    assert furthest == pytest.approx(bound, rel=0.05)
-    assert push(direction, 300) == pytest.approx(TEMPERATURES[direction < 0], rel=0.05)
+    there, back = (low, high) if sign > 0 else (high, low)
+    assert push(sign, 60) == pytest.approx(there)
+    assert push(-sign, 60) == pytest.approx(back)

@@ -30,7 +30,7 @@ def passage(seed: int) -> str:
 def prose_dataset(folder: Path, texts: list[str]) -> Path:
     """Write texts as a preprocessed dataset."""
     documents = [Document(text.encode(), "test", None, str(number)) for number, text in enumerate(texts)]
-    table = pa.Table.from_batches([shards.as_batch(documents)])
+    table = pa.Table.from_batches([shards.as_batch(documents)] if documents else [], shards.SCHEMA)
     with artifacts.create(folder, kind=shards.KIND, config={}) as draft:
         contents = table.select(list(shards.CONTENT)).to_batches()
         shards.write_shard(draft.path / "shard-00000.parquet", table.select(list(shards.FACTS)), contents)

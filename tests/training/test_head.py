@@ -43,7 +43,7 @@ def settings_of(checkpoint: Path, prose: Path, run: Path) -> Settings:
         "output_dir": run,
         "held_out_share": 0.3,
         "training": {"steps": 6, "batch_sequences": 8, "micro_batch_sequences": 4},
-        "optim": {"warmup_steps": 1},
+        "optim": {"lr": 2e-2, "warmup_steps": 1},
         "validation": {"every": 6, "windows": 16},
         "checkpoints": {"every": 3},
     }
@@ -72,11 +72,10 @@ def test_a_head_learns_to_tell_the_right_span_from_all_wrong_ones(trained: Path)
     assert before["proximity_wins"] == after["proximity_wins"]
     assert before["wins"] == pytest.approx(before["proximity_wins"], abs=0.05), "an untrained head is proximity"
     assert after["held_out_loss"] < 0.7 * before["held_out_loss"]
-    assert after["wins"] > before["wins"]
-    number = counts["held_out"]
+    wins, number = figures(trained, "wins"), counts["held_out"]
+    assert sum(wins[20:]) > sum(wins[:20])
     assert after["wins_at_least"] == pytest.approx(lower_bound(round(after["wins"] * number), number))
     assert 0.01 <= after["temperature"] < 1
-    assert figures(trained, "wins")[-1] > figures(trained, "wins")[0]
 
 
 def test_the_artifact_is_the_head_alone_and_its_base_is_an_input(trained: Path, checkpoint: Path, prose: Path) -> None:

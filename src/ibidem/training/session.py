@@ -99,13 +99,13 @@ def is_of_run(folder: Path) -> bool:
     return folder.name == CHECKPOINTS and (folder.parent / log.EVENTS).exists()
 
 
-def initial_of(path: Path, accelerator: Accelerator) -> Artifact:
+def initial_of(path: Path | None, accelerator: Accelerator) -> Artifact | None:
     """Choose the checkpoint to start from, on the main process, for all: of a run the newest, which may change.
 
     Raises:
         ArtifactError: it is not a checkpoint.
     """
-    return artifacts.load(agreed_newest(path, accelerator), kind=KIND)
+    return None if path is None else artifacts.load(agreed_newest(path, accelerator), kind=KIND)
 
 
 def agreed_newest(path: Path, accelerator: Accelerator) -> Path:

@@ -49,7 +49,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         tokenizer_dir=config.data.tokenizer,
         shape=shape,
         settings=settings(config),
-        initial=None if config.initial is None else session.initial_of(config.initial, accelerator),
+        initial=session.initial_of(config.initial, accelerator),
     )
     last = session.run(
         objective,

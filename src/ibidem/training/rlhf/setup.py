@@ -54,6 +54,7 @@ def set_up_with(config: AlignConfig, prepare: Callable[[], artifacts.Artifact], 
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     initial = session.initial_of(config.initial, accelerator)
+    assert initial is not None, "an alignment always has one"
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)
     template = ChatTemplate(tokenizer)
