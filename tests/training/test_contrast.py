@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tests.conftest import REPOSITORY
 from tests.training.passage_data import passage, prose_dataset
@@ -14,7 +15,12 @@ from tests.training.test_sft import LAUNCHER, talk, write
 from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ConfigError, DataError
-from ibidem.modeling.checkpoint import load_model
+from ibidem.grounding.encoder import open_encoder
+from ibidem.modeling.checkpoint import load_model, load_weights, model_config
+from ibidem.modeling.grounded_decoder import GroundedDecoder
+from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.training.config import ContrastConfig, LoopConfig
+from ibidem.training.contrastive import Contrast, losses_of, new_grounded_decoder, unread
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.sft_pipeline import sft
 
@@ -34,7 +40,7 @@ def settings(checkpoint: Path, prose: Path, tmp_path: Path) -> Settings:
         "data": write(tmp_path / "talks.jsonl", rows),
         "output_dir": tmp_path / "run",
         "contrast": {"weight": 0.5, "data": prose, "passage_chars": 120},
-        "training": {"steps": 6, "batch_sequences": 8, "micro_batch_sequences": 4, "mixed_precision": "no"},
+        "training": {"steps": 6, "batch_sequences": 4, "micro_batch_sequences": 2, "mixed_precision": "no"},
         "optim": {"lr": 3e-3, "warmup_steps": 1},
         "validation": {"every": 6, "sample_tokens": 4},
         "checkpoints": {"every": 3},
@@ -43,6 +49,29 @@ def settings(checkpoint: Path, prose: Path, tmp_path: Path) -> Settings:
 
 def run(settings: Settings, **changes: object) -> str:
     return sft(build(SftConfig, changed(settings, **changes)))
+
+
+def contrast_of(checkpoint: Path) -> Contrast:
+    """Questions on passages that the context holds."""
+    people = ("Ada", "Grace", "Alan", "Edsger", "Barbara")
+    passages = [f"{name} built it in {1850 + 7 * n}, sold it in {1900 + n}." for n, name in enumerate(people)]
+    training = LoopConfig(steps=1, batch_sequences=4, micro_batch_sequences=4)
+    tokenizer, context = Tokenizer.load(checkpoint / "tokenizer"), model_config(artifacts.load(checkpoint)).context
+    return Contrast(
+        passages, tokenizer, context, ContrastConfig(weight=1.0), training, Accelerator(cpu=True), of="passages"
+    )
+
+
+def grounded(checkpoint: Path) -> GroundedDecoder:
+    """The checkpoint's decoder with a head whose weights are none of them zero."""
+    model = new_grounded_decoder(
+        model_config(artifacts.load(checkpoint)), LoopConfig(steps=1, batch_sequences=1, mixed_precision="no")
+    )
+    load_weights(model, checkpoint)
+    for parameter in model.grounding.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
+    return model
 
 
 def test_the_loss_is_that_of_the_targets_and_the_weighted_mean_of_the_questions(
@@ -57,19 +86,29 @@ def test_the_loss_is_that_of_the_targets_and_the_weighted_mean_of_the_questions(
     assert contrast > 0.1
 
 
-def test_the_gradients_of_the_questions_reach_the_policy(settings: Settings, tmp_path: Path) -> None:
-    found = {}
-    for weight in (0.5, 1e-12):
-        run(settings, output_dir=tmp_path / str(weight), contrast__weight=weight)
-        found[weight] = load_file(tmp_path / str(weight) / "checkpoints" / "step-000006" / "model.safetensors")
-    names = [name for name in found[0.5] if "blocks" in name]
-    assert all(not torch.allclose(found[0.5][name], found[1e-12][name], atol=1e-5) for name in names)
+def test_the_policy_reads_what_its_checkpoint_reads_as_an_encoder(checkpoint: Path) -> None:
+    contrast, model = contrast_of(checkpoint), grounded(checkpoint)
+    rows, encoder = contrast.material.rows(contrast.items(0, 0)), open_encoder(checkpoint)
+    texts = (*rows.questions, *rows.passages)
+    states = {text: encoder.states(text) for text in texts}
+    located = unread(rows, lambda text: states[text].spans_T2, contrast.material.known)
+    scores_R = model.grounding(located.read(torch.cat([states[text].states_TD for text in texts])))
+    expected = losses_of(scores_R, rows, model.grounding.temperature)
+    contrast.begin()
+    assert float(contrast.loss(model, 0, 0).detach()) == pytest.approx(float(expected.detach().mean()), rel=1e-4)
+    assert float(contrast.figures()["contrast/loss"]) == pytest.approx(float(expected.detach().mean()), rel=1e-4)
+
+
+def test_the_gradients_of_the_questions_reach_the_policy(checkpoint: Path) -> None:
+    contrast, model = contrast_of(checkpoint), grounded(checkpoint)
+    contrast.loss(model, 0, 0).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 def test_the_questions_are_learned(settings: Settings) -> None:
-    run(settings, training__steps=60, validation__every=60, checkpoints__every=60)
+    run(settings, training__steps=40, validation__every=40, checkpoints__every=40)
     loss, wins, temperature = (figures(settings["output_dir"], name) for name in NAMES)
-    assert sum(loss[-10:]) < 0.8 * sum(loss[:10])
+    assert sum(loss[-10:]) < 0.9 * sum(loss[:10])
     assert sum(wins[-10:]) > sum(wins[:10])
     assert all(0.01 <= each <= 1 for each in temperature)
 

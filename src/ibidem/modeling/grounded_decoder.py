@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ibidem.modeling.attention import Layout
 from ibidem.modeling.config import ModelConfig
@@ -62,7 +62,7 @@ class GroundedDecoder(Decoder):
 
     def init_weights(self, seed: int) -> None:
         """Draw the weights of the decoder as without the head, which has those of its own making."""
-        head: nn.Module = self.grounding
+        head = self.grounding
         del self.grounding
         super().init_weights(seed)
         self.grounding = head

@@ -231,7 +231,10 @@ class GroundingHead(nn.Module):
         for log_reach in self.log_reaches:
             decay_RP = torch.exp(-distances_RP / log_reach.exp())
             near_RQP = likeness_RQP.clamp(min=0) * decay_RP.unsqueeze(1)
-            found += [(weights_RQ * near_RQP.amax(dim=2)).sum(1), (weights_RQ * near_RQP.sum(dim=2) / lengths_R1).sum(1)]
+            found += [
+                (weights_RQ * near_RQP.amax(dim=2)).sum(1),
+                (weights_RQ * near_RQP.sum(dim=2) / lengths_R1).sum(1),
+            ]
         within_RQ = likeness_RQP.masked_fill(~inside_RP.unsqueeze(1), -1.0).amax(dim=2)
         return torch.stack([*found, (weights_RQ * within_RQ).sum(1)], dim=1)
 

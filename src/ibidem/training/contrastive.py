@@ -74,18 +74,20 @@ def _places(counts: Sequence[int], opening: int) -> list[Tensor]:
 
 def losses_of(scores_R: Tensor, rows: Rows, temperature: Tensor | float) -> Tensor:
     """Return InfoNCE of each question of a batch, on the device of the scores, (N,)."""
-    columns = (rows.question_of_R, rows.is_right_R, rows.is_masked_R)
-    return info_nce(scores_R, *(torch.from_numpy(each).to(scores_R.device) for each in columns), temperature)
+    return info_nce(scores_R, *_columns(rows, scores_R.device), temperature)
 
 
 def wins_of(scores_R: Tensor, rows: Rows) -> Tensor:
     """Return whether the right row of each question has a higher score than all its wrong ones; bool, (N,)."""
-    question_R, is_right_R, is_masked_R = (
-        torch.from_numpy(each).to(scores_R.device) for each in (rows.question_of_R, rows.is_right_R, rows.is_masked_R)
-    )
+    question_R, is_right_R, is_masked_R = _columns(rows, scores_R.device)
     right_N = scores_R[is_right_R]
     wrong_R = scores_R.masked_fill(is_right_R | is_masked_R, -torch.inf)
     return right_N > torch.full_like(right_N, -torch.inf).scatter_reduce(0, question_R, wrong_R, "amax")
+
+
+def _columns(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    question_R, is_right_R, is_masked_R = map(torch.from_numpy, (rows.question_of_R, rows.is_right_R, rows.is_masked_R))
+    return question_R.to(device), is_right_R.to(device), is_masked_R.to(device)
 
 
 def new_grounded_decoder(shape: ModelConfig, training: LoopConfig) -> GroundedDecoder:
@@ -159,9 +161,13 @@ class Contrast:
         """Forget the figures of the step before."""
         self._sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=self._accelerator.device)
 
+    def items(self, step: int, micro: int) -> list[int]:
+        """Return this process's questions of a micro batch."""
+        return self._order.of_micro_batch(step, micro)
+
     def loss(self, model: nn.Module, step: int, micro: int) -> Tensor:
         """Return this process's part of the step's mean loss, times its weight."""
-        rows = self.material.rows(self._order.of_micro_batch(step, micro))
+        rows = self.material.rows(self.items(step, micro))
         ids = {text: self._tokenizer.encode(text)[: self._context - 1] for text in (*rows.questions, *rows.passages)}
 
         def tokens_of(text: str) -> NDArray[np.int64]:
