@@ -43,15 +43,20 @@ class Encoder(Protocol):
         """Return a vector of length 1 for each text, float32 [N, D]; each depends on its text alone."""
 
 
-def open_encoder(path: Path) -> Encoder:
+def open_encoder(path: Path, principal: str | None = None) -> Encoder:
     """Open a checkpoint of ours or the folder of a Hugging Face encoder; nothing is downloaded, and no code is loaded.
 
+    Args:
+        path: its folder.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: the checkpoint is damaged.
         ConfigError: the folder is neither, cannot be loaded, or pools in a way that is not supported.
     """
     if (path / MANIFEST).exists():
-        return _of_checkpoint(path)
+        return _of_checkpoint(path, principal)
     if not (path / "config.json").is_file() and not (path / MODULES).is_file():
         raise ConfigError(f"{path}: neither a checkpoint nor the folder of a Hugging Face model")
     return _of_hugging_face(path)
@@ -90,13 +95,13 @@ class TextEncoder:
         return np.asarray(mean_D / (np.sqrt((mean_D * mean_D).sum()) or 1.0), np.float32)
 
 
-def _of_checkpoint(path: Path) -> Encoder:
+def _of_checkpoint(path: Path, principal: str | None) -> Encoder:
     import torch
 
     from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
     from ibidem.tokenization.tokenizer import Tokenizer
 
-    model, checkpoint = load_model(path)
+    model, checkpoint = load_model(path, principal)
     tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
 
     def hidden(text: str) -> "Tensor":

@@ -178,6 +178,11 @@ class SessionConfig:
     trackers: Trackers = ()
     """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
+    @property
+    def reader(self) -> str | None:
+        """Who opens checkpoints that were tuned on documents; None: the user who runs the program."""
+        return None
+
 
 @configuration
 class TrainConfig(SessionConfig):

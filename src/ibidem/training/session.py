@@ -30,6 +30,7 @@ from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
@@ -57,11 +58,14 @@ class Provenance:
     """The checkpoint whose weights a new run starts from, as `initial_of` chose it."""
     kind: str = KIND
     """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
+    readers: Readers | None = None
+    """Who may open the checkpoints, if they are tuned on documents, or from a checkpoint that was; `run` finds out."""
 
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of model and training."""
-        return {"model": resolved(self.shape), "train": self.settings}
+        config = {"model": resolved(self.shape), "train": self.settings}
+        return config if self.readers is None else config | {KEY: self.readers.as_json()}
 
 
 def check(config: SessionConfig, kind: str = KIND) -> None:
@@ -76,7 +80,7 @@ def check(config: SessionConfig, kind: str = KIND) -> None:
         raise ConfigError(f"output_dir {config.output_dir}: inside the run {run}; choose a folder outside of it")
     state.check_resume(config.output_dir, config.training.resume_from, kind)
     if config.initial is not None:
-        artifacts.load(newest(config.initial), kind=KIND)
+        check_reader(artifacts.load(newest(config.initial), kind=KIND), config.reader)
 
 
 def is_of_run(folder: Path) -> bool:
@@ -93,7 +97,9 @@ def initial_of(config: SessionConfig, accelerator: Accelerator) -> Artifact | No
     if config.initial is None:
         return None
     chosen = [newest(config.initial) if accelerator.is_main_process else None]
-    return artifacts.load(Path(broadcast_object_list(chosen)[0]), kind=KIND)
+    initial = artifacts.load(Path(broadcast_object_list(chosen)[0]), kind=KIND)
+    check_reader(initial, config.reader)
+    return initial
 
 
 def run(
@@ -117,15 +123,19 @@ def run(
 
     Raises:
         KeyboardInterrupt: the user stopped it; its message says how to go on.
+        AccessDenied: what it starts or resumes from was tuned on documents, of which the user is no reader.
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
     assert (made.initial is None) == (config.initial is None), "initial_of chooses it"
     with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
-        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from, made.kind)
+        checkpoint = state.find(
+            accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
+        )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
+        made = replace(made, readers=_readers(config, made, checkpoint))
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
@@ -292,12 +302,20 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     """
     if made.initial is None:
         return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
-    initial = verified(made.initial.path)
+    initial = verified(made.initial.path, principal=config.reader)
     if model_config(initial) != made.shape:
         raise CheckpointError(f"initial {config.initial}: its model has another shape than the model of this run")
     if initial.digest_of("tokenizer") != _tokenizer_digest(made):
         raise CheckpointError(f"initial {config.initial}: it was trained with another tokenizer")
     return [initial.as_input(INITIAL, of=folder_of(config.output_dir, 0))]
+
+
+def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
+    """Return the readers that all that the run is made from has in common; None if none of it is private."""
+    before = readers_of(checkpoint.config) if checkpoint else None
+    found = [inherited(made.inputs, folder_of(config.output_dir, 0)), before]
+    private = [each for each in found if each is not None]
+    return common(private) if private else None
 
 
 def _tokenizer_digest(made: Provenance) -> str | None:

@@ -6,9 +6,10 @@ Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
 from ibidem.training.rlhf.batches import Encoded, Order, encode, pack, spread
-from ibidem.training.rlhf.config import SftConfig
+from ibidem.training.rlhf.config import AlignConfig, SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
 
@@ -43,7 +44,12 @@ def run(config: SftConfig) -> artifacts.Artifact:
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     setup = set_up(config)
-    objective = Sft(config, setup, read(config, setup))
+    return train(config, setup, read(config, setup))
+
+
+def train(config: AlignConfig, setup: Setup, data: "Conversations") -> artifacts.Artifact:
+    """Build or resume, and run the loop on conversations; return the last checkpoint."""
+    objective = Sft(config, setup, data)
     last = session.run(
         objective,
         config,
@@ -73,16 +79,32 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
         DataError: none can be trained on.
     """
     left_out: Counter[str] = Counter()
+    return split_conversations(read_conversations(setup.dataset, left_out), left_out, config, setup, config.data)
+
+
+def split_conversations(
+    conversations: Iterable[Conversation], left_out: Counter[str], config: AlignConfig, setup: Setup, origin: Path
+) -> Conversations:
+    """Render conversations, and split them by prompt.
+
+    Args:
+        conversations: each up to its last answer.
+        left_out: how many are left out, by reason; those that are too long are added.
+        config: the share to hold out, and what is answered.
+        setup: the template and the model's shape.
+        origin: what was read, for messages.
+
+    Raises:
+        DataError: none can be trained on.
+    """
     found: list[tuple[Conversation, Encoded]] = []
-    for turns in read_conversations(setup.dataset, left_out):
+    for turns in conversations:
         encoded = encode(setup.template, turns)
         if encoded.num_inputs > setup.shape.context:
             left_out["longer than the context"] += 1
         else:
             found.append((turns, encoded))
-    train, held_out = split_checked(
-        found, left_out, config.held_out_share, of=f"data {config.data}", noun="conversation"
-    )
+    train, held_out = split_checked(found, left_out, config.held_out_share, of=f"data {origin}", noun="conversation")
     questions = choose_questions(config, setup, (prompt_of(turns) for turns, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
@@ -91,7 +113,7 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
 class Sft:
     """Next-token prediction on what the assistant says."""
 
-    config: SftConfig
+    config: AlignConfig
     setup: Setup
     data: Conversations
     num_targets: int = 0
