@@ -22,7 +22,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ from ibidem import artifacts, conversation, jsonl, log, readers
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.conversation import Conversation, Part, Turn
-from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.errors import ConfigError, DataError
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import prompt
 from ibidem.grounding.cite import find_quote, label
