@@ -9,7 +9,8 @@
                                                             recorded, then shown
 
 The passages are numbered from 1. A model of ours reads each as a part of the chat template, verbatim, below its number
-and the beginning of its chunk's id, and cites with parts; a foreign model reads and writes [1], and brackets in its passages have a backslash before them.
+and the beginning of its chunk's id, and cites with parts; a foreign model reads and writes [1], and brackets in its
+passages have a backslash before them.
 """
 
 import json

@@ -122,7 +122,8 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
         for number in map(int, numbers):
             cited = _citation(number, _BEFORE_SIGN.sub("", claim), chunks[number - 1], supported=is_supported)
             before = found.get((number, cited.span), cited)
-            found[number, cited.span] = cited._replace(supported=cited.supported and before.supported)
+            both = cited.supported and before.supported
+            found[number, cited.span] = cited._replace(quote=cited.quote or before.quote, supported=both)
     text = _shown(_with_doubts(marked, doubted))
     return Checked(text, _shown(marked), tuple(found[key] for key in sorted(found)), removed, tuple(unsupported))
 
@@ -369,7 +370,7 @@ def _says_something(text: str) -> bool:
 
 def _citation(number: int, claim: str, chunk: Chunk, *, supported: bool) -> Citation:
     """Return what a claim cites: the longest text that it has word for word from the chunk, or the whole chunk."""
-    texts = [claim, claim.rstrip(".!?"), *sorted(_QUOTED.findall(claim), key=len, reverse=True)]
+    texts = [claim, claim.rstrip(".!?"), claim.strip("“”"), *sorted(_QUOTED.findall(claim), key=len, reverse=True)]
     longer = [text for text in texts if len(text.split()) >= SHORTEST_QUOTE]
     place = next((found for text in longer if (found := find_quote(text, chunk.text))), None)
     if place is None:

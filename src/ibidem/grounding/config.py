@@ -139,7 +139,8 @@ class ExamplesConfig:
     per_passage: Positive = 4
     """Number of cloze questions on a passage, at most."""
     oracle_share: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Share of the questions that are shown the passage that answers them; the answer to the others is an abstention."""
+    """Share of the questions that are shown the passage that answers them; the others are to be answered with an
+    abstention."""
     distractors: Annotated[int, Field(ge=0)] = 4
     """Number of other passages that a question is shown: those that the search itself finds best. Without them each
     question is shown the passage that answers it, alone."""

@@ -121,7 +121,7 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
         principal: who opens them; None: the user who runs the program.
 
     Raises:
-        AccessDenied: it was trained on private documents, or its encoder was, and the principal is not a reader of them.
+        AccessDenied: it was trained on private documents, or its encoder was, of which the principal is no reader.
         CheckpointError: it is damaged, or no grounding head.
         ConfigError: the encoder is not there, or another one.
     """

@@ -3,7 +3,8 @@
     questions      of a file, or cloze questions on the chunks that the principal may read
     passages       the oracle, which answers, and the chunks that the search finds best beside it, shuffled;
                    without the oracle in the share of questions that teach to abstain
-    prompt         that of `ground ask`, word for word: each passage below its number and the beginning of its chunk's id
+    prompt         that of `ground ask`, word for word: each passage below its number and the first letters of its
+                   chunk's id
     answer         "The notice period is six weeks." [2 5b1f6f0f]   a sentence of the oracle, and what it is cited by
                    six weeks [2 5b1f6f0f]                           the answer
                    I don't know.                                    without the oracle
