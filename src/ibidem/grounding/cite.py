@@ -28,7 +28,7 @@ from ibidem.grounding.support import Entailment
 UNSUPPORTED = " (unsupported)"
 """What people see behind a claim that the passages it cites do not support."""
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
-ID_CHARS = 8
+ID_CHARS = 4
 """Characters of a chunk's id that a citation has; more are accepted."""
 SHORTEST_QUOTE = 3  # words; fewer occur anywhere
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
@@ -137,7 +137,7 @@ def label(number: int, chunk: Chunk) -> str:
     """Return what a passage is cited by: its number, and the beginning of its chunk's id.
 
     >>> label(2, Chunk("5b1f6f0f1f0b4a5a9a8e9b1f6f0f1f0b", "tower.md", (), 0, 4, "Text"))
-    '2 5b1f6f0f'
+    '2 5b1f'
     """
     return f"{number} {chunk.id[:ID_CHARS]}"
 
@@ -317,7 +317,7 @@ def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
     A passage is named by its number, by the beginning of its chunk's id, or by both, which must agree then.
 
     >>> chunks = [Chunk(id * 32, "a.md", (), 0, 1, "a") for id in "ab"]
-    >>> _cited_passages("1, 2 bbbbbbbb, aaaaaaaa", chunks), _cited_passages("1 bbbbbbbb", chunks)
+    >>> _cited_passages("1, 2 bbbb, aaaaaa", chunks), _cited_passages("1 bbbb", chunks)
     ([1, 2, 1], [0])
     """
     found: list[int] = []

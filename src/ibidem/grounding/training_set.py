@@ -5,9 +5,9 @@
                    without the oracle in the share of questions that teach to abstain
     prompt         that of `ground ask`, word for word: each passage below its number and the first letters of its
                    chunk's id
-    answer         "The notice period is six weeks." [2 5b1f6f0f]   a sentence of the oracle, and what it is cited by
-                   six weeks [2 5b1f6f0f]                           the answer
-                   I don't know.                                    without the oracle
+    answer         "The notice period is six weeks." [2 5b1f]   a sentence of the oracle, and what it is cited by
+                   six weeks [2 5b1f]                           the answer
+                   I don't know.                                without the oracle
 
 A training set is an artifact, and private like an index:
 
@@ -34,6 +34,7 @@ from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, DataError
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import prompt
+from ibidem.grounding.audit.log import Kind as EventKind
 from ibidem.grounding.cite import find_quote, label
 from ibidem.grounding.cloze import cloze_questions
 from ibidem.grounding.config import ExamplesConfig, IndexChoice
@@ -50,7 +51,7 @@ ABSTENTION = "I don't know."
 NO_ORACLE = "no passage that may be read answers it"
 NO_PASSAGE = "no passage to show"
 TOO_LONG = "longer than the context"
-RECORDED = "training_set"
+RECORDED: EventKind = "training_set"
 
 
 class Recipe(NamedTuple):
