@@ -137,6 +137,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "teach a checkpoint to answer, from conversations",
             "ibidem sft --initial artifacts --data conversations.jsonl --output-dir sft --training.steps 200",
         ),
+        "raft": Command(
+            "ibidem.training.rlhf.config:RaftConfig",
+            "ibidem.training.raft:raft",
+            "teach a checkpoint to answer from the documents that a principal may read, and to cite them",
+            "ibidem raft --initial sft --index artifacts/index --principal ada --output-dir raft --training.steps 200",
+        ),
         "reward": Command(
             "ibidem.training.rlhf.config:RewardConfig",
             "ibidem.training.rlhf.reward_model:reward",

@@ -156,7 +156,7 @@ def test_the_passages_are_an_input_and_the_result_is_a_plain_checkpoint(settings
 def test_passages_that_cannot_be_asked_about_are_one_line(settings: Settings, tmp_path: Path) -> None:
     for number, (texts, said) in enumerate([([" "] * 3, "all documents are empty"), (["1889"], "can be asked about")]):
         data = prose_dataset(tmp_path / f"data-{number}", texts)
-        with pytest.raises(DataError, match=f"^contrast.data: .*{said}"):
+        with pytest.raises(DataError, match=f"^contrast.data .*: .*{said}"):
             run(settings, contrast__data=data)
 
 

@@ -113,23 +113,25 @@ class Head:
         return float(mine.max() - others.max(initial=-np.inf))
 
 
-def open_head(path: Path, encoder: Path | None = None) -> Head:
+def open_head(path: Path, encoder: Path | None = None, principal: str | None = None) -> Head:
     """Verify a head, or the newest of its run, and open it with its encoder.
 
     Args:
         path: folder of the head or of its training.
         encoder: where its encoder is; by default where it was in training.
+        principal: who opens them; None: the user who runs the program.
 
     Raises:
+        AccessDenied: it was trained on private documents, or its encoder was, of which the principal is no reader.
         CheckpointError: it is damaged, or no grounding head.
         ConfigError: the encoder is not there, or another one.
     """
-    artifact = verified(newest(path), kind=HEAD_KIND)
+    artifact = verified(newest(path), kind=HEAD_KIND, principal=principal)
     due = next(item for item in artifact.inputs if item.role == ENCODER)
     place = encoder or artifact.path.resolve() / due.name
     if not place.is_dir():
         raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --encoder")
-    opened = open_encoder(place)
+    opened = open_encoder(place, principal)
     if opened.digest != due.digest:
         raise ConfigError(f"head {path}: it was trained on another encoder than {place}")
     model = new_head(opened.width)

@@ -7,6 +7,7 @@ from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.config import ModelConfig
+from ibidem.readers import check_reader
 
 if TYPE_CHECKING:
     import torch
@@ -25,16 +26,26 @@ INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
 
-def verified(folder: Path, kind: str = KIND) -> artifacts.Artifact:
+def verified(folder: Path, kind: str = KIND, *, principal: str | None = None) -> artifacts.Artifact:
     """Load a checkpoint's artifact, or that of another kind of trained model, and rehash all its files.
 
+    Whatever opens a trained model begins here, so that whoever may not read what it was tuned on is refused.
+
+    Args:
+        folder: its folder.
+        kind: kind of the artifact.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: it is missing, incomplete or damaged; the message names the file.
     """
     try:
-        return artifacts.verify(folder, kind=kind)
+        artifact = artifacts.verify(folder, kind=kind)
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint refused: {error}") from None
+    check_reader(artifact, principal)
+    return artifact
 
 
 def model_config(checkpoint: artifacts.Artifact) -> ModelConfig:
@@ -49,15 +60,20 @@ def best_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
+def load_model(folder: Path, principal: str | None = None) -> "tuple[Decoder, artifacts.Artifact]":
     """Verify a checkpoint and load its model, in float32, on the best device, in evaluation mode.
 
+    Args:
+        folder: its folder.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: the checkpoint is damaged, or its weights do not fit its shape.
     """
     from ibidem.modeling.modeling_custom import Decoder
 
-    checkpoint = verified(folder)
+    checkpoint = verified(folder, principal=principal)
     model = Decoder(model_config(checkpoint))
     load_weights(model, folder)
     return model.to(best_device()).eval(), checkpoint

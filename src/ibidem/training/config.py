@@ -175,6 +175,11 @@ class SessionConfig:
     trackers: Trackers = ()
     """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
+    @property
+    def reader(self) -> str | None:
+        """Who opens checkpoints that were tuned on documents; None: the user who runs the program."""
+        return None
+
 
 @configuration
 class TrainConfig(SessionConfig):
@@ -270,7 +275,10 @@ class HeadConfig(SessionConfig):
     """The base whose token states the head reads: a checkpoint, a run for its newest one, or the folder of a Hugging
     Face encoder."""
     data: Path
-    """A preprocessed dataset; its documents are cut into passages, and each passage is asked about."""
+    """A preprocessed dataset, whose documents are cut into passages; or the training set of an `ibidem raft`, whose
+    chunks are passages. Each passage is asked about."""
+    principal: str | None = None
+    """Who trains, if base or data are made from private documents; by default the user who runs the program."""
     passage_chars: Annotated[int, Field(ge=64)] = 1000
     """Maximum length of a passage, in characters."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -279,3 +287,8 @@ class HeadConfig(SessionConfig):
     training: HeadLoopConfig
     optim: HeadOptimConfig = Field(default_factory=HeadOptimConfig)
     validation: HeadValidationConfig = Field(default_factory=HeadValidationConfig)
+
+    @property
+    def reader(self) -> str | None:
+        """Who opens what was made from private documents."""
+        return self.principal

@@ -27,10 +27,12 @@ from ibidem.artifacts import MANIFEST, Input
 from ibidem.config import configuration, settings
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
+from ibidem.grounding import training_set
 from ibidem.grounding.alignment import FEATURES, proximity
 from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
 from ibidem.grounding.head import ENCODER, new_head
 from ibidem.modeling.heads import HEAD_KIND
+from ibidem.readers import check_reader
 from ibidem.runs import folder_of
 from ibidem.statistics import lower_bound
 from ibidem.training import session, sharding
@@ -39,7 +41,7 @@ from ibidem.training.config import HeadConfig
 from ibidem.training.contrastive import losses_of, unread, wins_of
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.order import Order
-from ibidem.training.passages import read_passages
+from ibidem.training.passages import Passages, read_chunk_passages, read_passages
 from ibidem.training.processes import check_processes, start_accelerator
 from ibidem.training.rlhf.batches import spread
 from ibidem.training.rlhf.pairs import measured
@@ -107,6 +109,7 @@ def set_up(config: HeadConfig) -> Setup:
     """Check the run, open the base, and read the passages.
 
     Raises:
+        AccessDenied: base or data are made from private documents, of which the principal is no reader.
         ConfigError: the base is no encoder, or the launcher asks for FSDP.
         CheckpointError: a new run would replace old heads.
     """
@@ -116,18 +119,28 @@ def set_up(config: HeadConfig) -> Setup:
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     base, place = session.agreed_newest(config.initial, accelerator), folder_of(config.output_dir, 0)
-    encoder, dataset = open_encoder(base), shards.load_dataset(config.data)
-    passages = read_passages(dataset, config.passage_chars, config.held_out_share)
+    encoder = open_encoder(base, config.reader)
+    data, passages = _read(config)
     train = Material(passages.train, config.training.seed)
     held_out = Material(passages.held_out, config.training.seed, train.known)
     made = session.Provenance(
-        inputs=[dataset.as_input("data", of=place), _as_input(base, encoder, place)],
+        inputs=[data.as_input("data", of=place), _as_input(base, encoder, place)],
         tokenizer_dir=None,
         shape=HeadShape(width=encoder.width),
         settings=settings(config),
         kind=HEAD_KIND,
     )
     return Setup(encoder, train, held_out, accelerator, made)
+
+
+def _read(config: HeadConfig) -> tuple[artifacts.Artifact, Passages]:
+    """Open a dataset, or a training set of private documents, and read its passages."""
+    data = artifacts.load(config.data)
+    if data.kind != training_set.KIND:
+        dataset = shards.load_dataset(config.data)
+        return dataset, read_passages(dataset, config.passage_chars, config.held_out_share)
+    check_reader(data, config.reader)
+    return artifacts.verify(config.data), read_chunk_passages(data, config.held_out_share)
 
 
 def _as_input(base: Path, encoder: TextEncoder, place: Path) -> Input:

@@ -30,6 +30,7 @@ from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
@@ -67,11 +68,14 @@ class Provenance:
     """The checkpoint whose weights a new run starts from, as `initial_of` chose it."""
     kind: str = KIND
     """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
+    readers: Readers | None = None
+    """Who may open the checkpoints, if they are tuned on documents, or from a checkpoint that was; `run` finds out."""
 
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of model and training."""
-        return {"model": resolved(self.shape), "train": self.settings}
+        config = {"model": resolved(self.shape), "train": self.settings}
+        return config if self.readers is None else config | {KEY: self.readers.as_json()}
 
 
 def check(config: SessionConfig, kind: str = KIND, *, initial: Path | None = None) -> None:
@@ -91,7 +95,7 @@ def check(config: SessionConfig, kind: str = KIND, *, initial: Path | None = Non
         raise ConfigError(f"output_dir {config.output_dir}: inside the run {run}; choose a folder outside of it")
     state.check_resume(config.output_dir, config.training.resume_from, kind)
     if initial is not None:
-        artifacts.load(newest(initial), kind=KIND)
+        check_reader(artifacts.load(newest(initial), kind=KIND), config.reader)
 
 
 def is_of_run(folder: Path) -> bool:
@@ -99,13 +103,23 @@ def is_of_run(folder: Path) -> bool:
     return folder.name == CHECKPOINTS and (folder.parent / log.EVENTS).exists()
 
 
-def initial_of(path: Path | None, accelerator: Accelerator) -> Artifact | None:
+def initial_of(path: Path | None, accelerator: Accelerator, principal: str | None = None) -> Artifact | None:
     """Choose the checkpoint to start from, on the main process, for all: of a run the newest, which may change.
 
+    Args:
+        path: a checkpoint or a run; None: none is chosen.
+        accelerator: the processes.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         ArtifactError: it is not a checkpoint.
     """
-    return None if path is None else artifacts.load(agreed_newest(path, accelerator), kind=KIND)
+    if path is None:
+        return None
+    initial = artifacts.load(agreed_newest(path, accelerator), kind=KIND)
+    check_reader(initial, principal)
+    return initial
 
 
 def agreed_newest(path: Path, accelerator: Accelerator) -> Path:
@@ -135,14 +149,18 @@ def run(
 
     Raises:
         KeyboardInterrupt: the user stopped it; its message says how to go on.
+        AccessDenied: what it starts or resumes from was tuned on documents, of which the user is no reader.
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
     with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
-        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from, made.kind)
+        checkpoint = state.find(
+            accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
+        )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
+        made = replace(made, readers=_readers(config, made, checkpoint))
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
@@ -310,12 +328,20 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     """
     if made.initial is None:
         return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
-    initial = verified(made.initial.path)
+    initial = verified(made.initial.path, principal=config.reader)
     if model_config(initial) != made.shape:
         raise CheckpointError(f"initial {initial.path}: its model has another shape than the model of this run")
     if initial.digest_of("tokenizer") != _digest_of(made, "tokenizer"):
         raise CheckpointError(f"initial {initial.path}: it was trained with another tokenizer")
     return [initial.as_input(INITIAL, of=folder_of(config.output_dir, 0))]
+
+
+def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
+    """Return the readers that all that the run is made from has in common; None if none of it is private."""
+    before = readers_of(checkpoint.config) if checkpoint else None
+    found = [inherited(made.inputs, folder_of(config.output_dir, 0)), before]
+    private = [each for each in found if each is not None]
+    return common(private) if private else None
 
 
 def _digest_of(made: Provenance, role: str) -> str | None:

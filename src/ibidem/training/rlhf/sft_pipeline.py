@@ -8,9 +8,10 @@ With `contrast.weight`, contrastive batches of public passages are trained on be
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
 from ibidem.training.rlhf.batches import Encoded, encode, pack, spread
-from ibidem.training.rlhf.config import SftConfig
+from ibidem.training.rlhf.config import AlignConfig, SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
 
@@ -51,31 +52,42 @@ def run(config: SftConfig) -> artifacts.Artifact:
     """
     setup = set_up(config)
     data = read(config, setup)
-    contrast, inputs = _contrast(config, setup)
+    if config.contrast.data is None:
+        return train(config, setup, data)
+    passages = shards.load_dataset(config.contrast.data)
+    inputs = [*setup.made.inputs, passages.as_input("contrast", of=folder_of(config.output_dir, 0))]
+    setup = setup._replace(made=replace(setup.made, inputs=inputs))
+    return train(config, setup, data, _contrast(config, setup, passages))
+
+
+def train(
+    config: AlignConfig, setup: Setup, data: "Conversations", contrast: Contrast | None = None
+) -> artifacts.Artifact:
+    """Build or resume, and run the loop on conversations; return the last checkpoint.
+
+    Args:
+        config: how long, how fast, what to measure.
+        setup: the initial checkpoint and the processes.
+        data: the conversations.
+        contrast: contrastive batches beside them.
+    """
     objective = Sft(config, setup, data, contrast)
     new_model = session.new_decoder if contrast is None else new_grounded_decoder
     last = session.run(
         objective,
         config,
         setup.accelerator,
-        replace(setup.made, inputs=[*setup.made.inputs, *inputs]),
+        setup.made,
         build=partial(new_model, setup.shape, config.training),
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)
 
 
-def _contrast(config: SftConfig, setup: Setup) -> tuple[Contrast | None, list[artifacts.Input]]:
-    """Return the contrastive batches that are asked for, and the dataset they are made from."""
-    asked = config.contrast
-    if asked.data is None:
-        return None, []
-    dataset = shards.load_dataset(asked.data)
-    passages, accelerator = read_passages(dataset, asked.passage_chars, held_out_share=0.0), setup.accelerator
-    contrast = Contrast(
-        passages.train, setup.tokenizer, setup.shape.context, asked, config.training, accelerator, of="contrast.data"
-    )
-    return contrast, [dataset.as_input("contrast", of=folder_of(config.output_dir, 0))]
+def _contrast(config: SftConfig, setup: Setup, dataset: artifacts.Artifact) -> Contrast:
+    asked, context = config.contrast, setup.shape.context
+    texts, of = read_passages(dataset, asked.passage_chars, held_out_share=0.0).train, f"contrast.data {asked.data}"
+    return Contrast(texts, setup.tokenizer, context, asked, config.training, setup.accelerator, of=of)
 
 
 class Conversations(NamedTuple):
@@ -96,16 +108,32 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
         DataError: none can be trained on.
     """
     left_out: Counter[str] = Counter()
+    return split_conversations(read_conversations(setup.dataset, left_out), left_out, config, setup, config.data)
+
+
+def split_conversations(
+    conversations: Iterable[Conversation], left_out: Counter[str], config: AlignConfig, setup: Setup, origin: Path
+) -> Conversations:
+    """Render conversations, and split them by prompt.
+
+    Args:
+        conversations: each up to its last answer.
+        left_out: how many are left out, by reason; those that are too long are added.
+        config: the share to hold out, and what is answered.
+        setup: the template and the model's shape.
+        origin: what was read, for messages.
+
+    Raises:
+        DataError: none can be trained on.
+    """
     found: list[tuple[Conversation, Encoded]] = []
-    for turns in read_conversations(setup.dataset, left_out):
+    for turns in conversations:
         encoded = encode(setup.template, turns)
         if encoded.num_inputs > setup.shape.context:
             left_out["longer than the context"] += 1
         else:
             found.append((turns, encoded))
-    train, held_out = split_checked(
-        found, left_out, config.held_out_share, of=f"data {config.data}", noun="conversation"
-    )
+    train, held_out = split_checked(found, left_out, config.held_out_share, of=f"data {origin}", noun="conversation")
     questions = choose_questions(config, setup, (prompt_of(turns) for turns, _ in held_out))
     return Conversations([each for _, each in train], [each for _, each in held_out], questions, left_out)
 
@@ -114,7 +142,7 @@ def read(config: SftConfig, setup: Setup) -> Conversations:
 class Sft:
     """Next-token prediction on what the assistant says."""
 
-    config: SftConfig
+    config: AlignConfig
     setup: Setup
     data: Conversations
     contrast: Contrast | None = None
