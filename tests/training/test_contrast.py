@@ -106,7 +106,7 @@ def test_the_gradients_of_the_questions_reach_the_policy(checkpoint: Path) -> No
 
 
 def test_the_questions_are_learned(settings: Settings) -> None:
-    run(settings, training__steps=40, validation__every=40, checkpoints__every=40)
+    run(settings, training__steps=30, validation__every=30, checkpoints__every=30)
     loss, wins, temperature = (figures(settings["output_dir"], name) for name in NAMES)
     assert sum(loss[-10:]) < 0.9 * sum(loss[:10])
     assert sum(wins[-10:]) > sum(wins[:10])
