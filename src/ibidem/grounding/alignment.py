@@ -256,7 +256,8 @@ def focus(question: str) -> frozenset[str]:
 def _beside_focus(question: str, read: _Read, places: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
     """Return how near the focus of a question is before each span, and behind it."""
     asked = focus(question)
-    before, behind = [], []
+    before: list[float] = []
+    behind: list[float] = []
     for first, end in places:
         sides = (
             range(first - 1, max(first - 1 - _FOCUS_WORDS, -1), -1),

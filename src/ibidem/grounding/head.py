@@ -185,10 +185,8 @@ def token_weights(text: str, spans_T2: NDArray[np.int64], known: Frequencies) ->
 
 def collate(asked: Sequence[Asked]) -> Spans:
     """Put the spans of several questions into one batch, in order."""
-    spans, sentences = (
-        torch.tensor([token_span(each.passage.spans_T2, span) for each in asked for span in chosen(each)])
-        for chosen in (lambda each: each.spans, lambda each: each.sentences)
-    )
+    spans = [token_span(each.passage.spans_T2, span) for each in asked for span in each.spans]
+    sentences = [token_span(each.passage.spans_T2, span) for each in asked for span in each.sentences]
     counts = torch.tensor([len(each.spans) for each in asked])
     owner_R = torch.repeat_interleave(torch.arange(len(asked)), counts)
     return Spans(
@@ -198,8 +196,8 @@ def collate(asked: Sequence[Asked]) -> Spans:
         passage_lengths_M=torch.tensor([len(each.passage.states_TD) for each in asked]),
         question_of_R=owner_R,
         passage_of_R=owner_R,
-        spans_R2=spans.reshape(-1, 2),
-        sentences_R2=sentences.reshape(-1, 2),
+        spans_R2=torch.tensor(spans).reshape(-1, 2),
+        sentences_R2=torch.tensor(sentences).reshape(-1, 2),
         features_RF=torch.from_numpy(np.concatenate([each.features_SF for each in asked])),
     )
 

@@ -225,7 +225,7 @@ class GroundingHead(nn.Module):
                 self.log_temperature.clamp_(*_LOG_TEMPERATURES)
         inputs_RI = torch.cat([spans.features_RF, self._interaction(spans)], dim=1)
         added_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
-        return _SCALE * (inputs_RI @ (self.prior_1I + self.change_1I).T + added_R1).squeeze(1)
+        return _SCALE * (inputs_RI @ (self.prior_1I + self.change_1I).T + added_R1).squeeze(1)  # type: ignore[no-any-return]
 
     def _interaction(self, spans: Spans) -> Tensor:
         """Return `INTERACTIONS` of each span, (R, 5)."""
