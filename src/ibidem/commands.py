@@ -167,6 +167,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train a checkpoint on problems whose tests are run, by a judge that cannot be fooled",
             "ibidem grpo --initial sft --problems problems.jsonl --output-dir grpo --training.steps 200",
         ),
+        "train-head": Command(
+            "ibidem.training.config:HeadConfig",
+            "ibidem.training.head:train_head",
+            "train a head that tells supported passages from others, on cloze questions; its base is not changed",
+            "ibidem train-head --initial artifacts --data data/public/docs --output-dir head --training.steps 300",
+        ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
             "ibidem.serving.generate:generate",

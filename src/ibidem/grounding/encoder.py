@@ -160,7 +160,7 @@ def _of_checkpoint(path: Path, principal: str | None) -> TextEncoder:
 
     def windows(text: str) -> Iterator[TokenStates]:
         ids, longest = tokenizer.encode(text), model.config.context - 1
-        spans_T2 = _characters(text, tokenizer.bytes_of_V[ids])
+        spans_T2 = characters_of(text, tokenizer.bytes_of_V[ids])
         for start in range(0, max(len(ids) - longest // 2, min(len(ids), 1)), max(longest // 2, 1)):
             window = slice(start, start + longest)
             yield TokenStates(of_ids(ids[window]), spans_T2[window])
@@ -168,10 +168,10 @@ def _of_checkpoint(path: Path, principal: str | None) -> TextEncoder:
     return TextEncoder(checkpoint.digest, model.config.width, hidden, windows)
 
 
-def _characters(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
+def characters_of(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the span of each token in characters, from its length in bytes.
 
-    >>> _characters("né", np.array([1, 1, 1])).tolist()
+    >>> characters_of("né", np.array([1, 1, 1])).tolist()
     [[0, 1], [1, 2], [1, 2]]
     """
     raw = np.frombuffer(text.encode(), np.uint8)

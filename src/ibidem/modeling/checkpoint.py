@@ -20,6 +20,8 @@ WEIGHTS = "model.safetensors"
 TOKENIZER_DIR = "tokenizer"
 VALUE_HEAD = "value_1D"
 """Name of the weights of a value head: PPO's checkpoints have one."""
+GROUNDING_HEAD = "grounding."
+"""Prefix of the weights of a grounding head: checkpoints trained with contrastive batches have one."""
 INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
@@ -80,7 +82,7 @@ def load_model(folder: Path, principal: str | None = None) -> "tuple[Decoder, ar
 def load_weights(model: "nn.Module", folder: Path) -> None:
     """Load the weights of a checkpoint into a model of the same shape.
 
-    A value head that the model lacks is left out; one that the checkpoint lacks stays as it is.
+    A head that the model lacks is left out; one that the checkpoint lacks stays as it is.
 
     Raises:
         CheckpointError: the weights cannot be read, or do not fit.
@@ -89,11 +91,18 @@ def load_weights(model: "nn.Module", folder: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        weights, own = load_file(folder / WEIGHTS), model.state_dict()
-        if VALUE_HEAD in own:
-            weights.setdefault(VALUE_HEAD, own[VALUE_HEAD])
-        else:
-            weights.pop(VALUE_HEAD, None)
-        model.load_state_dict(weights)
+        own, saved = model.state_dict(), load_file(folder / WEIGHTS)
+        kept = {name: tensor for name, tensor in own.items() if is_of_head(name) and name not in saved}
+        taken = {name: tensor for name, tensor in saved.items() if name in own or not is_of_head(name)}
+        model.load_state_dict(taken | kept)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
+
+
+def is_of_head(name: str) -> bool:
+    """Return whether weights are those of a head, which a plain decoder does not have.
+
+    >>> is_of_head("value_1D"), is_of_head("grounding.out.weight"), is_of_head("norm.weight")
+    (True, True, False)
+    """
+    return name == VALUE_HEAD or name.startswith(GROUNDING_HEAD)

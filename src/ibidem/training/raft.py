@@ -1,6 +1,7 @@
 """Retrieval-augmented fine-tuning (RA-FT): a checkpoint learns to answer from private documents, and to cite them.
 
     index, principal -> training set (recorded in the audit log, private) -> the loop of SFT -> checkpoints with readers
+                                                                contrastive batches -^   with contrast.weight
 
 The checkpoints are documents too: whoever may not read all that they were tuned on is refused (see `readers`).
 Source: Zhang et al. 2024, arXiv:2403.10131 (RAFT).
@@ -14,14 +15,15 @@ from accelerate import PartialState
 from ibidem.artifacts import Artifact, load
 from ibidem.conversation import Conversation
 from ibidem.grounding.config import IndexChoice
-from ibidem.grounding.training_set import KIND, Recipe, open_training_set, read_conversations
+from ibidem.grounding.training_set import KIND, Recipe, open_training_set, read_chunks, read_conversations
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, model_config
 from ibidem.runs import steps_of
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session
+from ibidem.training.contrastive import Contrast
 from ibidem.training.rlhf.config import RaftConfig
-from ibidem.training.rlhf.setup import set_up_with
+from ibidem.training.rlhf.setup import Setup, set_up_with
 from ibidem.training.rlhf.sft_pipeline import split_conversations, train
 
 TRAINING_SET = "training-set"
@@ -47,7 +49,16 @@ def run(config: RaftConfig) -> Artifact:
     setup = set_up_with(config, partial(_training_set, config))
     conversations, left_out = read_conversations(setup.dataset), Counter[str]()
     data = split_conversations(conversations, left_out, config, setup, setup.dataset.path)
-    return train(config, setup, data)
+    return train(config, setup, data, _contrast(config, setup))
+
+
+def _contrast(config: RaftConfig, setup: Setup) -> Contrast | None:
+    """Return the contrastive batches on the passages of the training set, if they are asked for."""
+    if config.contrast.weight == 0:
+        return None
+    passages, where = [chunk.text for chunk in read_chunks(setup.dataset)], f"training set {setup.dataset.path}"
+    context, accelerator = setup.shape.context, setup.accelerator
+    return Contrast(passages, setup.tokenizer, context, config.contrast, config.training, accelerator, of=where)
 
 
 def _training_set(config: RaftConfig, initial: Artifact) -> Artifact:

@@ -36,7 +36,7 @@ class Saved:
     """Of the artifact."""
     config: Mapping[str, Any]
     inputs: Sequence[Input]
-    tokenizer_dir: Path
+    tokenizer_dir: Path | None
     step: int
     figures: Mapping[str, float]
     objective: ObjectiveState
@@ -58,7 +58,8 @@ def save(accelerator: Accelerator, learner: Learner, folder: Path, saved: Saved)
     ) as draft:
         _save_state(accelerator, learner, _agree(str(draft.path)))
         _write_objective(draft.path, saved.objective)
-        shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
+        if saved.tokenizer_dir is not None:
+            shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
         progress = {"step": saved.step, "guard": learner.guard.state(), "sharded": sharding.is_requested()}
         (draft.path / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
         draft.counts |= {"step": saved.step, **saved.figures}

@@ -13,7 +13,15 @@ from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.conversations import Trees
 from ibidem.grounding.config import ExamplesConfig
 from ibidem.sandbox.config import SandboxConfig
-from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
+from ibidem.training.config import (
+    ContrastConfig,
+    DatasetContrastConfig,
+    LoopConfig,
+    OptimConfig,
+    Positive,
+    SessionConfig,
+    ValidationConfig,
+)
 
 
 @configuration
@@ -127,6 +135,7 @@ class AlignOptimConfig(OptimConfig):
 class SftConfig(DatasetConfig):
     """Teach a checkpoint to answer, from conversations."""
 
+    contrast: DatasetContrastConfig = Field(default_factory=DatasetContrastConfig)
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
 
@@ -151,6 +160,8 @@ class RaftConfig(AlignConfig):
     """The model that made the vectors of the index, if it has any; by default where it was then."""
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
     """How questions, passages and answers are put together."""
+    contrast: ContrastConfig = Field(default_factory=ContrastConfig)
+    """Contrastive batches on the passages of the training set."""
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
     @property

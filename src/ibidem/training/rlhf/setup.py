@@ -52,10 +52,10 @@ def set_up_with(
         CheckpointError: a new run would replace old checkpoints.
         ConfigError: the data are neither a dataset nor a file of conversations, or processes are missing.
     """
-    session.check(config, kind)
+    session.check(config, kind, initial=config.initial)
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
-    initial = session.initial_of(config, accelerator)
+    initial = session.initial_of(config.initial, accelerator, config.reader)
     assert initial is not None, "an alignment always has one"
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)

@@ -3,11 +3,13 @@
 The loss of a step is the mean over all its targets: not a mean of the means of micro batches or processes, which would
 weigh a short answer more than a long one.
 Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
+
+With `contrast.weight`, contrastive batches of public passages are trained on beside (`training.contrastive`).
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +19,19 @@ from torch import Tensor, nn
 
 from ibidem import artifacts
 from ibidem.conversation import Conversation
+from ibidem.data import shards
 from ibidem.modeling.loss import IGNORE
+from ibidem.runs import folder_of
 from ibidem.training import session
+from ibidem.training.contrastive import Contrast, new_grounded_decoder
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.order import Order
+from ibidem.training.passages import read_passages
 from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
-from ibidem.training.rlhf.batches import Encoded, Order, encode, pack, spread
+from ibidem.training.rlhf.batches import Encoded, encode, pack, spread
 from ibidem.training.rlhf.config import AlignConfig, SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
@@ -44,21 +51,44 @@ def run(config: SftConfig) -> artifacts.Artifact:
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     setup = set_up(config)
-    return train(config, setup, read(config, setup))
+    data = read(config, setup)
+    contrast, inputs = _contrast(config, setup)
+    made = replace(setup.made, inputs=[*setup.made.inputs, *inputs])
+    return train(config, setup._replace(made=made), data, contrast)
 
 
-def train(config: AlignConfig, setup: Setup, data: "Conversations") -> artifacts.Artifact:
-    """Build or resume, and run the loop on conversations; return the last checkpoint."""
-    objective = Sft(config, setup, data)
+def train(
+    config: AlignConfig, setup: Setup, data: "Conversations", contrast: Contrast | None = None
+) -> artifacts.Artifact:
+    """Build or resume, and run the loop on conversations, with contrastive batches beside if there are any.
+
+    Returns:
+        the last checkpoint.
+    """
+    objective = Sft(config, setup, data, contrast)
+    new_model = session.new_decoder if contrast is None else new_grounded_decoder
     last = session.run(
         objective,
         config,
         setup.accelerator,
         setup.made,
-        build=partial(session.new_decoder, setup.shape, config.training),
+        build=partial(new_model, setup.shape, config.training),
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)
+
+
+def _contrast(config: SftConfig, setup: Setup) -> tuple[Contrast | None, list[artifacts.Input]]:
+    """Return the contrastive batches that are asked for, and the dataset they are made from."""
+    asked = config.contrast
+    if asked.data is None:
+        return None, []
+    dataset = shards.load_dataset(asked.data)
+    passages, accelerator = read_passages(dataset, asked.passage_chars, held_out_share=0.0), setup.accelerator
+    contrast = Contrast(
+        passages.train, setup.tokenizer, setup.shape.context, asked, config.training, accelerator, of="contrast.data"
+    )
+    return contrast, [dataset.as_input("contrast", of=folder_of(config.output_dir, 0))]
 
 
 class Conversations(NamedTuple):
@@ -116,6 +146,7 @@ class Sft:
     config: AlignConfig
     setup: Setup
     data: Conversations
+    contrast: Contrast | None = None
     num_targets: int = 0
     """Of the current step, over all processes."""
 
@@ -123,16 +154,22 @@ class Sft:
         """Report what is trained on."""
         report_data(self.setup.dataset, "train.conversations", self.data.train, self.data.held_out, self.data.left_out)
         check_questions(self.data.questions, self.config, self.setup)
+        if self.contrast is not None:
+            self.contrast.check()
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
         """Count the targets of the step over all processes, and let the loader prepare its micro batches."""
         self.num_targets = sum(self.data.train[item].num_targets for item in self.order.of_step(step))
         self.loader.begin(step)
+        if self.contrast is not None:
+            self.contrast.begin()
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's conversations, and the number of targets of the step."""
         batch = self.loader.take(step, micro)
         loss = model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss, batch.counted_N)
+        if self.contrast is not None:
+            loss = loss + self.num_targets * self.contrast.loss(model, step, micro)
         return loss, self.num_targets
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -153,9 +190,10 @@ class Sft:
         nll, num_targets, num_bytes = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
         return {"held_out_loss": nll / num_targets, "bits_per_byte": nll / NATS_PER_BIT / num_bytes}
 
-    def figures(self) -> dict[str, float]:
-        """Return the number of targets of the step."""
-        return {"targets": float(self.num_targets)}
+    def figures(self) -> dict[str, Tensor | float]:
+        """Return the number of targets of the step, and the figures of contrastive batches."""
+        figures = {} if self.contrast is None else self.contrast.figures()
+        return {"targets": float(self.num_targets), **figures}
 
     def state(self) -> ObjectiveState:
         """Return no state: the step determines where the data continue."""
