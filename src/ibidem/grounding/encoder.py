@@ -1,4 +1,4 @@
-"""Encoders: texts to vectors, by a checkpoint of ours or a local Hugging Face encoder.
+"""Encoders: texts to vectors and token states, by a checkpoint of ours or a local Hugging Face encoder.
 
     a checkpoint of ours        the mean of the last hidden states of a text's tokens
     a Hugging Face encoder      the same, or what the files of sentence-transformers in the folder say: `modules.json`
@@ -8,13 +8,17 @@
 Vectors have length 1. Each text is computed in a row of its own without padding, so that its vector depends on nothing
 but the text: rows of a batch would change one another's last bits. A text longer than the model's context is cut.
 
+What a grounding head reads are the states of a text's tokens. A text longer than the context is read in windows, each
+of which begins in the middle of the one before; a token's state is of the window in which it is farther from an edge.
+
 Shapes: N texts, T tokens, D width.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +47,7 @@ class Encoder(Protocol):
         """Return a vector of length 1 for each text, float32 [N, D]; each depends on its text alone."""
 
 
-def open_encoder(path: Path) -> Encoder:
+def open_encoder(path: Path) -> "TextEncoder":
     """Open a checkpoint of ours or the folder of a Hugging Face encoder; nothing is downloaded, and no code is loaded.
 
     Raises:
@@ -57,20 +61,45 @@ def open_encoder(path: Path) -> Encoder:
     return _of_hugging_face(path)
 
 
+class TokenStates(NamedTuple):
+    """The last hidden states of a text's tokens, without those of tokens that stand for no text."""
+
+    states_TD: "Tensor"
+    """float32."""
+    spans_T2: NDArray[np.int64]
+    """Of each token in the text, in characters; those of a character in several tokens overlap."""
+
+
 class TextEncoder:
     """An encoder of one text at a time."""
 
-    def __init__(self, digest: str, width: int, hidden: Callable[[str], "Tensor"], *, first: bool = False) -> None:
-        """Make an encoder from a function that returns the last hidden states of a text, float [T, D].
+    def __init__(
+        self,
+        digest: str,
+        width: int,
+        hidden: Callable[[str], "Tensor"],
+        windows: Callable[[str], Iterable[TokenStates]],
+        *,
+        first: bool = False,
+    ) -> None:
+        """Make an encoder from functions that return hidden states.
 
         Args:
             digest: identifies it.
             width: length of a vector.
-            hidden: returns the states.
+            hidden: returns the states whose mean is the vector of a text, float [T, D].
+            windows: returns the states of its tokens, window by window, as many as it needs.
             first: take the first state instead of the mean.
         """
         self.digest, self.width = digest, width
-        self._hidden, self._first = hidden, first
+        self._hidden, self._windows, self._first = hidden, windows, first
+
+    def states(self, text: str) -> TokenStates:
+        """Return the states of a text's tokens; a text without tokens has none."""
+        import torch
+
+        with torch.inference_mode():
+            return _joined(list(self._windows(text)), self.width)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a vector of length 1 for each text, float32 [N, D]; a text without tokens has the vector 0."""
@@ -90,7 +119,25 @@ class TextEncoder:
         return np.asarray(mean_D / (np.sqrt((mean_D * mean_D).sum()) or 1.0), np.float32)
 
 
-def _of_checkpoint(path: Path) -> Encoder:
+def _joined(windows: Sequence[TokenStates], width: int) -> TokenStates:
+    """Join overlapping windows in the middle of each overlap."""
+    import torch
+
+    if not windows:
+        return TokenStates(torch.zeros(0, width), np.zeros((0, 2), np.int64))
+    firsts, lasts = [0], []
+    for window, after in pairwise(windows):
+        opening = tuple(after.spans_T2[0])
+        overlap = sum(1 for span in window.spans_T2 if tuple(span) >= opening)
+        lasts.append(len(window.spans_T2) - overlap // 2)
+        firsts.append(overlap - overlap // 2)
+    lasts.append(len(windows[-1].spans_T2))
+    parts = list(zip(windows, firsts, lasts, strict=True))
+    states_TD = torch.cat([window.states_TD[first:last] for window, first, last in parts]).float().cpu()
+    return TokenStates(states_TD, np.concatenate([window.spans_T2[first:last] for window, first, last in parts]))
+
+
+def _of_checkpoint(path: Path) -> TextEncoder:
     import torch
 
     from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
@@ -100,14 +147,36 @@ def _of_checkpoint(path: Path) -> Encoder:
     tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
 
     def hidden(text: str) -> "Tensor":
-        ids = tokenizer.encode(text)[: model.config.context - 1]
+        return of_ids(tokenizer.encode(text)[: model.config.context - 1])
+
+    def of_ids(ids: Sequence[int]) -> "Tensor":
         row = torch.tensor([[tokenizer.document_id, *ids]], device=model.device)
         return model.hidden(row)[0][0, 1:]  # the state of the opening token is that of every text
 
-    return TextEncoder(checkpoint.digest, model.config.width, hidden)
+    def windows(text: str) -> Iterator[TokenStates]:
+        ids, longest = tokenizer.encode(text), model.config.context - 1
+        spans_T2 = _characters(text, tokenizer.bytes_of_V[ids])
+        for start in range(0, max(len(ids) - longest // 2, min(len(ids), 1)), max(longest // 2, 1)):
+            window = slice(start, start + longest)
+            yield TokenStates(of_ids(ids[window]), spans_T2[window])
+
+    return TextEncoder(checkpoint.digest, model.config.width, hidden, windows)
 
 
-def _of_hugging_face(path: Path) -> Encoder:
+def _characters(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the span of each token in characters, from its length in bytes.
+
+    >>> _characters("né", np.array([1, 1, 1])).tolist()
+    [[0, 1], [1, 2], [1, 2]]
+    """
+    raw = np.frombuffer(text.encode(), np.uint8)
+    starts_character = (raw & 0xC0) != 0x80
+    character_of = np.concatenate([np.cumsum(starts_character) - 1, [len(text)]])
+    ends = np.cumsum(bytes_T)
+    return np.stack([character_of[ends - bytes_T], character_of[np.maximum(ends - 1, 0)] + 1], axis=1).astype(np.int64)
+
+
+def _of_hugging_face(path: Path) -> TextEncoder:
     digest = digest_of_model_folder(path)
     folder, first = _modules(path)
     try:
@@ -131,7 +200,22 @@ def _of_hugging_face(path: Path) -> Encoder:
         states_1TD = model(**row).last_hidden_state
         return states_1TD[0]  # type: ignore[no-any-return]
 
-    return TextEncoder(digest, int(model.config.hidden_size), hidden, first=first)
+    def windows(text: str) -> Iterator[TokenStates]:
+        rows = tokenizer(
+            text,
+            truncation=True,
+            max_length=longest,
+            stride=longest // 2,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+        )
+        for number, ids in enumerate(rows["input_ids"]):
+            kept = [place for place, is_special in enumerate(rows["special_tokens_mask"][number]) if not is_special]
+            states_TD = model(input_ids=torch.tensor([ids])).last_hidden_state[0, kept]
+            yield TokenStates(states_TD, np.asarray(rows["offset_mapping"][number], np.int64)[kept].reshape(-1, 2))
+
+    return TextEncoder(digest, int(model.config.hidden_size), hidden, windows, first=first)
 
 
 def _longest(path: Path, tokenizer: Any, config: Any) -> int:

@@ -1,4 +1,4 @@
-"""Scalar heads on the decoder: a hidden state times one row of weights.
+r"""Heads: on the decoder, a hidden state times one row of weights; on any encoder, a span against a question.
 
     document 0          document 1
     [p p p a a a END]   [p p a END]     one row of a batch
@@ -7,10 +7,16 @@
 
 A reward model's artifact is of a kind of its own, so that nothing generates from it or releases it. A decoder with a
 value head is saved as a checkpoint like any other; whoever loads a plain decoder from it leaves the head out.
+
+    question   states  q q q q        each question token takes the passage token that is most like it, the less the
+                       | \  \         farther that one is from the span: late interaction (Khattab and Zaharia 2020,
+    passage    states  p p p[S S]p p  arXiv:2004.12832), at several reaches; beside it features that need no model
+
+A grounding head reads frozen states: the encoder that made them is the same with the head as without it.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +32,17 @@ from ibidem.modeling.modeling_custom import Block, Decoder
 from ibidem.runs import newest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 KIND = "reward-model"
-"""Kind of the artifact."""
+"""Kind of the artifact of a reward model."""
+HEAD_KIND = "grounding-head"
+"""Kind of the artifact of a grounding head."""
+TEMPERATURES = (0.01, 1.0)
+"""Bounds of the temperature of a grounding head."""
+_REACHES = (4.0, 12.0, 36.0)
+_INTERACTION, _HIDDEN = 64, 32
+_FAR = 1e4
 
 
 def load_reward_model(folder: Path, tokenizer_digest: str | None = None) -> "tuple[RewardModel, artifacts.Artifact]":
@@ -134,6 +147,84 @@ class ValueDecoder(Decoder):
     def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
         scores = super()._scores(hidden_ND, head_VD, targets_N, scoring)
         return scores._replace(values_N=_scalars(hidden_ND, self.value_1D))
+
+
+class Spans(NamedTuple):
+    """R spans of M passages, each as the answer to one of N questions."""
+
+    question_states_NQD: Tensor
+    """Of the questions' tokens; float32, padded."""
+    question_weights_NQ: Tensor
+    """Of the questions' tokens, with sum 1; 0 where there is none."""
+    passage_states_MPD: Tensor
+    """Of the passages' tokens; float32, padded."""
+    passage_lengths_M: Tensor
+    """Tokens of each passage."""
+    question_of_R: Tensor
+    passage_of_R: Tensor
+    spans_R2: Tensor
+    """First token, and the one behind the last."""
+    features_RF: Tensor
+    """What the encoder does not know, float32: `grounding.alignment.FEATURES`."""
+
+
+class GroundingHead(nn.Module):
+    """Scores spans of passages as answers to questions; trained without labels, on states that it does not change."""
+
+    calibration: Tensor
+
+    def __init__(self, width: int, prior_F: "Sequence[float]") -> None:
+        """Make a head whose first scores are the features' weighted sum.
+
+        Args:
+            width: of the encoder's states.
+            prior_F: weight of each feature before training.
+        """
+        super().__init__()
+        inputs = len(prior_F) + 2 * len(_REACHES) + 1
+        self.project = nn.Linear(width, _INTERACTION, bias=False)
+        self.log_reaches = nn.Parameter(torch.tensor(_REACHES).log())
+        self.mix = nn.Linear(inputs, 1, bias=False)
+        self.hidden = nn.Linear(inputs, _HIDDEN)
+        self.out = nn.Linear(_HIDDEN, 1, bias=False)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.register_buffer("calibration", torch.full((), torch.nan, dtype=torch.float64))
+        with torch.no_grad():
+            self.mix.weight.zero_()
+            self.mix.weight[0, : len(prior_F)] = torch.tensor(prior_F)
+            self.out.weight.zero_()
+
+    @property
+    def temperature(self) -> Tensor:
+        """What scores are divided by in training, within `TEMPERATURES`."""
+        low, high = TEMPERATURES
+        return self.log_temperature.exp().clamp(low, high)
+
+    def forward(self, spans: Spans) -> Tensor:
+        """Return the score of each span, not divided by the temperature; float32, (R,)."""
+        inputs_RI = torch.cat([spans.features_RF, self._interaction(spans)], dim=1)
+        bent_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
+        return (self.mix(inputs_RI) + bent_R1).squeeze(1)  # type: ignore[no-any-return]
+
+    def _interaction(self, spans: Spans) -> Tensor:
+        """Return for each span how close to it the passage says what the question says, (R, 2 reaches + 1)."""
+        question_NQK = nn.functional.normalize(self.project(spans.question_states_NQD), dim=-1)
+        passage_MPK = nn.functional.normalize(self.project(spans.passage_states_MPD), dim=-1)
+        likeness_RQP = question_NQK[spans.question_of_R] @ passage_MPK[spans.passage_of_R].transpose(1, 2)
+        places_P = torch.arange(passage_MPK.shape[1], device=likeness_RQP.device)
+        first_R1, behind_R1 = spans.spans_R2.unbind(dim=1)[0].unsqueeze(1), spans.spans_R2[:, 1:]
+        inside_RP = (places_P >= first_R1) & (places_P < behind_R1)
+        is_padding_RP = places_P >= spans.passage_lengths_M[spans.passage_of_R].unsqueeze(1)
+        distances_RP = torch.maximum(first_R1 - places_P, places_P - behind_R1 + 1).clamp(min=0).float()
+        distances_RP = distances_RP.masked_fill(inside_RP | is_padding_RP, _FAR)
+        weights_RQ = spans.question_weights_NQ[spans.question_of_R]
+        found = []
+        for log_reach in self.log_reaches:
+            decay_RP = torch.exp(-distances_RP / log_reach.exp())
+            near_RQP = likeness_RQP.clamp(min=0) * decay_RP.unsqueeze(1)
+            found += [(weights_RQ * near_RQP.amax(dim=2)).sum(1), (weights_RQ * near_RQP.mean(dim=2)).sum(1)]
+        within_RQ = likeness_RQP.masked_fill(~inside_RP.unsqueeze(1), -1.0).amax(dim=2)
+        return torch.stack([*found, (weights_RQ * within_RQ).sum(1)], dim=1)
 
 
 def _scalars(hidden_ND: Tensor, weight_1D: Tensor) -> Tensor:

@@ -1,0 +1,240 @@
+"""How well the words of a question are aligned with a span of a passage: what needs no model.
+
+    question     How high is the tower?
+    its terms    high 3.1, tower 1.2                    rarer among the texts, heavier: the inverse document frequency
+    passage      The tower was built in 1889. It is 330 m high and weighs 10,100 tons.
+    near         330: high is 2 words away, tower 8      10,100: high is 3 words away, tower 11, in another sentence
+
+A term counts as far away as its occurrence that is nearest to the span; what is inside of the span does not count.
+`proximity` is the sum of the weights, each times exp(-distance / 12): untrained, and hard to beat.
+
+Shapes: S spans, F features.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibidem.grounding.cloze import kind_of
+from ibidem.grounding.sentences import sentence_ends
+from ibidem.grounding.terms import terms
+
+REACH = 12.0
+"""Words over which nearness falls to 1 / e."""
+FEATURES = (
+    "near_4",
+    "near_12",
+    "near_32",
+    "before",
+    "behind",
+    "sentence",
+    "sentence_beside",
+    "passage",
+    "pairs",
+    "inside",
+    "kind",
+    "words",
+    "place",
+)
+"""near_N: share of the question's weight, each term times exp(-distance / N); before, behind: near_12 of terms on one
+side; sentence, sentence_beside, passage: share of the weight in the span's sentence, or in one beside it too, or in the
+passage; pairs: share of the question's neighboring terms that are neighbors in the span's sentence; inside: share of
+the weight inside of the span; kind: whether the span is of the kind that is asked for; words: logarithm of its length;
+place: of the span in the passage, from 0 to 1."""
+_WORD = re.compile(r"\w+(?:[.,'’_-]\w+)*")
+_FAR = 1e9
+_ASKED = (
+    (re.compile(r"(?i)\b(?:when|what year|which year)\b"), frozenset(["year", "number"])),
+    (re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall)\b"), frozenset(["number"])),
+    (re.compile(r"(?i)\b(?:who|whom|whose)\b"), frozenset(["name"])),
+    (re.compile(r"(?i)\bwhere\b"), frozenset(["name"])),
+)
+
+
+class Frequencies(NamedTuple):
+    """In how many of some texts each term occurs."""
+
+    counts: Mapping[str, int]
+    number: int
+    """Of texts in all."""
+
+    def idf(self, term: str) -> float:
+        """Return the inverse document frequency of a term, as BM25 has it.
+
+        >>> Frequencies({"the": 10, "tower": 1}, 10).idf("the") < Frequencies({}, 10).idf("tower")
+        True
+        """
+        count = self.counts.get(term, 0)
+        return math.log1p((self.number - count + 0.5) / (count + 0.5))
+
+
+def frequencies(texts: Iterable[str]) -> Frequencies:
+    """Count in how many texts each term occurs."""
+    counts: Counter[str] = Counter()
+    number = 0
+    for text in texts:
+        counts.update(set(terms(text)))
+        number += 1
+    return Frequencies(counts, number)
+
+
+def proximity(question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies) -> NDArray[np.float32]:
+    """Return the untrained score of each span, [S]: the sum of idf x exp(-distance / 12) over the question's terms."""
+    weights_Q, distances_SQ, _ = _distances(question, passage, spans, known)
+    return np.asarray((weights_Q * np.exp(-np.abs(distances_SQ) / REACH)).sum(1), np.float32)
+
+
+def features(question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies) -> NDArray[np.float32]:
+    """Return `FEATURES` of each span, [S, F].
+
+    Args:
+        question: the question, or the rest of a claim.
+        passage: the text.
+        spans: in characters of the passage.
+        known: weights the terms.
+    """
+    weights_Q, distances_SQ, inside_SQ = _distances(question, passage, spans, known)
+    share_Q = weights_Q / (weights_Q.sum() or 1.0)
+    near_S = {reach: (share_Q * np.exp(-np.abs(distances_SQ) / reach)).sum(1) for reach in (4.0, REACH, 32.0)}
+    decayed_SQ = share_Q * np.exp(-np.abs(distances_SQ) / REACH)
+    read = _read(passage)
+    places = [_place(read, span) for span in spans]
+    asked = list(dict.fromkeys(_terms(question)))
+    columns = [
+        *near_S.values(),
+        (decayed_SQ * (distances_SQ < 0)).sum(1),
+        (decayed_SQ * (distances_SQ > 0)).sum(1),
+        *_in_sentences(read, places, asked, share_Q),
+        _pairs(read, places, _terms(question)),
+        (share_Q * inside_SQ).sum(1),
+        [_is_asked(question, passage[start:end]) for start, end in spans],
+        [math.log1p(last - first) for first, last in places],
+        [first / max(len(read.words), 1) for first, _ in places],
+    ]
+    return np.asarray(columns, np.float32).T.reshape(len(spans), len(FEATURES))
+
+
+def weights_of_words(text: str, known: Frequencies) -> list[tuple[int, int, float]]:
+    """Return the span of each word of a text, and the weight of its rarest term."""
+    found = [(match.span(), terms(match[0])) for match in _WORD.finditer(text)]
+    return [(start, end, max(map(known.idf, held))) for (start, end), held in found if held]
+
+
+class _Read(NamedTuple):
+    """A passage, word by word."""
+
+    words: list[tuple[int, int]]
+    terms: list[frozenset[str]]
+    sentences: list[int]
+    """Number of the sentence of each word."""
+    places: dict[str, NDArray[np.int64]]
+    """Numbers of the words that have a term, ascending."""
+
+
+@lru_cache(maxsize=1024)
+def _read(passage: str) -> _Read:
+    ends = [*sentence_ends(passage), len(passage)]
+    words, held, sentences, sentence = [], [], [], 0
+    places: dict[str, list[int]] = {}
+    for number, match in enumerate(_WORD.finditer(passage)):
+        while match.start() >= ends[sentence]:
+            sentence += 1
+        words.append((match.start(), match.end()))
+        held.append(frozenset(terms(match[0])))
+        sentences.append(sentence)
+        for term in held[-1]:
+            places.setdefault(term, []).append(number)
+    return _Read(words, held, sentences, {term: np.asarray(numbers) for term, numbers in places.items()})
+
+
+def _terms(question: str) -> list[str]:
+    return [term for word in _WORD.findall(question) for term in terms(word)]
+
+
+def _place(read: _Read, span: tuple[int, int]) -> tuple[int, int]:
+    """Return the words of a span: the first one, and the one behind the last."""
+    inside = [number for number, (start, end) in enumerate(read.words) if end > span[0] and start < span[1]]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _distances(
+    question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the weight of each term of a question, its signed distance from each span, and whether it is inside."""
+    read, asked = _read(passage), list(dict.fromkeys(_terms(question)))
+    weights_Q = np.asarray([known.idf(term) for term in asked], np.float64)
+    distances_SQ = np.full((len(spans), len(asked)), _FAR)
+    inside_SQ = np.zeros((len(spans), len(asked)), np.bool_)
+    for row, span in enumerate(spans):
+        first, behind = _place(read, span)
+        for column, term in enumerate(asked):
+            numbers = read.places.get(term)
+            if numbers is None:
+                continue
+            signed = np.where(numbers < first, numbers - first, np.where(numbers >= behind, numbers - behind + 1, 0))
+            outside = signed[signed != 0]
+            inside_SQ[row, column] = len(outside) < len(signed)
+            if len(outside):
+                distances_SQ[row, column] = outside[np.abs(outside).argmin()]
+    return weights_Q, distances_SQ, inside_SQ
+
+
+def _in_sentences(
+    read: _Read, places: Sequence[tuple[int, int]], asked: Sequence[str], share_Q: NDArray[np.float64]
+) -> list[list[float]]:
+    """Return the share of the weight in each span's sentence, in one beside it too, and in the passage."""
+
+    def share(words: Collection[int]) -> float:
+        held = frozenset().union(*(read.terms[number] for number in words))
+        return float(sum(weight for term, weight in zip(asked, share_Q, strict=True) if term in held))
+
+    reaches = (0, 1, len(read.words))
+    return [
+        [
+            share(
+                [
+                    number
+                    for number in range(len(read.words))
+                    if not first <= number < behind
+                    and abs(read.sentences[number] - read.sentences[min(first, len(read.sentences) - 1)]) <= reach
+                ]
+            )
+            for first, behind in places
+        ]
+        for reach in reaches
+    ]
+
+
+def _pairs(read: _Read, places: Sequence[tuple[int, int]], asked: Sequence[str]) -> list[float]:
+    """Return the share of neighboring terms of a question that are neighbors in each span's sentence."""
+    wanted = set(pairwise(asked))
+    found = []
+    for first, behind in places:
+        if not wanted or first == behind:
+            found.append(0.0)
+            continue
+        numbers = [n for n, sentence in enumerate(read.sentences) if sentence == read.sentences[first]]
+        held = {
+            pair for pair in wanted for n in numbers[:-1] if pair[0] in read.terms[n] and pair[1] in read.terms[n + 1]
+        }
+        found.append(len(held) / len(wanted))
+    return found
+
+
+def _is_asked(question: str, answer: str) -> float:
+    """Return 1 if an answer is of the kind that a question asks for, 0 if not, one half if it asks for any.
+
+    >>> _is_asked("When was it built?", "1889"), _is_asked("Who built it?", "1889"), _is_asked("What is it?", "1889")
+    (1.0, 0.0, 0.5)
+    """
+    for pattern, kinds in _ASKED:
+        if pattern.search(question):
+            return float(kind_of(answer) in kinds)
+    return 0.5

@@ -1,0 +1,194 @@
+"""The grounding head: does a passage answer a question, with which of its spans, and does it support a claim?
+
+    question, passage, spans    states of the encoder, which is never changed, and alignment features -> head -> scores
+    a passage's score           that of its best candidate: reranks passages
+    a claim's margin            each number, year and name of the claim is taken out, and the rest is the question:
+                                score of the same text in the passage - best score of another text of its kind there;
+                                the smallest counts: "330 m high" fails if 300 fits better where 330 is asked for
+
+A head belongs to its encoder, by digest. What it needs of other texts, the frequencies of terms, is given to it: those
+of the passages that the principal may read.
+
+Shapes: see `ibidem.modeling.heads`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ibidem.errors import CheckpointError, ConfigError
+from ibidem.grounding.alignment import FEATURES, Frequencies, features, weights_of_words
+from ibidem.grounding.cloze import Candidate, candidates, is_same
+from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
+from ibidem.modeling.checkpoint import load_weights, verified
+from ibidem.modeling.heads import HEAD_KIND, GroundingHead, Spans
+from ibidem.runs import newest
+
+ENCODER = "encoder"
+"""Role of the encoder among the inputs of a head."""
+PRIOR = {"near_12": 10.0}
+"""Weights of the features before training: those of `alignment.proximity`."""
+States = Callable[[str], TokenStates]
+"""Returns an encoder's states of a text."""
+_REMEMBERED = 512
+_ASKED_KINDS = frozenset(["year", "number", "name"])
+
+
+class Asked(NamedTuple):
+    """A question, a passage, and spans of it as its answers."""
+
+    question: TokenStates
+    weights_Q: Tensor
+    passage: TokenStates
+    spans: Sequence[tuple[int, int]]
+    """In characters of the passage."""
+    features_SF: NDArray[np.float32]
+
+
+class Head:
+    """A grounding head on its encoder."""
+
+    def __init__(self, model: GroundingHead, encoder: TextEncoder, digest: str) -> None:
+        self.model, self.encoder, self.digest = model.eval(), encoder, digest
+        self._states: dict[str, TokenStates] = {}
+
+    def scores(
+        self, question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies
+    ) -> NDArray[np.float32]:
+        """Return the score of each span of a passage as the answer to a question, [S].
+
+        Args:
+            question: the question.
+            passage: the text.
+            spans: in characters of the passage.
+            known: frequencies of the terms.
+        """
+        if not spans:
+            return np.zeros(0, np.float32)
+        asked = read(question, passage, spans, known, self.states)
+        with torch.inference_mode():
+            return self.model(collate([asked])).numpy()  # type: ignore[no-any-return]
+
+    def best(self, question: str, passage: str, known: Frequencies) -> float:
+        """Return the score of a passage for a question: that of its best candidate; -inf if it has none."""
+        spans = [(each.start, each.end) for each in candidates(passage)]
+        return float(self.scores(question, passage, spans, known).max(initial=-np.inf))
+
+    def margin(self, claim: str, passage: str, known: Frequencies) -> float:
+        """Return by how much a passage supports a claim; inf if the claim has no number, year or name.
+
+        It is -inf if one of them does not occur in the passage.
+        """
+        there = candidates(passage)
+        parts = [each for each in candidates(claim) if each.kind in _ASKED_KINDS]
+        return min((self._margin_of(part, claim, passage, there, known) for part in parts), default=np.inf)
+
+    def states(self, text: str) -> TokenStates:
+        """Return the encoder's states of a text; those of the last texts are kept."""
+        if (found := self._states.get(text)) is None:
+            if len(self._states) >= _REMEMBERED:
+                self._states.clear()
+            found = self._states[text] = self.encoder.states(text)
+        return found
+
+    def _margin_of(
+        self, part: Candidate, claim: str, passage: str, there: Sequence[Candidate], known: Frequencies
+    ) -> float:
+        text = claim[part.start : part.end]
+        alike = [each for each in there if is_same(passage[each.start : each.end], text)]
+        if not alike:
+            return -np.inf
+        rivals = [each for each in there if each.kind == part.kind and each not in alike]
+        question = f"{claim[: part.start]} {claim[part.end :]}"
+        spans = [(each.start, each.end) for each in (*alike, *rivals)]
+        scores = self.scores(question, passage, spans, known)
+        mine, others = scores[: len(alike)], scores[len(alike) :]
+        return float(mine.max() - others.max(initial=-np.inf))
+
+
+def open_head(path: Path, encoder: Path | None = None) -> Head:
+    """Verify a head, or the newest of its run, and open it with its encoder.
+
+    Args:
+        path: folder of the head or of its training.
+        encoder: where its encoder is; by default where it was in training.
+
+    Raises:
+        CheckpointError: it is damaged, or no grounding head.
+        ConfigError: the encoder is not there, or another one.
+    """
+    artifact = verified(newest(path), kind=HEAD_KIND)
+    due = artifact.digest_of(ENCODER)
+    place = encoder or Path(artifact.config["encoder"])
+    if not place.is_dir():
+        raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --encoder")
+    opened = open_encoder(place)
+    if opened.digest != due:
+        raise ConfigError(f"head {path}: it was trained on another encoder than {place}")
+    model = new_head(opened.width)
+    try:
+        load_weights(model, artifact.path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{artifact.path}: of another version of ibidem; train the head again") from error
+    return Head(model, opened, artifact.digest)
+
+
+def new_head(width: int) -> GroundingHead:
+    """Return an untrained head, whose scores are those of proximity."""
+    return GroundingHead(width, [PRIOR.get(name, 0.0) for name in FEATURES])
+
+
+def read(question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies, states: States) -> Asked:
+    """Read a question and a passage with an encoder, and align them.
+
+    Args:
+        question: the question.
+        passage: the text.
+        spans: in characters of the passage.
+        known: frequencies of the terms.
+        states: returns the encoder's states of a text.
+    """
+    asked = states(question)
+    aligned = features(question, passage, spans, known)
+    return Asked(asked, token_weights(question, asked, known), states(passage), spans, aligned)
+
+
+def token_weights(text: str, tokens: TokenStates, known: Frequencies) -> Tensor:
+    """Return the weight of each token, with sum 1: its share of the weight of the word that it is in, [T].
+
+    All are 0 if no token is in a word.
+    """
+    words = weights_of_words(text, known)
+    weights = np.zeros(len(tokens.spans_T2), np.float32)
+    for start, end, weight in words:
+        inside = (tokens.spans_T2[:, 1] > start) & (tokens.spans_T2[:, 0] < end)
+        weights[inside] += weight / max(inside.sum(), 1)
+    return torch.from_numpy(weights / (weights.sum() or 1.0))
+
+
+def collate(asked: Sequence[Asked]) -> Spans:
+    """Put the spans of several questions into one batch, in order."""
+    spans = [_token_span(each.passage.spans_T2, span) for each in asked for span in each.spans]
+    counts = torch.tensor([len(each.spans) for each in asked])
+    owner_R = torch.repeat_interleave(torch.arange(len(asked)), counts)
+    return Spans(
+        question_states_NQD=pad_sequence([each.question.states_TD for each in asked], batch_first=True),
+        question_weights_NQ=pad_sequence([each.weights_Q for each in asked], batch_first=True),
+        passage_states_MPD=pad_sequence([each.passage.states_TD for each in asked], batch_first=True),
+        passage_lengths_M=torch.tensor([len(each.passage.states_TD) for each in asked]),
+        question_of_R=owner_R,
+        passage_of_R=owner_R,
+        spans_R2=torch.tensor(spans).reshape(-1, 2),
+        features_RF=torch.from_numpy(np.concatenate([each.features_SF for each in asked])),
+    )
+
+
+def _token_span(spans_T2: NDArray[np.int64], span: tuple[int, int]) -> tuple[int, int]:
+    inside = np.flatnonzero((spans_T2[:, 1] > span[0]) & (spans_T2[:, 0] < span[1]))
+    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
