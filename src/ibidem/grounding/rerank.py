@@ -60,6 +60,4 @@ def share_of(margin: float, threshold: float) -> float | None:
     >>> share_of(2.0, 2.0), share_of(-math.inf, 2.0), share_of(math.inf, 2.0)
     (0.5, 0.0, None)
     """
-    if margin == math.inf:
-        return None
-    return 1 / (1 + math.exp(min(threshold - margin, 700.0)))
+    return None if margin == math.inf else (1 + math.tanh((margin - threshold) / 2)) / 2
