@@ -322,7 +322,7 @@ def negation_removed(sentence: str, _passage: str, _rng: random.Random) -> str |
     for pattern, instead in _NEGATIONS:
         edited, count = pattern.subn(instead, sentence, count=1)
         if count:
-            return edited
+            return raised(edited) if sentence[0].isupper() else edited
     return None
 
 
