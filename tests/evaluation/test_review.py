@@ -245,7 +245,7 @@ def test_who_may_read_nothing_gets_no_form(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_lost_right_ends_the_review(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ibidem.grounding.retrieve.Retriever._may_be_shown", lambda *_: False)
+    monkeypatch.setattr("ibidem.grounding.retrieve.Retriever.may_be_shown", lambda *_: False)
     with pytest.raises(AccessDenied):
         review(config(made, output_dir=tmp_path / "form"))
     assert not any(tmp_path.iterdir())

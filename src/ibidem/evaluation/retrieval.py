@@ -111,8 +111,10 @@ def desk(config: DocQaConfig, judge: Entailment) -> Iterator[Desk]:
         raise ConfigError("--index needs --principal: who asks")
     names = ("index", "acl", "key", "audit", "encoder", "head", "head_encoder", "principal")
     choice = HeadChoice(**{name: getattr(config, name) for name in names})
-    answerer = open_answerer(config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge)
-    with opened(choice) as retriever:
+    answerer = open_answerer(
+        config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge, principal=config.principal
+    )
+    with opened(choice, config.principal) as retriever:
         rules, index = retriever.permissions.current().version, retriever.store.digest
         yield Desk(retriever, answerer, config.principal, rules, index)
 

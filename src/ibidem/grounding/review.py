@@ -77,16 +77,16 @@ def review(config: GroundReviewConfig) -> str:
     """Write the form, and beside it the head's order; return what to do with them.
 
     Raises:
-        AccessDenied: the access rules or the index changed meanwhile.
+        AccessDenied: the access rules or the index changed meanwhile, or the principal is no reader of head or model.
         ConfigError: the head is of another base.
         DataError: no question is answered by a passage that the principal may read.
     """
     artifacts.check_replaceable(config.output_dir, KIND)
     questions = read_questions(config.questions)
     drawn = random.Random(config.seed).sample(questions, len(questions))
-    model = identify(config.model) if config.model else None
-    with opened(config) as retriever:
-        says = _says(model, config.max_tokens) if model else None
+    model = identify(config.model, config.principal) if config.model else None
+    with opened(config, config.principal) as retriever:
+        says = _says(model, config) if model else None
         pairs = _pairs(retriever, config, drawn, says)
         if not pairs:
             raise DataError(
@@ -204,12 +204,13 @@ def _unsupported(said: str, chunk: Chunk, question: str) -> str | None:
     return " ".join(first.split())
 
 
-def _says(model_id: ModelId, max_tokens: int) -> Says:
+def _says(model_id: ModelId, config: GroundReviewConfig) -> Says:
     from ibidem.conversation import Turn
     from ibidem.inference.models import open_model
     from ibidem.modeling.generate import Sampling
 
-    model, sampling = open_model(model_id.path, model_id.digest), Sampling(max_tokens, temperature=0)
+    model = open_model(model_id.path, model_id.digest, config.principal)
+    sampling = Sampling(config.max_tokens, temperature=0)
     return lambda question: model.respond([(Turn.of("user", question),)], sampling)[0].text.strip()
 
 

@@ -31,7 +31,7 @@ def search(config: GroundSearchConfig) -> str:
 
 def found(config: GroundSearchConfig) -> list[Hit]:
     """Find passages; those that a head ranks are chosen from more than are shown."""
-    with opened(config) as retriever:
+    with opened(config, config.principal) as retriever:
         pool = config.k if retriever.head is None else max(POOL, config.k)
         return retriever.search(config.query, config.principal, pool, lambda hits: hits[: config.k])
 

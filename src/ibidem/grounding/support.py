@@ -233,15 +233,19 @@ class InferenceModel:
             return int(self._model(**row).logits[0].argmax()) == int(self._label or 0)
 
 
-def open_entailment(name: str, word_share: float, head_encoder: Path | None = None) -> Entailment:
+def open_entailment(
+    name: str, word_share: float, head_encoder: Path | None = None, principal: str | None = None
+) -> Entailment:
     """Open the judge.
 
     Args:
         name: `words`, or the folder of a grounding head or of a Hugging Face model.
         word_share: of the words.
         head_encoder: what a head reads with; None: the model that its manifest names.
+        principal: who opens a head; None: the user who runs the program.
 
     Raises:
+        AccessDenied: the head was trained on private documents, and the principal is not among their readers.
         ConfigError: there is no such judge.
     """
     if name == WORDS:
@@ -251,7 +255,7 @@ def open_entailment(name: str, word_share: float, head_encoder: Path | None = No
     if _head(Path(name)) is not None:
         from ibidem.grounding.head import open_head
 
-        return HeadJudge(open_head(Path(name), head_encoder), word_share)
+        return HeadJudge(open_head(Path(name), head_encoder, principal), word_share)
     return InferenceModel(Path(name))
 
 

@@ -108,6 +108,10 @@ class View:
         """Return how many of its chunks have each term, by the terms' hashes."""
         return [self._num_rows(place, each) for place, each in zip(self._places(hashes), hashes, strict=True)]
 
+    def chunks(self) -> list[Chunk]:
+        """Return all its chunks, in the order of (path, start)."""
+        return [self._chunk(row) for row in range(len(self))]
+
     def bm25(self, terms: Sequence[tuple[int, int]]) -> Floats:
         """Return the score of each row, float64 [N]."""
         places_Q = self._places([term for term, _ in terms])
