@@ -30,8 +30,10 @@ class RuleHead:
         return 1.0 if set(numbers) <= set(terms(passage)) else float("-inf")
 
 
-def save_head(folder: Path, encoder: Path, *, calibration: float = 0.0) -> Path:
-    """Save an untrained head on a checkpoint."""
+def save_head(
+    folder: Path, encoder: Path, *, calibration: float = 0.0, readers: dict[str, list[str]] | None = None
+) -> Path:
+    """Save an untrained head on a checkpoint; with readers, as one that was trained on private documents."""
     import torch
     from safetensors.torch import save_file
 
@@ -46,7 +48,7 @@ def save_head(folder: Path, encoder: Path, *, calibration: float = 0.0) -> Path:
     model.calibration.fill_(calibration)
     name = os.path.relpath(encoder.resolve(), folder.resolve())
     inputs = [Input("encoder", base.digest, name, is_artifact=True)]
-    config = {"encoder": str(encoder)}
+    config = {} if readers is None else {"readers": readers}
     with artifacts.create(folder, kind=HEAD_KIND, config=config, inputs=inputs) as draft:
         save_file(model.state_dict(), draft.path / WEIGHTS)
     return folder

@@ -129,6 +129,17 @@ def test_claims_are_scored_in_the_json_and_the_record_of_the_answer_names_the_he
     ] * 2
 
 
+def test_a_head_of_private_documents_is_for_their_readers_alone(
+    index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = save_head(tmp_path / "private", checkpoint, readers={"read": ["hr"], "deny": []})
+    at = ("--index", str(index), "--head", str(private), "--principal")
+    for words in (("search", "--query", "leave"), ("ask", "--question", "How long is leave?")):
+        assert main(["ground", words[0], *at, "ada", *words[1:]]) == 2
+        assert "ada is not among their readers" in capsys.readouterr().err
+        assert main(["ground", words[0], *at, "hr", *words[1:]]) == 0
+
+
 class Model:
     """A model that says what it is told."""
 
