@@ -418,7 +418,7 @@ def _grounding_head() -> Kind:
         "an input, not a part. The threshold that tells supported claims from others is kept with the weights from the "
         "last step on.",
         made_by=HEADS,
-        read_by=HEADS,
+        read_by=(*HEADS, "ground search", "ground ask", "ground review", "evaluate doc-qa"),
         files=TRAINED_ALONE,
         counts={
             "step": "Number of steps taken.",
@@ -557,7 +557,10 @@ def _index() -> Kind:
         about="Private documents in chunks, a segment for each access class. Whoever can read its files reads the "
         "documents.",
         made_by=("ground index", "ground forget"),
-        read_by=("ground index", "ground search", "ground ask", "ground show", "ground forget", "evaluate doc-qa"),
+        read_by=(
+            *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
+            "evaluate doc-qa",
+        ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
             "{grounding.index:PATHS}": "Paths of the documents of each segment, one segment per line.",
