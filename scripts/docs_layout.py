@@ -415,8 +415,8 @@ def _grounding_head() -> Kind:
     return Kind(
         constant="modeling.heads:HEAD_KIND",
         about="A grounding head after some steps: it scores spans of passages as answers to questions. Its encoder is "
-        "an input, not a part. The threshold that tells supported claims from others is kept with the weights from the "
-        "last step on.",
+        "an input, not a part. The threshold that tells supported claims from others is kept with the weights from "
+        "the last step on.",
         made_by=HEADS,
         read_by=(*HEADS, "ground search", "ground ask", "ground review", "evaluate doc-qa"),
         files=TRAINED_ALONE,

@@ -13,6 +13,7 @@ Shapes: S spans, F features.
 
 import math
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibidem.grounding.cloze import kind_of
+from ibidem.grounding.cloze import SMALL, kind_of
 from ibidem.grounding.sentences import sentence_ends
 from ibidem.grounding.terms import terms
 
@@ -39,6 +40,8 @@ FEATURES = (
     "passage",
     "pairs",
     "inside",
+    "focus_before",
+    "focus_behind",
     "kind",
     "words",
     "place",
@@ -46,10 +49,14 @@ FEATURES = (
 """near_N: share of the question's weight, each term times exp(-distance / N); before, behind: near_12 of terms on one
 side; sentence, sentence_beside, passage: share of the weight in the span's sentence, or in one beside it too, or in the
 passage; pairs: share of the question's neighboring terms that are neighbors in the span's sentence; inside: share of
-the weight inside of the span; kind: whether the span is of the kind that is asked for; words: logarithm of its length;
-place: of the span in the passage, from 0 to 1."""
+the weight inside of the span; focus_before, focus_behind: nearness, exp(-distance / 2), of what the question word asks
+for, such as sacks in "how many sacks", within six words on one side; kind: whether the span is of the kind that is
+asked for; words: logarithm of its length; place: of the span in the passage, from 0 to 1."""
 _WORD = re.compile(r"\w+(?:[.,'’_-]\w+)*")
 _FAR = 1e9
+_FOCUS_REACH, _FOCUS_WORDS, _FOCUS_TERMS = 2.0, 6, 4
+_ASKS = re.compile(r"(?i)\b(?:whose|what|which|how (?:many|much)|how)\b")
+_BEFORE_FOCUS = frozenset(["of", "the", "kind", "kinds", "type", "types", "sort", "a", "an"])
 _ASKED = (
     (re.compile(r"(?i)\b(?:when|what year|which year)\b"), frozenset(["year", "number"])),
     (re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall)\b"), frozenset(["number"])),
@@ -114,6 +121,7 @@ def features(question: str, passage: str, spans: Sequence[tuple[int, int]], know
         *_in_sentences(read, places, asked, share_Q),
         _pairs(read, places, _terms(question)),
         (share_Q * inside_SQ).sum(1),
+        *_beside_focus(question, read, places),
         [_is_asked(question, passage[start:end]) for start, end in spans],
         [math.log1p(last - first) for first, last in places],
         [first / max(len(read.words), 1) for first, _ in places],
@@ -226,6 +234,56 @@ def _pairs(read: _Read, places: Sequence[tuple[int, int]], asked: Sequence[str])
         }
         found.append(len(held) / len(wanted))
     return found
+
+
+def focus(question: str) -> frozenset[str]:
+    """Return the terms of what a question word asks for, which follows it; none if nothing does.
+
+    >>> sorted(focus("How many career sacks did he have?")), sorted(focus("What is it?"))
+    (['career', 'sack'], [])
+    """
+    found: list[str] = []
+    if asks := _ASKS.search(question):
+        for word in _WORD.findall(question[asks.end() :]):
+            if word.lower() in SMALL or len(found) >= _FOCUS_TERMS:
+                if found or word.lower() not in _BEFORE_FOCUS:
+                    break
+            else:
+                found += terms(word)
+    return frozenset(found)
+
+
+def _beside_focus(question: str, read: _Read, places: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
+    """Return how near the focus of a question is before each span, and behind it."""
+    asked = focus(question)
+    before: list[float] = []
+    behind: list[float] = []
+    for first, end in places:
+        sides = (
+            range(first - 1, max(first - 1 - _FOCUS_WORDS, -1), -1),
+            range(end, min(end + _FOCUS_WORDS, len(read.words))),
+        )
+        for found, side in zip((before, behind), sides, strict=True):
+            distance = next((place for place, number in enumerate(side) if read.terms[number] & asked), None)
+            found.append(0.0 if distance is None else math.exp(-distance / _FOCUS_REACH))
+    return before, behind
+
+
+def sentence_of(passage: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Return the sentence of a passage in which a span begins, in characters.
+
+    >>> text = "It is old. It is high."
+    >>> text[slice(*sentence_of(text, (17, 21)))]
+    'It is high.'
+    """
+    ends = _sentence_ends(passage)
+    number = bisect_right(ends, span[0])
+    return (ends[number - 1] if number else 0), (ends[number] if number < len(ends) else len(passage))
+
+
+@lru_cache(maxsize=1024)
+def _sentence_ends(passage: str) -> list[int]:
+    return list(sentence_ends(passage))
 
 
 def _is_asked(question: str, answer: str) -> float:

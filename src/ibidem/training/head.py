@@ -10,9 +10,9 @@ threshold of the margin, which is kept with the weights.
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +30,8 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.grounding import training_set
 from ibidem.grounding.alignment import FEATURES, proximity
 from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
-from ibidem.grounding.head import ENCODER, new_head
-from ibidem.modeling.heads import HEAD_KIND
+from ibidem.grounding.head import ENCODER, LATE, NEAR, collate, new_head, read
+from ibidem.modeling.heads import HEAD_KIND, GroundingHead
 from ibidem.readers import check_reader
 from ibidem.runs import folder_of
 from ibidem.statistics import lower_bound
@@ -49,6 +49,10 @@ from ibidem.training.rlhf.step_means import StepMeans
 
 FIGURES = ("wins",)
 """Figures of a step: the share of its questions whose right span is above all wrong ones of the batch."""
+PRIOR_QUESTIONS = 400
+"""Questions of the training that choose the weights before it."""
+CLEARLY = 0.02
+"""Share of the wrong spans by which proximity has to be better to be chosen."""
 REMEMBERED_BYTES = 1 << 29
 """Memory for states of texts that were read."""
 _TOKENS_OF_TEXT = 256
@@ -89,7 +93,7 @@ def run(config: HeadConfig) -> artifacts.Artifact:
         config,
         setup.accelerator,
         setup.made,
-        build=partial(new_head, setup.encoder.width),
+        build=objective.new_model,
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)
@@ -171,6 +175,25 @@ class HeadTraining:
             )
         passages = {"passages": len(train.passages), "held_out_passages": len(held_out.passages)}
         log.event("train.questions", train=len(train), held_out=len(held_out), **passages)
+
+    def new_model(self) -> GroundingHead:
+        """Return an untrained head, with late interaction as its prior unless proximity clearly wins more questions.
+
+        It is the training's own questions that decide. They are made of words of passages, and so favor proximity.
+        """
+        items = spread(len(self.setup.train), PRIOR_QUESTIONS)
+        near, late = (sum(self._shares_won(prior, items)) / len(items) for prior in (NEAR, LATE))
+        log.event("train.prior", questions=len(items), near=round(near, 4), late=round(late, 4))
+        return new_head(self.setup.encoder.width, NEAR if near > late + CLEARLY else LATE)
+
+    def _shares_won(self, prior_I: Sequence[float], items: Sequence[int]) -> Iterator[float]:
+        """Yield the share of the wrong spans in its passage that an untrained head ranks below the right one."""
+        head = new_head(self.setup.encoder.width, prior_I).eval()
+        for item in items:
+            asked = read(*self.setup.train.own_rows(item), self.setup.train.known, self.states)
+            with torch.inference_mode():
+                right, *wrong = head(collate([asked])).tolist()
+            yield sum(right > each for each in wrong) / len(wrong)
 
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
         """Forget the figures of the step before and the threshold: that of a run which goes on is of other weights."""
