@@ -253,7 +253,7 @@ NO_ARTIFACT = {
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _decision()]
+    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _review(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -422,7 +422,7 @@ def _grounding_head() -> Kind:
         "an input, not a part. The threshold that tells supported claims from others is kept with the weights from "
         "the last step on.",
         made_by=HEADS,
-        read_by=HEADS,
+        read_by=(*HEADS, "ground search", "ground ask", "ground review", "evaluate doc-qa"),
         files=TRAINED_ALONE,
         counts={
             "step": "Number of steps taken.",
@@ -561,7 +561,10 @@ def _index() -> Kind:
         about="Private documents in chunks, a segment for each access class. Whoever can read its files reads the "
         "documents.",
         made_by=("ground index", "ground forget"),
-        read_by=("ground index", "ground search", "ground ask", "ground show", "ground forget", "evaluate doc-qa"),
+        read_by=(
+            *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
+            "evaluate doc-qa",
+        ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
             "{grounding.index:PATHS}": "Paths of the documents of each segment, one segment per line.",
@@ -583,6 +586,28 @@ def _index() -> Kind:
     )
 
 
+def _review() -> Kind:
+    return Kind(
+        constant="grounding.review:KIND",
+        about="Pairs of statements about passages, for people to say which one holds; the head's order is beside it.",
+        made_by=("ground review",),
+        read_by=("evaluate ratings",),
+        files={
+            "{grounding.review:PAIRS}": "A pair a line, as the form shows it, and the chunk that it is about.",
+            "{rating_form:FORM}": "A form with a line for each pair. Raters fill in copies.",
+            "{rating_form:PAGE}": "Passages, pairs and what to do, to read beside the form.",
+        },
+        columns=(
+            Columns(
+                "{rating_form:FORM}",
+                dict.fromkeys(docs_code.constants()["rating_form:COLUMNS"], "string"),
+                FORM,
+            ),
+        ),
+        counts={"pairs": "Number of pairs."},
+    )
+
+
 def _responses() -> Kind:
     return Kind(
         constant="evaluation.chat:KIND",
@@ -591,14 +616,13 @@ def _responses() -> Kind:
         read_by=("evaluate ratings",),
         files={
             "{evaluation.chat:RESPONSES}": "A prompt a line: its columns, the user's `turns`, the model's `responses`.",
-            "{evaluation.rating_form:FORM}": "A form with a line for each response and criterion. Raters fill in "
-            "copies.",
-            "{evaluation.rating_form:PAGE}": "Prompts, responses, criteria and what to do, to read beside the form.",
+            "{rating_form:FORM}": "A form with a line for each response and criterion. Raters fill in copies.",
+            "{rating_form:PAGE}": "Prompts, responses, criteria and what to do, to read beside the form.",
         },
         columns=(
             Columns(
-                "{evaluation.rating_form:FORM}",
-                dict.fromkeys(docs_code.constants()["evaluation.rating_form:COLUMNS"], "string"),
+                "{rating_form:FORM}",
+                dict.fromkeys(docs_code.constants()["rating_form:COLUMNS"], "string"),
                 FORM,
             ),
         ),

@@ -95,6 +95,12 @@ class Head:
         parts = [each for each in candidates(claim) if each.kind in _ASKED_KINDS]
         return min((self._margin_of(part, claim, passage, there, known) for part in parts), default=np.inf)
 
+    @property
+    def threshold(self) -> float:
+        """Margin from which on a claim counts as supported; 0 if the head was not calibrated."""
+        found = float(self.model.calibration)
+        return 0.0 if np.isnan(found) else found
+
     def states(self, text: str) -> TokenStates:
         """Return the encoder's states of a text; those of the last texts are kept."""
         if (found := self._states.get(text)) is None:
