@@ -41,8 +41,9 @@ def together(function: Callable[..., None], *arguments: object) -> None:
 
 
 def start(launcher: Path, arguments: Sequence[str], said: Path, ranks: Mapping[str, str] | None = None) -> Any:
-    """Start a launcher as `python LAUNCHER ARGUMENTS` would; what it says is in the file `said`."""
-    process = FORKS.Process(target=_launch, args=(launcher, list(arguments), said, os.environ | dict(ranks or {})))
+    """Start a launcher as `python LAUNCHER ARGUMENTS` would, in this folder; what it says is in the file `said`."""
+    environment = os.environ | dict(ranks or {})
+    process = FORKS.Process(target=_launch, args=(Path.cwd(), launcher, list(arguments), said, environment))
     process.start()
     return process
 
@@ -66,7 +67,8 @@ def launch(launcher: Path, arguments: Sequence[str], folder: Path, processes: in
     raise AssertionError(f"{codes}\n" + "\n".join(path.read_text()[-3000:] for path in folder.glob("said-*.txt")))
 
 
-def _launch(launcher: Path, arguments: list[str], said: Path, environment: Mapping[str, str]) -> None:
+def _launch(where: Path, launcher: Path, arguments: list[str], said: Path, environment: Mapping[str, str]) -> None:
+    os.chdir(where)
     os.environ.clear()
     os.environ.update(environment)
     with said.open("w") as file:
