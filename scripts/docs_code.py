@@ -28,7 +28,7 @@ def constants() -> dict[str, Any]:
 
 def kinds() -> set[str]:
     """Return the constants that name a kind of artifact."""
-    return {key for key in constants() if key.endswith(":KIND")}
+    return {key for key in constants() if key.endswith((":KIND", ":HEAD_KIND"))}
 
 
 def file_names() -> set[str]:

@@ -152,6 +152,7 @@ FORM = {
 EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
     "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
+    "train.questions": "Number of cloze questions to train on and held out, and of the passages they are made from.",
     "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
     "train.prompts": "Number of prompts of PPO to train on, held out, and left out by reason.",
     "train.problems": "Number of problems of GRPO to train on, held out, and left out by reason.",
@@ -222,7 +223,7 @@ TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 """Commands that write evidence for the gate."""
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
-PRETRAININGS, REWARDS = ("train",), ("reward",)
+PRETRAININGS, REWARDS, HEADS = ("train",), ("reward",), ("train-head",)
 """Those that read tokens, and those that make no checkpoint."""
 REWARDED_BY_MODEL, REWARDED_BY_TESTS = ("ppo",), ("grpo",)
 """Those that learn from answers which they sample: scored by a reward model, or by tests."""
@@ -247,7 +248,7 @@ NO_ARTIFACT = {
 
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
-    trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _problems()]
+    trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
     return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _decision()]
 
 
@@ -367,12 +368,15 @@ def _tokens() -> Kind:
     )
 
 
-TRAINED = {
+TRAINED_ALONE = {
     "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
     "random_states_<process>.pkl": "Random states of each process.",
     "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
     "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether the "
     "run is `sharded`.",
+}
+TRAINED = {
+    **TRAINED_ALONE,
     **{
         f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
         for name, text in (
@@ -403,6 +407,31 @@ def _reward_model() -> Kind:
             "shorter_is_chosen": "Share of the held-out pairs whose shorter answer is chosen; a draw counts half.",
             "reward_mean": "Mean of the rewards of the training's answers, before scaling; after the last step.",
             "reward_deviation": "Their standard deviation.",
+        },
+    )
+
+
+def _grounding_head() -> Kind:
+    return Kind(
+        constant="modeling.heads:HEAD_KIND",
+        about="A grounding head after some steps: it scores spans of passages as answers to questions. Its encoder is an "
+        "input, not a part. The threshold that tells supported claims from others is kept with the weights from the "
+        "last step on.",
+        made_by=HEADS,
+        read_by=HEADS,
+        files=TRAINED_ALONE,
+        counts={
+            "step": "Number of steps taken.",
+            "loss": "InfoNCE of the last step, in nats per question.",
+            "held_out_loss": "InfoNCE on the held-out cloze questions.",
+            "wins": "Share of the held-out questions whose right span beats all wrong ones of its passage.",
+            "wins_at_least": "Exact lower bound of that share, with 95 % confidence.",
+            "proximity_wins": "The same share for untrained proximity.",
+            "proximity_wins_at_least": "Its exact lower bound.",
+            "temperature": "What scores are divided by in the loss.",
+            "threshold": "Margin from which a claim counts as supported; after the last step.",
+            "told_apart": "Share of the claims of held-out questions, half of them wrong, that the threshold tells "
+            "apart; it was chosen on them.",
         },
     )
 
@@ -454,7 +483,7 @@ def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
         about="A model after some steps, with everything that is needed to go on.",
-        made_by=tuple(name for name in TRAININGS if name not in REWARDS),
+        made_by=tuple(name for name in TRAININGS if name not in (*REWARDS, *HEADS)),
         read_by=(
             *(*TRAININGS, "generate", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),

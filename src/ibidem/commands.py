@@ -137,6 +137,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "teach a checkpoint to answer, from conversations",
             "ibidem sft --initial artifacts --data conversations.jsonl --output-dir sft --training.steps 200",
         ),
+        "raft": Command(
+            "ibidem.training.rlhf.config:RaftConfig",
+            "ibidem.training.raft:raft",
+            "teach a checkpoint to answer from the documents that a principal may read, and to cite them",
+            "ibidem raft --initial sft --index artifacts/index --principal ada --output-dir raft --training.steps 200",
+        ),
         "reward": Command(
             "ibidem.training.rlhf.config:RewardConfig",
             "ibidem.training.rlhf.reward_model:reward",
@@ -160,6 +166,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.training.rlhf.grpo_trainer:grpo",
             "train a checkpoint on problems whose tests are run, by a judge that cannot be fooled",
             "ibidem grpo --initial sft --problems problems.jsonl --output-dir grpo --training.steps 200",
+        ),
+        "train-head": Command(
+            "ibidem.training.config:HeadConfig",
+            "ibidem.training.head:train_head",
+            "train a head that tells supported passages from others, on cloze questions; its base is not changed",
+            "ibidem train-head --initial artifacts --data data/public/docs --output-dir head --training.steps 300",
         ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",

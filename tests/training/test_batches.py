@@ -14,7 +14,8 @@ from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.config import LoopConfig
-from ibidem.training.rlhf.batches import Order, encode, pack
+from ibidem.training.order import Order
+from ibidem.training.rlhf.batches import encode, pack
 
 WORDS = [
     "the",

@@ -1,6 +1,7 @@
 """Questions about documents: is the answer right, and does what it cites support it? `ibidem evaluate doc-qa`.
 
-    exact_match, f1            over the questions that the documents answer; an abstention counts as wrong
+    exact_match, f1            over the questions that the documents answer; an abstention counts as wrong; of an answer
+                               that begins with a quotation, what follows it counts
     answered                   of these questions: those with an answer that makes a claim
     abstentions                separately for answerable (too careful) and unanswerable questions (correct)
     citation_coverage          claims that cite at least one of the retrieved passages
@@ -27,7 +28,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ from ibidem.evaluation.retrieval import Desk, Found
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
-from ibidem.grounding.cite import claims, is_abstention, without_citations
+from ibidem.grounding.cite import behind_quote, claims, is_abstention, without_citations
+from ibidem.grounding.questions import Question, read_questions
 from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
@@ -54,19 +56,6 @@ from ibidem.trackers import check
 NAME = "doc-qa"
 ANSWERS = {"exact_match", "f1"}
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, the passages that were retrieved for it, and the correct answers."""
-
-    id: str
-    text: str
-    passages: Mapping[str, str]
-    answers: tuple[str, ...]
-    """Empty if the passages do not contain an answer."""
-    documents: tuple[str, ...] = ()
-    """Paths of documents in an index that answer it."""
 
 
 def doc_qa(config: DocQaConfig) -> str:
@@ -110,7 +99,7 @@ def _evaluate(
     """Answer, judge and seal, unless this very evaluation is there."""
     limited = evidence.part(config.limit, len(asked))
     supplied = read_answers(config.predictions, questions) if config.predictions else None
-    model_id = identify(config.checkpoint) if config.checkpoint else None
+    model_id = identify(config.checkpoint, config.principal) if config.checkpoint else None
     inputs = [evidence.benchmark_input(asked, config.data.name), *_inputs(config, model_id, supplied)]
     chosen = settings(config) | {
         "entailment": digest_of_entailment(config.entailment),
@@ -164,35 +153,18 @@ def rows(data: Path) -> list[Row]:
     ]
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Read questions.
-
-    Raises:
-        DataError: a row is not a question, or an id appears twice.
-    """
-    questions: dict[str, Question] = {}
-    for number, row in enumerate(jsonl.read(path, "data"), 1):
-        text, answers, passages, documents = row.get("question"), _answers(row), _passages(row), _documents(row)
-        if not isinstance(text, str) or answers is None or passages is None or documents is None:
-            raise DataError(f"data {path}: line {number} needs question, answers, and context or passages with ids")
-        key = str(row.get("id", number))
-        if key in questions:
-            raise DataError(f"data {path}: line {number}: id {key!r} appears twice")
-        questions[key] = Question(key, text, passages, answers, documents)
-    return list(questions.values())
-
-
 def assess(question: Question, answer: str, judge: Entailment, abstentions: Sequence[str]) -> Row:
     """Judge one answer."""
     shown = without_citations(answer, question.passages)
+    said = behind_quote(shown)
     about = {"id": question.id, "answerable": bool(question.answers), "answer": answer}
     if is_abstention(shown, abstentions, question.text):
         return {**about, "abstained": True}
     return {
         **about,
         "abstained": False,
-        "exact_match": max((float(normalize(shown) == normalize(gold)) for gold in question.answers), default=0.0),
-        "f1": max((f1(shown, gold) for gold in question.answers), default=0.0),
+        "exact_match": max((float(normalize(said) == normalize(gold)) for gold in question.answers), default=0.0),
+        "f1": max((f1(said, gold) for gold in question.answers), default=0.0),
         "claims": claims(answer, question.passages, judge),
     }
 
@@ -225,38 +197,6 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
     is_retrieved = any("retrieved" in item for item in items)
     metrics = [*(retrieval.METRICS if is_retrieved else ()), *SCORES]
     return {metric: evidence.mean(list((_trials(items, metric) or {}).values())) for metric in metrics}
-
-
-def _answers(row: Row) -> tuple[str, ...] | None:
-    """Read answers as a text, a list, or in SQuAD's form; None if they are malformed."""
-    answers = row.get("answers", row.get("answer"))
-    answers = answers.get("text") if isinstance(answers, dict) else answers
-    answers = [answers] if isinstance(answers, str) else [] if answers is None else answers
-    if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
-        return None
-    return tuple(each for each in answers if each.strip())
-
-
-def _documents(row: Row) -> tuple[str, ...] | None:
-    """Read the paths of documents that answer; None if they are malformed."""
-    paths = row.get("documents", [])
-    return tuple(paths) if isinstance(paths, list) and all(isinstance(path, str) for path in paths) else None
-
-
-def _passages(row: Row) -> dict[str, str] | None:
-    """Read passages by their ids; None if there are none though the row says so, one has no text, or an id is twice."""
-    if isinstance(context := row.get("context"), str):
-        return {"1": context}
-    if "passages" not in row and "context" not in row:  # they may be retrieved
-        return {} if {"answers", "answer", "documents"} & row.keys() else None
-    passages = row.get("passages", context)
-    texts: dict[str, str] = {}
-    for number, each in enumerate(passages if isinstance(passages, list) else (), 1):
-        key, text = (each.get("id", number), each.get("text")) if isinstance(each, dict) else (number, each)
-        if not isinstance(text, str) or str(key) in texts:
-            return None
-        texts[str(key)] = text
-    return texts or None
 
 
 class Given(NamedTuple):
@@ -301,7 +241,7 @@ def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | Non
 
 def _generate(config: DocQaConfig, model_id: ModelId | None, questions: Sequence[Question]) -> dict[str, str]:
     assert model_id is not None
-    model = models.open_model(model_id.path, model_id.digest)
+    model = models.open_model(model_id.path, model_id.digest, config.principal)
     model.check_fit([_prompt(question) for question in questions], config.max_tokens)
     answers: dict[str, str] = {}
     with log.progress("complete", len(questions), "answers") as bar:

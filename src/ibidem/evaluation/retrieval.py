@@ -104,8 +104,10 @@ def desk(config: DocQaConfig, judge: Entailment) -> Iterator[Desk]:
     if config.principal is None:
         raise ConfigError("--index needs --principal: who asks")
     choice = IndexChoice(index=config.index, acl=config.acl, key=config.key, audit=config.audit, encoder=config.encoder)
-    answerer = open_answerer(config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge)
-    with opened(choice) as retriever:
+    answerer = open_answerer(
+        config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge, principal=config.principal
+    )
+    with opened(choice, config.principal) as retriever:
         rules, index = retriever.permissions.current().version, retriever.store.digest
         yield Desk(retriever, answerer, config.principal, rules, index)
 

@@ -90,6 +90,9 @@ class YamlRules:
         names = self.names(principal)
         return names.isdisjoint(access.deny) and not names.isdisjoint(access.read)
 
+    def resolved(self, access: Access) -> Access:
+        return Access(self._members(access.read), self._members(access.deny))
+
     def names(self, principal: str) -> frozenset[str]:
         """Return all names that stand for a principal: its own and its groups'; none if it can be no principal."""
         if (names := self._names.get(principal)) is None:
@@ -97,6 +100,14 @@ class YamlRules:
                 self._names.clear()
             names = self._names[principal] = self._resolved(normalized(principal))
         return names
+
+    def _members(self, names: frozenset[str]) -> frozenset[str]:
+        """Return the principals that names stand for; everyone stays a name."""
+        ahead, found = list(names), set[str]()
+        while ahead:
+            found.add(name := ahead.pop())
+            ahead += self.content.groups.get(name, frozenset()) - found
+        return frozenset(found - self.content.groups.keys())
 
     def _resolved(self, principal: str) -> frozenset[str]:
         listed = self.content.principals

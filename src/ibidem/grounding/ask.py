@@ -8,8 +8,9 @@
                                                                    |
                                                             recorded, then shown
 
-The passages are numbered from 1. A model of ours reads each as a part of the chat template, verbatim, and cites with
-parts; a foreign model reads and writes [1], and brackets in its passages have a backslash before them.
+The passages are numbered from 1. A model of ours reads each as a part of the chat template, verbatim, below its number
+and the beginning of its chunk's id, and cites with parts; a foreign model reads and writes [1], and brackets in its
+passages have a backslash before them.
 """
 
 import json
@@ -30,6 +31,7 @@ from ibidem.grounding.cite import (
     escape,
     escape_numbers,
     is_abstention,
+    label,
     passage_text,
     read_citations,
 )
@@ -138,8 +140,8 @@ def ask(config: GroundAskConfig) -> str:
 
 def reply_to(config: GroundAskConfig) -> Reply:
     """Answer a question as a principal; both records are on disk when it returns."""
-    answerer = open_answerer(config.model, k=config.k, max_tokens=config.max_tokens)
-    with opened(config) as retriever:
+    answerer = open_answerer(config.model, k=config.k, max_tokens=config.max_tokens, principal=config.principal)
+    with opened(config, config.principal) as retriever:
         return reply(retriever, answerer, config.question, config.principal)
 
 
@@ -163,10 +165,13 @@ def reply(retriever: Retriever, answerer: Answerer, question: str, principal: st
     return Reply(chunks, checked, left_out)
 
 
-def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailment | None = None) -> Answerer:
+def open_answerer(
+    model: Path | None, *, k: int, max_tokens: int, judge: Entailment | None = None, principal: str | None = None
+) -> Answerer:
     """Open what answers: a checkpoint or Hugging Face model, or without one the quotes.
 
     Raises:
+        AccessDenied: the checkpoint was tuned on documents, and the principal is not among their readers.
         ConfigError: the path is no model.
     """
     judge = judge or open_entailment("words", WORD_SHARE)
@@ -175,16 +180,21 @@ def open_answerer(model: Path | None, *, k: int, max_tokens: int, judge: Entailm
     from ibidem.inference.model_id import identify
     from ibidem.inference.models import open_model
 
-    model_id = identify(model)
-    return Answerer(
-        judge, k, max_tokens, open_model(model_id.path, model_id.digest), model_id.is_checkpoint, model_id.digest
-    )
+    model_id = identify(model, principal)
+    opened_model = open_model(model_id.path, model_id.digest, principal)
+    return Answerer(judge, k, max_tokens, opened_model, model_id.is_checkpoint, model_id.digest)
 
 
 def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversation:
-    """Return the conversation in which a model is asked: passages as parts, then the question."""
-    texts = [passage_text(chunk) for chunk in chunks]
-    shown = texts if is_ours else [f"[{number}] {escape(text)}" for number, text in enumerate(texts, 1)]
+    """Return the conversation in which a model is asked: passages as parts, then the question.
+
+    A model of ours is trained on these very conversations (see `training_set`).
+    """
+    numbered = [(number, chunk, passage_text(chunk)) for number, chunk in enumerate(chunks, 1)]
+    if is_ours:
+        shown = [f"{label(number, chunk)}\n{text}" for number, chunk, text in numbered]
+    else:
+        shown = [f"[{number}] {escape(text)}" for number, _, text in numbered]
     asked = f"{_INSTRUCTION if is_ours else _HOW_TO_CITE}\nQuestion: {question}"
     return (Turn("user", (*(Part("passage", text) for text in shown), Part("text", asked))),)
 

@@ -6,7 +6,8 @@
     for people               The tower is 330 m high [1]. It is red (unsupported).
 
 A claim is a sentence of an answer. It cites passages as [passage id] or [id, id]; any other text in brackets is text.
-A model of ours cites with parts of the chat template, which no text can spell. For foreign models each bracket of a
+A model of ours cites with parts of the chat template, which no text can spell: by the passage's number, the beginning
+of its chunk's id, or both, as they precede the passage. For foreign models each bracket of a
 document has a backslash before it, so that a document cannot spell a citation either; for people only brackets around
 numbers have one.
 Source: Gao et al. 2023, arXiv:2305.14627, section 4 (ALCE: citation recall and precision).
@@ -27,7 +28,8 @@ from ibidem.grounding.support import Entailment
 UNSUPPORTED = " (unsupported)"
 """What people see behind a claim that the passages it cites do not support."""
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
-MOST_DIGITS = 9  # of the number of a passage
+ID_CHARS = 4
+"""Characters of a chunk's id that a citation has; more are accepted."""
 SHORTEST_QUOTE = 3  # words; fewer occur anywhere
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
 _OPEN, _CLOSE, _BLANK, _DOUBT = "\ue000", "\ue001", "\ue002", "\ue003"  # mark citations while an answer is split
@@ -52,6 +54,7 @@ this those to what when where whether which who whom whose why with within
 _SOURCES = frozenset(_SOURCE_WORDS.split())
 _REASONS = _SOURCES | frozenset(_REASON_WORDS.split())
 
+_CHUNK_ID = re.compile(f"[0-9a-f]{{{ID_CHARS},64}}")
 _BRACKET = re.compile(r"[\[\]]")
 _ESCAPED = re.compile(r"\\([\[\]])")
 _CODE = r"```.*?(?:```|\Z)|``[^\n]*?``|`[^`\n]*`|(?<=[A-Za-z0-9_])\[[^\[\]\n]*\](?:\[[^\[\]\n]*\])*"
@@ -60,6 +63,7 @@ _CODE_OR_CITED = re.compile(f"{_CODE}|{_CITED}", re.DOTALL)
 _NUMBERS = re.compile(r"\[(\s*\d+(?:\s*[,;]\s*\d+)*\s*)\]")
 _SPELLED_DOUBT = re.compile(r"\((\s*unsupported\s*)\)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
+_FIRST_QUOTE = re.compile(r"\s*“[^“”]*”\s*(?=\S)")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
 _FENCE = re.compile(r"^```.*?^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _IGNORED = frozenset(["Cf", "Cc", "Zs", "Zl", "Zp"])
@@ -104,7 +108,7 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
             citations=(Citation(number=1, span=(10, 34), quote='The tower is 330 m high.', supported=True),),
             removed=1, unsupported=('It is red.',))
     """
-    marked, removed = _mark(answer, len(chunks))
+    marked, removed = _mark(answer, chunks)
     passages = {str(number): passage_text(chunk) for number, chunk in enumerate(chunks, 1)}
     found: dict[tuple[int, tuple[int, int]], Citation] = {}
     doubted, unsupported = [], []
@@ -118,7 +122,8 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
         for number in map(int, numbers):
             cited = _citation(number, _BEFORE_SIGN.sub("", claim), chunks[number - 1], supported=is_supported)
             before = found.get((number, cited.span), cited)
-            found[number, cited.span] = cited._replace(supported=cited.supported and before.supported)
+            both = cited.supported and before.supported
+            found[number, cited.span] = cited._replace(quote=cited.quote or before.quote, supported=both)
     text = _shown(_with_doubts(marked, doubted))
     return Checked(text, _shown(marked), tuple(found[key] for key in sorted(found)), removed, tuple(unsupported))
 
@@ -126,6 +131,15 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
 def passage_text(chunk: Chunk) -> str:
     """Return a chunk as a model reads it, and as claims are held against it: its headings, then its text."""
     return "\n\n".join([*([" > ".join(chunk.title)] if chunk.title else []), chunk.text])
+
+
+def label(number: int, chunk: Chunk) -> str:
+    """Return what a passage is cited by: its number, and the beginning of its chunk's id.
+
+    >>> label(2, Chunk("5b1f6f0f1f0b4a5a9a8e9b1f6f0f1f0b", "tower.md", (), 0, 4, "Text"))
+    '2 5b1f'
+    """
+    return f"{number} {chunk.id[:ID_CHARS]}"
 
 
 def escape(text: str) -> str:
@@ -197,6 +211,15 @@ def assess_claim(sentence: str, passages: Mapping[str, str], judge: Entailment) 
     claim = without_citations(sentence, passages).strip()
     is_supported, needed = _judge(claim, known, passages, judge)
     return {"cited": cited, "covered": bool(known), "supported": is_supported, "needed": needed}
+
+
+def behind_quote(answer: str) -> str:
+    """Return what an answer says behind the quotation that it begins with; the whole of it if that is all it says.
+
+    >>> behind_quote("“The tower is 330 m high.” 330 m"), behind_quote("“The tower is 330 m high.”")
+    ('330 m', '“The tower is 330 m high.”')
+    """
+    return _FIRST_QUOTE.sub("", answer) or answer
 
 
 def without_citations(text: str, passages: Iterable[str]) -> str:
@@ -272,22 +295,46 @@ def _judge(claim: str, cited: Sequence[str], passages: Mapping[str, str], judge:
     return is_supported, sum(needed)
 
 
-def _mark(answer: Iterable[Part], number_of_passages: int) -> tuple[str, int]:
+def _mark(answer: Iterable[Part], chunks: Sequence[Chunk]) -> tuple[str, int]:
     """Return an answer with its citations marked, and how many cite no passage and are left out."""
     texts, removed = [], 0
     for part in answer:
         if part.kind != "cite":
             texts.append(part.text.translate(_MARKS))
             continue
-        for number in re.split(r"[,;\s]+", part.text.strip()):
-            is_number = number.isascii() and number.isdigit() and len(number) <= MOST_DIGITS
-            is_known = is_number and 1 <= int(number) <= number_of_passages
-            if is_known:
-                texts.append(f"{_OPEN}{int(number)}{_CLOSE}")
+        for number in _cited_passages(part.text, chunks):
+            if number:
+                texts.append(f"{_OPEN}{number}{_CLOSE}")
             else:
                 removed += 1
                 texts[-1:] = [text.rstrip(" \t") for text in texts[-1:]]
     return "".join(texts), removed
+
+
+def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
+    """Return the numbers of the passages that a citation names; 0 for one that does not exist.
+
+    A passage is named by its number, by the beginning of its chunk's id, or by both, which must agree then.
+
+    >>> chunks = [Chunk(id * 32, "a.md", (), 0, 1, "a") for id in "ab"]
+    >>> _cited_passages("1, 2 bbbb, aaaaaa", chunks), _cited_passages("1 bbbb", chunks)
+    ([1, 2, 1], [0])
+    """
+    found: list[int] = []
+    expects_id = False
+    for word in re.split(r"[,;\s]+", cited.strip()):
+        if not _CHUNK_ID.fullmatch(word):
+            is_number = word.isascii() and word.isdigit() and len(word) < ID_CHARS and 1 <= int(word) <= len(chunks)
+            found.append(int(word) if is_number else 0)
+            expects_id = True
+            continue
+        named = [number for number, chunk in enumerate(chunks, 1) if chunk.id.startswith(word)]
+        if expects_id:
+            found[-1] = found[-1] if found[-1] in named else 0
+        else:
+            found.append(named[0] if len(named) == 1 else 0)
+        expects_id = False
+    return found
 
 
 def _split(marked: str) -> list[str]:
@@ -323,7 +370,7 @@ def _says_something(text: str) -> bool:
 
 def _citation(number: int, claim: str, chunk: Chunk, *, supported: bool) -> Citation:
     """Return what a claim cites: the longest text that it has word for word from the chunk, or the whole chunk."""
-    texts = [claim, claim.rstrip(".!?"), *sorted(_QUOTED.findall(claim), key=len, reverse=True)]
+    texts = [claim, claim.rstrip(".!?"), claim.strip("“”"), *sorted(_QUOTED.findall(claim), key=len, reverse=True)]
     longer = [text for text in texts if len(text.split()) >= SHORTEST_QUOTE]
     place = next((found for text in longer if (found := find_quote(text, chunk.text))), None)
     if place is None:

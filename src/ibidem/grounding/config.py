@@ -131,6 +131,26 @@ class GroundAskConfig(IndexChoice):
 
 
 @configuration
+class ExamplesConfig:
+    """What a model learns to answer from documents with."""
+
+    number: Positive = 2000
+    """Number of cloze questions, at most; of a file, all questions are used."""
+    per_passage: Positive = 4
+    """Number of cloze questions on a passage, at most."""
+    oracle_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the questions that are shown the passage that answers them; the others are to be answered with an
+    abstention."""
+    distractors: Annotated[int, Field(ge=0)] = 4
+    """Number of other passages that a question is shown: those that the search itself finds best. Without them each
+    question is shown the passage that answers it, alone."""
+    quote: bool = True
+    """Begin an answer with the sentence of the passage that it comes from."""
+    cite: bool = True
+    """Cite the passage in the answer."""
+
+
+@configuration
 class GroundShowConfig(RulesChoice):
     """Open a cited chunk."""
 

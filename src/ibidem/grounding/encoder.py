@@ -47,15 +47,20 @@ class Encoder(Protocol):
         """Return a vector of length 1 for each text, float32 [N, D]; each depends on its text alone."""
 
 
-def open_encoder(path: Path) -> "TextEncoder":
+def open_encoder(path: Path, principal: str | None = None) -> "TextEncoder":
     """Open a checkpoint of ours or the folder of a Hugging Face encoder; nothing is downloaded, and no code is loaded.
 
+    Args:
+        path: its folder.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: the checkpoint is damaged.
         ConfigError: the folder is neither, cannot be loaded, or pools in a way that is not supported.
     """
     if (path / MANIFEST).exists():
-        return _of_checkpoint(path)
+        return _of_checkpoint(path, principal)
     if not (path / "config.json").is_file() and not (path / MODULES).is_file():
         raise ConfigError(f"{path}: neither a checkpoint nor the folder of a Hugging Face model")
     return _of_hugging_face(path)
@@ -137,13 +142,13 @@ def _joined(windows: Sequence[TokenStates], width: int) -> TokenStates:
     return TokenStates(states_TD, np.concatenate([window.spans_T2[first:last] for window, first, last in parts]))
 
 
-def _of_checkpoint(path: Path) -> TextEncoder:
+def _of_checkpoint(path: Path, principal: str | None) -> TextEncoder:
     import torch
 
     from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
     from ibidem.tokenization.tokenizer import Tokenizer
 
-    model, checkpoint = load_model(path)
+    model, checkpoint = load_model(path, principal)
     tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
 
     def hidden(text: str) -> "Tensor":
@@ -155,7 +160,7 @@ def _of_checkpoint(path: Path) -> TextEncoder:
 
     def windows(text: str) -> Iterator[TokenStates]:
         ids, longest = tokenizer.encode(text), model.config.context - 1
-        spans_T2 = _characters(text, tokenizer.bytes_of_V[ids])
+        spans_T2 = characters_of(text, tokenizer.bytes_of_V[ids])
         for start in range(0, max(len(ids) - longest // 2, min(len(ids), 1)), max(longest // 2, 1)):
             window = slice(start, start + longest)
             yield TokenStates(of_ids(ids[window]), spans_T2[window])
@@ -163,10 +168,10 @@ def _of_checkpoint(path: Path) -> TextEncoder:
     return TextEncoder(checkpoint.digest, model.config.width, hidden, windows)
 
 
-def _characters(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
+def characters_of(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the span of each token in characters, from its length in bytes.
 
-    >>> _characters("né", np.array([1, 1, 1])).tolist()
+    >>> characters_of("né", np.array([1, 1, 1])).tolist()
     [[0, 1], [1, 2], [1, 2]]
     """
     raw = np.frombuffer(text.encode(), np.uint8)

@@ -33,7 +33,8 @@ from ibidem.runs import newest
 ENCODER = "encoder"
 """Role of the encoder among the inputs of a head."""
 PRIOR = {"near_12": 10.0}
-"""Weights of the features before training: those of `alignment.proximity`."""
+PRIOR_F = tuple(PRIOR.get(name, 0.0) for name in FEATURES)
+"""Weight of each feature before training: those of `alignment.proximity`."""
 States = Callable[[str], TokenStates]
 """Returns an encoder's states of a text."""
 _REMEMBERED = 512
@@ -112,24 +113,26 @@ class Head:
         return float(mine.max() - others.max(initial=-np.inf))
 
 
-def open_head(path: Path, encoder: Path | None = None) -> Head:
+def open_head(path: Path, encoder: Path | None = None, principal: str | None = None) -> Head:
     """Verify a head, or the newest of its run, and open it with its encoder.
 
     Args:
         path: folder of the head or of its training.
         encoder: where its encoder is; by default where it was in training.
+        principal: who opens them; None: the user who runs the program.
 
     Raises:
+        AccessDenied: it was trained on private documents, or its encoder was, of which the principal is no reader.
         CheckpointError: it is damaged, or no grounding head.
         ConfigError: the encoder is not there, or another one.
     """
-    artifact = verified(newest(path), kind=HEAD_KIND)
-    due = artifact.digest_of(ENCODER)
-    place = encoder or Path(artifact.config["encoder"])
+    artifact = verified(newest(path), kind=HEAD_KIND, principal=principal)
+    due = next(item for item in artifact.inputs if item.role == ENCODER)
+    place = encoder or artifact.path.resolve() / due.name
     if not place.is_dir():
         raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --encoder")
-    opened = open_encoder(place)
-    if opened.digest != due:
+    opened = open_encoder(place, principal)
+    if opened.digest != due.digest:
         raise ConfigError(f"head {path}: it was trained on another encoder than {place}")
     model = new_head(opened.width)
     try:
@@ -141,7 +144,7 @@ def open_head(path: Path, encoder: Path | None = None) -> Head:
 
 def new_head(width: int) -> GroundingHead:
     """Return an untrained head, whose scores are those of proximity."""
-    return GroundingHead(width, [PRIOR.get(name, 0.0) for name in FEATURES])
+    return GroundingHead(width, PRIOR_F)
 
 
 def read(question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies, states: States) -> Asked:
@@ -156,25 +159,25 @@ def read(question: str, passage: str, spans: Sequence[tuple[int, int]], known: F
     """
     asked = states(question)
     aligned = features(question, passage, spans, known)
-    return Asked(asked, token_weights(question, asked, known), states(passage), spans, aligned)
+    return Asked(asked, token_weights(question, asked.spans_T2, known), states(passage), spans, aligned)
 
 
-def token_weights(text: str, tokens: TokenStates, known: Frequencies) -> Tensor:
+def token_weights(text: str, spans_T2: NDArray[np.int64], known: Frequencies) -> Tensor:
     """Return the weight of each token, with sum 1: its share of the weight of the word that it is in, [T].
 
     All are 0 if no token is in a word.
     """
     words = weights_of_words(text, known)
-    weights = np.zeros(len(tokens.spans_T2), np.float32)
+    weights = np.zeros(len(spans_T2), np.float32)
     for start, end, weight in words:
-        inside = (tokens.spans_T2[:, 1] > start) & (tokens.spans_T2[:, 0] < end)
+        inside = (spans_T2[:, 1] > start) & (spans_T2[:, 0] < end)
         weights[inside] += weight / max(inside.sum(), 1)
     return torch.from_numpy(weights / (weights.sum() or 1.0))
 
 
 def collate(asked: Sequence[Asked]) -> Spans:
     """Put the spans of several questions into one batch, in order."""
-    spans = [_token_span(each.passage.spans_T2, span) for each in asked for span in each.spans]
+    spans = [token_span(each.passage.spans_T2, span) for each in asked for span in each.spans]
     counts = torch.tensor([len(each.spans) for each in asked])
     owner_R = torch.repeat_interleave(torch.arange(len(asked)), counts)
     return Spans(
@@ -189,6 +192,7 @@ def collate(asked: Sequence[Asked]) -> Spans:
     )
 
 
-def _token_span(spans_T2: NDArray[np.int64], span: tuple[int, int]) -> tuple[int, int]:
+def token_span(spans_T2: NDArray[np.int64], span: tuple[int, int]) -> tuple[int, int]:
+    """Return the tokens that a span of characters touches: the first, and the one behind the last; (0, 0) if none."""
     inside = np.flatnonzero((spans_T2[:, 1] > span[0]) & (spans_T2[:, 0] < span[1]))
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)

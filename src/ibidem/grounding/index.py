@@ -172,6 +172,18 @@ class Index:
             raise AccessDenied(visible(f"{chunk_id}: no such chunk, or {principal} may not read it"))
         return chunk
 
+    def everything(self, principal: str, rules: Rules) -> list[Chunk]:
+        """Return all chunks that a principal may read, in the order of (path, start)."""
+        return self._reading(lambda content: self._view(content, principal, rules).chunks())
+
+    def classes(self, paths: Iterable[str], rules: Rules) -> set[Access]:
+        """Return the access classes that decide who may read documents of the index: all of them must permit."""
+        places = list(paths)
+        now = {rules.access(path) for path in places}
+        if not is_bound_to_files(rules):
+            return now
+        return self._reading(lambda content: now | {content.classes[content.places[path].segment] for path in places})
+
     def update(
         self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()
     ) -> list[str]:

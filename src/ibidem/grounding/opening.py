@@ -23,14 +23,16 @@ POSIX = "posix"
 
 
 @contextmanager
-def opened(choice: RulesChoice) -> Iterator[Retriever]:
+def opened(choice: RulesChoice, principal: str | None = None) -> Iterator[Retriever]:
     """Open an index for queries: its store, the rules as they are now, and the audit log.
 
     Args:
         choice: the index, and where its rules, key and log are; to search texts an `IndexChoice`, as an index with
             vectors needs their encoder then.
+        principal: who opens it, if it is one who asks; an encoder that was tuned on documents has readers.
 
     Raises:
+        AccessDenied: the principal, or else the user, is not among the readers of the encoder.
         ConfigError: the model that made the vectors of the index is not where it was, or another one is given.
         ArtifactError: there is no index, or it was made with another key.
     """
@@ -40,7 +42,7 @@ def opened(choice: RulesChoice) -> Iterator[Retriever]:
         if isinstance(choice, IndexChoice):
             if about["terms"] != terms.VERSION:
                 raise ConfigError("the index was made by another version of this program; index the documents again")
-            encoder = _encoder(choice.encoder, about)
+            encoder = _encoder(choice.encoder, about, principal)
         with AuditLog(folder, key) as audit:
             yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
 
@@ -77,7 +79,7 @@ def user() -> str:
     return f"uid:{os.getuid()}"
 
 
-def _encoder(given: Path | None, about: Mapping[str, Any]) -> Encoder | None:
+def _encoder(given: Path | None, about: Mapping[str, Any], principal: str | None) -> Encoder | None:
     """Open the model that made the vectors of an index; by default where it was then."""
     if about["encoder"] is None:
         if given is not None:
@@ -86,7 +88,7 @@ def _encoder(given: Path | None, about: Mapping[str, Any]) -> Encoder | None:
     place = given or Path(about["model"])
     if not place.is_dir():
         raise ConfigError(f"the model that made the vectors of the index is not at {place}; give it with --encoder")
-    encoder = open_encoder(place)
+    encoder = open_encoder(place, principal)
     if encoder.digest != about["encoder"]:
         raise ConfigError(f"encoder {place}: the vectors of the index are of another model; give that one")
     return encoder

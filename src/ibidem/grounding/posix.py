@@ -21,8 +21,6 @@ Source: POSIX.1-2024, 4.7 File Access Permissions.
 
 import hashlib
 import os
-import pwd
-import re
 import stat
 import threading
 import time
@@ -31,6 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ibidem.accounts import Person, is_outside, person
 from ibidem.errors import ConfigError
 from ibidem.files import stamp
 from ibidem.grounding.paths import normalized
@@ -46,15 +45,6 @@ _ACCOUNTS = (Path("/etc/passwd"), Path("/etc/group"))
 _LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
 _REMEMBERED = 256  # principals whose groups are compared
 _OTHERS = {"r": stat.S_IROTH, "x": stat.S_IXOTH}
-_OUTSIDE = re.compile(r"outside (\d+):(\d+):([rx-]{3})")
-
-
-class Person(NamedTuple):
-    """A principal, as the system knows it."""
-
-    uid: int
-    groups: frozenset[int] | None
-    """None for a number without an account: its groups are unknown."""
 
 
 class Modes(NamedTuple):
@@ -133,27 +123,16 @@ class PosixRules:
     def access(self, path: str) -> Access:
         return self.modes.access.get(normalized(path), NOBODY)
 
+    def resolved(self, access: Access) -> Access:
+        return access  # it names no groups but those whom a mode shuts out
+
     def permits(self, principal: str, access: Access) -> bool:
         if principal not in self._people:
             self._people[principal] = person(principal)
         known = self._people[principal]
         return (
-            known is not None and EVERYONE in access.read and not any(_is_outside(known, each) for each in access.deny)
+            known is not None and EVERYONE in access.read and not any(is_outside(known, each) for each in access.deny)
         )
-
-
-def person(principal: str) -> Person | None:
-    """Return what the system knows of a principal, by user name or as `uid:1000`; None if it knows nothing.
-
-    >>> person("root").uid, person("uid:0") == person("root"), person("no such user")
-    (0, True, None)
-    """
-    number = re.fullmatch(r"uid:(\d{1,10})", principal)
-    try:
-        account = pwd.getpwuid(int(number[1])) if number else pwd.getpwnam(principal)
-        return Person(account.pw_uid, frozenset(os.getgrouplist(account.pw_name, account.pw_gid)))
-    except (KeyError, ValueError, OverflowError):  # no account; a name that cannot be one
-        return Person(int(number[1]), None) if number else None
 
 
 def read_modes(folder: Path) -> Modes:
@@ -232,15 +211,3 @@ def _outside(uid: int, gid: int, mode: int, letter: str) -> frozenset[str]:
     bit = _OTHERS[letter]
     letters = "".join(letter if mode & bit << shift else "-" for shift in (6, 3, 0))
     return frozenset() if letters == 3 * letter else frozenset({f"outside {uid}:{gid}:{letters}"})
-
-
-def _is_outside(known: Person, name: str) -> bool:
-    match = _OUTSIDE.fullmatch(name)
-    if match is None:
-        return True
-    owner, group, others = (letter != "-" for letter in match[3])
-    if known.uid == int(match[1]):
-        return not owner
-    if known.groups is None:
-        return not (group and others)
-    return not (group if int(match[2]) in known.groups else others)

@@ -60,10 +60,10 @@ class Retriever:
             except IbidemError:
                 self._record(text, principal, rules, digest, [])
                 raise
-            if self._may_be_shown([hit.chunk for hit in hits], principal, rules) and self.store.digest == digest:
+            if self.may_be_shown([hit.chunk for hit in hits], principal, rules) and self.store.digest == digest:
                 self._record(text, principal, rules, digest, [hit.chunk for hit in chosen])
                 return chosen
-        raise self._denial(principal, query=text)
+        raise self.denial(principal, query=text)
 
     def show(self, chunk_id: str, principal: str) -> Chunk:
         """Return one chunk.
@@ -78,10 +78,10 @@ class Retriever:
             except AccessDenied:
                 self.audit.record("denied", principal, query=self.audit.keyed(chunk_id))
                 raise
-            if self._may_be_shown([chunk], principal, rules) and self.store.digest == digest:
+            if self.may_be_shown([chunk], principal, rules) and self.store.digest == digest:
                 self._record(chunk_id, principal, rules, digest, [chunk])
                 return chunk
-        raise self._denial(principal, query=chunk_id)
+        raise self.denial(principal, query=chunk_id)
 
     def answered(self, answer: str, principal: str, model: str, chunks: Sequence[Chunk]) -> None:
         """Record an answer before its last byte leaves.
@@ -97,17 +97,18 @@ class Retriever:
             ConfigError: the rules cannot be read.
             AuditError: the record cannot be written.
         """
-        if not any(self._may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
-            raise self._denial(principal, answer=answer)
+        if not any(self.may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
+            raise self.denial(principal, answer=answer)
         self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model)
 
-    def _may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
-        """Return whether the rules are still these, and permit every chunk."""
+    def may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
+        """Return whether the rules are still these, and permit a principal every chunk."""
         paths = dict.fromkeys(chunk.path for chunk in chunks)
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
 
-    def _denial(self, principal: str, **texts: str) -> AccessDenied:
+    def denial(self, principal: str, **texts: str) -> AccessDenied:
+        """Record that nothing is shown since rules or index changed, and return the error."""
         keyed = {name: self.audit.keyed(text) for name, text in texts.items()}
         self.audit.record("denied", principal, reason=CHANGED, **keyed)
         return AccessDenied(CHANGED)

@@ -30,7 +30,7 @@ def search(config: GroundSearchConfig) -> str:
 
 def found(config: GroundSearchConfig) -> list[Hit]:
     """Find passages."""
-    with opened(config) as retriever:
+    with opened(config, config.principal) as retriever:
         return retriever.search(config.query, config.principal, config.k)
 
 

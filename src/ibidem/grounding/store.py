@@ -39,6 +39,9 @@ class Rules(Protocol):
     def permits(self, principal: str, access: Access) -> bool:
         """Return whether a principal may read documents of a class; nested groups are resolved."""
 
+    def resolved(self, access: Access) -> Access:
+        """Return a class with the names of its groups' members, as they are now; `everyone` stays a name."""
+
 
 def is_bound_to_files(rules: Rules) -> bool:
     """Return whether rules belong to files rather than to paths.

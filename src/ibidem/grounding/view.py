@@ -104,6 +104,10 @@ class View:
         rows = np.flatnonzero((self._ids_N2[:, 0] == wanted_2[0]) & (self._ids_N2[:, 1] == wanted_2[1]))
         return self._chunk(rows[0]) if len(rows) else None
 
+    def chunks(self) -> list[Chunk]:
+        """Return all its chunks, in the order of (path, start)."""
+        return [self._chunk(row) for row in range(len(self))]
+
     def bm25(self, terms: Sequence[tuple[int, int]]) -> Floats:
         """Return the score of each row, float64 [N]."""
         hashes_Q = np.array([term for term, _ in terms], np.uint64)

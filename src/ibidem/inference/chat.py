@@ -21,7 +21,7 @@ from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.tokenization.chat import ChatTemplate
 
-PROMPT_FORMAT = 1
+PROMPT_FORMAT = 2
 """Version of how conversations are rendered for a model; it rises whenever a model would be asked in other words."""
 PLAIN_STOP = tuple(f"\n{role.capitalize()}:" for role in ROLES)
 """Headings that end an answer in the plain rendering."""

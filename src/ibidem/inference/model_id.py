@@ -27,16 +27,21 @@ class ModelId:
         return Input("checkpoint", self.digest, self.path.name, is_artifact=False)
 
 
-def identify(path: Path) -> ModelId:
+def identify(path: Path, principal: str | None = None) -> ModelId:
     """Identify the model at `path`; in the folder of a run, its newest checkpoint.
 
+    Args:
+        path: its folder.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         ConfigError: there is no model at `path`, or loading it would read files elsewhere.
         CheckpointError: the checkpoint is damaged.
     """
     path = newest(path)
     if (path / artifacts.MANIFEST).exists():
-        return ModelId(path, verified(path).digest, is_checkpoint=True)
+        return ModelId(path, verified(path, principal=principal).digest, is_checkpoint=True)
     if (path / "config.json").exists():
         return ModelId(path, digest_of_model_folder(path), is_checkpoint=False)
     raise ConfigError(f"checkpoint {path}: neither a checkpoint of ibidem train nor a Hugging Face model folder")

@@ -70,27 +70,31 @@ class LanguageModel(Protocol):
         """
 
 
-def open_model(path: Path, expected: str | None = None) -> LanguageModel:
+def open_model(path: Path, expected: str | None = None, principal: str | None = None) -> LanguageModel:
     """Open a checkpoint of ours, or a folder that Hugging Face `transformers` can load.
 
     Args:
         path: the checkpoint, run or folder.
         expected: the digest that it had when it was identified.
+        principal: who opens it; None: the user who runs the program.
 
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         ConfigError: the path is neither.
         CheckpointError: it has another digest than expected.
     """
     path = newest(path)
     with unchanged(path):
-        return _open(path, expected)
+        return _open(path, expected, principal)
 
 
-def _open(path: Path, expected: str | None) -> LanguageModel:
-    model_id = identify(path)
+def _open(path: Path, expected: str | None, principal: str | None) -> LanguageModel:
+    model_id = identify(path, principal)
     if expected not in {None, model_id.digest}:
         raise CheckpointError(f"checkpoint {path}: it changed while it was evaluated")
-    return OwnModel(model_id.path) if model_id.is_checkpoint else HuggingFaceModel(model_id.path, model_id.digest)
+    if model_id.is_checkpoint:
+        return OwnModel(model_id.path, principal)
+    return HuggingFaceModel(model_id.path, model_id.digest)
 
 
 @contextmanager
@@ -117,8 +121,8 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 class OwnModel:
     """A checkpoint of `ibidem train`."""
 
-    def __init__(self, path: Path) -> None:
-        self._model, checkpoint = load_model(path)
+    def __init__(self, path: Path, principal: str | None = None) -> None:
+        self._model, checkpoint = load_model(path, principal)
         self._frozen = FrozenDecoder(self._model)
         self._tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
         self.digest = checkpoint.digest

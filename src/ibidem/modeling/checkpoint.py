@@ -7,6 +7,7 @@ from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.config import ModelConfig
+from ibidem.readers import check_reader
 
 if TYPE_CHECKING:
     import torch
@@ -19,20 +20,32 @@ WEIGHTS = "model.safetensors"
 TOKENIZER_DIR = "tokenizer"
 VALUE_HEAD = "value_1D"
 """Name of the weights of a value head: PPO's checkpoints have one."""
+GROUNDING_HEAD = "grounding."
+"""Prefix of the weights of a grounding head: checkpoints trained with contrastive batches have one."""
 INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
 
-def verified(folder: Path, kind: str = KIND) -> artifacts.Artifact:
+def verified(folder: Path, kind: str = KIND, *, principal: str | None = None) -> artifacts.Artifact:
     """Load a checkpoint's artifact, or that of another kind of trained model, and rehash all its files.
 
+    Whatever opens a trained model begins here, so that whoever may not read what it was tuned on is refused.
+
+    Args:
+        folder: its folder.
+        kind: kind of the artifact.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: it is missing, incomplete or damaged; the message names the file.
     """
     try:
-        return artifacts.verify(folder, kind=kind)
+        artifact = artifacts.verify(folder, kind=kind)
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint refused: {error}") from None
+    check_reader(artifact, principal)
+    return artifact
 
 
 def model_config(checkpoint: artifacts.Artifact) -> ModelConfig:
@@ -47,15 +60,20 @@ def best_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
+def load_model(folder: Path, principal: str | None = None) -> "tuple[Decoder, artifacts.Artifact]":
     """Verify a checkpoint and load its model, in float32, on the best device, in evaluation mode.
 
+    Args:
+        folder: its folder.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         CheckpointError: the checkpoint is damaged, or its weights do not fit its shape.
     """
     from ibidem.modeling.modeling_custom import Decoder
 
-    checkpoint = verified(folder)
+    checkpoint = verified(folder, principal=principal)
     model = Decoder(model_config(checkpoint))
     load_weights(model, folder)
     return model.to(best_device()).eval(), checkpoint
@@ -64,7 +82,7 @@ def load_model(folder: Path) -> "tuple[Decoder, artifacts.Artifact]":
 def load_weights(model: "nn.Module", folder: Path) -> None:
     """Load the weights of a checkpoint into a model of the same shape.
 
-    A value head that the model lacks is left out; one that the checkpoint lacks stays as it is.
+    A head that the model lacks is left out; one that the checkpoint lacks stays as it is.
 
     Raises:
         CheckpointError: the weights cannot be read, or do not fit.
@@ -73,11 +91,18 @@ def load_weights(model: "nn.Module", folder: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        weights, own = load_file(folder / WEIGHTS), model.state_dict()
-        if VALUE_HEAD in own:
-            weights.setdefault(VALUE_HEAD, own[VALUE_HEAD])
-        else:
-            weights.pop(VALUE_HEAD, None)
-        model.load_state_dict(weights)
+        own, saved = model.state_dict(), load_file(folder / WEIGHTS)
+        kept = {name: tensor for name, tensor in own.items() if is_of_head(name) and name not in saved}
+        taken = {name: tensor for name, tensor in saved.items() if name in own or not is_of_head(name)}
+        model.load_state_dict(taken | kept)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
+
+
+def is_of_head(name: str) -> bool:
+    """Return whether weights are those of a head, which a plain decoder does not have.
+
+    >>> is_of_head("value_1D"), is_of_head("grounding.out.weight"), is_of_head("norm.weight")
+    (True, True, False)
+    """
+    return name == VALUE_HEAD or name.startswith(GROUNDING_HEAD)

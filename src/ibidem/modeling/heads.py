@@ -15,6 +15,7 @@ value head is saved as a checkpoint like any other; whoever loads a plain decode
 A grounding head reads frozen states: the encoder that made them is the same with the head as without it.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,6 +41,7 @@ HEAD_KIND = "grounding-head"
 """Kind of the artifact of a grounding head."""
 TEMPERATURES = (0.01, 1.0)
 """Bounds of the temperature of a grounding head."""
+_LOG_TEMPERATURES = tuple(map(math.log, TEMPERATURES))
 _REACHES = (4.0, 12.0, 36.0)
 _INTERACTION, _HIDDEN = 64, 32
 _FAR = 1e4
@@ -197,11 +199,17 @@ class GroundingHead(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """What scores are divided by in training, within `TEMPERATURES`."""
-        low, high = TEMPERATURES
-        return self.log_temperature.exp().clamp(low, high)
+        return self.log_temperature.clamp(*_LOG_TEMPERATURES).exp()
 
     def forward(self, spans: Spans) -> Tensor:
-        """Return the score of each span, not divided by the temperature; float32, (R,)."""
+        """Return the score of each span, not divided by the temperature; float32, (R,).
+
+        In training a temperature that a step has led out of its bounds is set back to them: beyond them it would have
+        no gradient, and stay there.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.log_temperature.clamp_(*_LOG_TEMPERATURES)
         inputs_RI = torch.cat([spans.features_RF, self._interaction(spans)], dim=1)
         bent_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
         return (self.mix(inputs_RI) + bent_R1).squeeze(1)  # type: ignore[no-any-return]
@@ -218,11 +226,15 @@ class GroundingHead(nn.Module):
         distances_RP = torch.maximum(first_R1 - places_P, places_P - behind_R1 + 1).clamp(min=0).float()
         distances_RP = distances_RP.masked_fill(inside_RP | is_padding_RP, _FAR)
         weights_RQ = spans.question_weights_NQ[spans.question_of_R]
+        lengths_R1 = spans.passage_lengths_M[spans.passage_of_R].clamp(min=1).unsqueeze(1)
         found = []
         for log_reach in self.log_reaches:
             decay_RP = torch.exp(-distances_RP / log_reach.exp())
             near_RQP = likeness_RQP.clamp(min=0) * decay_RP.unsqueeze(1)
-            found += [(weights_RQ * near_RQP.amax(dim=2)).sum(1), (weights_RQ * near_RQP.mean(dim=2)).sum(1)]
+            found += [
+                (weights_RQ * near_RQP.amax(dim=2)).sum(1),
+                (weights_RQ * near_RQP.sum(dim=2) / lengths_R1).sum(1),
+            ]
         within_RQ = likeness_RQP.masked_fill(~inside_RP.unsqueeze(1), -1.0).amax(dim=2)
         return torch.stack([*found, (weights_RQ * within_RQ).sum(1)], dim=1)
 

@@ -168,9 +168,6 @@ class SessionConfig:
 
     output_dir: Path
     """The run's folder: checkpoints/step-000040, events.jsonl, tokens."""
-    initial: Path | None = None
-    """Start from the weights of this checkpoint, or of a run's newest one, instead of random ones; a resumed run uses
-    its own checkpoint."""
     training: LoopConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
@@ -178,12 +175,120 @@ class SessionConfig:
     trackers: Trackers = ()
     """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
+    @property
+    def reader(self) -> str | None:
+        """Who opens checkpoints that were tuned on documents; None: the user who runs the program."""
+        return None
+
 
 @configuration
 class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
+    initial: Path | None = None
+    """Start from the weights of this checkpoint, or of a run's newest one, instead of random ones; a resumed run uses
+    its own checkpoint."""
     model: Path
     """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
     configs/model/base.py, or a JSON file."""
     data: DataConfig
+
+
+@configuration
+class ContrastConfig:
+    """Contrastive batches beside the language-model loss, on states of the model itself."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of their mean loss, which is added to the mean loss of the targets; 0: there are none. Each step has as
+    many cloze questions as conversations."""
+
+
+@configuration
+class DatasetContrastConfig(ContrastConfig):
+    """Contrastive batches beside the language-model loss, on states of the model itself."""
+
+    data: Path | None = None
+    """A preprocessed dataset; its documents are cut into the passages that are asked about."""
+    passage_chars: Annotated[int, Field(ge=64)] = 1000
+    """Maximum length of a passage, in characters."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "DatasetContrastConfig":
+        if (self.data is None) != (self.weight == 0):
+            raise ValueError("weight and data go together: give both, or none")
+        return self
+
+
+@configuration
+class HeadLoopConfig(LoopConfig):
+    """Length and batch size of the training of a grounding head."""
+
+    batch_sequences: Positive = 16
+    """Cloze questions in one step, over all processes."""
+    micro_batch_sequences: Positive = 8
+    """Cloze questions that one process computes at once; their right answers are each other's wrong ones."""
+
+    @model_validator(mode="after")
+    def _is_small(self) -> "HeadLoopConfig":
+        if self.compile or self.gradient_checkpointing:
+            raise ValueError("a grounding head has no blocks: leave compile and gradient_checkpointing out")
+        return self
+
+
+@configuration
+class HeadOptimConfig(OptimConfig):
+    """The optimizer."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of matrices."""
+
+    @model_validator(mode="after")
+    def _of_vectors(self) -> "HeadOptimConfig":
+        if self.z_loss or self.name == "muon":
+            raise ValueError("z_loss and name muon are settings of decoders")
+        return self
+
+
+@configuration
+class HeadValidationConfig(ValidationConfig):
+    """What to measure on the way."""
+
+    windows: Positive = 400
+    """Number of held-out cloze questions."""
+    prompts: tuple[str, ...] = ()
+    """None: a grounding head generates no text."""
+
+    @model_validator(mode="after")
+    def _generates_nothing(self) -> "HeadValidationConfig":
+        if self.prompts:
+            raise ValueError("prompts: a grounding head generates no text")
+        return self
+
+
+@configuration
+class HeadConfig(SessionConfig):
+    """Train a grounding head on cloze questions; its base is read, and not changed."""
+
+    initial: Path
+    """The base whose token states the head reads: a checkpoint, a run for its newest one, or the folder of a Hugging
+    Face encoder."""
+    data: Path
+    """A preprocessed dataset, whose documents are cut into passages; or the training set of an `ibidem raft`, whose
+    chunks are passages. Each passage is asked about."""
+    principal: str | None = None
+    """Who trains, if base or data are made from private documents; by default the user who runs the program."""
+    passage_chars: Annotated[int, Field(ge=64)] = 1000
+    """Maximum length of a passage, in characters."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the documents held out of training, for measurements and the threshold of claims. By default 0.02, or as
+    much as holds out 8 documents of a small dataset, at most half of them."""
+    training: HeadLoopConfig
+    optim: HeadOptimConfig = Field(default_factory=HeadOptimConfig)
+    validation: HeadValidationConfig = Field(default_factory=HeadValidationConfig)
+
+    @property
+    def reader(self) -> str | None:
+        """Who opens what was made from private documents."""
+        return self.principal

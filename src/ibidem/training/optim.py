@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw as adamw_step
 
+from ibidem.modeling.checkpoint import GROUNDING_HEAD
 from ibidem.modeling.modeling_custom import Attention, FeedForward
 from ibidem.training.config import OptimConfig, warmup_steps
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+HEAD_LR = 3e-3
+"""Peak learning rate of a grounding head that is trained along with a decoder: its weights begin at zero, and at the
+decoder's rate no gradient would reach the states."""
 RMS_OF_ADAMW = 0.2
 """Typical root mean square of AdamW's updates."""
 
@@ -23,7 +27,10 @@ Group = dict[str, Any]
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimizer that `config.name` selects."""
-    return muon(model, config) if config.name == "muon" else adamw(model, config)
+    optimizer = muon(model, config) if config.name == "muon" else adamw(model, config)
+    if head := [parameter for name, parameter in model.named_parameters() if name.startswith(GROUNDING_HEAD)]:
+        optimizer.add_param_group({"params": head, "weight_decay": 0.0, "lr_ratio": HEAD_LR / config.lr})
+    return optimizer
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -67,7 +74,8 @@ def block_matrices(model: nn.Module) -> dict[tuple[int, ...], list[Tensor]]:
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = model.named_parameters()
+    return [parameter for name, parameter in named if parameter.requires_grad and not name.startswith(GROUNDING_HEAD)]
 
 
 def _adamw_groups(parameters: list[nn.Parameter], config: OptimConfig) -> list[Group]:

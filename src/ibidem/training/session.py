@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -28,8 +28,9 @@ from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
 from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.heads import RewardModel
+from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
@@ -39,7 +40,17 @@ from ibidem.training.optim import learning_rate, make_optimizer
 from ibidem.training.processes import compute_dtype
 
 COMPILER = "inductor"
-Model = Decoder | RewardModel
+PARENTS = ("tokenizer", "encoder")
+"""Roles of the inputs without which nothing of a checkpoint fits."""
+Model = Decoder | RewardModel | GroundingHead
+
+
+class Shape(Protocol):
+    """A configuration that says how large a model is."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +58,33 @@ class Provenance:
     """What the checkpoints of a run are made from, and what they record of it."""
 
     inputs: Sequence[Input]
-    """The artifacts that were read, seen from a checkpoint's folder; the tokenizer is one of them."""
-    tokenizer_dir: Path
-    """Copied into every checkpoint."""
-    shape: ModelConfig
+    """What was read, seen from a checkpoint's folder; the tokenizer is one of them, or the encoder."""
+    tokenizer_dir: Path | None
+    """Copied into every checkpoint; None: the model reads an encoder's states, not tokens."""
+    shape: Shape
     settings: Mapping[str, Any]
     """The settings that decide the result."""
     initial: Artifact | None = None
     """The checkpoint whose weights a new run starts from, as `initial_of` chose it."""
     kind: str = KIND
     """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
+    readers: Readers | None = None
+    """Who may open the checkpoints, if they are tuned on documents, or from a checkpoint that was; `run` finds out."""
 
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of model and training."""
-        return {"model": resolved(self.shape), "train": self.settings}
+        config = {"model": resolved(self.shape), "train": self.settings}
+        return config if self.readers is None else config | {KEY: self.readers.as_json()}
 
 
-def check(config: SessionConfig, kind: str = KIND) -> None:
+def check(config: SessionConfig, kind: str = KIND, *, initial: Path | None = None) -> None:
     """Fail before any data are read if the run's folder or the initial checkpoint cannot be used.
+
+    Args:
+        config: where the run is, and whether it resumes.
+        kind: kind of the artifacts.
+        initial: the checkpoint to begin with, or the run whose newest one that is.
 
     Raises:
         ArtifactError: the folder is inside an artifact, or the checkpoint to begin with is not one.
@@ -75,8 +94,8 @@ def check(config: SessionConfig, kind: str = KIND) -> None:
     if run := next((each.parent for each in [config.output_dir, *config.output_dir.parents] if is_of_run(each)), None):
         raise ConfigError(f"output_dir {config.output_dir}: inside the run {run}; choose a folder outside of it")
     state.check_resume(config.output_dir, config.training.resume_from, kind)
-    if config.initial is not None:
-        artifacts.load(newest(config.initial), kind=KIND)
+    if initial is not None:
+        check_reader(artifacts.load(newest(initial), kind=KIND), config.reader)
 
 
 def is_of_run(folder: Path) -> bool:
@@ -84,16 +103,29 @@ def is_of_run(folder: Path) -> bool:
     return folder.name == CHECKPOINTS and (folder.parent / log.EVENTS).exists()
 
 
-def initial_of(config: SessionConfig, accelerator: Accelerator) -> Artifact | None:
+def initial_of(path: Path | None, accelerator: Accelerator, principal: str | None = None) -> Artifact | None:
     """Choose the checkpoint to start from, on the main process, for all: of a run the newest, which may change.
 
+    Args:
+        path: a checkpoint or a run; None: none is chosen.
+        accelerator: the processes.
+        principal: who opens it; None: the user who runs the program.
+
     Raises:
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         ArtifactError: it is not a checkpoint.
     """
-    if config.initial is None:
+    if path is None:
         return None
-    chosen = [newest(config.initial) if accelerator.is_main_process else None]
-    return artifacts.load(Path(broadcast_object_list(chosen)[0]), kind=KIND)
+    initial = artifacts.load(agreed_newest(path, accelerator), kind=KIND)
+    check_reader(initial, principal)
+    return initial
+
+
+def agreed_newest(path: Path, accelerator: Accelerator) -> Path:
+    """Return the newest checkpoint of a run's folder, the same one on all processes; any other path as it is."""
+    chosen = [newest(path) if accelerator.is_main_process else None]
+    return Path(broadcast_object_list(chosen)[0])
 
 
 def run(
@@ -117,15 +149,18 @@ def run(
 
     Raises:
         KeyboardInterrupt: the user stopped it; its message says how to go on.
+        AccessDenied: what it starts or resumes from was tuned on documents, of which the user is no reader.
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
-    assert (made.initial is None) == (config.initial is None), "initial_of chooses it"
     with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
-        checkpoint = state.find(accelerator, config.output_dir, config.training.resume_from, made.kind)
+        checkpoint = state.find(
+            accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
+        )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
+        made = replace(made, readers=_readers(config, made, checkpoint))
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
@@ -159,7 +194,7 @@ def _build(
     model = build()
     if checkpoint is None and initial is not None:
         load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
-    if config.training.compile and _can_compile(accelerator):
+    if config.training.compile and not isinstance(model, GroundingHead) and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
     if config.trackers:
@@ -201,11 +236,12 @@ def _placed(model: Model, config: SessionConfig, accelerator: Accelerator) -> lo
         accelerator.device,
         clip=config.optim.clip,
         spike_factor=config.optim.spike_factor,
-        scales=model.compute_dtype == torch.float16,
+        scales=not isinstance(model, GroundingHead) and model.compute_dtype == torch.float16,
     )
     if not sharding.is_requested():
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config.optim))
         return loop.Learner(prepared, optimizer, guard)
+    assert not isinstance(model, GroundingHead), "too small to be divided"
     sharding.shard(model.to(accelerator.device), accelerator.device)
     return loop.Learner(model, make_optimizer(model, config.optim), guard)
 
@@ -292,23 +328,32 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     """
     if made.initial is None:
         return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
-    initial = verified(made.initial.path)
+    initial = verified(made.initial.path, principal=config.reader)
     if model_config(initial) != made.shape:
-        raise CheckpointError(f"initial {config.initial}: its model has another shape than the model of this run")
-    if initial.digest_of("tokenizer") != _tokenizer_digest(made):
-        raise CheckpointError(f"initial {config.initial}: it was trained with another tokenizer")
+        raise CheckpointError(f"initial {initial.path}: its model has another shape than the model of this run")
+    if initial.digest_of("tokenizer") != _digest_of(made, "tokenizer"):
+        raise CheckpointError(f"initial {initial.path}: it was trained with another tokenizer")
     return [initial.as_input(INITIAL, of=folder_of(config.output_dir, 0))]
 
 
-def _tokenizer_digest(made: Provenance) -> str | None:
-    return next((item.digest for item in made.inputs if item.role == "tokenizer"), None)
+def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
+    """Return the readers that all that the run is made from has in common; None if none of it is private."""
+    before = readers_of(checkpoint.config) if checkpoint else None
+    found = [inherited(made.inputs, folder_of(config.output_dir, 0)), before]
+    private = [each for each in found if each is not None]
+    return common(private) if private else None
+
+
+def _digest_of(made: Provenance, role: str) -> str | None:
+    return next((item.digest for item in made.inputs if item.role == role), None)
 
 
 def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
-    """Refuse a checkpoint of another tokenizer, shape or data; report settings that changed; return its step."""
-    theirs, mine = checkpoint.digest_of("tokenizer") or "none", _tokenizer_digest(made) or "none"
-    if mine != theirs:
-        raise CheckpointError(f"{checkpoint.path} was trained with another tokenizer ({theirs[:23]}, not {mine[:23]})")
+    """Refuse a checkpoint of another tokenizer, encoder, shape or data; report changed settings; return its step."""
+    for role in PARENTS:
+        theirs, mine = checkpoint.digest_of(role) or "none", _digest_of(made, role) or "none"
+        if mine != theirs:
+            raise CheckpointError(f"{checkpoint.path} was trained with another {role} ({theirs[:23]}, not {mine[:23]})")
     if checkpoint.config["model"] != made.config["model"]:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:

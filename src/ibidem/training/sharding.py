@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ibidem.modeling.checkpoint import VALUE_HEAD, WEIGHTS
+from ibidem.modeling.checkpoint import WEIGHTS, is_of_head
 from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 
@@ -80,8 +80,8 @@ def whole(model: nn.Module) -> Decoder:
     assert isinstance(model, Decoder)
     if not isinstance(model, FSDPModule):
         return model
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-    weights.pop(VALUE_HEAD, None)
+    found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    weights = {name: tensor for name, tensor in found.items() if not is_of_head(name)}
     with torch.device("meta"):
         decoder = Decoder(model.config, compute_dtype=model.compute_dtype)
     decoder.rope = model.rope  # its tables are not among the weights

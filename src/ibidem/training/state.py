@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
-from ibidem.errors import ArtifactError, CheckpointError
+from ibidem.errors import AccessDenied, ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, verified
+from ibidem.readers import readers_of
 from ibidem.runs import folder_of, newest, steps_of
 from ibidem.training import sharding
 from ibidem.training.loop import Learner
@@ -35,7 +36,7 @@ class Saved:
     """Of the artifact."""
     config: Mapping[str, Any]
     inputs: Sequence[Input]
-    tokenizer_dir: Path
+    tokenizer_dir: Path | None
     step: int
     figures: Mapping[str, float]
     objective: ObjectiveState
@@ -51,10 +52,14 @@ def save(accelerator: Accelerator, learner: Learner, folder: Path, saved: Saved)
         _save_state(accelerator, learner, _agree(None))
         accelerator.wait_for_everyone()  # until the main process has sealed it
         return
-    with artifacts.create(folder, kind=saved.kind, config=saved.config, inputs=saved.inputs) as draft:
+    is_private = readers_of(saved.config) is not None
+    with artifacts.create(
+        folder, kind=saved.kind, config=saved.config, inputs=saved.inputs, is_private=is_private
+    ) as draft:
         _save_state(accelerator, learner, _agree(str(draft.path)))
         _write_objective(draft.path, saved.objective)
-        shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
+        if saved.tokenizer_dir is not None:
+            shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
         progress = {"step": saved.step, "guard": learner.guard.state(), "sharded": sharding.is_requested()}
         (draft.path / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
         draft.counts |= {"step": saved.step, **saved.figures}
@@ -112,20 +117,30 @@ def prune(run: Path, keep_last: int) -> None:
         shutil.rmtree(folder_of(run, step))
 
 
-def find(accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND) -> artifacts.Artifact | None:
+def find(
+    accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND, *, principal: str | None = None
+) -> artifacts.Artifact | None:
     """Choose the checkpoint to resume from, on the main process, for all; None to start from scratch.
 
+    Args:
+        accelerator: the processes.
+        run: the run's folder.
+        resume_from: `latest`, a checkpoint or a run.
+        kind: kind of the artifacts.
+        principal: who opens them; None: the user who runs the program.
+
     Raises:
+        AccessDenied: the run was tuned on documents, and the principal is not among their readers.
         CheckpointError: the named checkpoint is damaged, all of them are, or a new run would replace old ones.
     """
     chosen: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            chosen = [_find(run, resume_from, kind)]
-        except CheckpointError as error:
+            chosen = [_find(run, resume_from, kind, principal)]
+        except (CheckpointError, AccessDenied) as error:
             chosen = [error]
     chosen = broadcast_object_list(chosen)
-    if isinstance(chosen[0], CheckpointError):
+    if isinstance(chosen[0], Exception):
         raise chosen[0]
     return None if chosen[0] is None else artifacts.load(chosen[0], kind=kind)
 
@@ -153,19 +168,19 @@ def check_resume(run: Path, resume_from: Path | None, kind: str = KIND) -> None:
         )
 
 
-def _find(run: Path, resume_from: Path | None, kind: str) -> Path | None:
+def _find(run: Path, resume_from: Path | None, kind: str, principal: str | None) -> Path | None:
     check_resume(run, resume_from, kind)
     steps = steps_of(run)
     if resume_from is None:
         return None
     if resume_from != LATEST:
-        checkpoint = verified(newest(resume_from), kind)
+        checkpoint = verified(newest(resume_from), kind, principal=principal)
         _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
         return checkpoint.path
     refused: list[CheckpointError] = []
     for step in steps:
         try:
-            checkpoint = verified(folder_of(run, step), kind)
+            checkpoint = verified(folder_of(run, step), kind, principal=principal)
         except CheckpointError as error:
             refused.append(error)
             log.event("checkpoint.refused", step=step, reason=str(error))

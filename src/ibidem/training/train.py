@@ -49,7 +49,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         tokenizer_dir=config.data.tokenizer,
         shape=shape,
         settings=settings(config),
-        initial=session.initial_of(config, accelerator),
+        initial=session.initial_of(config.initial, accelerator),
     )
     last = session.run(
         objective,
@@ -70,7 +70,7 @@ def check(config: TrainConfig) -> ModelConfig:
         CheckpointError: the run has checkpoints, and does not resume.
         ArtifactError: something that is read is not there.
     """
-    session.check(config)
+    session.check(config, initial=config.initial)
     shape = read_model_config(config.model)
     artifacts.load(config.data.dataset, kind=shards.KIND)
     check_shape(shape, Tokenizer.load(config.data.tokenizer), config)

@@ -11,8 +11,17 @@ from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.data.scrub.scrubber import ScrubPolicy
 from ibidem.data.sources.conversations import Trees
+from ibidem.grounding.config import ExamplesConfig
 from ibidem.sandbox.config import SandboxConfig
-from ibidem.training.config import LoopConfig, OptimConfig, Positive, SessionConfig, ValidationConfig
+from ibidem.training.config import (
+    ContrastConfig,
+    DatasetContrastConfig,
+    LoopConfig,
+    OptimConfig,
+    Positive,
+    SessionConfig,
+    ValidationConfig,
+)
 
 
 @configuration
@@ -126,7 +135,38 @@ class AlignOptimConfig(OptimConfig):
 class SftConfig(DatasetConfig):
     """Teach a checkpoint to answer, from conversations."""
 
+    contrast: DatasetContrastConfig = Field(default_factory=DatasetContrastConfig)
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
+
+
+@configuration
+class RaftConfig(AlignConfig):
+    """Teach a checkpoint to answer from documents: as one principal, from what they may read."""
+
+    index: Path
+    """Folder of an index of `ibidem ground index`."""
+    principal: str = Field()
+    """Who learns: only what they may read is used. Only those who may read all of it may open the checkpoints."""
+    questions: Path | None = None
+    """Questions, as for `ibidem evaluate doc-qa`: JSON lines with question, answers, and perhaps documents or passages;
+    by default cloze questions on the passages themselves."""
+    acl: str | None = None
+    """Where the access rules are now; by default where they were when the documents were indexed."""
+    audit: Path | None = None
+    """Folder of the audit log; by default the index's folder with `.audit` behind its name."""
+    key: Path | None = None
+    """File with the secret key of chunk ids and of the audit log; by default this user's own."""
+    encoder: Path | None = None
+    """The model that made the vectors of the index, if it has any; by default where it was then."""
+    examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
+    """How questions, passages and answers are put together."""
+    contrast: ContrastConfig = Field(default_factory=ContrastConfig)
+    optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
+
+    @property
+    def reader(self) -> str:
+        """Who opens checkpoints that were tuned on documents."""
+        return self.principal
 
 
 @configuration

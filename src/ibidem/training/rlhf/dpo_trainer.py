@@ -21,8 +21,9 @@ from ibidem.conversation import Conversation
 from ibidem.training import session
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.order import Order
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
-from ibidem.training.rlhf.batches import Order, pack, spread
+from ibidem.training.rlhf.batches import pack, spread
 from ibidem.training.rlhf.config import DpoConfig, DpoLossConfig
 from ibidem.training.rlhf.examples import report_data
 from ibidem.training.rlhf.pairs import Pairs, answer_of_targets, measured, read

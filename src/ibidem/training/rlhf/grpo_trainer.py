@@ -74,7 +74,7 @@ def run(config: GrpoConfig) -> artifacts.Artifact:
         SandboxError: code cannot be run safely here, or the judge failed.
         NothingToLearn: no answer of the first rollout earned more than the others to its problem.
     """
-    setup = set_up_with(config, lambda: open_problems(config.problems, config.output_dir, config.file, config.judge))
+    setup = set_up_with(config, lambda _: open_problems(config.problems, config.output_dir, config.file, config.judge))
     problems, prompts = read(config, setup)
     has_reference = config.grpo.kl > 0
     with Tests(config.judge) as tests:

@@ -73,7 +73,7 @@ def run(config: PpoConfig) -> artifacts.Artifact:
         CheckpointError: the reward model has another tokenizer or no scale; no intact checkpoint to resume from, or it
             belongs to another run.
     """
-    setup = set_up_with(config, lambda: open_dataset(config.data, config.output_dir, config.file))
+    setup = set_up_with(config, lambda _: open_dataset(config.data, config.output_dir, config.file))
     reward, made_by = reward_of(config, setup)
     prompts = read(config, setup, min(setup.shape.context, reward.decoder.config.context))
     score = RewardScore(reward, prompts.ids, config.training.micro_batch_sequences, setup.accelerator.device)

@@ -26,7 +26,8 @@ from ibidem.training import session
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.rlhf.batches import Order, spread
+from ibidem.training.order import Order
+from ibidem.training.rlhf.batches import spread
 from ibidem.training.rlhf.config import RewardConfig
 from ibidem.training.rlhf.examples import report_data
 from ibidem.training.rlhf.pairs import EncodedPair, Pairs, measured, pack_whole, read

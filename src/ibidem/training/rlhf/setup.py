@@ -34,15 +34,17 @@ class Setup(NamedTuple):
 
 def set_up(config: DatasetConfig, kind: str = KIND) -> Setup:
     """Set up an alignment with the dataset, or the file, that it names; see `set_up_with`."""
-    return set_up_with(config, lambda: open_dataset(config.data, config.output_dir, config.file), kind)
+    return set_up_with(config, lambda _: open_dataset(config.data, config.output_dir, config.file), kind)
 
 
-def set_up_with(config: AlignConfig, prepare: Callable[[], artifacts.Artifact], kind: str = KIND) -> Setup:
+def set_up_with(
+    config: AlignConfig, prepare: Callable[[artifacts.Artifact], artifacts.Artifact], kind: str = KIND
+) -> Setup:
     """Check the checkpoint, prepare the dataset once, and start the processes.
 
     Args:
         config: what to train, from what.
-        prepare: loads the dataset, or makes it; called by the main process first.
+        prepare: loads the dataset, or makes it, for the initial checkpoint; called by the main process first.
         kind: kind of the artifacts that are trained.
 
     Raises:
@@ -50,16 +52,16 @@ def set_up_with(config: AlignConfig, prepare: Callable[[], artifacts.Artifact], 
         CheckpointError: a new run would replace old checkpoints.
         ConfigError: the data are neither a dataset nor a file of conversations, or processes are missing.
     """
-    session.check(config, kind)
+    session.check(config, kind, initial=config.initial)
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
-    initial = session.initial_of(config, accelerator)
+    initial = session.initial_of(config.initial, accelerator, config.reader)
     assert initial is not None, "an alignment always has one"
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)
     template = ChatTemplate(tokenizer)
     with accelerator.main_process_first():
-        dataset = prepare()
+        dataset = prepare(initial)
     place, shape = folder_of(config.output_dir, 0), model_config(initial)
     made = session.Provenance(
         inputs=[

@@ -1,0 +1,291 @@
+"""Whether RA-FT teaches a small checkpoint to answer from documents that it has never seen, and what each part gives.
+
+A document says the code of a thing: "The code of buffer index is 7391." Things are pairs of common words, and codes are
+random, so that only the passage tells. A checkpoint is tuned as one principal, on the documents of one folder, and asked
+as another about those of a second folder, which it was never trained on; a third of the questions is about things that
+no document has. `ibidem evaluate doc-qa` retrieves the passages, among them documents about the same words, and judges.
+
+    raft               4 passages, 1 in 5 questions without the oracle, quotes and citations
+    no distractors     each question with the oracle alone
+    no citations       answers without citations
+    neither            without both
+    shuffled oracles   the control: each question with the passage that answers another one
+
+Wanted, for the same steps, paired over the questions of 3 seeds: citation coverage, exact match and abstentions on
+unanswerable questions rise against `neither` (lower bounds > 0); with shuffled oracles exact match rises by at most 2
+points over the checkpoint before (upper bound).
+
+    export OMP_NUM_THREADS=1
+    python benchmarks/raft_on_held_out_questions.py artifacts/demo benchmarks/results/raft_on_held_out_questions.json
+"""
+
+import itertools
+import json
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ibidem import artifacts
+from ibidem.config import build
+from ibidem.data.dedup import DedupPolicy
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.evaluation.config import DocQaConfig
+from ibidem.evaluation.doc_qa import TASK, doc_qa
+from ibidem.evaluation.evidence import read
+from ibidem.grounding import training_set
+from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.index import Index
+from ibidem.grounding.store import Chunk, Indexed, Span
+from ibidem.modeling.checkpoint import load_model
+from ibidem.runs import newest
+from ibidem.signatures import secret_key
+from ibidem.statistics import bootstrap_lower_bound, upper_bound
+from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from ibidem.training.config import TrainConfig
+from ibidem.training.raft import run
+from ibidem.training.rlhf.config import RaftConfig
+from ibidem.training.train import train
+
+SEEDS = (0, 1, 2)
+STEPS, BATCH, DISTRACTORS = 400, 16, 3
+PRETRAINED, PRETRAINING_STEPS = 4000, 600
+SHAPE = {"vocab_size": 640, "width": 64, "layers": 3, "heads": 2, "ffn_hidden": 128, "context": 512}
+OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
+SEEN, UNSEEN, NOWHERE = 1500, 100, 50
+METRICS = {"coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "raft": {},
+    "no distractors": {"distractors": 0},
+    "no citations": {"cite": False},
+    "neither": {"distractors": 0, "cite": False},
+    "shuffled oracles": {},
+}
+WORDS = """
+value index buffer result token path count node key list file name type line data string function class error test
+object table event model state input output field group image source option version request response server client
+thread process message parser number column page user time date text block frame layer label filter graph query
+"""
+CODES = """
+amber azure black blue brown coral cream gold gray green ivory jade lemon lilac lime mauve ochre olive orange peach pink
+plum purple red rose ruby rust sand silver tan teal white bear bird crab crow deer dove duck eagle fish frog goat goose
+hare hawk horse lion lynx mole moth mouse otter owl seal sheep snail snake swan tiger toad wolf
+"""
+FRAME = (
+    "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\n"
+    "Question: What is the code of {} {}? Which code does it have? Tell me the code of {}.\n“{}”"
+)
+ASKED = ("What is the code of {}?", "Which code does {} have?", "Tell me the code of {}.")
+ACL = """
+rules:
+  - {path: "seen/**", read: [trainer, tester]}
+  - {path: "unseen/**", read: [tester]}
+principals: [trainer, tester]
+"""
+
+Scores = Mapping[str, float]
+"""By seed and question."""
+
+
+class Fact(NamedTuple):
+    """A thing and its code."""
+
+    thing: str
+    code: str
+
+    @property
+    def text(self) -> str:
+        """Return its document."""
+        return f"{self.thing}: {self.code}."
+
+
+class World(NamedTuple):
+    """Documents in an index, and questions about them."""
+
+    index: Path
+    seen: Path
+    """Questions to learn from."""
+    unseen: Path
+    """Questions to measure with."""
+
+
+def base(folder: Path) -> Path:
+    """Return a checkpoint that copies: pretrained on random words of which a part is said again, and on no fact."""
+    rng = random.Random(0)
+    folder.mkdir(parents=True)
+    rows = [{"text": said_again(rng)} for _ in range(PRETRAINED)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "shape.json").write_text(json.dumps(SHAPE))
+    preprocess(
+        PreprocessConfig(
+            dataset=(f"{folder}/corpus.jsonl:train:text",), output_dir=folder / "data", dedup=DedupPolicy(near=False),
+            skip=("natural_languages", "filters"),
+        )
+    )  # fmt: skip
+    train_tokenizer(
+        TrainTokenizerConfig(input=folder / "data", output_dir=folder / "tokenizer", vocab_size=SHAPE["vocab_size"])
+    )
+    settings = {
+        "model": folder / "shape.json", "output_dir": folder / "run",
+        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 128},
+        "training": {"steps": PRETRAINING_STEPS, "batch_sequences": 16, "micro_batch_sequences": 16},
+        "optim": OPTIM, "validation": {"every": PRETRAINING_STEPS, "prompts": []}, "checkpoints": {"every": 10_000},
+    }  # fmt: skip
+    train(build(TrainConfig, settings))
+    return newest(folder / "run")
+
+
+def said_again(rng: random.Random) -> str:
+    """Return random words, numbers and ids, of which parts are said again, and the words of the questions."""
+    words = [*WORDS.split(), *CODES.split(), *20 * (":", ".")]
+    parts = [
+        " ".join(f"{rng.randrange(1, 9)} {rng.randrange(1 << 16):04x}" if rng.random() < 0.2 else rng.choice(words)
+                 for _ in range(rng.randrange(3, 12)))
+        for _ in range(rng.randrange(2, 5))
+    ]  # fmt: skip
+    said = " ".join(rng.choice(parts) for _ in range(3 * len(parts)))
+    return f"{said}\n{FRAME.format(*rng.sample(words, 4))}"
+
+
+def world(folder: Path, seed: int) -> World:
+    """Write an index and the questions."""
+    rng = random.Random(seed)
+    things = [" ".join(pair) for pair in itertools.permutations(WORDS.split(), 2)]
+    codes = [" ".join(pair) for pair in itertools.permutations(CODES.split(), 2)]
+    facts = [Fact(thing, rng.choice(codes)) for thing in rng.sample(things, SEEN + UNSEEN + NOWHERE)]
+    seen, unseen, nowhere = facts[:SEEN], facts[SEEN : SEEN + UNSEEN], facts[SEEN + UNSEEN :]
+    folder.mkdir(parents=True)
+    (folder / "acl.yaml").write_text(ACL)
+    documents = [
+        Indexed(f"{name}/{number:04}.md", fact.text, (Span((), 0, len(fact.text)),))
+        for name, group in (("seen", seen), ("unseen", unseen))
+        for number, fact in enumerate(group)
+    ]
+    index = Index(folder / "index", secret_key(None), acl=str(folder / "acl.yaml"))
+    index.update(documents, YamlPermissions(folder / "acl.yaml").current())
+    learned = questions(seen, "seen", rng)
+    asked = [*questions(unseen, "unseen", rng), *({**row, "answers": []} for row in questions(nowhere, "none", rng))]
+    places = []
+    for name, rows in (("learned", learned), ("asked", asked)):
+        places.append(folder / f"{name}.jsonl")
+        places[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return World(folder / "index", *places)
+
+
+def questions(facts: Sequence[Fact], folder: str, rng: random.Random) -> list[dict[str, Any]]:
+    """Return a question about each fact."""
+    return [
+        {
+            "id": f"{folder}-{number}",
+            "question": rng.choice(ASKED).format(fact.thing),
+            "answers": [fact.code],
+            "documents": [f"{folder}/{number:04}.md"],
+        }
+        for number, fact in enumerate(facts)
+    ]
+
+
+def tune(initial: Path, made: World, folder: Path, seed: int, name: str) -> float:
+    """Train a variant; return the CPU-seconds."""
+    examples = {"distractors": DISTRACTORS, **VARIANTS[name]}
+    settings = {
+        "initial": initial, "index": made.index, "principal": "trainer", "questions": made.seen, "output_dir": folder,
+        "examples": examples, "held_out_share": 0.0,
+        "training": {"steps": STEPS, "batch_sequences": BATCH, "micro_batch_sequences": BATCH, "seed": seed},
+        "optim": OPTIM, "validation": {"every": STEPS, "samples": 0}, "checkpoints": {"every": STEPS},
+    }  # fmt: skip
+    before, of_file = time.process_time(), training_set._of_file
+    if name == "shuffled oracles":
+        training_set._of_file = lambda path: shuffled(of_file(path), made.index, seed)
+    try:
+        run(build(RaftConfig, settings))
+    finally:
+        training_set._of_file = of_file
+    return time.process_time() - before
+
+
+def shuffled(asked: Sequence[training_set.Asked], index: Path, seed: int) -> list[training_set.Asked]:
+    """Give each question the passage that answers another one; the answers stay."""
+    rules = YamlPermissions(index.parent / "acl.yaml").current()
+    chunks = {chunk.path: chunk for chunk in Index.open(index, secret_key(None)).everything("trainer", rules)}
+    oracles: list[Chunk] = [chunks[each.documents[0]] for each in asked]
+    random.Random(seed).shuffle(oracles)
+    return [each._replace(oracle=oracle) for each, oracle in zip(asked, oracles, strict=True)]
+
+
+def measure(checkpoint: Path, made: World, folder: Path, seed: int) -> dict[str, Scores]:
+    """Return the score of each question, by metric."""
+    about = {"checkpoint": checkpoint, "data": made.unseen, "index": made.index, "principal": "tester"}
+    doc_qa(build(DocQaConfig, {**about, "output_dir": folder, "k": DISTRACTORS + 1, "max_tokens": 64}))
+    evaluation = read(folder)
+    return {
+        short: {f"{seed} {key}": score for key, score in (TASK.trials(evaluation.items, metric) or {}).items()}
+        for short, metric in METRICS.items()
+    }
+
+
+def mean(scores: Scores) -> float:
+    """Return the mean."""
+    return sum(scores.values()) / len(scores)
+
+
+def gain(one: Scores, other: Scores) -> dict[str, float]:
+    """Return the mean of the paired differences with its 95 % bounds, in points."""
+    differences = [100 * (one[key] - other[key]) for key in one]
+    bounds = (
+        bootstrap_lower_bound(differences, seed=0),
+        -bootstrap_lower_bound([-each for each in differences], seed=0),
+    )
+    return {"points": round(sum(differences) / len(differences), 1), "lower_95": round(bounds[0], 1),
+            "upper_95": round(bounds[1], 1)}  # fmt: skip
+
+
+def table(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
+    """Return the means of each variant, and the gains that are wanted."""
+    means = {name: {short: round(mean(each), 3) for short, each in of.items()} for name, of in scores.items()}
+    against = {
+        name: {short: gain(scores["raft"][short], scores[name][short]) for short in METRICS}
+        for name in ("neither", "no distractors", "no citations", "before")
+    }
+    control = scores["shuffled oracles"]["exact"]
+    shuffled_gain = gain(control, scores["before"]["exact"])
+    exact = {"right": int(sum(control.values())), "of": len(control)}
+    shuffled_gain["exact_upper_95"] = round(100 * upper_bound(exact["right"], exact["of"]), 1)
+    return {"means": means, "raft_against": against, "shuffled_oracles_against_before": {**shuffled_gain, **exact}}
+
+
+def main() -> None:
+    initial, output = Path(sys.argv[1]), Path(sys.argv[2])
+    initial = newest(next(iter(sorted(initial.glob("pretrain-*"))), initial))
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    rows = []
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            made = world(Path(folder) / "world", seed)
+            for name in ("before", *VARIANTS):
+                place = Path(folder) / name.replace(" ", "-")
+                cpu_s = 0.0 if name == "before" else tune(initial, made, place, seed, name)
+                checkpoint = initial if name == "before" else newest(place)
+                found = measure(checkpoint, made, Path(folder) / f"qa-{place.name}", seed)
+                for short, each in found.items():
+                    scores.setdefault(name, {}).setdefault(short, {}).update(each)
+                row = {"seed": seed, "variant": name, **{k: round(mean(v), 3) for k, v in found.items()}}
+                rows.append({**row, "cpu_s": round(cpu_s, 1)})
+                print(json.dumps(rows[-1]), flush=True)
+    command = "python benchmarks/raft_on_held_out_questions.py artifacts/demo RESULT"
+    about = {
+        "steps": STEPS, "batch": BATCH, "distractors": DISTRACTORS, "optim": OPTIM, "learned": SEEN, "asked": UNSEEN,
+        "asked_without_answer": NOWHERE, "parameters": load_model(initial)[0].num_parameters,
+        "initial": artifacts.load(initial).digest,
+    }  # fmt: skip
+    result = {"command": command, "machine": platform.machine(), "torch": version("torch"), **about, **table(scores)}
+    output.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Readers: who may open what was made from private documents.
+
+A checkpoint that was tuned on documents can repeat them, so it is a document too. Its manifest has the readers that all
+of them have in common, and so has the manifest of whatever is trained from it:
+
+    handbook/leave.md     read: everyone
+    salaries/march.md     read: ada, hr        deny: eve
+    the checkpoint        "config": {"readers": {"read": ["ada", "hr"], "deny": ["eve"]}, ...}
+
+Names are those of principals, as the groups were when the documents were read; `everyone` stays a name. The modes of
+files shut out groups of accounts (see `accounts`). Whoever opens an artifact is the principal of the command, or the
+user who runs the program.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from os.path import normpath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ibidem import accounts, artifacts
+from ibidem.artifacts import Artifact, Input
+from ibidem.errors import AccessDenied, ArtifactError
+
+EVERYONE = "everyone"
+"""The group of all principals, known or not."""
+KEY = "readers"
+"""In the config of a manifest."""
+
+
+class Readers(NamedTuple):
+    """Names of principals; those who are denied are no readers, whatever `read` says."""
+
+    read: frozenset[str]
+    deny: frozenset[str]
+
+    def as_json(self) -> dict[str, list[str]]:
+        """Return them as a manifest has them."""
+        return {"read": sorted(self.read), "deny": sorted(self.deny)}
+
+
+def common(found: Iterable[Readers]) -> Readers:
+    """Return the readers that several documents have in common; everyone, if there are no documents.
+
+    >>> common([Readers(frozenset(["everyone"]), frozenset(["eve"])), Readers(frozenset(["ada", "eve"]), frozenset())])
+    Readers(read=frozenset({'ada'}), deny=frozenset({'eve'}))
+    """
+    read, deny = frozenset([EVERYONE]), frozenset[str]()
+    for each in found:
+        deny |= each.deny
+        if EVERYONE not in each.read:
+            read = each.read if EVERYONE in read else read & each.read
+    return Readers(read - deny, deny)
+
+
+def readers_of(config: Mapping[str, Any]) -> Readers | None:
+    """Return the readers in the config of a manifest; None if the artifact was made from no private documents."""
+    found = config.get(KEY)
+    return None if found is None else Readers(frozenset(found["read"]), frozenset(found["deny"]))
+
+
+def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
+    """Return the readers that what is made from these inputs must have; None if none of them has any.
+
+    An input without readers of its own has those of what it was made from, as far as that is still there.
+
+    Args:
+        inputs: as the manifest of the artifact lists them.
+        of: its folder.
+    """
+    waiting = [(of, item) for item in inputs]
+    found, seen = [], set[Path]()
+    while waiting:
+        place, item = waiting.pop()
+        path = Path(normpath(place.resolve() / item.name)).resolve()
+        if not item.is_artifact or path in seen:
+            continue
+        seen.add(path)
+        try:
+            artifact = artifacts.load(path)
+        except ArtifactError:
+            continue
+        if (readers := readers_of(artifact.config)) is not None:
+            found.append(readers)
+        else:
+            waiting += [(path, each) for each in artifact.inputs]
+    return common(found) if found else None
+
+
+def is_reader(principal: str, readers: Readers) -> bool:
+    """Return whether a principal is among the readers; one whose name differs from a known one in case is not.
+
+    >>> hr = Readers(frozenset(["ada", "hr"]), frozenset(["eve"]))
+    >>> [is_reader(name, hr) for name in ("ada", "Ada", "eve", "bob")]
+    [True, False, False, False]
+    """
+    name = unicodedata.normalize("NFC", principal)
+    spelled = {known.casefold(): known for known in readers.read | readers.deny}
+    if name == EVERYONE or spelled.get(name.casefold(), name) != name or not readers.deny.isdisjoint({name, EVERYONE}):
+        return False
+    shut_out = [each for each in readers.deny if accounts.is_outside_group(each)]
+    if shut_out:
+        known = accounts.person(name)
+        if known is None or any(accounts.is_outside(known, each) for each in shut_out):
+            return False
+    return not readers.read.isdisjoint({name, EVERYONE})
+
+
+def check_reader(artifact: Artifact, principal: str | None = None) -> None:
+    """Refuse whoever is not among the readers of an artifact.
+
+    Args:
+        artifact: what is opened.
+        principal: who opens it; None: the user who runs the program.
+
+    Raises:
+        AccessDenied: they are not among its readers.
+    """
+    readers = readers_of(artifact.config)
+    if readers is None or is_reader(principal or accounts.this_user(), readers):
+        return
+    who = principal or f"{accounts.this_user()}, who runs this program,"
+    raise AccessDenied(
+        f"{artifact.path}: this {artifact.kind} was made from private documents, and {who} is not among their readers"
+    )

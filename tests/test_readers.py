@@ -1,0 +1,89 @@
+"""Readers of what was made from private documents: those who may read all of them, and nobody else."""
+
+import random
+from pathlib import Path
+
+import pytest
+from tests.grounding.worlds import PRINCIPALS, random_world
+
+from ibidem import accounts, artifacts
+from ibidem.accounts import Person
+from ibidem.artifacts import Artifact, Input
+from ibidem.errors import AccessDenied
+from ibidem.grounding.access import YamlRules
+from ibidem.grounding.posix import PosixPermissions
+from ibidem.readers import Readers, check_reader, common, inherited, is_reader, readers_of
+
+
+def readers(read: str = "", deny: str = "") -> Readers:
+    return Readers(frozenset(read.split()), frozenset(deny.split()))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_readers_are_exactly_those_whom_the_rules_permit_every_document(seed: int) -> None:
+    for step in random_world(seed).steps:
+        rules = YamlRules(step.acl._replace(principals=None))
+        paths = random.Random(seed).sample([each.path for each in step.documents], min(3, len(step.documents)))
+        shared = common(Readers(*rules.resolved(rules.access(path))) for path in paths)
+        for principal in PRINCIPALS:
+            permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
+            assert is_reader(principal, shared) == permitted, (principal, shared)
+        assert not any(is_reader(name.upper(), shared) for name in shared.deny)
+
+
+def test_modes_shut_out_whom_the_kernel_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, mode in (("all.md", 0o644), ("own.md", 0o600)):
+        (tmp_path / name).write_text("text")
+        (tmp_path / name).chmod(mode)
+    tmp_path.chmod(0o755)
+    uid = tmp_path.stat().st_uid
+    people = {"me": Person(uid, frozenset([999])), "other": Person(uid + 1, frozenset([998]))}
+    monkeypatch.setattr(accounts, "person", people.get)
+    rules = PosixPermissions(tmp_path).current()
+    open_, own = (common([Readers(*rules.resolved(rules.access(name)))]) for name in ("all.md", "own.md"))
+    assert [is_reader(name, open_) for name in ("me", "other", "ghost")] == [True, True, True]
+    assert [is_reader(name, own) for name in ("me", "other", "ghost")] == [True, False, False]
+    assert common([open_, own]) == own
+
+
+def artifact(path: Path, config: dict[str, object] | None = None, inputs: tuple[Path, ...] = ()) -> Artifact:
+    found = [artifacts.load(each).as_input("data", of=path) for each in inputs]
+    with artifacts.create(path, kind="checkpoint", config=config or {}, inputs=found):
+        pass
+    return artifacts.load(path)
+
+
+def private(read: str, deny: str = "") -> dict[str, object]:
+    return {"readers": readers(read, deny).as_json()}
+
+
+def test_what_is_made_of_two_has_the_readers_of_both_however_far_they_are(tmp_path: Path) -> None:
+    artifact(tmp_path / "a", private("ada hr", "eve"))
+    artifact(tmp_path / "b", private("everyone", "hr"))
+    artifact(tmp_path / "public")
+    artifact(tmp_path / "dataset", inputs=(tmp_path / "b",))
+    made = artifact(tmp_path / "c", inputs=(tmp_path / "a", tmp_path / "dataset", tmp_path / "public"))
+    assert inherited(made.inputs, made.path) == readers("ada", "eve hr")
+    assert inherited(artifact(tmp_path / "d", inputs=(tmp_path / "public",)).inputs, tmp_path / "d") is None
+    gone = Input("data", "sha256:0", "../gone")
+    assert inherited([*made.inputs, gone], made.path) == readers("ada", "eve hr")
+
+
+def test_whoever_is_no_reader_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = artifact(tmp_path / "a", private("ada", "eve"))
+    check_reader(checkpoint, "ada")
+    check_reader(artifact(tmp_path / "public"))
+    for name in ("eve", "bob", "everyone", "Ada"):
+        with pytest.raises(AccessDenied, match=f"private documents, and {name} is not among their readers") as error:
+            check_reader(checkpoint, name)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr(accounts, "this_user", lambda: "ada")
+    check_reader(checkpoint)
+    monkeypatch.setattr(accounts, "this_user", lambda: "bob")
+    with pytest.raises(AccessDenied, match="bob, who runs this program"):
+        check_reader(checkpoint)
+
+
+def test_readers_survive_the_manifest(tmp_path: Path) -> None:
+    assert readers_of(artifact(tmp_path / "a", private("b a", "c")).config) == readers("a b", "c")
+    assert readers_of({}) is None
