@@ -41,7 +41,9 @@ def naive_proximity(question: str, passage: str, place: tuple[int, int], known: 
 
 
 @given(st.lists(WORDS, min_size=1, max_size=30), st.lists(WORDS, max_size=6), st.data())
-def test_proximity_is_the_sum_over_the_nearest_occurrences(passage: list[str], asked: list[str], data: st.DataObject) -> None:
+def test_proximity_is_the_sum_over_the_nearest_occurrences(
+    passage: list[str], asked: list[str], data: st.DataObject
+) -> None:
     text, question = " ".join(passage), " ".join(asked)
     first = data.draw(st.integers(0, len(passage) - 1))
     last = data.draw(st.integers(first, min(first + 2, len(passage) - 1)))
@@ -61,7 +63,10 @@ def test_a_rare_term_weighs_more() -> None:
 
 
 def test_what_is_asked_is_near_its_answer() -> None:
-    assert column("How high is it?", "330", "10,100")["near_4"][0] > column("How high is it?", "330", "10,100")["near_4"][1]
+    assert (
+        column("How high is it?", "330", "10,100")["near_4"][0]
+        > column("How high is it?", "330", "10,100")["near_4"][1]
+    )
     sides = column("It is high", "330")
     assert sides["before"][0] > 0 < sides["behind"][0]
 
