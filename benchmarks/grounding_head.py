@@ -32,12 +32,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from ibidem.grounding.rerank import reranked
 
 from ibidem import artifacts
 from ibidem.grounding.alignment import Frequencies, frequencies, proximity, sentence_of
 from ibidem.grounding.cloze import is_same, kind_of
 from ibidem.grounding.head import LATE, Head, collate, new_head, open_head, read
+from ibidem.grounding.rerank import reranked
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.terms import terms
 from ibidem.grounding.view import K1, B
