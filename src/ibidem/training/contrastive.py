@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ibidem.errors import ConfigError
 from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.encoder import characters_of
-from ibidem.grounding.head import NEAR, token_span, token_weights
+from ibidem.grounding.head import LATE, token_span, token_weights
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.grounded_decoder import GroundedDecoder, Unread
@@ -97,9 +97,12 @@ def _columns(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def new_grounded_decoder(shape: ModelConfig, training: LoopConfig) -> GroundedDecoder:
-    """Return a decoder with random weights, which the seed decides, and an untrained grounding head."""
+    """Return a decoder with random weights, which the seed decides, and an untrained grounding head.
+
+    The head begins with late interaction, so that gradients reach the states from the first step on.
+    """
     model = GroundedDecoder(
-        shape, NEAR, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+        shape, LATE, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
     )
     model.init_weights(training.seed)
     return model
