@@ -92,7 +92,8 @@ TOLD_TWICE = [
 def test_a_fact_that_is_told_twice_is_asked_in_the_words_of_the_other_passage() -> None:
     known = frequencies([*TOLD_TWICE, *("Nothing of this is here." for _ in range(300))])
     asked = [each for seed in range(20) for each in paraphrased_questions(TOLD_TWICE, seed, known.idf)]
-    assert {each.passage for each in asked} == {1}  # the first one has no other year, and the third says something else
+    asked = [each for each in asked if each.answer.kind == "year"]
+    assert {each.passage for each in asked} == {1}  # the first has no other year, and the third says something else
     for each in asked:
         passage = TOLD_TWICE[1]
         assert passage[each.answer.start : each.answer.end] == "1931"
