@@ -253,7 +253,8 @@ NO_ARTIFACT = {
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _review(), _decision()]
+    grounded = [_index(), _training_set()]
+    return [_dataset(), _tokenizer(), *trained, *grounded, _evaluation(), _responses(), _review(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -563,7 +564,7 @@ def _index() -> Kind:
         made_by=("ground index", "ground forget"),
         read_by=(
             *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
-            "evaluate doc-qa",
+            *("evaluate doc-qa", "raft"),
         ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
@@ -582,6 +583,26 @@ def _index() -> Kind:
             "segments": "Number of access classes.",
             "forgotten": "Paths that must not come back.",
             "quarantined": "Files that could not be read.",
+        },
+    )
+
+
+def _training_set() -> Kind:
+    return Kind(
+        constant="grounding.training_set:KIND",
+        about="What a model learned from private documents, as one principal: questions, passages and answers. Its "
+        "manifest has the readers that all its documents have in common.",
+        made_by=("raft",),
+        read_by=("raft", *HEADS),
+        files={
+            "{grounding.training_set:EXAMPLES}": "Question, answers, ids of the chunks, number of the one that "
+            "answers, and the conversation, an example a line.",
+            "{grounding.training_set:CHUNKS}": "The chunks of all examples, one per line.",
+        },
+        counts={
+            "examples": "Number of examples.",
+            "with_oracle": "Those of which a passage answers the question.",
+            "dropped": "Questions without an example, by reason.",
         },
     )
 
