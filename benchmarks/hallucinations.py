@@ -270,7 +270,7 @@ def _vector(text: str, model: TextEncoder) -> Any:
 
 
 def compared(pairs: Sequence[Pair], scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Return for each score how often the supported claim has the higher one, with bounds, and how often they are equal."""
+    """Return for each score how often the supported claim has the higher one, with bounds; and how often none has."""
     found: dict[str, Any] = {"pairs": len(pairs)}
     for name, score in scores.items():
         both = [(score(pair.supported, pair.passage), score(pair.hallucinated, pair.passage)) for pair in pairs]
