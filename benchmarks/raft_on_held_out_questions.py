@@ -1,9 +1,9 @@
 """Whether RA-FT teaches a small checkpoint to answer from documents that it has never seen, and what each part gives.
 
-A document says the code of a thing: "The code of buffer index is 7391." Things are pairs of common words, and codes are
-random, so that only the passage tells. A checkpoint is tuned as one principal, on the documents of one folder, and asked
-as another about those of a second folder, which it was never trained on; a third of the questions is about things that
-no document has. `ibidem evaluate doc-qa` retrieves the passages, among them documents about the same words, and judges.
+A document says the code of a thing: "buffer index: amber otter." Things and codes are random pairs of common words, so
+that only the passage tells. A checkpoint is tuned as one principal on the documents of one folder, and asked as another
+about those of a second folder, which it was never trained on; a third of the questions are about things that no document
+has. `ibidem evaluate doc-qa` retrieves the passages, among them documents about one of the two words, and judges.
 
     raft               4 passages, 1 in 5 questions without the oracle, quotes and citations
     no distractors     each question with the oracle alone

@@ -153,6 +153,10 @@ EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
     "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
     "train.questions": "Number of cloze questions to train on and held out, and of the passages they are made from.",
+    "train.prior": "Share of wrong spans that proximity and late interaction, untrained, rank below the right one: the "
+    "head begins with one of them.",
+    "head.kind": "Held-out questions of a grounding head by the kind of their answer: how many, the share won with its "
+    "exact 95 % interval, and the share that untrained proximity wins.",
     "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
     "train.prompts": "Number of prompts of PPO to train on, held out, and left out by reason.",
     "train.problems": "Number of problems of GRPO to train on, held out, and left out by reason.",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibidem.grounding.alignment import FEATURES, Frequencies, features, frequencies, proximity
+from ibidem.grounding.alignment import FEATURES, Frequencies, features, frequencies, proximity, sentence_of
 from ibidem.grounding.terms import terms
 
 PASSAGE = "The tower was built in 1889. It is 330 m high and weighs 10,100 tons. It was painted red in 1968."
@@ -90,3 +90,20 @@ def test_nothing_is_not_a_failure(question: str, passage: str) -> None:
     assert np.isfinite(found).all()
     assert np.isfinite(proximity(question, passage, [(0, len(passage))], Frequencies({}, 0))).all()
     assert features(question, passage, [], Frequencies({}, 0)).shape == (0, len(FEATURES))
+
+
+def test_what_a_question_word_asks_for_is_looked_for_beside_the_span() -> None:
+    found = column("How many tons has it?", "10,100", "330")
+    assert found["focus_behind"] == [1, pytest.approx(math.exp(-5 / 2))]
+    assert found["focus_before"] == [0, 0]
+    assert column("Which year is it from, with what weight of tons?", "330")["focus_before"] == [0]
+    assert column("Which red is it?", "1968")["focus_before"] == [pytest.approx(math.exp(-1 / 2))]
+    assert column("What is it?", "1968")["focus_before"] == [0]
+
+
+def test_a_span_has_the_sentence_that_it_begins_in() -> None:
+    for text in ("tower", "1889", "330", "1968", "1889. It"):
+        start, end = sentence_of(PASSAGE, span(text))
+        assert PASSAGE[start:end].strip() in PASSAGE.replace(". ", ".|").split("|")
+        assert start <= span(text)[0] < end
+    assert sentence_of("", (0, 0)) == (0, 0)

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibidem.grounding import cloze
-from ibidem.grounding.cloze import MOST_WRONG, SMALL, candidates, cloze_questions, is_same, kind_of
+from ibidem.grounding.alignment import frequencies
+from ibidem.grounding.cloze import (
+    MOST_WRONG,
+    SMALL,
+    candidates,
+    cloze_questions,
+    is_same,
+    kind_of,
+    paraphrased_questions,
+)
 
 PASSAGE = (
     "In 1889 Gustave Eiffel opened the tower, which is 330 m high and weighs 10,100 tons. Maurice Koechlin drew it in "
@@ -71,3 +80,26 @@ def test_seed_and_passage_decide() -> None:
 @pytest.mark.parametrize("passage", ["", "  ", "One name, Eiffel.", "330", "der die das 字字字"])
 def test_a_passage_without_two_spans_of_a_kind_has_no_question(passage: str) -> None:
     assert list(cloze_questions([passage], 0)) == []
+
+
+TOLD_TWICE = [
+    "The lighthouse of Corvino was opened by Ada Ferro in 1931. Its lamp turns every 12 seconds.",
+    "Fishermen remember 1931, when Corvino had its lighthouse opened at last; the mole is from 1925.",
+    "A bakery opened in 1931 on the square; the mill is from 1890.",
+]
+
+
+def test_a_fact_that_is_told_twice_is_asked_in_the_words_of_the_other_passage() -> None:
+    known = frequencies([*TOLD_TWICE, *("Nothing of this is here." for _ in range(300))])
+    asked = [each for seed in range(20) for each in paraphrased_questions(TOLD_TWICE, seed, known.idf)]
+    asked = [each for each in asked if each.answer.kind == "year"]
+    assert {each.passage for each in asked} == {1}  # the first has no other year, and the third says something else
+    for each in asked:
+        passage = TOLD_TWICE[1]
+        assert passage[each.answer.start : each.answer.end] == "1931"
+        assert [passage[wrong.start : wrong.end] for wrong in each.wrong] == ["1925"]
+        assert not {"Fishermen", "remember", "mole"} & set(each.question.split())
+    assert list(paraphrased_questions(TOLD_TWICE, 3, known.idf)) == list(
+        paraphrased_questions(TOLD_TWICE, 3, known.idf)
+    )
+    assert list(paraphrased_questions(TOLD_TWICE[1:], 0, known.idf)) == []

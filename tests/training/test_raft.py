@@ -20,7 +20,7 @@ from ibidem import artifacts
 from ibidem.accounts import this_user
 from ibidem.cli import main
 from ibidem.config import build, read_yaml
-from ibidem.errors import AccessDenied, ConfigError
+from ibidem.errors import AccessDenied, CheckpointError, ConfigError
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import doc_qa
 from ibidem.grounding.ask import open_answerer
@@ -353,3 +353,13 @@ def test_a_head_of_private_documents_is_for_their_readers_alone(
     assert readers_of(made.config) == readers_of(artifacts.load(chunks).config)
     refused(lambda: open_head(tmp_path / "head"), this_user())
     assert open_head(tmp_path / "head", principal="dev-2").digest == made.digest
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.5), (0.5, 0.0)])
+def test_contrastive_batches_are_not_begun_or_ended_within_a_run(
+    before: float, after: float, settings: Settings
+) -> None:
+    run(settings, contrast={"weight": before}, training__stop_at_step=2)
+    with pytest.raises(CheckpointError, match=r"step-000002: its weights are not those of this run's model") as error:
+        run(settings, contrast={"weight": after}, training__resume_from="latest")
+    assert "\n" not in str(error.value)

@@ -231,10 +231,11 @@ class GroundingHead(nn.Module):
         """Return `INTERACTIONS` of each span, (R, 5)."""
         question_NQD = nn.functional.normalize(spans.question_states_NQD * self.scale_D, dim=-1)
         passage_MPD = nn.functional.normalize(spans.passage_states_MPD * self.scale_D, dim=-1)
-        likeness_RQP = (question_NQD[spans.question_of_R] @ passage_MPD[spans.passage_of_R].transpose(1, 2)).clamp(
-            min=0
-        )
-        places_P = torch.arange(passage_MPD.shape[1], device=likeness_RQP.device)
+        number = len(passage_MPD)
+        pairs_K, pair_of_R = torch.unique(spans.question_of_R * number + spans.passage_of_R, return_inverse=True)
+        questions_KQD, passages_KPD = question_NQD[pairs_K // number], passage_MPD[pairs_K % number]
+        likeness_RQP = (questions_KQD @ passages_KPD.transpose(1, 2)).clamp(min=0)[pair_of_R]
+        places_P = torch.arange(passage_MPD.shape[1], device=passage_MPD.device)
         first_R1, behind_R1 = spans.spans_R2[:, :1], spans.spans_R2[:, 1:]
         is_inside_RP = (places_P >= first_R1) & (places_P < behind_R1)
         is_sentence_RP = (places_P >= spans.sentences_R2[:, :1]) & (places_P < spans.sentences_R2[:, 1:])
