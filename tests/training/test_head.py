@@ -43,7 +43,7 @@ def settings_of(checkpoint: Path, prose: Path, run: Path) -> Settings:
         "output_dir": run,
         "held_out_share": 0.3,
         "training": {"steps": 6, "batch_sequences": 8, "micro_batch_sequences": 4},
-        "optim": {"lr": 5e-3, "warmup_steps": 1},
+        "optim": {"lr": 5e-3, "warmup_steps": 1, "weight_decay": 0.01},
         "validation": {"every": 6, "windows": 8},
         "checkpoints": {"every": 3},
     }
