@@ -24,7 +24,10 @@ and answer together; its filtered 10,000 are not among them.
     apt-get download python3.11-doc && dpkg -x python3.11-doc*.deb python-doc
     git clone https://github.com/RUCAIBox/HaluEval
     python benchmarks/hallucinations.py HEAD xquad.en.json python-doc/usr/share/doc/python3.11/html HaluEval minilm \
-        benchmarks/results/hallucinations.json
+        benchmarks/results/hallucinations.json 50
+
+The last argument is the number of pairs of a class, at most; 50 take an hour of one core. Sentences that no paraphrase
+changes are left out, so that both styles have the same hallucinations.
 """
 
 import json
@@ -51,17 +54,17 @@ from ibidem.grounding.head import Head, open_head
 from ibidem.grounding.paraphrases import PARAPHRASES, framed
 from ibidem.grounding.rerank import support
 from ibidem.grounding.sentences import words
-from ibidem.grounding.support import HeadJudge, WordCover
+from ibidem.grounding.support import WordCover
 from ibidem.grounding.terms import terms
 from ibidem.runs import newest
 from ibidem.statistics import lower_bound, upper_bound
 
 SEED = 0
 SHARE = 0.75
-MOST = 50
-"""Pairs of a class, at most."""
 PASSAGES = 240
 """Of Python's documentation, drawn by lot."""
+LEAST_PAIRS = 5
+"""Of a class that is in the summary."""
 LEAST_SENTENCES, MOST_CHARS = 4, 1200
 K1, B = 1.2, 0.75
 CONFIDENCE = 0.975
@@ -92,24 +95,24 @@ class Proximity(Head):
 
 
 def main() -> None:
-    head_folder, xquad_file, docs, halu, minilm, output = map(Path, sys.argv[1:])
+    head_folder, xquad_file, docs, halu, minilm, output = map(Path, sys.argv[1:7])
+    most = int(sys.argv[7])
     opened, model = open_head(head_folder), open_encoder(minilm)
     head = Remembered(opened)
     passages = {"xquad": read_xquad(xquad_file), "python": read_docs(docs)}
     result: dict[str, Any] = {
         "command": "python benchmarks/hallucinations.py HEAD xquad.en.json python-doc/usr/share/doc/python3.11/html "
-        "HaluEval minilm benchmarks/results/hallucinations.json",
+        f"HaluEval minilm benchmarks/results/hallucinations.json {most}",
         "head": about(head_folder, opened),
-        "most_pairs_of_a_class": MOST,
     }
     for name, texts in passages.items():
         print(name, len(texts), flush=True)
         scores = scorers(head, model, frequencies(texts))
         found = {"passages": len(texts)}
-        for style, pairs in pairs_of(texts).items():
+        for style, pairs in pairs_of(texts, most).items():
             found[style] = {kind: compared(some, scores) for kind, some in sorted(pairs.items())}
-        result[name] = {**found, "flagged": flagged(texts, judges(opened))}
-    halu_pairs = read_halueval(halu)
+        result[name] = {**found, "flagged": flagged(texts, most, judges(head, frequencies(texts)))}
+    halu_pairs = read_halueval(halu, 5 * most)
     scores = scorers(head, model, frequencies([pair.passage for pair in halu_pairs]))
     result["halueval"] = compared(halu_pairs, scores)
     result["summary"] = summary(result)
@@ -142,7 +145,7 @@ def read_docs(folder: Path) -> list[str]:
     return random.Random(SEED).sample(prose, PASSAGES)
 
 
-def read_halueval(folder: Path) -> list[Pair]:
+def read_halueval(folder: Path, number: int) -> list[Pair]:
     rows = [
         row for path in sorted((folder / "generation" / "qa").glob("qa_*_data.json")) for row in jsonl.read(path, "")
     ]
@@ -155,7 +158,7 @@ def read_halueval(folder: Path) -> list[Pair]:
         for row in rows
         if row["right_answer"] != row["hallucinated_answer"]
     }
-    return sorted(found)
+    return random.Random(SEED).sample(sorted(found), number)
 
 
 def claims(passage: str) -> list[str]:
@@ -171,10 +174,10 @@ def paraphrased(sentence: str) -> str:
     return sentence
 
 
-def pairs_of(passages: Sequence[str]) -> dict[str, dict[str, list[Pair]]]:
+def pairs_of(passages: Sequence[str], most: int) -> dict[str, dict[str, list[Pair]]]:
     """Return the pairs of each style and kind; the first ones of an order drawn by lot."""
     found: dict[str, dict[str, list[Pair]]] = {"copied": defaultdict(list), "crossed": defaultdict(list)}
-    sources = [(passage, claim) for passage in passages for claim in claims(passage)]
+    sources = [(passage, claim) for passage in passages for claim in claims(passage) if paraphrased(claim) != claim]
     random.Random(SEED).shuffle(sources)
     others = [claim for _, claim in sources[1:]] + [sources[0][1]]
     for (passage, claim), other in zip(sources, others, strict=True):
@@ -182,10 +185,9 @@ def pairs_of(passages: Sequence[str]) -> dict[str, dict[str, list[Pair]]]:
         if other not in passage:
             made["of_another_passage"] = other
         for style, supported in (("copied", claim), ("crossed", paraphrased(claim))):
-            if style == "copied" or supported != claim:
-                for kind, text in made.items():
-                    if len(found[style][kind]) < MOST:
-                        found[style][kind].append(Pair(supported, text, passage))
+            for kind, text in made.items():
+                if len(found[style][kind]) < most:
+                    found[style][kind].append(Pair(supported, text, passage))
     return found
 
 
@@ -268,7 +270,7 @@ def _vector(text: str, model: TextEncoder) -> Any:
 
 
 def compared(pairs: Sequence[Pair], scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Return for each score how often the supported claim has the higher one, with bounds."""
+    """Return for each score how often the supported claim has the higher one, with bounds; and how often none has."""
     found: dict[str, Any] = {"pairs": len(pairs)}
     for name, score in scores.items():
         both = [(score(pair.supported, pair.passage), score(pair.hallucinated, pair.passage)) for pair in pairs]
@@ -289,20 +291,22 @@ def share(wins: int, number: int) -> dict[str, Any]:
     }
 
 
-def judges(head: Head) -> dict[str, Callable[[str, str], bool]]:
-    """Return what decides whether a premise supports a claim."""
-    judge = HeadJudge(head, SHARE)
+def judges(head: Remembered, known: Frequencies) -> dict[str, Callable[[str, str], bool]]:
+    """Return what decides whether a premise supports a claim; terms are weighted by the passages."""
+    of_words = WordCover(SHARE).entails
     return {
-        "words": WordCover(SHARE).entails,
-        "head": lambda premise, claim: judge.margin(premise, claim) >= head.threshold,
-        "words_and_head": judge.entails,
+        "words": of_words,
+        "head": lambda premise, claim: head.margin(claim, premise, known) >= head.threshold,
+        "words_and_head": lambda premise, claim: (
+            of_words(premise, claim) and head.margin(claim, premise, known) >= head.threshold
+        ),
     }
 
 
-def flagged(passages: Sequence[str], entails: Mapping[str, Callable[[str, str], bool]]) -> dict[str, Any]:
+def flagged(passages: Sequence[str], most: int, entails: Mapping[str, Callable[[str, str], bool]]) -> dict[str, Any]:
     """Return how often each judge calls a claim unsupported, by how it was made."""
     made: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for pair in _first(pairs_of(passages)["copied"]):
+    for pair in _first(pairs_of(passages, most)["copied"]):
         made["copied"].append((pair[1].passage, pair[1].supported))
         made[f"edit {pair[0]}"].append((pair[1].passage, pair[1].hallucinated))
     for passage in passages:
@@ -313,7 +317,7 @@ def flagged(passages: Sequence[str], entails: Mapping[str, Callable[[str, str], 
                     made[f"paraphrase {kind}"].append((passage, text))
     found = {}
     for kind, pairs in sorted(made.items()):
-        some = random.Random(SEED).sample(list(dict.fromkeys(pairs)), min(MOST, len(set(pairs))))
+        some = random.Random(SEED).sample(list(dict.fromkeys(pairs)), min(most, len(set(pairs))))
         found[kind] = {"claims": len(some)} | {
             name: share(sum(not says(premise, claim) for premise, claim in some), len(some))
             for name, says in entails.items()
@@ -333,7 +337,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("xquad", "python"):
         for style in ("copied", "crossed"):
-            classes = {kind: row for kind, row in result[name][style].items() if row["pairs"] >= 10}
+            classes = {kind: row for kind, row in result[name][style].items() if row["pairs"] >= LEAST_PAIRS}
+            if not classes:
+                continue
             names = [key for key, value in next(iter(classes.values())).items() if isinstance(value, dict)]
             means = {
                 each: round(math.fsum(row[each]["share"] for row in classes.values()) / len(classes), 4)

@@ -224,7 +224,9 @@ def naive_interactions(head: GroundingHead, batch: Spans, row: int) -> list[floa
                 else:
                     nearness = 0.0 if inside else torch.exp(torch.tensor(-distance / kind)).item()
                 states = batch.question_states_NQD[question, q], batch.passage_states_MPD[passage, p]
-                likeness = torch.nn.functional.cosine_similarity(*(state * head.scale_D for state in states), dim=0)
+                likeness = torch.nn.functional.cosine_similarity(
+                    *(state * (1 + head.stretch_1D[0]) for state in states), dim=0
+                )
                 best = max(best, max(likeness.item(), 0.0) * nearness)
             total += weight * best
         found.append(total)
@@ -234,7 +236,7 @@ def naive_interactions(head: GroundingHead, batch: Spans, row: int) -> list[floa
 @pytest.mark.parametrize("seed", range(3))
 def test_late_interaction_is_that_of_loops_over_tokens(seed: int) -> None:
     head, batch = GroundingHead(8, 4), spans(seed)
-    torch.nn.init.uniform_(head.scale_D, 0.5, 2.0, generator=torch.Generator().manual_seed(seed))
+    torch.nn.init.uniform_(head.stretch_1D, -0.5, 1.0, generator=torch.Generator().manual_seed(seed))
     found_R5 = head._interaction(batch)
     assert found_R5.shape == (3, len(INTERACTIONS))
     expected = torch.tensor([naive_interactions(head, batch, row) for row in range(3)])

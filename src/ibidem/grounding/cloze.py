@@ -21,6 +21,7 @@ from itertools import permutations
 from typing import Literal, NamedTuple
 
 from ibidem.grounding.sentences import sentence_ends
+from ibidem.grounding.sentences import words as words_of
 from ibidem.grounding.terms import terms
 
 Kind = Literal["year", "number", "name", "other"]
@@ -47,13 +48,14 @@ third fourth fifth sixth seventh eighth ninth tenth
 """
 _NUMBERS = frozenset(_NUMBER_WORDS.split())
 _SMALL_WORDS = """
-a about above after again against all also although always am an and another any are as at be because become been before
-being below between both but by can cannot could did do does doing done down during each either else even ever every few
-for from further had has have having he her here hers him his how however i if in into is it its itself just less like
-made make makes many may me might mine more most much must my neither never no nor not now of off often on once one only
-onto or other others our out over own per rather same shall she should since so some such than that the their them then
-there therefore these they this those through thus to too under until up upon us use used uses using very via was we
-well were what when where whether which while who whom whose why will with within without would yet you your
+a about above according after again against all also although always am an and another any are as at be because become
+been before being below between both but by can cannot could did do does doing done down during each either else even
+ever every few for from further had has have having he her here hers him his how however i if in into is it its itself
+just less like made make makes many may me might mine more most much must my neither never no nor not now of off often
+on once one only onto or other others our out over own per rather same shall she should since so some such than that the
+their them then there therefore these they this those through thus to too under until up upon us use used uses using
+very via was we well were what when where whether which while who whom whose why will with within without would yet you
+your
 """
 SMALL = frozenset(_SMALL_WORDS.split())
 """Words that are no answer, and neither begin nor end one."""
@@ -213,10 +215,10 @@ def _paraphrases(
 def is_same(one: str, other: str) -> bool:
     """Return whether two answers are alike, or one contains the other: neither is a wrong answer of the other.
 
-    >>> is_same("The Eiffel Tower", "eiffel tower"), is_same("30", "300")
-    (True, False)
+    >>> is_same("The Eiffel Tower", "eiffel tower"), is_same("30", "300"), is_same("three", "3")
+    (True, False, True)
     """
-    mine, theirs = (f" {' '.join(_WORD.findall(text.casefold()))} " for text in (one, other))
+    mine, theirs = (f" {' '.join(words_of(text))} " for text in (one, other))
     return mine in theirs or theirs in mine
 
 

@@ -89,11 +89,14 @@ class Head:
     def margin(self, claim: str, passage: str, known: Frequencies) -> float:
         """Return by how much a passage supports a claim; inf if the claim has no number, year or name.
 
-        It is -inf if one of them does not occur in the passage.
+        It is -inf if one of them does not occur in the passage. What the rest of the claim names is no rival: where one
+        item of a list is asked for, its neighbors fit nearly as well.
         """
         there = candidates(passage)
         parts = [each for each in candidates(claim) if each.kind in _ASKED_KINDS]
-        return min((self._margin_of(part, claim, passage, there, known) for part in parts), default=np.inf)
+        texts = [claim[each.start : each.end] for each in parts]
+        free = [each for each in there if not any(is_same(passage[each.start : each.end], text) for text in texts)]
+        return min((self._margin_of(part, claim, passage, there, free, known) for part in parts), default=np.inf)
 
     @property
     def threshold(self) -> float:
@@ -110,13 +113,19 @@ class Head:
         return found
 
     def _margin_of(
-        self, part: Candidate, claim: str, passage: str, there: Sequence[Candidate], known: Frequencies
+        self,
+        part: Candidate,
+        claim: str,
+        passage: str,
+        there: Sequence[Candidate],
+        free: Sequence[Candidate],
+        known: Frequencies,
     ) -> float:
         text = claim[part.start : part.end]
         alike = [each for each in there if is_same(passage[each.start : each.end], text)]
         if not alike:
             return -np.inf
-        rivals = [each for each in there if each.kind == part.kind and each not in alike]
+        rivals = [each for each in free if each.kind == part.kind]
         question = f"{claim[: part.start]} {claim[part.end :]}"
         spans = [(each.start, each.end) for each in (*alike, *rivals)]
         scores = self.scores(question, passage, spans, known)

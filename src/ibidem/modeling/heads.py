@@ -180,7 +180,8 @@ class GroundingHead(nn.Module):
     """Scores spans of passages as answers to questions; trained without labels, on states that it does not change.
 
     A score is a weighted sum of the features and of `INTERACTIONS`, to which a small network adds. The weights begin
-    with a prior that works untrained; weight decay pulls them back to it.
+    with a prior that works untrained, and weight decay pulls them back to it: with AdamW none moves by more than
+    1 / weight decay.
     """
 
     calibration: Tensor
@@ -195,7 +196,7 @@ class GroundingHead(nn.Module):
         """
         super().__init__()
         inputs = num_features + len(INTERACTIONS)
-        self.scale_D = nn.Parameter(torch.ones(width))
+        self.stretch_1D = nn.Parameter(torch.zeros(1, width))
         self.log_reaches = nn.Parameter(torch.tensor(_REACHES).log())
         self.change_1I = nn.Parameter(torch.zeros(1, inputs))
         self.hidden = nn.Linear(inputs, _HIDDEN)
@@ -229,8 +230,9 @@ class GroundingHead(nn.Module):
 
     def _interaction(self, spans: Spans) -> Tensor:
         """Return `INTERACTIONS` of each span, (R, 5)."""
-        question_NQD = nn.functional.normalize(spans.question_states_NQD * self.scale_D, dim=-1)
-        passage_MPD = nn.functional.normalize(spans.passage_states_MPD * self.scale_D, dim=-1)
+        scale_1D = 1 + self.stretch_1D
+        question_NQD = nn.functional.normalize(spans.question_states_NQD * scale_1D, dim=-1)
+        passage_MPD = nn.functional.normalize(spans.passage_states_MPD * scale_1D, dim=-1)
         number = len(passage_MPD)
         pairs_K, pair_of_R = torch.unique(spans.question_of_R * number + spans.passage_of_R, return_inverse=True)
         questions_KQD, passages_KPD = question_NQD[pairs_K // number], passage_MPD[pairs_K % number]

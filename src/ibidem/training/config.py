@@ -241,8 +241,9 @@ class HeadOptimConfig(OptimConfig):
 
     lr: Annotated[float, Field(gt=0)] = 3e-3
     """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of matrices."""
+    weight_decay: Annotated[float, Field(ge=0)] = 30.0
+    """Strength of the pull to the head's prior: no weight moves from it by more than 1 / weight_decay. Questions that
+    texts ask of themselves are not those of people, so a head that is trained freely becomes worse than its prior."""
 
     @model_validator(mode="after")
     def _of_vectors(self) -> "HeadOptimConfig":
