@@ -33,8 +33,7 @@ def kinds() -> set[str]:
 
 def file_names() -> set[str]:
     """Return the constants that hold the name of a file."""
-    texts = {key: value for key, value in constants().items() if isinstance(value, str) and not key.endswith("EVENT")}
-    return {key for key, value in texts.items() if FILE_NAME.fullmatch(value)}
+    return {key for key, value in constants().items() if isinstance(value, str) and FILE_NAME.fullmatch(value)}
 
 
 def schemas() -> set[str]:

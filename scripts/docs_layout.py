@@ -253,8 +253,17 @@ NO_ARTIFACT = {
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
-    grounded = [_index(), _training_set()]
-    return [_dataset(), _tokenizer(), *trained, *grounded, _evaluation(), _responses(), _review(), _decision()]
+    return [
+        _dataset(),
+        _tokenizer(),
+        *trained,
+        _index(),
+        _training_set(),
+        _evaluation(),
+        _responses(),
+        _review(),
+        _decision(),
+    ]
 
 
 def _dataset() -> Kind:
@@ -564,7 +573,7 @@ def _index() -> Kind:
         made_by=("ground index", "ground forget"),
         read_by=(
             *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
-            *("evaluate doc-qa", "raft"),
+            "evaluate doc-qa",
         ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
@@ -590,18 +599,18 @@ def _index() -> Kind:
 def _training_set() -> Kind:
     return Kind(
         constant="grounding.training_set:KIND",
-        about="What a model learned from private documents, as one principal: questions, passages and answers. Its "
-        "manifest has the readers that all its documents have in common.",
+        about="Questions, passages and answers that teach a model to read private documents, made as one principal. "
+        "Whoever can read its files reads the documents.",
         made_by=("raft",),
-        read_by=("raft", *HEADS),
+        read_by=("raft", "train-head"),
         files={
-            "{grounding.training_set:EXAMPLES}": "Question, answers, ids of the chunks, number of the one that "
-            "answers, and the conversation, an example a line.",
+            "{grounding.training_set:EXAMPLES}": "An example a line: question, answers, ids of its chunks, place of "
+            "the oracle, and the conversation.",
             "{grounding.training_set:CHUNKS}": "The chunks of all examples, one per line.",
         },
         counts={
             "examples": "Number of examples.",
-            "with_oracle": "Those of which a passage answers the question.",
+            "with_oracle": "Examples among whose passages is one that answers.",
             "dropped": "Questions without an example, by reason.",
         },
     )
