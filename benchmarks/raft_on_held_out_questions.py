@@ -1,9 +1,9 @@
 """Whether RA-FT teaches a small checkpoint to answer from documents that it has never seen, and what each part gives.
 
-A document says the code of a thing: "buffer index: amber otter." Things and codes are random pairs of common words, so
-that only the passage tells. A checkpoint is tuned as one principal on the documents of one folder, and asked as another
-about those of a second folder, which it was never trained on; a third of the questions are about things that no document
-has. `ibidem evaluate doc-qa` retrieves the passages, among them documents about one of the two words, and judges.
+A document is an entry of a register: "buffer index: amber otter." Both sides are random pairs of common words, so that
+only the passage tells. A checkpoint is tuned as one principal on the documents of one folder, and asked as another about
+those of a second folder, which it was never trained on; a third of the questions are about what no document has.
+`ibidem evaluate doc-qa` retrieves the passages, among them documents about one of the two words, and judges.
 
     raft               4 passages, 1 in 5 questions without the oracle, quotes and citations
     no distractors     each question with the oracle alone
@@ -54,8 +54,16 @@ from ibidem.training.train import train
 
 SEEDS = (0, 1, 2)
 STEPS, BATCH, DISTRACTORS = 400, 16, 3
-PRETRAINED, PRETRAINING_STEPS = 4000, 600
-SHAPE = {"vocab_size": 640, "width": 64, "layers": 3, "heads": 2, "ffn_hidden": 128, "context": 512}
+PRETRAINED, PRETRAINING_STEPS = 4000, 300
+SHAPE = {
+    "vocab_size": 640,
+    "width": 64,
+    "layers": 2,
+    "heads": 2,
+    "ffn_hidden": 128,
+    "context": 512,
+    "rope_theta": 500.0,
+}
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
 SEEN, UNSEEN, NOWHERE = 1500, 100, 50
 METRICS = {"coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable"}
@@ -78,9 +86,9 @@ hare hawk horse lion lynx mole moth mouse otter owl seal sheep snail snake swan 
 """
 FRAME = (
     "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\n"
-    "Question: What is the code of {} {}? Which code does it have? Tell me the code of {}.\n“{}”"
+    "Question: What is said about {}? What does it say about {}? Tell me the entry of {}."
 )
-ASKED = ("What is the code of {}?", "Which code does {} have?", "Tell me the code of {}.")
+ASKED = ("What is said about {}?", "What does it say about {}?", "Tell me the entry of {}.")
 ACL = """
 rules:
   - {path: "seen/**", read: [trainer, tester]}
@@ -115,10 +123,10 @@ class World(NamedTuple):
 
 
 def base(folder: Path) -> Path:
-    """Return a checkpoint that copies: pretrained on random words of which a part is said again, and on no fact."""
+    """Return a checkpoint that looks entries up: pretrained on random registers, on no question and no document."""
     rng = random.Random(0)
     folder.mkdir(parents=True)
-    rows = [{"text": said_again(rng)} for _ in range(PRETRAINED)]
+    rows = [{"text": register(rng)} for _ in range(PRETRAINED)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "shape.json").write_text(json.dumps(SHAPE))
     preprocess(
@@ -132,7 +140,7 @@ def base(folder: Path) -> Path:
     )
     settings = {
         "model": folder / "shape.json", "output_dir": folder / "run",
-        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 128},
+        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 192},
         "training": {"steps": PRETRAINING_STEPS, "batch_sequences": 16, "micro_batch_sequences": 16},
         "optim": OPTIM, "validation": {"every": PRETRAINING_STEPS, "prompts": []}, "checkpoints": {"every": 10_000},
     }  # fmt: skip
@@ -140,16 +148,21 @@ def base(folder: Path) -> Path:
     return newest(folder / "run")
 
 
-def said_again(rng: random.Random) -> str:
-    """Return random words, numbers and ids, of which parts are said again, and the words of the questions."""
-    words = [*WORDS.split(), *CODES.split(), *20 * (":", ".")]
-    parts = [
-        " ".join(f"{rng.randrange(1, 9)} {rng.randrange(1 << 16):04x}" if rng.random() < 0.2 else rng.choice(words)
-                 for _ in range(rng.randrange(3, 12)))
-        for _ in range(rng.randrange(2, 5))
-    ]  # fmt: skip
-    said = " ".join(rng.choice(parts) for _ in range(3 * len(parts)))
-    return f"{said}\n{FRAME.format(*rng.sample(words, 4))}"
+def random_fact(rng: random.Random) -> Fact:
+    """Return an entry."""
+    return Fact(" ".join(rng.sample(WORDS.split(), 2)), " ".join(rng.sample(CODES.split(), 2)))
+
+
+def register(rng: random.Random) -> str:
+    """Return random words that are said twice, or a register of random entries, of which some are said again."""
+    words = [*WORDS.split(), *CODES.split(), *"123456789abcdef:."]
+    if rng.random() < 0.5:
+        said = " ".join(rng.choices(words, k=24))
+        return f"{said} {said}"
+    numbers = range(1, rng.randrange(4, 7))
+    entries = [f"{number} {rng.randrange(1 << 16):04x}\n{random_fact(rng).text}" for number in numbers]
+    again = rng.choices(entries, k=len(entries) + 2)
+    return "\n".join([*entries, *again, FRAME.format(*rng.sample(WORDS.split(), 3))])
 
 
 def world(folder: Path, seed: int) -> World:
@@ -183,7 +196,7 @@ def questions(facts: Sequence[Fact], folder: str, rng: random.Random) -> list[di
         {
             "id": f"{folder}-{number}",
             "question": rng.choice(ASKED).format(fact.thing),
-            "answers": [fact.code],
+            "answers": [fact.text],
             "documents": [f"{folder}/{number:04}.md"],
         }
         for number, fact in enumerate(facts)
