@@ -8,11 +8,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: .venv/.demo
 	$(BIN)/ibidem demo
 
+# The tests of a file share what is made for it, so one worker runs them all; tests/conftest.py says which files come first.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(TEST)
 
 test-all: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(TEST) -m "not gpu"
 
 check: setup
 	$(BIN)/ruff check

@@ -28,7 +28,7 @@ def constants() -> dict[str, Any]:
 
 def kinds() -> set[str]:
     """Return the constants that name a kind of artifact."""
-    return {key for key in constants() if key.endswith(":KIND")}
+    return {key for key in constants() if key.endswith((":KIND", ":HEAD_KIND"))}
 
 
 def file_names() -> set[str]:
@@ -67,9 +67,13 @@ def forget() -> None:
 @cache
 def _modules() -> tuple[tuple[str, ast.Module], ...]:
     return tuple(
-        (".".join(path.relative_to(PACKAGE).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8")))
+        (".".join(path.relative_to(PACKAGE).with_suffix("").parts), _parsed(path.read_text(encoding="utf-8")))
         for path in sorted(PACKAGE.rglob("*.py"))
     )
+
+
+_parsed = cache(ast.parse)
+"""A module that has not changed is parsed once."""
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:

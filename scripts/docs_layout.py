@@ -152,6 +152,11 @@ FORM = {
 EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens.",
     "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
+    "train.questions": "Number of cloze questions to train on and held out, and of the passages they are made from.",
+    "train.prior": "Share of wrong spans that proximity and late interaction, untrained, rank below the right one: the "
+    "head begins with one of them.",
+    "head.kind": "Held-out questions of a grounding head by the kind of their answer: how many, the share won with its "
+    "exact 95 % interval, and the share that untrained proximity wins.",
     "train.pairs": "Number of preference pairs to train on, held out, and left out by reason.",
     "train.prompts": "Number of prompts of PPO to train on, held out, and left out by reason.",
     "train.problems": "Number of problems of GRPO to train on, held out, and left out by reason.",
@@ -222,7 +227,7 @@ TASK_COMMANDS = tuple(f"evaluate {name}" for name in TASKS)
 """Commands that write evidence for the gate."""
 TRAININGS = tuple(name for name, command in COMMANDS.items() if _is_training(command.config))
 """Commands that run a training."""
-PRETRAININGS, REWARDS = ("train",), ("reward",)
+PRETRAININGS, REWARDS, HEADS = ("train",), ("reward",), ("train-head",)
 """Those that read tokens, and those that make no checkpoint."""
 REWARDED_BY_MODEL, REWARDED_BY_TESTS = ("ppo",), ("grpo",)
 """Those that learn from answers which they sample: scored by a reward model, or by tests."""
@@ -247,8 +252,8 @@ NO_ARTIFACT = {
 
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
-    trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _decision()]
+    trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
+    return [_dataset(), _tokenizer(), *trained, _index(), _training_set(), _evaluation(), _responses(), _review(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -367,12 +372,15 @@ def _tokens() -> Kind:
     )
 
 
-TRAINED = {
+TRAINED_ALONE = {
     "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
     "random_states_<process>.pkl": "Random states of each process.",
     "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
     "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether the "
     "run is `sharded`.",
+}
+TRAINED = {
+    **TRAINED_ALONE,
     **{
         f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
         for name, text in (
@@ -403,6 +411,31 @@ def _reward_model() -> Kind:
             "shorter_is_chosen": "Share of the held-out pairs whose shorter answer is chosen; a draw counts half.",
             "reward_mean": "Mean of the rewards of the training's answers, before scaling; after the last step.",
             "reward_deviation": "Their standard deviation.",
+        },
+    )
+
+
+def _grounding_head() -> Kind:
+    return Kind(
+        constant="modeling.heads:HEAD_KIND",
+        about="A grounding head after some steps: it scores spans of passages as answers to questions. Its encoder is "
+        "an input, not a part. The threshold that tells supported claims from others is kept with the weights from "
+        "the last step on.",
+        made_by=HEADS,
+        read_by=(*HEADS, "ground search", "ground ask", "ground review", "evaluate doc-qa"),
+        files=TRAINED_ALONE,
+        counts={
+            "step": "Number of steps taken.",
+            "loss": "InfoNCE of the last step, in nats per question.",
+            "held_out_loss": "InfoNCE on the held-out cloze questions.",
+            "wins": "Share of the held-out questions whose right span beats all wrong ones of its passage.",
+            "wins_at_least": "Exact lower bound of that share, with 95 % confidence.",
+            "proximity_wins": "The same share for untrained proximity.",
+            "proximity_wins_at_least": "Its exact lower bound.",
+            "temperature": "What scores are divided by in the loss.",
+            "threshold": "Margin from which a claim counts as supported; after the last step.",
+            "told_apart": "Share of the claims of held-out questions, half of them wrong, that the threshold tells "
+            "apart; it was chosen on them.",
         },
     )
 
@@ -454,7 +487,7 @@ def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
         about="A model after some steps, with everything that is needed to go on.",
-        made_by=tuple(name for name in TRAININGS if name not in REWARDS),
+        made_by=tuple(name for name in TRAININGS if name not in (*REWARDS, *HEADS)),
         read_by=(
             *(*TRAININGS, "generate", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
@@ -528,7 +561,10 @@ def _index() -> Kind:
         about="Private documents in chunks, a segment for each access class. Whoever can read its files reads the "
         "documents.",
         made_by=("ground index", "ground forget"),
-        read_by=("ground index", "ground search", "ground ask", "ground show", "ground forget", "evaluate doc-qa"),
+        read_by=(
+            *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
+            "evaluate doc-qa",
+        ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
             "{grounding.index:PATHS}": "Paths of the documents of each segment, one segment per line.",
@@ -550,6 +586,48 @@ def _index() -> Kind:
     )
 
 
+def _training_set() -> Kind:
+    return Kind(
+        constant="grounding.training_set:KIND",
+        about="Questions, passages and answers that teach a model to read private documents, made as one principal. "
+        "Whoever can read its files reads the documents.",
+        made_by=("raft",),
+        read_by=("raft", "train-head"),
+        files={
+            "{grounding.training_set:EXAMPLES}": "An example a line: question, answers, ids of its chunks, place of the "
+            "oracle, and the conversation.",
+            "{grounding.training_set:CHUNKS}": "The chunks of all examples, one per line.",
+        },
+        counts={
+            "examples": "Number of examples.",
+            "with_oracle": "Examples among whose passages is one that answers.",
+            "dropped": "Questions without an example, by reason.",
+        },
+    )
+
+
+def _review() -> Kind:
+    return Kind(
+        constant="grounding.review:KIND",
+        about="Pairs of statements about passages, for people to say which one holds; the head's order is beside it.",
+        made_by=("ground review",),
+        read_by=("evaluate ratings",),
+        files={
+            "{grounding.review:PAIRS}": "A pair a line, as the form shows it, and the chunk that it is about.",
+            "{rating_form:FORM}": "A form with a line for each pair. Raters fill in copies.",
+            "{rating_form:PAGE}": "Passages, pairs and what to do, to read beside the form.",
+        },
+        columns=(
+            Columns(
+                "{rating_form:FORM}",
+                dict.fromkeys(docs_code.constants()["rating_form:COLUMNS"], "string"),
+                FORM,
+            ),
+        ),
+        counts={"pairs": "Number of pairs."},
+    )
+
+
 def _responses() -> Kind:
     return Kind(
         constant="evaluation.chat:KIND",
@@ -558,14 +636,13 @@ def _responses() -> Kind:
         read_by=("evaluate ratings",),
         files={
             "{evaluation.chat:RESPONSES}": "A prompt a line: its columns, the user's `turns`, the model's `responses`.",
-            "{evaluation.rating_form:FORM}": "A form with a line for each response and criterion. Raters fill in "
-            "copies.",
-            "{evaluation.rating_form:PAGE}": "Prompts, responses, criteria and what to do, to read beside the form.",
+            "{rating_form:FORM}": "A form with a line for each response and criterion. Raters fill in copies.",
+            "{rating_form:PAGE}": "Prompts, responses, criteria and what to do, to read beside the form.",
         },
         columns=(
             Columns(
-                "{evaluation.rating_form:FORM}",
-                dict.fromkeys(docs_code.constants()["evaluation.rating_form:COLUMNS"], "string"),
+                "{rating_form:FORM}",
+                dict.fromkeys(docs_code.constants()["rating_form:COLUMNS"], "string"),
                 FORM,
             ),
         ),

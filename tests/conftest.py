@@ -41,6 +41,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+LONG_FIRST = ("tests/e2e/", "tests/training/", "tests/sandbox/", "tests/data/", "tests/inference/", "tests/test_")
+"""Folders whose tests take long: what comes last decides how long one worker waits for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {folder: place for place, folder in enumerate(LONG_FIRST)}
+    found = {item: [place for folder, place in places.items() if item.nodeid.startswith(folder)] for item in items}
+    items.sort(key=lambda item: (found[item] or [len(LONG_FIRST)])[0])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the programs under test out of the user's state folder."""

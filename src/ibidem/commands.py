@@ -206,6 +206,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "answer from the documents that a principal may read; each citation is checked",
             'ibidem ground ask --index artifacts/index --principal ada --question "How long is the notice period?"',
         ),
+        "ground review": Command(
+            "ibidem.grounding.config:GroundReviewConfig",
+            "ibidem.grounding.review:review",
+            "a form for people: does a head rank hallucinated statements below supported ones?",
+            "ibidem ground review --index artifacts/index --head head --questions questions.jsonl --principal ada "
+            "--output-dir review",
+        ),
         "ground show": Command(
             "ibidem.grounding.config:GroundShowConfig",
             "ibidem.grounding.search:show",

@@ -34,7 +34,7 @@ from ibidem.modeling.config import read_model_config
 from ibidem.runs import folder_of, run_of
 from ibidem.serving.config import GenerateConfig, ReportConfig
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import HeadConfig, TrainConfig
 
 PROMPTS = ("import os\n", "def __init__(self, name", "class Error(Exception):\n", "The function returns")
 QUESTIONS = (
@@ -77,6 +77,8 @@ rules:
 """
 DOCUMENTS_QUESTIONS = ("How do I add a filter?", "What proves that an audit log was not rewritten?")
 """What only the developer may be told, and what both may."""
+HEAD: dict[str, Any] = {"steps": 10, "batch_sequences": 16, "micro_batch_sequences": 8}
+HEAD_MEASURED: dict[str, Any] = {"held_out_share": 0.3, "validation": {"every": 10, "windows": 160}}
 PRACTICE_SHARE = 1 / 40
 PRACTICE_ANSWERS = 128
 """Of a step: to 16 problems."""
@@ -128,8 +130,9 @@ def demo(config: DemoConfig) -> str:
     checkpoint = _practice(config, tuned, out / run.name.replace("pretrain", "grpo"))
     evaluations = _benchmarks(config, checkpoint, out / "evaluation")
     answers = _documents(out / "documents")
+    head = _head(checkpoint, out / "documents" / "public", out / run.name.replace("pretrain", "head"))
     completions = _generate(base)
-    page = _report(run_of(checkpoint), [result, *evaluations], answers, out / "report.html")
+    page = _report(run_of(checkpoint), [result, *evaluations], answers, head, out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
 
@@ -329,6 +332,18 @@ def _documents(out: Path) -> list[Path]:
     return answers
 
 
+def _head(base: Path, data: Path, out: Path) -> Path:
+    """Train a grounding head on this program's own documentation; return its run."""
+    from ibidem.serving.report_grounding import kinds_as_text
+    from ibidem.training.head import train_head
+
+    say(preprocess(PreprocessConfig(dataset=(f"{shipped('', 'docs')}:train:text",), output_dir=data)))
+    tree = {"initial": base, "data": data, "output_dir": out, "training": {"resume_from": "latest", **HEAD}}
+    say(train_head(build(HeadConfig, tree | HEAD_MEASURED)))
+    say(kinds_as_text(out))
+    return out
+
+
 def _denial(index: Path, chunk: str) -> str:
     """Open a chunk that only the developer may read as the guest; return the denial."""
     from ibidem.grounding import search
@@ -368,8 +383,8 @@ def _generate(checkpoint: Path) -> str:
     return generate(GenerateConfig(checkpoint=checkpoint, prompt=PROMPTS, max_tokens=48, temperature=0.6))
 
 
-def _report(run: Path, results: list[Path], answers: list[Path], page: Path) -> str:
+def _report(run: Path, results: list[Path], answers: list[Path], head: Path, page: Path) -> str:
     from ibidem.serving.report import report
 
-    config = ReportConfig(run=run, output=page, evaluation=tuple(results), answers=tuple(answers), title="ibidem demo")
-    return report(config)
+    included: dict[str, Any] = {"evaluation": tuple(results), "answers": tuple(answers), "head": head}
+    return report(ReportConfig(run=run, output=page, title="ibidem demo", **included))

@@ -5,6 +5,7 @@ cannot hold, is written as its JSON escape, `\ud800` to `\udfff`.
 """
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,18 @@ def loads(text: str) -> list[Any]:
     [{'a': '\u2028'}]
     """
     return [json.loads(line) for line in text.split("\n") if line]
+
+
+def digest(values: Iterable[Any]) -> str:
+    """Return the digest of JSON values, whatever kind of file has them.
+
+    >>> digest([{"a": 1, "b": 2}]) == digest([{"b": 2, "a": 1}])
+    True
+    """
+    found = hashlib.sha256()
+    for value in values:
+        found.update(json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    return f"sha256:{found.hexdigest()}"
 
 
 def read(path: Path, what: str, *, allow_nan: bool = False) -> list[Row]:

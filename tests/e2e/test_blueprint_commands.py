@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts, jsonl
+from ibidem.cli import main
 from ibidem.lineage import walk
 
 
@@ -25,11 +27,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(project: Path, line: str, **replaced: str) -> str:
-    words = [replaced.get(word, word) for word in shlex.split(line)]
-    if words[0] == "accelerate":
-        words[:1] = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
-    else:
-        words[0] = sys.executable
+    """Run a line of the blueprint where it names a script, or accelerate; return what it says."""
+    command, *words = [replaced.get(word, word) for word in shlex.split(line)]
+    if command == "python":
+        processes.launch(Path(words[0]), words[1:], project.parent, processes=1)
+        return (project.parent / "said-0.txt").read_text()
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -37,8 +40,9 @@ def run(project: Path, line: str, **replaced: str) -> str:
 
 
 def test_data_tokenizer_and_training_run_one_after_the_other(
-    project: Path, source_folder: Path, model_file: Path
+    project: Path, source_folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(project)
     (project / "text").mkdir()
     rng = random.Random(0)
     texts = ({"text": " ".join(rng.choices(string.ascii_lowercase, k=9)) + f" is line {n} of it."} for n in range(50))
@@ -55,9 +59,9 @@ def test_data_tokenizer_and_training_run_one_after_the_other(
     assert "292 of 292 documents kept" in said
     chats = ({"instruction": f"Say {n}.", "response": f"{n}, as you wish, and once more {n}."} for n in range(40))
     (project / "chats.jsonl").write_text(jsonl.dumps(chats))
-    instructions = "python -m ibidem preprocess --dataset chats.jsonl:train:instruction --output-dir "
-    run(project, f"{instructions} data/public/instructions --dedup.near false")
-    run(project, "python -m ibidem blend --config configs/data/blend.yaml")
+    instructions = "preprocess --dataset chats.jsonl:train:instruction --output-dir data/public/instructions"
+    assert main(shlex.split(f"{instructions} --dedup.near false")) == 0
+    assert main(shlex.split("blend --config configs/data/blend.yaml")) == 0
     run(
         project,
         "python src/tokenization/train_tokenizer.py --input data/public/processed --vocab-size 65536 "

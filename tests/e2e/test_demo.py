@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,25 +10,36 @@ from tests.conftest import REPOSITORY
 
 from ibidem import artifacts, jsonl, log
 from ibidem.data import shards
-from ibidem.demo import DemoConfig, _documents, demo
+from ibidem.demo import PRACTICE, DemoConfig, _documents, demo
 from ibidem.grounding import search
 from ibidem.lineage import walk
 
+SHAPE = """\
+from ibidem.modeling.config import ModelConfig
+MODEL = ModelConfig(vocab_size=4096, width=32, layers=2, heads=2, ffn_hidden=64, context=512)
+"""
+
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, list[str]]:
-    """A journey, and what its stages said."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DemoConfig, list[str]]]:
+    """A journey of a model that learns next to nothing from short answers, and what its stages said."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "small.py").write_text(SHAPE)
     config = DemoConfig(
-        output_dir=tmp_path_factory.mktemp("demo") / "demo",
-        model=REPOSITORY / "configs" / "model" / "tiny.py",
+        output_dir=folder / "demo",
+        model=folder / "small.py",
         package_cap_bytes=60_000,
         steps=3,
         traces=40,
     )
     events: list[log.Record] = []
-    with log.showing(events.append):
-        demo(config)
-    return config, [each["said"] for each in events if each["event"] == "demo"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ibidem.demo.ANSWER_TOKENS", 8)
+        patch.setattr("ibidem.demo.WINDOW", 128)
+        patch.setitem(PRACTICE, "rollout", PRACTICE["rollout"] | {"max_tokens": 8})
+        with log.showing(events.append):
+            demo(config)
+        yield config, [each["said"] for each in events if each["event"] == "demo"]
 
 
 @pytest.fixture(scope="module")

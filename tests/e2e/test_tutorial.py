@@ -18,7 +18,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
     script = "set -euo pipefail\n" + "\n".join(blocks)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=600
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=3600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "0 residuals" in done.stdout

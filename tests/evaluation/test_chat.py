@@ -19,11 +19,11 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import benchmark, chat, digest_of, read_prompts, read_responses, read_table
 from ibidem.evaluation.config import ChatConfig, RatingsConfig
-from ibidem.evaluation.rating_form import COLUMNS, form, page, plain, protected
 from ibidem.evaluation.ratings import Rating, _shown, criteria_due, ratings
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.lineage import walk
 from ibidem.modeling.generate import Sampling
+from ibidem.rating_form import COLUMNS, form, page, plain, protected
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"How do I do thing {n}?", "label": "safe"} for n in range(60)]
 

@@ -115,7 +115,7 @@ class Pair:
         self.writer = PostgresStore(server.address("ibidem_writer", schema), key, encoder=encoder)
         self.reader = PostgresStore(server.address("ibidem_app", schema), key)
         self.update, self.forget = self.writer.update, self.writer.forget
-        self.search, self.chunk = self.reader.search, self.reader.chunk
+        self.search, self.chunk, self.frequencies = self.reader.search, self.reader.chunk, self.reader.frequencies
 
     @property
     def digest(self) -> str:

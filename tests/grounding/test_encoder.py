@@ -148,3 +148,36 @@ def test_a_damaged_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> No
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="model.safetensors"):
         open_encoder(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("kind", ["bert", "checkpoint"])
+def test_every_token_of_a_long_text_has_a_state_and_its_characters(kind: str, request: pytest.FixtureRequest) -> None:
+    encoder = open_encoder(request.getfixturevalue(kind))
+    text = "the cat sat and a dog sat on the mat. " * 30
+    found = encoder.states(text)
+    starts, ends = found.spans_T2.T
+    assert found.states_TD.shape == (len(starts), encoder.width)
+    assert (np.diff(starts) >= 0).all()
+    assert (starts < ends).all()
+    covered = np.zeros(len(text), bool)
+    for start, end in found.spans_T2:
+        covered[start:end] = True
+    assert all(text[place].isspace() or not text[place].isalpha() for place in np.flatnonzero(~covered))
+    assert len(encoder.states("").states_TD) == 0
+
+
+@pytest.mark.parametrize("kind", ["bert", "checkpoint"])
+def test_the_vector_of_a_text_is_not_changed_by_reading_its_states(kind: str, request: pytest.FixtureRequest) -> None:
+    encoder, fresh = (open_encoder(request.getfixturevalue(kind)) for _ in range(2))
+    encoder.states("the cat sat on the mat")
+    assert np.array_equal(encoder.encode(TEXTS), fresh.encode(TEXTS))
+    assert encoder.digest == fresh.digest
+
+
+def test_windows_are_joined_in_the_middle_of_their_overlap(bert: Path) -> None:
+    encoder, text = open_encoder(bert), "the cat sat and a dog sat on the mat " * 6
+    found, first = encoder.states(text), next(iter(encoder._windows(text)))
+    assert len(found.spans_T2) == len(text.split())
+    overlap = len(first.spans_T2) - 10  # the second window begins within the first
+    assert overlap > 0
+    assert np.array_equal(found.states_TD[:10].numpy(), first.states_TD[:10].detach().numpy())

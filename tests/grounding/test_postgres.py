@@ -1,7 +1,9 @@
 """The store on PostgreSQL: what the server guarantees, what is refused in one line, and what forgetting removes."""
 
+import errno
 import itertools
 import re
+import ssl
 import struct
 import threading
 import zlib
@@ -550,6 +552,67 @@ def test_a_lost_connection_is_one_line_and_the_next_query_connects_again(server:
     server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ibidem_app'")
     with pytest.raises(ArtifactError, match="the server ended the connection|cannot be reached"):
         found(store, "plan", "ann")
+    assert found(store, "plan", "ann") == ["handbook/travel", "salaries/ann"]
+
+
+class Breaking:
+    """The file of a connection that is lost after some reads or writes."""
+
+    def __init__(self, file: Any, method: str, calls: int, error: OSError) -> None:
+        self._file, self._method, self._left, self._error = file, method, calls, error
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method:
+            self._left -= 1
+            if self._left < 0:
+                raise self._error
+        return getattr(self._file, name)
+
+
+def lose(store: PostgresStore, method: str, calls: int, error: OSError) -> None:
+    (session,) = store._sessions._idle
+    session.connection._sock = Breaking(session.connection._sock, method, calls, error)
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("read", ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")),
+        ("read", TimeoutError(errno.ETIMEDOUT, "Connection timed out")),
+        ("read", TimeoutError("timed out")),
+        ("read", ssl.SSLEOFError(8, "EOF occurred in violation of protocol")),
+        ("write", BrokenPipeError(errno.EPIPE, "Broken pipe")),
+        ("flush", BrokenPipeError(errno.EPIPE, "Broken pipe")),
+    ],
+    ids=["reset", "timed out", "timeout", "TLS", "written", "flushed"],
+)
+def test_wherever_a_connection_is_lost_it_is_one_line(store: Pair, method: str, calls: int, error: OSError) -> None:
+    rules = rules_of(RULES)
+    (hit,) = store.search(ask("plan"), "bob", rules, 5)
+    for side, work in (
+        (store.reader, lambda: store.search(ask("plan"), "ann", rules, 5)),
+        (store.reader, lambda: store.chunk(hit.chunk.id, "ann", rules)),
+        (store.reader, lambda: store.digest),
+        (store.writer, lambda: store.update(DOCUMENTS, rules)),
+        (store.writer, lambda: store.forget("handbook/nothing")),
+        (store.writer, lambda: store.writer.readmit("handbook/nothing")),
+    ):
+        lose(side, method, calls, error)
+        with pytest.raises(ArtifactError, match="cannot be reached") as lost:
+            work()
+        assert "\n" not in str(lost.value)
+        work()
+    assert found(store, "plan", "ann") == ["handbook/travel", "salaries/ann"]
+
+
+def test_an_error_of_the_documents_is_not_taken_for_one_of_the_server(store: Pair) -> None:
+    def unreadable() -> Iterator[Indexed]:
+        yield DOCUMENTS[0]
+        raise ConnectionResetError(errno.ECONNRESET, "the network file system is gone")
+
+    with pytest.raises(ConnectionResetError, match="the network file system is gone"):
+        store.update(unreadable(), rules_of(RULES))
     assert found(store, "plan", "ann") == ["handbook/travel", "salaries/ann"]
 
 

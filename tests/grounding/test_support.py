@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,17 @@ def test_a_judge_that_is_no_better_than_chance_in_one_class_never_reaches_a_half
         assert bound < 0.5
 
 
+@cache
+def reaching_a_half(supported: int, unsupported: int) -> list[tuple[int, int]]:
+    """Return how many labels of each class a judge must agree with for a bound of a half."""
+    return [
+        (yes, no)
+        for yes in range(supported + 1)
+        for no in range(unsupported + 1)
+        if calibration_bound({"labels": supported, "agreed": yes}, {"labels": unsupported, "agreed": no}) >= 0.5
+    ]
+
+
 @pytest.mark.parametrize(("supported", "unsupported"), [(6, 6), (30, 1), (30, 30), (80, 17)])
 @pytest.mark.parametrize("chance_of_yes", [0.1, 0.5, 0.6, 0.9, 0.99])
 def test_a_judge_that_draws_lots_reaches_a_half_in_one_case_of_forty_at_most(
@@ -244,8 +256,6 @@ def test_a_judge_that_draws_lots_reaches_a_half_in_one_case_of_forty_at_most(
 
     reached = math.fsum(
         chance(yes, supported, chance_of_yes) * chance(no, unsupported, 1 - chance_of_yes)
-        for yes in range(supported + 1)
-        for no in range(unsupported + 1)
-        if calibration_bound({"labels": supported, "agreed": yes}, {"labels": unsupported, "agreed": no}) >= 0.5
+        for yes, no in reaching_a_half(supported, unsupported)
     )
     assert reached <= 0.025

@@ -176,27 +176,31 @@ def test_folders_that_cannot_be_listed_line_by_line_are_refused(model: Path) -> 
         identify(model)
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_every_file_that_loading_opens_is_covered(sharded: bool, model: Path, tmp_path: Path) -> None:
-    if sharded:
-        (model / "parts").symlink_to("../elsewhere")
-        shard(model, "parts/a.safetensors")
+def test_every_file_that_loading_opens_is_covered(model: Path, tmp_path: Path) -> None:
     (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     (model / "chat_template.jinja").write_text("{{ messages }}")
+    sharded = shutil.copytree(model, tmp_path / "sharded")
+    (sharded / "parts").symlink_to("../elsewhere")
+    shard(sharded, "parts/a.safetensors")
     script = (
-        "import sys; from pathlib import Path; opened = []\n"
+        "import json, sys; from pathlib import Path; opened = []\n"
         "import torch, transformers, transformers.models.llama.modeling_llama\n"
         "from ibidem.inference.models import open_model\n"
         "note = lambda event, values: event == 'open' and isinstance(values[0], str) and opened.append(values[0])\n"
         "sys.addaudithook(note)\n"
-        "open_model(Path(sys.argv[1]))\n"
-        "sys.stdout.write('\\n'.join(set(opened)))\n"
+        "for folder in map(Path, sys.argv[1:]):\n"
+        "    opened.clear()\n"
+        "    open_model(folder)\n"
+        "    sys.stdout.write(json.dumps(opened) + '\\n')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(model)], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    opened = {Path(line) for line in done.stdout.splitlines()}
+    command = [sys.executable, "-c", script, str(model), str(sharded)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for folder, line in zip((model, sharded), done.stdout.splitlines(), strict=True):
+        check_opened(folder, {Path(path) for path in json.loads(line)})
+
+
+def check_opened(model: Path, opened: set[Path]) -> None:
     mine = {path.relative_to(model).as_posix() for path in opened if path.is_relative_to(model)}
     assert {"config.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"} < mine
     assert mine <= set(files_below(model))

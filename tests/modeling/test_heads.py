@@ -17,7 +17,7 @@ from ibidem.modeling import loss
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.checkpoint import KIND, WEIGHTS, load_model, load_weights, model_config
 from ibidem.modeling.generate import Sampling
-from ibidem.modeling.heads import RewardModel, ValueDecoder
+from ibidem.modeling.heads import INTERACTIONS, GroundingHead, RewardModel, Spans, ValueDecoder
 from ibidem.modeling.log_probabilities import Scoring, TokenScores
 from ibidem.modeling.modeling_custom import Decoder
 
@@ -185,3 +185,74 @@ def test_weights_that_a_decoder_lacks_are_refused_unless_they_are_its_value_head
     for each in (model, ValueDecoder(small())):
         with pytest.raises(CheckpointError, match="value_2D"):
             load_weights(each, tmp_path)
+
+
+def spans(seed: int, padding: int = 0) -> Spans:
+    """Three spans of two passages, as answers to two questions; padded by so many tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(2, 5 + padding, 8, generator=generator), torch.randn(2, 9 + padding, 8, generator=generator)
+    weights = torch.rand(2, 5 + padding, generator=generator)
+    weights[0, 5:], weights[1, 3:] = 0, 0
+    return Spans(
+        states[0],
+        weights / weights.sum(1, keepdim=True),
+        states[1],
+        torch.tensor([9, 6]),
+        torch.tensor([0, 1, 1]),
+        torch.tensor([0, 0, 1]),
+        torch.tensor([[2, 4], [8, 9], [0, 1]]),
+        torch.tensor([[0, 9], [5, 9], [0, 3]]),
+        torch.rand(3, 4, generator=generator),
+    )
+
+
+def naive_interactions(head: GroundingHead, batch: Spans, row: int) -> list[float]:
+    question, passage = int(batch.question_of_R[row]), int(batch.passage_of_R[row])
+    (first, behind), sentence = batch.spans_R2[row].tolist(), range(*batch.sentences_R2[row].tolist())
+    found = []
+    for kind in (*head.log_reaches.exp().tolist(), "sentence", "span"):
+        total = 0.0
+        for q, weight in enumerate(batch.question_weights_NQ[question].tolist()):
+            best = 0.0
+            for p in range(int(batch.passage_lengths_M[passage])):
+                inside = first <= p < behind
+                distance = first - p if p < first else p - behind + 1
+                if kind == "span":
+                    nearness = float(inside)
+                elif kind == "sentence":
+                    nearness = float(not inside and p in sentence)
+                else:
+                    nearness = 0.0 if inside else torch.exp(torch.tensor(-distance / kind)).item()
+                states = batch.question_states_NQD[question, q], batch.passage_states_MPD[passage, p]
+                likeness = torch.nn.functional.cosine_similarity(
+                    *(state * (1 + head.stretch_1D[0]) for state in states), dim=0
+                )
+                best = max(best, max(likeness.item(), 0.0) * nearness)
+            total += weight * best
+        found.append(total)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_late_interaction_is_that_of_loops_over_tokens(seed: int) -> None:
+    head, batch = GroundingHead(8, 4), spans(seed)
+    torch.nn.init.uniform_(head.stretch_1D, -0.5, 1.0, generator=torch.Generator().manual_seed(seed))
+    found_R5 = head._interaction(batch)
+    assert found_R5.shape == (3, len(INTERACTIONS))
+    expected = torch.tensor([naive_interactions(head, batch, row) for row in range(3)])
+    torch.testing.assert_close(found_R5, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_score_is_that_of_the_prior_before_training_and_padding_changes_nothing() -> None:
+    head, batch = GroundingHead(8, 4), spans(1)
+    head.set_prior([0.0, 1.0, 0.0, 0.0, *([0.0] * len(INTERACTIONS))])
+    torch.testing.assert_close(head(batch), 12 * batch.features_RF[:, 1])
+    torch.nn.init.normal_(head.out.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(head.change_1I, generator=torch.Generator().manual_seed(1))
+    pad = torch.nn.functional.pad
+    wider = batch._replace(
+        question_states_NQD=pad(batch.question_states_NQD, (0, 0, 0, 3), value=1.0),
+        question_weights_NQ=pad(batch.question_weights_NQ, (0, 3)),
+        passage_states_MPD=pad(batch.passage_states_MPD, (0, 0, 0, 4), value=1.0),
+    )
+    torch.testing.assert_close(head(wider), head(batch))

@@ -94,13 +94,14 @@ def spans() -> Spans:
     states = torch.nn.functional.one_hot(torch.arange(6), 8).float()[None]
     return Spans(
         states[:, :2], torch.tensor([[0.5, 0.5]]), states, torch.tensor([6]), torch.zeros(2, dtype=torch.int64),
-        torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [3, 5]]), torch.tensor([[0.2], [0.8]]),
+        torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [3, 5]]), torch.tensor([[0, 6], [0, 6]]),
+        torch.tensor([[0.2], [0.8]]),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_temperature_stays_within_its_bounds_and_comes_back_from_them(sign: int) -> None:
-    head = GroundingHead(8, [1.0]).train()
+    head = GroundingHead(8, 1).train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.1, betas=(0.0, 0.0), weight_decay=0.0)
     low, high = TEMPERATURES
 

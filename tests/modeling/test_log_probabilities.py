@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.modeling.test_modeling_custom import decoder, small
-from tests.training.test_sharding import free_port
+from tests.processes import together
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -260,7 +260,7 @@ def scored_loss(model: torch.nn.Module, number: int) -> Tensor:
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
 def test_gradients_of_scores_are_reduced_over_processes(wrapper: str, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(scored_step, (free_port(), tmp_path / "gradients.pt", wrapper), nprocs=2)
+    together(scored_step, tmp_path / "gradients.pt", wrapper)
     model = decoder(small())
     (scored_loss(model, 0) + scored_loss(model, 1)).div(2).backward()
     reduced = torch.load(tmp_path / "gradients.pt", weights_only=True)

@@ -37,6 +37,14 @@ def test_what_was_removed_or_is_not_supported_is_said() -> None:
     assert "no verbatim quote" in html
 
 
+def test_what_a_head_says_of_claims_is_shown(tmp_path: Path) -> None:
+    claims = [{"claim": "It is <so>.", "score": 0.25}, {"claim": "It is new.", "score": None}]
+    html = documents([read_answer(written(tmp_path / "a", {**ANSWER, "claims": claims}))])
+    assert "It is &lt;so&gt;." in html
+    assert "0.25" in html
+    assert "It is new." not in html
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -46,6 +54,7 @@ def test_what_was_removed_or_is_not_supported_is_said() -> None:
         {**ANSWER, "citations": [{}]},
         {**ANSWER, "removed": True},
         {**ANSWER, "unsupported": None},
+        {**ANSWER, "claims": [{"claim": "It is so.", "score": "1"}]},
     ],
 )
 def test_what_is_no_answer_is_refused(answer: object, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from ibidem.grounding.encoder import open_encoder
 from ibidem.modeling.checkpoint import load_model, load_weights, model_config
 from ibidem.modeling.grounded_decoder import GroundedDecoder
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training.config import ContrastConfig, LoopConfig
+from ibidem.training import contrastive
+from ibidem.training.config import ContrastConfig, LoopConfig, OptimConfig
 from ibidem.training.contrastive import Contrast, losses_of, new_grounded_decoder, unread
+from ibidem.training.optim import HEAD_LR, make_optimizer, set_learning_rate
 from ibidem.training.rlhf.config import SftConfig
 from ibidem.training.rlhf.sft_pipeline import sft
 
@@ -106,7 +108,7 @@ def test_the_gradients_of_the_questions_reach_the_policy(checkpoint: Path) -> No
 
 
 def test_the_questions_are_learned(settings: Settings) -> None:
-    run(settings, training__steps=40, validation__every=40, checkpoints__every=40)
+    run(settings, training__steps=30, validation__every=30, checkpoints__every=30)
     loss, wins, temperature = (figures(settings["output_dir"], name) for name in NAMES)
     assert sum(loss[-10:]) < 0.9 * sum(loss[:10])
     assert sum(wins[-10:]) > sum(wins[:10])
@@ -156,7 +158,7 @@ def test_the_passages_are_an_input_and_the_result_is_a_plain_checkpoint(settings
 def test_passages_that_cannot_be_asked_about_are_one_line(settings: Settings, tmp_path: Path) -> None:
     for number, (texts, said) in enumerate([([" "] * 3, "all documents are empty"), (["1889"], "can be asked about")]):
         data = prose_dataset(tmp_path / f"data-{number}", texts)
-        with pytest.raises(DataError, match=f"^contrast.data: .*{said}"):
+        with pytest.raises(DataError, match=f"^contrast.data .*: .*{said}"):
             run(settings, contrast__data=data)
 
 
@@ -164,3 +166,21 @@ def test_passages_that_cannot_be_asked_about_are_one_line(settings: Settings, tm
 def test_a_weight_needs_data_and_data_a_weight(contrast: dict, settings: Settings) -> None:
     with pytest.raises(ConfigError, match="weight and data go together"):
         run(settings, contrast=contrast)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_head_learns_at_a_rate_of_its_own(name: str, checkpoint: Path) -> None:
+    model, config = grounded(checkpoint), OptimConfig(name=name, lr=1e-5)
+    groups = make_optimizer(model, config).param_groups
+    set_learning_rate(groups, 1e-5)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    of_head = {id(parameter) for parameter in model.grounding.parameters()}
+    assert {round(rate, 9) for key, rate in rates.items() if key in of_head} == {HEAD_LR}
+    assert {round(rate, 9) for key, rate in rates.items() if key not in of_head} == {1e-5}
+
+
+def test_a_head_beside_a_policy_is_not_sharded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive.sharding, "is_requested", lambda: True)
+    with pytest.raises(ConfigError, match="start without FSDP, or leave it 0"):
+        contrast_of(checkpoint).check()

@@ -1,16 +1,17 @@
 """Muon: which parameters it updates, and that it does what its definition says."""
 
 import os
-import subprocess
-import sys
 from copy import deepcopy
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.conftest import REPOSITORY
+import torch.distributed as dist
+from tests.processes import together
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import ValueDecoder
@@ -202,52 +203,30 @@ def test_a_loaded_state_takes_the_same_steps() -> None:
     assert isinstance(two, Muon)
 
 
-SHARDED = """
-import torch
-from tests.conftest import REPOSITORY
-from torch.distributed import barrier, destroy_process_group, init_process_group
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from tests.training.test_optim import decoder, gradients
-
-from ibidem.training.config import OptimConfig
-from ibidem.training.optim import make_optimizer
-
-torch.set_num_threads(1)
-init_process_group("gloo")
-mesh = init_device_mesh("cpu", (2,))
-whole, sharded = decoder(), decoder()
-for block in sharded.blocks:
-    fully_shard(block, mesh=mesh)
-fully_shard(sharded, mesh=mesh)
-config = OptimConfig(name="muon", lr=0.01)
-optimizers = [make_optimizer(model, config) for model in (whole, sharded)]
-for step in range(2):
-    gradients(whole, step)
-    for parameter, shard in zip(whole.parameters(), sharded.parameters(), strict=True):
-        assert isinstance(shard, DTensor)
-        rows = parameter.grad.chunk(2)[mesh.get_rank()]
-        shard.grad = DTensor.from_local(rows, mesh, shard.placements)
-    for optimizer in optimizers:
-        optimizer.step()
-for (name, parameter), shard in zip(whole.named_parameters(), sharded.parameters(), strict=True):
-    assert torch.allclose(parameter, shard.full_tensor(), atol=1e-6), name
-print("equal", flush=True)
-barrier()
-destroy_process_group()
-"""
+def sharded_steps(rank: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    whole, sharded = decoder(), decoder()
+    for block in sharded.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    config = OptimConfig(name="muon", lr=0.01)
+    optimizers = [make_optimizer(model, config) for model in (whole, sharded)]
+    for step in range(2):
+        gradients(whole, step)
+        for parameter, shard in zip(whole.parameters(), sharded.parameters(), strict=True):
+            assert isinstance(shard, DTensor)
+            rows = parameter.grad.chunk(2)[rank]
+            shard.grad = DTensor.from_local(rows, mesh, shard.placements)
+        for optimizer in optimizers:
+            optimizer.step()
+    for (name, parameter), shard in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+        assert torch.allclose(parameter, shard.full_tensor(), atol=1e-6), name
+    dist.barrier()
+    dist.destroy_process_group()
 
 
-def test_sharded_matrices_take_the_steps_of_whole_ones(tmp_path: Path) -> None:
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "localhost:0", str(script),
-    ]  # fmt: skip
-    paths = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal") == 2
+def test_sharded_matrices_take_the_steps_of_whole_ones() -> None:
+    together(sharded_steps)

@@ -20,19 +20,21 @@ from ibidem import artifacts
 from ibidem.accounts import this_user
 from ibidem.cli import main
 from ibidem.config import build, read_yaml
-from ibidem.errors import AccessDenied, ConfigError
+from ibidem.errors import AccessDenied, CheckpointError, ConfigError
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import doc_qa
 from ibidem.grounding.ask import open_answerer
 from ibidem.grounding.config import GroundAskConfig, GroundForgetConfig
 from ibidem.grounding.encoder import open_encoder
 from ibidem.grounding.forgetting import forget
+from ibidem.grounding.head import open_head
 from ibidem.inference.models import open_model
 from ibidem.lineage import walk
 from ibidem.modeling.heads import load_reward_model
 from ibidem.readers import readers_of
 from ibidem.runs import newest
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import HeadConfig, TrainConfig
+from ibidem.training.head import train_head
 from ibidem.training.raft import TRAINING_SET, raft
 from ibidem.training.rlhf.config import DpoConfig, RaftConfig, RewardConfig, SftConfig
 from ibidem.training.rlhf.dpo_trainer import dpo
@@ -332,3 +334,45 @@ def test_ask_shows_what_training_showed(settings: Settings, monkeypatch: pytest.
     trained = next(training_set.read_conversations(artifacts.load(settings["output_dir"] / TRAINING_SET)))
     assert [part.kind for part in trained[0].parts][-1] == "text"
     assert trained[0].parts[-1].text.split("\n")[0] == seen[0][0].parts[-1].text.split("\n")[0]
+
+
+def test_contrastive_batches_are_made_of_the_chunks_of_the_training_set(settings: Settings, tmp_path: Path) -> None:
+    run(settings, contrast={"weight": 0.5})
+    run(settings, output_dir=tmp_path / "plain")
+    (with_them, plain) = (events(tmp_path / name, "train.step") for name in ("run", "plain"))
+    assert with_them[0]["loss"] == pytest.approx(plain[0]["loss"] + 0.5 * with_them[0]["contrast/loss"], rel=1e-4)
+    assert with_them[0]["contrast/loss"] > 0
+    assert "contrast/loss" not in plain[0]
+    last = artifacts.load(newest(tmp_path / "run"))
+    assert open_model(last.path, principal="dev-1").digest == last.digest
+
+
+def test_a_head_of_private_documents_is_for_their_readers_alone(
+    settings: Settings, checkpoint: Path, tmp_path: Path
+) -> None:
+    run(settings)
+    chunks = tmp_path / "run" / TRAINING_SET
+    about = {
+        "initial": checkpoint,
+        "data": chunks,
+        "output_dir": tmp_path / "head",
+        "held_out_share": 0.5,
+        "training": {"steps": 1, "batch_sequences": 2, "micro_batch_sequences": 2},
+    }
+    refused(lambda: train_head(build(HeadConfig, about)), this_user())
+    refused(lambda: train_head(build(HeadConfig, {**about, "principal": "hr"})), "hr")
+    train_head(build(HeadConfig, {**about, "principal": "dev-1"}))
+    made = artifacts.load(newest(tmp_path / "head"))
+    assert readers_of(made.config) == readers_of(artifacts.load(chunks).config)
+    refused(lambda: open_head(tmp_path / "head"), this_user())
+    assert open_head(tmp_path / "head", principal="dev-2").digest == made.digest
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.5), (0.5, 0.0)])
+def test_contrastive_batches_are_not_begun_or_ended_within_a_run(
+    before: float, after: float, settings: Settings
+) -> None:
+    run(settings, contrast={"weight": before}, training__stop_at_step=2)
+    with pytest.raises(CheckpointError, match=r"step-000002: its weights are not those of this run's model") as error:
+        run(settings, contrast={"weight": after}, training__resume_from="latest")
+    assert "\n" not in str(error.value)

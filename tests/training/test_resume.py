@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests import processes
 from tests.conftest import REPOSITORY
 
 from ibidem import artifacts
@@ -102,6 +104,13 @@ def test_accumulating_gradients_equals_one_large_batch(train_settings: Settings,
     assert all(one[step] == pytest.approx(four[step], rel=1e-4) for step in one)
 
 
+def in_two(settings: Settings, tmp_path: Path, *flags: str, launcher: Path = LAUNCHER) -> None:
+    """Train in two processes."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
+    processes.launch(launcher, ["--config", str(file), *flags], tmp_path)
+
+
 def torchrun(
     settings: Settings, tmp_path: Path, *flags: str, processes: int = 2, launcher: Path = LAUNCHER
 ) -> subprocess.CompletedProcess[str]:
@@ -133,8 +142,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(
         ("parts", ("--training.stop-at-step", "20")),
         ("parts", ()),
     ):
-        done = torchrun(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
-        assert done.returncode == 0, done.stderr[-6000:]
+        in_two(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert weights(tmp_path / "whole", 40) == weights(tmp_path / "parts", 40)
     plain = changed(train_settings, output_dir=tmp_path / "one")
@@ -320,8 +328,8 @@ def test_kill_9_at_any_moment_loses_nothing_and_resumes(kills: int, train_settin
         if rng.random() < 0.8:
             wait_for_saving(process, run)
         time.sleep(rng.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         inside += bool(partial_folders(run))
         whole = [step for step in steps_of(run) if is_whole(run, step)]
         assert whole, "a kill destroyed every checkpoint"
@@ -337,21 +345,19 @@ def test_kill_9_at_any_moment_loses_nothing_and_resumes(kills: int, train_settin
     assert weights(run, furthest + 3) == weights(tmp_path / "reference", furthest + 3)
 
 
-def start(file: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(LAUNCHER), "--config", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(file: Path) -> Any:
+    return processes.start(LAUNCHER, ["--config", str(file)], Path(os.devnull))
 
 
-def wait_for_checkpoint_beyond(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+def wait_for_checkpoint_beyond(process: Any, run: Path, step: int) -> None:
     while max(steps_of(run), default=-1) <= step:
-        assert process.poll() is None, "the run ended by itself"
+        assert process.exitcode is None, "the run ended by itself"
         time.sleep(0.01)
 
 
-def wait_for_saving(process: subprocess.Popen[bytes], run: Path) -> None:
+def wait_for_saving(process: Any, run: Path) -> None:
     while not partial_folders(run):
-        assert process.poll() is None, "the run ended by itself"
+        assert process.exitcode is None, "the run ended by itself"
         time.sleep(0.0005)
 
 

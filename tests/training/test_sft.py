@@ -5,15 +5,12 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.conftest import REPOSITORY
-from tests.training.test_resume import Settings, changed, losses, torchrun, weights
+from tests.training.rlhf.preference_data import kill_and_resume
+from tests.training.test_resume import Settings, changed, in_two, losses, weights
 
 from ibidem import artifacts
 from ibidem.cli import main
@@ -113,8 +110,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(settings: Setti
     run(settings, output_dir=tmp_path / "one")
     two = changed(settings, training__num_processes=2, training__resume_from="latest")
     for folder, flags in (("whole", ()), ("parts", ("--training.stop-at-step", "3")), ("parts", ())):
-        done = torchrun(two, tmp_path, "--output-dir", str(tmp_path / folder), *flags, launcher=LAUNCHER)
-        assert done.returncode == 0, done.stderr[-4000:]
+        in_two(two, tmp_path, "--output-dir", str(tmp_path / folder), *flags, launcher=LAUNCHER)
     one, whole = losses(tmp_path / "one"), losses(tmp_path / "whole")
     assert list(one.values()) == pytest.approx(list(whole.values()), rel=1e-5)
     measured = [
@@ -128,20 +124,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(settings: Setti
 def test_a_killed_run_resumes_to_the_bit(settings: Settings, tmp_path: Path) -> None:
     whole = changed(settings, training__steps=40, checkpoints__every=5, validation__every=40)
     run(whole, output_dir=tmp_path / "whole")
-    file = tmp_path / "config.json"
-    file.write_text(
-        json.dumps(changed(whole, training__resume_from="latest", output_dir=tmp_path / "killed"), default=str)
-    )
-    command = [sys.executable, str(LAUNCHER), "--config", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first = tmp_path / "killed" / "checkpoints" / "step-000005" / "manifest.json"
-    deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "checkpoints" / "step-000040").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    kill_and_resume(whole, LAUNCHER, tmp_path, at=5)
     assert weights(tmp_path / "killed", 40) == weights(tmp_path / "whole", 40)
 
 

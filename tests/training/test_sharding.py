@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from tests.conftest import REPOSITORY
-from tests.training.test_resume import Settings, changed, losses, torchrun, train, weights
+from tests.processes import together
+from tests.training.test_resume import Settings, changed, in_two, losses, train, weights
 from torch.nn.parallel import DistributedDataParallel
 
 from ibidem.errors import TrainingError
@@ -52,8 +53,7 @@ def test_sharded_training_is_launched_equals_one_process_and_resumes_to_the_bit(
         monkeypatch.setenv(name, value)
     settings = changed(settings, training__num_processes=2)
     for run, flags in (("whole", ()), ("parts", ("--training.stop-at-step", "3")), ("parts", ())):
-        done = torchrun(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
-        assert done.returncode == 0, done.stderr[-6000:]
+        in_two(settings, tmp_path, "--output-dir", str(tmp_path / run), *flags)
     one, whole = losses(tmp_path / "one"), losses(tmp_path / "whole")
     assert list(one.values()) == pytest.approx(list(whole.values()), rel=1e-5)
     assert whole == losses(tmp_path / "parts")
@@ -90,7 +90,7 @@ def accumulated(model: Decoder, numbers: list[int], scale: float) -> torch.Tenso
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sharded_gradients_are_those_of_one_process_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     out = tmp_path / "gradients.pt"
-    torch.multiprocessing.spawn(sharded_step, (free_port(), out, dtype), nprocs=2)
+    together(sharded_step, out, dtype)
     sharded = torch.load(out, weights_only=True)
     model = Decoder(SHAPE, compute_dtype=dtype)
     model.init_weights(0)
@@ -152,7 +152,7 @@ def sampled_while_training(rank: int, port: int, out: Path) -> None:
 
 
 def test_every_process_samples_from_the_whole_policy_what_one_process_samples(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(sampled_while_training, (free_port(), tmp_path), nprocs=2)
+    together(sampled_while_training, tmp_path)
     alone = value_decoder()
     expected = learned(alone, [0, 10])
     assert sharding.whole(alone) is alone
@@ -195,16 +195,8 @@ def spoiled_shard(rank: int, port: int, out: Path) -> None:
 
 
 def test_weights_that_are_not_finite_on_one_process_stop_all(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(spoiled_shard, (free_port(), tmp_path), nprocs=2)
+    together(spoiled_shard, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_sixteen_bits_do_not_reach_rotary_positions_and_the_loss() -> None:

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibidem import artifacts, jsonl, log
+from ibidem import artifacts, jsonl, log, rating_form
 from ibidem.artifacts import Input
 from ibidem.config import settings
 from ibidem.conversation import Conversation, Turn
 from ibidem.errors import ConfigError, DataError
-from ibidem.evaluation import evidence, rating_form, resume
+from ibidem.evaluation import evidence, resume
 from ibidem.evaluation.config import ChatConfig, ResponseConfig
-from ibidem.evaluation.rating_form import CRITERIA, FORM, PAGE
 from ibidem.figures import counted
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
+from ibidem.rating_form import CRITERIA, FORM, PAGE
 
 KIND = "responses"
 RESPONSES = "responses.jsonl"
@@ -77,10 +77,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(read_table(path, "prompts"), 1):
-        turns = row.get("turns", row.get("prompt"))
+        turns = row.get("turns", row.get("prompt", row.get("question")))
         turns = [turns] if isinstance(turns, str) else turns
         if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
-            raise DataError(f"prompts {path}: row {number} needs prompt, or turns")
+            raise DataError(f"prompts {path}: row {number} needs prompt, turns or question")
         key = str(row.get("id", number))
         if key in prompts:
             raise DataError(f"prompts {path}: row {number}: id {key!r} appears twice")

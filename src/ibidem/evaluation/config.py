@@ -153,6 +153,10 @@ class DocQaConfig(TrackersConfig):
     """With an index: folder of the audit log; empty: the index's folder with `.audit` behind its name."""
     encoder: Path | None = None
     """With an index: the model that made its vectors, if it has any."""
+    head: Path | None = None
+    """With an index: a grounding head that ranks what is found."""
+    head_encoder: Path | None = None
+    """The model that a head reads with; empty: where it was when the head was trained."""
     checkpoint: Path | None = None
     """Answer with this model: a checkpoint of `ibidem train`, or the folder of a Hugging Face model."""
     limit: Positive | None = None
@@ -160,10 +164,10 @@ class DocQaConfig(TrackersConfig):
     predictions: Path | None = None
     """Judge these answers: JSON lines with id and answer; an answer cites passages as [passage id]."""
     entailment: str = "words"
-    """How to decide whether passages support a claim: words (their words cover the claim's), or the folder of a Hugging
-    Face model for natural language inference."""
+    """How to decide whether passages support a claim: words (their words cover the claim's), the folder of a grounding
+    head (words, and it does not contradict), or of a Hugging Face model for natural language inference."""
     word_share: Annotated[float, Field(gt=0, le=1)] = WORD_SHARE
-    """With words: share of a claim's content words that must occur in the passages it cites."""
+    """With words or a head: share of a claim's content words that must occur in the passages it cites."""
     calibration: Path | None = None
     """People's labels to compare the entailment judge with: JSON lines with premise, claim, supported."""
     abstentions: tuple[str, ...] = ABSTENTIONS
@@ -211,10 +215,10 @@ class RefusalsConfig(TrackersConfig, ResponseConfig):
 
 @configuration
 class RatingsConfig(TrackersConfig):
-    """Import people's ratings of responses, bound to the model and the prompts by digest."""
+    """Import people's ratings of responses, or of a head's order, bound to what they are of by digest."""
 
     responses: Path
-    """A folder written by `ibidem evaluate chat`."""
+    """A folder written by `ibidem evaluate chat`, or by `ibidem ground review`."""
     ratings: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Files that raters filled in: CSV, as a spreadsheet saves it, or JSON lines, with id, rater, criterion, score
     (from 0 to 1), model_digest and prompts_digest; for a judge model also rater_kind: model."""

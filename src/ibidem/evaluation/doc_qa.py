@@ -51,6 +51,7 @@ from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
+from ibidem.runs import newest
 from ibidem.trackers import check
 
 NAME = "doc-qa"
@@ -71,7 +72,7 @@ def doc_qa(config: DocQaConfig) -> str:
     questions = [_question(row) for row in asked[: config.limit]]
     if config.index is None and (bare := next((each for each in questions if not each.passages), None)):
         raise DataError(f"data {config.data}: the question {bare.id} needs context or passages with ids, or an --index")
-    judge = open_entailment(config.entailment, config.word_share)
+    judge = open_entailment(config.entailment, config.word_share, config.head_encoder, config.principal)
     if config.index is None:
         _evaluate(config, asked, questions, judge, None)
     else:
@@ -91,6 +92,10 @@ def _check_source(config: DocQaConfig) -> None:
         raise ConfigError("give either --checkpoint, to answer the questions, or --predictions, to judge answers")
     if config.index is not None and config.predictions is not None:
         raise ConfigError("which passages the predictions cite is unknown; with --index give --checkpoint, or neither")
+    if config.index is None and config.head is not None:
+        raise ConfigError(
+            "--head ranks what is found in an index; give --index, or --entailment for a head that judges"
+        )
 
 
 def _evaluate(
@@ -108,6 +113,7 @@ def _evaluate(
         "prompt_format": None if supplied else PROMPT_FORMAT,
         "index": desk.index if desk else None,
         "acl": desk.rules if desk and config.acl else None,
+        "head": desk.head if desk else None,
     }
     if evidence.finished(config.output_dir, NAME, config=chosen, inputs=inputs):
         return
@@ -232,6 +238,8 @@ def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | Non
     inputs = [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
     if config.index is not None:
         inputs.append(artifacts.load(config.index).as_input("index", of=config.output_dir))
+    if config.head is not None:
+        inputs.append(artifacts.load(newest(config.head)).as_input("head", of=config.output_dir))
     if model_id is not None:
         inputs.append(model_id.as_input(of=config.output_dir))
     elif supplied is not None and supplied.checkpoint is not None:
@@ -310,7 +318,9 @@ def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], settings: Sett
     """Assess every answer and claim again, and compare the entailment judge with people's labels again."""
     if evaluation.artifact.config.get("prompt_format", 0) not in {PROMPT_FORMAT, None}:
         return "its questions were asked in another format than this version's"
-    judge = open_entailment(settings["entailment"], settings["word_share"])
+    encoder = settings.get("head_encoder")
+    place = Path(encoder) if encoder else None
+    judge = open_entailment(settings["entailment"], settings["word_share"], place, settings["principal"])
     labels = settings["calibration"]
     if evaluation.results.get("calibration") != (calibrate(judge, Path(labels)) if labels else None):
         return "its calibration is not what the entailment judge has with the labels"
@@ -335,7 +345,7 @@ def _differs_in_index(
     settings: Settings,
 ) -> str | None:
     """Retrieve the passages again, and judge each answer with them."""
-    about = {name: settings[name] for name in ("index", "principal", "k", "acl", "max_tokens")}
+    about = {name: settings[name] for name in ("index", "principal", "k", "acl", "max_tokens", "head")}
     about |= {name: settings.get(name) for name in TASK.places}
     config = build(DocQaConfig, {"data": Path(), "output_dir": Path(), **about})
     with retrieval.desk(config, judge) as desk:
@@ -382,14 +392,15 @@ TASK = Task(
     settings=defaults(
         DocQaConfig,
         *("entailment", "word_share", "abstentions", "max_tokens", "calibration"),
-        *("index", "principal", "k", "acl"),
+        *("index", "principal", "k", "acl", "head"),
     ),
-    places=defaults(DocQaConfig, "encoder", "key", "audit"),
+    places=defaults(DocQaConfig, "encoder", "key", "audit", "head_encoder"),
     digests={
         "entailment": digest_of_entailment,
         "calibration": lambda path: _digest_of_labels(path) or "",
         "index": retrieval.digest_of_index,
         "acl": retrieval.digest_of_rules,
+        "head": retrieval.digest_of_head,
     },
     evaluate=lambda tree: doc_qa(build(DocQaConfig, tree)),
     place="data",

@@ -162,10 +162,7 @@ def extent(results: Mapping[str, Any], number: int, noun: str) -> str:
 
 def benchmark_digest(rows: Iterable[Any]) -> str:
     """Return the digest of what a benchmark says, whatever kind of file says it."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-    return f"sha256:{digest.hexdigest()}"
+    return jsonl.digest(rows)
 
 
 def benchmark_input(rows: Iterable[Any], name: str, role: str = "benchmark") -> Input:

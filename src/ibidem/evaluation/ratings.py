@@ -1,6 +1,8 @@
 """People's ratings of responses, and how far the raters agree: `ibidem evaluate ratings`.
 
-A rating counts if it names the exact model and prompts; a rater rates a response only once by the same criterion.
+A rating counts if it names the exact model and prompts; a rater rates a response only once by the same criterion. In a
+review of a grounding head (`ibidem ground review`) it names head, base and index instead, and says which of two
+statements holds: a pair is good if people clearly say that it is the one which the head prefers.
 A response is judged if two people have rated it, or a judge model that agrees with people wherever both have rated.
 Raters are replaced by pseudonyms.
 """
@@ -14,22 +16,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ibidem import artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.errors import DataError
 from ibidem.evaluation import chat, evidence
 from ibidem.evaluation.chat import digest_of, read_responses, read_table
 from ibidem.evaluation.config import RatingsConfig
-from ibidem.evaluation.rating_form import CRITERIA, FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
 from ibidem.evaluation.task import Demand, Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
 from ibidem.figures import NOT_MEASURED, counted
+from ibidem.grounding import review
 from ibidem.jsonl import Row
+from ibidem.rating_form import CRITERIA, FORM, REQUIRED, SealedTexts, check_texts, plain_row, sealed_texts
+from ibidem.runs import newest
 from ibidem.statistics import krippendorff_alpha
 from ibidem.trackers import check
 
 NAME = "ratings"
 PEOPLE = 2
+UNDECIDED = 0.5
+REVIEWED = (review.HEAD, review.INDEX)
+"""Roles of what a review is of; responses have none."""
 MODEL, HUMAN = "model", "human"
 
 
@@ -47,7 +55,7 @@ class Sealed(NamedTuple):
     """What ratings are compared with: the sealed responses."""
 
     model: str
-    """Digest of the model."""
+    """Digest of the model; of a review, of head, base and index."""
     prompts: str
     """Digest of the prompts."""
     criteria: Mapping[str, Sequence[str] | None]
@@ -63,11 +71,10 @@ def ratings(config: RatingsConfig) -> str:
         DataError: a rating is of another model, of other prompts, of an unknown response, out of range or a duplicate.
     """
     check(config.trackers)
-    responses, rows = read_responses(config.responses)
-    model, prompts = digest_of(responses, "checkpoint"), digest_of(responses, "prompts")
+    responses, rows, order = _read_sealed(config.responses)
     sealed = Sealed(
-        model,
-        prompts,
+        review.bound(responses) if order else digest_of(responses, "checkpoint"),
+        digest_of(responses, "prompts"),
         {str(row["id"]): row.get("criteria") for row in rows},
         sealed_texts(_read_form(responses.path / FORM)),
     )
@@ -75,7 +82,7 @@ def ratings(config: RatingsConfig) -> str:
     trusted = trusted_judges(all_ratings, config.least_agreement, config.least_calibration)
     due = criteria_due(rows, all_ratings)
     items = [
-        item(str(row["id"]), criterion, all_ratings, trusted, config.good_from)
+        item(str(row["id"]), criterion, all_ratings, trusted, config.good_from, order.get(str(row["id"])))
         for criterion in sorted({rating.criterion for rating in all_ratings})
         for row in rows
         if criterion in due[str(row["id"])]
@@ -84,7 +91,7 @@ def ratings(config: RatingsConfig) -> str:
     evidence.write(
         config.output_dir,
         NAME,
-        config=settings(config),
+        config=settings(config) | {role: responses.digest_of(role) for role in REVIEWED},
         inputs=[
             responses.as_input("responses", of=config.output_dir),
             _checkpoint(responses, config.output_dir),
@@ -107,6 +114,14 @@ def ratings(config: RatingsConfig) -> str:
         people = counted(results["raters"], "person", "people")
         skipped += f"rated by {people}, while a response counts only if {PEOPLE} have rated it; "
     return f"ratings: {', '.join(f'{name} {_shown(results[name])}' for name in names)}; {skipped}{config.output_dir}"
+
+
+def _read_sealed(folder: Path) -> tuple[Artifact, list[Row], dict[str, int]]:
+    """Return what people rate: responses, or the pairs of a review and which statement of each the head prefers."""
+    if artifacts.load(folder).kind != review.KIND:
+        return *read_responses(folder), {}
+    sealed, rows = review.read_review(folder)
+    return sealed, rows, review.read_order(sealed)
 
 
 def criteria_due(rows: Sequence[Row], all_ratings: Sequence[Rating]) -> dict[str, set[str]]:
@@ -156,7 +171,7 @@ def _rating(row: Row, sealed: Sealed, where: str) -> Rating:
     if missing := [name for name in REQUIRED if row.get(name) in (None, "")]:
         raise DataError(f"{where} lacks {missing[0]}")
     if row["model_digest"] != sealed.model:
-        raise DataError(f"{where} is of another model: {row['model_digest']}, but the responses are of {sealed.model}")
+        raise DataError(f"{where} is of another model or head: {row['model_digest']}, not of {sealed.model}")
     if row["prompts_digest"] != sealed.prompts:
         raise DataError(f"{where} is of other prompts: {row['prompts_digest']}, not {sealed.prompts}")
     if str(row["id"]) not in sealed.criteria:
@@ -191,19 +206,50 @@ def trusted_judges(given: Sequence[Rating], least_agreement: float, least_calibr
     return trusted
 
 
-def item(key: str, criterion: str, given: Sequence[Rating], trusted: set[str], good_from: float) -> dict[str, Any]:
-    """Judge one response by one criterion; `good` is None where too few have rated it."""
+def item(
+    key: str, criterion: str, given: Sequence[Rating], trusted: set[str], good_from: float, preferred: int | None = None
+) -> dict[str, Any]:
+    """Judge one response by one criterion; `good` is None where too few have rated it.
+
+    Args:
+        key: the id of the response.
+        criterion: the criterion.
+        given: all ratings.
+        trusted: judge models that count.
+        good_from: see `is_good`.
+        preferred: see `is_good`.
+    """
     mine = [rating for rating in given if rating.id == key and rating.criterion == criterion]
     people = {rating.rater: rating.score for rating in mine if rating.kind == HUMAN}
     judges = {rating.rater: rating.score for rating in mine if rating.rater in trusted}
-    good = is_good(people, judges, good_from)
-    return {"id": key, "criterion": criterion, "good": good, "people": people, "judges": judges}
+    good = is_good(people, judges, good_from, preferred)
+    about = {} if preferred is None else {"preferred": preferred}
+    return {"id": key, "criterion": criterion, "good": good, "people": people, "judges": judges, **about}
 
 
-def is_good(people: Mapping[str, float], judges: Mapping[str, float], good_from: float) -> bool | None:
-    """Decide by two or more people, otherwise by trusted judge models; None if there are neither."""
+def is_good(
+    people: Mapping[str, float], judges: Mapping[str, float], good_from: float, preferred: int | None = None
+) -> bool | None:
+    """Decide by two or more people, otherwise by trusted judge models; None if there are neither.
+
+    Args:
+        people: scores by rater.
+        judges: scores by trusted judge model.
+        good_from: the mean from which on a response is good.
+        preferred: of a pair, the statement that the head prefers: 1, 2, or 0 for neither. The scores say whether the
+            first one holds; where they are undecided, the head is not right.
+
+    >>> scores = {"ann": 0.0, "bob": 0.0}
+    >>> [is_good(scores, {}, 0.5, preferred) for preferred in (None, 1, 2, 0)]
+    [False, False, True, False]
+    """
     average = evidence.mean(list((people if len(people) >= PEOPLE else judges).values()))
-    return None if average is None else average >= good_from
+    if average is None:
+        return None
+    if preferred is None:
+        return average >= good_from
+    agreed = {1: average, 2: 1 - average}.get(preferred, 0.0)
+    return agreed > UNDECIDED and agreed >= good_from
 
 
 def measure(items: Sequence[Row]) -> evidence.Metrics:
@@ -265,11 +311,14 @@ def _doubt(evaluation: evidence.Evidence, demand: Demand) -> str | None:
 
 
 def _differs(evaluation: evidence.Evidence, asked: Sequence[Row], _settings: Settings) -> str | None:
-    """Require an item for every prompt that is to be rated by a criterion."""
+    """Require an item for every prompt that is to be rated by a criterion; a review draws some of the questions."""
+    is_review = evaluation.artifact.config[review.HEAD] is not None
+    if is_review and not all("preferred" in item for item in evaluation.items):
+        return "it does not say which statements the head prefers"
     for criterion in sorted({item["criterion"] for item in evaluation.items}):
         due = {row["id"] for row in asked if criterion in (row["criteria"] or (criterion,))}
         rated = {item["id"] for item in evaluation.items if item["criterion"] == criterion}
-        if other := sorted(due ^ rated):
+        if other := sorted(rated - due if is_review else due ^ rated):
             return f"the response {other[0]} has no ratings by {criterion}, or is not in the benchmark"
     return None
 
@@ -281,8 +330,11 @@ TASK = Task(
     trials=_trials,
     benchmark=lambda file: chat.prompt_rows(Path(file)),
     asks=lambda row: row["turns"],
-    settings=defaults(RatingsConfig, "good_from", "least_agreement", "least_calibration"),
+    settings=defaults(RatingsConfig, "good_from", "least_agreement", "least_calibration") | dict.fromkeys(REVIEWED),
+    digests=dict.fromkeys(REVIEWED, lambda place: artifacts.load(newest(Path(place))).digest),
     differs=_differs,
-    follows=lambda item, config: item["good"] is is_good(item["people"], item["judges"], config["good_from"]),
+    follows=lambda item, config: (
+        item["good"] is is_good(item["people"], item["judges"], config["good_from"], item.get("preferred"))
+    ),
     doubt=_doubt,
 )

@@ -20,13 +20,14 @@ from ibidem.evaluation.config import DocQaConfig
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.ask import Answerer, open_answerer, reply
 from ibidem.grounding.cite import passage_text
-from ibidem.grounding.config import IndexChoice
+from ibidem.grounding.config import HeadChoice
 from ibidem.grounding.index import KIND
 from ibidem.grounding.opening import POSIX, opened
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment
 from ibidem.jsonl import Row
+from ibidem.runs import newest
 
 RECALL, RANK = "recall_at_k", "reciprocal_rank"
 METRICS = (RECALL, RANK)
@@ -57,6 +58,11 @@ class Desk:
     """Version of the access rules."""
     index: str
     """Digest of the index."""
+
+    @property
+    def head(self) -> str | None:
+        """Digest of the head that ranks what is found."""
+        return self.retriever.head.digest if self.retriever.head else None
 
     def answer(self, questions: Mapping[str, str]) -> dict[str, Found]:
         """Answer each question.
@@ -103,7 +109,8 @@ def desk(config: DocQaConfig, judge: Entailment) -> Iterator[Desk]:
     """
     if config.principal is None:
         raise ConfigError("--index needs --principal: who asks")
-    choice = IndexChoice(index=config.index, acl=config.acl, key=config.key, audit=config.audit, encoder=config.encoder)
+    names = ("index", "acl", "key", "audit", "encoder", "head", "head_encoder", "principal")
+    choice = HeadChoice(**{name: getattr(config, name) for name in names})
     answerer = open_answerer(
         config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge, principal=config.principal
     )
@@ -132,6 +139,11 @@ def shown(chunks: Sequence[Chunk]) -> list[dict[str, str]]:
 def digest_of_index(place: str) -> str:
     """Return the digest of an index."""
     return artifacts.load(Path(place), kind=KIND).digest
+
+
+def digest_of_head(place: str) -> str:
+    """Return the digest of a grounding head, or of the newest of its training."""
+    return artifacts.load(newest(Path(place))).digest
 
 
 def digest_of_rules(place: str) -> str:

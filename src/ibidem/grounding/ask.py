@@ -27,6 +27,7 @@ from ibidem.grounding import quotes
 from ibidem.grounding.cite import (
     Checked,
     Citation,
+    Claim,
     check,
     escape,
     escape_numbers,
@@ -37,6 +38,7 @@ from ibidem.grounding.cite import (
 )
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundAskConfig
 from ibidem.grounding.opening import opened
+from ibidem.grounding.rerank import share_of
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.search import source_line, terminal_text
 from ibidem.grounding.store import Chunk, Hit
@@ -61,6 +63,9 @@ class Reply(NamedTuple):
     checked: Checked
     left_out: int
     """Passages that do not fit into the model's context."""
+    scores: tuple[float | None, ...] | None = None
+    """Of each claim, from 0 to 1, where one half is the head's threshold; None if it has no number, year or name, or
+    cites nothing. Without a head there are none."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return its citations as JSON values."""
@@ -161,8 +166,24 @@ def reply(retriever: Retriever, answerer: Answerer, question: str, principal: st
     if left_out:
         log.event("ground.left_out", passages=left_out, reason="they do not fit into the model's context")
     checked = answerer.answer(question, chunks, found)
+    scores = _scores(retriever, principal, checked.claims, chunks)
     retriever.answered(checked.text, principal, answerer.name, found)
-    return Reply(chunks, checked, left_out)
+    return Reply(chunks, checked, left_out, scores)
+
+
+def _scores(
+    retriever: Retriever, principal: str, claims: Sequence[Claim], chunks: Sequence[Chunk]
+) -> tuple[float | None, ...] | None:
+    """Return what the head says of each claim and the passages that it cites."""
+    head = retriever.head
+    if head is None:
+        return None
+    known = retriever.frequencies(" ".join(claim.text for claim in claims), principal)
+    cited = ["\n\n".join(passage_text(chunks[number - 1]) for number in claim.numbers) for claim in claims]
+    return tuple(
+        share_of(head.margin(claim.text, passage, known), head.threshold) if passage else None
+        for claim, passage in zip(claims, cited, strict=True)
+    )
 
 
 def open_answerer(
@@ -201,19 +222,21 @@ def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversa
 
 def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
     """Return quotes as an answer: each is followed by its number, and supported by being what it cites."""
-    lines, citations = [], []
+    lines, citations, claims = [], [], []
     for quote in found:
         chunk = chunks[quote.place]
         text = chunk.text[quote.start : quote.end]
         lines.append(f"{escape_numbers(text.strip())} [{quote.place + 1}]")
         span = (chunk.start + quote.start, chunk.start + quote.end)
         citations.append(Citation(quote.place + 1, span, text, supported=True))
+        claims.append(Claim(text.strip(), (quote.place + 1,), supported=True))
     text = "\n\n".join(lines)
-    return Checked(text or NO_ANSWER, text, tuple(sorted(citations, key=lambda each: (each.number, each.span))), 0, ())
+    ordered = tuple(sorted(citations, key=lambda each: (each.number, each.span)))
+    return Checked(text or NO_ANSWER, text, ordered, 0, (), tuple(claims))
 
 
 def as_json(config: GroundAskConfig, answered: Reply) -> str:
-    """Return an answer as JSON: question, principal, answer, citations, removed, unsupported, left_out."""
+    """Return an answer as JSON: question, principal, answer, citations, removed, unsupported, left_out, claims."""
     checked = answered.checked
     return json.dumps(
         {
@@ -224,6 +247,7 @@ def as_json(config: GroundAskConfig, answered: Reply) -> str:
             "removed": checked.removed,
             "unsupported": list(checked.unsupported),
             "left_out": answered.left_out,
+            **({} if answered.scores is None else {"claims": _claims(checked.claims, answered.scores)}),
         },
         ensure_ascii=False,
         indent=1,
@@ -247,6 +271,13 @@ def as_text(answered: Reply) -> str:
     ]
     said = "; ".join(note for note in notes if note)
     return "\n\n".join(part for part in (terminal_text(checked.text), "\n".join(sources), said) if part)
+
+
+def _claims(claims: Sequence[Claim], scores: Sequence[float | None]) -> list[dict[str, Any]]:
+    return [
+        {"claim": claim.text, "cited": list(claim.numbers), "supported": claim.supported, "score": score}
+        for claim, score in zip(claims, scores, strict=True)
+    ]
 
 
 def _row(citation: Citation, chunk: Chunk) -> dict[str, Any]:

@@ -82,6 +82,16 @@ class Citation(NamedTuple):
     """Whether every claim that cites this is supported by the passages that it cites together."""
 
 
+class Claim(NamedTuple):
+    """A sentence of an answer."""
+
+    text: str
+    """Without its citations."""
+    numbers: tuple[int, ...]
+    """The passages that it cites, from 1."""
+    supported: bool
+
+
 class Checked(NamedTuple):
     """An answer whose citations were checked."""
 
@@ -94,6 +104,8 @@ class Checked(NamedTuple):
     """Citations of passages that do not exist; they are not in the text."""
     unsupported: tuple[str, ...]
     """Claims that the passages they cite do not support, or that cite nothing."""
+    claims: tuple[Claim, ...] = ()
+    """All of them, in order."""
 
 
 def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) -> Checked:
@@ -106,26 +118,30 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
     Checked(text='The tower is 330 m high [1]. It is red (unsupported).',
             said='The tower is 330 m high [1]. It is red.',
             citations=(Citation(number=1, span=(10, 34), quote='The tower is 330 m high.', supported=True),),
-            removed=1, unsupported=('It is red.',))
+            removed=1, unsupported=('It is red.',),
+            claims=(Claim(text='The tower is 330 m high.', numbers=(1,), supported=True),
+                    Claim(text='It is red.', numbers=(), supported=False)))
     """
     marked, removed = _mark(answer, chunks)
     passages = {str(number): passage_text(chunk) for number, chunk in enumerate(chunks, 1)}
     found: dict[tuple[int, tuple[int, int]], Citation] = {}
-    doubted, unsupported = [], []
+    doubted, judged = [], []
     for sentence in _split(marked):
         numbers = list(dict.fromkeys(_MARKED.findall(sentence)))
-        claim = " ".join(_MARKED.sub(" ", sentence).split())
-        is_supported, _ = _judge(claim, numbers, passages, judge)
+        said = " ".join(_MARKED.sub(" ", sentence).split())
+        is_supported, _ = _judge(said, numbers, passages, judge)
+        claim = Claim(_BEFORE_SIGN.sub("", said), tuple(map(int, numbers)), is_supported)
+        judged.append(claim)
         if not is_supported:
             doubted.append(sentence)
-            unsupported.append(_BEFORE_SIGN.sub("", claim))
-        for number in map(int, numbers):
-            cited = _citation(number, _BEFORE_SIGN.sub("", claim), chunks[number - 1], supported=is_supported)
+        for number in claim.numbers:
+            cited = _citation(number, claim.text, chunks[number - 1], supported=is_supported)
             before = found.get((number, cited.span), cited)
             both = cited.supported and before.supported
             found[number, cited.span] = cited._replace(quote=cited.quote or before.quote, supported=both)
-    text = _shown(_with_doubts(marked, doubted))
-    return Checked(text, _shown(marked), tuple(found[key] for key in sorted(found)), removed, tuple(unsupported))
+    text, citations = _shown(_with_doubts(marked, doubted)), tuple(found[key] for key in sorted(found))
+    unsupported = tuple(claim.text for claim in judged if not claim.supported)
+    return Checked(text, _shown(marked), citations, removed, unsupported, tuple(judged))
 
 
 def passage_text(chunk: Chunk) -> str:

@@ -99,11 +99,21 @@ class IndexChoice(RulesChoice):
 
 
 @configuration
-class GroundSearchConfig(IndexChoice):
-    """Find passages in the documents that a principal may read."""
+class HeadChoice(IndexChoice):
+    """An index that is searched, perhaps with a head that ranks what is found."""
 
+    head: Path | None = None
+    """A grounding head, or the folder of its training: it ranks what is found, and scores claims; empty: none."""
+    head_encoder: Path | None = None
+    """The model that the head reads with; empty: where it was when the head was trained."""
     principal: str = Field()
     """Who asks."""
+
+
+@configuration
+class GroundSearchConfig(HeadChoice):
+    """Find passages in the documents that a principal may read."""
+
     query: str = Field()
     """Words, or a question."""
     k: Positive = 10
@@ -113,11 +123,9 @@ class GroundSearchConfig(IndexChoice):
 
 
 @configuration
-class GroundAskConfig(IndexChoice):
+class GroundAskConfig(HeadChoice):
     """Answer a question from the documents that a principal may read; each citation is checked."""
 
-    principal: str = Field()
-    """Who asks."""
     question: str = Field()
     """The question."""
     model: Path | None = None
@@ -127,7 +135,30 @@ class GroundAskConfig(IndexChoice):
     max_tokens: Positive = 256
     """Maximum length of the answer, in tokens."""
     json: bool = False
-    """Print JSON: question, principal, answer, citations, removed, unsupported, left_out."""
+    """Print JSON: question, principal, answer, citations, removed, unsupported, left_out; with a head also claims."""
+
+
+@configuration
+class GroundReviewConfig(HeadChoice):
+    """Write a form for people: does the head rank hallucinated statements below supported ones?"""
+
+    head: Path = Field()
+    """The grounding head, or the folder of its training."""
+    questions: Path = Field()
+    """JSON lines with id and question, such as those of `evaluate doc-qa`."""
+    output_dir: Path = Field()
+    """Folder of the form. The head's order is written beside it; keep that from the raters."""
+    model: Path | None = None
+    """Half of the hallucinations are what this model says without a passage, where that is unsupported; empty: all are
+    made by edits. Give the checkpoint that is to be released."""
+    number: Positive = 120
+    """Number of pairs, at most."""
+    k: Positive = 6
+    """Number of passages among which the supported statement is looked for."""
+    max_tokens: Positive = 64
+    """Maximum length of what the model says, in tokens."""
+    seed: int = 0
+    """Of the choice of questions, edits and places."""
 
 
 @configuration

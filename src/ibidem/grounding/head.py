@@ -23,18 +23,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ibidem.errors import CheckpointError, ConfigError
-from ibidem.grounding.alignment import FEATURES, Frequencies, features, weights_of_words
+from ibidem.grounding.alignment import FEATURES, Frequencies, features, sentence_of, weights_of_words
 from ibidem.grounding.cloze import Candidate, candidates, is_same
 from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
 from ibidem.modeling.checkpoint import load_weights, verified
-from ibidem.modeling.heads import HEAD_KIND, GroundingHead, Spans
+from ibidem.modeling.heads import HEAD_KIND, INTERACTIONS, GroundingHead, Spans
 from ibidem.runs import newest
 
 ENCODER = "encoder"
 """Role of the encoder among the inputs of a head."""
-PRIOR = {"near_12": 10.0}
-PRIOR_F = tuple(PRIOR.get(name, 0.0) for name in FEATURES)
-"""Weight of each feature before training: those of `alignment.proximity`."""
+_NEAR = {"near_12": 1.0}
+_LATE = {"late_40": 1.0, "late_15": 0.1, "late_sentence": 0.2, "focus_before": 0.1, "focus_behind": 0.1}
+_INPUTS = (*FEATURES, *INTERACTIONS)
+NEAR, LATE = (tuple(prior.get(name, 0.0) for name in _INPUTS) for prior in (_NEAR, _LATE))
+"""Weights before training: those of `alignment.proximity`, which need no encoder; and late interaction with what the
+question word asks for, which is better with an encoder whose states are alike where meanings are."""
 States = Callable[[str], TokenStates]
 """Returns an encoder's states of a text."""
 _REMEMBERED = 512
@@ -49,6 +52,8 @@ class Asked(NamedTuple):
     passage: TokenStates
     spans: Sequence[tuple[int, int]]
     """In characters of the passage."""
+    sentences: Sequence[tuple[int, int]]
+    """Those that the spans are in."""
     features_SF: NDArray[np.float32]
 
 
@@ -84,11 +89,20 @@ class Head:
     def margin(self, claim: str, passage: str, known: Frequencies) -> float:
         """Return by how much a passage supports a claim; inf if the claim has no number, year or name.
 
-        It is -inf if one of them does not occur in the passage.
+        It is -inf if one of them does not occur in the passage. What the rest of the claim names is no rival: where one
+        item of a list is asked for, its neighbors fit nearly as well.
         """
         there = candidates(passage)
         parts = [each for each in candidates(claim) if each.kind in _ASKED_KINDS]
-        return min((self._margin_of(part, claim, passage, there, known) for part in parts), default=np.inf)
+        texts = [claim[each.start : each.end] for each in parts]
+        free = [each for each in there if not any(is_same(passage[each.start : each.end], text) for text in texts)]
+        return min((self._margin_of(part, claim, passage, there, free, known) for part in parts), default=np.inf)
+
+    @property
+    def threshold(self) -> float:
+        """Margin from which on a claim counts as supported; 0 if the head was not calibrated."""
+        found = float(self.model.calibration)
+        return 0.0 if np.isnan(found) else found
 
     def states(self, text: str) -> TokenStates:
         """Return the encoder's states of a text; those of the last texts are kept."""
@@ -99,13 +113,19 @@ class Head:
         return found
 
     def _margin_of(
-        self, part: Candidate, claim: str, passage: str, there: Sequence[Candidate], known: Frequencies
+        self,
+        part: Candidate,
+        claim: str,
+        passage: str,
+        there: Sequence[Candidate],
+        free: Sequence[Candidate],
+        known: Frequencies,
     ) -> float:
         text = claim[part.start : part.end]
         alike = [each for each in there if is_same(passage[each.start : each.end], text)]
         if not alike:
             return -np.inf
-        rivals = [each for each in there if each.kind == part.kind and each not in alike]
+        rivals = [each for each in free if each.kind == part.kind]
         question = f"{claim[: part.start]} {claim[part.end :]}"
         spans = [(each.start, each.end) for each in (*alike, *rivals)]
         scores = self.scores(question, passage, spans, known)
@@ -142,9 +162,11 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
     return Head(model, opened, artifact.digest)
 
 
-def new_head(width: int) -> GroundingHead:
-    """Return an untrained head, whose scores are those of proximity."""
-    return GroundingHead(width, PRIOR_F)
+def new_head(width: int, prior_I: Sequence[float] = NEAR) -> GroundingHead:
+    """Return an untrained head for states of a width; by default it ranks as proximity does."""
+    head = GroundingHead(width, len(FEATURES))
+    head.set_prior(prior_I)
+    return head
 
 
 def read(question: str, passage: str, spans: Sequence[tuple[int, int]], known: Frequencies, states: States) -> Asked:
@@ -159,7 +181,8 @@ def read(question: str, passage: str, spans: Sequence[tuple[int, int]], known: F
     """
     asked = states(question)
     aligned = features(question, passage, spans, known)
-    return Asked(asked, token_weights(question, asked.spans_T2, known), states(passage), spans, aligned)
+    sentences = [sentence_of(passage, span) for span in spans]
+    return Asked(asked, token_weights(question, asked.spans_T2, known), states(passage), spans, sentences, aligned)
 
 
 def token_weights(text: str, spans_T2: NDArray[np.int64], known: Frequencies) -> Tensor:
@@ -178,6 +201,7 @@ def token_weights(text: str, spans_T2: NDArray[np.int64], known: Frequencies) ->
 def collate(asked: Sequence[Asked]) -> Spans:
     """Put the spans of several questions into one batch, in order."""
     spans = [token_span(each.passage.spans_T2, span) for each in asked for span in each.spans]
+    sentences = [token_span(each.passage.spans_T2, span) for each in asked for span in each.sentences]
     counts = torch.tensor([len(each.spans) for each in asked])
     owner_R = torch.repeat_interleave(torch.arange(len(asked)), counts)
     return Spans(
@@ -188,6 +212,7 @@ def collate(asked: Sequence[Asked]) -> Spans:
         question_of_R=owner_R,
         passage_of_R=owner_R,
         spans_R2=torch.tensor(spans).reshape(-1, 2),
+        sentences_R2=torch.tensor(sentences).reshape(-1, 2),
         features_RF=torch.from_numpy(np.concatenate([each.features_SF for each in asked])),
     )
 

@@ -29,6 +29,7 @@ from ibidem import __version__, artifacts, files, jsonl
 from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.figures import visible
 from ibidem.grounding import terms
+from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.paths import document_path, is_below, with_parents
 from ibidem.grounding.segment import Entry, Segment, make_entry, name_of, write_segment
@@ -171,6 +172,16 @@ class Index:
         if chunk is None:
             raise AccessDenied(visible(f"{chunk_id}: no such chunk, or {principal} may not read it"))
         return chunk
+
+    def frequencies(self, wanted: Sequence[str], principal: str, rules: Rules) -> Frequencies:
+        """Count the chunks that a principal may read, and those of them that have each term, with their headings."""
+        hashes = [terms.hash_of(term, self._key) for term in wanted]
+
+        def count(content: Content) -> Frequencies:
+            view = self._view(content, principal, rules)
+            return Frequencies(dict(zip(wanted, view.frequencies(hashes), strict=True)), len(view))
+
+        return self._reading(count)
 
     def everything(self, principal: str, rules: Rules) -> list[Chunk]:
         """Return all chunks that a principal may read, in the order of (path, start)."""

@@ -11,10 +11,11 @@ from ibidem.grounding import terms
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.audit.commands import folder_of
 from ibidem.grounding.audit.log import AuditLog
-from ibidem.grounding.config import IndexChoice, RulesChoice
+from ibidem.grounding.config import HeadChoice, IndexChoice, RulesChoice
 from ibidem.grounding.encoder import Encoder, open_encoder
 from ibidem.grounding.index import Index
 from ibidem.grounding.posix import PosixPermissions
+from ibidem.grounding.rerank import Scorer
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Permissions, Store
 from ibidem.signatures import secret_key
@@ -28,8 +29,8 @@ def opened(choice: RulesChoice, principal: str | None = None) -> Iterator[Retrie
 
     Args:
         choice: the index, and where its rules, key and log are; to search texts an `IndexChoice`, as an index with
-            vectors needs their encoder then.
-        principal: who opens it, if it is one who asks; an encoder that was tuned on documents has readers.
+            vectors needs their encoder then; a `HeadChoice` may name a head.
+        principal: who opens it, if it is one who asks; an encoder or a head that was tuned on documents has readers.
 
     Raises:
         AccessDenied: the principal, or else the user, is not among the readers of the encoder.
@@ -43,8 +44,9 @@ def opened(choice: RulesChoice, principal: str | None = None) -> Iterator[Retrie
             if about["terms"] != terms.VERSION:
                 raise ConfigError("the index was made by another version of this program; index the documents again")
             encoder = _encoder(choice.encoder, about, principal)
+        head = _head(choice, principal) if isinstance(choice, HeadChoice) else None
         with AuditLog(folder, key) as audit:
-            yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder)
+            yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder, head)
 
 
 @contextmanager
@@ -92,6 +94,14 @@ def _encoder(given: Path | None, about: Mapping[str, Any], principal: str | None
     if encoder.digest != about["encoder"]:
         raise ConfigError(f"encoder {place}: the vectors of the index are of another model; give that one")
     return encoder
+
+
+def _head(choice: HeadChoice, principal: str | None) -> Scorer | None:
+    if choice.head is None:
+        return None
+    from ibidem.grounding.head import open_head
+
+    return open_head(choice.head, choice.head_encoder, principal)
 
 
 def _permissions(acl: str | None, recorded: str) -> Permissions:

@@ -37,6 +37,7 @@ from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError
 from ibidem.figures import visible
 from ibidem.grounding import postgres_sql as sql
 from ibidem.grounding import terms
+from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.fusion import RRF_K
 from ibidem.grounding.paths import document_path, is_below, with_parents
@@ -161,6 +162,14 @@ class PostgresStore:
             raise AccessDenied(visible(f"{chunk_id}: no such chunk, or {principal} may not read it"))
         return _chunk(rows[0])
 
+    def frequencies(self, wanted: Sequence[str], principal: str, rules: Rules) -> Frequencies:
+        """Count the chunks that a principal may read, and those of them that have each term, with their headings."""
+        hashed = [_signed(terms.hash_of(term, self._key)) for term in wanted]
+        rows = self._seen(principal, rules, lambda _: (sql.COUNTED, {"terms": sorted(set(hashed))}))
+        held = {term: count for _, term, count, _ in rows if term is not None}
+        counts = {term: held.get(each, 0) for term, each in zip(wanted, hashed, strict=True)}
+        return Frequencies(counts, rows[0][-1])
+
     def update(
         self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()
     ) -> list[str]:
@@ -230,6 +239,19 @@ class PostgresStore:
     def _permitted(
         self, principal: str, rules: Rules, statement: Callable[[_State], tuple[str, dict[str, Any]]]
     ) -> list[list[Any]]:
+        """Return the rows of a statement about chunks that a principal may read; each is checked once more.
+
+        Raises:
+            ArtifactError: the server returned a chunk that they may not read.
+        """
+        found = [row for row in self._seen(principal, rules, statement) if row[1] is not None]
+        if not all(rules.permits(principal, rules.access(row[2])) for row in found):
+            raise ArtifactError(f"{self.address}: the server returned forbidden rows; its policies were changed")
+        return found
+
+    def _seen(
+        self, principal: str, rules: Rules, statement: Callable[[_State], tuple[str, dict[str, Any]]]
+    ) -> list[list[Any]]:
         """Return the rows of a statement that sees what a principal may read, all of one revision of the store."""
         for _ in range(_ATTEMPTS):
             with self._sessions.transaction("ISOLATION LEVEL READ COMMITTED READ ONLY") as session:
@@ -240,12 +262,7 @@ class PostgresStore:
                 text, values = statement(state)
                 rows = session.query(text, **values)
             if all(row[0] == state.revision for row in rows):
-                found = [row for row in rows if row[1] is not None]
-                if not all(rules.permits(principal, rules.access(row[2])) for row in found):
-                    raise ArtifactError(
-                        f"{self.address}: the server returned forbidden rows; its policies were changed"
-                    )
-                return found
+                return rows
         raise ArtifactError(f"{self.address} changes faster than it can be searched; try again")
 
     def _readable(self, session: Session, state: _State, principal: str, rules: Rules) -> tuple[str, str]:

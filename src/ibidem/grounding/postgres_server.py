@@ -190,12 +190,19 @@ class Sessions:
 @cache
 def _connection_class() -> Any:
     try:
+        from pg8000.exceptions import InterfaceError
         from pg8000.native import Connection
     except ModuleNotFoundError:
         raise ConfigError("pg8000 is not installed; pip install 'ibidem[postgres]'") from None
 
     class Closing(Connection):  # type: ignore[misc]
-        """Closes without an error that would hide an earlier one, also if the server is gone."""
+        """Says in one way that the server is lost, and then closes without an error that would hide that one."""
+
+        def handle_messages(self, context: Any) -> None:
+            try:
+                super().handle_messages(context)
+            except OSError as error:  # the driver turns those of its other reads and of its writes into this one
+                raise InterfaceError("network error") from error
 
         def close(self) -> None:
             file = self._sock

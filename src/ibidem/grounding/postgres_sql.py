@@ -123,6 +123,12 @@ ONE_CHUNK = """
 SELECT revision, id, path, title, start, stop, text, 0
 FROM store LEFT JOIN (chunks JOIN documents USING (document)) ON id = :id"""
 
+COUNTED = """
+SELECT revision, term, held, (SELECT coalesce(sum(chunks), 0)::bigint FROM documents)
+FROM store LEFT JOIN (
+    SELECT term, count(*) AS held FROM postings WHERE term = ANY (:terms::bigint[]) GROUP BY term) AS counted ON true"""
+"""How many chunks have each of some terms, and how many there are."""
+
 ROLE = """
 SELECT rolsuper OR rolbypassrls, EXISTS (
     SELECT FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind = 'r'

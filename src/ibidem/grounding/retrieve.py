@@ -8,6 +8,7 @@
                                                                           |
                                                                         shown
     answer   the rules again, as a model may write for minutes -> audit -> shown
+                      with a head, the hits are in its order before passages are chosen, and the record names it
     show     one chunk by its id: unknown and forbidden look alike, and are recorded as denied
 
 Nothing is returned before its record is on disk: an error of the audit log is the only answer then.
@@ -17,9 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ibidem.errors import AccessDenied, IbidemError
+from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.encoder import Encoder
+from ibidem.grounding.rerank import Scorer, reranked
 from ibidem.grounding.store import Chunk, Hit, Permissions, Query, Rules, Store
+from ibidem.grounding.terms import terms
 
 Choice = Callable[[list[Hit]], list[Hit]]
 """Returns the hits that are shown, of those that were found."""
@@ -36,6 +40,8 @@ class Retriever:
     permissions: Permissions
     audit: AuditLog
     encoder: Encoder | None = None
+    head: Scorer | None = None
+    """Ranks what is found; None: the store's order."""
 
     def search(self, text: str, principal: str, k: int, choose: Choice = lambda hits: hits) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; the record is on disk before.
@@ -56,7 +62,7 @@ class Retriever:
             rules, digest = self.permissions.current(), self.store.digest
             hits = self.store.search(query, principal, rules, k)
             try:
-                chosen = choose(hits)
+                chosen = choose(self._ranked(text, hits, principal, rules))
             except IbidemError:
                 self._record(text, principal, rules, digest, [])
                 raise
@@ -64,6 +70,14 @@ class Retriever:
                 self._record(text, principal, rules, digest, [hit.chunk for hit in chosen])
                 return chosen
         raise self.denial(principal, query=text)
+
+    def frequencies(self, text: str, principal: str) -> Frequencies:
+        """Count the chunks that a principal may read, and those of them that have each term of a text.
+
+        Raises:
+            ConfigError: the rules cannot be read.
+        """
+        return self.store.frequencies(_terms_of(text), principal, self.permissions.current())
 
     def show(self, chunk_id: str, principal: str) -> Chunk:
         """Return one chunk.
@@ -99,13 +113,22 @@ class Retriever:
         """
         if not any(self.may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
             raise self.denial(principal, answer=answer)
-        self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model)
+        self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model, **self._by_head())
 
     def may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
         """Return whether the rules are still these, and permit a principal every chunk."""
         paths = dict.fromkeys(chunk.path for chunk in chunks)
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
+
+    def _ranked(self, text: str, hits: list[Hit], principal: str, rules: Rules) -> list[Hit]:
+        if self.head is None:
+            return hits
+        return reranked(text, hits, self.head, self.store.frequencies(_terms_of(text), principal, rules))
+
+    def _by_head(self) -> dict[str, str]:
+        """Return what a record says of the head."""
+        return {} if self.head is None else {"head": self.head.digest}
 
     def denial(self, principal: str, **texts: str) -> AccessDenied:
         """Record that nothing is shown since rules or index changed, and return the error."""
@@ -121,4 +144,9 @@ class Retriever:
             chunks=[chunk.id for chunk in chunks],
             rules=self.audit.keyed(rules.version),
             store=digest,
+            **self._by_head(),
         )
+
+
+def _terms_of(text: str) -> list[str]:
+    return list(dict.fromkeys(terms(text)))

@@ -6,6 +6,7 @@ from typing import Any
 from ibidem.figures import visible
 from ibidem.grounding.config import GroundSearchConfig, GroundShowConfig
 from ibidem.grounding.opening import opened
+from ibidem.grounding.quotes import POOL
 from ibidem.grounding.store import Chunk, Hit
 
 SHOWN_CHARS = 300
@@ -29,9 +30,10 @@ def search(config: GroundSearchConfig) -> str:
 
 
 def found(config: GroundSearchConfig) -> list[Hit]:
-    """Find passages."""
+    """Find passages; those that a head ranks are chosen from more than are shown."""
     with opened(config, config.principal) as retriever:
-        return retriever.search(config.query, config.principal, config.k)
+        pool = config.k if retriever.head is None else max(POOL, config.k)
+        return retriever.search(config.query, config.principal, pool, lambda hits: hits[: config.k])
 
 
 def show(config: GroundShowConfig) -> str:

@@ -4,12 +4,15 @@ One property holds for every store that keeps its promise in full: **non-interfe
 observe is byte-equal to what a store shows that was made from the documents alone that they may read.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from ibidem.records import Unreadable
+
+if TYPE_CHECKING:
+    from ibidem.grounding.alignment import Frequencies
 
 EVERYONE = "everyone"
 """The group of all principals, known or not."""
@@ -133,6 +136,9 @@ class Store(Protocol):
         Raises:
             AccessDenied: there is no such chunk, or the principal may not read it; the message is the same.
         """
+
+    def frequencies(self, wanted: Sequence[str], principal: str, rules: Rules) -> "Frequencies":
+        """Count the chunks that a principal may read, and those of them that have each term, with their headings."""
 
     def update(
         self, documents: Iterable[Indexed], rules: Rules, *, quarantined: Iterable[Unreadable] = ()

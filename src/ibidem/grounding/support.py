@@ -1,17 +1,22 @@
-"""Does a text support a claim? Two entailment judges, and their calibration on people's labels."""
+"""Does a text support a claim? Three entailment judges, and their calibration on people's labels."""
 
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ibidem import jsonl
-from ibidem.errors import ConfigError, DataError
+from ibidem import artifacts, jsonl
+from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.grounding.alignment import frequencies
 from ibidem.grounding.sentences import plain, split_sentences, words
 from ibidem.inference.model_folder import digest_of_model_folder
+from ibidem.runs import newest
 from ibidem.statistics import CONFIDENCE, cohen_kappa, lower_bound
+
+if TYPE_CHECKING:
+    from ibidem.grounding.head import Head
 
 WORDS = "words"
 MOST_LABELS = 100_000  # exact bounds of more would take minutes
@@ -173,6 +178,27 @@ def _negated(sentence: Words) -> Counter[str]:
     return found
 
 
+class HeadJudge:
+    """A claim counts as supported if its words do, and a grounding head does not contradict.
+
+    Words alone let "finished in 1983" pass if the passage has 1983, of something else. The head looks where each
+    number, year and name stands, and at nothing else: negations and comparisons are left to the words. Terms are
+    weighted by the sentences of the premise, so that the judgement depends on premise and claim alone.
+    """
+
+    def __init__(self, head: "Head", share: float) -> None:
+        self.name = f"head {head.digest[:23]} and {WORDS} >= {share:g}"
+        self._head, self._words = head, WordCover(share)
+
+    def entails(self, premise: str, claim: str) -> bool:
+        """Return whether the words support the claim, and its margin reaches the head's threshold."""
+        return self._words.entails(premise, claim) and self.margin(premise, claim) >= self._head.threshold
+
+    def margin(self, premise: str, claim: str) -> float:
+        """Return by how much a premise supports a claim, by the head alone; inf if there is nothing to compare."""
+        return self._head.margin(claim, premise, frequencies(split_sentences(plain(premise))))
+
+
 class InferenceModel:
     """A Hugging Face model for natural language inference in a local folder."""
 
@@ -207,22 +233,49 @@ class InferenceModel:
             return int(self._model(**row).logits[0].argmax()) == int(self._label or 0)
 
 
-def open_entailment(name: str, word_share: float) -> Entailment:
-    """Open the judge: `words`, or the folder of a model.
+def open_entailment(
+    name: str, word_share: float, head_encoder: Path | None = None, principal: str | None = None
+) -> Entailment:
+    """Open the judge.
+
+    Args:
+        name: `words`, or the folder of a grounding head or of a Hugging Face model.
+        word_share: of the words.
+        head_encoder: what a head reads with; None: the model that its manifest names.
+        principal: who opens a head; None: the user who runs the program.
 
     Raises:
+        AccessDenied: the head was trained on private documents, and the principal is not among their readers.
         ConfigError: there is no such judge.
     """
     if name == WORDS:
         return WordCover(word_share)
     if not Path(name).is_dir():
         raise ConfigError(f"entailment {name!r}: neither {WORDS} nor the folder of a model")
+    if _head(Path(name)) is not None:
+        from ibidem.grounding.head import open_head
+
+        return HeadJudge(open_head(Path(name), head_encoder, principal), word_share)
     return InferenceModel(Path(name))
 
 
 def digest_of_entailment(name: str) -> str:
-    """Return what identifies a judge: `words`, or the digest of the model's folder."""
-    return name if name == WORDS else digest_of_model_folder(Path(name))
+    """Return what identifies a judge: `words`, the digest of a head, which covers its base, or of a model's folder."""
+    if name == WORDS:
+        return name
+    head = _head(Path(name))
+    return digest_of_model_folder(Path(name)) if head is None else head.digest
+
+
+def _head(folder: Path) -> artifacts.Artifact | None:
+    """Return the head in a folder, or the newest of its training there; None if there is none."""
+    from ibidem.modeling.heads import HEAD_KIND
+
+    try:
+        artifact = artifacts.load(newest(folder))
+    except (ArtifactError, ConfigError):
+        return None
+    return artifact if artifact.kind == HEAD_KIND else None
 
 
 def calibrate(judge: Entailment, labels: Path) -> dict[str, Any]:

@@ -104,22 +104,33 @@ class View:
         rows = np.flatnonzero((self._ids_N2[:, 0] == wanted_2[0]) & (self._ids_N2[:, 1] == wanted_2[1]))
         return self._chunk(rows[0]) if len(rows) else None
 
+    def frequencies(self, hashes: Sequence[int]) -> list[int]:
+        """Return how many of its chunks have each term, by the terms' hashes."""
+        return [self._num_rows(place, each) for place, each in zip(self._places(hashes), hashes, strict=True)]
+
     def chunks(self) -> list[Chunk]:
         """Return all its chunks, in the order of (path, start)."""
         return [self._chunk(row) for row in range(len(self))]
 
     def bm25(self, terms: Sequence[tuple[int, int]]) -> Floats:
         """Return the score of each row, float64 [N]."""
-        hashes_Q = np.array([term for term, _ in terms], np.uint64)
-        places_Q = np.searchsorted(self._terms_T, hashes_Q)
+        places_Q = self._places([term for term, _ in terms])
         N, weights_Q = len(self), np.zeros(len(terms))
-        for number, place in enumerate(places_Q.tolist()):
-            if place < len(self._terms_T) and self._terms_T[place] == hashes_Q[number]:
-                df = int(self._bounds_T[place + 1] - self._bounds_T[place])
-                weights_Q[number] = terms[number][1] * math.log(1 + (N - df + 0.5) / (df + 0.5))
+        for number, (term, times) in enumerate(terms):
+            if df := self._num_rows(places_Q[number], term):
+                weights_Q[number] = times * math.log(1 + (N - df + 0.5) / (df + 0.5))
         scores_N = np.zeros(N)
         _add_scores(places_Q, weights_Q, self._bounds_T, self._rows_P, self._weights_P, scores_N)
         return scores_N
+
+    def _places(self, hashes: Sequence[int]) -> NDArray[np.int64]:
+        """Return where each term is among the terms of the view, or would be."""
+        return np.searchsorted(self._terms_T, np.array(hashes, np.uint64))
+
+    def _num_rows(self, place: int, term: int) -> int:
+        """Return how many rows have the term with a hash, if it is at a place; 0 if another one is there."""
+        is_there = place < len(self._terms_T) and int(self._terms_T[place]) == term
+        return int(self._bounds_T[place + 1] - self._bounds_T[place]) if is_there else 0
 
     def nearest(self, vector_D: NDArray[Any], window: int) -> Rows:
         """Return the rows with the largest cosine, best first, int32 [min(window, N)]."""

@@ -6,7 +6,8 @@
 Unlike a head on a frozen encoder, this one sends its gradients into the decoder. Its weights are in the checkpoint, so
 that a run resumes to the bit; whoever loads a plain decoder from it leaves them out.
 
-Shapes: R spans, N questions of Q tokens, M passages of P tokens, T tokens in all, D width, F features.
+Shapes: R spans, N questions of Q tokens, M passages of P tokens, T tokens in all, D width, I features and
+interactions.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ibidem.modeling.attention import Layout
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.heads import GroundingHead, Spans
+from ibidem.modeling.heads import INTERACTIONS, GroundingHead, Spans
 from ibidem.modeling.log_probabilities import Scoring, TokenScores
 from ibidem.modeling.modeling_custom import Decoder
 
@@ -33,6 +34,7 @@ class Unread(NamedTuple):
     question_of_R: Tensor
     passage_of_R: Tensor
     spans_R2: Tensor
+    sentences_R2: Tensor
     features_RF: Tensor
 
     def read(self, states_TD: Tensor) -> Spans:
@@ -51,14 +53,15 @@ class GroundedDecoder(Decoder):
     def __init__(
         self,
         config: ModelConfig,
-        prior_F: Sequence[float],
+        prior_I: Sequence[float],
         *,
         gradient_checkpointing: bool = False,
         compute_dtype: torch.dtype | None = None,
     ) -> None:
-        """Add a head whose first scores are the features' weighted sum."""
+        """Add a head, with the prior weights of its features and interactions."""
         super().__init__(config, gradient_checkpointing=gradient_checkpointing, compute_dtype=compute_dtype)
-        self.grounding = GroundingHead(config.width, prior_F)
+        self.grounding = GroundingHead(config.width, len(prior_I) - len(INTERACTIONS))
+        self.grounding.set_prior(prior_I)
 
     def init_weights(self, seed: int) -> None:
         """Draw the weights of the decoder as without the head, which has those of its own making."""

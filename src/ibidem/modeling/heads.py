@@ -42,9 +42,13 @@ HEAD_KIND = "grounding-head"
 TEMPERATURES = (0.01, 1.0)
 """Bounds of the temperature of a grounding head."""
 _LOG_TEMPERATURES = tuple(map(math.log, TEMPERATURES))
-_REACHES = (4.0, 12.0, 36.0)
-_INTERACTION, _HIDDEN = 64, 32
-_FAR = 1e4
+INTERACTIONS = ("late_5", "late_15", "late_40", "late_sentence", "late_span")
+"""late_N: each question token takes the passage token that is most like it, by the cosine of their states, times
+exp(-distance / N), where N is trained; weighted mean over the question. late_sentence, late_span: the same among the
+tokens of the span's sentence, or among its own."""
+_REACHES = (5.0, 15.0, 40.0)
+_HIDDEN = 32
+_SCALE = 12.0
 
 
 def load_reward_model(folder: Path, tokenizer_digest: str | None = None) -> "tuple[RewardModel, artifacts.Artifact]":
@@ -166,35 +170,45 @@ class Spans(NamedTuple):
     passage_of_R: Tensor
     spans_R2: Tensor
     """First token, and the one behind the last."""
+    sentences_R2: Tensor
+    """The same of the sentence that the span is in."""
     features_RF: Tensor
     """What the encoder does not know, float32: `grounding.alignment.FEATURES`."""
 
 
 class GroundingHead(nn.Module):
-    """Scores spans of passages as answers to questions; trained without labels, on states that it does not change."""
+    """Scores spans of passages as answers to questions; trained without labels, on states that it does not change.
+
+    A score is a weighted sum of the features and of `INTERACTIONS`, to which a small network adds. The weights begin
+    with a prior that works untrained, and weight decay pulls them back to it: with AdamW none moves by more than
+    1 / weight decay.
+    """
 
     calibration: Tensor
+    prior_1I: Tensor
 
-    def __init__(self, width: int, prior_F: "Sequence[float]") -> None:
-        """Make a head whose first scores are the features' weighted sum.
+    def __init__(self, width: int, num_features: int) -> None:
+        """Make a head without a prior, whose scores are 0.
 
         Args:
             width: of the encoder's states.
-            prior_F: weight of each feature before training.
+            num_features: number of features.
         """
         super().__init__()
-        inputs = len(prior_F) + 2 * len(_REACHES) + 1
-        self.project = nn.Linear(width, _INTERACTION, bias=False)
+        inputs = num_features + len(INTERACTIONS)
+        self.stretch_1D = nn.Parameter(torch.zeros(1, width))
         self.log_reaches = nn.Parameter(torch.tensor(_REACHES).log())
-        self.mix = nn.Linear(inputs, 1, bias=False)
+        self.change_1I = nn.Parameter(torch.zeros(1, inputs))
         self.hidden = nn.Linear(inputs, _HIDDEN)
         self.out = nn.Linear(_HIDDEN, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
         self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.register_buffer("prior_1I", torch.zeros(1, inputs))
         self.register_buffer("calibration", torch.full((), torch.nan, dtype=torch.float64))
-        with torch.no_grad():
-            self.mix.weight.zero_()
-            self.mix.weight[0, : len(prior_F)] = torch.tensor(prior_F)
-            self.out.weight.zero_()
+
+    def set_prior(self, weights: "Sequence[float]") -> None:
+        """Set the weights, of features and interactions, before training."""
+        self.prior_1I.copy_(torch.tensor(weights).unsqueeze(0))
 
     @property
     def temperature(self) -> Tensor:
@@ -211,32 +225,32 @@ class GroundingHead(nn.Module):
             with torch.no_grad():
                 self.log_temperature.clamp_(*_LOG_TEMPERATURES)
         inputs_RI = torch.cat([spans.features_RF, self._interaction(spans)], dim=1)
-        bent_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
-        return (self.mix(inputs_RI) + bent_R1).squeeze(1)  # type: ignore[no-any-return]
+        added_R1 = self.out(nn.functional.gelu(self.hidden(inputs_RI)))
+        return _SCALE * (inputs_RI @ (self.prior_1I + self.change_1I).T + added_R1).squeeze(1)  # type: ignore[no-any-return]
 
     def _interaction(self, spans: Spans) -> Tensor:
-        """Return for each span how close to it the passage says what the question says, (R, 2 reaches + 1)."""
-        question_NQK = nn.functional.normalize(self.project(spans.question_states_NQD), dim=-1)
-        passage_MPK = nn.functional.normalize(self.project(spans.passage_states_MPD), dim=-1)
-        likeness_RQP = question_NQK[spans.question_of_R] @ passage_MPK[spans.passage_of_R].transpose(1, 2)
-        places_P = torch.arange(passage_MPK.shape[1], device=likeness_RQP.device)
-        first_R1, behind_R1 = spans.spans_R2.unbind(dim=1)[0].unsqueeze(1), spans.spans_R2[:, 1:]
-        inside_RP = (places_P >= first_R1) & (places_P < behind_R1)
-        is_padding_RP = places_P >= spans.passage_lengths_M[spans.passage_of_R].unsqueeze(1)
-        distances_RP = torch.maximum(first_R1 - places_P, places_P - behind_R1 + 1).clamp(min=0).float()
-        distances_RP = distances_RP.masked_fill(inside_RP | is_padding_RP, _FAR)
+        """Return `INTERACTIONS` of each span, (R, 5)."""
+        scale_1D = 1 + self.stretch_1D
+        question_NQD = nn.functional.normalize(spans.question_states_NQD * scale_1D, dim=-1)
+        passage_MPD = nn.functional.normalize(spans.passage_states_MPD * scale_1D, dim=-1)
+        number = len(passage_MPD)
+        pairs_K, pair_of_R = torch.unique(spans.question_of_R * number + spans.passage_of_R, return_inverse=True)
+        questions_KQD, passages_KPD = question_NQD[pairs_K // number], passage_MPD[pairs_K % number]
+        likeness_RQP = (questions_KQD @ passages_KPD.transpose(1, 2)).clamp(min=0)[pair_of_R]
+        places_P = torch.arange(passage_MPD.shape[1], device=passage_MPD.device)
+        first_R1, behind_R1 = spans.spans_R2[:, :1], spans.spans_R2[:, 1:]
+        is_inside_RP = (places_P >= first_R1) & (places_P < behind_R1)
+        is_sentence_RP = (places_P >= spans.sentences_R2[:, :1]) & (places_P < spans.sentences_R2[:, 1:])
+        is_text_RP = places_P < spans.passage_lengths_M[spans.passage_of_R].unsqueeze(1)
+        is_near_RP = is_text_RP & ~is_inside_RP
+        distances_RP = torch.maximum(first_R1 - places_P, places_P - behind_R1 + 1).clamp(min=0)
+        nearness = [is_near_RP * torch.exp(-distances_RP / log_reach.exp()) for log_reach in self.log_reaches]
         weights_RQ = spans.question_weights_NQ[spans.question_of_R]
-        lengths_R1 = spans.passage_lengths_M[spans.passage_of_R].clamp(min=1).unsqueeze(1)
-        found = []
-        for log_reach in self.log_reaches:
-            decay_RP = torch.exp(-distances_RP / log_reach.exp())
-            near_RQP = likeness_RQP.clamp(min=0) * decay_RP.unsqueeze(1)
-            found += [
-                (weights_RQ * near_RQP.amax(dim=2)).sum(1),
-                (weights_RQ * near_RQP.sum(dim=2) / lengths_R1).sum(1),
-            ]
-        within_RQ = likeness_RQP.masked_fill(~inside_RP.unsqueeze(1), -1.0).amax(dim=2)
-        return torch.stack([*found, (weights_RQ * within_RQ).sum(1)], dim=1)
+        found = [
+            (weights_RQ * (likeness_RQP * weight_RP.unsqueeze(1)).amax(dim=2)).sum(1)
+            for weight_RP in (*nearness, is_near_RP & is_sentence_RP, is_inside_RP)
+        ]
+        return torch.stack(found, dim=1)
 
 
 def _scalars(hidden_ND: Tensor, weight_1D: Tensor) -> Tensor:

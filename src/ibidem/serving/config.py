@@ -55,5 +55,7 @@ class ReportConfig:
     answers: tuple[Path, ...] = ()
     """Answers to include that `ibidem ground ask --json` printed, of one principal or several: whoever reads the page
     reads them."""
+    head: Path | None = None
+    """Folder of a run of `ibidem train-head`, whose held-out questions are shown."""
     title: str = "ibidem report"
     """Heading of the page."""

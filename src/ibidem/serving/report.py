@@ -33,6 +33,7 @@ from ibidem.serving.config import ReportConfig
 from ibidem.serving.report_corpus import corpora, intact
 from ibidem.serving.report_documents import documents, read_answer
 from ibidem.serving.report_evaluation import evaluation, losses_by_language, read_result
+from ibidem.serving.report_grounding import grounding, read_kinds
 from ibidem.serving.report_training import key_figure, training
 from ibidem.serving.run_history import History, Run, open_run
 
@@ -53,6 +54,7 @@ def report(config: ReportConfig) -> str:
     _check_output(config.output)
     results = [read_result(path) for path in config.evaluation]
     answers = [read_answer(path) for path in config.answers]
+    kinds = read_kinds(config.head) if config.head else []
     run = open_run(config.run)
     stages = [*run.stages_before, run]
     names = {each.checkpoint.digest: f"{each.checkpoint.path.name} of {each.name}" for each in reversed(stages)}
@@ -63,6 +65,7 @@ def report(config: ReportConfig) -> str:
         "Samples": in_stages([(each, samples(each.history)) for each in stages]),
         "Evaluation": evaluation(results, names),
         **({"Documents": documents(answers)} if answers else {}),
+        **({"Grounding": grounding(kinds)} if kinds else {}),
         "Lineage": lineage(run),
         "Time": bars(run.stages, duration),
     }

@@ -27,13 +27,24 @@ def read_answer(path: Path) -> Answer:
         raise ConfigError(f"answers {path}: {error.strerror}; give what ibidem ground ask --json printed") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"answers {path}: not JSON: {error}") from None
-    if not _has(answer, _KINDS) or not all(_has(row, _CITED) for row in answer["citations"]):
+    if not _has(answer, _KINDS) or not all(_has(row, _CITED) for row in answer["citations"]) or not _has_claims(answer):
         raise DataError(f"answers {path}: not what ibidem ground ask --json prints")
     return dict(answer)
 
 
 def _has(value: object, kinds: dict[str, type]) -> bool:
     return isinstance(value, dict) and all(type(value.get(name)) is kind for name, kind in kinds.items())
+
+
+def _has_claims(answer: Answer) -> bool:
+    """Return whether the claims that a head scored are well formed, if there are any."""
+    claims = answer.get("claims", [])
+    return isinstance(claims, list) and all(
+        isinstance(claim, dict)
+        and isinstance(claim.get("claim"), str)
+        and (claim.get("score") is None or type(claim["score"]) is float)
+        for claim in claims
+    )
 
 
 def documents(answers: Sequence[Answer]) -> Html:
@@ -58,6 +69,8 @@ def _answer(answer: Answer) -> Html:
         for row in answer["citations"]
     ]
     cited = table(("", "Document", "Quote", "Checked"), rows) if rows else join()
+    claims = [claim for claim in answer.get("claims", ()) if claim.get("score") is not None]
+    scored = [(claim["claim"], f"{claim['score']:.2f}") for claim in claims]
     removed, unsupported = answer["removed"], len(answer["unsupported"])
     notes = [
         f"{counted(removed, 'citation')} of passages that do not exist removed" if removed else "",
@@ -68,5 +81,6 @@ def _answer(answer: Answer) -> Html:
         tag("h4", f"Shown to {answer['principal']}"),
         tag("pre", answer["answer"]),
         cited,
+        table(("Claim", "The head's score, 0 to 1"), scored) if scored else join(),
         tag("p", said, cls="note") if said else join(),
     )

@@ -86,7 +86,7 @@ class Run:
             return []
         folder = parent.path.parent.parent
         try:
-            events, torn = _read_events(folder / log.EVENTS)
+            events, torn = read_events(folder / log.EVENTS)
         except ArtifactError:
             return []
         before = Run(folder, parent, history_of(events), torn)
@@ -131,7 +131,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         ArtifactError: there are no events, or no checkpoint with a valid manifest.
     """
-    events, torn = _read_events(folder / log.EVENTS)
+    events, torn = read_events(folder / log.EVENTS)
     for path in (folder_of(folder, step) for step in steps_of(folder)):
         try:
             found = artifacts.load(path)
@@ -167,7 +167,12 @@ def history_of(events: Iterable[Record]) -> History:
     return history
 
 
-def _read_events(path: Path) -> tuple[list[Record], int]:
+def read_events(path: Path) -> tuple[list[Record], int]:
+    """Read the events of a run; return them, and the number of lines that are not whole events.
+
+    Raises:
+        ArtifactError: there are none.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibidem.errors import DataError
-from ibidem.grounding.alignment import FEATURES, Frequencies, features, frequencies
-from ibidem.grounding.cloze import Candidate, Cloze, candidates, cloze_questions, is_same
+from ibidem.grounding.alignment import FEATURES, Frequencies, features, frequencies, sentence_of
+from ibidem.grounding.cloze import Candidate, Cloze, candidates, cloze_questions, is_same, paraphrased_questions
 from ibidem.grounding.terms import terms
 from ibidem.grounding.view import K1, B
 
@@ -42,6 +42,8 @@ class Rows(NamedTuple):
     passage_of_R: NDArray[np.int64]
     spans_R2: NDArray[np.int64]
     """In characters of the passage."""
+    sentences_R2: NDArray[np.int64]
+    """Of the sentences that the spans are in."""
     features_RF: NDArray[np.float32]
     is_right_R: NDArray[np.bool_]
     is_masked_R: NDArray[np.bool_]
@@ -70,7 +72,10 @@ class Material:
         """
         self.passages = tuple(passages)
         self.known = frequencies(passages) if known is None else known
-        self.questions: list[Cloze] = list(cloze_questions(self.passages, seed))
+        self.questions: list[Cloze] = [
+            *cloze_questions(self.passages, seed),
+            *paraphrased_questions(self.passages, seed, self.known.idf),
+        ]
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -104,6 +109,9 @@ class Material:
             question_of_R=np.array([row.question for row in found], np.int64),
             passage_of_R=np.array([used.index(row.passage) for row in found], np.int64),
             spans_R2=np.array([row.span for row in found], np.int64).reshape(-1, 2),
+            sentences_R2=np.array(
+                [sentence_of(self.passages[row.passage], row.span) for row in found], np.int64
+            ).reshape(-1, 2),
             features_RF=self._features(found, items),
             is_right_R=np.array([row.is_right for row in found], np.bool_),
             is_masked_R=np.array([self._is_masked(row, items[row.question]) for row in found], np.bool_),

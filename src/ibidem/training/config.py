@@ -241,8 +241,9 @@ class HeadOptimConfig(OptimConfig):
 
     lr: Annotated[float, Field(gt=0)] = 3e-3
     """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of matrices."""
+    weight_decay: Annotated[float, Field(ge=0)] = 30.0
+    """Strength of the pull to the head's prior: no weight moves from it by more than 1 / weight_decay. Questions that
+    texts ask of themselves are not those of people, so a head that is trained freely becomes worse than its prior."""
 
     @model_validator(mode="after")
     def _of_vectors(self) -> "HeadOptimConfig":
@@ -275,7 +276,10 @@ class HeadConfig(SessionConfig):
     """The base whose token states the head reads: a checkpoint, a run for its newest one, or the folder of a Hugging
     Face encoder."""
     data: Path
-    """A preprocessed dataset; its documents are cut into passages, and each passage is asked about."""
+    """A preprocessed dataset, whose documents are cut into passages; or the training set of an `ibidem raft`, whose
+    chunks are passages. Each passage is asked about."""
+    principal: str | None = None
+    """Who trains, if base or data are made from private documents; by default the user who runs the program."""
     passage_chars: Annotated[int, Field(ge=64)] = 1000
     """Maximum length of a passage, in characters."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -284,3 +288,8 @@ class HeadConfig(SessionConfig):
     training: HeadLoopConfig
     optim: HeadOptimConfig = Field(default_factory=HeadOptimConfig)
     validation: HeadValidationConfig = Field(default_factory=HeadValidationConfig)
+
+    @property
+    def reader(self) -> str | None:
+        """Who opens what was made from private documents."""
+        return self.principal

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ibidem.errors import ConfigError
 from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.encoder import characters_of
-from ibidem.grounding.head import PRIOR_F, token_span, token_weights
+from ibidem.grounding.head import LATE, token_span, token_weights
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.grounded_decoder import GroundedDecoder, Unread
@@ -47,8 +47,13 @@ def unread(
     """
     questions, passages = ([tokens_of(text) for text in texts] for texts in (rows.questions, rows.passages))
     weights = [token_weights(text, tokens, known) for text, tokens in zip(rows.questions, questions, strict=True)]
-    located = zip(rows.passage_of_R.tolist(), rows.spans_R2.tolist(), strict=True)
-    spans = [token_span(passages[place], (start, end)) for place, (start, end) in located]
+    spans, sentences = (
+        [
+            token_span(passages[place], (start, end))
+            for place, (start, end) in zip(rows.passage_of_R.tolist(), places_R2.tolist(), strict=True)
+        ]
+        for places_R2 in (rows.spans_R2, rows.sentences_R2)
+    )
     places = _places([len(tokens) for tokens in (*questions, *passages)], opening)
     return Unread(
         question_places_NQ=pad_sequence(places[: len(questions)], batch_first=True),
@@ -58,6 +63,7 @@ def unread(
         question_of_R=torch.from_numpy(rows.question_of_R),
         passage_of_R=torch.from_numpy(rows.passage_of_R),
         spans_R2=torch.tensor(spans).view(-1, 2),
+        sentences_R2=torch.tensor(sentences).view(-1, 2),
         features_RF=torch.from_numpy(rows.features_RF),
     )
 
@@ -91,9 +97,12 @@ def _columns(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def new_grounded_decoder(shape: ModelConfig, training: LoopConfig) -> GroundedDecoder:
-    """Return a decoder with random weights, which the seed decides, and an untrained grounding head."""
+    """Return a decoder with random weights, which the seed decides, and an untrained grounding head.
+
+    The head begins with late interaction, so that gradients reach the states from the first step on.
+    """
     model = GroundedDecoder(
-        shape, PRIOR_F, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
+        shape, LATE, gradient_checkpointing=training.gradient_checkpointing, compute_dtype=compute_dtype(training)
     )
     model.init_weights(training.seed)
     return model

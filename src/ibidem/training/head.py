@@ -10,11 +10,11 @@ threshold of the margin, which is kept with the weights.
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,19 +27,22 @@ from ibidem.artifacts import MANIFEST, Input
 from ibidem.config import configuration, settings
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
+from ibidem.grounding import training_set
 from ibidem.grounding.alignment import FEATURES, proximity
+from ibidem.grounding.cloze import Kind
 from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
-from ibidem.grounding.head import ENCODER, new_head
-from ibidem.modeling.heads import HEAD_KIND
+from ibidem.grounding.head import ENCODER, LATE, NEAR, collate, new_head, read
+from ibidem.modeling.heads import HEAD_KIND, GroundingHead
+from ibidem.readers import check_reader
 from ibidem.runs import folder_of
-from ibidem.statistics import lower_bound
+from ibidem.statistics import lower_bound, upper_bound
 from ibidem.training import session, sharding
 from ibidem.training.cloze_rows import Material, Rows
 from ibidem.training.config import HeadConfig
 from ibidem.training.contrastive import losses_of, unread, wins_of
 from ibidem.training.objective import ObjectiveState
 from ibidem.training.order import Order
-from ibidem.training.passages import read_passages
+from ibidem.training.passages import Passages, read_chunk_passages, read_passages
 from ibidem.training.processes import check_processes, start_accelerator
 from ibidem.training.rlhf.batches import spread
 from ibidem.training.rlhf.pairs import measured
@@ -47,6 +50,12 @@ from ibidem.training.rlhf.step_means import StepMeans
 
 FIGURES = ("wins",)
 """Figures of a step: the share of its questions whose right span is above all wrong ones of the batch."""
+BOTH_SIDES = 0.975
+"""Confidence of each bound of an interval of 95 %."""
+PRIOR_QUESTIONS = 200
+"""Questions of the training that choose the weights before it."""
+CLEARLY = 0.02
+"""Share of the wrong spans by which proximity has to be better to be chosen."""
 REMEMBERED_BYTES = 1 << 29
 """Memory for states of texts that were read."""
 _TOKENS_OF_TEXT = 256
@@ -87,7 +96,7 @@ def run(config: HeadConfig) -> artifacts.Artifact:
         config,
         setup.accelerator,
         setup.made,
-        build=partial(new_head, setup.encoder.width),
+        build=objective.new_model,
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)
@@ -107,6 +116,7 @@ def set_up(config: HeadConfig) -> Setup:
     """Check the run, open the base, and read the passages.
 
     Raises:
+        AccessDenied: base or data are made from private documents, of which the principal is no reader.
         ConfigError: the base is no encoder, or the launcher asks for FSDP.
         CheckpointError: a new run would replace old heads.
     """
@@ -116,18 +126,28 @@ def set_up(config: HeadConfig) -> Setup:
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     base, place = session.agreed_newest(config.initial, accelerator), folder_of(config.output_dir, 0)
-    encoder, dataset = open_encoder(base), shards.load_dataset(config.data)
-    passages = read_passages(dataset, config.passage_chars, config.held_out_share)
+    encoder = open_encoder(base, config.reader)
+    data, passages = _read(config)
     train = Material(passages.train, config.training.seed)
     held_out = Material(passages.held_out, config.training.seed, train.known)
     made = session.Provenance(
-        inputs=[dataset.as_input("data", of=place), _as_input(base, encoder, place)],
+        inputs=[data.as_input("data", of=place), _as_input(base, encoder, place)],
         tokenizer_dir=None,
         shape=HeadShape(width=encoder.width),
         settings=settings(config),
         kind=HEAD_KIND,
     )
     return Setup(encoder, train, held_out, accelerator, made)
+
+
+def _read(config: HeadConfig) -> tuple[artifacts.Artifact, Passages]:
+    """Open a dataset, or a training set of private documents, and read its passages."""
+    data = artifacts.load(config.data)
+    if data.kind != training_set.KIND:
+        dataset = shards.load_dataset(config.data)
+        return dataset, read_passages(dataset, config.passage_chars, config.held_out_share)
+    check_reader(data, config.reader)
+    return artifacts.verify(config.data), read_chunk_passages(data, config.held_out_share)
 
 
 def _as_input(base: Path, encoder: TextEncoder, place: Path) -> Input:
@@ -159,6 +179,25 @@ class HeadTraining:
         passages = {"passages": len(train.passages), "held_out_passages": len(held_out.passages)}
         log.event("train.questions", train=len(train), held_out=len(held_out), **passages)
 
+    def new_model(self) -> GroundingHead:
+        """Return an untrained head, with late interaction as its prior unless proximity clearly wins more questions.
+
+        It is the training's own questions that decide. They are made of words of passages, and so favor proximity.
+        """
+        items = spread(len(self.setup.train), PRIOR_QUESTIONS)
+        near, late = (sum(self._shares_won(prior, items)) / len(items) for prior in (NEAR, LATE))
+        log.event("train.prior", questions=len(items), near=round(near, 4), late=round(late, 4))
+        return new_head(self.setup.encoder.width, NEAR if near > late + CLEARLY else LATE)
+
+    def _shares_won(self, prior_I: Sequence[float], items: Sequence[int]) -> Iterator[float]:
+        """Yield the share of the wrong spans in its passage that an untrained head ranks below the right one."""
+        head = new_head(self.setup.encoder.width, prior_I).eval()
+        for item in items:
+            asked = read(*self.setup.train.own_rows(item), self.setup.train.known, self.states)
+            with torch.inference_mode():
+                right, *wrong = head(collate([asked])).tolist()
+            yield sum(right > each for each in wrong) / len(wrong)
+
     def begin(self, model: nn.Module, step: int) -> None:  # noqa: ARG002 - the protocol's signature
         """Forget the figures of the step before and the threshold: that of a run which goes on is of other weights."""
         self.setup.accelerator.unwrap_model(model).calibration.fill_(torch.nan)
@@ -187,10 +226,12 @@ class HeadTraining:
         )
         found = Claims(*claims.unbind(dim=1))
         wins, temperature = int((found.right > 0).sum()), self.setup.accelerator.unwrap_model(model).temperature
+        if step == training.steps:
+            self._report_kinds((found.right > 0).tolist())
         return {
             "held_out_loss": float(found.loss.mean()),
             **_share("wins", wins, len(chosen)),
-            **_share("proximity_wins", self.proximity_wins, len(chosen)),
+            **_share("proximity_wins", sum(self.proximity_wins), len(chosen)),
             "temperature": float(temperature),
             **(self._calibrate(model, found) if step == training.steps else {}),
         }
@@ -232,13 +273,31 @@ class HeadTraining:
         return spread(len(self.setup.held_out), self.config.validation.windows)
 
     @cached_property
-    def proximity_wins(self) -> int:
-        """Number of held-out questions that untrained proximity wins."""
-        wins = 0
+    def proximity_wins(self) -> list[bool]:
+        """Which of the measured questions untrained proximity wins."""
+        wins = []
         for item in self.chosen:
             right, *wrong = proximity(*self.setup.held_out.own_rows(item), self.setup.train.known).tolist()
-            wins += right > max(wrong)
+            wins.append(right > max(wrong))
         return wins
+
+    def _report_kinds(self, wins: Sequence[bool]) -> None:
+        """Log for each kind of answer how many of the measured questions are won, with the exact 95 % interval."""
+        kinds = [self.setup.held_out.questions[item].answer.kind for item in self.chosen]
+        for kind in get_args(Kind):
+            mine = [place for place, each in enumerate(kinds) if each == kind]
+            if not mine:
+                continue
+            won, number = sum(wins[place] for place in mine), len(mine)
+            log.event(
+                "head.kind",
+                kind=kind,
+                questions=number,
+                wins=won / number,
+                wins_at_least=lower_bound(won, number, BOTH_SIDES),
+                wins_at_most=upper_bound(won, number, BOTH_SIDES),
+                proximity_wins=sum(self.proximity_wins[place] for place in mine) / number,
+            )
 
     @cached_property
     def states(self) -> Callable[[str], TokenStates]:

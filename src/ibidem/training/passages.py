@@ -1,6 +1,7 @@
-"""The passages of a dataset: its documents, cut along their structure as those of an index are."""
+"""Passages to learn from: the documents of a dataset, cut as those of an index are, or the chunks of a training set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from ibidem import artifacts
@@ -8,6 +9,7 @@ from ibidem.data import shards
 from ibidem.grounding.chunk import chunks
 from ibidem.grounding.documents import definitions, markdown, plain
 from ibidem.grounding.documents.readable import Content, Kind, Readable
+from ibidem.grounding.training_set import read_chunks
 from ibidem.training.tokens import default_share
 
 _MARKDOWN = frozenset(["Markdown", "MDX"])
@@ -29,6 +31,16 @@ def read_passages(dataset: artifacts.Artifact, max_chars: int, held_out_share: f
         held_out_share: share of the documents to hold out; by default `tokens.default_share`.
     """
     found = [(row["sha256"], passage) for row in _rows(dataset) for passage in _passages(row, max_chars)]
+    return _split(found, held_out_share)
+
+
+def read_chunk_passages(training_set: artifacts.Artifact, held_out_share: float | None) -> Passages:
+    """Read the chunks of a training set of RA-FT; all of a document are on one side, as `read_passages` splits."""
+    found = [(sha256(chunk.path.encode()).hexdigest(), chunk.text) for chunk in read_chunks(training_set)]
+    return _split(found, held_out_share)
+
+
+def _split(found: Sequence[tuple[str, str]], held_out_share: float | None) -> Passages:
     share = default_share(key for key, _ in found) if held_out_share is None else held_out_share
     sides: tuple[list[str], list[str]] = [], []
     for key, passage in found:

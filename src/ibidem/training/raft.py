@@ -1,7 +1,6 @@
 """Retrieval-augmented fine-tuning (RA-FT): a checkpoint learns to answer from private documents, and to cite them.
 
     index, principal -> training set (recorded in the audit log, private) -> the loop of SFT -> checkpoints with readers
-                                                                contrastive batches -^   with contrast.weight
 
 The checkpoints are documents too: whoever may not read all that they were tuned on is refused (see `readers`).
 Source: Zhang et al. 2024, arXiv:2403.10131 (RAFT).
@@ -49,16 +48,14 @@ def run(config: RaftConfig) -> Artifact:
     setup = set_up_with(config, partial(_training_set, config))
     conversations, left_out = read_conversations(setup.dataset), Counter[str]()
     data = split_conversations(conversations, left_out, config, setup, setup.dataset.path)
-    return train(config, setup, data, _contrast(config, setup))
+    return train(config, setup, data, _contrast(config, setup) if config.contrast.weight else None)
 
 
-def _contrast(config: RaftConfig, setup: Setup) -> Contrast | None:
-    """Return the contrastive batches on the passages of the training set, if they are asked for."""
-    if config.contrast.weight == 0:
-        return None
-    passages, where = [chunk.text for chunk in read_chunks(setup.dataset)], f"training set {setup.dataset.path}"
-    context, accelerator = setup.shape.context, setup.accelerator
-    return Contrast(passages, setup.tokenizer, context, config.contrast, config.training, accelerator, of=where)
+def _contrast(config: RaftConfig, setup: Setup) -> Contrast:
+    """Return contrastive batches on the chunks of the training set."""
+    texts, context = [chunk.text for chunk in read_chunks(setup.dataset)], setup.shape.context
+    of = f"training set {setup.dataset.path}"
+    return Contrast(texts, setup.tokenizer, context, config.contrast, config.training, setup.accelerator, of=of)
 
 
 def _training_set(config: RaftConfig, initial: Artifact) -> Artifact:

@@ -107,12 +107,12 @@ def initial_of(path: Path | None, accelerator: Accelerator, principal: str | Non
     """Choose the checkpoint to start from, on the main process, for all: of a run the newest, which may change.
 
     Args:
-        path: the checkpoint or run; None: the run starts from random weights.
+        path: a checkpoint or a run; None: none is chosen.
         accelerator: the processes.
         principal: who opens it; None: the user who runs the program.
 
     Raises:
-        AccessDenied: it was tuned on documents, of which the principal is no reader.
+        AccessDenied: it was tuned on documents, and the principal is not among their readers.
         ArtifactError: it is not a checkpoint.
     """
     if path is None:

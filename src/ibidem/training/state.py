@@ -71,7 +71,7 @@ def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artif
     """Restore weights, optimizer, random states and guard.
 
     Raises:
-        CheckpointError: one run is sharded and the other is not.
+        CheckpointError: one run is sharded and the other is not, or one has a head and the other has not.
     """
     progress = _progress(checkpoint)
     if not {"sharded", "guard"} <= progress.keys():
@@ -84,7 +84,15 @@ def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artif
             f"{checkpoint.path} was saved by {saved}, and this run is {now}: "
             "start it the same way, or start a new run from its weights with --initial"
         )
-    accelerator.load_state(str(checkpoint.path))
+    try:
+        accelerator.load_state(str(checkpoint.path))
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path}: its weights are not those of this run's model; resume with the settings that it was "
+            "trained with (contrast.weight: 0, or not), or start a new run from its weights with --initial"
+        ) from None
     if sharding.is_requested():
         sharding.load(learner.model, learner.optimizer, checkpoint.path)
     learner.guard.restore(progress["guard"])

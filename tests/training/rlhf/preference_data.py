@@ -2,15 +2,13 @@
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from tests import processes
 from tests.training.test_resume import Settings, changed
 
 from ibidem import artifacts
@@ -68,14 +66,13 @@ def kill_and_resume(settings: Settings, launcher: Path, tmp_path: Path, *, at: i
     file = tmp_path / "config.json"
     settings = changed(settings, training__resume_from="latest", output_dir=tmp_path / "killed")
     file.write_text(json.dumps(settings, default=str))
-    command = [sys.executable, str(launcher), "--config", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = processes.start(launcher, ["--config", str(file)], tmp_path / "said.txt")
     first = tmp_path / "killed" / "checkpoints" / f"step-{at:06d}" / "manifest.json"
     deadline = time.monotonic() + 120
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     steps = settings["training"]["steps"]
     assert not (tmp_path / "killed" / "checkpoints" / f"step-{steps:06d}").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    processes.launch(launcher, ["--config", str(file)], tmp_path, processes=1)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tests.conftest import REPOSITORY
 from tests.modeling.test_modeling_custom import decoder, small
 from tests.training.rlhf.preference_data import events, figures, kill_and_resume
-from tests.training.test_resume import Settings, changed, losses, torchrun, weights
+from tests.training.test_resume import Settings, changed, in_two, losses, weights
 
 from ibidem import artifacts
 from ibidem.config import build
@@ -157,8 +157,7 @@ def test_a_killed_run_resumes_to_the_bit(settings: Settings, tmp_path: Path) -> 
 def test_two_processes_train_what_one_does(settings: Settings, tmp_path: Path) -> None:
     run(settings, output_dir=tmp_path / "one")
     two = changed(settings, training__num_processes=2)
-    done = torchrun(two, tmp_path, "--output-dir", str(tmp_path / "two"), launcher=LAUNCHER)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two(two, tmp_path, "--output-dir", str(tmp_path / "two"), launcher=LAUNCHER)
     for name in ("loss", "objective/scores", "objective/hidden_passed", "grad_norm"):
         one, whole = (figures(tmp_path / folder, name) for folder in ("one", "two"))
         assert one == pytest.approx(whole, rel=1e-3, abs=1e-5)

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 from tests.training.rlhf.preference_data import events, figures, kill_and_resume, pairs_dataset, rows
 from tests.training.rlhf.test_reward import run as train_reward
 from tests.training.rlhf.test_reward import settings_of
-from tests.training.test_resume import Settings, changed, losses, torchrun, weights
+from tests.training.test_resume import Settings, changed, in_two, losses, weights
 
 from ibidem import artifacts
 from ibidem.config import build
@@ -140,8 +140,7 @@ def test_two_processes_train_what_one_does_and_resume_to_the_bit(settings: Setti
     run(settings, output_dir=tmp_path / "one")
     two = changed(settings, training__num_processes=2, training__resume_from="latest")
     for folder, flags in (("whole", ()), ("parts", ("--training.stop-at-step", "3")), ("parts", ())):
-        done = torchrun(two, tmp_path, "--output-dir", str(tmp_path / folder), *flags, launcher=LAUNCHER)
-        assert done.returncode == 0, done.stderr[-4000:]
+        in_two(two, tmp_path, "--output-dir", str(tmp_path / folder), *flags, launcher=LAUNCHER)
     for name in ("loss", "objective/scores", "objective/kl", "loss/value_avg"):
         one, whole = (figures(tmp_path / folder, name) for folder in ("one", "whole"))
         assert one == pytest.approx(whole, rel=1e-3, abs=1e-4)

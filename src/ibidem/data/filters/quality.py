@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field, field_validator
 
 from ibidem.config import configuration, suggest
+from ibidem.data.patterns import database
 from ibidem.data.text import clean, language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document, Drop, DropReason
@@ -236,9 +237,7 @@ class Scanner:
         flags = hyperscan.HS_FLAG_CASELESS | hyperscan.HS_FLAG_MULTILINE
         if not all(pattern.isascii() for pattern in patterns):
             flags |= hyperscan.HS_FLAG_UTF8 | hyperscan.HS_FLAG_UCP
-        self._database = hyperscan.Database()
-        expressions = [pattern.encode() for pattern in patterns]
-        self._database.compile(expressions=expressions, ids=range(len(patterns)), flags=[flags] * len(patterns))
+        self._database = database(patterns, flags)
 
     def find(self, text: bytes) -> list[tuple[int, int]]:
         """Return (number of the pattern, end) of each match, sorted.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ibidem.config import configuration
+from ibidem.data.patterns import database
 from ibidem.data.scrub import names
 from ibidem.data.scrub.health import HEALTH
 from ibidem.data.scrub.personal import PERSONAL
@@ -127,14 +128,7 @@ _FARTHEST_BEFORE = 128
 def _compile(anchors: Sequence[str]) -> Any:
     import hyperscan
 
-    database = hyperscan.Database()
-    database.compile(
-        expressions=[anchor.encode() for anchor in anchors],
-        ids=list(range(len(anchors))),
-        elements=len(anchors),
-        flags=[hyperscan.HS_FLAG_SOM_LEFTMOST] * len(anchors),
-    )
-    return database
+    return database(anchors, hyperscan.HS_FLAG_SOM_LEFTMOST)
 
 
 # Eight bytes per hit, so that a hostile document of 100 MB cannot fill the memory with tuples.

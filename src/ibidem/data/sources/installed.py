@@ -5,9 +5,10 @@ import platform
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -46,20 +47,25 @@ class InstalledPackages:
     cap_bytes: int
     skipped: Counter[str] = field(default_factory=Counter)
 
+    @cached_property
+    def _found(self) -> tuple[Package, ...]:
+        """The packages, looked for once: what is read is what was digested."""
+        return tuple(_packages())
+
     def as_input(self) -> Input:
         check_no_column(self.spec)
         files = [
             (f"{package.name}=={package.version}/{name}", path)
-            for package in _packages()
+            for package in self._found
             for name, path in self._within_cap(package)
         ]
-        urls = [f"{package.name} {package.url}" for package in _packages() if package.url]
+        urls = [f"{package.name} {package.url}" for package in self._found if package.url]
         return Input("source", content_digest(files, urls), self.spec.name, is_artifact=False)
 
     def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
         self.skipped.clear()
         first = 0
-        for package in _packages():
+        for package in self._found:
             chosen = self._within_cap(package)
             if over := len(package.files) - len(chosen):
                 self.skipped["over the cap of its package"] += over
@@ -96,19 +102,16 @@ def _packages() -> Iterator[Package]:
 
 def _standard_library() -> Package:
     root = Path(sysconfig.get_path("stdlib"))
-    files = (
-        (path.relative_to(root).as_posix(), path)
-        for path in root.rglob("*")
-        if not NOT_THE_LIBRARY.intersection(path.relative_to(root).parts)
-    )
-    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, None, _sources(files))
+    paths = (path.relative_to(root) for path in root.rglob("*"))
+    names = (path.as_posix() for path in paths if not NOT_THE_LIBRARY.intersection(path.parts))
+    files = _sources(names, root.joinpath)
+    return Package("python", platform.python_version(), STANDARD_LIBRARY_LICENSE, None, files)
 
 
 def _package(distribution: metadata.Distribution) -> Package:
-    files = ((str(file), Path(str(distribution.locate_file(file)))) for file in distribution.files or ())
-    license_raw = package_license(distribution.metadata)
-    url = _repository_url(distribution.metadata)
-    return Package(distribution.name, distribution.version, license_raw, url, _sources(files))
+    about, names = distribution.metadata, map(str, distribution.files or ())
+    files = _sources(names, distribution.locate_file)
+    return Package(about["Name"], about["Version"], package_license(about), _repository_url(about), files)
 
 
 def _repository_url(about: Message | metadata.PackageMetadata) -> str | None:
@@ -121,7 +124,7 @@ def _repository_url(about: Message | metadata.PackageMetadata) -> str | None:
     return next((f"https://{place_of(url)}" for url in (*stated, *hosted) if repository_of(url)), None)
 
 
-def _sources(files: Iterator[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
-    return tuple(
-        (name, path) for name, path in files if language.by_name(name) and ".dist-info/" not in name and path.is_file()
-    )
+def _sources(names: Iterable[str], locate: Callable[[str], object]) -> tuple[tuple[str, Path], ...]:
+    chosen = (name for name in names if language.by_name(name) and ".dist-info/" not in name)
+    files = ((name, Path(str(locate(name)))) for name in chosen)
+    return tuple((name, path) for name, path in files if path.is_file())

@@ -161,7 +161,6 @@ class RaftConfig(AlignConfig):
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
     """How questions, passages and answers are put together."""
     contrast: ContrastConfig = Field(default_factory=ContrastConfig)
-    """Contrastive batches on the passages of the training set."""
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
     @property

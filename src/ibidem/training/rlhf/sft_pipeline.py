@@ -52,18 +52,24 @@ def run(config: SftConfig) -> artifacts.Artifact:
     """
     setup = set_up(config)
     data = read(config, setup)
-    contrast, inputs = _contrast(config, setup)
-    made = replace(setup.made, inputs=[*setup.made.inputs, *inputs])
-    return train(config, setup._replace(made=made), data, contrast)
+    if config.contrast.data is None:
+        return train(config, setup, data)
+    passages = shards.load_dataset(config.contrast.data)
+    inputs = [*setup.made.inputs, passages.as_input("contrast", of=folder_of(config.output_dir, 0))]
+    setup = setup._replace(made=replace(setup.made, inputs=inputs))
+    return train(config, setup, data, _contrast(config, setup, passages))
 
 
 def train(
     config: AlignConfig, setup: Setup, data: "Conversations", contrast: Contrast | None = None
 ) -> artifacts.Artifact:
-    """Build or resume, and run the loop on conversations, with contrastive batches beside if there are any.
+    """Build or resume, and run the loop on conversations; return the last checkpoint.
 
-    Returns:
-        the last checkpoint.
+    Args:
+        config: how long, how fast, what to measure.
+        setup: the initial checkpoint and the processes.
+        data: the conversations.
+        contrast: contrastive batches beside them.
     """
     objective = Sft(config, setup, data, contrast)
     new_model = session.new_decoder if contrast is None else new_grounded_decoder
@@ -78,17 +84,10 @@ def train(
     return artifacts.load(last)
 
 
-def _contrast(config: SftConfig, setup: Setup) -> tuple[Contrast | None, list[artifacts.Input]]:
-    """Return the contrastive batches that are asked for, and the dataset they are made from."""
-    asked = config.contrast
-    if asked.data is None:
-        return None, []
-    dataset = shards.load_dataset(asked.data)
-    passages, accelerator = read_passages(dataset, asked.passage_chars, held_out_share=0.0), setup.accelerator
-    contrast = Contrast(
-        passages.train, setup.tokenizer, setup.shape.context, asked, config.training, accelerator, of="contrast.data"
-    )
-    return contrast, [dataset.as_input("contrast", of=folder_of(config.output_dir, 0))]
+def _contrast(config: SftConfig, setup: Setup, dataset: artifacts.Artifact) -> Contrast:
+    asked, context = config.contrast, setup.shape.context
+    texts, of = read_passages(dataset, asked.passage_chars, held_out_share=0.0).train, f"contrast.data {asked.data}"
+    return Contrast(texts, setup.tokenizer, context, asked, config.training, setup.accelerator, of=of)
 
 
 class Conversations(NamedTuple):
