@@ -253,7 +253,7 @@ NO_ARTIFACT = {
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _index(), _evaluation(), _responses(), _review(), _decision()]
+    return [_dataset(), _tokenizer(), *trained, _index(), _training_set(), _evaluation(), _responses(), _review(), _decision()]
 
 
 def _dataset() -> Kind:
@@ -582,6 +582,26 @@ def _index() -> Kind:
             "segments": "Number of access classes.",
             "forgotten": "Paths that must not come back.",
             "quarantined": "Files that could not be read.",
+        },
+    )
+
+
+def _training_set() -> Kind:
+    return Kind(
+        constant="grounding.training_set:KIND",
+        about="Questions, passages and answers that teach a model to read private documents, made as one principal. "
+        "Whoever can read its files reads the documents.",
+        made_by=("raft",),
+        read_by=("raft", "train-head"),
+        files={
+            "{grounding.training_set:EXAMPLES}": "An example a line: question, answers, ids of its chunks, place of the "
+            "oracle, and the conversation.",
+            "{grounding.training_set:CHUNKS}": "The chunks of all examples, one per line.",
+        },
+        counts={
+            "examples": "Number of examples.",
+            "with_oracle": "Examples among whose passages is one that answers.",
+            "dropped": "Questions without an example, by reason.",
         },
     )
 

@@ -17,7 +17,7 @@ from ibidem.cli import main
 from ibidem.config import build, read_yaml
 from ibidem.errors import CheckpointError, ConfigError, DataError, IbidemError
 from ibidem.grounding.encoder import open_encoder
-from ibidem.grounding.head import open_head
+from ibidem.grounding.head import LATE, NEAR, open_head
 from ibidem.modeling.heads import HEAD_KIND
 from ibidem.statistics import lower_bound
 from ibidem.training import head
@@ -76,6 +76,28 @@ def test_a_head_learns_to_tell_the_right_span_from_all_wrong_ones(trained: Path)
     assert sum(loss[20:]) < 0.9 * sum(loss[:10])
     assert after["wins_at_least"] == pytest.approx(lower_bound(round(after["wins"] * number), number))
     assert 0.01 <= after["temperature"] < 1
+
+
+def test_no_weight_moves_from_its_prior_by_more_than_the_weight_decay_lets_it(settings: Settings) -> None:
+    for weight_decay, is_free in ((30.0, False), (0.01, True)):
+        settings["output_dir"] = settings["output_dir"].with_name(f"decay-{weight_decay}")
+        run(settings, training__steps=12, optim__lr=2e-2, optim__weight_decay=weight_decay)
+        moved = open_head(settings["output_dir"]).model.change_1I.abs().max().item()
+        assert (moved > 1 / 30) == is_free
+
+
+def test_the_prior_that_wins_more_of_the_questions_is_taken(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings, training__steps=1)
+    (chosen,) = events(settings["output_dir"], "train.prior")
+    better = LATE if chosen["late"] >= chosen["near"] - head.CLEARLY else NEAR
+    assert open_head(settings["output_dir"]).model.prior_1I[0].tolist() == pytest.approx(better)
+    for least, prior in ((2.0, LATE), (-2.0, NEAR)):
+        monkeypatch.setattr(head, "CLEARLY", least)
+        settings["output_dir"] = settings["output_dir"].with_name(f"least{least}")
+        run(settings, training__steps=1)
+        assert open_head(settings["output_dir"]).model.prior_1I[0].tolist() == pytest.approx(prior)
 
 
 def test_the_artifact_is_the_head_alone_and_its_base_is_an_input(trained: Path, checkpoint: Path, prose: Path) -> None:

@@ -10,7 +10,6 @@ from ibidem.page import Html, join, table, tag
 from ibidem.serving.run_history import read_events
 
 Kind = dict[str, float | int | str]
-EVENT = "head.kind"
 _FIGURES = ("questions", "wins", "wins_at_least", "wins_at_most", "proximity_wins")
 
 
@@ -24,7 +23,7 @@ def read_kinds(run: Path) -> list[Kind]:
     found = {
         str(row.get("kind")): row
         for row in read_events(run / log.EVENTS)[0]
-        if row["event"] == EVENT and all(isinstance(row.get(name), int | float) for name in _FIGURES)
+        if row["event"] == "head.kind" and all(isinstance(row.get(name), int | float) for name in _FIGURES)
     }
     if not found:
         raise ConfigError(f"head {run}: no finished run of ibidem train-head")

@@ -50,7 +50,6 @@ from ibidem.training.rlhf.step_means import StepMeans
 
 FIGURES = ("wins",)
 """Figures of a step: the share of its questions whose right span is above all wrong ones of the batch."""
-KIND_EVENT = "head.kind"
 BOTH_SIDES = 0.975
 """Confidence of each bound of an interval of 95 %."""
 PRIOR_QUESTIONS = 200
@@ -291,7 +290,7 @@ class HeadTraining:
                 continue
             won, number = sum(wins[place] for place in mine), len(mine)
             log.event(
-                KIND_EVENT,
+                "head.kind",
                 kind=kind,
                 questions=number,
                 wins=won / number,
