@@ -112,12 +112,18 @@ def main() -> None:
         for style, pairs in pairs_of(texts, most).items():
             found[style] = {kind: compared(some, scores) for kind, some in sorted(pairs.items())}
         result[name] = {**found, "flagged": flagged(texts, most, judges(head, frequencies(texts)))}
+        write(output, result)
     halu_pairs = read_halueval(halu, 5 * most)
     scores = scorers(head, model, frequencies([pair.passage for pair in halu_pairs]))
     result["halueval"] = compared(halu_pairs, scores)
+    write(output, result)
+    print(json.dumps(result["summary"], indent=1))
+
+
+def write(output: Path, result: dict[str, Any]) -> None:
+    """Write what was measured so far, with its summary."""
     result["summary"] = summary(result)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps(result["summary"], indent=1))
 
 
 def about(folder: Path, head: Head) -> dict[str, Any]:
@@ -335,7 +341,7 @@ def _first(pairs: Mapping[str, Sequence[Pair]]) -> Iterator[tuple[str, Pair]]:
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the mean over classes of each score, and the classes in which no score of the head is among the best."""
     found: dict[str, Any] = {}
-    for name in ("xquad", "python"):
+    for name in [each for each in ("xquad", "python") if each in result]:
         for style in ("copied", "crossed"):
             classes = {kind: row for kind, row in result[name][style].items() if row["pairs"] >= LEAST_PAIRS}
             if not classes:
