@@ -7,7 +7,7 @@ class B    the right passage has to be the first of 240: BM25 alone, and reranke
     words         question terms in the span's sentence, counted; nothing else
     proximity     sum of idf x exp(-distance / 12) of the question's terms around the span: untrained
     late          late interaction with the encoder's token states, and what the question word asks for: the untrained
-                  prior of a head, whose five weights were chosen on the articles of even number (`even`)
+                  prior of a head, whose eight weights were chosen on the articles of even number (`even`)
     head          the same, trained on cloze questions of other texts without labels
 
 A pair that ties counts one half. Rates are means over questions; their bounds are percentile bootstraps over passages,

@@ -33,7 +33,16 @@ from ibidem.runs import newest
 ENCODER = "encoder"
 """Role of the encoder among the inputs of a head."""
 _NEAR = {"near_12": 1.0}
-_LATE = {"late_40": 1.0, "late_15": 0.1, "late_sentence": 0.2, "focus_before": 0.1, "focus_behind": 0.1}
+_LATE = {
+    "late_40": 1.0,
+    "late_15": 0.1,
+    "late_5": 0.05,
+    "late_sentence": 0.25,
+    "late_span": 0.1,
+    "focus_before": 0.1,
+    "focus_behind": 0.1,
+    "pairs": 0.05,
+}
 _INPUTS = (*FEATURES, *INTERACTIONS)
 NEAR, LATE = (tuple(prior.get(name, 0.0) for name in _INPUTS) for prior in (_NEAR, _LATE))
 """Weights before training: those of `alignment.proximity`, which need no encoder; and late interaction with what the
