@@ -1,22 +1,23 @@
-"""Whether RA-FT teaches a small checkpoint to answer from documents that it has never seen, and what each part gives.
+"""Whether RA-FT teaches a small model to answer from documents that it has never seen.
 
-A document says the code of a thing: "buffer index: amber otter." Things and codes are random pairs of common words, so
-that only the passage tells. A checkpoint is tuned as one principal on the documents of one folder, and asked as another
-about those of a second folder, which it was never trained on; a third of the questions are about things that no document
-has. `ibidem evaluate doc-qa` retrieves the passages, among them documents about one of the two words, and judges.
+A document says what is kept at a place: "buffer index: mabo tiku." Places are random pairs of words, and what is kept
+there is a random pair of names of one kind, so that only the passage tells. A question names place and kind: "Which
+stone is at buffer index?" A model is tuned as one principal on the documents of one folder, and asked as another about
+those of a second folder, which it was never trained on; a third of the questions are about places that no document has.
+`ibidem evaluate doc-qa` retrieves the passages, with documents about one of the two words among them, and judges.
 
-    raft               4 passages, 1 in 5 questions without the oracle, quotes and citations
-    no distractors     each question with the oracle alone
-    no citations       answers without citations
-    neither            without both
-    shuffled oracles   the control: each question with the passage that answers another one
+    raft               4 passages, 1 in 5 questions without the oracle, citations by number
+    neither            the oracle alone, no citations
+    shuffled oracles   the control: as raft, but each question with the passage that answers another one
+
+The model is too small, and trained too briefly, to look a place up among passages: it finds what is of the kind that is
+asked for. So distractors of the same kind mislead it, and it cites some passage, not always the right one.
 
 Wanted, for the same steps, paired over the questions of 3 seeds: citation coverage, exact match and abstentions on
 unanswerable questions rise against `neither` (lower bounds > 0); with shuffled oracles exact match rises by at most 2
-points over the checkpoint before (upper bound).
+points over the model before (upper bound).
 
-    export OMP_NUM_THREADS=1
-    python benchmarks/raft_on_held_out_questions.py artifacts/demo benchmarks/results/raft_on_held_out_questions.json
+    OMP_NUM_THREADS=1 python benchmarks/raft_on_held_out_questions.py benchmarks/results/raft_on_held_out_questions.json
 """
 
 import itertools
@@ -31,7 +32,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibidem import artifacts
 from ibidem.config import build
 from ibidem.data.dedup import DedupPolicy
 from ibidem.data.preprocess import PreprocessConfig, preprocess
@@ -42,7 +42,6 @@ from ibidem.grounding import training_set
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.index import Index
 from ibidem.grounding.store import Chunk, Indexed, Span
-from ibidem.modeling.checkpoint import load_model
 from ibidem.runs import newest
 from ibidem.signatures import secret_key
 from ibidem.statistics import bootstrap_lower_bound, upper_bound
@@ -54,33 +53,27 @@ from ibidem.training.train import train
 
 SEEDS = (0, 1, 2)
 STEPS, BATCH, DISTRACTORS = 400, 16, 3
-PRETRAINED, PRETRAINING_STEPS = 4000, 600
-SHAPE = {"vocab_size": 640, "width": 64, "layers": 3, "heads": 2, "ffn_hidden": 128, "context": 512}
+PRETRAINING_STEPS = 150
+SHAPE = {
+    "vocab_size": 1024, "width": 64, "layers": 2, "heads": 4, "ffn_hidden": 128, "context": 384, "rope_theta": 500.0
+}  # fmt: skip
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
-SEEN, UNSEEN, NOWHERE = 1500, 100, 50
+SEEN, UNSEEN, NOWHERE = 3200, 100, 50
 METRICS = {"coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "raft": {},
-    "no distractors": {"distractors": 0},
-    "no citations": {"cite": False},
-    "neither": {"distractors": 0, "cite": False},
-    "shuffled oracles": {},
+    "raft": {"cite": "number"},
+    "neither": {"cite": "nothing", "distractors": 0},
+    "shuffled oracles": {"cite": "number"},
 }
 WORDS = """
 value index buffer result token path count node key list file name type line data string function class error test
 object table event model state input output field group image source option version request response server client
 thread process message parser number column page user time date text block frame layer label filter graph query
 """
-CODES = """
-amber azure black blue brown coral cream gold gray green ivory jade lemon lilac lime mauve ochre olive orange peach pink
-plum purple red rose ruby rust sand silver tan teal white bear bird crab crow deer dove duck eagle fish frog goat goose
-hare hawk horse lion lynx mole moth mouse otter owl seal sheep snail snake swan tiger toad wolf
-"""
-FRAME = (
-    "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\n"
-    "Question: What is the code of {} {}? Which code does it have? Tell me the code of {}.\n“{}”"
-)
-ASKED = ("What is the code of {}?", "Which code does {} have?", "Tell me the code of {}.")
+KINDS = ("tree", "stone", "river", "cloud", "bird", "metal", "spice", "tool")
+NAMES = ["".join(letters) for letters in itertools.product("bdfgklmn", "aeio", "prstvwyz")]
+ASKED = ("Which {} is at {}?", "What {} is kept at {}?", "Tell me the {} of {}.")
+FRAME = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\nQuestion: "
 ACL = """
 rules:
   - {path: "seen/**", read: [trainer, tester]}
@@ -93,15 +86,29 @@ Scores = Mapping[str, float]
 
 
 class Fact(NamedTuple):
-    """A thing and its code."""
+    """A place, and what is kept there."""
 
-    thing: str
-    code: str
+    place: str
+    kind: str
+    kept: str
 
     @property
     def text(self) -> str:
         """Return its document."""
-        return f"{self.thing}: {self.code}."
+        return f"{self.place}: {self.kept}."
+
+
+def random_fact(place: str, rng: random.Random) -> Fact:
+    """Return what is kept at a place: of a kind that follows from its words, so that similar places differ in kind."""
+    words = WORDS.split()
+    number = sum(map(words.index, place.split())) % len(KINDS)
+    first, second = NAMES[2 * number :: 2 * len(KINDS)], NAMES[2 * number + 1 :: 2 * len(KINDS)]
+    return Fact(place, KINDS[number], f"{rng.choice(first)} {rng.choice(second)}")
+
+
+def places(rng: random.Random, number: int) -> list[str]:
+    """Return random places, each another."""
+    return rng.sample([" ".join(pair) for pair in itertools.permutations(WORDS.split(), 2)], number)
 
 
 class World(NamedTuple):
@@ -115,10 +122,10 @@ class World(NamedTuple):
 
 
 def base(folder: Path) -> Path:
-    """Return a checkpoint that copies: pretrained on random words of which a part is said again, and on no fact."""
+    """Return a checkpoint that knows words and the kinds of names, and next to nothing else."""
     rng = random.Random(0)
     folder.mkdir(parents=True)
-    rows = [{"text": said_again(rng)} for _ in range(PRETRAINED)]
+    rows = [{"text": "\n".join(sample(place, rng) for place in places(rng, 4))} for _ in range(1500)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "shape.json").write_text(json.dumps(SHAPE))
     preprocess(
@@ -132,7 +139,7 @@ def base(folder: Path) -> Path:
     )
     settings = {
         "model": folder / "shape.json", "output_dir": folder / "run",
-        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 128},
+        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 192},
         "training": {"steps": PRETRAINING_STEPS, "batch_sequences": 16, "micro_batch_sequences": 16},
         "optim": OPTIM, "validation": {"every": PRETRAINING_STEPS, "prompts": []}, "checkpoints": {"every": 10_000},
     }  # fmt: skip
@@ -140,24 +147,18 @@ def base(folder: Path) -> Path:
     return newest(folder / "run")
 
 
-def said_again(rng: random.Random) -> str:
-    """Return random words, numbers and ids, of which parts are said again, and the words of the questions."""
-    words = [*WORDS.split(), *CODES.split(), *20 * (":", ".")]
-    parts = [
-        " ".join(f"{rng.randrange(1, 9)} {rng.randrange(1 << 16):04x}" if rng.random() < 0.2 else rng.choice(words)
-                 for _ in range(rng.randrange(3, 12)))
-        for _ in range(rng.randrange(2, 5))
-    ]  # fmt: skip
-    said = " ".join(rng.choice(parts) for _ in range(3 * len(parts)))
-    return f"{said}\n{FRAME.format(*rng.sample(words, 4))}"
+def sample(place: str, rng: random.Random) -> str:
+    """Return the words of a question, what is kept elsewhere, and names with their kinds."""
+    asked = rng.choice(ASKED).format(rng.choice(KINDS), place)
+    elsewhere = [random_fact(each, rng) for each in places(rng, 8)]
+    known = " ".join(f"{fact.kind} {fact.kept}" for fact in elsewhere)
+    return f"{FRAME}{asked}\n{elsewhere[0].text}\n{known}"
 
 
 def world(folder: Path, seed: int) -> World:
     """Write an index and the questions."""
     rng = random.Random(seed)
-    things = [" ".join(pair) for pair in itertools.permutations(WORDS.split(), 2)]
-    codes = [" ".join(pair) for pair in itertools.permutations(CODES.split(), 2)]
-    facts = [Fact(thing, rng.choice(codes)) for thing in rng.sample(things, SEEN + UNSEEN + NOWHERE)]
+    facts = [random_fact(place, rng) for place in places(rng, SEEN + UNSEEN + NOWHERE)]
     seen, unseen, nowhere = facts[:SEEN], facts[SEEN : SEEN + UNSEEN], facts[SEEN + UNSEEN :]
     folder.mkdir(parents=True)
     (folder / "acl.yaml").write_text(ACL)
@@ -170,11 +171,11 @@ def world(folder: Path, seed: int) -> World:
     index.update(documents, YamlPermissions(folder / "acl.yaml").current())
     learned = questions(seen, "seen", rng)
     asked = [*questions(unseen, "unseen", rng), *({**row, "answers": []} for row in questions(nowhere, "none", rng))]
-    places = []
+    files = []
     for name, rows in (("learned", learned), ("asked", asked)):
-        places.append(folder / f"{name}.jsonl")
-        places[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return World(folder / "index", *places)
+        files.append(folder / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return World(folder / "index", *files)
 
 
 def questions(facts: Sequence[Fact], folder: str, rng: random.Random) -> list[dict[str, Any]]:
@@ -182,8 +183,8 @@ def questions(facts: Sequence[Fact], folder: str, rng: random.Random) -> list[di
     return [
         {
             "id": f"{folder}-{number}",
-            "question": rng.choice(ASKED).format(fact.thing),
-            "answers": [fact.code],
+            "question": rng.choice(ASKED).format(fact.kind, fact.place),
+            "answers": [fact.kept],
             "documents": [f"{folder}/{number:04}.md"],
         }
         for number, fact in enumerate(facts)
@@ -192,7 +193,7 @@ def questions(facts: Sequence[Fact], folder: str, rng: random.Random) -> list[di
 
 def tune(initial: Path, made: World, folder: Path, seed: int, name: str) -> float:
     """Train a variant; return the CPU-seconds."""
-    examples = {"distractors": DISTRACTORS, **VARIANTS[name]}
+    examples = {"distractors": DISTRACTORS, "quote": False, **VARIANTS[name]}
     settings = {
         "initial": initial, "index": made.index, "principal": "trainer", "questions": made.seen, "output_dir": folder,
         "examples": examples, "held_out_share": 0.0,
@@ -221,7 +222,7 @@ def shuffled(asked: Sequence[training_set.Asked], index: Path, seed: int) -> lis
 def measure(checkpoint: Path, made: World, folder: Path, seed: int) -> dict[str, Scores]:
     """Return the score of each question, by metric."""
     about = {"checkpoint": checkpoint, "data": made.unseen, "index": made.index, "principal": "tester"}
-    doc_qa(build(DocQaConfig, {**about, "output_dir": folder, "k": DISTRACTORS + 1, "max_tokens": 64}))
+    doc_qa(build(DocQaConfig, {**about, "output_dir": folder, "k": DISTRACTORS + 1, "max_tokens": 16}))
     evaluation = read(folder)
     return {
         short: {f"{seed} {key}": score for key, score in (TASK.trials(evaluation.items, metric) or {}).items()}
@@ -250,7 +251,7 @@ def table(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
     means = {name: {short: round(mean(each), 3) for short, each in of.items()} for name, of in scores.items()}
     against = {
         name: {short: gain(scores["raft"][short], scores[name][short]) for short in METRICS}
-        for name in ("neither", "no distractors", "no citations", "before")
+        for name in ("neither", "before")
     }
     control = scores["shuffled oracles"]["exact"]
     shuffled_gain = gain(control, scores["before"]["exact"])
@@ -259,32 +260,37 @@ def table(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
     return {"means": means, "raft_against": against, "shuffled_oracles_against_before": {**shuffled_gain, **exact}}
 
 
+def result(scores: Mapping[str, Mapping[str, Scores]], rows: Sequence[Mapping[str, Any]], seeds: int) -> dict[str, Any]:
+    """Return what is written."""
+    return {
+        "command": "python benchmarks/raft_on_held_out_questions.py RESULT",
+        "machine": platform.machine(), "torch": version("torch"), "seeds": seeds,
+        "steps": STEPS, "batch": BATCH, "distractors": DISTRACTORS, "optim": OPTIM, "shape": SHAPE,
+        "pretraining_steps": PRETRAINING_STEPS, "learned": SEEN, "asked": UNSEEN, "asked_without_answer": NOWHERE,
+        **table(scores), "rows": rows,
+    }  # fmt: skip
+
+
 def main() -> None:
-    initial, output = Path(sys.argv[1]), Path(sys.argv[2])
-    initial = newest(next(iter(sorted(initial.glob("pretrain-*"))), initial))
+    """Measure every variant, and write the result after each seed."""
+    output = Path(sys.argv[1])
     scores: dict[str, dict[str, dict[str, float]]] = {}
     rows = []
-    for seed in SEEDS:
-        with tempfile.TemporaryDirectory() as folder:
-            made = world(Path(folder) / "world", seed)
+    with tempfile.TemporaryDirectory() as folder:
+        initial = base(Path(folder) / "base")
+        for seed in SEEDS:
+            made = world(Path(folder) / f"world-{seed}", seed)
             for name in ("before", *VARIANTS):
-                place = Path(folder) / name.replace(" ", "-")
+                place = Path(folder) / f"{name.replace(' ', '-')}-{seed}"
                 cpu_s = 0.0 if name == "before" else tune(initial, made, place, seed, name)
                 checkpoint = initial if name == "before" else newest(place)
                 found = measure(checkpoint, made, Path(folder) / f"qa-{place.name}", seed)
                 for short, each in found.items():
                     scores.setdefault(name, {}).setdefault(short, {}).update(each)
-                row = {"seed": seed, "variant": name, **{k: round(mean(v), 3) for k, v in found.items()}}
+                row = {"seed": seed, "variant": name, **{key: round(mean(each), 3) for key, each in found.items()}}
                 rows.append({**row, "cpu_s": round(cpu_s, 1)})
                 print(json.dumps(rows[-1]), flush=True)
-    command = "python benchmarks/raft_on_held_out_questions.py artifacts/demo RESULT"
-    about = {
-        "steps": STEPS, "batch": BATCH, "distractors": DISTRACTORS, "optim": OPTIM, "learned": SEEN, "asked": UNSEEN,
-        "asked_without_answer": NOWHERE, "parameters": load_model(initial)[0].num_parameters,
-        "initial": artifacts.load(initial).digest,
-    }  # fmt: skip
-    result = {"command": command, "machine": platform.machine(), "torch": version("torch"), **about, **table(scores)}
-    output.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+            output.write_text(json.dumps(result(scores, rows, seed + 1), indent=1) + "\n")
 
 
 if __name__ == "__main__":

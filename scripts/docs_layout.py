@@ -253,7 +253,17 @@ NO_ARTIFACT = {
 def kinds() -> list[Kind]:
     """Describe every kind of artifact, in the order in which they are made."""
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
-    return [_dataset(), _tokenizer(), *trained, _index(), _training_set(), _evaluation(), _responses(), _review(), _decision()]
+    return [
+        _dataset(),
+        _tokenizer(),
+        *trained,
+        _index(),
+        _training_set(),
+        _evaluation(),
+        _responses(),
+        _review(),
+        _decision(),
+    ]
 
 
 def _dataset() -> Kind:
@@ -594,8 +604,8 @@ def _training_set() -> Kind:
         made_by=("raft",),
         read_by=("raft", "train-head"),
         files={
-            "{grounding.training_set:EXAMPLES}": "An example a line: question, answers, ids of its chunks, place of the "
-            "oracle, and the conversation.",
+            "{grounding.training_set:EXAMPLES}": "An example a line: question, answers, ids of its chunks, place of "
+            "the oracle, and the conversation.",
             "{grounding.training_set:CHUNKS}": "The chunks of all examples, one per line.",
         },
         counts={

@@ -224,11 +224,12 @@ def test_without_distractors_the_oracle_is_alone_and_always_there() -> None:
     [
         ({}, "“The code of engine 3 is 1003.” [1 0000]\n1003 [1 0000]"),
         ({"quote": False}, "1003 [1 0000]"),
-        ({"cite": False}, "“The code of engine 3 is 1003.”\n1003"),
-        ({"quote": False, "cite": False}, "1003"),
+        ({"cite": "number"}, "“The code of engine 3 is 1003.” [1]\n1003 [1]"),
+        ({"cite": "nothing"}, "“The code of engine 3 is 1003.”\n1003"),
+        ({"quote": False, "cite": "nothing"}, "1003"),
     ],
 )
-def test_quotes_and_citations_can_be_left_out(settings: dict[str, bool], expected: str) -> None:
+def test_quotes_and_citations_can_be_left_out(settings: dict[str, Any], expected: str) -> None:
     example = composed(0, distractors=0, **settings)
     assert isinstance(example, Example)
     assert example.turns[-1].text == expected

@@ -133,6 +133,19 @@ def test_a_stopped_run_resumes_to_the_bit_and_makes_no_other_set(settings: Setti
     assert artifacts.load(settings["output_dir"] / TRAINING_SET).volatile == before.volatile
 
 
+def test_contrastive_batches_on_its_passages_are_in_the_same_loop_and_resume_to_the_bit(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with_contrast = changed(settings, contrast__weight=0.5)
+    run(with_contrast, output_dir=tmp_path / "whole")
+    run(with_contrast, training__stop_at_step=2)
+    run(with_contrast, training__resume_from="latest")
+    assert weights(settings["output_dir"], 4) == weights(tmp_path / "whole", 4)
+    assert all(event["contrast/loss"] > 0 for event in events(settings["output_dir"], "train.step"))
+    run(settings, output_dir=tmp_path / "without")
+    assert weights(tmp_path / "without", 4) != weights(tmp_path / "whole", 4)
+
+
 def test_a_run_does_not_go_on_with_other_permissions(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     run(settings, training__stop_at_step=2)
     (settings["index"].parent / "acl.yaml").write_text(ACL.replace("[dev-1, dev-2]", "[dev-1]"))

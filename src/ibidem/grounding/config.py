@@ -1,7 +1,7 @@
 """Configurations of the grounding commands. Imports neither torch nor numpy, so that flags are parsed at once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -177,8 +177,9 @@ class ExamplesConfig:
     question is shown the passage that answers it, alone."""
     quote: bool = True
     """Begin an answer with the sentence of the passage that it comes from."""
-    cite: bool = True
-    """Cite the passage in the answer."""
+    cite: Literal["number_and_id", "number", "nothing"] = "number_and_id"
+    """By what an answer cites its passage. If number and id disagree, the citation is recognized as wrong; a number
+    alone is shorter."""
 
 
 @configuration

@@ -318,7 +318,8 @@ def _answer(asked: Asked, passages: Sequence[Chunk], oracle: int | None, example
     spans = {answer: span for answer in asked.answers if (span := find_quote(answer, chunk.text))}
     answer = next(iter(spans), asked.answers[0])
     quote = _sentence(chunk, asked.text, asked.span or spans.get(answer)) if examples.quote else ""
-    cited = (Part("cite", label(oracle, chunk)),) if examples.cite else ()
+    name = {"number_and_id": label(oracle, chunk), "number": str(oracle), "nothing": ""}[examples.cite]
+    cited = (Part("cite", name),) if name else ()
     quoted = (Part("text", f"“{quote}”"), *cited, Part("text", "\n")) if quote not in {"", answer} else ()
     return Turn("assistant", _joined((*quoted, Part("text", answer), *cited)))
 
