@@ -52,13 +52,13 @@ from ibidem.training.rlhf.config import RaftConfig
 from ibidem.training.train import train
 
 SEEDS = (0, 1, 2)
-STEPS, BATCH, DISTRACTORS = 400, 16, 3
+STEPS, BATCH, DISTRACTORS = 1000, 16, 3
 PRETRAINING_STEPS = 150
 SHAPE = {
     "vocab_size": 1024, "width": 64, "layers": 2, "heads": 4, "ffn_hidden": 128, "context": 384, "rope_theta": 500.0
 }  # fmt: skip
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
-SEEN, UNSEEN, NOWHERE = 3200, 100, 50
+SEEN, UNSEEN, NOWHERE = 2700, 100, 50
 METRICS = {"coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "raft": {"cite": "number"},
@@ -71,7 +71,7 @@ object table event model state input output field group image source option vers
 thread process message parser number column page user time date text block frame layer label filter graph query
 """
 KINDS = ("tree", "stone", "river", "cloud", "bird", "metal", "spice", "tool")
-NAMES = ["".join(letters) for letters in itertools.product("bdfgklmn", "aeio", "prstvwyz")]
+NAMES = ["".join(letters) for letters in itertools.product("bdfgkl", "aeio", "prstvwyz")]
 ASKED = ("Which {} is at {}?", "What {} is kept at {}?", "Tell me the {} of {}.")
 FRAME = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\nQuestion: "
 ACL = """
