@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 
 from ibidem import artifacts, jsonl, log
 from ibidem.data import shards
-from ibidem.demo import PRACTICE, DemoConfig, _documents, demo
+from ibidem.demo import HEAD, HEAD_MEASURED, PRACTICE, DemoConfig, _documents, demo
 from ibidem.grounding import search
 from ibidem.lineage import walk
 
@@ -37,6 +37,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DemoConfig,
         patch.setattr("ibidem.demo.ANSWER_TOKENS", 8)
         patch.setattr("ibidem.demo.WINDOW", 128)
         patch.setitem(PRACTICE, "rollout", PRACTICE["rollout"] | {"max_tokens": 8})
+        patch.setitem(HEAD, "steps", 2)
+        patch.setitem(HEAD_MEASURED, "validation", {"every": 2, "windows": 32})
         with log.showing(events.append):
             demo(config)
         yield config, [each["said"] for each in events if each["event"] == "demo"]
