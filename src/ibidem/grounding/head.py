@@ -22,16 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ibidem.artifacts import Artifact
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.grounding.alignment import FEATURES, Frequencies, features, sentence_of, weights_of_words
 from ibidem.grounding.cloze import Candidate, candidates, is_same
-from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
+from ibidem.grounding.encoder import ENCODER, TextEncoder, TokenStates, open_encoder
 from ibidem.modeling.checkpoint import load_weights, verified
 from ibidem.modeling.heads import HEAD_KIND, INTERACTIONS, GroundingHead, Spans
 from ibidem.runs import newest
 
-ENCODER = "encoder"
-"""Role of the encoder among the inputs of a head."""
 _NEAR = {"near_12": 1.0}
 _LATE = {
     "late_40": 1.0,
@@ -69,8 +68,9 @@ class Asked(NamedTuple):
 class Head:
     """A grounding head on its encoder."""
 
-    def __init__(self, model: GroundingHead, encoder: TextEncoder, digest: str) -> None:
-        self.model, self.encoder, self.digest = model.eval(), encoder, digest
+    def __init__(self, model: GroundingHead, encoder: TextEncoder, artifact: Artifact) -> None:
+        self.model, self.encoder, self.artifact = model.eval(), encoder, artifact
+        self.digest = artifact.digest
         self._states: dict[str, TokenStates] = {}
 
     def scores(
@@ -168,7 +168,7 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
         load_weights(model, artifact.path)
     except RuntimeError as error:
         raise CheckpointError(f"{artifact.path}: of another version of ibidem; train the head again") from error
-    return Head(model, opened, artifact.digest)
+    return Head(model, opened, artifact)
 
 
 def new_head(width: int, prior_I: Sequence[float] = NEAR) -> GroundingHead:

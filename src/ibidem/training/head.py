@@ -30,8 +30,8 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.grounding import training_set
 from ibidem.grounding.alignment import FEATURES, proximity
 from ibidem.grounding.cloze import Kind
-from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
-from ibidem.grounding.head import ENCODER, LATE, NEAR, collate, new_head, read
+from ibidem.grounding.encoder import ENCODER, TextEncoder, TokenStates, open_encoder
+from ibidem.grounding.head import LATE, NEAR, collate, new_head, read
 from ibidem.modeling.heads import HEAD_KIND, GroundingHead
 from ibidem.readers import check_reader
 from ibidem.runs import folder_of
