@@ -1,7 +1,7 @@
 r"""Supported sentences against hallucinated ones, by kind of edit: a grounding head beside what needs no training.
 
 Each pair is a sentence of a passage, and the same sentence with one edit (`ibidem.grounding.edits`). `copied`: the
-supported one is the passage's own. `crossed`: it is in other words (`ibidem.grounding.paraphrases`), and the
+supported one is the passage's own. `crossed`: it is in other words (`paraphrases`), and the
 hallucinated one is an edited copy, which looks more like the passage. Counted is how often the supported one has the
 higher score for its passage; a tie is not a win. Every share has exact bounds (97.5 % each side). `best` names the
 scores with the largest share of a class: where no score of the head is among them, it does not win.
@@ -44,6 +44,8 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from paraphrases import PARAPHRASES, framed
+
 from ibidem import artifacts, jsonl
 from ibidem.grounding.alignment import Frequencies, frequencies, proximity
 from ibidem.grounding.chunk import chunks
@@ -51,7 +53,6 @@ from ibidem.grounding.documents.folder import read_folder
 from ibidem.grounding.edits import hallucinations, sentences
 from ibidem.grounding.encoder import TextEncoder, open_encoder
 from ibidem.grounding.head import Head, open_head
-from ibidem.grounding.paraphrases import PARAPHRASES, framed
 from ibidem.grounding.rerank import support
 from ibidem.grounding.sentences import words
 from ibidem.grounding.support import WordCover

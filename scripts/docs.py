@@ -64,7 +64,7 @@ def configuration_page() -> str:
 def _section(place: str, names: list[str]) -> str:
     rows = config.describe(load(place))
     helps = [COMMANDS[name].help for name in names]
-    sentences = [f"{text[0].upper()}{text[1:]}." for text in helps]
+    sentences = [f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}" for text in helps]
     if len(names) > 1:
         sentences = [f"* `ibidem {name}`: {text}." for name, text in zip(names, helps, strict=True)]
     return "\n\n".join([f"## ibidem {_joined(names)}", "\n".join(sentences), *_tables(rows)])

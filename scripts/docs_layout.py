@@ -167,7 +167,8 @@ EVENTS = {
     "train.started": "A process began or resumed the run: step, parameters, processes.",
     "train.step": "One optimizer step: tokens so far and tokens per second (of PPO and GRPO as if all answers had "
     "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "
-    "`objective/scores` of the step's rollout.",
+    "`objective/scores` of the step's rollout. With `--contrast.weight`, `loss` is what is minimized: the "
+    "language-model loss, which is `contrast/lm_loss` alone, plus the weight times `contrast/loss`.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",

@@ -14,6 +14,7 @@ from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import TASK, doc_qa, rows
 from ibidem.evaluation.evidence import Evidence
 from ibidem.grounding.support import HeadJudge, WordCover, calibrate, digest_of_entailment, open_entailment
+from ibidem.runs import folder_of
 
 PASSAGE = "The tower was finished in 1889. Its lift was built in 1983 by the firm Otis, and it weighs 7,300 tonnes."
 RIGHT = "The tower was finished in 1889."
@@ -100,6 +101,27 @@ def test_a_head_ranks_what_is_found_and_the_gate_finds_it_again(head: Path, ques
     turned = [{**item, "retrieved": item["retrieved"][::-1]} for item in ranked.items]
     forged = Evidence(ranked.artifact, ranked.results, turned)
     assert "is shown other passages" in str(TASK.differs(forged, rows(questions), {**settings, "head": str(head)}))
+
+
+def test_an_evaluation_is_bound_to_the_heads_that_were_opened(
+    checkpoint: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, as_input = save_head(folder_of(tmp_path, 1), checkpoint), evidence.benchmark_input
+
+    def newer(*arguments: object) -> object:
+        save_head(folder_of(tmp_path, 2), checkpoint, calibration=1.0)
+        return as_input(*arguments)
+
+    monkeypatch.setattr(evidence, "benchmark_input", newer)
+    doc_qa(
+        DocQaConfig(
+            index=make_index(tmp_path), data=questions, principal="ada", head=tmp_path, entailment=str(tmp_path),
+            output_dir=tmp_path / "out",
+        )
+    )  # fmt: skip
+    made = evidence.read(tmp_path / "out").artifact
+    digest = artifacts.load(first).digest
+    assert [made.digest_of("head"), made.config["head"], made.config["entailment"]] == [digest] * 3
 
 
 def test_a_head_without_an_index_is_refused(head: Path, questions: Path, checkpoint: Path, tmp_path: Path) -> None:

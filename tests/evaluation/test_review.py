@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,11 +26,14 @@ from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.gate import gate
 from ibidem.evaluation.gate.pin import pins_of
 from ibidem.evaluation.ratings import ratings
+from ibidem.grounding import review as reviewing
 from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.audit.log import FILE
 from ibidem.grounding.config import GroundReviewConfig
 from ibidem.grounding.index import Index
 from ibidem.grounding.review import CRITERION, KIND, order_file, read_order, read_review, review
 from ibidem.rating_form import plain_row
+from ibidem.runs import folder_of
 from ibidem.signatures import secret_key
 
 _NAMES = "Ada Bode Cantor Dirac Euler Fermat Gauss Hilbert Ising Jacobi Kepler Lagrange"
@@ -249,6 +253,60 @@ def test_a_lost_right_ends_the_review(made: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(AccessDenied):
         review(config(made, output_dir=tmp_path / "form"))
     assert not any(tmp_path.iterdir())
+
+
+Before = Callable[[Callable[[], None]], None]
+
+
+@pytest.fixture
+def before_ranking(monkeypatch: pytest.MonkeyPatch) -> Before:
+    """Set what happens when pairs are made, and not yet ranked."""
+    rank = reviewing._arranged
+
+    def set_up(happen: Callable[[], None]) -> None:
+        def happened(*arguments: Any) -> Any:
+            happen()
+            return rank(*arguments)
+
+        monkeypatch.setattr(reviewing, "_arranged", happened)
+
+    return set_up
+
+
+def test_a_right_lost_while_pairs_are_made_ends_the_review(made: Path, tmp_path: Path, before_ranking: Before) -> None:
+    (tmp_path / "acl.yaml").write_text(ACL)
+    before_ranking(lambda: (tmp_path / "acl.yaml").write_text("rules: []\n") and None)
+    with pytest.raises(AccessDenied, match="changed"):
+        review(config(made, output_dir=tmp_path / "form", acl=str(tmp_path / "acl.yaml")))
+    assert not any(tmp_path.glob("form*"))
+
+
+def test_the_log_names_the_passages_of_a_form_and_the_head(made: Path, tmp_path: Path) -> None:
+    review(config(made, output_dir=tmp_path / "form", number=3))
+    with sqlite3.connect(f"{made / 'index'}.audit/{FILE}") as database:
+        ((last,),) = database.execute("SELECT event FROM events ORDER BY number DESC LIMIT 1")
+    event = json.loads(last)
+    assert (event["kind"], event["principal"]) == ("review", "ada")
+    assert event["chunks"] == sorted({row["chunk"] for row in read_review(tmp_path / "form")[1]})
+    assert event["head"] == artifacts.load(made / "head").digest
+
+
+def test_a_form_is_bound_to_the_head_that_ranked_though_its_training_goes_on(
+    made: Path, checkpoint: Path, tmp_path: Path, before_ranking: Before
+) -> None:
+    first = save_head(folder_of(tmp_path, 1), checkpoint)
+    before_ranking(lambda: save_head(folder_of(tmp_path, 2), checkpoint, calibration=1.0) and None)
+    review(config(made, output_dir=tmp_path / "form", head=tmp_path, number=3))
+    sealed = artifacts.load(tmp_path / "form")
+    assert sealed.digest_of("head") == artifacts.load(first).digest
+    assert next((sealed.path / item.name).resolve() for item in sealed.inputs if item.role == "head") == first
+
+
+def test_a_statement_without_a_score_is_null(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reviewing, "support", lambda *_: (False, float("-inf")))
+    review(config(made, output_dir=tmp_path / "form", number=1))
+    (row,) = jsonl.read(order_file(tmp_path / "form"), "order")
+    assert (row["preferred"], row["scores"]) == (0, [[False, None]] * 2)
 
 
 def test_the_criterion_is_that_of_the_policy() -> None:

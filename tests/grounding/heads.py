@@ -1,11 +1,13 @@
 """Heads for tests: one that goes by rule, and an untrained one on disk, whose scores are those of proximity."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ibidem import artifacts
 from ibidem.artifacts import Input
-from ibidem.grounding.alignment import Frequencies
+from ibidem.grounding.alignment import FEATURES, Frequencies
 from ibidem.grounding.terms import terms
 
 
@@ -31,7 +33,12 @@ class RuleHead:
 
 
 def save_head(
-    folder: Path, encoder: Path, *, calibration: float = 0.0, readers: dict[str, list[str]] | None = None
+    folder: Path,
+    encoder: Path,
+    *,
+    calibration: float = 0.0,
+    readers: dict[str, list[str]] | None = None,
+    features: Sequence[str] = FEATURES,
 ) -> Path:
     """Save an untrained head on a checkpoint; with readers, as one that was trained on private documents."""
     import torch
@@ -48,7 +55,9 @@ def save_head(
     model.calibration.fill_(calibration)
     name = os.path.relpath(encoder.resolve(), folder.resolve())
     inputs = [Input("encoder", base.digest, name, is_artifact=True)]
-    config = {} if readers is None else {"readers": readers}
+    config: dict[str, Any] = {"model": {"width": base.width, "features": list(features)}}
+    if readers is not None:
+        config["readers"] = readers
     with artifacts.create(folder, kind=HEAD_KIND, config=config, inputs=inputs) as draft:
         save_file(model.state_dict(), draft.path / WEIGHTS)
     return folder

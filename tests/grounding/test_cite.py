@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from ibidem.conversation import Part
 from ibidem.grounding.cite import (
     UNSUPPORTED,
+    _cited_passages,
     check,
     escape,
     escape_numbers,
@@ -61,6 +62,17 @@ def test_invented_numbers_are_removed_and_counted(invented: str) -> None:
 def test_a_citation_part_that_is_no_number_is_removed_and_counted(text: str) -> None:
     found = check([Part("text", "The tower is 330 metres high"), Part("cite", text)], [TOWER], JUDGE)
     assert (found.removed, found.citations) == (1, ())
+
+
+def test_a_number_and_an_id_are_one_citation_across_a_blank_and_two_across_a_comma() -> None:
+    for text, numbers in (
+        ("1, bbbb", [1, 2]),
+        ("1; bbbb", [1, 2]),
+        ("1 bbbb", [0]),
+        ("2 bbbb", [2]),
+        ("1,2 bbbb", [1, 2]),
+    ):
+        assert _cited_passages(text, [Chunk(each * 32, "a.md", (), 0, 1, "a") for each in "ab"]) == numbers, text
 
 
 def test_verbatim_quotes_get_their_span_in_the_document() -> None:

@@ -1,22 +1,36 @@
 """Edits make a sentence say what its passage does not say; paraphrases do not. On sentences of real passages."""
 
+import doctest
 import json
 import random
 import re
 from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 import pytest
-from tests.conftest import SHARED_DATA
+from tests.conftest import REPOSITORY, SHARED_DATA
 
-from ibidem.grounding.edits import EDITS, hallucinations, names, sentences
-from ibidem.grounding.paraphrases import PARAPHRASES, paraphrased
+from ibidem.grounding.edits import EDITS, hallucinations, names, sentences, year_shifted
 from ibidem.grounding.support import WordCover
 
+PARAPHRASES_FILE = REPOSITORY / "benchmarks" / "paraphrases.py"
 PASSAGE = (
     "The tower was built by Gustave Eiffel in 1889 in Paris, because the fair needed a gate. It is 330 m high, weighs "
     "10,100 tons and has three floors. Its lift was added in 1983 by the firm Otis, according to Jules Verne. Visitors "
     "may climb the stairs, unless it rains. It is always lit at night, and most guests come after dinner in June."
 )
+
+
+@pytest.fixture(scope="module")
+def paraphrases() -> ModuleType:
+    """The paraphrases, which only benchmarks use."""
+    spec = spec_from_file_location("paraphrases", PARAPHRASES_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +111,31 @@ def test_names_are_found_and_openings_of_sentences_are_not() -> None:
     assert [text[start:end] for start, end in names(text)] == ["Mary of Burgundy", "Ghent", "Rhine"]
 
 
-def test_every_paraphrase_applies_to_real_sentences_and_the_words_let_it_pass(sources: list[tuple[str, str]]) -> None:
+def test_a_year_whose_neighbors_are_all_in_the_passage_is_not_shifted() -> None:
+    passage = ", ".join(map(str, range(1880, 1899)))
+    assert year_shifted("It was built in 1889.", passage, random.Random(0)) is None
+
+
+def test_every_paraphrase_applies_to_real_sentences_and_the_words_let_it_pass(
+    sources: list[tuple[str, str]], paraphrases: ModuleType
+) -> None:
     cover, made, passed = WordCover(0.75), Counter[str](), Counter[str]()
     for passage, sentence in sources:
-        for kind, paraphrase in PARAPHRASES.items():
+        for kind, paraphrase in paraphrases.PARAPHRASES.items():
             text = paraphrase(sentence)
             if text is not None and made[kind] < 30:
                 assert text != sentence
                 made[kind] += 1
                 passed[kind] += cover.entails(passage, text)
-    assert set(made) == set(PARAPHRASES)
+    assert set(made) == set(paraphrases.PARAPHRASES)
     assert min(made.values()) >= 5, made
     assert all(passed[kind] >= 0.8 * made[kind] for kind in made), (passed, made)
 
 
-def test_all_paraphrases_together_still_say_it() -> None:
-    said = paraphrased("In 1889, two towers (of iron) were not constructed in Rome and Paris.")
+def test_the_examples_of_paraphrases_are_true(paraphrases: ModuleType) -> None:
+    assert doctest.testmod(paraphrases)[0] == 0
+
+
+def test_all_paraphrases_together_still_say_it(paraphrases: ModuleType) -> None:
+    said = paraphrases.paraphrased("In 1889, two towers (of iron) were not constructed in Rome and Paris.")
     assert said == "According to the text, 2 towers weren't built in Paris and Rome in 1889."

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
@@ -16,11 +17,13 @@ from tests.grounding.worlds import PRINCIPALS, Bag, Observation, World, _Fixed, 
 
 from ibidem.cli import main
 from ibidem.conversation import Part
+from ibidem.errors import CheckpointError
 from ibidem.grounding import ask as asking
-from ibidem.grounding.alignment import Frequencies
+from ibidem.grounding.alignment import FEATURES, Frequencies
 from ibidem.grounding.ask import Answerer, as_json, reply, reply_to
 from ibidem.grounding.audit.log import FILE
 from ibidem.grounding.config import GroundAskConfig, GroundSearchConfig
+from ibidem.grounding.head import open_head
 from ibidem.grounding.index import Index
 from ibidem.grounding.rerank import reranked, share_of, support
 from ibidem.grounding.retrieve import Retriever
@@ -138,6 +141,25 @@ def test_a_head_of_private_documents_is_for_their_readers_alone(
         assert main(["ground", words[0], *at, "ada", *words[1:]]) == 2
         assert "ada is not among their readers" in capsys.readouterr().err
         assert main(["ground", words[0], *at, "hr", *words[1:]]) == 0
+
+
+def test_a_head_whose_encoder_is_not_there_names_the_flag(
+    index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "base")
+    moved = save_head(tmp_path / "head", tmp_path / "base")
+    shutil.rmtree(tmp_path / "base")
+    words = ["ground", "search", "--index", str(index), "--principal", "ada", "--query", "leave", "--head", str(moved)]
+    assert main(words) == 2
+    assert "give it with --head-encoder" in capsys.readouterr().err
+    assert main([*words, "--head-encoder", str(checkpoint)]) == 0
+
+
+def test_a_head_that_reads_other_features_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    other = save_head(tmp_path / "head", checkpoint, features=FEATURES[::-1])
+    with pytest.raises(CheckpointError, match="of another version of ibidem; train the head again") as error:
+        open_head(other)
+    assert "\n" not in str(error.value)
 
 
 class Model:

@@ -82,6 +82,12 @@ def test_what_a_run_does_not_measure_is_no_empty_curve(tmp_path: Path) -> None:
     assert "Held-out answers that pass the tests 10.0 % measured once, at step 0" in text
 
 
+def test_the_loss_of_a_run_with_contrastive_batches_is_shown_without_theirs(tmp_path: Path) -> None:
+    steps = [step(n, 103.0 + n, **{"contrast/lm_loss": 0.25 * n}) for n in (1, 2)]
+    text = Reader(page_of(make_run(tmp_path, [STARTED, *steps]))).text
+    assert "nats per token, on the training text, from 0.25 to 0.5" in text
+
+
 def test_a_run_with_a_reward_model_shows_no_tests(tmp_path: Path) -> None:
     steps = [step(n, 103.0 + n, **{REWARD: 0.5 * n, "objective/kl": 0.1, "objective/kl_coef": 0.05}) for n in (1, 2)]
     page = page_of(make_run(tmp_path, [STARTED, measured(0, score=-0.5, kl=0.0), *steps, measured(2, score=0.75)]))

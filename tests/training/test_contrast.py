@@ -86,6 +86,7 @@ def test_the_loss_is_that_of_the_targets_and_the_weighted_mean_of_the_questions(
     )  # fmt: skip
     assert both == pytest.approx(plain + 0.5 * contrast, rel=1e-5)
     assert contrast > 0.1
+    assert figures(tmp_path / "run", "contrast/lm_loss") == pytest.approx([plain], rel=1e-5)
 
 
 def test_the_policy_reads_what_its_checkpoint_reads_as_an_encoder(checkpoint: Path) -> None:

@@ -100,6 +100,17 @@ def test_the_prior_that_wins_more_of_the_questions_is_taken(
         assert open_head(settings["output_dir"]).model.prior_1I[0].tolist() == pytest.approx(prior)
 
 
+def test_a_resumed_run_keeps_its_prior_without_choosing_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings, training__resume_from="latest", training__stop_at_step=1)
+    before = open_head(settings["output_dir"]).model.prior_1I
+    monkeypatch.setattr(head, "CLEARLY", 2.0 if before[0].tolist() == pytest.approx(NEAR) else -2.0)
+    run(settings, training__resume_from="latest", training__stop_at_step=2)
+    assert len(events(settings["output_dir"], "train.prior")) == 1
+    assert torch.equal(open_head(settings["output_dir"]).model.prior_1I, before)
+
+
 def test_the_artifact_is_the_head_alone_and_its_base_is_an_input(trained: Path, checkpoint: Path, prose: Path) -> None:
     last = artifacts.verify(trained / "checkpoints" / "step-000030", kind=HEAD_KIND)
     inputs = {item.role: item for item in last.inputs}

@@ -45,13 +45,19 @@ from ibidem.evaluation.tracking import track
 from ibidem.figures import percent
 from ibidem.grounding.cite import behind_quote, claims, is_abstention, without_citations
 from ibidem.grounding.questions import Question, read_questions
-from ibidem.grounding.support import Entailment, calibrate, calibration_bound, digest_of_entailment, open_entailment
+from ibidem.grounding.support import (
+    Entailment,
+    HeadJudge,
+    calibrate,
+    calibration_bound,
+    digest_of_entailment,
+    open_entailment,
+)
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.modeling.generate import Sampling
-from ibidem.runs import newest
 from ibidem.trackers import check
 
 NAME = "doc-qa"
@@ -105,9 +111,9 @@ def _evaluate(
     limited = evidence.part(config.limit, len(asked))
     supplied = read_answers(config.predictions, questions) if config.predictions else None
     model_id = identify(config.checkpoint, config.principal) if config.checkpoint else None
-    inputs = [evidence.benchmark_input(asked, config.data.name), *_inputs(config, model_id, supplied)]
+    inputs = [evidence.benchmark_input(asked, config.data.name), *_inputs(config, model_id, supplied, desk)]
     chosen = settings(config) | {
-        "entailment": digest_of_entailment(config.entailment),
+        "entailment": judge.digest if isinstance(judge, HeadJudge) else digest_of_entailment(config.entailment),
         "calibration": _digest_of_labels(config.calibration),
         "limit": limited.get("limit"),
         "prompt_format": None if supplied else PROMPT_FORMAT,
@@ -233,13 +239,14 @@ def read_answers(path: Path, questions: Sequence[Question]) -> Given:
     return Given(path, answers, next(iter(origins - {"None"})) if len(origins) == 1 and "None" not in origins else None)
 
 
-def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | None) -> list[Input]:
+def _inputs(config: DocQaConfig, model_id: ModelId | None, supplied: Given | None, desk: Desk | None) -> list[Input]:
     given_files = {"predictions": config.predictions, "calibration": config.calibration}
     inputs = [Input.of_file(role, path) for role, path in given_files.items() if path is not None]
-    if config.index is not None:
-        inputs.append(artifacts.load(config.index).as_input("index", of=config.output_dir))
-    if config.head is not None:
-        inputs.append(artifacts.load(newest(config.head)).as_input("head", of=config.output_dir))
+    if config.index is not None and desk is not None:
+        index = artifacts.load(config.index).as_input("index", of=config.output_dir)
+        inputs.append(replace(index, digest=desk.index))
+    if desk is not None and desk.retriever.head is not None:
+        inputs.append(desk.retriever.head.artifact.as_input("head", of=config.output_dir))
     if model_id is not None:
         inputs.append(model_id.as_input(of=config.output_dir))
     elif supplied is not None and supplied.checkpoint is not None:

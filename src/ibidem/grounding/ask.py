@@ -64,8 +64,8 @@ class Reply(NamedTuple):
     left_out: int
     """Passages that do not fit into the model's context."""
     scores: tuple[float | None, ...] | None = None
-    """Of each claim, from 0 to 1, where one half is the head's threshold; None if it has no number, year or name, or
-    cites nothing. Without a head there are none."""
+    """Of each claim, from 0 to 1, where one half is the head's threshold; None if it cites nothing, has no number, year
+    or name, or what it cites has nothing else of their kind. Without a head there are none."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return its citations as JSON values."""

@@ -330,15 +330,21 @@ def _mark(answer: Iterable[Part], chunks: Sequence[Chunk]) -> tuple[str, int]:
 def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
     """Return the numbers of the passages that a citation names; 0 for one that does not exist.
 
-    A passage is named by its number, by the beginning of its chunk's id, or by both, which must agree then.
+    A passage is named by its number, by the beginning of its chunk's id, or by both with a blank between them, which
+    must agree then.
 
     >>> chunks = [Chunk(id * 32, "a.md", (), 0, 1, "a") for id in "ab"]
     >>> _cited_passages("1, 2 bbbb, aaaaaa", chunks), _cited_passages("1 bbbb", chunks)
     ([1, 2, 1], [0])
+    >>> _cited_passages("1, bbbb", chunks)
+    [1, 2]
     """
     found: list[int] = []
     expects_id = False
-    for word in re.split(r"[,;\s]+", cited.strip()):
+    for word in re.findall(r"[,;]|[^,;\s]+", cited):
+        if word in {",", ";"}:
+            expects_id = False
+            continue
         if not _CHUNK_ID.fullmatch(word):
             is_number = word.isascii() and word.isdigit() and len(word) < ID_CHARS and 1 <= int(word) <= len(chunks)
             found.append(int(word) if is_number else 0)
@@ -350,7 +356,7 @@ def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
         else:
             found.append(named[0] if len(named) == 1 else 0)
         expects_id = False
-    return found
+    return found or [0]
 
 
 def _split(marked: str) -> list[str]:

@@ -15,14 +15,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from ibidem.grounding.sentences import sentence_ends
+from ibidem.grounding.sentences import NUMBER_WORDS, sentence_ends
 
 Edit = Callable[[str, str, random.Random], str | None]
 
 _MONTH_NAMES = "January February March April May June July August September October November December"
 MONTHS = _MONTH_NAMES.split()
-_SMALL_NUMBERS = "two three four five six seven eight nine ten eleven twelve"
-NUMBER_WORDS = _SMALL_NUMBERS.split()
 _NUMBER = re.compile(r"(?<![\w.,$€£–-])\d+(?:[.,]\d+)*(?![\w–-]|[.,]\d)")
 _YEAR = re.compile(r"(?<![\w.,$€£–-])(?:1\d{3}|20\d\d)(?![\w%–-]|[.,]\d)")
 WORD_NUMBER = re.compile(rf"\b(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
@@ -197,7 +195,7 @@ def year_shifted(sentence: str, passage: str, rng: random.Random) -> str | None:
     span = rng.choice(found)
     year = int(sentence[slice(*span)])
     others = [str(year + step) for step in (*range(-9, 0), *range(1, 10)) if str(year + step) not in passage]
-    return _put(sentence, span, rng.choice(others))
+    return _put(sentence, span, rng.choice(others)) if others else None
 
 
 def date_shifted(sentence: str, passage: str, rng: random.Random) -> str | None:

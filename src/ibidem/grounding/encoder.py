@@ -30,6 +30,8 @@ from ibidem.inference.model_folder import digest_of_model_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENCODER = "encoder"
+"""Role of an encoder among the inputs of a head."""
 MODULES = "modules.json"
 _TRANSFORMER, _POOLING, _NORMALIZE = "Transformer", "Pooling", "Normalize"
 _MEAN, _FIRST = "pooling_mode_mean_tokens", "pooling_mode_cls_token"

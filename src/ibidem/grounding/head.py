@@ -22,16 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ibidem.artifacts import Artifact
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.grounding.alignment import FEATURES, Frequencies, features, sentence_of, weights_of_words
 from ibidem.grounding.cloze import Candidate, candidates, is_same
-from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
+from ibidem.grounding.encoder import ENCODER, TextEncoder, TokenStates, open_encoder
 from ibidem.modeling.checkpoint import load_weights, verified
 from ibidem.modeling.heads import HEAD_KIND, INTERACTIONS, GroundingHead, Spans
 from ibidem.runs import newest
 
-ENCODER = "encoder"
-"""Role of the encoder among the inputs of a head."""
 _NEAR = {"near_12": 1.0}
 _LATE = {
     "late_40": 1.0,
@@ -69,8 +68,9 @@ class Asked(NamedTuple):
 class Head:
     """A grounding head on its encoder."""
 
-    def __init__(self, model: GroundingHead, encoder: TextEncoder, digest: str) -> None:
-        self.model, self.encoder, self.digest = model.eval(), encoder, digest
+    def __init__(self, model: GroundingHead, encoder: TextEncoder, artifact: Artifact) -> None:
+        self.model, self.encoder, self.artifact = model.eval(), encoder, artifact
+        self.digest = artifact.digest
         self._states: dict[str, TokenStates] = {}
 
     def scores(
@@ -96,9 +96,10 @@ class Head:
         return float(self.scores(question, passage, spans, known).max(initial=-np.inf))
 
     def margin(self, claim: str, passage: str, known: Frequencies) -> float:
-        """Return by how much a passage supports a claim; inf if the claim has no number, year or name.
+        """Return by how much a passage supports a claim; inf if there is nothing to compare.
 
-        It is -inf if one of them does not occur in the passage. What the rest of the claim names is no rival: where one
+        That is so if the claim has no number, year or name, or if the passage has nothing else of the same kind. It is
+        -inf if one of them does not occur in the passage. What the rest of the claim names is no rival: where one
         item of a list is asked for, its neighbors fit nearly as well.
         """
         there = candidates(passage)
@@ -152,14 +153,17 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
 
     Raises:
         AccessDenied: it was trained on private documents, or its encoder was, of which the principal is no reader.
-        CheckpointError: it is damaged, or no grounding head.
+        CheckpointError: it is damaged, no grounding head, or one that reads other features.
         ConfigError: the encoder is not there, or another one.
     """
     artifact = verified(newest(path), kind=HEAD_KIND, principal=principal)
+    again = f"{artifact.path}: of another version of ibidem; train the head again"
+    if tuple(artifact.config.get("model", {}).get("features", ())) != FEATURES:
+        raise CheckpointError(again)
     due = next(item for item in artifact.inputs if item.role == ENCODER)
     place = encoder or artifact.path.resolve() / due.name
     if not place.is_dir():
-        raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --encoder")
+        raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --head-encoder")
     opened = open_encoder(place, principal)
     if opened.digest != due.digest:
         raise ConfigError(f"head {path}: it was trained on another encoder than {place}")
@@ -167,8 +171,8 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
     try:
         load_weights(model, artifact.path)
     except RuntimeError as error:
-        raise CheckpointError(f"{artifact.path}: of another version of ibidem; train the head again") from error
-    return Head(model, opened, artifact.digest)
+        raise CheckpointError(again) from error
+    return Head(model, opened, artifact)
 
 
 def new_head(width: int, prior_I: Sequence[float] = NEAR) -> GroundingHead:

@@ -5,7 +5,7 @@
 {"id": "3", "question": "...", "answers": {"text": ["..."]}, "context": "..."}        passages that come with it
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +37,27 @@ def read_questions(path: Path, what: str = "data") -> list[Question]:
     Raises:
         DataError: a row is not a question, or an id appears twice.
     """
+    return parse_questions(jsonl.read(path, what), f"{what} {path}")
+
+
+def parse_questions(rows: Iterable[Row], where: str) -> list[Question]:
+    """Return the questions of JSON rows.
+
+    Args:
+        rows: the lines of a file, in order.
+        where: the file, for messages.
+
+    Raises:
+        DataError: a row is not a question, or an id appears twice.
+    """
     questions: dict[str, Question] = {}
-    for number, row in enumerate(jsonl.read(path, what), 1):
+    for number, row in enumerate(rows, 1):
         text, answers, passages, documents = row.get("question"), _answers(row), _passages(row), _documents(row)
         if not isinstance(text, str) or answers is None or passages is None or documents is None:
-            raise DataError(f"{what} {path}: line {number} needs question, answers, and context or passages with ids")
+            raise DataError(f"{where}: line {number} needs question, answers, and context or passages with ids")
         key = str(row.get("id", number))
         if key in questions:
-            raise DataError(f"{what} {path}: line {number}: id {key!r} appears twice")
+            raise DataError(f"{where}: line {number}: id {key!r} appears twice")
         questions[key] = Question(key, text, passages, answers, documents)
     return list(questions.values())
 

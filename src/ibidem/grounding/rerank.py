@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from ibidem.artifacts import Artifact
 from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.cite import passage_text
 from ibidem.grounding.fusion import fused
@@ -21,6 +22,7 @@ class Scorer(Protocol):
     """What `grounding.head.Head` is."""
 
     digest: str
+    artifact: Artifact
 
     @property
     def threshold(self) -> float:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ibidem.errors import AccessDenied, IbidemError
 from ibidem.grounding.alignment import Frequencies
-from ibidem.grounding.audit.log import AuditLog
+from ibidem.grounding.audit.log import AuditLog, Kind
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.rerank import Scorer, reranked
 from ibidem.grounding.store import Chunk, Hit, Permissions, Query, Rules, Store
@@ -120,6 +120,41 @@ class Retriever:
         paths = dict.fromkeys(chunk.path for chunk in chunks)
         permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
         return permitted and self.permissions.holds(rules, paths)
+
+    def check_still(self, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk]) -> None:
+        """Check, before something that took long to make is written, that a principal may still read its chunks.
+
+        Args:
+            principal: who made it.
+            rules: the rules that it was made under.
+            digest: of the index that it was made from.
+            chunks: all that it holds.
+
+        Raises:
+            AccessDenied: the rules or the index changed meanwhile.
+        """
+        if self.store.digest != digest or not self.may_be_shown(chunks, principal, rules):
+            raise self.denial(principal)
+
+    def record_made(
+        self, kind: Kind, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk], **more: str
+    ) -> None:
+        """Record what is made from chunks, before it is written.
+
+        Args:
+            kind: what it is.
+            principal: who makes it.
+            rules: the rules that it is made under.
+            digest: of the index that it is made from.
+            chunks: all that it holds.
+            more: further fields.
+
+        Raises:
+            AuditError: the record cannot be written.
+        """
+        ids = sorted(chunk.id for chunk in chunks)
+        keyed = self.audit.keyed(rules.version)
+        self.audit.record(kind, principal, chunks=ids, rules=keyed, store=digest, **more)
 
     def _ranked(self, text: str, hits: list[Hit], principal: str, rules: Rules) -> list[Hit]:
         if self.head is None:

@@ -15,6 +15,7 @@ form names head, base and index by one digest, so ratings of another head do not
 the passages: choose a principal whose documents the raters may read.
 """
 
+import math
 import os
 import random
 from collections import Counter
@@ -30,19 +31,20 @@ from ibidem.errors import ArtifactError, DataError
 from ibidem.figures import counted
 from ibidem.files import sha256_of, write_file
 from ibidem.grounding import quotes
+from ibidem.grounding.audit.log import Kind as EventKind
 from ibidem.grounding.cite import is_abstention, passage_text
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundReviewConfig
 from ibidem.grounding.edits import hallucinations, sentences
+from ibidem.grounding.encoder import ENCODER
 from ibidem.grounding.opening import opened
-from ibidem.grounding.questions import Question, read_questions
-from ibidem.grounding.rerank import support
+from ibidem.grounding.questions import Question, parse_questions
+from ibidem.grounding.rerank import Scorer, support
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import WordCover
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.rating_form import FORM, PAGE
-from ibidem.runs import newest
 
 KIND = "grounding-review"
 PAIRS = "pairs.jsonl"
@@ -55,8 +57,9 @@ MEANING = (
 """The instruction for raters."""
 BY_MODEL = "model"
 """How a statement was made up, if not by an edit."""
-HEAD, BASE, INDEX, PROMPTS = "head", "encoder", "index", "prompts"
-"""Roles of what a review is of."""
+HEAD, INDEX, PROMPTS = "head", "index", "prompts"
+"""Roles of what a review is of, beside the head's encoder."""
+RECORDED: EventKind = "review"
 
 Says = Callable[[str], str]
 """Returns what a model says to a question."""
@@ -82,10 +85,12 @@ def review(config: GroundReviewConfig) -> str:
         DataError: no question is answered by a passage that the principal may read.
     """
     artifacts.check_replaceable(config.output_dir, KIND)
-    questions = read_questions(config.questions)
+    asked = jsonl.read(config.questions, "questions")
+    questions = parse_questions(asked, f"questions {config.questions}")
     drawn = random.Random(config.seed).sample(questions, len(questions))
     model = identify(config.model, config.principal) if config.model else None
     with opened(config, config.principal) as retriever:
+        rules, digest = retriever.permissions.current(), retriever.store.digest
         says = _says(model, config) if model else None
         pairs = _pairs(retriever, config, drawn, says)
         if not pairs:
@@ -93,8 +98,12 @@ def review(config: GroundReviewConfig) -> str:
                 f"questions {config.questions}: none is answered by a passage that {config.principal} may read"
             )
         rows, order = _arranged(retriever, config, pairs)
-        index = retriever.store.digest
-    _write(config, rows, order, _inputs(config, model, index))
+        chunks = list({pair.chunk.id: pair.chunk for pair in pairs}.values())
+        head = _head(retriever)
+        inputs = _inputs(config, model, head, asked, digest)
+        retriever.check_still(config.principal, rules, digest, chunks)
+        retriever.record_made(RECORDED, config.principal, rules, digest, chunks, head=head.digest)
+        _write(config, rows, order, inputs)
     made = ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(pair.made_by for pair in pairs).items()))
     return (
         f"{config.output_dir}: {counted(len(pairs), 'pair')} from {counted(len(questions), 'question')} ({made}); have "
@@ -141,7 +150,7 @@ def bound(sealed: Artifact) -> str:
 
 def _bound(inputs: Sequence[Input]) -> str:
     digests = {item.role: item.digest for item in inputs}
-    return jsonl.digest([digests[HEAD], digests[BASE], digests[INDEX]])
+    return jsonl.digest([digests[HEAD], digests[ENCODER], digests[INDEX]])
 
 
 def _pairs(
@@ -249,38 +258,45 @@ def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
 def _preferred(
     retriever: Retriever, principal: str, statements: tuple[str, str], passage: str
 ) -> tuple[int, list[list[Any]]]:
-    """Return which statement the head prefers, and what it says of each."""
-    assert retriever.head is not None
+    """Return which statement the head prefers, and what it says of each; its score is None if there is none."""
     known = retriever.frequencies(" ".join(statements), principal)
-    first, second = (support(retriever.head, each, passage, known) for each in statements)
-    scores = [[is_supported, round(score, 6)] for is_supported, score in (first, second)]
+    first, second = (support(_head(retriever), each, passage, known) for each in statements)
+    scores = [
+        [is_supported, round(score, 6) if math.isfinite(score) else None] for is_supported, score in (first, second)
+    ]
     return (0 if first == second else 1 if first > second else 2), scores
 
 
-def _inputs(config: GroundReviewConfig, model: ModelId | None, index: str) -> list[Input]:
+def _head(retriever: Retriever) -> Scorer:
+    assert retriever.head is not None, "a review has a head"
+    return retriever.head
+
+
+def _inputs(
+    config: GroundReviewConfig, model: ModelId | None, head: Scorer, asked: Sequence[Row], index: str
+) -> list[Input]:
     """Return what the review is of; the checkpoint is the model that is to be released, by default the head's base."""
     of = config.output_dir
-    head = artifacts.load(newest(config.head))
-    base = _base(head, config)
+    base = _base(head.artifact, config)
     rows = [
         {"id": str(row.get("id", number)), "turns": [row["question"]], "criteria": row.get("criteria")}
-        for number, row in enumerate(jsonl.read(config.questions, "questions"), 1)
+        for number, row in enumerate(asked, 1)
     ]
-    asked = jsonl.digest(sorted(rows, key=lambda row: str(row["id"])))
+    prompts = jsonl.digest(sorted(rows, key=lambda row: str(row["id"])))
     return [
         model.as_input(of=of) if model else replace(base, role="checkpoint"),
-        head.as_input(HEAD, of=of),
+        head.artifact.as_input(HEAD, of=of),
         base,
-        artifacts.load(config.index).as_input(INDEX, of=of)
+        replace(artifacts.load(config.index).as_input(INDEX, of=of), digest=index)
         if config.index
         else Input(INDEX, index, "a database", is_artifact=False),
-        Input(PROMPTS, asked, config.questions.name, is_artifact=False),
+        Input(PROMPTS, prompts, config.questions.name, is_artifact=False),
     ]
 
 
 def _base(head: Artifact, config: GroundReviewConfig) -> Input:
     """Return the base of a head as an input of the review."""
-    base = next(item for item in head.inputs if item.role == BASE)
+    base = next(item for item in head.inputs if item.role == ENCODER)
     place = config.head_encoder or head.path.resolve() / base.name
     return replace(base, name=os.path.relpath(place.resolve(), config.output_dir.resolve()))
 

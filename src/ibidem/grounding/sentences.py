@@ -41,8 +41,10 @@ _NUMERO = re.compile(r"\bno\.\s*(?=\d)")
 _WORD = re.compile(r"(?:(?<![^\s(])-)?\d+(?:[.,]\d+)*[^\W_]*|[^\W_]+|[<>=≤≥≠±]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
-_NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve"
-_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split(), 2)}  # "one" is a pronoun too
+_SMALL_NUMBERS = "two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = _SMALL_NUMBERS.split()
+"""From two to twelve."""
+_NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS, 2)}  # "one" is a pronoun too
 
 
 def plain(text: str) -> str:

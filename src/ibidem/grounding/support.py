@@ -187,6 +187,7 @@ class HeadJudge:
     """
 
     def __init__(self, head: "Head", share: float) -> None:
+        self.digest = head.digest
         self.name = f"head {head.digest[:23]} and {WORDS} >= {share:g}"
         self._head, self._words = head, WordCover(share)
 

@@ -150,13 +150,14 @@ def open_training_set(choice: IndexChoice, recipe: Recipe, output: Path, *, resu
             changed = _changed(before, recipe, retriever, rules, found)
             if not changed:
                 artifacts.check(before)
-                _record(retriever, recipe.principal, rules, digest, read_chunks(before), "opened")
+                chunks = read_chunks(before)
+                retriever.record_made(RECORDED, recipe.principal, rules, digest, chunks, state="opened")
                 return before
             if resumes:
                 raise ConfigError(f"{output}: {changed}, so the training cannot go on; choose another --output-dir")
         made = make(retriever, recipe, found)
-        _check_still(retriever, recipe.principal, rules, digest, made.chunks)
-        _record(retriever, recipe.principal, rules, digest, made.chunks, "made")
+        retriever.check_still(recipe.principal, rules, digest, made.chunks)
+        retriever.record_made(RECORDED, recipe.principal, rules, digest, made.chunks, state="made")
         return _write(output, recipe, made, retriever, rules)
 
 
@@ -369,25 +370,6 @@ def _changed(
     if made_with != recipe.settings() or before.digest_of("questions") != asked:
         return "the training set was made with other questions or settings"
     return None
-
-
-def _check_still(retriever: Retriever, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk]) -> None:
-    """Refuse a set if rules or index changed while it was made."""
-    if retriever.store.digest != digest or not retriever.may_be_shown(chunks, principal, rules):
-        raise retriever.denial(principal)
-
-
-def _record(
-    retriever: Retriever, principal: str, rules: Rules, digest: str, chunks: Sequence[Chunk], state: str
-) -> None:
-    retriever.audit.record(
-        RECORDED,
-        principal,
-        state=state,
-        chunks=sorted(chunk.id for chunk in chunks),
-        rules=retriever.audit.keyed(rules.version),
-        store=digest,
-    )
 
 
 def _write(output: Path, recipe: Recipe, made: Made, retriever: Retriever, rules: Rules) -> Artifact:

@@ -180,8 +180,8 @@ class GroundingHead(nn.Module):
     """Scores spans of passages as answers to questions; trained without labels, on states that it does not change.
 
     A score is a weighted sum of the features and of `INTERACTIONS`, to which a small network adds. The weights begin
-    with a prior that works untrained, and weight decay pulls them back to it: with AdamW none moves by more than
-    1 / weight decay.
+    with a prior that works untrained, and weight decay pulls them back to it: with AdamW the weights of features
+    and interactions stay within about 1 / weight_decay of it.
     """
 
     calibration: Tensor

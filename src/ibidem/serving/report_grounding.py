@@ -14,7 +14,7 @@ _FIGURES = ("questions", "wins", "wins_at_least", "wins_at_most", "proximity_win
 
 
 def read_kinds(run: Path) -> list[Kind]:
-    """Read the figures of each kind of answer in the events of a head's run; of a kind that is there twice the last.
+    """Read the figures of each kind of answer in the events of a head's run; the last event of each kind counts.
 
     Raises:
         ArtifactError: the folder is no run.

@@ -35,6 +35,8 @@ KEY_FIGURES = (
 SHARES = {"hidden_passed", "passed", "accuracy"}
 
 LOSS = Curve("Loss", "nats per token, on the training text", "loss")
+LM_LOSS = LOSS._replace(key="contrast/lm_loss")
+"""The same with contrastive batches, whose loss the other one includes."""
 SETTING = (
     Curve("Learning rate", "", "lr"),
     Curve("Gradient norm", "before clipping", "grad_norm"),
@@ -107,8 +109,9 @@ def _key(run: Run) -> Curve:
 def _of_text(run: Run) -> Html:
     """Show the curves of a training on text or pairs."""
     key = _key(run)
+    loss = next(iter(_measured(run, "train.step", (LM_LOSS,))), LOSS)
     return join(
-        _chart(run, "train.step", LOSS, wide=True),
+        _chart(run, "train.step", loss, wide=True),
         _chart(run, "train.measured", key, wide=True),
         _charts(run, "train.step", SETTING),
         *(tag("p", note, cls="note") for note in (_guessing(run) if key is BITS else ())),

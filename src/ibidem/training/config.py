@@ -242,8 +242,9 @@ class HeadOptimConfig(OptimConfig):
     lr: Annotated[float, Field(gt=0)] = 3e-3
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 30.0
-    """Strength of the pull to the head's prior: no weight moves from it by more than 1 / weight_decay. Questions that
-    texts ask of themselves are not those of people, so a head that is trained freely becomes worse than its prior."""
+    """Strength of the pull to the head's prior: the weights of features and interactions stay within about
+    1 / weight_decay of it. Questions that texts ask of themselves are not those of people, so a head that is trained
+    freely becomes worse than its prior."""
 
     @model_validator(mode="after")
     def _of_vectors(self) -> "HeadOptimConfig":
@@ -259,7 +260,7 @@ class HeadValidationConfig(ValidationConfig):
     windows: Positive = 400
     """Number of held-out cloze questions."""
     prompts: tuple[str, ...] = ()
-    """None: a grounding head generates no text."""
+    """Must be empty: a grounding head generates no text."""
 
     @model_validator(mode="after")
     def _generates_nothing(self) -> "HeadValidationConfig":

@@ -120,8 +120,8 @@ class Contrast:
         {..., **contrast.figures()}                                     in its `figures`
 
     The policy reads questions and passages itself, and the gradients of its states go into it: that is what the batches
-    are for. A head on states that are cut off from the policy would be what `train-head` makes afterwards, better,
-    from states that no longer change. The head that is trained along is an aid, as the value head of PPO is.
+    are for: a head on frozen states is trained by `train-head`. The head that is trained along is an aid, as the value
+    head of PPO is.
 
     A step has as many questions as sequences; the step, the micro batch and the process decide which.
     """

@@ -4,15 +4,15 @@
                            held out: share won against all wrong answers, beside untrained proximity; then the threshold
 
 Only the head is trained and saved; the encoder is an input, by digest. At the last step the head is calibrated: of the
-claims that held-out questions make with their right and with a wrong answer, as many as possible are told apart by a
-threshold of the margin, which is kept with the weights.
+claims that held-out questions make with their right and with a wrong answer, the threshold of the margin that
+classifies most claims correctly is kept with the weights.
 """
 
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -30,8 +30,8 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.grounding import training_set
 from ibidem.grounding.alignment import FEATURES, proximity
 from ibidem.grounding.cloze import Kind
-from ibidem.grounding.encoder import TextEncoder, TokenStates, open_encoder
-from ibidem.grounding.head import ENCODER, LATE, NEAR, collate, new_head, read
+from ibidem.grounding.encoder import ENCODER, TextEncoder, TokenStates, open_encoder
+from ibidem.grounding.head import LATE, NEAR, collate, new_head, read
 from ibidem.modeling.heads import HEAD_KIND, GroundingHead
 from ibidem.readers import check_reader
 from ibidem.runs import folder_of
@@ -97,6 +97,7 @@ def run(config: HeadConfig) -> artifacts.Artifact:
         setup.accelerator,
         setup.made,
         build=objective.new_model,
+        rebuild=partial(new_head, setup.encoder.width),
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)

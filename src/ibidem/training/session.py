@@ -135,6 +135,7 @@ def run(
     made: Provenance,
     *,
     build: Callable[[], Model],
+    rebuild: Callable[[], Model] | None = None,
     tokens_per_step: int,
 ) -> Path:
     """Train until the last step of the configuration; return the folder of the last checkpoint.
@@ -145,6 +146,7 @@ def run(
         accelerator: the processes and devices.
         made: inputs and settings of the checkpoints.
         build: makes the model with its initial weights; called only if there is something to train.
+        rebuild: makes the model of a run that resumes, before its weights are loaded; by default as `build`.
         tokens_per_step: tokens of one optimizer step over all processes, for the speed that is reported.
 
     Raises:
@@ -169,7 +171,8 @@ def run(
             last = checkpoint.path
         else:
             objective.check()
-            learner = _build(build, objective, config, accelerator, checkpoint, made.initial)
+            new_model = build if checkpoint is None else rebuild or build
+            learner = _build(new_model, objective, config, accelerator, checkpoint, made.initial)
             last = _train(schedule, objective, learner, config, accelerator, made)
     accelerator.end_training()
     return last

@@ -29,7 +29,7 @@ from ibidem.files import flush, is_file
 from ibidem.grounding.audit import merkle
 from ibidem.signatures import keyed
 
-Kind = Literal["index", "forget", "query", "answer", "denied", "training_set"]
+Kind = Literal["index", "forget", "query", "answer", "denied", "training_set", "review"]
 FILE = "audit.sqlite"
 FORMAT = "2"
 LEAST_ROOM = 64 << 10

@@ -35,6 +35,10 @@ from ibidem.training.rlhf.batches import Encoded, encode, pack, spread
 from ibidem.training.rlhf.config import AlignConfig, SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
+from ibidem.training.rlhf.step_means import StepMeans
+
+LM_LOSS = "contrast/lm_loss"
+"""Figure of a step with contrastive batches: the mean loss of its targets alone."""
 
 
 def sft(config: SftConfig) -> str:
@@ -162,12 +166,14 @@ class Sft:
         self.loader.begin(step)
         if self.contrast is not None:
             self.contrast.begin()
+            self.lm_means.begin(self.num_targets)
 
     def loss(self, model: nn.Module, step: int, micro: int) -> tuple[Tensor, int]:
         """Return the summed loss of this process's conversations, and the number of targets of the step."""
         batch = self.loader.take(step, micro)
         loss = model(batch.ids_BT, batch.targets_BT, batch.documents, self.config.optim.z_loss, batch.counted_N)
         if self.contrast is not None:
+            self.lm_means.add((loss[None],))
             loss = loss + self.num_targets * self.contrast.loss(model, step, micro)
         return loss, self.num_targets
 
@@ -190,8 +196,11 @@ class Sft:
         return {"held_out_loss": nll / num_targets, "bits_per_byte": nll / NATS_PER_BIT / num_bytes}
 
     def figures(self) -> dict[str, Tensor | float]:
-        """Return the number of targets of the step, and the figures of contrastive batches."""
-        figures = {} if self.contrast is None else self.contrast.figures()
+        """Return the number of targets of the step; with contrastive batches their figures, and the targets' loss.
+
+        The loop's own `loss` is the sum of both then, with the weight.
+        """
+        figures = {} if self.contrast is None else {**self.lm_means.means(), **self.contrast.figures()}
         return {"targets": float(self.num_targets), **figures}
 
     def state(self) -> ObjectiveState:
@@ -210,6 +219,11 @@ class Sft:
         """Mean number of ids that a step reads."""
         mean = sum(each.num_inputs for each in self.data.train) / len(self.data.train)
         return round(mean * self.config.training.batch_sequences)
+
+    @cached_property
+    def lm_means(self) -> StepMeans:
+        """The mean loss of the step's targets, without that of contrastive batches."""
+        return StepMeans((LM_LOSS,), self.setup.accelerator)
 
     @cached_property
     def order(self) -> Order:

@@ -8,7 +8,8 @@ import random
 import re
 from collections.abc import Callable, Mapping
 
-from ibidem.grounding.edits import NUMBER_WORDS, WORD_NUMBER, lowered, pairs_of, raised, word_edit
+from ibidem.grounding.edits import WORD_NUMBER, lowered, pairs_of, raised, word_edit
+from ibidem.grounding.sentences import NUMBER_WORDS
 
 Paraphrase = Callable[[str], str | None]
 
@@ -16,7 +17,7 @@ _SYNONYMS = """
 about around, began started, large big, approximately about, therefore so, also too, purchase buy,
 purchased bought, numerous many, obtain get, obtained got, located situated, frequently often, near close·to, rapidly
 quickly, quickly rapidly, nearly almost, almost nearly, entire whole, whole entire, occurred happened, occurs happens,
-occur happen, upon on, among amongst, while whilst, whole entire, shows displays, returns gives·back, constructed built,
+occur happen, upon on, among amongst, while whilst, shows displays, returns gives·back, constructed built,
 built constructed, named called, called named, film movie, movie film, sufficient enough, require need, requires needs,
 required needed, commonly usually, usually commonly, primarily mainly, mainly primarily, prior·to before, begin start,
 begins starts, famous well-known, important significant, significant important, due·to because·of
