@@ -27,7 +27,7 @@ def test_the_last_figures_of_each_kind_are_shown_with_their_interval(tmp_path: P
     assert [(row["kind"], row["wins"]) for row in kinds] == [("year", 0.5), ("<b>", 0.5)]
     page = str(grounding(kinds))
     assert "50.0 % (40.0 % to 60.0 %)" in page
-    assert "25.00 %" in page
+    assert "25.0 %" in page
     assert "1,234" in page
     assert "<b>" not in page
     assert kinds_as_text(run).count("\n") == 2

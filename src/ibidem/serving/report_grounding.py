@@ -33,7 +33,7 @@ def read_kinds(run: Path) -> list[Kind]:
 def kinds_as_text(run: Path) -> str:
     """Return the same as `grounding`, as lines for a terminal."""
     lines = [
-        f"{row['kind']:8} {row['questions']:>9,}  {_interval(row):28} {percent(float(row['proximity_wins'])):>9}"
+        f"{row['kind']:8} {row['questions']:>9,}  {_interval(row):28} {percent(float(row['proximity_wins']), 1):>9}"
         for row in read_kinds(run)
     ]
     return "\n".join([f"{'answer':8} {'questions':>9}  {'head, with 95 % interval':28} {'proximity':>9}", *lines])
@@ -50,7 +50,7 @@ def grounding(kinds: Sequence[Kind]) -> Html:
             str(row["kind"]),
             f"{row['questions']:,}",
             _interval(row),
-            percent(float(row["proximity_wins"])),
+            percent(float(row["proximity_wins"]), 1),
         )
         for row in kinds
     ]
