@@ -4,12 +4,13 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.grounding.worlds import PRINCIPALS, random_world
+from tests.grounding.worlds import GROUPS, PRINCIPALS, random_world
 
 from ibidem import accounts, artifacts
 from ibidem.accounts import Person
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import AccessDenied
+from ibidem.grounding import acl
 from ibidem.grounding.access import YamlRules
 from ibidem.grounding.posix import PosixPermissions
 from ibidem.readers import Readers, check_reader, common, inherited, is_reader, readers_of
@@ -22,13 +23,24 @@ def readers(read: str = "", deny: str = "") -> Readers:
 @pytest.mark.parametrize("seed", range(200))
 def test_readers_are_exactly_those_whom_the_rules_permit_every_document(seed: int) -> None:
     for step in random_world(seed).steps:
-        rules = YamlRules(step.acl._replace(principals=None))
-        paths = random.Random(seed).sample([each.path for each in step.documents], min(3, len(step.documents)))
-        shared = common(Readers(*rules.resolved(rules.access(path))) for path in paths)
-        for principal in PRINCIPALS:
-            permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
-            assert is_reader(principal, shared) == permitted, (principal, shared)
-        assert not any(is_reader(name.upper(), shared) for name in shared.deny)
+        for listed in (None, frozenset(PRINCIPALS[:3])):
+            rules = YamlRules(step.acl._replace(principals=listed))
+            paths = random.Random(seed).sample([each.path for each in step.documents], min(3, len(step.documents)))
+            shared = common(Readers(*rules.resolved(rules.access(path))) for path in paths)
+            for principal in (*PRINCIPALS, *GROUPS):
+                if principal in GROUPS and principal not in step.acl.groups:
+                    continue
+                permitted = all(rules.permits(principal, rules.access(path)) for path in paths)
+                assert is_reader(principal, shared) == permitted, (principal, shared)
+            assert not any(is_reader(name.upper(), shared) for name in shared.deny)
+
+
+def test_whoever_is_not_on_a_closed_list_and_no_name_at_all_is_no_reader() -> None:
+    rules = acl.parse(b"principals: [ann, bob]\nrules: [{path: '**', read: [everyone], deny: [bob]}]\n", "acl.yaml")
+    closed = YamlRules(rules)
+    shared = common([Readers(*closed.resolved(closed.access("a.md")))])
+    assert [is_reader(name, shared) for name in ("ann", "bob", "stranger", "")] == [True, False, False, False]
+    assert not is_reader("", readers("everyone"))
 
 
 def test_modes_shut_out_whom_the_kernel_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +53,7 @@ def test_modes_shut_out_whom_the_kernel_would(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(accounts, "person", people.get)
     rules = PosixPermissions(tmp_path).current()
     open_, own = (common([Readers(*rules.resolved(rules.access(name)))]) for name in ("all.md", "own.md"))
-    assert [is_reader(name, open_) for name in ("me", "other", "ghost")] == [True, True, True]
+    assert [is_reader(name, open_) for name in ("me", "other", "ghost")] == [True, True, False]
     assert [is_reader(name, own) for name in ("me", "other", "ghost")] == [True, False, False]
     assert common([open_, own]) == own
 
@@ -79,6 +91,8 @@ def test_whoever_is_no_reader_is_refused_in_one_line(tmp_path: Path, monkeypatch
         assert "\n" not in str(error.value)
     monkeypatch.setattr(accounts, "this_user", lambda: "ada")
     check_reader(checkpoint)
+    with pytest.raises(AccessDenied):
+        check_reader(checkpoint, "")
     monkeypatch.setattr(accounts, "this_user", lambda: "bob")
     with pytest.raises(AccessDenied, match="bob, who runs this program"):
         check_reader(checkpoint)

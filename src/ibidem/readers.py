@@ -7,9 +7,9 @@ of them have in common, and so has the manifest of whatever is trained from it:
     salaries/march.md     read: ada, hr        deny: eve
     the checkpoint        "config": {"readers": {"read": ["ada", "hr"], "deny": ["eve"]}, ...}
 
-Names are those of principals, as the groups were when the documents were read; `everyone` stays a name. The modes of
-files shut out groups of accounts (see `accounts`). Whoever opens an artifact is the principal of the command, or the
-user who runs the program.
+Names are those of principals, as the groups were when the documents were read; `everyone` stays a name, unless the
+rules list all principals. The modes of files shut out groups of accounts, and all without one (see `accounts`).
+Whoever opens an artifact is the principal of the command, or the user who runs the program.
 """
 
 import unicodedata
@@ -96,7 +96,9 @@ def is_reader(principal: str, readers: Readers) -> bool:
     """
     name = unicodedata.normalize("NFC", principal)
     spelled = {known.casefold(): known for known in readers.read | readers.deny}
-    if name == EVERYONE or spelled.get(name.casefold(), name) != name or not readers.deny.isdisjoint({name, EVERYONE}):
+    if name in {"", EVERYONE} or spelled.get(name.casefold(), name) != name:
+        return False
+    if not readers.deny.isdisjoint({name, EVERYONE}):
         return False
     shut_out = [each for each in readers.deny if accounts.is_outside_group(each)]
     if shut_out:
@@ -117,9 +119,9 @@ def check_reader(artifact: Artifact, principal: str | None = None) -> None:
         AccessDenied: they are not among its readers.
     """
     readers = readers_of(artifact.config)
-    if readers is None or is_reader(principal or accounts.this_user(), readers):
+    if readers is None or is_reader(accounts.this_user() if principal is None else principal, readers):
         return
-    who = principal or f"{accounts.this_user()}, who runs this program,"
+    who = f"{accounts.this_user()}, who runs this program," if principal is None else principal or "nobody"
     raise AccessDenied(
         f"{artifact.path}: this {artifact.kind} was made from private documents, and {who} is not among their readers"
     )

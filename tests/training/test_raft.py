@@ -110,7 +110,7 @@ def test_the_result_knows_its_training_set_its_readers_and_stays_private(setting
     training_set = artifacts.load(settings["output_dir"] / TRAINING_SET)
     assert checkpoint.digest_of("data") == training_set.digest
     assert readers_of(checkpoint.config) == readers_of(training_set.config)
-    assert checkpoint.config["readers"] == {"read": ["dev-1", "dev-2"], "deny": []}
+    assert checkpoint.config["readers"] == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
     assert {state for _, state, _ in walk(last)} == {"ok", "source"}
     assert [folder.stat().st_mode & 0o077 for folder in (settings["output_dir"], last, training_set.path)] == [0, 0, 0]
     assert events(settings["output_dir"], "train.sample")
@@ -279,7 +279,7 @@ def test_a_run_that_is_resumed_keeps_its_readers_though_what_it_came_from_is_gon
     shutil.rmtree(copy)
     rest = changed(settings, training__stop_at_step=None, training__resume_from="latest", initial=None)
     train(build(TrainConfig, rest))
-    assert artifacts.load(newest(tmp_path / "run")).config["readers"] == {"read": ["dev-1", "dev-2"], "deny": []}
+    assert artifacts.load(newest(tmp_path / "run")).config["readers"] == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
 
 
 @pytest.mark.parametrize(
