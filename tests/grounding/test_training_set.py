@@ -281,7 +281,7 @@ def test_its_readers_are_those_of_all_its_documents(index: Path) -> None:
     of_dev = readers_of(made(index, recipe("dev-1")).config)
     assert of_dev.as_json() == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
     of_hr = readers_of(made(index, recipe("hr")).config)
-    assert of_hr.as_json() == {"read": ["hr"], "deny": ["contractor-1"]}
+    assert of_hr.as_json() == {"read": ["hr"], "deny": ["contractor-1", "engineering"]}
 
 
 def changed_rules(index: Path, old: str, new: str) -> None:
