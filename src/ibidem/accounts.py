@@ -9,6 +9,8 @@ import pwd
 import re
 from typing import NamedTuple
 
+NO_ACCOUNT = "without an account"
+"""The group of all principals of whom the system knows nothing."""
 _OUTSIDE = re.compile(r"outside (\d+):(\d+):([rx-]{3})")
 
 
@@ -43,16 +45,21 @@ def this_user() -> str:
 
 
 def is_outside_group(name: str) -> bool:
-    """Return whether a name is that of those whom a mode shuts out.
+    """Return whether a name is that of those whom a mode shuts out, or of those without an account.
 
-    >>> is_outside_group("outside 1001:50:xx-"), is_outside_group("ada")
-    (True, False)
+    >>> is_outside_group("outside 1001:50:xx-"), is_outside_group(NO_ACCOUNT), is_outside_group("ada")
+    (True, True, False)
     """
-    return _OUTSIDE.fullmatch(name) is not None
+    return name == NO_ACCOUNT or _OUTSIDE.fullmatch(name) is not None
 
 
 def is_outside(known: Person, name: str) -> bool:
-    """Return whether a mode shuts a person out; `name` is that of a group of those whom it does."""
+    """Return whether a mode shuts a person out; `name` is that of a group of those whom it does.
+
+    A person has an account, or a number that may own files.
+    """
+    if name == NO_ACCOUNT:
+        return False
     match = _OUTSIDE.fullmatch(name)
     if match is None:
         return True

@@ -7,13 +7,13 @@ of them have in common, and so has the manifest of whatever is trained from it:
     salaries/march.md     read: ada, hr        deny: eve
     the checkpoint        "config": {"readers": {"read": ["ada", "hr"], "deny": ["eve"]}, ...}
 
-Names are those of principals, as the groups were when the documents were read; `everyone` stays a name. The modes of
-files shut out groups of accounts (see `accounts`). Whoever opens an artifact is the principal of the command, or the
-user who runs the program.
+Names are those of principals, as the groups were when the documents were read; `everyone` stays a name, unless the
+rules list all principals. The modes of files shut out groups of accounts, and all without one (see `accounts`).
+Whoever opens an artifact is the principal of the command, or the user who runs the program.
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,9 @@ from ibidem.errors import AccessDenied, ArtifactError
 EVERYONE = "everyone"
 """The group of all principals, known or not."""
 KEY = "readers"
-"""In the config of a manifest."""
+"""In the config of a manifest; null if what could be private was looked at, and is not."""
+MODELS = frozenset({"initial", "encoder", "checkpoint"})
+"""Roles of the inputs that may be tuned on documents."""
 
 
 class Readers(NamedTuple):
@@ -62,29 +64,79 @@ def readers_of(config: Mapping[str, Any]) -> Readers | None:
 def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
     """Return the readers that what is made from these inputs must have; None if none of them has any.
 
-    An input without readers of its own has those of what it was made from, as far as that is still there.
+    An input without readers of its own has those of what it was made from, as far as that is still there. A trained
+    model that is gone must not have had any, by the manifest of what was made from it.
 
     Args:
         inputs: as the manifest of the artifact lists them.
         of: its folder.
+
+    Raises:
+        ArtifactError: a model is gone, or another one is there, and nothing says that it had no readers.
     """
-    waiting = [(of, item) for item in inputs]
-    found, seen = [], set[Path]()
+    waiting = [(of, item, False) for item in inputs if item.is_artifact]
+    found, seen = [], set[tuple[Path, bool]]()
     while waiting:
-        place, item = waiting.pop()
+        place, item, is_public = waiting.pop()
         path = Path(normpath(place.resolve() / item.name)).resolve()
-        if not item.is_artifact or path in seen:
+        artifact = _at(path)
+        is_it = artifact is not None and artifact.digest == item.digest
+        if item.role in MODELS and not is_public and not is_it:
+            raise ArtifactError(
+                f"{path}: the {item.role} that {place} was made from is not there, so that its readers are unknown; "
+                f"bring it back, or make {place.name} again"
+            )
+        if artifact is None or (path, is_public) in seen:
             continue
-        seen.add(path)
-        try:
-            artifact = artifacts.load(path)
-        except ArtifactError:
-            continue
+        seen.add((path, is_public))
         if (readers := readers_of(artifact.config)) is not None:
             found.append(readers)
         else:
-            waiting += [(path, each) for each in artifact.inputs]
+            is_public |= is_it and _says_of_its_readers(artifact)
+            waiting += [(path, each, is_public) for each in artifact.inputs if each.is_artifact]
     return common(found) if found else None
+
+
+def _at(path: Path) -> Artifact | None:
+    try:
+        return artifacts.load(path)
+    except ArtifactError:
+        return None
+
+
+def _says_of_its_readers(artifact: Artifact) -> bool:
+    """Return whether a manifest would name readers, if there were any: that of a trained model always would."""
+    return KEY in artifact.config or {"model", "train"} <= artifact.config.keys()
+
+
+def recorded(inputs: Sequence[Input], of: Path) -> dict[str, Any]:
+    """Return what a manifest's config says of the readers of what is made from these inputs.
+
+    Args:
+        inputs: as the manifest of the artifact lists them.
+        of: its folder.
+
+    Raises:
+        ArtifactError: as `inherited`.
+    """
+    if (found := inherited(inputs, of)) is not None:
+        return {KEY: found.as_json()}
+    return {KEY: None} if any(item.is_artifact and item.role in MODELS for item in inputs) else {}
+
+
+def check_outside_private(path: Path) -> None:
+    """Refuse a file of an artifact that has readers: read as a mere file, it would have none.
+
+    Raises:
+        AccessDenied: it is one.
+    """
+    for folder in path.resolve().parents:
+        artifact = _at(folder) if (folder / artifacts.MANIFEST).exists() else None
+        if artifact is not None and readers_of(artifact.config) is not None:
+            raise AccessDenied(
+                f"{path}: it is part of {artifacts.with_article(artifact.kind)} made from private documents; what is "
+                "made from such a file would have no readers"
+            )
 
 
 def is_reader(principal: str, readers: Readers) -> bool:
@@ -96,7 +148,9 @@ def is_reader(principal: str, readers: Readers) -> bool:
     """
     name = unicodedata.normalize("NFC", principal)
     spelled = {known.casefold(): known for known in readers.read | readers.deny}
-    if name == EVERYONE or spelled.get(name.casefold(), name) != name or not readers.deny.isdisjoint({name, EVERYONE}):
+    if name in {"", EVERYONE} or spelled.get(name.casefold(), name) != name:
+        return False
+    if not readers.deny.isdisjoint({name, EVERYONE}):
         return False
     shut_out = [each for each in readers.deny if accounts.is_outside_group(each)]
     if shut_out:
@@ -117,9 +171,9 @@ def check_reader(artifact: Artifact, principal: str | None = None) -> None:
         AccessDenied: they are not among its readers.
     """
     readers = readers_of(artifact.config)
-    if readers is None or is_reader(principal or accounts.this_user(), readers):
+    if readers is None or is_reader(accounts.this_user() if principal is None else principal, readers):
         return
-    who = principal or f"{accounts.this_user()}, who runs this program,"
+    who = f"{accounts.this_user()}, who runs this program," if principal is None else principal or "nobody"
     raise AccessDenied(
         f"{artifact.path}: this {artifact.kind} was made from private documents, and {who} is not among their readers"
     )

@@ -277,11 +277,11 @@ def test_forgetting_a_document_names_the_training_set(index: Path) -> None:
 
 
 def test_its_readers_are_those_of_all_its_documents(index: Path) -> None:
-    assert readers_of(made(index, recipe()).config).as_json() == {"read": ["everyone"], "deny": []}
+    assert readers_of(made(index, recipe()).config).as_json() == {"read": ["everyone"], "deny": ["engineering"]}
     of_dev = readers_of(made(index, recipe("dev-1")).config)
-    assert of_dev.as_json() == {"read": ["dev-1", "dev-2"], "deny": []}
+    assert of_dev.as_json() == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
     of_hr = readers_of(made(index, recipe("hr")).config)
-    assert of_hr.as_json() == {"read": ["hr"], "deny": ["contractor-1"]}
+    assert of_hr.as_json() == {"read": ["hr"], "deny": ["contractor-1", "engineering"]}
 
 
 def changed_rules(index: Path, old: str, new: str) -> None:

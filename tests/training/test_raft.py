@@ -20,6 +20,8 @@ from ibidem import artifacts
 from ibidem.accounts import this_user
 from ibidem.cli import main
 from ibidem.config import build, read_yaml
+from ibidem.data.blend import BlendConfig, blend
+from ibidem.data.shards import load_dataset
 from ibidem.errors import AccessDenied, CheckpointError, ConfigError
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.evaluation.doc_qa import doc_qa
@@ -33,6 +35,7 @@ from ibidem.lineage import walk
 from ibidem.modeling.heads import load_reward_model
 from ibidem.readers import readers_of
 from ibidem.runs import newest
+from ibidem.serving.run_history import open_run
 from ibidem.training.config import HeadConfig, TrainConfig
 from ibidem.training.head import train_head
 from ibidem.training.raft import TRAINING_SET, raft
@@ -40,6 +43,7 @@ from ibidem.training.rlhf.config import DpoConfig, RaftConfig, RewardConfig, Sft
 from ibidem.training.rlhf.dpo_trainer import dpo
 from ibidem.training.rlhf.reward_model import reward
 from ibidem.training.rlhf.sft_pipeline import sft
+from ibidem.training.synthesize import SynthesizeConfig, synthesize
 from ibidem.training.train import train
 
 LAUNCHER = REPOSITORY / "src" / "training" / "raft.py"
@@ -110,7 +114,7 @@ def test_the_result_knows_its_training_set_its_readers_and_stays_private(setting
     training_set = artifacts.load(settings["output_dir"] / TRAINING_SET)
     assert checkpoint.digest_of("data") == training_set.digest
     assert readers_of(checkpoint.config) == readers_of(training_set.config)
-    assert checkpoint.config["readers"] == {"read": ["dev-1", "dev-2"], "deny": []}
+    assert checkpoint.config["readers"] == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
     assert {state for _, state, _ in walk(last)} == {"ok", "source"}
     assert [folder.stat().st_mode & 0o077 for folder in (settings["output_dir"], last, training_set.path)] == [0, 0, 0]
     assert events(settings["output_dir"], "train.sample")
@@ -255,10 +259,46 @@ def test_whatever_is_trained_from_it_has_its_readers(
         made = artifacts.load(newest(tmp_path / str(number)))
         assert readers_of(made.config) == readers_of(artifacts.load(tuned).config)
         assert made.path.stat().st_mode & 0o077 == 0
+        assert (tmp_path / str(number)).stat().st_mode & 0o077 == 0  # its events, too
+    assert open_run(tmp_path / "0").stages_before
     monkeypatch.setattr("ibidem.accounts.this_user", lambda: "eve")
+    refused(lambda: open_run(tmp_path / "0"), "eve")
     refused(lambda: load_reward_model(tmp_path / "2"), "eve")
     refused(lambda: sft(build(SftConfig, {**common, "initial": tmp_path / "0", "output_dir": tmp_path / "3",
                                           "data": tmp_path / "0.jsonl"})), "eve")  # fmt: skip
+
+
+def test_the_files_of_a_training_set_are_no_data_of_another_run(tuned: Path, base: Path, tmp_path: Path) -> None:
+    examples = tuned.parents[1] / TRAINING_SET / "examples.jsonl"
+    with pytest.raises(AccessDenied, match="part of a training-set made from private documents"):
+        sft(build(SftConfig, {"initial": base, "data": examples, "output_dir": tmp_path / "run",
+                              "training": {"steps": 1, "batch_sequences": 2, "micro_batch_sequences": 2}}))  # fmt: skip
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_a_private_model_wrote_has_its_readers_when_the_model_is_gone(
+    tuned: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibidem.accounts.this_user", lambda: "dev-2")
+    copy = tmp_path / "copy"
+    shutil.copytree(tuned, copy)
+    for name, model in (("written", copy), ("public", base)):
+        synthesize(build(SynthesizeConfig, {"from": dataset, "output_dir": tmp_path / name, "kinds": ["refuse"],
+                                            "number": 20, "model": model, "instructions": 1, "max_tokens": 8,
+                                            "workers": 1}))  # fmt: skip
+    shutil.rmtree(copy)
+    shares = {"datasets": {"a": {"path": tmp_path / "written"}}, "shares": {"instruction": 1.0}}
+    blend(build(BlendConfig, {**shares, "output_dir": tmp_path / "blend"}))
+    loop = {"steps": 1, "batch_sequences": 2, "micro_batch_sequences": 2, "mixed_precision": "no"}
+    sft(build(SftConfig, {"initial": base, "data": tmp_path / "blend", "output_dir": tmp_path / "run",
+                          "training": loop, "validation": {"windows": 2, "samples": 0}}))  # fmt: skip
+    wanted = readers_of(artifacts.load(tuned).config)
+    for path in (tmp_path / "written", tmp_path / "blend", newest(tmp_path / "run")):
+        assert readers_of(artifacts.load(path).config) == wanted
+        assert path.stat().st_mode & 0o077 == 0
+    assert readers_of(artifacts.load(tmp_path / "public").config) is None
+    monkeypatch.setattr("ibidem.accounts.this_user", lambda: "eve")
+    refused(lambda: load_dataset(tmp_path / "written"), "eve")
 
 
 def test_a_run_that_is_resumed_keeps_its_readers_though_what_it_came_from_is_gone(
@@ -279,7 +319,10 @@ def test_a_run_that_is_resumed_keeps_its_readers_though_what_it_came_from_is_gon
     shutil.rmtree(copy)
     rest = changed(settings, training__stop_at_step=None, training__resume_from="latest", initial=None)
     train(build(TrainConfig, rest))
-    assert artifacts.load(newest(tmp_path / "run")).config["readers"] == {"read": ["dev-1", "dev-2"], "deny": []}
+    assert artifacts.load(newest(tmp_path / "run")).config["readers"] == {
+        "read": ["dev-1", "dev-2"],
+        "deny": ["engineering"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from ibidem.data.counts import (
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
+from ibidem.readers import readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -114,7 +115,7 @@ def blend(config: BlendConfig) -> str:
     inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]
     if config.tokenizer is not None:
         inputs.append(artifacts.verify(config.tokenizer, kind="tokenizer").as_input("tokenizer", of=config.output_dir))
-    chosen = _settings(config)
+    chosen = _settings(config) | recorded(inputs, config.output_dir)
     if config.verify:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
@@ -212,14 +213,18 @@ def _make(
     config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input], path: Path
 ) -> Artifact:
     started = time.monotonic()
+    is_private = readers_of(chosen) is not None
     with artifacts.workspace(path, config=chosen, inputs=inputs) as work:
+        work.chmod(0o700 if is_private else work.stat().st_mode)
         engine = Engine(config)
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, measured)
         _scatter(order, config, datasets, work)
         gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(order.document) // config.shard_size))]
         counted = list(_progress(engine, "gather", _gather, gathered))
-        with artifacts.create(path, kind=shards.KIND, config=chosen, inputs=inputs, started=started) as draft:
+        with artifacts.create(
+            path, kind=shards.KIND, config=chosen, inputs=inputs, started=started, is_private=is_private
+        ) as draft:
             (draft.path / "blend" / "train").mkdir(parents=True)
             for number, folder in enumerate(gathered):
                 name = f"blend/train/shard-{number:05d}.parquet"

@@ -54,6 +54,7 @@ from ibidem.data.sources.spec import Source, Spec
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.files import write_file
+from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
 
@@ -141,10 +142,12 @@ def make(
     inputs = [*origins, *(existing.as_input("against", of=config.output_dir) for existing in settled)]
     inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
     inputs += removals.as_inputs([request.id for request in requests])
-    chosen = _settings(config) | dict(more)
+    chosen = _settings(config) | dict(more) | recorded(origins, config.output_dir)
+    is_private = readers_of(chosen) is not None
     dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
     if dataset is None:
         with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as folder:
+            folder.chmod(0o700 if is_private else folder.stat().st_mode)
             engine = Engine(config)
             opened = open_sources(folder)
             work = _plan(opened.sources, config, folder)
@@ -154,7 +157,12 @@ def make(
             if opened.must_keep:
                 _check_kept(total_of(counted), config)
             with artifacts.create(
-                config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, started=started
+                config.output_dir,
+                kind=shards.KIND,
+                config=chosen,
+                inputs=inputs,
+                started=started,
+                is_private=is_private,
             ) as draft:
                 finish.assemble(draft, work.shards)
                 shards.write_tombstones(draft, [request.tombstone for request in requests])

@@ -22,6 +22,7 @@ from ibidem import artifacts, jsonl
 from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
+from ibidem.readers import check_reader
 from ibidem.records import Document, Unreadable
 
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
@@ -373,5 +374,11 @@ def place_of(sha256: str) -> float:
 
 
 def load_dataset(folder: Path) -> artifacts.Artifact:
-    """Load a preprocessed dataset after checking every file against the manifest."""
-    return artifacts.verify(folder, kind=KIND)
+    """Load a preprocessed dataset after checking every file against the manifest.
+
+    Raises:
+        AccessDenied: a model that was tuned on documents wrote some of it, and the user is not among their readers.
+    """
+    dataset = artifacts.verify(folder, kind=KIND)
+    check_reader(dataset)
+    return dataset

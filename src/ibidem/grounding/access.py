@@ -91,7 +91,12 @@ class YamlRules:
         return names.isdisjoint(access.deny) and not names.isdisjoint(access.read)
 
     def resolved(self, access: Access) -> Access:
-        return Access(self._members(access.read), self._members(access.deny))
+        read, deny = self._members(access.read), self._members(access.deny)
+        if self.content.principals is not None:
+            read = frozenset(name for name in self.content.principals if self.permits(name, access))
+        elif EVERYONE in read:
+            deny |= self.content.groups.keys()  # a group is no principal
+        return Access(read, deny)
 
     def names(self, principal: str) -> frozenset[str]:
         """Return all names that stand for a principal: its own and its groups'; none if it can be no principal."""

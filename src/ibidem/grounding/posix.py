@@ -29,7 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.accounts import Person, is_outside, person
+from ibidem.accounts import NO_ACCOUNT, Person, is_outside, person
 from ibidem.errors import ConfigError
 from ibidem.files import stamp
 from ibidem.grounding.paths import normalized
@@ -124,7 +124,7 @@ class PosixRules:
         return self.modes.access.get(normalized(path), NOBODY)
 
     def resolved(self, access: Access) -> Access:
-        return access  # it names no groups but those whom a mode shuts out
+        return Access(access.read, access.deny | {NO_ACCOUNT})  # all other groups are those whom a mode shuts out
 
     def permits(self, principal: str, access: Access) -> bool:
         if principal not in self._people:

@@ -43,7 +43,10 @@ class Rules(Protocol):
         """Return whether a principal may read documents of a class; nested groups are resolved."""
 
     def resolved(self, access: Access) -> Access:
-        """Return a class with the names of its groups' members, as they are now; `everyone` stays a name."""
+        """Return a class with the names of its groups' members, as they are now.
+
+        `everyone` stays a name, unless the rules list the principals; who must have an account is denied by a name.
+        """
 
 
 def is_bound_to_files(rules: Rules) -> bool:

@@ -14,6 +14,7 @@ from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
 from ibidem.modeling.checkpoint import INITIAL, WEIGHTS
 from ibidem.page import Point
+from ibidem.readers import check_reader
 from ibidem.runs import folder_of, steps_of
 
 WORK = {
@@ -84,6 +85,7 @@ class Run:
         parent = next((node for node in parents if initial is not None and node.digest == initial.digest), None)
         if parent is None:
             return []
+        check_reader(parent)
         folder = parent.path.parent.parent
         try:
             events, torn = read_events(folder / log.EVENTS)
@@ -129,6 +131,7 @@ def open_run(folder: Path) -> Run:
     """Read a run's events and its newest checkpoint.
 
     Raises:
+        AccessDenied: it was tuned on documents, and the user is not among their readers.
         ArtifactError: there are no events, or no checkpoint with a valid manifest.
     """
     events, torn = read_events(folder / log.EVENTS)
@@ -140,6 +143,7 @@ def open_run(folder: Path) -> Run:
             continue
         if WEIGHTS not in found.files:
             raise ArtifactError(f"{path}: {artifacts.with_article(found.kind)}, not a checkpoint of a run")
+        check_reader(found)
         return Run(folder, found, history_of(events), torn)
     raise ArtifactError(f"{folder / 'checkpoints'}: no whole checkpoint here; ibidem train writes them")
 

@@ -156,13 +156,19 @@ def run(
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
         ArtifactError: another process writes to the run.
     """
-    with closing(objective), _alone(config.output_dir) if accelerator.is_main_process else nullcontext():
+    is_private = _readers(config, made, None) is not None
+    with (
+        closing(objective),
+        _alone(config.output_dir, is_private=is_private) if accelerator.is_main_process else nullcontext(),
+    ):
         checkpoint = state.find(
             accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
         )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
         made = replace(made, readers=_readers(config, made, checkpoint))
+        if made.readers is not None and accelerator.is_main_process:
+            _shut(config.output_dir)
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
@@ -179,9 +185,17 @@ def run(
 
 
 @contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    with artifacts.locked(run), log.recording(run / log.EVENTS):
-        yield
+def _alone(run: Path, *, is_private: bool) -> Iterator[None]:
+    with artifacts.locked(run):
+        if is_private:
+            _shut(run)
+        with log.recording(run / log.EVENTS):
+            yield
+
+
+def _shut(run: Path) -> None:
+    """Shut out all but the owner: the events hold answers of a model that was tuned on documents."""
+    run.chmod(run.stat().st_mode & 0o700)
 
 
 def _build(
@@ -341,8 +355,10 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
 
 def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
     """Return the readers that all that the run is made from has in common; None if none of it is private."""
-    before = readers_of(checkpoint.config) if checkpoint else None
-    found = [inherited(made.inputs, folder_of(config.output_dir, 0)), before]
+    known = [readers_of(each.config) for each in (checkpoint, made.initial) if each is not None]
+    # what a resumed run began with may be gone: its checkpoints know
+    inputs = [item for item in made.inputs if item.role != INITIAL or made.initial is not None]
+    found = [inherited(inputs, folder_of(config.output_dir, 0)), *known]
     private = [each for each in found if each is not None]
     return common(private) if private else None
 

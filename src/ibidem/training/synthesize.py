@@ -50,6 +50,7 @@ from ibidem.data.synthetic.trace import KINDS, OWN_LICENSE, Kind, Trace
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.files import write_file
+from ibidem.readers import check_outside_private
 from ibidem.sandbox import faults
 from ibidem.sandbox.isolation import Limits
 from ibidem.sandbox.judge import Judge
@@ -160,6 +161,8 @@ def _check(config: SynthesizeConfig) -> None:
         )
     if config.output_dir.resolve() == config.from_.resolve():
         raise ConfigError(f"output_dir {config.output_dir} is also the dataset that is read")
+    if config.seeds is not None:
+        check_outside_private(config.seeds)
 
 
 def _model_input(config: SynthesizeConfig) -> list[Input]:

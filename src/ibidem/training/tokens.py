@@ -26,6 +26,7 @@ from ibidem.conversation import from_rows
 from ibidem.data import shards
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import counted
+from ibidem.readers import readers_of, recorded
 from ibidem.records import DOCUMENTS_FILE
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -105,11 +106,13 @@ def tokenize(
         artifacts.load(tokenizer_dir).as_input("tokenizer", of=folder),
     ]
     config = {"held_out_share": held_out_share, "dtype": _dtype(tokenizer.vocab_size).name}
+    config |= recorded(inputs, folder)
     tokens = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
     if tokens is not None:
         artifacts.verify(folder)
     else:
-        with artifacts.create(folder, kind=KIND, config=config, inputs=inputs) as draft:
+        is_private = readers_of(config) is not None
+        with artifacts.create(folder, kind=KIND, config=config, inputs=inputs, is_private=is_private) as draft:
             draft.counts |= _write(draft.path, dataset, tokenizer, data.counts["kept"], held_out_share)
         tokens = artifacts.load(folder, kind=KIND)
         log.event("tokens.finished", path=str(folder), **tokens.counts)

@@ -53,6 +53,7 @@ from ibidem.data.provenance.unmatched import idle_requests, lines
 from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
 from ibidem.figures import counted
 from ibidem.files import sweep
+from ibidem.readers import readers_of
 from ibidem.records import DropReason
 from ibidem.signatures import open_key
 
@@ -261,7 +262,10 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
     }
     tombstones = [honored[key] for key in sorted(honored)]
     inputs = [item for item in inputs if item.role != removals.ROLE] + removals.as_inputs(sorted(honored))
-    with artifacts.create(dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs) as draft:
+    is_private = readers_of(dataset.config) is not None
+    with artifacts.create(
+        dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs, is_private=is_private
+    ) as draft:
         for name, file in dataset.files.items():
             if name not in (shards.DROPPED, shards.REMOVED, shards.REMOVALS) and _shard_of(name) not in plan.rows:
                 (draft.path / name).parent.mkdir(parents=True, exist_ok=True)

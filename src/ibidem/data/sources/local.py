@@ -20,6 +20,7 @@ from ibidem.data.sources.spec import Spec, check_no_column, content_digest
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.files import is_file, printable
+from ibidem.readers import check_outside_private
 
 LICENSE_COLUMNS = set(LICENSE)
 DATA_SUFFIXES = tuple(READERS)
@@ -111,6 +112,7 @@ class LocalFiles:
         if root.is_file():
             if not root.name.endswith(DATA_SUFFIXES):
                 check_no_column(self.spec)
+            check_outside_private(root)
             yield printable(root.name), root
             return
         if not root.is_dir():
@@ -118,6 +120,8 @@ class LocalFiles:
         files = _walk(root, skipped)
         if files and not any(name.endswith(DATA_SUFFIXES) for name in files):
             check_no_column(self.spec)
+        for one in {(root / name).parent: root / name for name in files}.values():
+            check_outside_private(one)
         splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
         if splits and self.spec.split not in splits:
             raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")
