@@ -69,6 +69,16 @@ def test_what_a_principal_may_not_read_is_not_found_and_not_in_the_evidence(inde
     assert not any(word in written for word in CANARIES)
 
 
+def test_answers_from_private_documents_are_their_owners_alone(index: Path, data: Path) -> None:
+    evaluated(index, data, "hr")
+    assert (index.parent / "o").stat().st_mode & 0o077 == 0
+
+
+def test_a_checkpoint_is_no_entailment_judge(index: Path, data: Path, checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="this is a checkpoint; expected a grounding head"):
+        evaluated(index, data, "hr", entailment=str(checkpoint))
+
+
 def test_the_evidence_names_the_index_the_rules_and_the_principal(index: Path, data: Path) -> None:
     found = evaluated(index, data, "ada")
     assert found.artifact.digest_of("index") == artifacts.load(index).digest

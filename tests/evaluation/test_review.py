@@ -18,7 +18,7 @@ from tests.grounding.heads import save_head
 from ibidem import artifacts, jsonl
 from ibidem.cli import main
 from ibidem.config import build
-from ibidem.errors import AccessDenied, ArtifactError, DataError, GateFailed
+from ibidem.errors import AccessDenied, ArtifactError, ConfigError, DataError, GateFailed
 from ibidem.evaluation import evidence
 from ibidem.evaluation.chat import read_table
 from ibidem.evaluation.config import RatingsConfig
@@ -79,6 +79,14 @@ def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(folder: Path, **more: Any) -> GroundReviewConfig:
     chosen = {"index": folder / "index", "head": folder / "head", "questions": folder / "questions.jsonl"}
     return GroundReviewConfig(**{**chosen, "output_dir": folder / "form", "principal": "ada", **more})
+
+
+def test_a_form_that_may_be_filled_in_is_not_replaced_and_its_order_is_the_owners(made: Path) -> None:
+    form = (made / "form" / "ratings.csv").read_bytes()
+    with pytest.raises(ConfigError, match="there is a review, whose form may have been filled in"):
+        review(config(made, seed=5))
+    assert (made / "form" / "ratings.csv").read_bytes() == form
+    assert stat.S_IMODE(order_file(made / "form").stat().st_mode) == 0o600
 
 
 Opinion = Callable[[int], float]

@@ -68,6 +68,18 @@ def test_a_document_that_is_forgotten_is_in_no_file_and_does_not_come_back(capsy
     assert typed(capsys, "ground", "search", *ASKED, "hr", "--query", "quokka").startswith("1. salaries/march.md")
 
 
+def test_forgetting_says_where_it_looked_for_what_was_made(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    said = typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index", "--artifacts", "elsewhere")
+    assert "not searched: elsewhere: no such folder; name the folders of artifacts with --artifacts" in said
+
+
+def test_an_empty_name_is_no_principal(capsys: Captured) -> None:
+    typed(capsys, *INDEX)
+    assert main(["ground", "search", *ASKED, "", "--query", "notice"]) == 2
+    assert "principal" in capsys.readouterr().err
+
+
 def test_what_is_forgotten_is_not_counted_as_indexed(capsys: Captured) -> None:
     typed(capsys, *INDEX)
     typed(capsys, "ground", "forget", "salaries", "--index", "artifacts/index")

@@ -141,7 +141,7 @@ class DocQaConfig(TrackersConfig):
     index: Path | None = None
     """Retrieve the passages from this index of `ibidem ground index`; without a model, the best quotes are the
     answers."""
-    principal: str | None = None
+    principal: Annotated[str, Field(min_length=1)] | None = None
     """With an index: who asks."""
     k: Positive = 6
     """With an index: number of passages that an answer may cite."""

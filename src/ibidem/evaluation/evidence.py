@@ -63,7 +63,9 @@ def write(
     results = {"task": task, "checkpoint_digest": digest, **metrics, "items": len(items), **notes}
     if trials is not None:
         results["trials"] = {metric: len(scores) for metric in metrics if (scores := trials(items, metric)) is not None}
-    with artifacts.create(output_dir, kind=KIND, config={"task": task, **config}, inputs=inputs) as draft:
+    is_private = any(item.role == "index" for item in inputs)  # its answers are those of private documents
+    chosen = {"task": task, **config}
+    with artifacts.create(output_dir, kind=KIND, config=chosen, inputs=inputs, is_private=is_private) as draft:
         text = json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False)
         (draft.path / RESULTS).write_text(text + "\n", encoding="utf-8")
         (draft.path / ITEMS).write_text(jsonl.dumps(items), encoding="utf-8")

@@ -106,7 +106,7 @@ class HeadChoice(IndexChoice):
     """A grounding head, or the folder of its training: it ranks what is found, and scores claims; empty: none."""
     head_encoder: Path | None = None
     """The model that the head reads with; empty: where it was when the head was trained."""
-    principal: str = Field()
+    principal: str = Field(min_length=1)
     """Who asks."""
 
 
@@ -188,7 +188,7 @@ class GroundShowConfig(RulesChoice):
 
     chunk: Annotated[str, POSITIONAL] = Field()
     """Its id."""
-    principal: str = Field()
+    principal: str = Field(min_length=1)
     """Who asks."""
 
 

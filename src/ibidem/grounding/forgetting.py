@@ -41,7 +41,17 @@ def forget(config: GroundForgetConfig) -> str:
 
 
 def _named(uses: Sequence[exposure.Use], config: GroundForgetConfig) -> list[str]:
-    searched = ", ".join(str(path) for path in config.artifacts if path.exists())
+    searched, missing = (
+        ", ".join(str(path) for path in config.artifacts if path.exists() == exists) for exists in (True, False)
+    )
+    unsearched = [f"not searched: {missing}: no such folder; name the folders of artifacts with --artifacts"]
     if not uses:
-        return [f"below {searched}, nothing was made from the index"] if searched else []
-    return ["these were made from the index and may still contain the text; delete or rebuild them:", *map(str, uses)]
+        return [
+            *([f"below {searched}, nothing was made from the index"] if searched else []),
+            *(unsearched if missing else []),
+        ]
+    return [
+        *(unsearched if missing else []),
+        "these were made from the index and may still contain the text; delete or rebuild them:",
+        *map(str, uses),
+    ]

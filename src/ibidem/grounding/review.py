@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from ibidem import artifacts, jsonl, log, rating_form
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
-from ibidem.errors import ArtifactError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.files import sha256_of, write_file
 from ibidem.grounding import quotes
@@ -85,6 +85,8 @@ def review(config: GroundReviewConfig) -> str:
         DataError: no question is answered by a passage that the principal may read.
     """
     artifacts.check_replaceable(config.output_dir, KIND)
+    if (config.output_dir / artifacts.MANIFEST).exists():
+        raise ConfigError(f"{config.output_dir}: there is a review, whose form may have been filled in; choose another")
     asked = jsonl.read(config.questions, "questions")
     questions = parse_questions(asked, f"questions {config.questions}")
     drawn = random.Random(config.seed).sample(questions, len(questions))
@@ -308,6 +310,7 @@ def _write(
     file, meanings = order_file(config.output_dir), {CRITERION: MEANING}
     config.output_dir.parent.mkdir(parents=True, exist_ok=True)
     write_file(file, jsonl.dumps(order))
+    file.chmod(0o600)
     digests = {item.role: item.digest for item in inputs}
     chosen = settings(config) | {HEAD: digests[HEAD], INDEX: digests[INDEX], "order": f"sha256:{sha256_of(file)}"}
     with artifacts.create(config.output_dir, kind=KIND, config=chosen, inputs=inputs, is_private=True) as draft:

@@ -257,6 +257,9 @@ def open_entailment(
         from ibidem.grounding.head import open_head
 
         return HeadJudge(open_head(Path(name), head_encoder, principal), word_share)
+    if (newest(Path(name)) / artifacts.MANIFEST).exists():
+        kind = artifacts.load(newest(Path(name))).kind
+        raise ConfigError(f"entailment {name}: this is a {kind}; expected a grounding head or a Hugging Face model")
     return InferenceModel(Path(name))
 
 

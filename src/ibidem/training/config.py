@@ -279,7 +279,7 @@ class HeadConfig(SessionConfig):
     data: Path
     """A preprocessed dataset, whose documents are cut into passages; or the training set of an `ibidem raft`, whose
     chunks are passages. Each passage is asked about."""
-    principal: str | None = None
+    principal: Annotated[str, Field(min_length=1)] | None = None
     """Who trains, if base or data are made from private documents; by default the user who runs the program."""
     passage_chars: Annotated[int, Field(ge=64)] = 1000
     """Maximum length of a passage, in characters."""

@@ -145,7 +145,7 @@ class RaftConfig(AlignConfig):
 
     index: Path
     """Folder of an index of `ibidem ground index`."""
-    principal: str = Field()
+    principal: str = Field(min_length=1)
     """Who learns: only what they may read is used. Only those who may read all of it may open the checkpoints."""
     questions: Path | None = None
     """Questions, as for `ibidem evaluate doc-qa`: JSON lines with question, answers, and perhaps documents or passages;
