@@ -186,6 +186,8 @@ class GroundingHead(nn.Module):
 
     calibration: Tensor
     prior_1I: Tensor
+    blocks: "tuple[Block, ...]" = ()
+    compute_dtype: torch.dtype | None = None
 
     def __init__(self, width: int, num_features: int) -> None:
         """Make a head without a prior, whose scores are 0.

@@ -211,7 +211,7 @@ def _build(
     model = build()
     if checkpoint is None and initial is not None:
         load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
-    if config.training.compile and not isinstance(model, GroundingHead) and _can_compile(accelerator):
+    if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
     if config.trackers:
@@ -253,7 +253,7 @@ def _placed(model: Model, config: SessionConfig, accelerator: Accelerator) -> lo
         accelerator.device,
         clip=config.optim.clip,
         spike_factor=config.optim.spike_factor,
-        scales=not isinstance(model, GroundingHead) and model.compute_dtype == torch.float16,
+        scales=model.compute_dtype == torch.float16,
     )
     if not sharding.is_requested():
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config.optim))
