@@ -164,8 +164,8 @@ def test_weights_that_are_exchanged_and_put_back_while_they_are_read_are_noticed
         shutil.copytree(source, folder)
         weights = folder / "model.safetensors"
 
-        def exchange(path: Path, weights: Path = weights) -> object:
-            found = identified(path)
+        def exchange(path: Path, principal: str | None = None, weights: Path = weights) -> object:
+            found = identified(path, principal)
             weights.rename(weights.with_suffix(".aside"))
             shutil.copy(weights.with_suffix(".aside"), weights)
             weights.unlink()
