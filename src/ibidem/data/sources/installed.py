@@ -49,7 +49,7 @@ class InstalledPackages:
 
     @cached_property
     def _found(self) -> tuple[Package, ...]:
-        """The packages, looked for once: what is read is what was digested."""
+        """The packages; listed once, so that what is read is what was digested."""
         return tuple(_packages())
 
     def as_input(self) -> Input:
