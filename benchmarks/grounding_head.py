@@ -13,7 +13,7 @@ class B    the right passage has to be the first of 240: BM25 alone, and reranke
 A pair that ties counts one half. Rates are means over questions; their bounds are percentile bootstraps over passages,
 since the questions of a passage are not independent. `all` is the share of the questions whose right answer is above
 every wrong one, with its exact bound. The last choice of the prior's weights was made on even articles alone; features,
-earlier weights and the weight decay were chosen with the figures of all articles in sight, so that `odd` is no untouched
+earlier weights and the weight decay were chosen with the figures of all articles in sight, so `odd` is no untouched
 column, and all rates of `late` and `head` are optimistic.
 
     python benchmarks/grounding_head.py XQUAD.json benchmarks/results/grounding_head.json HEAD_RUN [HEAD_RUN ...]
