@@ -186,6 +186,38 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem report --run artifacts --output artifacts/report.html",
         ),
     },
+    "Serving": {
+        "serve": Command(
+            "ibidem.serving.config:ServeConfig",
+            "ibidem.serving.server.serve:serve",
+            "serve a model, and documents, to browsers, editors and OpenAI's clients",
+            "ibidem serve --checkpoint artifacts --index artifacts/index",
+        ),
+        "token create": Command(
+            "ibidem.serving.config:TokenCreateConfig",
+            "ibidem.serving.server.token_commands:create",
+            "make a token for a server, which is shown once",
+            "ibidem token create --principal ada",
+        ),
+        "token list": Command(
+            "ibidem.serving.config:TokenListConfig",
+            "ibidem.serving.server.token_commands:listed",
+            "the tokens of a server",
+            "ibidem token list",
+        ),
+        "token revoke": Command(
+            "ibidem.serving.config:TokenRevokeConfig",
+            "ibidem.serving.server.token_commands:revoke",
+            "revoke a token; what is being sent with it ends",
+            "ibidem token revoke 3f9a61c2",
+        ),
+        "chat": Command(
+            "ibidem.serving.config:ChatConfig",
+            "ibidem.serving.chat:chat",
+            "chat with a checkpoint in the terminal",
+            "ibidem chat --checkpoint sft",
+        ),
+    },
     "Documents": {
         "ground index": Command(
             "ibidem.grounding.config:GroundIndexConfig",

@@ -20,7 +20,7 @@ from ibidem.evaluation.config import DocQaConfig
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.ask import Answerer, open_answerer, reply
 from ibidem.grounding.cite import passage_text
-from ibidem.grounding.config import HeadChoice
+from ibidem.grounding.config import AskerChoice
 from ibidem.grounding.index import KIND
 from ibidem.grounding.opening import POSIX, opened
 from ibidem.grounding.retrieve import Retriever
@@ -110,7 +110,7 @@ def desk(config: DocQaConfig, judge: Entailment) -> Iterator[Desk]:
     if config.principal is None:
         raise ConfigError("--index needs --principal: who asks")
     names = ("index", "acl", "key", "audit", "encoder", "head", "head_encoder", "principal")
-    choice = HeadChoice(**{name: getattr(config, name) for name in names})
+    choice = AskerChoice(**{name: getattr(config, name) for name in names})
     answerer = open_answerer(
         config.checkpoint, k=config.k, max_tokens=config.max_tokens, judge=judge, principal=config.principal
     )

@@ -106,12 +106,18 @@ class HeadChoice(IndexChoice):
     """A grounding head, or the folder of its training: it ranks what is found, and scores claims; empty: none."""
     head_encoder: Path | None = None
     """The model that the head reads with; empty: where it was when the head was trained."""
+
+
+@configuration
+class AskerChoice(HeadChoice):
+    """An index that is searched by a principal."""
+
     principal: str = Field(min_length=1)
     """Who asks."""
 
 
 @configuration
-class GroundSearchConfig(HeadChoice):
+class GroundSearchConfig(AskerChoice):
     """Find passages in the documents that a principal may read."""
 
     query: str = Field()
@@ -123,7 +129,7 @@ class GroundSearchConfig(HeadChoice):
 
 
 @configuration
-class GroundAskConfig(HeadChoice):
+class GroundAskConfig(AskerChoice):
     """Answer a question from the documents that a principal may read; each citation is checked."""
 
     question: str = Field()
@@ -139,7 +145,7 @@ class GroundAskConfig(HeadChoice):
 
 
 @configuration
-class GroundReviewConfig(HeadChoice):
+class GroundReviewConfig(AskerChoice):
     """Write a form for people: does the head rank hallucinated statements below supported ones?"""
 
     head: Path = Field()

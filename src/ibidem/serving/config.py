@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ibidem.config import configuration
+from ibidem.config import POSITIONAL, configuration
+from ibidem.grounding.config import HeadChoice
 
 DEFAULT_TOKENS = 128
+STATE = Path("artifacts/server")
+Positive = Annotated[int, Field(ge=1)]
 
 
 @configuration
@@ -59,3 +62,123 @@ class ReportConfig:
     """Folder of a run of `ibidem train-head`, whose held-out questions are shown."""
     title: str = "ibidem report"
     """Heading of the page."""
+
+
+@configuration
+class LimitsConfig:
+    """What one request, and one token, may cost a server; more is refused."""
+
+    body_bytes: Positive = 1 << 20
+    """Maximum size of a request."""
+    json_depth: Positive = 16
+    """Maximum depth of lists and objects in one another."""
+    messages: Positive = 256
+    """Maximum number of messages of a conversation."""
+    max_tokens: Positive = 2048
+    """Maximum length of an answer, in tokens."""
+    stop_strings: Positive = 4
+    """Maximum number of stop strings."""
+    open_streams: Positive = 32
+    """Maximum number of requests of a token at the same time."""
+    requests_per_minute: Positive = 600
+    """Maximum number of requests of a token in a minute."""
+    head_s: Annotated[float, Field(gt=0)] = 10.0
+    """Maximum time in which a client sends the head of a request, and then its body, in seconds."""
+    stalled_s: Annotated[float, Field(gt=0)] = 30.0
+    """A client that takes nothing of its answer for so long is disconnected, in seconds."""
+    connections: Positive = 2048
+    """Maximum number of connections."""
+
+
+@configuration
+class ServeConfig(HeadChoice):
+    """Serve a model, with documents or without, to OpenAI's clients, an editor and a browser."""
+
+    checkpoint: Path | None = None
+    """A checkpoint, or the folder of a run; empty, with an index: quotes of the documents are the answers."""
+    upstream: str | None = None
+    """Instead of a checkpoint, the address of a server with OpenAI's API, such as http://127.0.0.1:8080/v1."""
+    upstream_model: str | None = None
+    """Model of the upstream server; empty: the first one that it lists."""
+    upstream_key: Path | None = None
+    """File with the key for the upstream server."""
+    name: str = "ibidem"
+    """Id under which the model is listed."""
+    host: str = "127.0.0.1"
+    """Address to listen on. One that others reach needs tokens before, and should be behind a TLS proxy."""
+    port: Annotated[int, Field(ge=0, lt=1 << 16)] = 8000
+    """Port to listen on; 0: any free one."""
+    allowed_host: tuple[str, ...] = ()
+    """Names under which the server is called besides its address, such as assistant.example.com."""
+    state: Path = STATE
+    """Folder of tokens, sessions and ratings."""
+    principal: str | None = None
+    """Principal of the token that the first start makes; empty: the user who runs the program."""
+    k: Positive = 6
+    """Number of passages that an answer may cite."""
+    review: tuple[Path, ...] = ()
+    """Folders of forms to rate in the browser, as `ibidem ground review` wrote them."""
+    slots: Positive = 64
+    """Number of answers that are generated at the same time; others wait."""
+    weights: Literal["float32", "bfloat16", "int8"] | None = None
+    """Precision of the matrices; by default float32, on a GPU bfloat16."""
+    limits: LimitsConfig = LimitsConfig()
+    """What one request, and one token, may cost."""
+
+    @model_validator(mode="after")
+    def _something_answers(self) -> "ServeConfig":
+        if self.checkpoint is not None and self.upstream is not None:
+            raise ValueError("checkpoint: with upstream the answers come from there; leave one of them out")
+        if self.checkpoint is None and self.upstream is None and self.index is None and self.store is None:
+            raise ValueError("checkpoint: missing; give a checkpoint, an upstream, or an index that is quoted")
+        return self
+
+
+@configuration
+class TokenCreateConfig:
+    """Make a token, which is shown once."""
+
+    principal: str = Field(min_length=1)
+    """Who calls with it."""
+    admin: bool = False
+    """Whether its owner may read the audit log in the browser."""
+    days: Annotated[float, Field(gt=0)] = 90
+    """Number of days until it expires."""
+    state: Path = STATE
+    """Folder of the server's state."""
+
+
+@configuration
+class TokenListConfig:
+    """List the tokens of a server: id, principal, when they were made and when they expire."""
+
+    state: Path = STATE
+    """Folder of the server's state."""
+
+
+@configuration
+class TokenRevokeConfig:
+    """Revoke a token: what is being sent with it ends at once."""
+
+    token: Annotated[str, POSITIONAL] = Field()
+    """Its id, as `ibidem token list` shows it."""
+    state: Path = STATE
+    """Folder of the server's state."""
+
+
+@configuration
+class ChatConfig:
+    """Chat with a checkpoint in the terminal."""
+
+    checkpoint: Path
+    """A checkpoint of `ibidem sft` or later, or the folder of a run."""
+    max_tokens: Positive | None = None
+    """Maximum length of an answer, in tokens; by default 512, or as many as fit into the model's context."""
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    """Sampling temperature; 0 takes the most likely token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling: draw from the most likely tokens that together have this probability."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Random seed; same seed and same words, same answers."""
+    weights: Literal["float32", "bfloat16", "int8"] | None = None
+    """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
