@@ -66,7 +66,9 @@ LR_PPO, LR_GRPO = 1e-2, 3e-3
 what is never sampled is never learned again: 3 of 5 seeds ended 0.08 to 0.19 from the optimum."""
 ROLLOUTS, ANSWERS, MICRO = 1000, 256, 128
 """Rollouts of a run, their answers, and answers of a micro batch, which is one attention with a mask."""
-KL_TARGET, KL_SEEDS, KL_ROLLOUTS = 1.0, 10, 100
+KL_TARGET, KL_SEEDS, KL_ROLLOUTS, KL_HORIZON = 1.0, 10, 200, 20 * ANSWERS
+"""The horizon is a tenth of the run's answers, as `PpoConfig` recommends. A run of 100 rollouts has not settled in its
+second half, and with a horizon of 5 rollouts the coefficient answers the noise of a single one."""
 
 
 class Game(NamedTuple):
@@ -196,7 +198,7 @@ def train(game: Game, config: PpoConfig | GrpoConfig) -> Decoder:
 def steered(seed: int, rollouts: int = KL_ROLLOUTS) -> list[float]:
     """Train by PPO with a target; return the KL divergence of each rollout of the second half, in nats."""
     config = config_of("ppo", seed, rollouts, ANSWERS)
-    ppo = dataclasses.replace(config.ppo, kl_target=KL_TARGET, kl_horizon=5 * ANSWERS)
+    ppo = dataclasses.replace(config.ppo, kl_target=KL_TARGET, kl_horizon=KL_HORIZON)
     optim = dataclasses.replace(config.optim, floor=1.0)
     found: list[float] = []
     signals = Ppo._signals
