@@ -10,7 +10,7 @@ for 5 seeds:
     grpo_k2               k2 of the answer as a loss
     wrong_sign            GRPO, the KL penalty rewarded
     k3_as_loss            GRPO, the estimator k3 of each token as a loss
-    ignored_temperature   GRPO, sampled at temperature 0.8 and learned from as if at 1
+    ignored_sampling      GRPO, sampled at temperature 0.8 and top-p 0.95, and learned from as if from the whole at 1
 
 The last three are mistakes, which must not pass. Beside them, for 10 seeds, PPO with a target of 1 nat for the KL
 divergence: the smallest and the largest of the second half of the run's rollouts.
@@ -21,6 +21,7 @@ Behind the file, variants may be named (or `adaptive_kl`) that are to be measure
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ from torch import Tensor
 
 from ibidem.config import build
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.generate import Sample, sample
+from ibidem.modeling.generate import Sample, Sampling, generate
 from ibidem.modeling.heads import ValueDecoder
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.training import loop
@@ -59,7 +60,7 @@ SPREAD = 4.0
 """How many times larger the reference's weights are than at the start of a training: it prefers some answers."""
 ADAPTIVE = "adaptive_kl"
 BARS = {"ppo": 0.03, "grpo": 0.03, "grpo_k2": 0.06}
-MISTAKES = {"wrong_sign": "grpo", "k3_as_loss": "grpo_k2", "ignored_temperature": "grpo"}
+MISTAKES = {"wrong_sign": "grpo", "k3_as_loss": "grpo_k2", "ignored_sampling": "grpo"}
 """Each with the variant whose bar it must not meet."""
 LR_PPO, LR_GRPO = 1e-2, 3e-3
 """Without a value head the gradient is noisier. At 1e-2 the first steps drive answers to a probability of almost 0, and
@@ -246,13 +247,13 @@ def mistaken(variant: str) -> Iterator[None]:
     patches: dict[str, Callable[[], Any]] = {
         "wrong_sign": lambda: mock.patch.object(Rollout, "log_ratios", negated(Rollout.log_ratios)),
         "k3_as_loss": lambda: mock.patch.object(grpo_trainer, "sequence_kl_loss", k3_of_tokens),
-        "ignored_temperature": lambda: mock.patch.multiple(Sampler, _with_policy=rescored),
+        "ignored_sampling": lambda: mock.patch.multiple(Sampler, _with_policy=rescored),
     }
     if variant not in patches:
         yield
         return
-    is_other_temperature = variant == "ignored_temperature"
-    other = mock.patch.object(rollout, "sample", sample_at_other_temperature) if is_other_temperature else nullcontext()
+    is_served = variant == "ignored_sampling"
+    other = mock.patch.object(rollout, "sample", sample_as_served) if is_served else nullcontext()
     with patches[variant](), other:
         yield
 
@@ -268,9 +269,11 @@ def k3_of_tokens(log_probs_N: Tensor, reference_N: Tensor, answer_of_N: Tensor, 
     return policy_losses.sums_by_answer(logs_N.exp() - 1 - logs_N, answer_of_N, answers)
 
 
-def sample_at_other_temperature(model: Any, prompts: Any, seeds: Any, **settings: Any) -> list[list[Sample]]:
-    """Sample at temperature 0.8."""
-    return sample(model, prompts, seeds, **{**settings, "temperature": 0.8})
+def sample_as_served(model: Any, prompts: Any, seeds: Any, *, max_tokens: int, end_ids: Any, **_: Any) -> Any:
+    """Sample as `ibidem generate` does by default: at temperature 0.8, from the nucleus of 0.95."""
+    each = [prompt for prompt, own in zip(prompts, seeds, strict=True) for _ in own]
+    drawn = iter(generate(model, each, Sampling(max_tokens, first=seeds[0][0]), end_ids=end_ids))
+    return [[Sample(ids, [0.0] * len(ids)) for ids in itertools.islice(drawn, len(own))] for own in seeds]
 
 
 def rescored(self: Sampler, model: Decoder, answers: list[Answer]) -> list[Answer]:
