@@ -61,7 +61,7 @@ class Script:
         try:
             count = 0
             for word in self.words:
-                while self.gate is not None and not self.gate.acquire(blocking=False):
+                while self.gate is not None and not self.gate.acquire(blocking=False):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
                 if count == drawing.max_tokens:
                     break

@@ -10,7 +10,7 @@ A parameter is never ignored that would change the answer.
 
 import json
 import secrets
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -155,7 +155,7 @@ def chat(body: bytes, limits: LimitsConfig) -> ChatAsked:
     Raises:
         ApiError: it is malformed, over a limit, or asks for what cannot be had; `param` names the parameter.
     """
-    found = _read(_ChatBody, body, limits)
+    found = _read(_chat_body(), body, limits)
     if found.max_tokens is not None and found.max_completion_tokens not in {None, found.max_tokens}:
         raise _refused("max_tokens", "differs from max_completion_tokens; leave one of them out")
     most = found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
@@ -169,7 +169,7 @@ def completion(body: bytes, limits: LimitsConfig) -> CompletionAsked:
     Raises:
         ApiError: as `chat`.
     """
-    found = _read(_CompletionBody, body, limits)
+    found = _read(_completion_body(), body, limits)
     prompt, suffix = _prompt(found.prompt), found.suffix
     if suffix is None:
         prompt, suffix = _parted(prompt)
@@ -269,16 +269,21 @@ def _check_text(text: str) -> None:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _chat_body() -> TypeAdapter[_ChatBody]:
+    return TypeAdapter(_ChatBody)
 
 
-def _read(kind: type[B], body: bytes, limits: LimitsConfig) -> B:
+@cache
+def _completion_body() -> TypeAdapter[_CompletionBody]:
+    return TypeAdapter(_CompletionBody)
+
+
+def _read(adapter: TypeAdapter[B], body: bytes, limits: LimitsConfig) -> B:
     tree = parsed(body, limits)
     if not isinstance(tree, dict):
         raise ApiError(400, "the body must be an object")
     try:
-        found: B = _adapter(kind).validate_json(body, strict=True)
+        found = adapter.validate_json(body, strict=True)
     except ValidationError as error:
         raise _explained(error.errors()[0]) from None
     _check_neutral(tree, NEUTRAL, "")
