@@ -24,7 +24,7 @@ def endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint."""
 
     async def chat_completions(request: Request) -> Response:
-        asked = requests.chat(await request.body(), service.limits)
+        asked = requests.chat(await requests.body_of(request), service.limits)
         caller: Caller = request.state.caller
         service.check_model(asked.wanted.model, caller)
         about = About.new("chatcmpl", service.model, service.fingerprint)

@@ -37,7 +37,7 @@ def endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint."""
 
     async def completions(request: Request) -> Response:
-        asked = requests.completion(await request.body(), service.limits)
+        asked = requests.completion(await requests.body_of(request), service.limits)
         caller: Caller = request.state.caller
         service.check_model(asked.wanted.model, caller)
         about = About.new("cmpl", service.model, service.fingerprint)

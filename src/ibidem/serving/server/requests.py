@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
+from starlette.requests import Request
 
 from ibidem.config import configuration
 from ibidem.conversation import Conversation, Part, Role, Turn, check
@@ -147,6 +148,18 @@ class CompletionAsked(NamedTuple):
     prompt: str
     suffix: str | None
     wanted: Wanted
+
+
+async def body_of(request: Request) -> bytes:
+    """Receive the body of a request.
+
+    Raises:
+        ApiError: it is not said to be JSON, as pages of other sites could have it sent.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be JSON; say so: Content-Type: application/json")
+    return await request.body()
 
 
 def chat(body: bytes, limits: LimitsConfig) -> ChatAsked:
