@@ -33,12 +33,10 @@ class Prefixes:
         self.size_bytes = 0
 
     def longest(self, scope: Hashable | None, ids: Sequence[int]) -> Prefix | None:
-        """Return the sequence of the scope that shares most of its beginning with `ids`; None if none shares any.
+        """Return the sequence of the scope that shares most of its beginning with `ids`; None if none does.
 
         The last of the ids is never shared: it has to be read to know what follows.
         """
-        if scope is None:
-            return None
         asked = tuple(ids[:-1])
         shared = [(num_shared(known, asked), (own, known)) for own, known in self._kept if own == scope]
         length, key = max(shared, key=lambda each: each[0], default=(0, (None, ())))
@@ -48,7 +46,10 @@ class Prefixes:
         return Prefix(kv_L2GSK, length)
 
     def keep(self, scope: Hashable | None, ids: Sequence[int], kv_L2GSK: Tensor) -> None:
-        """Keep a sequence, in place of those of its scope that it begins with; unless a longer one begins with it."""
+        """Keep a sequence in place of those of its scope that it begins with, unless another begins with it.
+
+        Nothing is kept without a scope.
+        """
         if scope is None:
             return
         whole = tuple(ids)
