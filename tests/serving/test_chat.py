@@ -1,4 +1,4 @@
-"""`ibidem chat` keeps a conversation as long as the context allows, and the model's text never controls the terminal."""
+"""`ibidem chat` keeps a conversation as long as the context allows; the model's text never controls the terminal."""
 
 import asyncio
 import io
