@@ -28,9 +28,9 @@ from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.store import Chunk
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 BROWSER = shutil.which("chromium")
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
@@ -127,8 +127,8 @@ def cited(text: str = ANSWER) -> list[dict[str, Any]]:
 POISON = (
     '<img src="http://evil.example/img"> <script src="http://evil.example/s"></script> '
     '<link rel="stylesheet" href="http://evil.example/l"> <style>@import "http://evil.example/i";</style> '
-    '<div style="background:url(http://evil.example/u)">x</div> <a href="javascript:fetch(\'http://evil.example/j\')">a</a> '
-    '<iframe src="data:text/html,<img src=http://evil.example/d>"></iframe> <svg onload="fetch(\'http://evil.example/o\')"/> '
+    '<div style="background:url(http://evil.example/u)">x</div> <a href="javascript:fetch(\'//evil.example/j\')">a</a> '
+    '<iframe src="data:text/html,<img src=//evil.example/d>"></iframe> <svg onload="fetch(\'//evil.example/o\')"/> '
     "![i](http://evil.example/m) [a](javascript:alert(1)) http://evil.example/plain\n```html\n"
     "<img src=x onerror=\"fetch('http://evil.example/e')\">\n```\n"
 )
@@ -341,11 +341,11 @@ def test_the_token_of_a_login_link_leaves_the_address_before_it_is_sent(tab: Tab
     tab.page.wait_for_url(f"{tab.address}/")
     assert not any(TOKEN in part for each in sent for part in each)
     assert tab.site.tokens.sessions
-    tab.page.go_back()
-    assert TOKEN not in tab.page.url
     cookie = tab.page.context.cookies()[0]
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("ibidem_session", True, "Strict")
     assert tab.page.evaluate("document.cookie") == ""
+    tab.page.go_back()
+    assert TOKEN not in tab.page.url
 
 
 @slow
@@ -353,7 +353,7 @@ def test_a_form_is_rated_with_the_keyboard(tab: Tab) -> None:
     page = tab.open("/review")
     page.get_by_role("link", name="Begin").press("Enter")
     for _ in range(2):
-        page.get_by_role("button", name="This one: Statement 2").press("Enter")
+        page.get_by_role("button", name="Choose statement 2").press("Enter")
         expect(page.get_by_text("Saved: Statement 2.")).to_be_visible()
     expect(page.get_by_text("You have rated everything.")).to_be_visible()
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 PER_PAGE = 50
 KINDS: tuple[str, ...] = get_args(log.Kind)
-HASH_CHARS = 12
+HASH_CHARS = 8
 """A longer value is shortened, and whole in its title."""
 ADMINISTRATORS = "The audit log is for administrators; a token becomes one with ibidem token create --admin."
 

@@ -65,7 +65,7 @@ def routes(service: Service) -> list[Route]:
         found = [await _form(service, files, number, request.state.caller.principal) for number in numbers]
         rows = [_listed(form) for form in found if form.pairs]
         body = tag("ul", *rows, cls="forms") if rows else tag("p", NOTHING)
-        return layout.page(request, service, "Review", tag("h1", "Review"), body)
+        return layout.page(request, service, "Review", tag("article", tag("h1", "Review"), body, cls="reading"))
 
     async def pair(request: Request) -> Response:
         principal = request.state.caller.principal
@@ -155,7 +155,10 @@ def _shown(form: Form, name: str, chunk: Chunk, last: str) -> list[Html]:
     both = _button("0.5", CHOICES["0.5"], said)
     cards = [
         tag(
-            "div", tag("h2", CHOICES[score]), _text(text, "statement"), _button(score, "This one", said, CHOICES[score])
+            "div",
+            tag("h2", CHOICES[score]),
+            _text(text, "statement"),
+            _button(score, f"Choose {CHOICES[score].lower()}", said),
         )
         for score, text in zip(("1", "0"), statements, strict=True)
     ]
@@ -170,11 +173,10 @@ def _posted(form: Form, name: str) -> dict[str, str]:
     return {"method": "post", "action": f"/review/{form.number}?pair={name}"}
 
 
-def _button(score: str, words: str, said: str | None, about: str = "") -> Html:
+def _button(score: str, words: str, said: str | None) -> Html:
     chosen = said == score
-    hint = tag("span", f": {about}", cls="unseen") if about else ""
-    mark = tag("span", " (your answer)") if chosen else ""
-    return tag("button", words, hint, mark, name="score", value=score, cls="chosen choice" if chosen else "choice")
+    mark = " (your answer)" if chosen else ""
+    return tag("button", words, mark, name="score", value=score, cls="chosen choice" if chosen else "choice")
 
 
 def _undo(form: Form, last: str) -> Html:

@@ -12,6 +12,7 @@ const question = byId("question");
 const passage = byId("passage");
 
 const DOUBT = " (unsupported)";
+const WORD = /[\p{L}\p{N}]/u;
 const NEAR_END_PX = 120;
 
 let messages = []; // what is sent: complete turns only
@@ -46,7 +47,7 @@ function follow(change) {
 
 // ---------------------------------------------------------------- an answer as pieces
 
-// Lines that begin with ``` enclose code; they themselves are not shown.
+// Paragraphs, and code between lines that begin with ```, which are not shown themselves.
 function blocksOf(points) {
   const blocks = [{ isCode: false, start: 0, end: points.length, language: "" }];
   for (let start = 0; start < points.length; ) {
@@ -54,17 +55,19 @@ function blocksOf(points) {
     if (end < 0) end = points.length;
     const line = points.slice(start, end).join("");
     const open = blocks.at(-1);
-    if (line.startsWith("```") && (open.isCode ? line.trim() === "```" : true)) {
+    const isFence = open.isCode ? line.trim() === "```" : line.startsWith("```");
+    if (isFence || (!open.isCode && !line.trim())) {
       open.end = Math.max(open.start, start - 1);
-      const language = open.isCode ? "" : line.slice(3).trim();
-      blocks.push({ isCode: !open.isCode, start: Math.min(end + 1, points.length), end: points.length, language });
+      const language = isFence && !open.isCode ? line.slice(3).trim() : "";
+      const isCode = isFence !== open.isCode;
+      blocks.push({ isCode, start: Math.min(end + 1, points.length), end: points.length, language });
     }
     start = end + 1;
   }
   return blocks.map((block) => (block.isCode ? block : trimmed(points, block))).filter(({ start, end }) => start < end);
 }
 
-// A paragraph without the empty lines around it: it stands apart anyway.
+// A paragraph without the line breaks around it: it stands apart anyway.
 function trimmed(points, block) {
   let { start, end } = block;
   while (start < end && points[start] === "\n") start += 1;
@@ -85,9 +88,10 @@ function piecesOf(answer) {
     return cuts.slice(1).map((end, index) => {
       const start = cuts[index];
       const citation = answer.citations.find(inside(start, end));
-      const isDoubted = answer.doubts.some(inside(start, end));
+      const text = points.slice(start, end).join("");
+      const isDoubted = WORD.test(text) && answer.doubts.some(inside(start, end));
       const kind = citation ? "citation" : badges.some(inside(start, end)) ? "badge" : isDoubted ? "doubt" : "text";
-      return { number, block, kind, citation, text: points.slice(start, end).join("") };
+      return { number, block, kind, citation, text };
     });
   });
 }
@@ -192,12 +196,16 @@ async function send() {
   try {
     await receive(answer, asked, running.signal);
   } catch (error) {
-    const isStopped = error.name === "AbortError";
-    note(answer.article, isStopped ? "Stopped." : error.message, !isStopped);
-    if (error.isExpired) answer.article.lastChild.append(" ", element("a", { href: "/login" }, "Log in"));
+    follow(() => failed(answer.article, error));
   }
   if (answer.article.isConnected) finish(answer, asked);
   if (!answer.text && !question.value) question.value = text; // to be asked again
+}
+
+function failed(article, error) {
+  const isStopped = error.name === "AbortError";
+  note(article, isStopped ? "Stopped." : error.message, !isStopped);
+  if (error.isExpired) article.lastChild.append(" ", element("a", { href: "/login" }, "Log in"));
 }
 
 function start(answer) {
