@@ -336,10 +336,13 @@ def test_a_passage_that_may_not_be_read_any_more_says_what_is_said_of_all(tab: T
 @slow
 def test_the_token_of_a_login_link_leaves_the_address_before_it_is_sent(tab: Tab) -> None:
     sent = list[tuple[str, str]]()
+    shown = list[str]()
     tab.page.on("request", lambda request: sent.append((request.url, str(request.headers))))
+    tab.page.on("request", lambda request: shown.append(tab.page.url) if request.method == "POST" else None)
     tab.page.goto(f"{tab.address}/login#{TOKEN}")
     tab.page.wait_for_url(f"{tab.address}/")
     assert not any(TOKEN in part for each in sent for part in each)
+    assert shown == [f"{tab.address}/login"]
     assert tab.site.tokens.sessions
     cookie = tab.page.context.cookies()[0]
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("ibidem_session", True, "Strict")
