@@ -12,10 +12,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ibidem.page import join, tag
+from ibidem.serving.server.guard import COOKIE
 from ibidem.serving.server.pages import layout
 from ibidem.serving.server.service import Service
 
-COOKIE = "ibidem_session"
 WRONG = "This token is not valid: it may be mistyped, expired or revoked."
 
 
