@@ -25,6 +25,7 @@ from ibidem.grounding.store import Chunk
 from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server import pages
 from ibidem.serving.server.service import Documents, Service
+from ibidem.serving.server.speech import Delta, Ended
 from ibidem.serving.server.tokens import Caller, TokenStore
 
 CSP = (
@@ -52,6 +53,7 @@ class FakeDocuments:
     chunks: Sequence[Chunk] = (NOTICE, LEAVE, SALARY)
     hidden: dict[str, set[str]] = field(default_factory=lambda: {"ada": {SALARY.id}, "bob": {SALARY.id}})
     recorded: list[tuple[str, str]] = field(default_factory=list)
+    says: Sequence[Delta | Ended] = ()
     is_full: bool = False
     """Whether nothing can be recorded."""
 
@@ -67,8 +69,9 @@ class FakeDocuments:
         known = {each.id for each in self.chunks} - self.hidden.get(principal, set())
         return frozenset(chunks) & known
 
-    def answer(self, *_: object) -> Any:
-        raise NotImplementedError
+    async def answer(self, *_: object) -> AsyncGenerator[Delta | Ended]:
+        for each in self.says:
+            yield each
 
 
 class FakeTokens:

@@ -7,11 +7,12 @@ import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, Playwright, expect, sync_playwright
+from tests.serving.server.running import running
 from tests.serving.server.site import (
     LEAVE,
     NOTICE,
@@ -26,6 +27,8 @@ from tests.serving.server.site import (
 
 from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.store import Chunk
+from ibidem.serving.server.service import Documents
+from ibidem.serving.server.speech import Cited, Delta, Ended
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -359,6 +362,57 @@ def test_a_form_is_rated_with_the_keyboard(tab: Tab) -> None:
         page.get_by_role("button", name="Choose statement 2").press("Enter")
         expect(page.get_by_text("Saved: Statement 2.")).to_be_visible()
     expect(page.get_by_text("You have rated everything.")).to_be_visible()
+
+
+@slow
+def test_the_pages_work_behind_the_guard_of_a_server(context: BrowserContext, site: Site, tmp_path: Path) -> None:
+    text = "The notice period is six weeks [1]. The office is in Lisbon (unsupported)."
+    place, claim = text.index("[1]"), text.index("The office")
+    span = (NOTICE.start, NOTICE.start + len("The notice period is six weeks"))
+    cited = Cited(place, place + 3, 1, NOTICE.id, NOTICE.path, NOTICE.title, span, "The notice ...", True, 0.9)
+    grounding = {"abstained": False, "removed": 0, "left_out": 0, "unsupported": [[claim, len(text)]]}
+    documents = site.documents
+    documents.says = [
+        Delta(text[:place]),
+        Delta("[1]", (cited,)),
+        Delta(text[place + 3 :]),
+        Ended("stop", 9, 9, grounding),
+    ]
+    page, told = context.pages[0], list[str]()
+    page.on("console", lambda message: told.append(message.text))
+    about = {"audit": site.service.audit, "reviews": site.service.reviews}
+    with running(tmp_path / "server", documents=cast("Documents", documents), **about) as server:
+        page.goto(server.url)
+        assert page.url == f"{server.url}/login"
+        page.get_by_label("Token").fill("ib-wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("not valid")
+        told.clear()  # the browser notes the status 401
+        page.goto(f"{server.url}/login#{server.service.tokens.create('ada', is_admin=True, days=1)}")
+        page.get_by_label("Your question").fill("How long is the notice period?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".doubt").first).to_have_text("The office is in Lisbon")
+        page.get_by_role("button", name="Source 1").first.click()
+        expect(page.locator("#passage mark")).to_have_text("The notice period is six weeks")
+        page.get_by_role("link", name="Review").click()
+        page.get_by_role("link", name="Begin").click()
+        page.get_by_role("button", name="Choose statement 1").click()
+        expect(page.get_by_text("Saved: Statement 1.")).to_be_visible()
+        page.get_by_role("link", name="Audit").click()
+        page.get_by_role("button", name="Verify now").click()
+        expect(page.get_by_text("121 events, consistent")).to_be_visible()
+        page.get_by_role("link", name="120").click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the proof").click()
+        assert download.value.suggested_filename == "event-120.proof"
+        page.goto(server.url)
+        server.service.tokens.revoke(server.service.tokens.listed()[-1].caller.token)
+        page.get_by_label("Your question").fill("And now?")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("Your session has ended. Log in")
+        page.get_by_role("link", name="Log in").click()
+        page.wait_for_url(f"{server.url}/login")
+    assert [each for each in told if "401" not in each] == []
 
 
 # ---------------------------------------------------------------- accessibility

@@ -251,13 +251,13 @@ function take(answer, chunk) {
   const [choice] = chunk.choices ?? [];
   answer.text += choice?.delta?.content ?? "";
   answer.citations.push(...(choice?.delta?.annotations ?? []).map(citationOf));
-  answer.doubts = (chunk.grounding?.unsupported ?? []).map(([start, end]) => ({ start, end }));
   if (choice?.finish_reason === "length") note(answer.article, "Cut at the maximum length.");
-  if (chunk.grounding) remarks(answer, chunk.grounding);
+  if (chunk.grounding) judge(answer, chunk.grounding);
   follow(() => draw(answer));
 }
 
-function remarks(answer, { removed, left_out: leftOut }) {
+function judge(answer, { unsupported, removed, left_out: leftOut }) {
+  answer.doubts = unsupported.map(([start, end]) => ({ start, end }));
   const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
   if (removed) note(answer.article, `${counted(removed, "citation")} of passages that do not exist removed.`);
   if (leftOut) note(answer.article, `${counted(leftOut, "passage")} did not fit into the model's context.`);
