@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ibidem import log
 from ibidem.conversation import Conversation, Part, Turn
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, NoRoom
 from ibidem.figures import counted
 from ibidem.grounding import quotes
 from ibidem.grounding.cite import (
@@ -38,7 +38,7 @@ from ibidem.grounding.cite import (
     read_citations,
 )
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundAskConfig
-from ibidem.grounding.marked import escape_numbers
+from ibidem.grounding.marked import cleaned, escape_numbers
 from ibidem.grounding.opening import opened
 from ibidem.grounding.rerank import share_of
 from ibidem.grounding.retrieve import Retriever
@@ -167,7 +167,7 @@ def retrieve(
 
     Raises:
         AccessDenied: the rules or the index changed twice in the meantime.
-        ConfigError: not even one passage fits.
+        NoRoom: not even one passage fits.
         AuditError: the record cannot be written.
     """
     found: list[Chunk] = []
@@ -179,7 +179,7 @@ def retrieve(
         chosen = quotes.choose(question, hits, k)
         while chosen and not fits([hit.chunk for hit in chosen]):
             if len(chosen) == 1:
-                raise ConfigError("not even one passage fits into the model's context; give fewer max_tokens")
+                raise NoRoom("not even one passage fits into the model's context; give fewer max_tokens")
             chosen.pop()
             left_out += 1
         return chosen
@@ -245,19 +245,33 @@ def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversa
     return (Turn("user", (*(Part("passage", text) for text in shown), Part("text", asked))),)
 
 
-def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
-    """Return quotes as an answer: each is followed by its number, and supported by being what it cites."""
-    lines, citations, claims = [], [], []
+class QuoteLine(NamedTuple):
+    """A quote in an answer, with its number behind it."""
+
+    text: str
+    citation: Citation
+    claim: Claim
+
+
+def quote_lines(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> list[QuoteLine]:
+    """Return quotes as they are shown: each is followed by its number, and supported by being what it cites."""
+    lines = []
     for quote in found:
-        chunk = chunks[quote.place]
+        chunk, number = chunks[quote.place], quote.place + 1
         text = chunk.text[quote.start : quote.end]
-        lines.append(f"{escape_numbers(text.strip())} [{quote.place + 1}]")
         span = (chunk.start + quote.start, chunk.start + quote.end)
-        citations.append(Citation(quote.place + 1, span, text, supported=True))
-        claims.append(Claim(text.strip(), (quote.place + 1,), supported=True))
-    text = "\n\n".join(lines)
-    ordered = tuple(sorted(citations, key=lambda each: (each.number, each.span)))
-    return Checked(text or NO_ANSWER, text, ordered, 0, (), tuple(claims))
+        shown = f"{escape_numbers(cleaned(text).strip())} [{number}]"
+        citation = Citation(number, span, text, supported=True)
+        lines.append(QuoteLine(shown, citation, Claim(text.strip(), (number,), supported=True)))
+    return lines
+
+
+def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
+    """Return quotes as an answer."""
+    lines = quote_lines(found, chunks)
+    text = "\n\n".join(line.text for line in lines)
+    ordered = tuple(sorted((line.citation for line in lines), key=lambda each: (each.number, each.span)))
+    return Checked(text or NO_ANSWER, text, ordered, 0, (), tuple(line.claim for line in lines))
 
 
 def as_json(config: GroundAskConfig, answered: Reply) -> str:

@@ -61,8 +61,8 @@ _CHUNK_ID = re.compile(f"[0-9a-f]{{{ID_CHARS},64}}")
 _BRACKET = re.compile(r"[\[\]]")
 _ESCAPED = re.compile(r"\\([\[\]])")
 _CODE = r"```.*?(?:```|\Z)|``[^\n]*?``|`[^`\n]*`|(?<=[A-Za-z0-9_])\[[^\[\]\n]*\](?:\[[^\[\]\n]*\])*"
-_CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
-_CODE_OR_CITED = re.compile(f"{_CODE}|{_CITED}", re.DOTALL)
+CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
+_CODE_OR_CITED = re.compile(f"{_CODE}|{CITED}", re.DOTALL)
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
 _FIRST_QUOTE = re.compile(r"\s*“[^“”]*”\s*(?=\S)")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
@@ -302,6 +302,15 @@ def escape(text: str) -> str:
     return _BRACKET.sub(r"\\\g<0>", text)
 
 
+def unescaped(text: str) -> str:
+    r"""Return a text without the backslashes that `escape` put there.
+
+    >>> unescaped("argv\\[1\\]")
+    'argv[1]'
+    """
+    return _ESCAPED.sub(r"\1", text)
+
+
 def read_citations(text: str) -> tuple[Part, ...]:
     r"""Return the parts of an answer that a foreign model wrote: citations as parts, and brackets without backslashes.
 
@@ -314,10 +323,10 @@ def read_citations(text: str) -> tuple[Part, ...]:
     for match in _CODE_OR_CITED.finditer(text):
         if match["cited"] is None:
             continue
-        parts.append(Part("text", _ESCAPED.sub(r"\1", text[start : match.start()])))
+        parts.append(Part("text", unescaped(text[start : match.start()])))
         parts.extend(Part("cite", number) for number in re.findall("[0-9]+", match["cited"]))
         start = match.end()
-    parts.append(Part("text", _ESCAPED.sub(r"\1", text[start:])))
+    parts.append(Part("text", unescaped(text[start:])))
     return tuple(part for part in parts if part.text)
 
 

@@ -23,9 +23,7 @@ OPEN, CLOSE = "\ue000", "\ue001"
 _BLANK = "\ue002"  # no sentence ends here
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 _LINE_ENDS = dict.fromkeys(map(ord, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
-_CLEAN = (
-    _CONTROLS | _LINE_ENDS | dict.fromkeys(map(ord, "\ue000\ue001\ue002\ue003")) | {ord("\t"): "\t"}
-)
+_CLEAN = _CONTROLS | _LINE_ENDS | dict.fromkeys(map(ord, "\ue000\ue001\ue002\ue003")) | {ord("\t"): "\t"}
 
 MARKED = re.compile(f"{OPEN}([^{CLOSE}]*){CLOSE}")
 _CITATIONS = f"(?:{OPEN}[^{CLOSE}]*{CLOSE}[ {_BLANK}]*)+"

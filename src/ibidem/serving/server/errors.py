@@ -9,7 +9,13 @@ class ApiError(IbidemError):
     """A request is refused: a status, and one line that says what, where and what to do."""
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
