@@ -15,7 +15,7 @@ from ibidem.serving.server.service import Service
 from ibidem.serving.server.speech import Cited, Delta, Ended
 from ibidem.serving.server.tokens import Caller
 
-CHUNK, WHOLE = "chat.completion.chunk", "chat.completion"
+CHUNK = "chat.completion.chunk"
 MARK = "\n"  # the text of an event, where the rest of it is written once
 GROUNDED_TEMPERATURE = 0.0
 
@@ -90,7 +90,7 @@ class ChatForm:
             "annotations": self._annotations(citations),
         }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ended.finish}
-        return {**self._about.head(WHOLE), "choices": [choice], "usage": usage(ended), **_grounding(ended)}
+        return {**self._about.head("chat.completion"), "choices": [choice], "usage": usage(ended), **_grounding(ended)}
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

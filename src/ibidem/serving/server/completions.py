@@ -16,7 +16,7 @@ from ibidem.serving.server.service import Service
 from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Spoken
 from ibidem.serving.server.tokens import Caller
 
-KIND = "text_completion"
+OBJECT = "text_completion"
 MARK = "\n"  # the text of an event, where the rest of it is written once
 
 
@@ -77,16 +77,16 @@ class _TextForm:
     def closing(self, ended: Ended) -> bytes:
         last = sse(self._chunk("", ended.finish))
         return (
-            last + sse({**self._about.head(KIND), "choices": [], "usage": usage(ended)}) if self._with_usage else last
+            last + sse({**self._about.head(OBJECT), "choices": [], "usage": usage(ended)}) if self._with_usage else last
         )
 
     def whole(self, text: str, citations: Sequence[Cited], ended: Ended) -> dict[str, Any]:
         assert not citations
-        return {**self._about.head(KIND), "choices": [_choice(text, ended.finish)], "usage": usage(ended)}
+        return {**self._about.head(OBJECT), "choices": [_choice(text, ended.finish)], "usage": usage(ended)}
 
     def _chunk(self, text: str, finish: str | None = None) -> dict[str, Any]:
         usage_to_come = {"usage": None} if self._with_usage else {}
-        return {**self._about.head(KIND), "choices": [_choice(text, finish)], **usage_to_come}
+        return {**self._about.head(OBJECT), "choices": [_choice(text, finish)], **usage_to_come}
 
 
 def _choice(text: str, finish: str | None) -> dict[str, Any]:

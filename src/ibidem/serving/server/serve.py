@@ -183,7 +183,9 @@ def _speaker(config: ServeConfig, stack: ExitStack) -> Speaker | None:
     if config.checkpoint is not None:
         from ibidem.serving.server.own_model import OwnSpeaker
 
-        return stack.enter_context(closing(OwnSpeaker(config.checkpoint, slots=config.slots, weights=config.weights)))
+        return stack.enter_context(
+            closing(OwnSpeaker(config.checkpoint, slots=config.slots, weights=config.weights, for_others=True))
+        )
     if config.upstream is not None:
         from ibidem.serving.server.upstream import UpstreamSpeaker
 
