@@ -107,6 +107,22 @@ class Retriever:
                 return chunk
         raise self.denial(principal, query=chunk_id)
 
+    def readable(self, chunk_ids: Sequence[str], principal: str) -> frozenset[str]:
+        """Return which of some chunks there are, for a principal; nothing of them is shown, so nothing is recorded.
+
+        Raises:
+            ConfigError: the rules cannot be read.
+        """
+        rules = self.permissions.current()
+        return frozenset(each for each in dict.fromkeys(chunk_ids) if self._is_readable(each, principal, rules))
+
+    def _is_readable(self, chunk_id: str, principal: str, rules: Rules) -> bool:
+        try:
+            chunk = self.store.chunk(chunk_id, principal, rules)
+        except AccessDenied:
+            return False
+        return self.may_be_shown([chunk], principal, rules)
+
     def answered(self, answer: str, principal: str, model: str, chunks: Sequence[Chunk]) -> None:
         """Record an answer before its last byte leaves.
 

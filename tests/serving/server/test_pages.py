@@ -4,22 +4,29 @@ import csv
 import json
 import re
 from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from starlette.testclient import TestClient
+from tests.grounding.corpus import make_index
 from tests.serving.server.site import LEAVE, NOTICE, SALARY, TOKEN, UNKNOWN, FakeDocuments, Site, sealed_form
 
 from ibidem.cli import main
 from ibidem.evaluation import evidence
 from ibidem.grounding import review
-from ibidem.grounding.audit.log import FILE, AuditLog, reading
+from ibidem.grounding.access import YamlPermissions
+from ibidem.grounding.audit.log import FILE, AuditLog, folder_beside, reading
+from ibidem.grounding.index import Index
 from ibidem.grounding.review import order_file
-from ibidem.grounding.store import Chunk
-from ibidem.serving.server.service import Service
+from ibidem.grounding.store import Chunk, Query
+from ibidem.serving.config import ServeConfig
+from ibidem.serving.server.documents import OpenedDocuments
 from ibidem.serving.server.tokens import Caller
+from ibidem.signatures import secret_key
 
 POISON = (
     '<img src="http://evil.example/i.png" onerror="alert(1)"><script>alert(2)</script><style>@import "http://evil.example"'
@@ -284,11 +291,40 @@ def test_a_passage_that_cannot_be_recorded_is_not_rated(site: Site, client: Test
 
 
 def test_without_documents_there_is_no_review(site: Site) -> None:
-    site.service = Service(**{**vars(site.service), "documents": None})
+    site.service = replace(site.service, documents=None)
     with TestClient(site.app()) as client:
         assert client.get("/review").status_code == 404
         assert client.get("/review/1").status_code == 404
         assert 'href="/review"' not in client.get("/").text
+
+
+def test_of_an_index_only_what_is_shown_is_recorded_and_what_is_forgotten_is_gone(tmp_path: Path) -> None:
+    index = make_index(tmp_path)
+    with closing(OpenedDocuments(ServeConfig(index=index))) as documents:
+        with closing(Index(index, secret_key(None))) as store:
+            rules = YamlPermissions(tmp_path / "acl.yaml").current()
+            hits = store.search(Query("leave notice allowance deployed", None), "hr", rules, 20)
+            chunks = [hit.chunk for hit in hits]
+        site = Site(tmp_path / "state", reviews=[sealed_form(tmp_path, chunks)])
+        site.service = replace(site.service, documents=documents)
+        with TestClient(site.app()) as client:
+
+            def recorded() -> list[dict[str, Any]]:
+                with reading(folder_beside(index)) as database:
+                    return [json.loads(event) for (event,) in database.execute("SELECT event FROM events")]
+
+            before, mine = len(recorded()), [each for each in chunks if each.path.startswith("handbook")]
+            assert len(chunks) > len(mine) > 2
+            assert f"0 of {len(mine)} pairs rated" in client.get("/review").text
+            assert len(recorded()) == before
+            assert mine[0].text in client.get("/review/1").text
+            (event,) = recorded()[before:]
+            assert (event["kind"], event["principal"], event["chunks"]) == ("query", "ada", [mine[0].id])
+            with closing(Index(index, secret_key(None))) as store:
+                num_forgotten = sum(each.path == mine[0].path for each in mine)
+                store.forget(mine[0].path)
+            assert mine[0].text not in client.get("/review/1").text
+            assert f"0 of {len(mine) - num_forgotten} pairs rated" in client.get("/review").text
 
 
 def test_the_heads_order_is_never_opened(site: Site, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

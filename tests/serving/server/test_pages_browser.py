@@ -6,12 +6,14 @@
 import re
 import shutil
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, Playwright, expect, sync_playwright
+from tests.grounding.corpus import make_index
 from tests.serving.server.running import running
 from tests.serving.server.site import (
     LEAVE,
@@ -25,8 +27,11 @@ from tests.serving.server.site import (
     sealed_form,
 )
 
+from ibidem.grounding.ask import NO_ANSWER
 from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.store import Chunk
+from ibidem.serving.config import ServeConfig
+from ibidem.serving.server.documents import OpenedDocuments
 from ibidem.serving.server.service import Documents
 from ibidem.serving.server.speech import Cited, Delta, Ended
 
@@ -413,6 +418,27 @@ def test_the_pages_work_behind_the_guard_of_a_server(context: BrowserContext, si
         page.get_by_role("link", name="Log in").click()
         page.wait_for_url(f"{server.url}/login")
     assert [each for each in told if "401" not in each] == []
+
+
+@slow
+def test_an_index_is_quoted_and_what_may_not_be_read_is_as_if_it_were_not_there(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    documents, page = OpenedDocuments(ServeConfig(index=make_index(tmp_path))), context.pages[0]
+    with closing(documents), running(tmp_path / "server", documents=documents) as server:
+        page.goto(f"{server.url}/login#{server.token}")
+        answers = page.locator("article.assistant")
+        for number, question in enumerate(
+            ("How long is the notice period?", "How much is the quokka allowance?", "wombats")
+        ):
+            page.get_by_label("Your question").fill(question)
+            page.keyboard.press("Enter")
+            expect(answers).to_have_count(number + 1)
+            expect(page.get_by_role("button", name="Send")).to_be_visible()
+        expect(answers.first).to_contain_text("The notice period is six weeks to the end of a quarter.")
+        assert answers.nth(1).inner_text() == answers.nth(2).inner_text() == f"Answer\n\n{NO_ANSWER}"
+        answers.first.get_by_role("button", name="Source 1").first.click()
+        expect(page.locator("#passage mark")).to_contain_text("The notice period is six weeks to the end of a quarter")
 
 
 # ---------------------------------------------------------------- accessibility

@@ -105,6 +105,10 @@ class OpenedDocuments:
         except AccessDenied:
             raise AccessDenied(NO_PASSAGE) from None
 
+    async def readable(self, chunks: Sequence[str], principal: str) -> frozenset[str]:
+        """Return which chunks a principal may read, as `service.Documents` says."""
+        return await self._run(lambda: self._opened().readable(chunks, principal))
+
     def close(self) -> None:
         """End the thread, behind what it was given to do, and close index and log."""
         with suppress(RuntimeError):  # it is closed

@@ -12,7 +12,7 @@ const question = byId("question");
 const passage = byId("passage");
 
 const DOUBT = " (unsupported)";
-const WORD = /[\p{L}\p{N}]/u;
+const WORD = /[^\p{P}\s]/u;
 const NEAR_END_PX = 120;
 
 let messages = []; // what is sent: complete turns only
