@@ -1,7 +1,7 @@
 """What a running server consists of; the endpoints are given it."""
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,9 @@ class Documents(Protocol):
             AccessDenied: there is no such chunk, it was deleted, or the principal may not read it: the same message.
             AuditError: the record cannot be written.
         """
+
+    async def readable(self, chunks: Sequence[str], principal: str) -> frozenset[str]:
+        """Return which chunks a principal may read; nothing of them is shown, so nothing is recorded."""
 
 
 @dataclass(frozen=True)
