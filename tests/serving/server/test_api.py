@@ -15,7 +15,7 @@ import pytest
 from tests.serving.server.running import CONTEXT, WORDS, Running, Script, running, wait_until
 
 from ibidem.conversation import Conversation
-from ibidem.errors import AccessDenied, AuditError, ConfigError
+from ibidem.errors import AccessDenied, AuditError, ConfigError, NoRoom
 from ibidem.grounding.store import Chunk
 from ibidem.readers import Readers
 from ibidem.serving.config import LimitsConfig
@@ -232,7 +232,8 @@ def test_a_chat_model_alone_continues_no_text(tmp_path: Path) -> None:
         (ApiError(418, "told"), 418),
         (AccessDenied("/srv/acl.yaml has changed"), 403),
         (AuditError("audit log /srv/a: full"), 503),
-        (ConfigError("acl /srv/acl.yaml: a prompt of 9"), 400),
+        (NoRoom("a prompt of 9 at /srv"), 400),
+        (ConfigError("acl /srv/acl.yaml: gone"), 500),
         (RuntimeError("boom at /srv, the secret question"), 500),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ibidem import log
-from ibidem.errors import AccessDenied, AuditError, ConfigError, IbidemError
+from ibidem.errors import AccessDenied, AuditError, IbidemError, NoRoom
 
 
 class ApiError(IbidemError):
@@ -48,7 +48,7 @@ def refusal_of(error: Exception) -> ApiError:
         case AuditError():
             told = "the audit log cannot be written, so nothing is answered; tell the operator of this server"
             return ApiError(503, told, code="audit_unavailable")
-        case ConfigError():
+        case NoRoom():
             told = "the conversation is too long for the model's context; shorten it"
             return ApiError(400, told, code="context_length_exceeded", param="messages")
         case _:

@@ -7,6 +7,7 @@ The address is bound first, so that a taken port is known before a model is load
 
 import asyncio
 import ipaddress
+import shlex
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ import uvicorn
 
 from ibidem import accounts
 from ibidem.errors import ConfigError
-from ibidem.serving.config import ServeConfig
+from ibidem.serving.config import STATE, ServeConfig
 from ibidem.serving.server import app, connections
 from ibidem.serving.server.service import Documents, Service
 from ibidem.serving.server.speech import Speaker
@@ -172,8 +173,8 @@ def _first_login(tokens: TokenStore, config: ServeConfig, address: Address) -> l
         return []
     principal = config.principal or accounts.this_user()
     if not is_loopback(config.host):
-        state = "" if config.state == ServeConfig(upstream="").state else f" --state {config.state}"
-        made = f"ibidem token create --principal {principal} --admin{state}"
+        state = "" if config.state == STATE else f" --state {shlex.quote(str(config.state))}"
+        made = f"ibidem token create --principal {shlex.quote(principal)} --admin{state}"
         raise ConfigError(f"host {config.host}: others can reach it, and nobody has a token; make one first: {made}")
     secret = tokens.create(principal, is_admin=True, days=TOKEN_DAYS)
     return [f"log in as {principal}, this first time: {address.url}/login#{secret}"]
@@ -187,11 +188,9 @@ def _speaker(config: ServeConfig, stack: ExitStack) -> Speaker | None:
             closing(OwnSpeaker(config.checkpoint, slots=config.slots, weights=config.weights, for_others=True))
         )
     if config.upstream is not None:
-        from ibidem.serving.server.upstream import UpstreamSpeaker
+        from ibidem.serving.server.upstream import open_upstream
 
-        return stack.enter_context(
-            closing(UpstreamSpeaker(config.upstream, model=config.upstream_model, key=config.upstream_key))
-        )
+        return open_upstream(config.upstream, config.upstream_model, config.upstream_key)
     return None
 
 
