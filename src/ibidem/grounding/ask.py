@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from ibidem import log
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, NoRoom
-from ibidem.figures import counted
+from ibidem.figures import counted, terminal_text
 from ibidem.grounding import quotes
 from ibidem.grounding.cite import (
     Checked,
@@ -42,7 +42,7 @@ from ibidem.grounding.marked import cleaned, escape_numbers
 from ibidem.grounding.opening import opened
 from ibidem.grounding.rerank import share_of
 from ibidem.grounding.retrieve import Retriever
-from ibidem.grounding.search import source_line, terminal_text
+from ibidem.grounding.search import source_line
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 

@@ -258,7 +258,7 @@ class Checking:
         stop = len(sentence) - sentence.endswith((".", "!", "?"))
         self._send(sentence[num_sent:stop], claim)
         self._at_tail.add(before)
-        self.unsupported.append((self._at_tail.place(), self._shown.place()))
+        self.unsupported.append((self._at_tail.place(), self._shown.stop()))
         self._texts.append(self._shown.doubt())
         self._send(sentence[stop:], claim)
 

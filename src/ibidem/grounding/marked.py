@@ -206,6 +206,10 @@ class Shown:
         """Return the place in the text of the next character that is no blank."""
         return self.length + len(_lines_trimmed(self._held if self.length else self._held.lstrip()))
 
+    def stop(self) -> int:
+        """Return the place in the text behind the last character that is no blank."""
+        return self.length + len(_lines_trimmed(self._held.rstrip()))
+
     def end(self) -> str:
         """Return the rest of the text."""
         last = self._out(escape_numbers(self._held.rstrip()))
