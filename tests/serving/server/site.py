@@ -24,14 +24,11 @@ from ibidem.grounding.review import HEAD, INDEX, PROMPTS, _write
 from ibidem.grounding.store import Chunk
 from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server import pages
+from ibidem.serving.server.guard import POLICY
 from ibidem.serving.server.service import Documents, Service
 from ibidem.serving.server.speech import Delta, Ended
 from ibidem.serving.server.tokens import Caller, TokenStore
 
-CSP = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
 TOKEN = "ib-" + "a" * 43
 NOTICE = Chunk(
     "5b1f6f0f1f0b4a5a9a8e9b1f6f0f1f0b", "handbook/notice.md", ("Employment", "Notice"), 120, 284,
@@ -109,7 +106,7 @@ class Site:
         self.is_cut = False
         """Whether the answer ends without an end."""
         self.stopped = threading.Event()
-        self.headers = {"content-security-policy": CSP}
+        self.headers = {"content-security-policy": POLICY}
 
     def app(self) -> Starlette:
         async def known(request: Request, call_next: Any) -> Response:
