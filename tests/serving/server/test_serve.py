@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 from tests import processes
+from tests.grounding.corpus import CANARIES, make_index
 from tests.serving.server.running import wait_until
 
 from ibidem import cli
@@ -307,3 +308,70 @@ def test_an_address_is_written_as_a_browser_takes_it(host: str) -> None:
         address = serve.Address.of(bound, host)
         assert httpx.URL(address.url).host == host
         assert httpx.URL(address.url).port == bound.getsockname()[1]
+
+
+NOTICE = "How long is the notice period?"
+ALLOWANCE = "What is the quokka allowance?"
+
+
+@pytest.fixture
+def grounded(tmp_path: Path) -> Iterator[Served]:
+    """A server of documents alone, which hr may read and ada may not read all of."""
+    index = make_index(tmp_path)
+    with served(tmp_path, "--index", str(index), "--principal", "ada") as one:
+        yield one
+
+
+def asked(client: httpx.Client, question: str, **fields: Any) -> httpx.Response:
+    body = {"model": "ibidem", "messages": [{"role": "user", "content": question}], **fields}
+    return client.post("/v1/chat/completions", json=body)
+
+
+def test_documents_are_answered_from_for_those_who_may_read_them(grounded: Served, tmp_path: Path) -> None:
+    with TokenStore(tmp_path / "state") as tokens:
+        hr = tokens.create("hr", is_admin=False, days=1)
+    with grounded.client() as ada, Served(grounded.process, grounded.said, grounded.url, hr).client() as of_hr:
+        answer = asked(ada, NOTICE).json()
+        message = answer["choices"][0]["message"]
+        first = message["annotations"][0]
+        start, end = (first["url_citation"][name] for name in ("start_index", "end_index"))
+        assert "six weeks" in message["content"]
+        assert message["content"][start:end] == f"[{first['number']}]"
+        assert answer["grounding"]["abstained"] is False
+        shown = ada.get(first["url_citation"]["url"], headers={"Accept": "application/json"}).json()
+        assert first["quote"] in shown["text"]
+        assert shown["path"] == first["path"] == "handbook/notice.md"
+        refused_to_ada = asked(ada, ALLOWANCE)
+        assert refused_to_ada.json()["grounding"]["abstained"] is True
+        (secret,) = asked(of_hr, ALLOWANCE).json()["choices"][0]["message"]["annotations"]
+        assert secret["path"] == "salaries/march.md"
+        address = secret["url_citation"]["url"]
+        for kind in ("application/json", "text/html"):
+            forbidden = ada.get(address, headers={"Accept": kind})
+            unknown = ada.get(address.replace(secret["chunk"], "0" * 32), headers={"Accept": kind})
+            assert forbidden.status_code == unknown.status_code == 404
+            assert forbidden.content == unknown.content
+            for text in (forbidden.text, refused_to_ada.text, asked(ada, ALLOWANCE, stream=True).text):
+                assert not [word for word in CANARIES if word in text]
+            assert of_hr.get(address, headers={"Accept": kind}).status_code == 200
+
+
+def test_without_a_record_there_is_no_answer(grounded: Served, tmp_path: Path) -> None:
+    log = tmp_path / "index.audit" / "audit.sqlite"
+    log.rename(log.with_name("elsewhere"))
+    log.touch(mode=0o600)
+    with grounded.client() as client:
+        for stream in (False, True):
+            response = asked(client, NOTICE, stream=stream)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "audit_unavailable")
+            assert str(tmp_path) not in response.text
+            assert "six weeks" not in response.text
+
+
+def test_a_model_without_room_for_passages_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    index = make_index(tmp_path)
+    with served(tmp_path, "--checkpoint", str(checkpoint), "--index", str(index)) as one, one.client() as client:
+        response = asked(client, NOTICE)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert client.get("/v1/models").status_code == 200
