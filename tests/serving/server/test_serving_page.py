@@ -65,7 +65,7 @@ def test_the_example_in_python_runs(server: Running) -> None:
 
 
 def test_the_examples_of_commands_are_commands() -> None:
-    for line in "\n".join(blocks("bash")).splitlines():
+    for line in "\n".join(blocks("bash")).replace("\\\n", "").splitlines():
         words = line.partition(" #")[0].split()
         if words[:1] == ["ibidem"]:
             length = 2 if " ".join(words[1:3]) in COMMANDS else 1
