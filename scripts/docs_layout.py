@@ -247,6 +247,9 @@ NO_ARTIFACT = {
     "key",
     "plan",
     "problems",
+    "token create",
+    "token list",
+    "token revoke",
 }
 """Commands that read and make no artifact themselves; the demo calls the others."""
 
@@ -433,7 +436,7 @@ def _grounding_head() -> Kind:
         "an input, not a part. The threshold that tells supported claims from others is kept with the weights from "
         "the last step on.",
         made_by=HEADS,
-        read_by=(*HEADS, "ground search", "ground ask", "ground review", "evaluate doc-qa"),
+        read_by=(*HEADS, "ground search", "ground ask", "ground review", "serve", "evaluate doc-qa"),
         files=TRAINED_ALONE,
         counts={
             "step": "Number of steps taken.",
@@ -500,7 +503,7 @@ def _checkpoint() -> Kind:
         about="A model after some steps, with everything that is needed to go on.",
         made_by=tuple(name for name in TRAININGS if name not in (*REWARDS, *HEADS)),
         read_by=(
-            *(*TRAININGS, "generate", "evaluate perplexity", "evaluate dashboard"),
+            *(*TRAININGS, "generate", "serve", "chat", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
             *("evaluate chat", "gate", "report", *TAKEDOWN),
         ),
@@ -574,7 +577,7 @@ def _index() -> Kind:
         made_by=("ground index", "ground forget"),
         read_by=(
             *("ground index", "ground search", "ground ask", "ground show", "ground forget", "ground review"),
-            "evaluate doc-qa",
+            *("serve", "evaluate doc-qa"),
         ),
         files={
             "{grounding.index:SEGMENTS}": "Name, access class (`read`, `deny`) and size of each segment, one per line.",
@@ -622,7 +625,7 @@ def _review() -> Kind:
         constant="grounding.review:KIND",
         about="Pairs of statements about passages, for people to say which one holds; the head's order is beside it.",
         made_by=("ground review",),
-        read_by=("evaluate ratings",),
+        read_by=("serve", "evaluate ratings"),
         files={
             "{grounding.review:PAIRS}": "A pair a line, as the form shows it, and the chunk that it is about.",
             "{rating_form:FORM}": "A form with a line for each pair. Raters fill in copies.",
@@ -718,6 +721,8 @@ OTHERS = {
     "FILE.html": "`ibidem report --output FILE.html`.",
     "NAME.audit/{grounding.audit.log:FILE}": "The audit log of the index NAME: events as canonical JSON in an SQLite "
     "database, under a Merkle tree. It is no artifact: it grows.",
+    "STATE/{serving.server.tokens:FILE}": "`ibidem serve`, `ibidem token create`: hashes of the tokens and sessions of "
+    "a server, with their principals, in an SQLite database. Its folder is `--state`.",
     "FILE.jsonl": "`ibidem generate --output FILE.jsonl`, `ibidem problems --output FILE.jsonl`.",
 }
 

@@ -49,7 +49,7 @@ class Turn(NamedTuple):
     @property
     def text(self) -> str:
         """Its parts for people: citations as [1], each passage and tool call in a paragraph of its own."""
-        return "".join(map(_plain, self.parts)).strip("\n")
+        return "".join(map(plain_part, self.parts)).strip("\n")
 
     @property
     def is_blank(self) -> bool:
@@ -58,6 +58,19 @@ class Turn(NamedTuple):
 
 
 Conversation = tuple[Turn, ...]
+
+
+def plain_part(part: Part) -> str:
+    """Return a part for people: a citation as [1], a passage or tool call in a paragraph of its own."""
+    match part.kind:
+        case "text":
+            return part.text
+        case "cite":
+            return f" [{part.text}]"
+        case "passage":
+            return f"\n\nPassage:\n{part.text}\n\n"
+        case "tool_call":
+            return f"\n\nTool call:\n{part.text}\n\n"
 
 
 def plain(turns: Iterable[Turn], rejected: Iterable[Part] | None = None) -> str:
@@ -128,15 +141,3 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> Conversation:
 
 def _trimmed(text: str) -> str:
     return text.rstrip().lstrip("\r\n")
-
-
-def _plain(part: Part) -> str:
-    match part.kind:
-        case "text":
-            return part.text
-        case "cite":
-            return f" [{part.text}]"
-        case "passage":
-            return f"\n\nPassage:\n{part.text}\n\n"
-        case "tool_call":
-            return f"\n\nTool call:\n{part.text}\n\n"

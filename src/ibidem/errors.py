@@ -13,6 +13,10 @@ class ConfigError(IbidemError, ValueError):
     """A configuration, flag or path is invalid."""
 
 
+class NoRoom(ConfigError):  # noqa: N818 - a finding
+    """A question and its passages do not fit into a model's context."""
+
+
 class DataError(IbidemError, ValueError):
     """The data does not fit the stage."""
 

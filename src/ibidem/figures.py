@@ -76,6 +76,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def terminal_text(text: str) -> str:
+    r"""Return a text of several lines for a terminal, which it must not control.
+
+    >>> terminal_text("a\tb\n\x1b[2J")
+    'a       b\n\\x1b[2J'
+    """
+    return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
+
+
 def short(number: float) -> str:
     """Write a large number in three digits.
 

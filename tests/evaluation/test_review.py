@@ -1,8 +1,10 @@
 """The review of a grounding head, the whole way: index, form, people, ratings, gate."""
 
 import csv
+import hashlib
 import json
 import random
+import re
 import shutil
 import sqlite3
 import stat
@@ -12,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 from tests.grounding.corpus import CANARIES, indexed
 from tests.grounding.heads import save_head
+from tests.serving.server.site import Site
 
 from ibidem import artifacts, jsonl
 from ibidem.cli import main
@@ -32,6 +36,7 @@ from ibidem.grounding.audit.log import FILE
 from ibidem.grounding.config import GroundReviewConfig
 from ibidem.grounding.index import Index
 from ibidem.grounding.review import CRITERION, KIND, order_file, read_order, read_review, review
+from ibidem.grounding.store import Chunk
 from ibidem.rating_form import plain_row
 from ibidem.runs import folder_of
 from ibidem.signatures import secret_key
@@ -191,6 +196,26 @@ def test_people_who_agree_with_the_head_pass_the_gate(made: Path, checkpoint: Pa
 def test_people_who_contradict_the_head_fail_the_gate(made: Path, checkpoint: Path) -> None:
     assert rated(made, contradict, "contradicted").results["good.downranked"] == 0
     assert decide(made, checkpoint, "contradicted")["verdict"] == "FAIL"
+
+
+def test_ratings_that_two_people_gave_in_the_browser_pass_the_gate(
+    made: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    sealed, rows = read_review(made / "form")
+    order = {hashlib.sha256(key.encode()).hexdigest()[:16]: preferred for key, preferred in read_order(sealed).items()}
+    site = Site(tmp_path, reviews=[made / "form"])
+    site.documents.chunks = [Chunk(row["chunk"], row["path"], (), 0, 9, row["turns"][0]) for row in rows]
+    for principal in ("ann", "bob"):
+        site.caller = site.caller._replace(principal=principal)
+        with TestClient(site.app()) as client:
+            page = client.get("/review/1").text
+            while pair := re.search(r'action="(/review/1\?pair=([0-9a-f]+))"', page):
+                page = client.post(pair[1], data={"score": f"{agree(order[pair[2]]):g}"}).text
+        assert "You have rated everything" in page
+    files = tuple(sorted(tmp_path.rglob("*.csv")))
+    ratings(RatingsConfig(responses=made / "form", ratings=files, output_dir=made / "browser"))
+    finding = decide(made, checkpoint, "browser")
+    assert finding["verdict"] == "PASS", finding["reason"]
 
 
 def test_undecided_people_are_no_evidence_for_the_head(made: Path) -> None:

@@ -4,15 +4,14 @@ from hypothesis import strategies as st
 
 from ibidem.conversation import Part
 from ibidem.grounding.cite import (
-    UNSUPPORTED,
     _cited_passages,
     check,
     escape,
-    escape_numbers,
     find_quote,
     passage_text,
     read_citations,
 )
+from ibidem.grounding.marked import UNSUPPORTED, escape_numbers
 from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import WordCover
 

@@ -184,10 +184,9 @@ def test_a_claim_is_scored_by_what_it_cites() -> None:
         "?", [chunk], []
     )
     retriever = Retriever(Counting(None), _Fixed(None), _NoLog(), head=RuleHead())
-    scores = asking._scores(retriever, "ann", checked.claims, [chunk])
-    assert scores is not None
+    scores = [asking.score(retriever, "ann", claim, [chunk]) for claim in checked.claims]
     assert scores[0] == share_of(1.0, 0.0)
-    assert scores[1:] == (0.0, None)
+    assert scores[1:] == [0.0, None]
 
 
 def observe(store: Store, world: World, principal: str, rules: Rules, _ids: Sequence[str]) -> Observation:

@@ -7,8 +7,10 @@ import torch
 from tests.modeling.test_modeling_custom import decoder, huggingface_weights, small
 
 from ibidem.errors import ConfigError, DataError
+from ibidem.modeling import cache as caching
 from ibidem.modeling import generate as generating
-from ibidem.modeling.cache import KVCache, read_prompts, read_tokens
+from ibidem.modeling import running_batch
+from ibidem.modeling.cache import KVCache, Reading, read_prompts, read_tokens
 from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder, Int8Matrix, PackedMatrix
 from ibidem.modeling.modeling_custom import Decoder
@@ -26,14 +28,22 @@ def model(request: pytest.FixtureRequest) -> Decoder:
     return decoder(small(**request.param))
 
 
+def added(frozen: FrozenDecoder, cache: KVCache, texts: list[torch.Tensor]) -> torch.Tensor:
+    """Read texts, add a row for each, and return the hidden states of their last tokens."""
+    readings = [Reading.of(frozen, text.tolist()) for text in texts]
+    hidden_BD = read_prompts(frozen, readings, [len(text) for text in texts])
+    for reading in readings:
+        cache.add(reading.kv_L2GSK, 1)
+    return hidden_BD
+
+
 def test_rows_of_a_cache_have_the_logits_of_their_whole_texts(model: Decoder) -> None:
     frozen = FrozenDecoder(model)
     generator = torch.Generator().manual_seed(9)
     texts = [torch.randint(97, (length,), generator=generator) for length in (5, 30, 1, 17)]
     cache = KVCache(model.config, slots=5, size=40, dtype=frozen.dtype, device=frozen.device)
     with torch.no_grad():
-        first = read_prompts(frozen, cache, [text.tolist() for text in texts[:2]])
-        second = read_prompts(frozen, cache, [text.tolist() for text in texts[2:]])
+        first, second = added(frozen, cache, texts[:2]), added(frozen, cache, texts[2:])
         steps = [frozen.head(torch.cat([first, second]))]
         more = torch.randint(97, (6, 4), generator=generator)
         steps += [frozen.head(read_tokens(frozen, cache, ids)) for ids in more]
@@ -98,6 +108,23 @@ def test_rows_that_leave_and_rows_that_join_change_no_other(model: Decoder) -> N
         assert made[number] == [alone.step()[0].id for _ in range(lengths[number])]
 
 
+def test_the_slots_grow_with_what_is_in_them(model: Decoder) -> None:
+    frozen, generator = FrozenDecoder(model), torch.Generator().manual_seed(3)
+    texts = [torch.randint(97, (length,), generator=generator) for length in (2, 5, 1, 3, 4, 2)]
+    caches = [KVCache(model.config, 6, 64, dtype=frozen.dtype, device=frozen.device) for _ in range(2)]
+    caches[1].reserve(6, 64)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(caching, "FIRST_ROWS", 1)
+        patch.setattr(caching, "FIRST_SIZE", 2)
+        hidden = [[added(frozen, cache, [text]) for text in texts] for cache in caches]
+        hidden = [
+            [*rows, *(read_tokens(frozen, cache, torch.arange(6)) for _ in range(30))]
+            for rows, cache in zip(hidden, caches, strict=True)
+        ]
+    for grown, whole in zip(*hidden, strict=True):
+        torch.testing.assert_close(grown, whole, atol=0, rtol=0)
+
+
 def test_more_prompts_than_slots_are_continued_as_rows_leave(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generate(model, PROMPTS, GREEDY, end_ids=(96,))
     monkeypatch.setattr(generating, "MOST_ROWS", 2)
@@ -115,21 +142,25 @@ def test_a_long_prompt_beside_a_short_one_costs_no_padding() -> None:
     assert batch.tokens_read == 53 + 2
 
 
-def test_prompts_are_joined_up_to_a_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ibidem.modeling import running_batch
+def test_prompts_are_joined_up_to_a_number_of_tokens_and_longer_ones_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[list[int]] = []
 
-    calls: list[list[int]] = []
+    def counted(model: FrozenDecoder, readings: list[Reading], sizes: list[int]) -> torch.Tensor:
+        passes.append(sizes)
+        return read_prompts(model, readings, sizes)
 
-    def counted(model: FrozenDecoder, cache: KVCache, prompts: list[list[int]]) -> torch.Tensor:
-        calls.append([len(prompt) for prompt in prompts])
-        return read_prompts(model, cache, prompts)
-
-    model = decoder(small())
-    expected = generate(model, PROMPTS, GREEDY, end_ids=(96,))
-    monkeypatch.setattr(running_batch, "PASS_TOKENS", 8)
+    frozen = FrozenDecoder(decoder(small()))
+    expected = generate(frozen, PROMPTS, GREEDY, end_ids=(96,))
     monkeypatch.setattr(running_batch, "read_prompts", counted)
-    assert generate(model, PROMPTS, GREEDY, end_ids=(96,)) == expected
-    assert calls == [[5, 1], [12], [2]]
+    batch = RunningBatch(frozen, slots=4, pace=8)
+    made: list[list[int]] = [[] for _ in PROMPTS]
+    for prompt in PROMPTS:
+        batch.admit(Request(prompt, 0.0, 1.0, [0]))
+    for _ in range(20):
+        for number, drawn in batch.step().items():
+            made[number].append(drawn.id)
+    assert passes == [[5, 1, 2], [8], [2, 2]], "a prompt that fits into a step is not cut, and no prompt is overtaken"
+    assert [ids[: len(whole)] for ids, whole in zip(made, expected, strict=True)] == expected
 
 
 def test_a_row_that_is_released_before_it_was_read_leaves_nothing() -> None:
@@ -289,13 +320,13 @@ def test_int8_weights_are_within_half_a_step(rows: int) -> None:
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_smaller_weights_come_close(weights: str) -> None:
     model = decoder(small(width=64))
-    ids = [torch.randint(97, (40,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(5)]
+    texts = [torch.randint(97, (40,), generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
     hidden = []
     for kind in ("float32", weights):
         frozen = FrozenDecoder(model, kind)
         cache = KVCache(model.config, 5, 41, dtype=frozen.dtype, device=frozen.device)
         with torch.no_grad():
-            read_prompts(frozen, cache, ids)
+            added(frozen, cache, texts)
             hidden.append(frozen.head(read_tokens(frozen, cache, torch.arange(5))).float())
     assert torch.nn.functional.cosine_similarity(*hidden, dim=-1).min() > 0.99
     assert not torch.equal(*hidden)

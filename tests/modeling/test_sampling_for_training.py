@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibidem.errors import ConfigError
 from ibidem.modeling import running_batch, sampling
-from ibidem.modeling.cache import KVCache, read_prompts
+from ibidem.modeling.cache import Reading, read_prompts
 from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.matrices import FrozenDecoder
@@ -70,9 +70,10 @@ def test_a_prompt_is_read_once_though_its_samples_do_not_fit_into_the_batch(
     expected = sample(model, prompts, seeds, max_tokens=max_tokens, end_ids=(NEVER,))
     read: list[list[int]] = []
 
-    def counted(frozen: FrozenDecoder, cache: KVCache, ids: list[list[int]]) -> Tensor:
-        read.extend(ids)
-        return read_prompts(frozen, cache, ids)
+    def counted(frozen: FrozenDecoder, readings: list[Reading], sizes: list[int]) -> Tensor:
+        assert sizes == [reading.unread for reading in readings]
+        read.extend(list(reading.ids) for reading in readings)
+        return read_prompts(frozen, readings, sizes)
 
     monkeypatch.setattr(running_batch, "read_prompts", counted)
     found = sample(model, prompts, seeds, max_tokens=max_tokens, end_ids=(NEVER,), most_rows=2)
@@ -98,7 +99,7 @@ def test_samples_that_join_copy_the_keys_and_values_of_their_prompt() -> None:
     assert batch.tokens_read == 22 + 30
     batch.step()
     assert batch.tokens_read == 52 + 2
-    assert all(row.prompt.read is None for row in batch._rows), "what nobody waits for is not kept"
+    assert all(row.prompt.reading is None for row in batch._rows), "what nobody waits for is not kept"
 
 
 def test_a_sample_ends_with_the_first_of_several_end_ids() -> None:

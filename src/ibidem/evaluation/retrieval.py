@@ -18,13 +18,13 @@ from ibidem import artifacts, log
 from ibidem.errors import AccessDenied, ConfigError
 from ibidem.evaluation.config import DocQaConfig
 from ibidem.grounding.access import YamlPermissions
-from ibidem.grounding.ask import Answerer, open_answerer, reply
+from ibidem.grounding.ask import Answerer, open_answerer, reply, retrieve
 from ibidem.grounding.cite import passage_text
 from ibidem.grounding.config import AskerChoice
 from ibidem.grounding.index import KIND
 from ibidem.grounding.opening import POSIX, opened
 from ibidem.grounding.retrieve import Retriever
-from ibidem.grounding.store import Chunk, Hit
+from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import Entailment
 from ibidem.jsonl import Row
 from ibidem.runs import newest
@@ -87,17 +87,14 @@ class Desk:
         """
         found: dict[str, Found] = {}
         for key, question in questions.items():
-            choose = partial(self._chosen, question)
-            hits = self.retriever.search(question, self.principal, self.answerer.pool, choose)
+            fits = partial(self.answerer.fits, question)
+            about = retrieve(self.retriever, question, self.principal, self.answerer.k, fits)
             retrieved = items[key]["retrieved"]
-            chunks = tuple(hit.chunk for hit in hits)[: len(retrieved)]
+            chunks = about.passages[: len(retrieved)]
             if shown(chunks) != retrieved:
                 return found, f"the question {key}, asked again, is shown other passages"
             found[key] = Found(chunks, "")
         return found, None
-
-    def _chosen(self, question: str, hits: list[Hit]) -> list[Hit]:
-        return self.answerer.choose(question, hits).hits
 
 
 @contextmanager

@@ -14,15 +14,16 @@ passages have a backslash before them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibidem import log
 from ibidem.conversation import Conversation, Part, Turn
-from ibidem.errors import ConfigError
-from ibidem.figures import counted
+from ibidem.errors import ConfigError, NoRoom
+from ibidem.figures import counted, terminal_text
 from ibidem.grounding import quotes
 from ibidem.grounding.cite import (
     Checked,
@@ -30,17 +31,18 @@ from ibidem.grounding.cite import (
     Claim,
     check,
     escape,
-    escape_numbers,
     is_abstention,
     label,
+    may_be_abstention,
     passage_text,
     read_citations,
 )
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE, GroundAskConfig
+from ibidem.grounding.marked import cleaned, escape_numbers
 from ibidem.grounding.opening import opened
 from ibidem.grounding.rerank import share_of
 from ibidem.grounding.retrieve import Retriever
-from ibidem.grounding.search import source_line, terminal_text
+from ibidem.grounding.search import source_line
 from ibidem.grounding.store import Chunk, Hit
 from ibidem.grounding.support import Entailment, open_entailment
 
@@ -48,6 +50,7 @@ NO_ANSWER = "No passage that you may read answers this."
 CLOSEST = "ibidem ground search shows the passages that come closest"
 QUOTES = "quotes"
 """Who answers without a model."""
+_ABSTENTIONS = ("no passage", *ABSTENTIONS)
 _INSTRUCTION = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know."
 _HOW_TO_CITE = (
     "Answer from the passages alone, and cite each as [its number], behind a blank. "
@@ -72,12 +75,15 @@ class Reply(NamedTuple):
         return [_row(citation, self.passages[citation.number - 1]) for citation in self.checked.citations]
 
 
-class Chosen(NamedTuple):
-    """Passages for an answer."""
+class Retrieved(NamedTuple):
+    """Passages for an answer; their record is on disk."""
 
-    hits: list[Hit]
+    passages: tuple[Chunk, ...]
+    """Those that it may cite."""
+    found: tuple[Chunk, ...]
+    """Those that they were chosen from."""
     left_out: int
-    """How many more there would be, if they fitted into the model's context."""
+    """How many more passages there would be, if they fitted into the model's context."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +98,6 @@ class Answerer:
     name: str = QUOTES
     """Of the model in the audit log: its digest."""
 
-    @property
-    def pool(self) -> int:
-        """The number of chunks to choose from."""
-        return max(quotes.POOL, self.k)
-
-    def choose(self, question: str, hits: Sequence[Hit]) -> Chosen:
-        """Return the passages for a question: the k best, less the last ones that do not fit into the context.
-
-        Raises:
-            ConfigError: not even one fits.
-        """
-        chosen, left_out = quotes.choose(question, hits, self.k), 0
-        while self.model is not None and chosen and not self._fits(question, [hit.chunk for hit in chosen]):
-            if len(chosen) == 1:
-                raise ConfigError("not even one passage fits into the model's context; give fewer --max-tokens")
-            chosen.pop()
-            left_out += 1
-        return Chosen(chosen, left_out)
-
     def answer(self, question: str, chunks: Sequence[Chunk], found: Sequence[Chunk]) -> Checked:
         """Answer a question from passages, which were chosen from all that were found, and check the answer."""
         if self.model is None or not chunks:
@@ -120,11 +107,14 @@ class Answerer:
         sampling = Sampling(self.max_tokens, temperature=0)
         turn = self.model.respond([prompt(question, chunks, is_ours=self.is_ours)], sampling)[0]
         parts = turn.parts if self.is_ours else read_citations(turn.text)
-        if is_abstention(turn.text, ("no passage", *ABSTENTIONS), question):
+        if abstains(turn.text, question):
             return Checked(NO_ANSWER, "", (), 0, ())
         return check(parts, chunks, self.judge)
 
-    def _fits(self, question: str, chunks: Sequence[Chunk]) -> bool:
+    def fits(self, question: str, chunks: Sequence[Chunk]) -> bool:
+        """Return whether a question, its passages and the longest answer fit into the model's context."""
+        if self.model is None:
+            return True
         try:
             self.model.check_fit([prompt(question, chunks, is_ours=self.is_ours)], self.max_tokens)
         except ConfigError:
@@ -152,38 +142,73 @@ def reply_to(config: GroundAskConfig) -> Reply:
 
 def reply(retriever: Retriever, answerer: Answerer, question: str, principal: str) -> Reply:
     """Retrieve, answer, check and record."""
+    about = retrieve(retriever, question, principal, answerer.k, partial(answerer.fits, question))
+    if about.left_out:
+        log.event("ground.left_out", passages=about.left_out, reason="they do not fit into the model's context")
+    checked = answerer.answer(question, about.passages, about.found)
+    scores = None
+    if retriever.head is not None:
+        scores = tuple(score(retriever, principal, claim, about.passages) for claim in checked.claims)
+    retriever.answered(checked.text, principal, answerer.name, about.found)
+    return Reply(about.passages, checked, about.left_out, scores)
+
+
+def retrieve(
+    retriever: Retriever, question: str, principal: str, k: int, fits: Callable[[Sequence[Chunk]], bool]
+) -> Retrieved:
+    """Retrieve passages for a question, and record them: the k best, less the last ones that do not fit.
+
+    Args:
+        retriever: of the index.
+        question: the question.
+        principal: who asks.
+        k: number of passages, at most.
+        fits: whether passages fit into the model's context.
+
+    Raises:
+        AccessDenied: the rules or the index changed twice in the meantime.
+        NoRoom: not even one passage fits.
+        AuditError: the record cannot be written.
+    """
     found: list[Chunk] = []
     left_out = 0
 
     def choose(hits: list[Hit]) -> list[Hit]:
         nonlocal found, left_out
-        found = [hit.chunk for hit in hits]
-        chosen, left_out = answerer.choose(question, hits)
+        found, left_out = [hit.chunk for hit in hits], 0
+        chosen = quotes.choose(question, hits, k)
+        while chosen and not fits([hit.chunk for hit in chosen]):
+            if len(chosen) == 1:
+                raise NoRoom("not even one passage fits into the model's context; give fewer max_tokens")
+            chosen.pop()
+            left_out += 1
         return chosen
 
-    hits = retriever.search(question, principal, answerer.pool, choose)
-    chunks = tuple(hit.chunk for hit in hits)
-    if left_out:
-        log.event("ground.left_out", passages=left_out, reason="they do not fit into the model's context")
-    checked = answerer.answer(question, chunks, found)
-    scores = _scores(retriever, principal, checked.claims, chunks)
-    retriever.answered(checked.text, principal, answerer.name, found)
-    return Reply(chunks, checked, left_out, scores)
+    hits = retriever.search(question, principal, max(quotes.POOL, k), choose)
+    return Retrieved(tuple(hit.chunk for hit in hits), tuple(found), left_out)
 
 
-def _scores(
-    retriever: Retriever, principal: str, claims: Sequence[Claim], chunks: Sequence[Chunk]
-) -> tuple[float | None, ...] | None:
-    """Return what the head says of each claim and the passages that it cites."""
+def abstains(answer: str, question: str) -> bool:
+    """Return whether an answer is empty, or says that the passages do not answer the question."""
+    return is_abstention(answer, _ABSTENTIONS, question)
+
+
+def may_abstain(answer: str) -> bool:
+    """Return whether an answer that begins like this may turn out to abstain.
+
+    >>> may_abstain(" I do"), may_abstain("I don't know"), may_abstain("I do it")
+    (True, True, False)
+    """
+    return may_be_abstention(answer, _ABSTENTIONS)
+
+
+def score(retriever: Retriever, principal: str, claim: Claim, chunks: Sequence[Chunk]) -> float | None:
+    """Return what the head says of a claim and the passages that it cites; see `Reply.scores`."""
     head = retriever.head
-    if head is None:
+    if head is None or not claim.numbers:
         return None
-    known = retriever.frequencies(" ".join(claim.text for claim in claims), principal)
-    cited = ["\n\n".join(passage_text(chunks[number - 1]) for number in claim.numbers) for claim in claims]
-    return tuple(
-        share_of(head.margin(claim.text, passage, known), head.threshold) if passage else None
-        for claim, passage in zip(claims, cited, strict=True)
-    )
+    cited = "\n\n".join(passage_text(chunks[number - 1]) for number in claim.numbers)
+    return share_of(head.margin(claim.text, cited, retriever.frequencies(claim.text, principal)), head.threshold)
 
 
 def open_answerer(
@@ -220,19 +245,33 @@ def prompt(question: str, chunks: Sequence[Chunk], *, is_ours: bool) -> Conversa
     return (Turn("user", (*(Part("passage", text) for text in shown), Part("text", asked))),)
 
 
-def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
-    """Return quotes as an answer: each is followed by its number, and supported by being what it cites."""
-    lines, citations, claims = [], [], []
+class QuoteLine(NamedTuple):
+    """A quote in an answer, with its number behind it."""
+
+    text: str
+    citation: Citation
+    claim: Claim
+
+
+def quote_lines(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> list[QuoteLine]:
+    """Return quotes as they are shown: each is followed by its number, and supported by being what it cites."""
+    lines = []
     for quote in found:
-        chunk = chunks[quote.place]
+        chunk, number = chunks[quote.place], quote.place + 1
         text = chunk.text[quote.start : quote.end]
-        lines.append(f"{escape_numbers(text.strip())} [{quote.place + 1}]")
         span = (chunk.start + quote.start, chunk.start + quote.end)
-        citations.append(Citation(quote.place + 1, span, text, supported=True))
-        claims.append(Claim(text.strip(), (quote.place + 1,), supported=True))
-    text = "\n\n".join(lines)
-    ordered = tuple(sorted(citations, key=lambda each: (each.number, each.span)))
-    return Checked(text or NO_ANSWER, text, ordered, 0, (), tuple(claims))
+        shown = f"{escape_numbers(cleaned(text).strip())} [{number}]"
+        citation = Citation(number, span, text, supported=True)
+        lines.append(QuoteLine(shown, citation, Claim(text.strip(), (number,), supported=True)))
+    return lines
+
+
+def quoted(found: Sequence[quotes.Quote], chunks: Sequence[Chunk]) -> Checked:
+    """Return quotes as an answer."""
+    lines = quote_lines(found, chunks)
+    text = "\n\n".join(line.text for line in lines)
+    ordered = tuple(sorted((line.citation for line in lines), key=lambda each: (each.number, each.span)))
+    return Checked(text or NO_ANSWER, text, ordered, 0, (), tuple(line.claim for line in lines))
 
 
 def as_json(config: GroundAskConfig, answered: Reply) -> str:

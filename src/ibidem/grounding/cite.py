@@ -13,33 +13,36 @@ numbers have one.
 Source: Gao et al. 2023, arXiv:2305.14627, section 4 (ALCE: citation recall and precision).
 """
 
+import copy
 import re
-import string
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ibidem.conversation import Part
-from ibidem.grounding.sentences import plain, split_sentences, words
+from ibidem.grounding.marked import (
+    CLOSE,
+    MARKED,
+    OPEN,
+    UNSUPPORTED,
+    Place,
+    Shown,
+    cleaned,
+    placed,
+    simplified,
+    spans,
+)
+from ibidem.grounding.sentences import plain, words
 from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import Entailment
 
-UNSUPPORTED = " (unsupported)"
-"""What people see behind a claim that the passages it cites do not support."""
 MOST_WORDS_BEHIND = 6  # an abstention may state a reason; a longer answer makes a claim
+_UNSURE_WORDS = 2  # by which more text may lower the number of words
 ID_CHARS = 4
 """Characters of a chunk's id that a citation has; more are accepted."""
 SHORTEST_QUOTE = 3  # words; fewer occur anywhere
 _CITATION = re.compile(r"\[([^\[\]]{1,200})\]")
-_OPEN, _CLOSE, _BLANK, _DOUBT = "\ue000", "\ue001", "\ue002", "\ue003"  # mark citations while an answer is split
-_MARKS = dict.fromkeys(map(ord, _OPEN + _CLOSE + _BLANK + _DOUBT))
-_CITATIONS = f"(?:{_OPEN}[^{_CLOSE}]*{_CLOSE} ?)+"
-_MARKED = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
-_BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)*_]*) ?({_CITATIONS})")
-_BEHIND_LINE = re.compile(rf"\n+({_CITATIONS})(?=\n|$)")
-_BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6]) ?/?>", re.IGNORECASE)  # attributes are text
-_LIST_MARK = re.compile(r" ?(?:[-*•+]|(\d{1,3})[.)]) (?=\S)")
 _SAME_SENTENCE = re.compile(r"(?: \w[\w'-]*)*\W*")
 _SOURCE_WORDS = """
 answer answers article context data document documents evidence information passage passages question source sources
@@ -58,14 +61,19 @@ _CHUNK_ID = re.compile(f"[0-9a-f]{{{ID_CHARS},64}}")
 _BRACKET = re.compile(r"[\[\]]")
 _ESCAPED = re.compile(r"\\([\[\]])")
 _CODE = r"```.*?(?:```|\Z)|``[^\n]*?``|`[^`\n]*`|(?<=[A-Za-z0-9_])\[[^\[\]\n]*\](?:\[[^\[\]\n]*\])*"
-_CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
-_CODE_OR_CITED = re.compile(f"{_CODE}|{_CITED}", re.DOTALL)
-_NUMBERS = re.compile(r"\[(\s*\d+(?:\s*[,;]\s*\d+)*\s*)\]")
-_SPELLED_DOUBT = re.compile(r"\((\s*unsupported\s*)\)", re.IGNORECASE)
+CITED = r"(?<!\\)\[(?P<cited>\s*+[0-9]{1,9}+(?:(?:\s*+[,;]\s*+|\s++)[0-9]{1,9}+)*+\s*+(?:[,;]\s*+)?)\]"
+_CODE_OR_CITED = re.compile(f"{_CODE}|{CITED}", re.DOTALL)
 _QUOTED = re.compile(r"[\"“«`]([^\"“”«»`]+)[\"”»`]")
 _FIRST_QUOTE = re.compile(r"\s*“[^“”]*”\s*(?=\S)")
 _BEFORE_SIGN = re.compile(r" (?=[.,;:!?](?:\s|$))")  # the blank before a citation that was taken out
-_FENCE = re.compile(r"^```.*?^```[ \t]*$", re.MULTILINE | re.DOTALL)
+_ENDS = re.compile(
+    rf"[.!?]+[\"'”’»)\]*_]*(?=\s|{OPEN}|\Z)|[。！？][\"'”’»)\]*_]*|\n|{OPEN}"
+)  # where a sentence may end, or a citation begins
+_SETTLED = re.compile(
+    rf"\s*(?:{OPEN}[^{CLOSE}]*{CLOSE} ?)*[^\s{OPEN}](?:\S*\s|\S{{19}})"
+)  # behind a possible end: a whole word, by which `sentence_ends` decides
+_UNFINISHED_TAG = re.compile(r"</?(?:[a-z]{0,5}|h[1-6]) ?/?\Z", re.IGNORECASE)
+_PLAIN_PIECE = re.compile(r"[\w ,;:'-]*")  # ends nothing
 _IGNORED = frozenset(["Cf", "Cc", "Zs", "Zl", "Zp"])
 
 
@@ -122,26 +130,153 @@ def check(answer: Iterable[Part], chunks: Sequence[Chunk], judge: Entailment) ->
             claims=(Claim(text='The tower is 330 m high.', numbers=(1,), supported=True),
                     Claim(text='It is red.', numbers=(), supported=False)))
     """
-    marked, removed = _mark(answer, chunks)
-    passages = {str(number): passage_text(chunk) for number, chunk in enumerate(chunks, 1)}
+    checking = Checking(chunks, judge)
+    text = "".join([*(checking.add(part).text for part in answer), checking.end().text])
     found: dict[tuple[int, tuple[int, int]], Citation] = {}
-    doubted, judged = [], []
-    for sentence in _split(marked):
-        numbers = list(dict.fromkeys(_MARKED.findall(sentence)))
-        said = " ".join(_MARKED.sub(" ", sentence).split())
-        is_supported, _ = _judge(said, numbers, passages, judge)
-        claim = Claim(_BEFORE_SIGN.sub("", said), tuple(map(int, numbers)), is_supported)
-        judged.append(claim)
-        if not is_supported:
-            doubted.append(sentence)
+    for claim in checking.claims:
         for number in claim.numbers:
-            cited = _citation(number, claim.text, chunks[number - 1], supported=is_supported)
+            cited = citation_of(number, claim, chunks)
             before = found.get((number, cited.span), cited)
             both = cited.supported and before.supported
             found[number, cited.span] = cited._replace(quote=cited.quote or before.quote, supported=both)
-    text, citations = _shown(_with_doubts(marked, doubted)), tuple(found[key] for key in sorted(found))
-    unsupported = tuple(claim.text for claim in judged if not claim.supported)
-    return Checked(text, _shown(marked), citations, removed, unsupported, tuple(judged))
+    citations = tuple(found[key] for key in sorted(found))
+    unsupported = tuple(claim.text for claim in checking.claims if not claim.supported)
+    said = text.replace(UNSUPPORTED, "")
+    return Checked(text, said, citations, checking.removed, unsupported, tuple(checking.claims))
+
+
+class Seen(NamedTuple):
+    """What people see of a piece of an answer."""
+
+    text: str
+    citations: tuple[tuple[Place, Claim | None], ...]
+    """Each with the claim that it belongs to; None if it stands where nothing is claimed."""
+
+
+class Checking:
+    """Checks an answer piece by piece: its text and citations are the same, wherever the pieces are cut.
+
+        added    The tower is 330 |m high|⟨1⟩      |. It is |red. |        (the end)
+        seen     The tower is 330 |m high|         | [1].   | It is red    | (unsupported).
+
+    Text is seen at once. Its sentence's end, and citations, wait until the sentence is judged: until the word behind it
+    is complete, by which `sentence_ends` decides.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], judge: Entailment) -> None:
+        self.claims: list[Claim] = []
+        self.unsupported: list[tuple[int, int]] = []
+        """Places of the claims in the text that people see, without the marks behind them."""
+        self.removed = 0
+        """Citations of passages that do not exist."""
+        self._chunks, self._judge = chunks, judge
+        self._passages = {str(number): passage_text(chunk) for number, chunk in enumerate(chunks, 1)}
+        self._tail = ""  # marked text since the last sentence that was judged
+        self._num_sent = 0  # characters of the tail that are seen
+        self._num_settled = 0  # possible ends in the tail that are decided
+        self._is_open = True  # whether nothing in the tail waits
+        self._is_behind_return = False  # whether a line feed belongs to the line's end that was added
+        self._item, self._opens_line = 0, True
+        self._shown, self._at_tail = Shown(), Shown()
+        self._texts: list[str] = []
+        self._cited: list[tuple[Place, Claim | None]] = []
+
+    def add(self, part: Part) -> Seen:
+        """Add more text, or a whole citation; return what is seen now."""
+        if part.kind != "cite":
+            text = part.text.removeprefix("\n") if self._is_behind_return else part.text
+            self._is_behind_return = part.text.endswith("\r")
+            return self._added(cleaned(text))
+        self._is_behind_return = False
+        for number in _cited_passages(part.text, self._chunks):
+            if number:
+                self._tail += f"{OPEN}{number}{CLOSE}"
+            else:
+                self.removed += 1
+                self._tail = self._tail.rstrip(" \t")
+        return self._added("")
+
+    def end(self) -> Seen:
+        """Return the rest of the answer, whose last sentence ends here."""
+        self._judge_sentences(self._tail, *simplified(self._tail), is_end=True)
+        self._send(self._tail[self._num_sent :], None)
+        self._texts.append(self._shown.end())
+        return self._seen()
+
+    def _added(self, text: str) -> Seen:
+        self._tail += text
+        if not (text and self._is_open and _PLAIN_PIECE.fullmatch(text)):
+            self._advance()
+        elif stop := len(self._tail.rstrip()):
+            self._send_until(stop)
+        return self._seen()
+
+    def _advance(self) -> None:
+        whole = _UNFINISHED_TAG.sub("", self._tail)
+        text, places = simplified(whole)
+        ends = [
+            (places[found.start()], found[0] != OPEN and _SETTLED.match(text, found.end()) is not None)
+            for found in _ENDS.finditer(text)
+        ]
+        judged = 0
+        if (num_settled := sum(is_settled for _, is_settled in ends)) > self._num_settled:
+            self._num_settled = num_settled
+            judged = self._judge_sentences(whole, text, places)
+        waiting = (place - judged for place, is_settled in ends if place >= judged and not is_settled)
+        stop = next(waiting, len(whole) - judged)
+        self._is_open = stop == len(self._tail)
+        self._send_until(len(self._tail[:stop].rstrip()))
+
+    def _send_until(self, stop: int) -> None:
+        if stop > self._num_sent:
+            self._send(self._tail[self._num_sent : stop], None)
+            self._num_sent = stop
+
+    def _judge_sentences(self, whole: str, text: str, places: Sequence[int], *, is_end: bool = False) -> int:
+        """Judge the sentences of the tail that have ended, and cut them off; return the length of what was cut off."""
+        start = 0
+        for span in spans(text, item=self._item, opens_line=self._opens_line):
+            if not is_end and not _SETTLED.match(text, span.end):
+                break
+            place = placed(span, whole, places)
+            self._judge_sentence(whole[start : place.start], whole[place.start : place.end])
+            self._num_sent = max(self._num_sent - (place.end - start), 0)
+            self._item, self._opens_line, start = span.item, span.opens_line, place.end
+            self._at_tail, self._num_settled = copy.copy(self._shown), 0
+        self._tail = self._tail[start:]
+        return start
+
+    def _judge_sentence(self, before: str, sentence: str) -> None:
+        """Judge a sentence, and show what is not seen yet of it and of the blanks and signs before it."""
+        claim = self._claim(plain(sentence))
+        self.claims.append(claim)
+        self._send(before[self._num_sent :], None)
+        num_sent = max(self._num_sent - len(before), 0)
+        if claim.supported:
+            self._send(sentence[num_sent:], claim)
+            return
+        stop = len(sentence) - sentence.endswith((".", "!", "?"))
+        self._send(sentence[num_sent:stop], claim)
+        self._at_tail.add(before)
+        self.unsupported.append((self._at_tail.place(), self._shown.stop()))
+        self._texts.append(self._shown.doubt())
+        self._send(sentence[stop:], claim)
+
+    def _claim(self, sentence: str) -> Claim:
+        numbers = list(dict.fromkeys(MARKED.findall(sentence)))
+        said = " ".join(MARKED.sub(" ", sentence).split())
+        is_supported = _supports(numbers, said, self._passages, self._judge)
+        return Claim(_BEFORE_SIGN.sub("", said), tuple(map(int, numbers)), is_supported)
+
+    def _send(self, marked: str, claim: Claim | None) -> None:
+        text, cited = self._shown.add(marked)
+        self._texts.append(text)
+        self._cited += [(place, claim) for place in cited]
+
+    def _seen(self) -> Seen:
+        seen = Seen("".join(self._texts), tuple(self._cited))
+        self._texts, self._cited = [], []
+        return seen
 
 
 def passage_text(chunk: Chunk) -> str:
@@ -167,13 +302,13 @@ def escape(text: str) -> str:
     return _BRACKET.sub(r"\\\g<0>", text)
 
 
-def escape_numbers(text: str) -> str:
-    r"""Put a backslash before the brackets around numbers, which people would take for citations, and "unsupported".
+def unescaped(text: str) -> str:
+    r"""Return a text without the backslashes that `escape` put there.
 
-    >>> escape_numbers("argv[1] of list[str] (unsupported)")
-    'argv\\[1\\] of list[str] \\(unsupported\\)'
+    >>> unescaped("argv\\[1\\]")
+    'argv[1]'
     """
-    return _SPELLED_DOUBT.sub(r"\\(\1\\)", _NUMBERS.sub(r"\\[\1\\]", text))
+    return _ESCAPED.sub(r"\1", text)
 
 
 def read_citations(text: str) -> tuple[Part, ...]:
@@ -188,10 +323,10 @@ def read_citations(text: str) -> tuple[Part, ...]:
     for match in _CODE_OR_CITED.finditer(text):
         if match["cited"] is None:
             continue
-        parts.append(Part("text", _ESCAPED.sub(r"\1", text[start : match.start()])))
+        parts.append(Part("text", unescaped(text[start : match.start()])))
         parts.extend(Part("cite", number) for number in re.findall("[0-9]+", match["cited"]))
         start = match.end()
-    parts.append(Part("text", _ESCAPED.sub(r"\1", text[start:])))
+    parts.append(Part("text", unescaped(text[start:])))
     return tuple(part for part in parts if part.text)
 
 
@@ -255,10 +390,12 @@ def sentences(answer: str, passages: Iterable[str]) -> list[str]:
     ['It is red. [a]', 'It is new [b].', '[It is old.]']
     """
     ids = _readable(passages)
-    text = plain(_BLOCK.sub("\n", answer.translate(_MARKS)))
-    text = _CITATION.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}" if _cited(match[1], ids) else match[0], text)
-    shown = str.maketrans({_OPEN: "[", _CLOSE: "]"})
-    return [part.translate(shown) for part in _split_plain(text)]
+    text = _CITATION.sub(
+        lambda match: f"{OPEN}{match[1]}{CLOSE}" if _cited(match[1], ids) else match[0], plain(cleaned(answer))
+    )
+    shown = str.maketrans({OPEN: "[", CLOSE: "]", "\n": " "})
+    whole, _ = simplified(text)
+    return [" ".join(whole[span.start : span.end].translate(shown).split()) for span in spans(whole)]
 
 
 def is_abstention(answer: str, abstentions: Sequence[str], question: str = "") -> bool:
@@ -275,6 +412,19 @@ def is_abstention(answer: str, abstentions: Sequence[str], question: str = "") -
     phrases = [plain(phrase).casefold().strip() for phrase in abstentions]
     behind = [said[len(phrase) :] for phrase in phrases if phrase and said.startswith(phrase)]
     return not said or any(_is_reason(rest, question) for rest in behind)
+
+
+def may_be_abstention(beginning: str, abstentions: Sequence[str]) -> bool:
+    """Return whether an answer that begins like this may turn out to be an abstention.
+
+    >>> [may_be_abstention(text, ["i don't know"]) for text in ("I don", "I don't know why", "I do know")]
+    [True, True, False]
+    """
+    said = plain(beginning).casefold().strip()
+    phrases = [plain(phrase).casefold().strip() for phrase in abstentions]
+    behind = [said[len(phrase) :] for phrase in phrases if phrase and said.startswith(phrase)]
+    is_begun = any(phrase.startswith(said) for phrase in phrases)
+    return is_begun or any(len(words(rest)) <= MOST_WORDS_BEHIND + _UNSURE_WORDS for rest in behind)
 
 
 def _is_reason(text: str, question: str) -> bool:
@@ -302,7 +452,7 @@ def _judge(claim: str, cited: Sequence[str], passages: Mapping[str, str], judge:
     """Return whether the cited passages together support a claim, and how many of them are needed for that."""
 
     def supports(keys: Sequence[str]) -> bool:
-        return bool(keys) and judge.entails("\n\n".join(passages[key] for key in keys), claim)
+        return _supports(keys, claim, passages, judge)
 
     is_supported = supports(cited)
     needed = [
@@ -311,20 +461,8 @@ def _judge(claim: str, cited: Sequence[str], passages: Mapping[str, str], judge:
     return is_supported, sum(needed)
 
 
-def _mark(answer: Iterable[Part], chunks: Sequence[Chunk]) -> tuple[str, int]:
-    """Return an answer with its citations marked, and how many cite no passage and are left out."""
-    texts, removed = [], 0
-    for part in answer:
-        if part.kind != "cite":
-            texts.append(part.text.translate(_MARKS))
-            continue
-        for number in _cited_passages(part.text, chunks):
-            if number:
-                texts.append(f"{_OPEN}{number}{_CLOSE}")
-            else:
-                removed += 1
-                texts[-1:] = [text.rstrip(" \t") for text in texts[-1:]]
-    return "".join(texts), removed
+def _supports(cited: Sequence[str], claim: str, passages: Mapping[str, str], judge: Entailment) -> bool:
+    return bool(cited) and judge.entails("\n\n".join(passages[key] for key in cited), claim)
 
 
 def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
@@ -359,40 +497,10 @@ def _cited_passages(cited: str, chunks: Sequence[Chunk]) -> list[int]:
     return found or [0]
 
 
-def _split(marked: str) -> list[str]:
-    return _split_plain(plain(_BLOCK.sub("\n", marked)))
-
-
-def _split_plain(text: str) -> list[str]:
-    """Split a plain text with marked citations into the sentences that say something."""
-    text = _BEHIND_END.sub(rf"\1{_BLANK}\2\n", _BEHIND_LINE.sub(rf"{_BLANK}\1", text))
-    parts = [part for line in _without_list_marks(text.split("\n")) for part in split_sentences(line, any_case=True)]
-    return [part.replace(_BLANK, " ").strip() for part in parts if _says_something(re.sub(_CITATIONS, "", part))]
-
-
-def _without_list_marks(lines: Sequence[str]) -> list[str]:
-    """Remove the marks of lists; a number is one only if the items are numbered from 1, else it is text.
-
-    >>> _without_list_marks(["1. red", "2. new", "330. m"])
-    ['red', 'new', '330. m']
-    """
-    found, count = [], 0
-    for line in lines:
-        mark = _LIST_MARK.match(line)
-        number = int(mark[1]) if mark and mark[1] else None
-        is_mark = mark is not None and number in {None, 1, count + 1}
-        count = number if is_mark and number is not None else count
-        found.append(line[mark.end() :] if mark and is_mark else line)
-    return found
-
-
-def _says_something(text: str) -> bool:
-    return any(char not in string.punctuation and unicodedata.category(char)[0] not in "CPZ" for char in text)
-
-
-def _citation(number: int, claim: str, chunk: Chunk, *, supported: bool) -> Citation:
+def citation_of(number: int, claim: Claim, chunks: Sequence[Chunk]) -> Citation:
     """Return what a claim cites: the longest text that it has word for word from the chunk, or the whole chunk."""
-    texts = [claim, claim.rstrip(".!?"), claim.strip("“”"), *sorted(_QUOTED.findall(claim), key=len, reverse=True)]
+    said, chunk, supported = claim.text, chunks[number - 1], claim.supported
+    texts = [said, said.rstrip(".!?"), said.strip("“”"), *sorted(_QUOTED.findall(said), key=len, reverse=True)]
     longer = [text for text in texts if len(text.split()) >= SHORTEST_QUOTE]
     place = next((found for text in longer if (found := find_quote(text, chunk.text))), None)
     if place is None:
@@ -403,50 +511,12 @@ def _citation(number: int, claim: str, chunk: Chunk, *, supported: bool) -> Cita
 
 @lru_cache(maxsize=256)
 def _skeleton(text: str) -> tuple[str, list[int]]:
-    """Return the visible characters of a text in Unicode's compatibility form, and where each stands.
-
-    What is between the marks of a citation does not count.
-    """
+    """Return the visible characters of a text in Unicode's compatibility form, and where each stands."""
     chars: list[str] = []
     places: list[int] = []
-    is_citation = False
     for place, char in enumerate(text):
-        is_citation = char == _OPEN or (is_citation and char != _CLOSE)
-        if is_citation or char == _CLOSE:
-            continue
         for each in char if char.isascii() else unicodedata.normalize("NFKD", plain(char)):
             if each > " " and (each.isascii() or unicodedata.category(each) not in _IGNORED):
                 chars.append(each)
                 places.append(place)
     return "".join(chars), places
-
-
-def _with_doubts(marked: str, sentences_: Sequence[str]) -> str:
-    """Put a mark behind each of these sentences, which follow one another in the text; behind code, not in it."""
-    hay, places = _skeleton(marked)
-    after = 0
-    ends = []
-    for sentence in sentences_:
-        needle, _ = _skeleton(sentence)
-        at = hay.find(needle, after)
-        if at >= 0 and needle:
-            after = at + len(needle)
-            ends.append(places[after - 1] + 1)
-        else:  # a tag within it was removed
-            ends.append(len(marked))
-    fences = [match.span() for match in _FENCE.finditer(marked)]
-    behind_code = {next((last for first, last in fences if first < end <= last), end) for end in ends}
-    for end in sorted(behind_code, reverse=True):
-        behind = re.compile(rf"(?:[ \t]*{_OPEN}[^{_CLOSE}]*{_CLOSE})*").match(marked, end)
-        stop = behind.end() if behind else end
-        stop -= marked[:stop].endswith((".", "!", "?"))
-        marked = f"{marked[:stop]}{_DOUBT}{marked[stop:]}"
-    return marked
-
-
-def _shown(marked: str) -> str:
-    """Return a marked text for people."""
-    text = re.sub(rf"[ \t]*{_OPEN}", f" {_OPEN}", escape_numbers(marked)).replace(f"\n {_OPEN}", f"\n{_OPEN}")
-    for mark, shown in ((_OPEN, "["), (_CLOSE, "]"), (_DOUBT, UNSUPPORTED)):
-        text = text.replace(mark, shown)
-    return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")).strip()

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ibidem.artifacts import MANIFEST
 from ibidem.errors import ConfigError
 from ibidem.inference.model_folder import digest_of_model_folder
+from ibidem.readers import Readers, readers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +50,13 @@ class Encoder(Protocol):
         """Return a vector of length 1 for each text, float32 [N, D]; each depends on its text alone."""
 
 
-def open_encoder(path: Path, principal: str | None = None) -> "TextEncoder":
+def open_encoder(path: Path, principal: str | None = None, *, for_others: bool = False) -> "TextEncoder":
     """Open a checkpoint of ours or the folder of a Hugging Face encoder; nothing is downloaded, and no code is loaded.
 
     Args:
         path: its folder.
         principal: who opens it; None: the user who runs the program.
+        for_others: check nobody; whoever calls this checks each person who asks by `TextEncoder.readers`.
 
     Raises:
         AccessDenied: it was tuned on documents, and the principal is not among their readers.
@@ -62,7 +64,7 @@ def open_encoder(path: Path, principal: str | None = None) -> "TextEncoder":
         ConfigError: the folder is neither, cannot be loaded, or pools in a way that is not supported.
     """
     if (path / MANIFEST).exists():
-        return _of_checkpoint(path, principal)
+        return _of_checkpoint(path, principal, for_others=for_others)
     if not (path / "config.json").is_file() and not (path / MODULES).is_file():
         raise ConfigError(f"{path}: neither a checkpoint nor the folder of a Hugging Face model")
     return _of_hugging_face(path)
@@ -88,6 +90,7 @@ class TextEncoder:
         windows: Callable[[str], Iterable[TokenStates]],
         *,
         first: bool = False,
+        readers: Readers | None = None,
     ) -> None:
         """Make an encoder from functions that return hidden states.
 
@@ -97,8 +100,9 @@ class TextEncoder:
             hidden: returns the states whose mean is the vector of a text, float [T, D].
             windows: returns the states of its tokens, window by window, as many as it needs.
             first: take the first state instead of the mean.
+            readers: who may use it; None: everyone.
         """
-        self.digest, self.width = digest, width
+        self.digest, self.width, self.readers = digest, width, readers
         self._hidden, self._windows, self._first = hidden, windows, first
 
     def states(self, text: str) -> TokenStates:
@@ -144,13 +148,13 @@ def _joined(windows: Sequence[TokenStates], width: int) -> TokenStates:
     return TokenStates(states_TD, np.concatenate([window.spans_T2[first:last] for window, first, last in parts]))
 
 
-def _of_checkpoint(path: Path, principal: str | None) -> TextEncoder:
+def _of_checkpoint(path: Path, principal: str | None, *, for_others: bool) -> TextEncoder:
     import torch
 
     from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
     from ibidem.tokenization.tokenizer import Tokenizer
 
-    model, checkpoint = load_model(path, principal)
+    model, checkpoint = load_model(path, principal, for_others=for_others)
     tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
 
     def hidden(text: str) -> "Tensor":
@@ -167,7 +171,7 @@ def _of_checkpoint(path: Path, principal: str | None) -> TextEncoder:
             window = slice(start, start + longest)
             yield TokenStates(of_ids(ids[window]), spans_T2[window])
 
-    return TextEncoder(checkpoint.digest, model.config.width, hidden, windows)
+    return TextEncoder(checkpoint.digest, model.config.width, hidden, windows, readers=readers_of(checkpoint.config))
 
 
 def characters_of(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:

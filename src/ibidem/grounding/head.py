@@ -29,6 +29,7 @@ from ibidem.grounding.cloze import Candidate, candidates, is_same
 from ibidem.grounding.encoder import ENCODER, TextEncoder, TokenStates, open_encoder
 from ibidem.modeling.checkpoint import load_weights, verified
 from ibidem.modeling.heads import HEAD_KIND, INTERACTIONS, GroundingHead, Spans
+from ibidem.readers import Readers, common, readers_of
 from ibidem.runs import newest
 
 _NEAR = {"near_12": 1.0}
@@ -109,6 +110,12 @@ class Head:
         return min((self._margin_of(part, claim, passage, there, free, known) for part in parts), default=np.inf)
 
     @property
+    def readers(self) -> Readers | None:
+        """Who may use it and its encoder; None: everyone."""
+        found = [each for each in (readers_of(self.artifact.config), self.encoder.readers) if each is not None]
+        return common(found) if found else None
+
+    @property
     def threshold(self) -> float:
         """Margin from which on a claim counts as supported; 0 if the head was not calibrated."""
         found = float(self.model.calibration)
@@ -143,20 +150,23 @@ class Head:
         return float(mine.max() - others.max(initial=-np.inf))
 
 
-def open_head(path: Path, encoder: Path | None = None, principal: str | None = None) -> Head:
+def open_head(
+    path: Path, encoder: Path | None = None, principal: str | None = None, *, for_others: bool = False
+) -> Head:
     """Verify a head, or the newest of its run, and open it with its encoder.
 
     Args:
         path: folder of the head or of its training.
         encoder: where its encoder is; by default where it was in training.
         principal: who opens them; None: the user who runs the program.
+        for_others: check nobody; whoever calls this checks each person who asks by `Head.readers`.
 
     Raises:
         AccessDenied: it was trained on private documents, or its encoder was, of which the principal is no reader.
         CheckpointError: it is damaged, no grounding head, or one that reads other features.
         ConfigError: the encoder is not there, or another one.
     """
-    artifact = verified(newest(path), kind=HEAD_KIND, principal=principal)
+    artifact = verified(newest(path), kind=HEAD_KIND, principal=principal, for_others=for_others)
     again = f"{artifact.path}: of another version of ibidem; train the head again"
     if tuple(artifact.config.get("model", {}).get("features", ())) != FEATURES:
         raise CheckpointError(again)
@@ -164,7 +174,7 @@ def open_head(path: Path, encoder: Path | None = None, principal: str | None = N
     place = encoder or artifact.path.resolve() / due.name
     if not place.is_dir():
         raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --head-encoder")
-    opened = open_encoder(place, principal)
+    opened = open_encoder(place, principal, for_others=for_others)
     if opened.digest != due.digest:
         raise ConfigError(f"head {path}: it was trained on another encoder than {place}")
     model = new_head(opened.width)

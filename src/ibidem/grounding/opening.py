@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibidem.errors import ConfigError
 from ibidem.grounding import terms
@@ -12,25 +12,31 @@ from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.audit.commands import folder_of
 from ibidem.grounding.audit.log import AuditLog
 from ibidem.grounding.config import HeadChoice, IndexChoice, RulesChoice
-from ibidem.grounding.encoder import Encoder, open_encoder
+from ibidem.grounding.encoder import TextEncoder, open_encoder
 from ibidem.grounding.index import Index
 from ibidem.grounding.posix import PosixPermissions
-from ibidem.grounding.rerank import Scorer
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Permissions, Store
 from ibidem.signatures import secret_key
+
+if TYPE_CHECKING:
+    from ibidem.grounding.head import Head
 
 POSIX = "posix"
 
 
 @contextmanager
-def opened(choice: RulesChoice, principal: str | None = None) -> Iterator[Retriever]:
+def opened(
+    choice: RulesChoice, principal: str | None = None, *, for_others: bool = False, audit: AuditLog | None = None
+) -> Iterator[Retriever]:
     """Open an index for queries: its store, the rules as they are now, and the audit log.
 
     Args:
         choice: the index, and where its rules, key and log are; to search texts an `IndexChoice`, as an index with
             vectors needs their encoder then; a `HeadChoice` may name a head.
         principal: who opens it, if it is one who asks; an encoder or a head that was tuned on documents has readers.
+        for_others: check nobody here; the retriever checks each principal who asks.
+        audit: an audit log, which stays open; None: that of the index.
 
     Raises:
         AccessDenied: the principal, or else the user, is not among the readers of the encoder.
@@ -43,10 +49,12 @@ def opened(choice: RulesChoice, principal: str | None = None) -> Iterator[Retrie
         if isinstance(choice, IndexChoice):
             if about["terms"] != terms.VERSION:
                 raise ConfigError("the index was made by another version of this program; index the documents again")
-            encoder = _encoder(choice.encoder, about, principal)
-        head = _head(choice, principal) if isinstance(choice, HeadChoice) else None
-        with AuditLog(folder, key) as audit:
-            yield Retriever(store, _permissions(choice.acl, str(about["acl"])), audit, encoder, head)
+            encoder = _encoder(choice.encoder, about, principal, for_others=for_others)
+        head = _head(choice, principal, for_others=for_others) if isinstance(choice, HeadChoice) else None
+        found = (each.readers for each in (encoder, head) if for_others and each is not None)
+        readers = tuple(each for each in found if each is not None)
+        with AuditLog(folder, key) if audit is None else nullcontext(audit) as log:
+            yield Retriever(store, _permissions(choice.acl, str(about["acl"])), log, encoder, head, readers)
 
 
 @contextmanager
@@ -81,7 +89,9 @@ def user() -> str:
     return f"uid:{os.getuid()}"
 
 
-def _encoder(given: Path | None, about: Mapping[str, Any], principal: str | None) -> Encoder | None:
+def _encoder(
+    given: Path | None, about: Mapping[str, Any], principal: str | None, *, for_others: bool
+) -> TextEncoder | None:
     """Open the model that made the vectors of an index; by default where it was then."""
     if about["encoder"] is None:
         if given is not None:
@@ -90,18 +100,18 @@ def _encoder(given: Path | None, about: Mapping[str, Any], principal: str | None
     place = given or Path(about["model"])
     if not place.is_dir():
         raise ConfigError(f"the model that made the vectors of the index is not at {place}; give it with --encoder")
-    encoder = open_encoder(place, principal)
+    encoder = open_encoder(place, principal, for_others=for_others)
     if encoder.digest != about["encoder"]:
         raise ConfigError(f"encoder {place}: the vectors of the index are of another model; give that one")
     return encoder
 
 
-def _head(choice: HeadChoice, principal: str | None) -> Scorer | None:
+def _head(choice: HeadChoice, principal: str | None, *, for_others: bool) -> "Head | None":
     if choice.head is None:
         return None
     from ibidem.grounding.head import open_head
 
-    return open_head(choice.head, choice.head_encoder, principal)
+    return open_head(choice.head, choice.head_encoder, principal, for_others=for_others)
 
 
 def _permissions(acl: str | None, recorded: str) -> Permissions:

@@ -8,6 +8,7 @@
                                                                           |
                                                                         shown
     answer   the rules again, as a model may write for minutes -> audit -> shown
+             of an answer that is sent while it is written, what was sent until it broke off is recorded too
                       with a head, the hits are in its order before passages are chosen, and the record names it
     show     one chunk by its id: unknown and forbidden look alike, and are recorded as denied
 
@@ -18,17 +19,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ibidem.errors import AccessDenied, IbidemError
+from ibidem.figures import visible
 from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.audit.log import AuditLog, Kind
 from ibidem.grounding.encoder import Encoder
 from ibidem.grounding.rerank import Scorer, reranked
 from ibidem.grounding.store import Chunk, Hit, Permissions, Query, Rules, Store
 from ibidem.grounding.terms import terms
+from ibidem.readers import Readers, is_reader
 
 Choice = Callable[[list[Hit]], list[Hit]]
 """Returns the hits that are shown, of those that were found."""
 
 CHANGED = "the access rules or the index changed during the query; ask again"
+PRIVATE_SEARCH = "the index is searched with a model that was made from private documents"
 TRIES = 2
 
 
@@ -42,6 +46,8 @@ class Retriever:
     encoder: Encoder | None = None
     head: Scorer | None = None
     """Ranks what is found; None: the store's order."""
+    readers: tuple[Readers, ...] = ()
+    """Who may use encoder and head, if these were opened for others: all of them must permit."""
 
     def search(self, text: str, principal: str, k: int, choose: Choice = lambda hits: hits) -> list[Hit]:
         """Return the best chunks that a principal may read, best first; the record is on disk before.
@@ -53,10 +59,14 @@ class Retriever:
             choose: picks those of them that are shown.
 
         Raises:
-            AccessDenied: the rules or the index changed twice in the meantime.
+            AccessDenied: the rules or the index changed twice in the meantime; or encoder or head were made from
+                private documents, of which the principal is no reader.
             ConfigError: the rules cannot be read; nobody may read anything then.
             AuditError: the record cannot be written.
         """
+        if not all(is_reader(principal, each) for each in self.readers):
+            self.audit.record("denied", principal, query=self.audit.keyed(text))
+            raise AccessDenied(visible(f"{PRIVATE_SEARCH}, and {principal} is not among their readers"))
         query = Query(text, self.encoder.encode([text])[0] if self.encoder else None)
         for _ in range(TRIES):
             rules, digest = self.permissions.current(), self.store.digest
@@ -97,6 +107,22 @@ class Retriever:
                 return chunk
         raise self.denial(principal, query=chunk_id)
 
+    def readable(self, chunk_ids: Sequence[str], principal: str) -> frozenset[str]:
+        """Return which of some chunks there are, for a principal; nothing of them is shown, so nothing is recorded.
+
+        Raises:
+            ConfigError: the rules cannot be read.
+        """
+        rules = self.permissions.current()
+        return frozenset(each for each in dict.fromkeys(chunk_ids) if self._is_readable(each, principal, rules))
+
+    def _is_readable(self, chunk_id: str, principal: str, rules: Rules) -> bool:
+        try:
+            chunk = self.store.chunk(chunk_id, principal, rules)
+        except AccessDenied:
+            return False
+        return self.may_be_shown([chunk], principal, rules)
+
     def answered(self, answer: str, principal: str, model: str, chunks: Sequence[Chunk]) -> None:
         """Record an answer before its last byte leaves.
 
@@ -114,6 +140,14 @@ class Retriever:
         if not any(self.may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):
             raise self.denial(principal, answer=answer)
         self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model, **self._by_head())
+
+    def broken_off(self, answer: str, principal: str, model: str) -> None:
+        """Record what was shown of an answer of which no more is shown: its reader left, or the model failed.
+
+        Raises:
+            AuditError: the record cannot be written.
+        """
+        self.audit.record("answer", principal, answer=self.audit.keyed(answer), model=model, cut=1, **self._by_head())
 
     def may_be_shown(self, chunks: Sequence[Chunk], principal: str, rules: Rules) -> bool:
         """Return whether the rules are still these, and permit a principal every chunk."""

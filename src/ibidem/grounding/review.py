@@ -257,6 +257,13 @@ def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+def shown(row: Row) -> tuple[str, tuple[str, str]]:
+    """Return the question of a pair, and its two statements, as the form shows them."""
+    question, _, _ = row["turns"][0].removeprefix("Question: ").partition("\n\nSource:\n")
+    first, _, second = row["responses"][0].removeprefix("Statement 1: ").partition("\n\nStatement 2: ")
+    return question, (first, second)
+
+
 def _preferred(
     retriever: Retriever, principal: str, statements: tuple[str, str], passage: str
 ) -> tuple[int, list[list[Any]]]:

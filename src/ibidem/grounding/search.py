@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ibidem.figures import visible
+from ibidem.figures import terminal_text, visible
 from ibidem.grounding.config import GroundSearchConfig, GroundShowConfig
 from ibidem.grounding.opening import opened
 from ibidem.grounding.quotes import POOL
@@ -64,15 +64,6 @@ def source_line(chunk: Chunk) -> str:
     """Return the position of a chunk, for people."""
     title = f", {' > '.join(chunk.title)}" if chunk.title else ""
     return visible(f"{chunk.path}{title}; characters {chunk.start:,} to {chunk.end:,}; chunk {chunk.id}")
-
-
-def terminal_text(text: str) -> str:
-    r"""Return a document's text for a terminal, which it must not control.
-
-    >>> terminal_text("a\tb\n\x1b[2J")
-    'a       b\n\\x1b[2J'
-    """
-    return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
 
 
 def _beginning(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -75,8 +76,8 @@ class WordCover:
         >>> [cover.entails(premise, claim) for claim in ("It is 330 m high", "It is 300 m high", "The tower can move")]
         [True, False, False]
         """
-        sentences, parts = _sentences(premise), _sentences(claim, any_case=True)
-        parts = [part for part in parts if not _EMPTY.issuperset(part)]
+        sentences = _sentences(premise)
+        parts = [part for part in _sentences(claim, any_case=True) if not _EMPTY.issuperset(part)]
         if not parts or not all(any(map(_is_content, part)) for part in parts):
             return False
         return _is_quoted(words(claim), sentences) or all(
@@ -97,8 +98,9 @@ class WordCover:
         return _negated(claim) == sum(map(_negated, source), Counter())
 
 
-def _sentences(text: str, *, any_case: bool = False) -> list[Words]:
-    return [words(sentence) for sentence in split_sentences(plain(text), any_case=any_case)]
+@lru_cache(maxsize=256)
+def _sentences(text: str, *, any_case: bool = False) -> tuple[Words, ...]:
+    return tuple(words(sentence) for sentence in split_sentences(plain(text), any_case=any_case))
 
 
 def _is_number(word: str) -> bool:

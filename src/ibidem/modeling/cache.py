@@ -8,35 +8,66 @@ position with keys and values, and the next token of each row goes to its first 
     slot 2   k k k k k . . . . .   length 5
     slot 3   . . . . . . . . . .   free
 
-`read_prompts` computes prompts of any lengths as one sequence of N tokens, kept apart by the attention by document, so
-that no padding is computed. `read_tokens` computes one more token of each row: there attention takes the time of
-reading keys and values. In float32 it is two products of matrix and vector, which a CPU does fastest if a sum runs
-along memory: keys are stored position by position, values dimension by dimension.
+A prompt is read into keys and values of its own, whole or piece by piece, and then added as a row. `read_prompts`
+computes the next pieces of any prompts as one sequence of N tokens, kept apart by the attention, so that no padding is
+computed. `read_tokens` computes one more token of each row: there attention takes the time of reading keys and values.
+In float32 it is two products of matrix and vector, which a CPU does fastest if a sum runs along memory: in the slots
+keys are stored position by position, values dimension by dimension.
+
+Beside the letters of a model's shape: L layers, S positions, N tokens of all prompts, and 2 for keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
-from ibidem.modeling.attention import Documents, causal_attention
+from ibidem.modeling.attention import Documents, attend, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
+
+FIRST_ROWS, FIRST_SIZE = 4, 128
+"""Slots and positions that a cache has at least once anything is in it."""
+
+
+@dataclass(eq=False)
+class Reading:
+    """A prompt, and the keys and values of what was read of it."""
+
+    ids: Sequence[int]
+    kv_L2GSK: Tensor
+    """With a position for each id."""
+    length: int = 0
+    """Number of ids that were read."""
+
+    @classmethod
+    def of(cls, model: FrozenDecoder, ids: Sequence[int]) -> "Reading":
+        """Return a prompt of which nothing was read."""
+        shape = (model.config.layers, 2, model.config.num_kv_heads, len(ids), model.config.head_width)
+        return cls(ids, torch.empty(shape, dtype=model.dtype, device=model.device))
+
+    @property
+    def unread(self) -> int:
+        """Number of ids that were not read yet."""
+        return len(self.ids) - self.length
+
+    def begin_with(self, kv_L2GSK: Tensor, length: int) -> None:
+        """Copy keys and values of another sequence that begins with the same `length` ids."""
+        self.kv_L2GSK[:, :, :, :length] = kv_L2GSK[:, :, :, :length]
+        self.length = length
 
 
 class KVCache:
     """Slots for the keys and values of sequences; the first `rows` of them are in use."""
 
     def __init__(self, config: ModelConfig, slots: int, size: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        """Reserve slots of `size` positions."""
-        shape = (slots, config.num_kv_heads, size, config.head_width)
-        is_turned = dtype is torch.float32
-        self._layers = [
-            tuple(_zeros(shape, dtype, device, is_turned=turned) for turned in (False, is_turned))
-            for _ in range(config.layers)
-        ]
+        """Describe slots of at most `size` positions, whose memory grows with what is in them."""
+        self._heads, self._dtype, self._device = (config.num_kv_heads, config.head_width), dtype, device
+        self._layers = [[self._zeros(0, 0, which) for which in (0, 1)] for _ in range(config.layers)]
+        self._reserved = (0, 0)
         self.slots = slots
         self.size = size
         self.lengths: list[int] = []
@@ -45,6 +76,22 @@ class KVCache:
     def rows(self) -> int:
         """Number of slots in use."""
         return len(self.lengths)
+
+    def reserve(self, rows: int, size: int) -> None:
+        """Have memory for so many rows of a size; what grows becomes at least twice as large, so it rarely does."""
+        assert rows <= self.slots
+        assert size <= self.size
+        before, (have_rows, have_size) = self._reserved, self._reserved
+        if rows > have_rows:
+            have_rows = min(self.slots, max(rows, 2 * have_rows, FIRST_ROWS))
+        if size > have_size:
+            have_size = min(self.size, max(size, 2 * have_size, FIRST_SIZE))
+        self._reserved = (have_rows, have_size)
+        if self._reserved != before:
+            for layer in self._layers:
+                for which, whole_BGSK in enumerate(layer):
+                    layer[which] = self._zeros(have_rows, have_size, which)
+                    layer[which][: self.rows, :, : before[1]] = whole_BGSK[: self.rows]
 
     def write(self, layer: int, slots_N: Tensor, positions_N: Tensor, kv_N2GK: Tensor) -> None:
         """Store keys and values of a layer, each at a position of a slot."""
@@ -61,15 +108,18 @@ class KVCache:
         k_BGSK, v_BGSK = (whole[: self.rows, :, :size] for whole in self._layers[layer])
         return k_BGSK, v_BGSK
 
-    def copied(self, slot: int) -> list[Tensor]:
-        """Return copies of the keys and values of a slot: two for each layer, (G, S, K)."""
-        return [whole_BGSK[slot, :, : self.lengths[slot]].clone() for whole_BGSK in chain.from_iterable(self._layers)]
+    def copied(self, slot: int) -> Tensor:
+        """Return a copy of the keys and values of a slot, (L, 2, G, S, K)."""
+        length = self.lengths[slot]
+        parts = [whole_BGSK[slot, :, :length] for whole_BGSK in chain.from_iterable(self._layers)]
+        return torch.stack(parts).view(-1, 2, *parts[0].shape)
 
-    def add(self, copies: Sequence[Tensor], rows: int) -> None:
-        """Add rows that begin with copied keys and values."""
-        slots, length = slice(self.rows, self.rows + rows), copies[0].shape[1]
-        for whole_BGSK, copy_GSK in zip(chain.from_iterable(self._layers), copies, strict=True):
-            whole_BGSK[slots, :, :length] = copy_GSK
+    def add(self, kv_L2GSK: Tensor, rows: int) -> None:
+        """Add rows that begin with the same keys and values."""
+        slots, length = slice(self.rows, self.rows + rows), kv_L2GSK.shape[3]
+        self.reserve(slots.stop, length)
+        for whole_BGSK, part_GSK in zip(chain.from_iterable(self._layers), kv_L2GSK.flatten(0, 1), strict=True):
+            whole_BGSK[slots, :, :length] = part_GSK
         self.lengths += [length] * rows
 
     def release(self, slot: int) -> None:
@@ -81,35 +131,72 @@ class KVCache:
         self.lengths[slot] = length
         self.lengths.pop()
 
+    def _zeros(self, rows: int, size: int, which: int) -> Tensor:
+        """Return zeros, (B, G, S, K), for keys (0) or values (1); values in float32 are (B, G, K, S) in memory.
 
-def read_prompts(model: FrozenDecoder, cache: KVCache, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Add a row for each prompt; return the normalized hidden state of each last token, (B, D)."""
-    lengths = [len(prompt) for prompt in prompts]
-    ends = list(accumulate(lengths))
-    sizes_B = torch.tensor(lengths)
-    starts_N = torch.zeros(ends[-1], dtype=torch.bool)
-    starts_N[[0, *ends[:-1]]] = True
-    documents = Documents.of(starts_N[None]).to(model.device)
-    first_slot = cache.rows
-    slots_N = torch.arange(first_slot, first_slot + len(prompts)).repeat_interleave(sizes_B).to(model.device)
-    positions_N = torch.cat([torch.arange(length) for length in lengths]).to(model.device)
-    cache.lengths += lengths
-    ids_N = torch.tensor([number for ids in prompts for number in ids], device=model.device)
+        A masked position counts 0 times its value, which must not be NaN.
+        """
+        G, K = self._heads
+        if which == 1 and self._dtype is torch.float32:
+            return torch.zeros((rows, G, K, size), dtype=self._dtype, device=self._device).mT
+        return torch.zeros((rows, G, size, K), dtype=self._dtype, device=self._device)
+
+
+def read_prompts(model: FrozenDecoder, readings: Sequence[Reading], sizes: Sequence[int]) -> Tensor:
+    """Read so many of the next ids of each prompt; return the normalized hidden states of the last ones, (B, D)."""
+    spans = [(reading.length, reading.length + size) for reading, size in zip(readings, sizes, strict=True)]
+    parts = [reading.ids[start:end] for reading, (start, end) in zip(readings, spans, strict=True)]
+    ids_N = torch.tensor(list(chain.from_iterable(parts)), device=model.device)
+    rotation = _rotation(model, torch.cat([torch.arange(*span) for span in spans]).to(model.device))
+    mix = _whole(model, sizes) if all(start == 0 for start, _ in spans) else _continued(model, readings, spans)
     x_ND = model.embedding.rows(ids_N).to(model.dtype)
-    rotation = _rotation(model, positions_N)
     for layer, block in enumerate(model.blocks):
         q_NHK, kv_N2GK = _project(model, block, x_ND, rotation)
-        cache.write(layer, slots_N, positions_N, kv_N2GK)
-        k_NGK, v_NGK = kv_N2GK.unbind(1)
-        mixed_NHK = causal_attention(q_NHK[None], k_NGK[None], v_NGK[None], documents)[0]
-        x_ND = _finish(model, block, x_ND, mixed_NHK.flatten(1))
-    last_BD = x_ND[torch.tensor(ends, device=model.device) - 1]
+        for reading, (start, end), part_S2GK in zip(readings, spans, torch.split(kv_N2GK, list(sizes)), strict=True):
+            reading.kv_L2GSK[layer, :, :, start:end] = part_S2GK.permute(1, 2, 0, 3)
+        x_ND = _finish(model, block, x_ND, mix(layer, q_NHK, kv_N2GK).flatten(1))
+    for reading, (_, end) in zip(readings, spans, strict=True):
+        reading.length = end
+    last_BD = x_ND[torch.tensor(list(accumulate(sizes)), device=model.device) - 1]
     return _norm(model, last_BD, model.norm_D)
+
+
+Mix = Callable[[int, Tensor, Tensor], Tensor]
+"""Attention of a layer: its number, queries (N, H, K), keys and values of the same tokens, (N, 2, G, K)."""
+
+
+def _whole(model: FrozenDecoder, sizes: Sequence[int]) -> Mix:
+    """Attend within prompts of which nothing was read before."""
+    starts_N = torch.zeros(sum(sizes), dtype=torch.bool)
+    starts_N[[0, *list(accumulate(sizes))[:-1]]] = True
+    documents = Documents.of(starts_N[None]).to(model.device)
+
+    def mix(_: int, q_NHK: Tensor, kv_N2GK: Tensor) -> Tensor:
+        k_NGK, v_NGK = kv_N2GK.unbind(1)
+        return causal_attention(q_NHK[None], k_NGK[None], v_NGK[None], documents)[0]
+
+    return mix
+
+
+def _continued(model: FrozenDecoder, readings: Sequence[Reading], spans: Sequence[tuple[int, int]]) -> Mix:
+    """Attend, prompt by prompt, to what was read of each, in this pass and before."""
+    sizes = [end - start for start, end in spans]
+    masks = [torch.ones(end - start, end, dtype=torch.bool, device=model.device).tril(start) for start, end in spans]
+
+    def mix(layer: int, q_NHK: Tensor, _: Tensor) -> Tensor:
+        mixed = []
+        for reading, mask_NS, q_part in zip(readings, masks, torch.split(q_NHK, sizes), strict=True):
+            k_SGK, v_SGK = reading.kv_L2GSK[layer, :, :, : mask_NS.shape[1]].transpose(1, 2)
+            mixed.append(attend(q_part[None], k_SGK[None], v_SGK[None], mask_NS)[0])
+        return torch.cat(mixed)
+
+    return mix
 
 
 def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
     """Add one token to each row; return the normalized hidden states, (B, D)."""
     size = max(cache.lengths) + 1
+    cache.reserve(cache.rows, size)
     is_level = min(cache.lengths) + 1 == size
     positions_B = torch.tensor(cache.lengths, device=model.device)
     slots_B = torch.arange(cache.rows, device=model.device)
@@ -173,14 +260,3 @@ def _finish(model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, mixed_ND: Te
 
 def _norm(model: FrozenDecoder, x_ND: Tensor, weight_D: Tensor) -> Tensor:
     return rms_norm(x_ND, weight_D.shape, weight_D, model.config.norm_eps)
-
-
-def _zeros(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, *, is_turned: bool) -> Tensor:
-    """Return zeros, (B, G, S, K), in memory as (B, G, K, S) if they are to be turned.
-
-    A masked position counts 0 times its value, which must not be NaN.
-    """
-    B, G, S, K = shape
-    if is_turned:
-        return torch.zeros((B, G, K, S), dtype=dtype, device=device).mT
-    return torch.zeros(shape, dtype=dtype, device=device)

@@ -26,7 +26,9 @@ INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
 
 
-def verified(folder: Path, kind: str = KIND, *, principal: str | None = None) -> artifacts.Artifact:
+def verified(
+    folder: Path, kind: str = KIND, *, principal: str | None = None, for_others: bool = False
+) -> artifacts.Artifact:
     """Load a checkpoint's artifact, or that of another kind of trained model, and rehash all its files.
 
     Whatever opens a trained model begins here, so that whoever may not read what it was tuned on is refused.
@@ -35,6 +37,8 @@ def verified(folder: Path, kind: str = KIND, *, principal: str | None = None) ->
         folder: its folder.
         kind: kind of the artifact.
         principal: who opens it; None: the user who runs the program.
+        for_others: open it for those who will ask a server, and check nobody: the server checks by
+            `readers.readers_of` and `readers.is_reader` whoever asks, at each request.
 
     Raises:
         AccessDenied: it was tuned on documents, and the principal is not among their readers.
@@ -44,7 +48,8 @@ def verified(folder: Path, kind: str = KIND, *, principal: str | None = None) ->
         artifact = artifacts.verify(folder, kind=kind)
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint refused: {error}") from None
-    check_reader(artifact, principal)
+    if not for_others:
+        check_reader(artifact, principal)
     return artifact
 
 
@@ -60,12 +65,15 @@ def best_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path, principal: str | None = None) -> "tuple[Decoder, artifacts.Artifact]":
+def load_model(
+    folder: Path, principal: str | None = None, *, for_others: bool = False
+) -> "tuple[Decoder, artifacts.Artifact]":
     """Verify a checkpoint and load its model, in float32, on the best device, in evaluation mode.
 
     Args:
         folder: its folder.
         principal: who opens it; None: the user who runs the program.
+        for_others: check nobody; whoever calls this checks each person who asks, as `verified` says.
 
     Raises:
         AccessDenied: it was tuned on documents, and the principal is not among their readers.
@@ -73,7 +81,7 @@ def load_model(folder: Path, principal: str | None = None) -> "tuple[Decoder, ar
     """
     from ibidem.modeling.modeling_custom import Decoder
 
-    checkpoint = verified(folder, principal=principal)
+    checkpoint = verified(folder, principal=principal, for_others=for_others)
     model = Decoder(model_config(checkpoint))
     load_weights(model, folder)
     return model.to(best_device()).eval(), checkpoint

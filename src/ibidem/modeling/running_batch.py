@@ -5,36 +5,43 @@
     batch.step()                # {number: what was drawn}: one token for every row
     batch.release(numbers[0])   # the row leaves; its slot is free
 
-Below, each column is a step; `P` reads a prompt and draws its first token, `t` draws one more:
+Below, each column is a step; `P` reads a prompt and draws its first token, `p` reads a piece of a long one, `t` draws
+one more:
 
     row 0   P t t t t t t t t t     a long completion
     row 1   P t t                   leaves: the batch shrinks
     row 2       P t t t t           joins a running batch
     row 3         = t t t           another sample of row 2's prompt, whose keys and values are copied
+    row 4         p p p P t t       a long prompt: no step reads more than `pace` tokens of prompts
               ^ this step reads one prompt, and one token of the other two
 
-Each seed of a request is a row of its own, one sample of the prompt. Rows wait for a free slot in the order of their
-admission, so that a prompt is read once even if its samples do not fit into the batch together.
+Each seed of a request is a row of its own, one sample of the prompt. Rows wait for a free slot, which is given to the
+owner with the fewest rows, and among equals to the one who waits longest; the rows of an owner come in the order of
+their admission, so that a prompt is read once even if its samples do not fit into the batch together. At most one
+prompt is read in part, so that whoever comes next waits for nothing else.
 
 The tokens of a row depend on its prompt and seed, not on the rest of the batch, up to rounding. A row's draws come from
-its own random generator.
+its own random generator. Prompts of one scope that begin alike share what was read (see `prefixes`).
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, groupby
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ibidem.modeling.cache import KVCache, read_prompts, read_tokens
+from ibidem.modeling.cache import KVCache, Reading, read_prompts, read_tokens
 from ibidem.modeling.matrices import FrozenDecoder
+from ibidem.modeling.prefixes import Prefixes
 from ibidem.modeling.sampling import draw, draw_scored
 
 PASS_TOKENS = 8192
-"""Prompts are joined up to this number of tokens, which bounds the memory of their activations."""
+"""Maximum number of tokens of prompts in one step, which bounds the memory of their activations."""
+PREFIX_BYTES = 128 << 20
+"""Size of the keys and values that are kept for later prompts."""
 DRAWS = 64
 """Random numbers that a row draws from its generator at once."""
 
@@ -50,6 +57,10 @@ class Request(NamedTuple):
     """Of the random generators of its samples."""
     log_probs: bool = False
     """Whether the log-probabilities of the drawn ids are wanted: not at temperature 0, and not with a nucleus."""
+    owner: str = ""
+    """Slots are given in turn to owners."""
+    scope: Hashable | None = None
+    """Prompts of one scope share what was read of a common beginning; None: share nothing."""
 
 
 class Drawn(NamedTuple):
@@ -60,19 +71,20 @@ class Drawn(NamedTuple):
     """Under softmax(logits / temperature), in nats; None if it is not wanted."""
 
 
-class _Read(NamedTuple):
-    """What the samples of a prompt begin with."""
-
-    hidden_1D: Tensor
-    copies: list[Tensor]
-    """Keys and values."""
-
-
 @dataclass(eq=False)
 class _Prompt:
     request: Request
-    read: _Read | None = None
+    num_waiting: int
+    """Number of its samples that have no slot yet."""
+    reading: Reading | None = None
     """Kept while samples wait."""
+    hidden_1D: Tensor | None = None
+    """What the first tokens are drawn from; None until everything was read."""
+
+    def forget(self) -> None:
+        """Free what nobody waits for."""
+        if not self.num_waiting:
+            self.reading = self.hidden_1D = None
 
 
 @dataclass(eq=False)
@@ -80,7 +92,7 @@ class _Row:
     number: int
     prompt: _Prompt
     numbers: Iterator[float]
-    last_id: int = 0
+    drawn: list[int] = field(default_factory=list)
 
     @property
     def request(self) -> Request:
@@ -90,18 +102,36 @@ class _Row:
 class RunningBatch:
     """Sequences that are continued together, token by token."""
 
-    def __init__(self, model: FrozenDecoder, *, slots: int, size: int | None = None) -> None:
-        """Reserve the memory of a batch.
+    def __init__(
+        self,
+        model: FrozenDecoder,
+        *,
+        slots: int,
+        size: int | None = None,
+        pace: int = PASS_TOKENS,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
+        """Start an empty batch.
 
         Args:
             model: the weights.
             slots: maximum number of rows at a time.
-            size: maximum length of a row, prompt and continuation; by default the model's context.
+            size: maximum length of a row, prompt and continuation, whose memory is reserved at once; by default the
+                model's context, and memory grows as rows do.
+            pace: maximum number of tokens of prompts that a step reads: while a longer prompt is read, the other rows
+                go on.
+            prefix_bytes: size of the keys and values that are kept for later prompts of the same scope.
         """
         self._model = model
+        self._pace = pace
         self._cache = KVCache(model.config, slots, size or model.config.context, dtype=model.dtype, device=model.device)
+        if size is not None:
+            self._cache.reserve(slots, size)
+        self._prefixes = Prefixes(prefix_bytes)
         self._rows: list[_Row] = []
-        self._waiting: deque[_Row] = deque()
+        self._partly_read: _Row | None = None
+        self._waiting: dict[str, deque[_Row]] = {}
+        """Rows by owner: first the owner who was given a slot least recently."""
         self._admitted = 0
         self.tokens_read = 0
         """Number of tokens that went through the blocks so far."""
@@ -110,18 +140,18 @@ class RunningBatch:
         """Add a row for each seed, which joins when there is a free slot; return the rows' numbers."""
         assert 0 < len(request.ids) <= self._cache.size
         assert not request.log_probs or (request.temperature > 0 and request.top_p == 1)
-        prompt = _Prompt(request)
+        prompt = _Prompt(request, len(request.seeds))
         rows = [_Row(number, prompt, _uniform(seed)) for number, seed in enumerate(request.seeds, self._admitted)]
-        self._waiting += rows
+        self._waiting.setdefault(request.owner, deque()).extend(rows)
         self._admitted += len(rows)
         return [row.number for row in rows]
 
     @torch.inference_mode()
     def step(self) -> dict[int, Drawn]:
-        """Draw the next token of every row that has a slot; return them by the rows' numbers."""
+        """Draw the next token of every row whose prompt is read; return them by the rows' numbers."""
         hidden = []
         if self._rows:
-            ids_B = torch.tensor([row.last_id for row in self._rows], device=self._model.device)
+            ids_B = torch.tensor([row.drawn[-1] for row in self._rows], device=self._model.device)
             hidden.append(read_tokens(self._model, self._cache, ids_B))
             self.tokens_read += len(self._rows)
         hidden += self._join()
@@ -129,52 +159,110 @@ class RunningBatch:
             return {}
         drawn = self._draw(torch.cat(hidden))
         for row, (next_id, _) in zip(self._rows, drawn, strict=True):
-            row.last_id = next_id
+            row.drawn.append(next_id)
         return {row.number: each for row, each in zip(self._rows, drawn, strict=True)}
 
+    @torch.inference_mode()
     def release(self, number: int) -> None:
-        """Let a row leave; the last row takes its slot."""
+        """Let a row leave, also one that waits or is partly read; the last row takes its slot."""
         slot = next((slot for slot, row in enumerate(self._rows) if row.number == number), None)
-        if slot is None:
-            self._waiting.remove(next(row for row in self._waiting if row.number == number))
-            return
-        with torch.inference_mode():
+        if slot is not None:
+            self._keep(slot)
             self._cache.release(slot)
-        self._rows[slot] = self._rows[-1]
-        self._rows.pop()
+            self._rows[slot] = self._rows[-1]
+            self._rows.pop()
+        elif self._partly_read is not None and self._partly_read.number == number:
+            self._partly_read = None
+        else:
+            row = next(row for rows in self._waiting.values() for row in rows if row.number == number)
+            self._remove(row)
+            row.prompt.forget()
+
+    def _keep(self, slot: int) -> None:
+        """Keep the keys and values of a row for later prompts of its scope."""
+        request, drawn = self._rows[slot].request, self._rows[slot].drawn
+        if request.scope is not None:
+            self._prefixes.keep(request.scope, [*request.ids, *drawn[:-1]], self._cache.copied(slot))
 
     def _join(self) -> list[Tensor]:
-        """Let waiting rows take the free slots; return the hidden states that they draw their first tokens from."""
-        free = self._cache.slots - len(self._rows)
-        joining = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        groups = [list(rows) for _, rows in groupby(joining, key=lambda row: row.prompt)]
-        first = [rows.pop(0) for rows in groups if rows[0].prompt.read is None]
-        others = [rows for rows in groups if rows]
-        hidden = [self._read(rows) for rows in _passes(first)] + [self._copy(rows) for rows in others]
-        self._rows += [*first, *chain.from_iterable(others)]
-        next_prompt = self._waiting[0].prompt if self._waiting else None
-        for row in joining:
-            if row.prompt is not next_prompt:
-                row.prompt.read = None
+        """Read prompts, and let rows join; return the hidden states that they draw their first tokens from."""
+        rows, sizes = self._take()
+        if sizes:
+            self._read(sizes)
+        joining = [row for row in rows if row.prompt.hidden_1D is not None]
+        self._partly_read = next((row for row in rows if row.prompt.hidden_1D is None), None)
+        hidden = []
+        for prompt, group in groupby(joining, key=lambda row: row.prompt):
+            samples = list(group)
+            assert prompt.reading is not None
+            assert prompt.hidden_1D is not None
+            self._cache.add(prompt.reading.kv_L2GSK, len(samples))
+            hidden.append(prompt.hidden_1D.expand(len(samples), -1))
+            prompt.forget()
+        self._rows += joining
         return hidden
 
-    def _read(self, rows: Sequence[_Row]) -> Tensor:
-        """Read the prompts of rows, which join; keep what their other samples begin with."""
-        self.tokens_read += sum(len(row.request.ids) for row in rows)
-        first_slot = self._cache.rows
-        hidden_BD = read_prompts(self._model, self._cache, [row.request.ids for row in rows])
-        for place, row in enumerate(rows):
-            if len(row.request.seeds) > 1:
-                row.prompt.read = _Read(hidden_BD[place, None], self._cache.copied(first_slot + place))
-        return hidden_BD
+    def _take(self) -> tuple[list[_Row], dict[_Prompt, int]]:
+        """Return the rows that get a slot in this step, and how many tokens are read of their prompts."""
+        rows: list[_Row] = []
+        sizes: dict[_Prompt, int] = {}
+        owners = Counter(row.request.owner for row in self._rows)
+        left = self._pace
+        while len(self._rows) + len(rows) < self._cache.slots and (row := self._next(rows, owners)) is not None:
+            unread = 0 if row.prompt in sizes else self._begun(row.prompt).unread
+            size = self._portion(unread, left)
+            if size:
+                sizes[row.prompt] = size
+                left -= size
+            elif unread:
+                break
+            if row is not self._partly_read:
+                self._remove(row)
+            rows.append(row)
+            owners[row.request.owner] += 1
+            if size < unread:
+                break
+        return rows, sizes
 
-    def _copy(self, rows: Sequence[_Row]) -> Tensor:
-        """Let samples of one prompt join, which was read for another one."""
-        prompt = rows[0].prompt
-        assert prompt.read is not None
-        hidden_1D, copies = prompt.read
-        self._cache.add(copies, len(rows))
-        return hidden_1D.expand(len(rows), -1)
+    def _portion(self, unread: int, left: int) -> int:
+        """Return how much of a prompt to read if `left` tokens may be read: a piece only if no step could read all."""
+        if unread <= left:
+            return unread
+        return left if unread > self._pace else 0
+
+    def _next(self, taken: Sequence[_Row], owners: Counter[str]) -> _Row | None:
+        """Return the row whose turn it is: the one that is partly read, or the first of the owner with fewest rows."""
+        if self._partly_read is not None and not taken:
+            return self._partly_read
+        owner = min(self._waiting, key=owners.__getitem__, default=None)
+        return None if owner is None else self._waiting[owner][0]
+
+    def _remove(self, row: _Row) -> None:
+        """Take a row off the queue of its owner, who is now behind the others."""
+        rows = self._waiting.pop(row.request.owner)
+        rows.remove(row)
+        if rows:
+            self._waiting[row.request.owner] = rows
+        row.prompt.num_waiting -= 1
+
+    def _begun(self, prompt: _Prompt) -> Reading:
+        """Return what was read of a prompt, which begins with what its scope has in common with it."""
+        if prompt.reading is None:
+            ids, scope = prompt.request.ids, prompt.request.scope
+            prompt.reading = Reading.of(self._model, ids)
+            if (prefix := self._prefixes.longest(scope, ids)) is not None:
+                prompt.reading.begin_with(*prefix)
+        return prompt.reading
+
+    def _read(self, sizes: dict[_Prompt, int]) -> None:
+        """Read so many of the next tokens of each prompt, in one pass."""
+        readings = [self._begun(prompt) for prompt in sizes]
+        self.tokens_read += sum(sizes.values())
+        hidden_BD = read_prompts(self._model, readings, list(sizes.values()))
+        for place, (prompt, reading) in enumerate(zip(sizes, readings, strict=True)):
+            if not reading.unread:
+                prompt.hidden_1D = hidden_BD[place, None]
+                self._prefixes.keep(prompt.request.scope, reading.ids, reading.kv_L2GSK)
 
     def _draw(self, hidden_BD: Tensor) -> list[Drawn]:
         requests = [row.request for row in self._rows]
@@ -194,20 +282,6 @@ class RunningBatch:
             for place, *each in zip(places.tolist(), *(part.tolist() for part in scored), strict=True):
                 drawn[place] = Drawn(*each)
         return drawn
-
-
-def _passes(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Divide rows into groups whose prompts have at most `PASS_TOKENS` tokens together, or into single rows."""
-    group: list[_Row] = []
-    size = 0
-    for row in rows:
-        if group and size + len(row.request.ids) > PASS_TOKENS:
-            yield group
-            group, size = [], 0
-        group.append(row)
-        size += len(row.request.ids)
-    if group:
-        yield group
 
 
 def _uniform(seed: int) -> Iterator[float]:

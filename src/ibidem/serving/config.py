@@ -76,7 +76,7 @@ class LimitsConfig:
     """Maximum number of messages of a conversation."""
     max_tokens: Positive = 2048
     """Maximum length of an answer, in tokens."""
-    stop_strings: Positive = 4
+    stop_strings: Positive = 16
     """Maximum number of stop strings."""
     open_streams: Positive = 32
     """Maximum number of requests of a token at the same time."""

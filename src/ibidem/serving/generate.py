@@ -20,9 +20,8 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
-    if config.chat and not any(item.role == "data" for item in checkpoint.inputs):
-        reason = "it was not tuned on conversations (ibidem sft): its answer may be any text"
-        log.event("generate.untuned", checkpoint=str(checkpoint.path), reason=reason)
+    if config.chat:
+        report_untuned(checkpoint)
     frozen = FrozenDecoder(model, config.weights)
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
@@ -34,6 +33,13 @@ def generate(config: GenerateConfig) -> str:
     ]
     write_file(config.output, jsonl.dumps(rows))
     return f"{config.output}: {counted(len(rows), 'completion')}"
+
+
+def report_untuned(checkpoint: artifacts.Artifact) -> None:
+    """Say that a checkpoint is asked, though it was not tuned on conversations, if that is so."""
+    if not any(item.role == "data" for item in checkpoint.inputs):
+        reason = "it was not tuned on conversations (ibidem sft): its answer may be any text"
+        log.event("generate.untuned", checkpoint=str(checkpoint.path), reason=reason)
 
 
 def _completions(config: GenerateConfig, model: FrozenDecoder, tokenizer: Tokenizer) -> list[Completion]:

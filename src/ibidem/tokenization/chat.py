@@ -68,6 +68,10 @@ class ChatTemplate:
         self.turn_end_id = codec.id_of(special.TURN_END)
         self.end_ids = frozenset({self.turn_end_id, codec.document_id})
         """Ids that end a generated turn."""
+        begins: dict[int, PartKind] = {last: "text" for _, last in self._parts.values()}
+        begins |= {first: kind for kind, (first, _) in self._parts.items() if kind != "passage"}
+        self.begins = begins
+        """The kind of part that begins behind a marker in a generated turn, by the marker's id."""
 
     def render(self, turns: Iterable[Turn]) -> Rendered:
         """Return a whole conversation."""
@@ -95,15 +99,13 @@ class ChatTemplate:
         parts: list[Part] = []
         kind: PartKind = "text"
         start = 0
-        opens = {first: kind for kind, (first, _) in self._parts.items() if kind != "passage"}
-        closes = {last: kind for kind, (_, last) in self._parts.items()}
         end = next((place for place, number in enumerate(ids) if number in self.end_ids), len(ids))
         for place, number in enumerate([*ids[:end], self.turn_end_id]):
-            if number in opens or number in closes or place == end:
+            if number in self.begins or place == end:
                 text = self._codec.decode(ids[start:place])
                 if text or kind != "text":
                     parts.append(Part(kind, text))
-                kind, start = opens.get(number, "text"), place + 1
+                kind, start = self.begins.get(number, "text"), place + 1
         return Turn("assistant", tuple(parts))
 
     def _body(self, parts: Iterable[Part]) -> list[int]:

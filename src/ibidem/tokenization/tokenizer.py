@@ -105,6 +105,14 @@ class Tokenizer:
         return [_readable(self._model.id_to_piece(number)) for number in ids]
 
     @cached_property
+    def texts_of_V(self) -> list[str | int]:  # noqa: N802 - the shape
+        """What each id adds to a text: a byte piece its byte, a special token nothing."""
+        texts: list[str | int] = [str(self._model.decode([number])) for number in range(self.vocab_size)]
+        for byte, number in enumerate(self._byte_ids):
+            texts[number] = byte
+        return texts
+
+    @cached_property
     def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
         """Number of bytes of text that each id represents; 0 for special tokens."""
         sizes = np.zeros(self.vocab_size, dtype=np.int32)

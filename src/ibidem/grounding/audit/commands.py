@@ -114,6 +114,18 @@ def sign_head(folder: Path, key: "Ed25519PrivateKey", origin: str | None) -> Hea
     return head
 
 
+def verified(folder: Path) -> Tree:
+    """Read a whole log again, and compare it with the head that this user signed last, if any.
+
+    Raises:
+        AuditError: the log contradicts itself, or that head.
+    """
+    with log.reading(folder) as database:
+        tree, _ = _checked(database, ())
+    events.event("audit.verified", events=tree.size, heads=0)
+    return tree
+
+
 def folder_of(index: Path | None, audit: Path | None) -> Path:
     """Return the folder of the log that a command names.
 

@@ -1,15 +1,24 @@
 """Refusals in the form of OpenAI's API."""
 
+import traceback
+from pathlib import Path
 from typing import Any
 
-from ibidem.errors import IbidemError
+from ibidem import log
+from ibidem.errors import AccessDenied, AuditError, IbidemError, NoRoom
 
 
 class ApiError(IbidemError):
     """A request is refused: a status, and one line that says what, where and what to do."""
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
@@ -21,6 +30,35 @@ class ApiError(IbidemError):
         'invalid_request_error'
         """
         return {"error": {"message": str(self), "type": _type(self.status), "param": self.param, "code": self.code}}
+
+
+def refusal_of(error: Exception) -> ApiError:
+    """Return what a client is told of an error: one line without a path, a text of anybody or a stack.
+
+    What is nobody's fault but ours is logged by its kind and place.
+
+    >>> refusal_of(AccessDenied("/srv/acl.yaml changed")).status
+    403
+    """
+    match error:
+        case ApiError():
+            return error
+        case AccessDenied():
+            return ApiError(403, "what you may read has changed meanwhile; ask again", code="access_changed")
+        case AuditError():
+            told = "the audit log cannot be written, so nothing is answered; tell the operator of this server"
+            return ApiError(503, told, code="audit_unavailable")
+        case NoRoom():
+            told = "the conversation is too long for the model's context; shorten it"
+            return ApiError(400, told, code="context_length_exceeded", param="messages")
+        case _:
+            log.event("serve.failed", error=type(error).__name__, place=_place(error))
+            return ApiError(500, "the server failed; its log names the kind of error")
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 
 
 def _type(status: int) -> str:

@@ -1,13 +1,17 @@
 """What a running server consists of; the endpoints are given it."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ibidem.conversation import Conversation
 from ibidem.grounding.store import Chunk
+from ibidem.readers import is_reader
 from ibidem.serving.config import LimitsConfig
+from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.responses import OpenAnswers
 from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker
 from ibidem.serving.server.tokens import Caller, TokenStore
 
@@ -36,6 +40,9 @@ class Documents(Protocol):
             AuditError: the record cannot be written.
         """
 
+    async def readable(self, chunks: Sequence[str], principal: str) -> frozenset[str]:
+        """Return which chunks a principal may read; nothing of them is shown, so nothing is recorded."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -54,3 +61,28 @@ class Service:
     """Folder of the audit log."""
     reviews: tuple[Path, ...] = ()
     """Folders of forms, as `ibidem ground review` writes them."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the server is called besides those of this computer itself."""
+    answers: OpenAnswers = field(default_factory=OpenAnswers)
+    """The answers that are being sent."""
+
+    def may_use(self, caller: Caller) -> bool:
+        """Return whether a caller may use the model: one that was made from private documents is for their readers."""
+        readers = None if self.speaker is None else self.speaker.readers
+        return readers is None or is_reader(caller.principal, readers)
+
+    def check_model(self, model: str, caller: Caller) -> None:
+        """Refuse a model that is not listed for a caller, whether there is one or not.
+
+        Raises:
+            ApiError: it is not; the status is 404.
+        """
+        if model != self.model or not self.may_use(caller):
+            told = "no such model; GET /v1/models lists those that there are"
+            raise ApiError(404, told, code="model_not_found", param="model")
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers, in short: OpenAI's `system_fingerprint`."""
+        name = self.model if self.speaker is None else self.speaker.name
+        return f"fp_{hashlib.sha256(name.encode()).hexdigest()[:12]}"

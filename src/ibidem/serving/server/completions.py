@@ -1,0 +1,93 @@
+"""/v1/completions: a text is continued, or a gap between two texts is filled: the editor's door."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ibidem.serving.server import requests
+from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.requests import CompletionAsked
+from ibidem.serving.server.responses import About, Answer, Pieces, around, sse, unchecked, usage
+from ibidem.serving.server.service import Service
+from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Spoken
+from ibidem.serving.server.tokens import Caller
+
+OBJECT = "text_completion"
+MARK = "\n"  # the text of an event, where the rest of it is written once
+
+
+@runtime_checkable
+class Completer(Protocol):
+    """A model that continues texts too."""
+
+    def room_behind(self, prompt: str, suffix: str | None) -> int:
+        """Return how many tokens fit behind a prompt, negative if it is too long."""
+
+    def complete(
+        self, prompt: str, suffix: str | None, drawing: Drawing, *, owner: str, scope: str | None
+    ) -> AsyncGenerator[Said | Spoken]:
+        """Continue a text, or fill the gap before a suffix; as `Speaker.speak`."""
+
+
+def endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint."""
+
+    async def completions(request: Request) -> Response:
+        asked = requests.completion(await requests.body_of(request), service.limits)
+        caller: Caller = request.state.caller
+        service.check_model(asked.wanted.model, caller)
+        about = About.new("cmpl", service.model, service.fingerprint)
+        return Answer(
+            _completed(service, asked, caller),
+            _TextForm(about, with_usage=asked.wanted.with_usage),
+            is_streamed=asked.wanted.is_streamed,
+            is_permitted=partial(service.tokens.is_valid, caller),
+            answers=service.answers,
+        )
+
+    return completions
+
+
+def _completed(service: Service, asked: CompletionAsked, caller: Caller) -> Pieces:
+    speaker = service.speaker
+    if not isinstance(speaker, Completer):
+        told = "model: it only answers conversations; use /v1/chat/completions"
+        raise ApiError(400, told, code="unsupported_model", param="model")
+    room = speaker.room_behind(asked.prompt, asked.suffix)
+    drawing = requests.drawing(asked.wanted, room=room, most=service.limits.max_tokens, param="prompt")
+    said = speaker.complete(asked.prompt, asked.suffix, drawing, owner=caller.token, scope=caller.principal)
+    return unchecked(said)
+
+
+class _TextForm:
+    def __init__(self, about: About, *, with_usage: bool) -> None:
+        self._about, self._with_usage = about, with_usage
+        self._before, self._behind = around(self._chunk(MARK), MARK)
+
+    def opening(self) -> bytes:
+        return b""
+
+    def event(self, delta: Delta) -> bytes:
+        return b"".join((self._before, json.dumps(delta.text).encode(), self._behind))
+
+    def closing(self, ended: Ended) -> bytes:
+        last = sse(self._chunk("", ended.finish))
+        return (
+            last + sse({**self._about.head(OBJECT), "choices": [], "usage": usage(ended)}) if self._with_usage else last
+        )
+
+    def whole(self, text: str, citations: Sequence[Cited], ended: Ended) -> dict[str, Any]:
+        assert not citations
+        return {**self._about.head(OBJECT), "choices": [_choice(text, ended.finish)], "usage": usage(ended)}
+
+    def _chunk(self, text: str, finish: str | None = None) -> dict[str, Any]:
+        usage_to_come = {"usage": None} if self._with_usage else {}
+        return {**self._about.head(OBJECT), "choices": [_choice(text, finish)], **usage_to_come}
+
+
+def _choice(text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}

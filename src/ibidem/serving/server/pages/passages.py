@@ -1,0 +1,77 @@
+"""The passage behind a citation: GET /passages/CHUNK, as JSON for the conversation, else as a page.
+
+Each passage that is shown is recorded, by `service.documents.show`. One that may not be read, one that was deleted and
+one that never was are answered with the same bytes.
+"""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ibidem.errors import AccessDenied, AuditError
+from ibidem.grounding.store import Chunk
+from ibidem.page import Html, join, tag
+from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.pages import layout
+from ibidem.serving.server.service import Service
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the route of the passages."""
+
+    async def passage(request: Request) -> Response:
+        chunk = await shown(service, request.path_params["chunk"], request.state.caller.principal)
+        if _wants_json(request):
+            about = {name: getattr(chunk, name) for name in ("path", "title", "start", "end", "text")}
+            return JSONResponse({"chunk": chunk.id, **about}, headers=layout.PRIVATE)
+        title = " › ".join(chunk.title) or chunk.path
+        text = marked(chunk, request.query_params.get("from"), request.query_params.get("to"))
+        body = (tag("h1", title), source_line(chunk), tag("div", text, cls="source", dir="auto"))
+        return layout.page(request, service, "Passage", tag("article", *body, cls="reading"))
+
+    page = layout.explained(service, passage)
+
+    async def answered(request: Request) -> Response:
+        return await (_as_json(request, passage) if _wants_json(request) else page(request))
+
+    return [Route("/passages/{chunk}", answered)]
+
+
+async def shown(service: Service, chunk: str, principal: str) -> Chunk:
+    """Return a passage, recorded.
+
+    Raises:
+        AccessDenied: there is none, or the principal may not read it.
+        AuditError: the record cannot be written.
+    """
+    if service.documents is None:
+        raise AccessDenied(layout.NOT_THERE)
+    return await service.documents.show(chunk, principal)
+
+
+def source_line(chunk: Chunk) -> Html:
+    """Return where a passage stands."""
+    return tag("p", tag("code", chunk.path), f", characters {chunk.start:,} to {chunk.end:,}", cls="note")
+
+
+def marked(chunk: Chunk, start: str | None, end: str | None) -> Html:
+    """Return the text of a passage; what is cited, by its place in the document, is marked."""
+    places = [int(each) - chunk.start if each and each.isdecimal() and len(each) < 16 else -1 for each in (start, end)]
+    first, last = places
+    if not 0 <= first < last <= len(chunk.text):
+        return join(chunk.text)
+    return join(chunk.text[:first], tag("mark", chunk.text[first:last]), chunk.text[last:])
+
+
+async def _as_json(request: Request, endpoint: layout.Endpoint) -> Response:
+    try:
+        return await endpoint(request)
+    except AccessDenied:
+        error = ApiError(404, layout.NOT_THERE)
+    except AuditError:
+        error = ApiError(503, layout.NOT_RECORDED)
+    return JSONResponse(error.body(), error.status, headers=layout.PRIVATE)
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")

@@ -1,0 +1,335 @@
+"""A checkpoint speaks to many at once: each hears, as it is said, what `ibidem generate` says to them alone."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from ibidem import artifacts
+from ibidem.conversation import Part, Turn
+from ibidem.errors import AccessDenied, ConfigError, DataError
+from ibidem.inference.chat import answer
+from ibidem.modeling import generate as generating
+from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
+from ibidem.modeling.generate import Sampling, complete
+from ibidem.modeling.matrices import FrozenDecoder
+from ibidem.readers import KEY, Readers
+from ibidem.serving.server.detokenizer import Detokenizer
+from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.own_model import OwnSpeaker, _Voice
+from ibidem.serving.server.speech import Drawing, Said, Spoken
+from ibidem.tokenization import special
+from ibidem.tokenization.chat import ChatTemplate
+from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
+from ibidem.training.tokens import Fim, fill_in_middle
+
+WITHIN_S = 100
+SPELLED = "é€🙂\u2581" + NEWLINE + BLANK
+Speech = AsyncGenerator[Said | Spoken]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> Tokenizer:
+    return Tokenizer.load(checkpoint / TOKENIZER_DIR)
+
+
+@pytest.fixture(scope="module")
+def speaker(checkpoint: Path) -> Iterator[OwnSpeaker]:
+    opened = OwnSpeaker(checkpoint, slots=8)
+    yield opened
+    opened.close()
+
+
+def drawing(max_tokens: int = 12, temperature: float = 0.8, seed: int = 0, stop: tuple[str, ...] = ()) -> Drawing:
+    return Drawing(max_tokens, temperature, 0.95, seed, stop)
+
+
+def chat(speaker: OwnSpeaker, text: str, how: Drawing, owner: str = "") -> Speech:
+    return speaker.speak((Turn.of("user", text),), how, owner=owner, scope=None)
+
+
+async def heard(speech: Speech) -> tuple[list[Said], Spoken]:
+    async with aclosing(speech) as each:
+        *said, spoken = [piece async for piece in each]
+    assert isinstance(spoken, Spoken)
+    return said, spoken
+
+
+async def all_heard(speeches: Sequence[Speech]) -> list[tuple[list[Said], Spoken]]:
+    return list(await asyncio.gather(*map(heard, speeches)))
+
+
+def joined(said: Sequence[Said]) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    for kind, text in said:
+        if parts and parts[-1].kind == kind == "text":
+            parts[-1] = Part("text", parts[-1].text + text)
+        else:
+            parts.append(Part(kind, text))
+    return tuple(parts)
+
+
+def until(condition: Callable[[], bool]) -> Coroutine[Any, Any, None]:
+    async def wait() -> None:
+        deadline = time.monotonic() + WITHIN_S
+        while not condition():
+            assert time.monotonic() < deadline, "it hangs"
+            await asyncio.sleep(0.001)
+
+    return wait()
+
+
+def some_ids(tokenizer: Tokenizer) -> strategies.SearchStrategy[list[int]]:
+    """Ids of any kind: pieces, bytes of characters, whole or not, control tokens, and chat markers."""
+    spelled = [[tokenizer._byte_ids[byte] for byte in char.encode()] for char in SPELLED]
+    markers = [[tokenizer.id_of(name)] for name in special.CONTROL]
+    anything = strategies.lists(strategies.integers(0, tokenizer.vocab_size - 1), max_size=8)
+    groups = strategies.sampled_from([*spelled, *(ids[:-1] for ids in spelled), *markers]) | anything
+    return strategies.lists(groups, max_size=8).map(lambda found: [number for ids in found for number in ids])
+
+
+def test_pieces_of_text_are_together_what_the_tokenizer_decodes(tokenizer: Tokenizer) -> None:
+    seen = set()
+
+    @hypothesis.settings(max_examples=400)
+    @hypothesis.given(some_ids(tokenizer))
+    def check(ids: list[int]) -> None:
+        text = Detokenizer(tokenizer.texts_of_V)
+        pieces = [text.add(number) for number in ids] + [text.end()]
+        assert "".join(pieces) == tokenizer.decode(ids)
+        seen.update("".join(pieces))
+
+    check()
+    assert set(SPELLED) <= seen
+    assert "\N{REPLACEMENT CHARACTER}" in seen
+
+
+def test_text_is_said_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:
+    text = Detokenizer(tokenizer.texts_of_V, ["::", "end"])
+    ids = [tokenizer._byte_ids[byte] for byte in "é:a::b".encode()]
+    assert [text.add(number) for number in ids] == ["", "é", "", ":a", "", "", ""]
+    assert text.is_stopped
+    assert text.end() == ""
+
+
+def test_a_stop_string_ends_the_text_where_generate_ends_it(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = strategies.lists(strategies.text("abe:\n é€", min_size=1, max_size=4), min_size=1, max_size=3)
+    alphabet = [[tokenizer._byte_ids[byte] for byte in char.encode()] for char in "abe:\n é€"]
+    pieces = [tokenizer.encode(text) for text in ("return", "be", "ab", " a", "::", "\n    ")]
+    texts = strategies.lists(strategies.sampled_from(alphabet + pieces), max_size=20)
+    found = {"stop": 0, "length": 0}
+
+    @hypothesis.settings(max_examples=300)
+    @hypothesis.given(texts.map(lambda groups: [number for ids in groups for number in ids]), stops)
+    def check(ids: list[int], stop: list[str]) -> None:
+        hypothesis.assume(ids)
+
+        def drawn(*_: object, is_stopped: Callable[[list[int]], bool], **_rest: object) -> list[list[int]]:
+            last = next((last for last in range(1, len(ids) + 1) if is_stopped(ids[:last])), len(ids))
+            return [ids[:last]]
+
+        monkeypatch.setattr(generating, "generate", drawn)
+        (expected,) = complete(None, tokenizer, [""], Sampling(), stop)
+        voice = _Voice(tokenizer, {}, stop)
+        said = [piece for number in ids for piece in voice.read([number])] + voice.end()
+        assert "".join(text for _, text in said) == expected.text
+        assert voice.is_stopped == (expected.finish == "stop")
+        assert voice.num_tokens == expected.num_tokens
+        found[expected.finish] += 1
+
+    check()
+    assert min(found.values()) > 30
+
+
+def test_parts_of_an_answer_are_those_that_the_chat_template_reads(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(tokenizer)
+    kinds = set()
+
+    @hypothesis.settings(max_examples=400)
+    @hypothesis.given(some_ids(tokenizer), strategies.integers(1, 5))
+    def check(ids: list[int], at_once: int) -> None:
+        end = next((place for place, number in enumerate(ids) if number in template.end_ids), len(ids))
+        ids = ids[: end + 1]
+        voice = _Voice(tokenizer, template.begins, ())
+        said = [piece for at in range(0, len(ids), at_once) for piece in voice.read(ids[at : at + at_once])]
+        said += voice.end()
+        assert all(text for kind, text in said if kind == "text")
+        expected = template.read(ids).parts
+        assert joined(said) == joined([Said(*part) for part in expected])
+        assert [part for part in said if part.kind != "text"] == [part for part in expected if part.kind != "text"]
+        kinds.update(kind for kind, _ in said)
+
+    check()
+    assert kinds == {"text", "cite", "tool_call"}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_each_of_many_hears_what_generate_answers_alone(
+    speaker: OwnSpeaker, checkpoint: Path, tokenizer: Tokenizer, temperature: float
+) -> None:
+    questions = [f"What is {'value ' * (number % 5)}{number}?" for number in range(20)]
+    frozen, template = FrozenDecoder(load_model(checkpoint)[0]), ChatTemplate(tokenizer)
+    found = asyncio.run(
+        all_heard([chat(speaker, text, drawing(temperature=temperature, seed=7)) for text in questions])
+    )
+    for text, (said, spoken) in zip(questions, found, strict=True):
+        turns = (Turn.of("user", text),)
+        (expected,) = answer(frozen, template, [turns], Sampling(12, temperature, 0.95, 7))
+        assert joined(said) == expected.turn.parts
+        finish = "length" if expected.finish == "length" else "stop"
+        assert spoken == Spoken(finish, len(template.prompt(turns)), expected.num_tokens)
+    assert any(len(said) > 3 for said, _ in found), "it comes in pieces"
+    assert speaker.in_use() == 0
+
+
+@pytest.mark.parametrize("stop", [(), ("e",), ("\n    ", "tur"), ("never said",)])
+def test_a_document_is_continued_as_generate_continues_it(
+    speaker: OwnSpeaker, checkpoint: Path, tokenizer: Tokenizer, stop: tuple[str, ...]
+) -> None:
+    prompts = ["import os\n", "def add(value, index):\n    return"]
+    how = drawing(24, stop=stop)
+    found = asyncio.run(all_heard([speaker.complete(prompt, None, how, owner="", scope=None) for prompt in prompts]))
+    frozen = FrozenDecoder(load_model(checkpoint)[0])
+    for prompt, (said, spoken) in zip(prompts, found, strict=True):
+        (expected,) = complete(frozen, tokenizer, [prompt], Sampling(24, 0.8, 0.95, 0), stop)
+        assert "".join(text for _, text in said) == expected.text
+        assert spoken.completion_tokens == expected.num_tokens
+        assert spoken.finish == ("length" if expected.finish == "length" else "stop")
+        assert spoken.prompt_tokens == speaker.context - speaker.room_behind(prompt, None)
+
+
+def test_what_is_filled_in_is_asked_for_as_it_was_trained(speaker: OwnSpeaker, tokenizer: Tokenizer) -> None:
+    names = (special.FIM_PREFIX, special.FIM_MIDDLE, special.FIM_SUFFIX)
+    text = "def add(value, index):\n    return value + index\n"
+    fim = Fim(tokenizer, tokenizer.document_id, *map(tokenizer.id_of, names), rate=1.0, spm_rate=0.0)
+    document = np.array([tokenizer.document_id, *tokenizer.encode(text)])
+    windows = (fill_in_middle(document, fim, rng=np.random.default_rng(seed)).tolist() for seed in range(9))
+    first, last, between = map(tokenizer.id_of, names)
+    trained = next(ids for ids in windows if last in ids and ids[1:3] != [first, between])
+    prefix = tokenizer.decode(trained[trained.index(first) : trained.index(between)])
+    suffix = tokenizer.decode(trained[trained.index(between) : trained.index(last)])
+    assert text.startswith(prefix)
+    assert text.endswith(suffix)
+    asked = speaker._document(prefix, suffix)
+    assert asked == trained[: len(asked)]
+    assert asked[-1] == tokenizer.id_of(special.FIM_MIDDLE)
+    assert speaker.room_behind(prefix, suffix) == speaker.context - len(asked)
+
+
+def test_a_closed_generator_frees_its_slot_also_before_anything_was_said(checkpoint: Path) -> None:
+    speaker = OwnSpeaker(checkpoint, slots=1)
+
+    async def leave() -> None:
+        how = drawing(40, seed=1)
+        first, never = chat(speaker, "a", how), chat(speaker, "b", how)
+        await anext(first)
+        waiting = asyncio.create_task(anext(chat(speaker, "c", how)))
+        await until(lambda: speaker.in_use() == 2)
+        waiting.cancel()
+        await until(lambda: speaker.in_use() == 1)
+        await never.aclose()  # was never asked
+        await first.aclose()
+        await until(lambda: speaker.in_use() == 0)
+
+    try:
+        asyncio.run(leave())
+        assert speaker._engine.tokens_read < 20 + 2 * 40
+        assert not speaker._heard
+        said, _ = asyncio.run(heard(chat(speaker, "d", drawing())))
+        assert said
+    finally:
+        speaker.close()
+
+
+def test_a_slow_listener_hears_everything_and_holds_up_nobody(speaker: OwnSpeaker) -> None:
+    async def listen() -> tuple[list[Said], list[Said]]:
+        slow = chat(speaker, "slow", drawing(30, 0.0))
+        pieces = [await anext(slow)]
+        await heard(chat(speaker, "quick", drawing(30, 0.0)))
+        await until(lambda: speaker.in_use() == 0)
+        pieces += [piece async for piece in slow if isinstance(piece, Said)]
+        alone, _ = await heard(chat(speaker, "slow", drawing(30, 0.0)))
+        return pieces, alone
+
+    pieces, alone = asyncio.run(listen())
+    assert joined(pieces) == joined(alone)
+    assert len(pieces) < len(alone), "what was not taken comes at once"
+
+
+def test_what_does_not_fit_is_refused_and_room_says_so(speaker: OwnSpeaker) -> None:
+    turns = (Turn.of("user", "value " * 40),)
+    room = speaker.room(turns)
+    assert 0 < room < speaker.context
+    said, spoken = asyncio.run(heard(speaker.speak(turns, drawing(room), owner="", scope=None)))
+    assert said
+    assert spoken.prompt_tokens + room == speaker.context
+    with pytest.raises(ConfigError, match="do not fit into the model's context of 64"):
+        asyncio.run(heard(speaker.speak(turns, drawing(room + 1), owner="", scope=None)))
+    assert speaker.room((Turn.of("user", "value " * 400),)) < 0
+
+
+def test_shutting_down_ends_every_answer(checkpoint: Path) -> None:
+    speaker = OwnSpeaker(checkpoint, slots=1)
+
+    async def shut_down() -> None:
+        tasks = [asyncio.create_task(heard(chat(speaker, text, drawing(40, seed=1)))) for text in "abc"]
+        await until(lambda: speaker.in_use() == 3)
+        speaker.end_all()
+        found = await asyncio.gather(*tasks, heard(chat(speaker, "late", drawing())), return_exceptions=True)
+        assert [type(each) for each in found] == [ApiError] * 4
+        assert {each.status for each in found} == {503}
+        await until(lambda: speaker.in_use() == 0)
+
+    try:
+        asyncio.run(shut_down())
+    finally:
+        speaker.close()
+
+
+def test_a_failure_of_the_model_reaches_everyone(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker = OwnSpeaker(checkpoint, slots=2)
+    step = type(speaker._engine._batch).step
+
+    async def fail() -> None:
+        tasks = [asyncio.create_task(heard(chat(speaker, text, drawing(40, seed=1)))) for text in "abc"]
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [(type(each), str(each)) for each in found] == [
+            (DataError, "the model failed; the events of the server say how")
+        ] * 3
+
+    def broken(batch: object) -> object:
+        if speaker.in_use() == 3:
+            raise MemoryError("no memory at /secret/place")
+        return step(batch)
+
+    monkeypatch.setattr(type(speaker._engine._batch), "step", broken)
+    try:
+        asyncio.run(fail())
+        monkeypatch.undo()
+        assert asyncio.run(heard(chat(speaker, "later", drawing())))[0]
+    finally:
+        speaker.close()
+
+
+def test_a_checkpoint_tuned_on_documents_is_loaded_for_others_only_on_request(checkpoint: Path, tmp_path: Path) -> None:
+    private, public = tmp_path / "private", artifacts.load(checkpoint)
+    readers = Readers(frozenset(["ada"]), frozenset(["eve"]))
+    config = {**public.config, KEY: readers.as_json()}
+    with artifacts.create(private, kind=public.kind, config=config, inputs=[]) as draft:
+        shutil.copytree(checkpoint, draft.path, dirs_exist_ok=True)
+        (draft.path / artifacts.MANIFEST).unlink()
+    with pytest.raises(AccessDenied, match="not among their readers"):
+        OwnSpeaker(private)
+    speaker = OwnSpeaker(private, for_others=True)
+    speaker.close()
+    assert speaker.readers == readers
