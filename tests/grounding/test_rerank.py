@@ -17,14 +17,15 @@ from tests.grounding.worlds import PRINCIPALS, Bag, Observation, World, _Fixed, 
 
 from ibidem.cli import main
 from ibidem.conversation import Part
-from ibidem.errors import CheckpointError
+from ibidem.errors import AccessDenied, CheckpointError
 from ibidem.grounding import ask as asking
 from ibidem.grounding.alignment import FEATURES, Frequencies
 from ibidem.grounding.ask import Answerer, as_json, reply, reply_to
 from ibidem.grounding.audit.log import FILE
-from ibidem.grounding.config import GroundAskConfig, GroundSearchConfig
+from ibidem.grounding.config import GroundAskConfig, GroundSearchConfig, HeadChoice
 from ibidem.grounding.head import open_head
 from ibidem.grounding.index import Index
+from ibidem.grounding.opening import opened
 from ibidem.grounding.rerank import reranked, share_of, support
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.search import found
@@ -141,6 +142,12 @@ def test_a_head_of_private_documents_is_for_their_readers_alone(
         assert main(["ground", words[0], *at, "ada", *words[1:]]) == 2
         assert "ada is not among their readers" in capsys.readouterr().err
         assert main(["ground", words[0], *at, "hr", *words[1:]]) == 0
+    choice = HeadChoice(index=index, head=private)
+    with opened(choice, for_others=True) as retriever:  # whoever runs the program, each who asks is checked
+        assert retriever.search("leave", "hr", 3)
+        with pytest.raises(AccessDenied, match="ada is not among their readers"):
+            retriever.search("leave", "ada", 3)
+    assert events(index)[-1]["kind"] == "denied"
 
 
 def test_a_head_whose_encoder_is_not_there_names_the_flag(

@@ -73,7 +73,9 @@ _SETTLED = re.compile(
     rf"\s*(?:{OPEN}[^{CLOSE}]*{CLOSE} ?)*[^\s{OPEN}](?:\S*\s|\S{{19}})"
 )  # behind a possible end: a whole word, by which `sentence_ends` decides
 _UNFINISHED_TAG = re.compile(r"</?(?:[a-z]{0,5}|h[1-6]) ?/?\Z", re.IGNORECASE)
-_PLAIN_PIECE = re.compile(r"[\w ,;:'-]*")  # ends nothing
+_PLAIN_PIECE = re.compile(r"[\w ,;:'\"()\[\]{}/+*=&%$#@^~|>`-]*")  # ends nothing
+LONG = 400
+"""Characters from which on a sentence without an end is looked at ever more rarely, so that its cost stays linear."""
 _IGNORED = frozenset(["Cf", "Cc", "Zs", "Zl", "Zp"])
 
 
@@ -174,6 +176,7 @@ class Checking:
         self._tail = ""  # marked text since the last sentence that was judged
         self._num_sent = 0  # characters of the tail that are seen
         self._num_settled = 0  # possible ends in the tail that are decided
+        self._next_look = 0  # length of the tail from which on it is looked at again
         self._is_open = True  # whether nothing in the tail waits
         self._is_behind_return = False  # whether a line feed belongs to the line's end that was added
         self._item, self._opens_line = 0, True
@@ -205,10 +208,13 @@ class Checking:
 
     def _added(self, text: str) -> Seen:
         self._tail += text
-        if not (text and self._is_open and _PLAIN_PIECE.fullmatch(text)):
+        if text and self._is_open and _PLAIN_PIECE.fullmatch(text):
+            self._send_until(len(self._tail.rstrip()))
+        elif len(self._tail) >= self._next_look:
             self._advance()
-        elif stop := len(self._tail.rstrip()):
-            self._send_until(stop)
+            self._next_look = len(self._tail) + max(len(self._tail) - LONG, 0) // 8
+        else:
+            self._is_open = False
         return self._seen()
 
     def _advance(self) -> None:
@@ -222,9 +228,11 @@ class Checking:
         if (num_settled := sum(is_settled for _, is_settled in ends)) > self._num_settled:
             self._num_settled = num_settled
             judged = self._judge_sentences(whole, text, places)
-        waiting = (place - judged for place, is_settled in ends if place >= judged and not is_settled)
-        stop = next(waiting, len(whole) - judged)
-        self._is_open = stop == len(self._tail)
+        seen = len(text.rstrip())  # invisible characters behind that belong to what follows
+        visible = max(places[seen - 1] + 1 - judged, 0) if seen else 0
+        waiting = [place - judged for place, is_settled in ends if place >= judged and not is_settled]
+        stop = min([visible, *waiting])
+        self._is_open = not waiting and not self._tail[visible:].strip()
         self._send_until(len(self._tail[:stop].rstrip()))
 
     def _send_until(self, stop: int) -> None:

@@ -27,9 +27,9 @@ _CLEAN = _CONTROLS | _LINE_ENDS | dict.fromkeys(map(ord, "\ue000\ue001\ue002\ue0
 
 MARKED = re.compile(f"{OPEN}([^{CLOSE}]*){CLOSE}")
 _CITATIONS = f"(?:{OPEN}[^{CLOSE}]*{CLOSE}[ {_BLANK}]*)+"
-_ONLY_CITATIONS = re.compile(_CITATIONS)
+_ONLY_CITATIONS, _CITED_HERE = re.compile(_CITATIONS), re.compile(f"{_BLANK}*{OPEN}")
 _BEHIND_LINE = re.compile(rf"(\n+)({_CITATIONS})(?=\n|$)")
-_BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)*_]*)([ {_BLANK}]*)({_CITATIONS})")
+_BEHIND_END = re.compile(rf"([.!?。！？][\"'”’»)\]*_]*)([ {_BLANK}]*)({_CITATIONS})")
 _BLOCK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|td|th|table|h[1-6]) ?/?>", re.IGNORECASE)  # attributes are text
 _LIST_MARK = re.compile(r" ?(?:[-*•+]|(\d{1,3})[.)]) (?=\S)")
 _FENCE_OPENS = re.compile(r"```[^`\s]*(?!\S)")
@@ -138,7 +138,7 @@ def spans(text: str, *, item: int = 0, opens_line: bool = True) -> Iterator[Span
             if number in {None, 1, item + 1}:
                 first, item = mark.end(), item if number is None else number
         breaks = [first + each for each in sentence_ends(text[first:end], any_case=True)]
-        ends = [each for each in breaks if not _ONLY_CITATIONS.match(text, each)]
+        ends = [each for each in breaks if not _CITED_HERE.match(text, each)]
         for one, other in zip([first, *ends], [*ends, end], strict=True):
             part = text[one:other]
             if _says_something(_ONLY_CITATIONS.sub("", part)):

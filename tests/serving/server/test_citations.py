@@ -103,6 +103,16 @@ def test_text_and_citations_of_our_models_do_not_depend_on_where_they_are_cut(
     assert other.grounding(0) == about.grounding(0)
 
 
+@given(own_saids, st.data())
+def test_a_long_sentence_is_looked_at_more_rarely_and_stays_the_same(saids: list[Said], data: st.DataObject) -> None:
+    one, about = whole(merged(saids))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ibidem.grounding.cite.LONG", 2)
+        many, other = whole(cut(merged(saids), data))
+    assert joined(many) == joined(one)
+    assert other.grounding(0) == about.grounding(0)
+
+
 @given(said_texts, said_texts, st.data())
 def test_text_and_citations_of_foreign_models_do_not_depend_on_where_they_are_cut(
     first: str, second: str, data: st.DataObject

@@ -164,13 +164,18 @@ def test_without_a_record_there_is_no_answer(
     assert not any(isinstance(each, Ended) for each in sent)
 
 
-def test_a_log_that_another_file_replaced_is_an_error_and_not_a_new_log(
-    index: Path, documents: OpenedDocuments
+def test_a_log_that_is_gone_is_an_error_and_no_new_one_begins_also_if_the_index_is_opened_again(
+    index: Path, documents: OpenedDocuments, tmp_path: Path
 ) -> None:
-    shutil.move(f"{index}.audit", f"{index}.moved")
-    with pytest.raises(AuditError):
+    index.rename(tmp_path / "away")
+    with pytest.raises(ApiError):
         asyncio.run(answered(documents, None, NOTICE))
-    assert not Path(f"{index}.audit/audit.sqlite").exists()
+    (tmp_path / "away").rename(index)
+    shutil.move(f"{index}.audit", f"{index}.moved")
+    for _ in range(2):
+        with pytest.raises(AuditError):
+            asyncio.run(answered(documents, None, NOTICE))
+    assert not Path(f"{index}.audit").exists()
 
 
 def test_what_was_sent_until_the_client_left_is_recorded(index: Path, documents: OpenedDocuments) -> None:
