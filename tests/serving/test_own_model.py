@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
@@ -21,6 +22,7 @@ from ibidem.modeling import generate as generating
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.matrices import FrozenDecoder
+from ibidem.modeling.running_batch import Drawn, RunningBatch
 from ibidem.readers import KEY, Readers
 from ibidem.serving.server.detokenizer import Detokenizer
 from ibidem.serving.server.errors import ApiError
@@ -31,7 +33,7 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
 from ibidem.training.tokens import Fim, fill_in_middle
 
-WITHIN_S = 100
+WITHIN_S = 30
 SPELLED = "é€🙂\u2581" + NEWLINE + BLANK
 Speech = AsyncGenerator[Said | Spoken]
 
@@ -226,27 +228,39 @@ def test_what_is_filled_in_is_asked_for_as_it_was_trained(speaker: OwnSpeaker, t
     assert speaker.room_behind(prefix, suffix) == speaker.context - len(asked)
 
 
-def test_a_closed_generator_frees_its_slot_also_before_anything_was_said(checkpoint: Path) -> None:
-    speaker = OwnSpeaker(checkpoint, slots=1)
+def test_a_closed_generator_frees_its_slot_within_a_step_also_before_anything_was_said(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permitted = threading.Semaphore(0)
+    step = RunningBatch.step
 
-    async def leave() -> None:
+    def gated(batch: RunningBatch) -> dict[int, Drawn]:
+        assert permitted.acquire(timeout=WITHIN_S)
+        return step(batch)
+
+    async def leave(speaker: OwnSpeaker) -> None:
         how = drawing(40, seed=1)
-        first, never = chat(speaker, "a", how), chat(speaker, "b", how)
-        await anext(first)
-        waiting = asyncio.create_task(anext(chat(speaker, "c", how)))
+        speeches = [chat(speaker, text, how) for text in ("a", "waits", "never asked")]
+        permitted.release()
+        await anext(speeches[0])
+        waiting = asyncio.create_task(anext(speeches[1]))
         await until(lambda: speaker.in_use() == 2)
         waiting.cancel()
+        await asyncio.wait([waiting])
+        await speeches[2].aclose()
+        permitted.release()
         await until(lambda: speaker.in_use() == 1)
-        await never.aclose()  # was never asked
-        await first.aclose()
+        await speeches[0].aclose()
+        permitted.release()
         await until(lambda: speaker.in_use() == 0)
 
+    monkeypatch.setattr(RunningBatch, "step", gated)
+    speaker = OwnSpeaker(checkpoint, slots=1)
     try:
-        asyncio.run(leave())
-        assert speaker._engine.tokens_read < 20 + 2 * 40
+        asyncio.run(leave(speaker))
         assert not speaker._heard
-        said, _ = asyncio.run(heard(chat(speaker, "d", drawing())))
-        assert said
+        permitted.release(100)
+        assert asyncio.run(heard(chat(speaker, "d", drawing())))[0]
     finally:
         speaker.close()
 
