@@ -33,7 +33,7 @@ _TEMPLATE = """\
   {{- 'LEAD|' ~ message.role ~ '|>' -}}
   {%- if message.content is string -%}
     {{- text(message.content) -}}
-  {%- elif message.content is not iterable -%}
+  {%- elif message.content is not defined or message.content is not iterable -%}
     {{- raise_exception('a message without content') -}}
   {%- else -%}
     {%- set before = namespace(type='') -%}
