@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.conftest import REPOSITORY
+from tests.test_docs import check_described
 
 from ibidem import accounts, artifacts
 from ibidem.artifacts import Input
@@ -520,7 +521,7 @@ def test_figures_a_decision_and_a_head_of_this_checkpoint_are_taken_in(one: tupl
     beside = tmp_path / "export" / "grounding_head"
     assert (beside / WEIGHTS).read_bytes() == (head / WEIGHTS).read_bytes()
     assert json.loads((beside / "head.json").read_text())["digest"] == artifacts.load(head).digest
-    roles = {item.role for item in artifacts.load(tmp_path / "export").inputs}
+    roles = {item.role for item in check_described(tmp_path / "export").inputs}
     assert roles == {"checkpoint", "head", "decision", "evaluation"}
     assert self_test.load_hf_model(tmp_path / "export").num_parameters() == SHAPES["Qwen3, grouped, untied"].parameters
 
