@@ -140,4 +140,4 @@ def tokenizer_config(pieces: Pieces, *, context: int, chat_template: str) -> str
         "split_special_tokens": True,
         "chat_template": chat_template,
     }
-    return json.dumps(tree, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(tree, indent=2) + "\n"

@@ -1,6 +1,7 @@
 """The model card of an export, from manifests alone: what is not known is not said, or is NOT MEASURED."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -162,7 +163,8 @@ def _gone(lineage: Iterable[Node]) -> list[tuple[str, str]]:
 
 def _sources(lineage: Iterable[Node]) -> list[tuple[str, str]]:
     sources = [node for _, state, node in lineage if state == "source" and isinstance(node, Input)]
-    return list(dict.fromkeys((node.name, f"`{node.digest}`") for node in sources))
+    names = [Path(node.name).name if Path(node.name).is_absolute() else node.name for node in sources]
+    return list(dict.fromkeys(zip(names, (f"`{node.digest}`" for node in sources), strict=True)))
 
 
 def _evaluation(results: Sequence[Record]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,7 @@ class Comparison:
         if not self._scorer.is_tie(ours, theirs):
             place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
             here, there = (list(ids[place : place + 4]) for ids in (ours, theirs))
-            raise ArtifactError(
-                f"the export differs: {kind} {_shown(what)}: from token {place} on ours has {here}, the export {there}"
-            )
+            raise differs(f"{kind} {_shown(what)}: from token {place} on ours has {here}, the export {there}")
 
 
 def _compare_texts(comparison: Comparison, ours: Tokenizer, theirs: Any, texts: list[str]) -> None:
@@ -99,7 +98,7 @@ def _compare_texts(comparison: Comparison, ours: Tokenizer, theirs: Any, texts: 
     for text, ids, back in zip(texts, ids_of, decoded, strict=True):
         comparison.compare("text", text, ours.encode(text), ids)
         if back != text:
-            raise ArtifactError(f"the export differs: text {_shown(text)} comes back as {_shown(back)}")
+            raise differs(f"text {_shown(text)} comes back as {_shown(back)}")
 
 
 def _compare_conversations(
@@ -120,7 +119,13 @@ def _compare_conversations(
     for turns, ids, searched_ids in zip(conversations, plain, searched, strict=True):
         comparison.compare("conversation", str(turns), template.prompt(turns), ids)
         if ids != searched_ids:
-            raise ArtifactError(f"the export differs: a text of {_shown(str(turns))} spells a special token")
+            raise differs(f"a text of conversation {_shown(str(turns))} spells a special token")
+
+
+def differs(what: str) -> ArtifactError:
+    """Return the refusal of an export that is not the same as its checkpoint."""
+    versions = " and ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers"))
+    return ArtifactError(f"the export differs from the checkpoint, as {versions} read it: {what}; nothing is written")
 
 
 def _shown(text: str) -> str:
@@ -160,9 +165,7 @@ def compare_logits(ours_BTV: Tensor, theirs_BTV: Tensor) -> float:
     allowed = LOGITS_TOLERANCE * max(1.0, float(ours_BTV.abs().max()))
     if not largest <= allowed:  # nan too
         row, place = divmod(int((~(difference_BT <= allowed)).flatten().nonzero()[0]), difference_BT.shape[1])
-        raise ArtifactError(
-            f"the export differs: logits at token {place} of row {row} differ by {float(difference_BT[row, place]):.3g}"
-        )
+        raise differs(f"logits at token {place} of row {row} differ by {float(difference_BT[row, place]):.3g}")
     return largest
 
 
