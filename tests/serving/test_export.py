@@ -24,7 +24,7 @@ from ibidem import accounts, artifacts
 from ibidem.artifacts import Input
 from ibidem.cli import main
 from ibidem.config import resolved
-from ibidem.conversation import Turn
+from ibidem.conversation import Part, Turn
 from ibidem.lineage import ArtifactPath, verify_command
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, WEIGHTS, load_model
 from ibidem.modeling.config import ModelConfig
@@ -416,6 +416,14 @@ def test_a_message_of_text_alone_is_a_text(ours: Tokenizer, theirs: Any) -> None
     chat.append({"role": "assistant", "content": "Wel"})
     found = theirs.apply_chat_template(chat, continue_final_message=True, return_dict=False)
     assert found == ChatTemplate(ours).render(open_turn).ids[:-1]
+
+
+def test_texts_that_follow_each_other_are_encoded_by_themselves(ours: Tokenizer, theirs: Any) -> None:
+    whole = next(piece for piece in map(ours.pieces, [[n] for n in range(300, 512)]) if len(piece[0]) > 3)[0]
+    turns = [Turn("user", (Part("text", whole[:2]), Part("text", whole[2:])))]
+    expected = ChatTemplate(ours).render(turns).ids
+    assert expected != ChatTemplate(ours).render([Turn.of("user", whole)]).ids
+    assert theirs.apply_chat_template(messages(turns), return_dict=False) == expected
 
 
 @pytest.mark.parametrize(

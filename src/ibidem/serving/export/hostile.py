@@ -64,18 +64,26 @@ def _item(rng: random.Random, families: Sequence[Sequence[str]]) -> str:
 
 
 def conversations(pieces: Pieces, alphabet: Alphabet, number: int, seed: int = 0) -> Iterator[Conversation]:
-    """Yield conversations of hostile texts: any role after any other, parts of every kind, LEAD and ESCAPE anywhere."""
+    """Yield conversations of hostile texts: any role after any other, parts of every kind, LEAD and ESCAPE anywhere.
+
+    A text is cut in two parts that follow each other, each of which is encoded by itself.
+    """
     rng = random.Random(seed)
     source = texts(pieces, alphabet, 20 * number, seed + 1)
 
     def text() -> str:
         return next(source)[:LONGEST] + "".join(rng.choices([*alphabet, "<", "|user|>", "|>", ""], k=rng.randint(0, 6)))
 
+    def parts() -> Iterator[Part]:
+        for _ in range(rng.randint(0, 3)):
+            kind, words = rng.choice(PART_KINDS), text()
+            place = rng.randint(0, len(words)) if kind == "text" else 0
+            if place:
+                yield Part(kind, words[:place])
+            yield Part(kind, words[place:])
+
     for _ in range(number):
-        yield tuple(
-            Turn(rng.choice(ROLES), tuple(Part(rng.choice(PART_KINDS), text()) for _ in range(rng.randint(0, 4))))
-            for _ in range(rng.randint(1, 4))
-        )
+        yield tuple(Turn(rng.choice(ROLES), tuple(parts())) for _ in range(rng.randint(1, 4)))
 
 
 def messages(turns: Sequence[Turn]) -> list[dict[str, object]]:
