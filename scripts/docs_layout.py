@@ -169,6 +169,8 @@ EVENTS = {
     "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "
     "`objective/scores` of the step's rollout. With `--contrast.weight`, `loss` is what is minimized: the "
     "language-model loss, which is `contrast/lm_loss` alone, plus the weight times `contrast/loss`.",
+    "export.compared": "What an export was compared with the checkpoint on, the ties among it, and the largest "
+    "difference of two logits.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",
@@ -267,6 +269,7 @@ def kinds() -> list[Kind]:
         _responses(),
         _review(),
         _decision(),
+        _export(),
     ]
 
 
@@ -436,7 +439,7 @@ def _grounding_head() -> Kind:
         "an input, not a part. The threshold that tells supported claims from others is kept with the weights from "
         "the last step on.",
         made_by=HEADS,
-        read_by=(*HEADS, "ground search", "ground ask", "ground review", "serve", "evaluate doc-qa"),
+        read_by=(*HEADS, "ground search", "ground ask", "ground review", "serve", "evaluate doc-qa", "export"),
         files=TRAINED_ALONE,
         counts={
             "step": "Number of steps taken.",
@@ -503,7 +506,7 @@ def _checkpoint() -> Kind:
         about="A model after some steps, with everything that is needed to go on.",
         made_by=tuple(name for name in TRAININGS if name not in (*REWARDS, *HEADS)),
         read_by=(
-            *(*TRAININGS, "generate", "serve", "chat", "evaluate perplexity", "evaluate dashboard"),
+            *(*TRAININGS, "generate", "serve", "chat", "export", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
             *("evaluate chat", "gate", "report", *TAKEDOWN),
         ),
@@ -539,7 +542,7 @@ def _evaluation() -> Kind:
         constant="evaluation.evidence:KIND",
         about="Sealed evidence: the outcome of every item, and the figures that follow from them.",
         made_by=TASK_COMMANDS,
-        read_by=("gate", "report", "sign"),
+        read_by=("gate", "report", "sign", "export"),
         files={
             "{records:RESULTS_FILE}": "Task, digest of the checkpoint, figures, how many `trials` each is the mean "
             "of, and notes such as the search for the problems in the training data.",
@@ -669,7 +672,7 @@ def _decision() -> Kind:
         constant="evaluation.gate.gate:KIND",
         about="What the gate decided about a checkpoint, and why.",
         made_by=("gate",),
-        read_by=(),
+        read_by=("export",),
         files={
             "{evaluation.gate.gate:DECISION}": "The decision, the digest of the policy, every criterion with its "
             "bounds and its verdict, and what the evidence was made of.",
@@ -677,6 +680,35 @@ def _decision() -> Kind:
             "{evaluation.gate.gate:CARD}": "The model card.",
         },
         counts={"decision": "RELEASE or BLOCK.", "criteria": "Number of criteria."},
+    )
+
+
+def _export() -> Kind:
+    return Kind(
+        constant="serving.export.export:KIND",
+        about="A checkpoint as transformers opens it, compared with the checkpoint before it appeared.",
+        made_by=("export",),
+        read_by=(),
+        files={
+            "{serving.export.hf_model:CONFIG}": "The shape: Qwen3 or Llama.",
+            "{serving.export.hf_model:GENERATION}": "The ids that end a text.",
+            "{modeling.checkpoint:WEIGHTS}": "The weights, under their names in transformers.",
+            "{serving.export.hf_tokenizer:TOKENIZER_JSON}": "The tokenizer.",
+            "{serving.export.hf_tokenizer:TOKENIZER_CONFIG}": "Its settings, and the chat template.",
+            "{serving.export.export:CARD}": "The model card.",
+        },
+        sometimes={
+            "{serving.export.export:HEAD_FILE}": "Digest, encoder and shape of a grounding head (`--head`).",
+            "grounding_head/{modeling.checkpoint:WEIGHTS}": "Its weights.",
+        },
+        counts={
+            "parameters": "Number of parameters.",
+            "dtype": "Precision of the weights.",
+            "texts": "Number of hostile texts whose ids were compared.",
+            "text_ties": "Number of them with two segmentations of the same score, of which each tokenizer took one.",
+            "conversations": "Number of hostile conversations whose ids were compared.",
+            "conversation_ties": "Number of them with such a tie.",
+        },
     )
 
 

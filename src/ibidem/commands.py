@@ -217,6 +217,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "chat with a checkpoint in the terminal",
             "ibidem chat --checkpoint sft",
         ),
+        "export": Command(
+            "ibidem.serving.config:ExportConfig",
+            "ibidem.serving.export.export:export",
+            "write a checkpoint as transformers, lm-evaluation-harness and vLLM open it",
+            "ibidem export --checkpoint sft --format hf --output-dir export",
+        ),
     },
     "Documents": {
         "ground index": Command(

@@ -182,3 +182,23 @@ class ChatConfig:
     """Random seed; same seed and same words, same answers."""
     weights: Literal["float32", "bfloat16", "int8"] | None = None
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
+
+
+@configuration
+class ExportConfig:
+    """Write a checkpoint as a folder that transformers, lm-evaluation-harness and vLLM open without code of ours."""
+
+    checkpoint: Path
+    """A checkpoint, or the folder of a run, for its newest one."""
+    output_dir: Path
+    """Folder of the export, an artifact."""
+    format: Literal["hf"] = "hf"
+    """hf: Qwen3 or Llama of transformers, with its tokenizer and its chat template."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the weights; by default the checkpoint's."""
+    head: Path | None = None
+    """A grounding head of `ibidem train-head` to put beside the model."""
+    evaluation: tuple[Path, ...] = ()
+    """Results of `ibidem evaluate` of this checkpoint for the model card: JSON files, or folders."""
+    decision: Path | None = None
+    """Decision of `ibidem gate` about this checkpoint, for the model card."""

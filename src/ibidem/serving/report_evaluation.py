@@ -114,8 +114,8 @@ def _result(result: Record, names: Mapping[str, str]) -> Html:
         metrics = {*_PERPLEXITY, "nll", "bits_per_byte_error"}
         figures = _losses("Of", [{"value": "all", **result}])
     else:
-        metrics = set(list(result)[: list(result).index("items")]) - {"checkpoint_digest"}  # they precede it
-        rows = [_figure(result, name) for name in result if name in metrics - {"task"}]
+        metrics = set(metrics_of(result))
+        rows = [_figure(result, name) for name in metrics_of(result)]
         if "contamination" in result:
             searched = result["contamination"]
             overlap = searched.get("problems") if isinstance(searched, dict) else None
@@ -127,6 +127,11 @@ def _result(result: Record, names: Mapping[str, str]) -> Html:
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
     programs = _programs(result.get(EXAMPLES, []))
     return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, programs, how)
+
+
+def metrics_of(result: Record) -> list[str]:
+    """Return the names of the figures of a benchmark's result, which precede the number of items."""
+    return [name for name in list(result)[: list(result).index("items")] if name not in {"checkpoint_digest", "task"}]
 
 
 def _programs(rows: Sequence[jsonl.Row]) -> Html:
@@ -159,12 +164,23 @@ def _figure(result: Record, name: str) -> Row:
     shown = percent(value, digits=1)
     if isinstance(chance, float):
         shown = join(shown, tag("div", f"guessing: {percent(chance, digits=0)}", cls="soft"))
-    if not isinstance(trials, int) or trials < 1 or not 0 <= value <= 1:
+    bounds = bounds_of(result, name)
+    if bounds is None or trials is None:
         return name, shown, None
     passed = value * trials
-    bounds = lower_bound(math.floor(passed + 1e-6), trials), upper_bound(math.ceil(passed - 1e-6), trials)
     of = f"{round(passed):,} of {trials:,}" if abs(passed - round(passed)) < 1e-6 else f"mean of {trials:,}"
     return name, shown, join(between(bounds), tag("div", of, cls="soft"))
+
+
+def bounds_of(result: Record, name: str) -> tuple[float, float] | None:
+    """Return the exact bounds of a figure, each with 95 % confidence; None if it is no share of a known number."""
+    value, trials = result[name], _trials(result).get(name)
+    if not isinstance(value, int | float) or name.startswith(NO_SHARES):
+        return None
+    if not isinstance(trials, int) or trials < 1 or not 0 <= value <= 1:
+        return None
+    passed = value * trials
+    return lower_bound(math.floor(passed + 1e-6), trials), upper_bound(math.ceil(passed - 1e-6), trials)
 
 
 def _trials(result: Record) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ class Tokenizer:
 
     def __init__(self, model: bytes, *, digest: str, path: Path | None = None) -> None:
         self.digest, self.path = digest, path
+        self.model_bytes = model
         self._model = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._model.vocab_size()
         self.document_id = self.id_of(special.DOCUMENT)
@@ -102,7 +103,7 @@ class Tokenizer:
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Return the text of each id, or the name of a special token."""
-        return [_readable(self._model.id_to_piece(number)) for number in ids]
+        return [readable(self._model.id_to_piece(number)) for number in ids]
 
     @cached_property
     def texts_of_V(self) -> list[str | int]:  # noqa: N802 - the shape
@@ -120,7 +121,7 @@ class Tokenizer:
             if self._model.is_byte(number):
                 sizes[number] = 1
             elif not (self._model.is_control(number) or self._model.is_unknown(number)):
-                sizes[number] = len(_readable(self._model.id_to_piece(number)).encode())
+                sizes[number] = len(readable(self._model.id_to_piece(number)).encode())
         return sizes
 
 
@@ -134,5 +135,6 @@ def has_carrier(text: str) -> bool:
     return _CARRIERS.search(text) is not None
 
 
-def _readable(piece: str) -> str:
+def readable(piece: str) -> str:
+    """Return the text that a learned piece stands for."""
     return piece.replace("\u2581", " ").replace(BLANK, "\u2581").replace(NEWLINE, "\n")

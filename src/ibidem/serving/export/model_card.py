@@ -1,0 +1,191 @@
+"""The model card of an export, from manifests alone: what is not known is not said, or is NOT MEASURED."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ibidem.artifacts import Artifact, Input
+from ibidem.data import shards
+from ibidem.data.provenance.plain_words import table
+from ibidem.figures import MARGIN, NOT_MEASURED, between, counted, margin, percent
+from ibidem.lineage import Node, walk
+from ibidem.modeling.checkpoint import KIND as CHECKPOINT
+from ibidem.modeling.checkpoint import model_config
+from ibidem.readers import Readers
+from ibidem.serving.export.hf_tokenizer import Alphabet
+from ibidem.serving.report_evaluation import NO_SHARES, Record, bounds_of, metrics_of
+
+MOST_LICENSES = 30
+
+_OPEN = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+ids = tokenizer("def add(", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=40, do_sample=False)[0]))
+```"""
+
+
+class About(NamedTuple):
+    """What a card tells of."""
+
+    checkpoint: Artifact
+    dtype: str
+    alphabet: Alphabet
+    compared: Mapping[str, int]
+    """Counts of the self-test."""
+    readers: Readers | None
+    head: Artifact | None
+    results: Sequence[Record]
+    decision: Artifact | None
+
+
+def model_card(about: About) -> str:
+    """Return the card as Markdown, with the front matter of the Hugging Face hub."""
+    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["ibidem"]}
+    parts = [
+        "---\n" + yaml.safe_dump(front, sort_keys=False) + "---",
+        f"# {about.checkpoint.path.resolve().name}",
+        *_model(about),
+        *_private(about.readers),
+        "## Open it",
+        _OPEN,
+        "## Tokens and chats",
+        *_tokens(about),
+        "## Training",
+        *_training(walk(about.checkpoint.path)),
+        "## Data and their licenses",
+        *_data(walk(about.checkpoint.path)),
+        "## Evaluation",
+        *(_evaluation(about.results) or [f"{NOT_MEASURED}: no result of `ibidem evaluate` was given."]),
+        "## Release",
+        _decision(about.decision),
+        "## License of the weights",
+        "None is stated here: whoever passes them on chooses it, in view of the licenses of the data above.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(about: About) -> Iterator[str]:
+    shape = model_config(about.checkpoint)
+    family = "Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"
+    yield (
+        f"`{family}` of transformers: {shape.parameters:,} parameters in {about.dtype}, {shape.layers} layers of width "
+        f"{shape.width}, {shape.heads} heads, {shape.num_kv_heads} key-value heads, a context of {shape.context:,} "
+        f"tokens, {shape.vocab_size:,} ids. It needs no code but that of transformers."
+    )
+    yield (
+        f"Made by `ibidem export` {about.checkpoint.version} from the checkpoint `{about.checkpoint.digest}`, with the "
+        f"tokenizer `{about.checkpoint.digest_of('tokenizer') or NOT_MEASURED}`. `ibidem verify` hashes every file."
+    )
+    if about.head is not None:
+        encoder = about.head.digest_of("encoder")
+        reads = "this checkpoint" if encoder == about.checkpoint.digest else f"another encoder, `{encoder}`"
+        yield f"Beside it, in `grounding_head/`: a grounding head, `{about.head.digest}`, for states of {reads}."
+
+
+def _private(readers: Readers | None) -> list[str]:
+    if readers is None:
+        return []
+    read, deny = (", ".join(sorted(names)) or "nobody" for names in readers)
+    return [
+        f"**Private.** It was tuned on private documents, which it can repeat. Their readers: {read}. Denied: {deny}. "
+        "Outside of ibidem nothing enforces this: whoever has these files has the documents."
+    ]
+
+
+def _tokens(about: About) -> Iterator[str]:
+    lead, escape = (f"U+{ord(each):X}" for each in about.alphabet)
+    compared = about.compared
+    yield (
+        "A document begins with `<|endoftext|>`, which the tokenizer adds. A text ends with `<|end|>`, the end of a "
+        "turn, or with `<|endoftext|>`. A content of the chat template is a text, or a list of parts of type `text`, "
+        "`passage`, `cite` and `tool_call`."
+    )
+    yield (
+        "`<|user|>` in a text stays text (`split_special_tokens`): only the chat template writes markers, as "
+        f"{lead} followed by `|user|>`, and it escapes its texts with {escape}. So a text that has {lead} before "
+        f"`|user|>`, or {escape} after `<` or {lead}, is not encoded as it stands if it does not come through the "
+        "template. A program that reads `tokenizer.json` alone, or switches `split_special_tokens` off, takes "
+        "`<|user|>` in a text for the marker, unless it comes through the template."
+    )
+    yield (
+        f"Compared with the checkpoint when this was written: the ids of {compared['texts']:,} hostile texts and "
+        f"{compared['conversations']:,} hostile conversations, and logits on random ids. "
+        f"{counted(compared['text_ties'] + compared['conversation_ties'], 'tie')} among them: two segmentations with "
+        "the same score, between which rounding decides, in float32 here and in float64 there. Both are of the same "
+        "text."
+    )
+
+
+def _training(lineage: Iterable[Node]) -> Iterator[str]:
+    trained = [node for _, _, node in lineage if isinstance(node, Artifact) and node.kind == CHECKPOINT]
+    figures = {node.digest: node for node in trained}
+    rows = [(node.path.resolve().name, f"`{node.digest}`", _figures(node.counts)) for node in figures.values()]
+    yield table(("Checkpoint", "Digest", "Figures in its manifest"), rows)
+    yield "The first is the exported one; each of the others is one whose weights a later one started from, or used."
+
+
+def _figures(counts: Mapping[str, Any]) -> str:
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in counts.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _data(lineage: Sequence[Node]) -> Iterator[str]:
+    datasets = {node.digest: node for _, _, node in lineage if isinstance(node, Artifact) and node.kind == shards.KIND}
+    rows = [_dataset(node) for node in datasets.values()]
+    yield table(("Dataset", "Digest", "Documents", "Licenses"), rows) or (
+        f"{NOT_MEASURED}: the data are not where the checkpoint says, or were changed since, as by a takedown."
+    )
+    if gone := _gone(lineage):
+        yield "Not where the manifests say, or changed since:"
+        yield table(("Role", "Digest"), gone)
+    if sources := _sources(lineage):
+        yield table(("Source", "Digest"), sources)
+
+
+def _dataset(dataset: Artifact) -> tuple[str, str, str, str]:
+    licenses = list(dataset.counts.get("license", {}).items())
+    rest = counted(sum(number for _, number in licenses[MOST_LICENSES:]), "document")
+    shown = [f"{name} ({number:,})" for name, number in licenses[:MOST_LICENSES]]
+    more = [f"others ({rest})"] if len(licenses) > MOST_LICENSES else []
+    kept, name = dataset.counts.get("kept"), dataset.path.resolve().name
+    return name, f"`{dataset.digest}`", NOT_MEASURED if kept is None else f"{kept:,}", ", ".join(shown + more)
+
+
+def _gone(lineage: Iterable[Node]) -> list[tuple[str, str]]:
+    gone = [node for _, state, node in lineage if state in {"missing", "changed"} and isinstance(node, Input)]
+    return list(dict.fromkeys((node.role, f"`{node.digest}`") for node in gone))
+
+
+def _sources(lineage: Iterable[Node]) -> list[tuple[str, str]]:
+    sources = [node for _, state, node in lineage if state == "source" and isinstance(node, Input)]
+    names = [Path(node.name).name if Path(node.name).is_absolute() else node.name for node in sources]
+    return list(dict.fromkeys(zip(names, (f"`{node.digest}`" for node in sources), strict=True)))
+
+
+def _evaluation(results: Sequence[Record]) -> list[str]:
+    rows = [row for result in results for row in _result(result)]
+    shown = table(("Task", "Figure", "Result", "95 %"), rows)
+    return [shown, f"Bounds are exact, each with 95 % confidence. {MARGIN}"] if shown else []
+
+
+def _result(result: Record) -> Iterator[tuple[str, str, str, str]]:
+    losses = result.get("rows", [result] if result["task"] == "perplexity" else [])
+    for row in losses:
+        of = result["task"] if "aspect" not in row else f"dashboard, {row['aspect']} {row['value']}"
+        yield of, "bits per byte", f"{row['bits_per_byte']:.4f}", margin(row) or NOT_MEASURED
+    for name in [] if losses else metrics_of(result):
+        value, bounds = result[name], bounds_of(result, name)
+        is_share = isinstance(value, int | float) and not name.startswith(NO_SHARES)
+        yield result["task"], name, percent(value) if is_share else str(value), between(bounds) if bounds else ""
+
+
+def _decision(decision: Artifact | None) -> str:
+    if decision is None:
+        return f"{NOT_MEASURED}: no decision of `ibidem gate` was given."
+    criteria = counted(decision.counts["criteria"], "criterion", "criteria")
+    return f"**{decision.counts['decision']}** by `ibidem gate`, on {criteria}: `{decision.digest}`."
