@@ -33,7 +33,7 @@ POLICY = (
 SECURITY_HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with none at all, browsers send forms without their origin
     "cache-control": "no-store",
     "cross-origin-resource-policy": "same-origin",
 }
