@@ -59,7 +59,7 @@ def fit(
     Raises:
         ConfigError: the system's turn and the last turn of the user have more.
     """
-    fitting = [shortened(turns, num_tokens, room) for turns in conversations]
+    fitting = [_fit(turns, num_tokens, room) for turns in conversations]
     count = sum(len(kept) < len(turns) for kept, turns in zip(fitting, conversations, strict=True))
     if count:
         reason = "they are too long for the context and lose their oldest turns"
@@ -74,15 +74,19 @@ def check_fit(conversations: Sequence[Conversation], num_tokens: Callable[[Conve
         ConfigError: the system's turn and the last turn of the user have more than `room` tokens.
     """
     for turns in conversations:
-        shortened(turns, num_tokens, room)
+        _fit(turns, num_tokens, room)
 
 
-def shortened(turns: Conversation, num_tokens: Callable[[Conversation], int], room: int) -> Conversation:
-    """Leave out the oldest turns of a conversation that has more than `room` tokens, up to a turn of the user.
+def plain_prompt(turns: Conversation) -> str:
+    r"""Render a conversation for a model without a chat template.
 
-    Raises:
-        ConfigError: the system's turn and the last turn of the user have more.
+    >>> plain_prompt((Turn.of("user", "Hi"),))
+    'User:\nHi\n\nAssistant:\n'
     """
+    return f"{plain(turns)}\nAssistant:\n"
+
+
+def _fit(turns: Conversation, num_tokens: Callable[[Conversation], int], room: int) -> Conversation:
     system = tuple(turn for turn in turns[:1] if turn.role == "system")
     starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
     shorter = ((*system, *turns[start:]) for start in starts)
@@ -95,15 +99,6 @@ def shortened(turns: Conversation, num_tokens: Callable[[Conversation], int], ro
             "model's context; shorten the prompt, or give fewer max_tokens"
         )
     return kept
-
-
-def plain_prompt(turns: Conversation) -> str:
-    r"""Render a conversation for a model without a chat template.
-
-    >>> plain_prompt((Turn.of("user", "Hi"),))
-    'User:\nHi\n\nAssistant:\n'
-    """
-    return f"{plain(turns)}\nAssistant:\n"
 
 
 def _finish(template: ChatTemplate, last_id: int) -> Finish:

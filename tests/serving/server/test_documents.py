@@ -371,6 +371,14 @@ def test_the_last_turn_must_be_a_question(documents: OpenedDocuments) -> None:
             asyncio.run(answered(documents, None, turns))
 
 
+def test_a_question_that_would_keep_all_others_waiting_is_refused(index: Path, documents: OpenedDocuments) -> None:
+    before = len(events(index))
+    with pytest.raises(ApiError, match="longer than 8,000 characters") as refused:
+        asyncio.run(answered(documents, None, "notice " * 2000))
+    assert refused.value.status == 400
+    assert len(events(index)) == before
+
+
 def test_an_index_that_is_gone_is_an_error_and_its_return_is_noticed(
     index: Path, documents: OpenedDocuments, tmp_path: Path
 ) -> None:

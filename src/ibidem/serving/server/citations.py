@@ -108,9 +108,8 @@ class BracketReader:
     r"""Reads the citations of an answer that arrives in pieces: its parts are those of `read_citations`.
 
     >>> reader = BracketReader()
-    >>> [reader.add(text) for text in ("At nine [", "1", "] or argv\\[", "1\\]")], reader.end()
-    ([[Part(kind='text', text='At nine ')], [], [Part(kind='cite', text='1'), Part(kind='text', text=' or argv[')],
-      [Part(kind='text', text='1]')]], [])
+    >>> [[part.text for part in reader.add(text)] for text in ("At nine [", "1", "] or argv\\[", "1\\]")]
+    [['At nine '], [], ['1', ' or argv['], ['1]']]
     """
 
     def __init__(self) -> None:

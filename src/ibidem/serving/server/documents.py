@@ -10,6 +10,7 @@ refused.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
@@ -42,6 +43,8 @@ NO_PASSAGE = "there is no such passage, or you may not read it"
 UNREADABLE = "the documents cannot be read at the moment; ask again later"
 LEAST_ROOM = 256
 """Tokens that passages and earlier turns leave for an answer; fewer, if the caller asks for fewer."""
+MOST_CHARS = 8000
+"""Of a question: a search takes as long as it has different words, and all others wait for it."""
 _SETTINGS = ("acl", "encoder", "model", "terms")
 
 T = TypeVar("T")
@@ -130,6 +133,9 @@ class OpenedDocuments:
         if not turns or turns[-1].role != "user":
             raise ApiError(400, "messages: the last one must be the user's question", param="messages")
         question = turns[-1].text
+        if len(question) > MOST_CHARS:
+            told = f"messages: the question is longer than {MOST_CHARS:,} characters; shorten it"
+            raise ApiError(400, told, code="context_length_exceeded", param="messages")
         system = tuple(turn for turn in turns[:1] if turn.role == "system")
         least = min(drawing.max_tokens, LEAST_ROOM)
 
@@ -159,7 +165,8 @@ class OpenedDocuments:
     async def _spoken(self, asked: _Asked, speaker: Speaker, caller: Caller) -> AsyncGenerator[Delta | Ended]:
         passages, found = asked.about.passages, asked.about.found
         answer = CitedAnswer(asked.question, passages, self._judge, cites_with_parts=speaker.cites_with_parts)
-        sent, is_recorded, spoken = "", False, Spoken("stop", 0, 0)
+        sent, is_recorded = "", False
+        spoken: Spoken | None = None
         saying = speaker.speak(asked.turns, asked.drawing, owner=caller.token, scope=asked.scope)
         try:
             async with aclosing(saying):
@@ -170,6 +177,7 @@ class OpenedDocuments:
                         delta = await self._scored(asked, ready)
                         sent += delta.text
                         yield delta
+            assert spoken is not None, "the last thing that a speaker says"
             last = await self._scored(asked, answer.end())
             recording = self._given(asked.retriever.answered, sent + last.text, asked.principal, speaker.name, found)
             is_recorded = True
@@ -242,12 +250,12 @@ def _room(speaker: Speaker, turns: Conversation, unknown: int) -> int:
 
 
 def _shortened(speaker: Speaker, turns: Conversation, least: int) -> Conversation:
-    """Leave out the oldest turns that do not fit; the last one does."""
-    if speaker.room(turns) is None:
-        return turns
-    from ibidem.inference.chat import shortened
-
-    return shortened(turns, lambda some: -_room(speaker, some, 0), -least)
+    """Leave out the oldest turns that do not fit, up to a turn of the user; the system's turn and the last one stay."""
+    system = tuple(turn for turn in turns[:1] if turn.role == "system")
+    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    shorter = [(*system, *turns[start:]) for start in starts]
+    kept = bisect_left(shorter, True, hi=len(shorter) - 1, key=lambda some: _room(speaker, some, least) >= least)
+    return shorter[kept]
 
 
 def _quotes(asked: _Asked) -> list[Delta]:
