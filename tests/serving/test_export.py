@@ -358,6 +358,8 @@ def test_reserved_ids_are_left_out_of_texts(dataset: Path, tmp_path: Path) -> No
     theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
     ids = [*tokenizer.encode("a"), tokenizer.id_of(special.reserved(0)), *tokenizer.encode("b")]
     assert theirs.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == "ab"
+    assert ids_of(theirs, special.reserved(0)) == tokenizer.encode(special.reserved(0))
+    assert len(theirs.added_tokens_decoder) == 3 + len(special.CONTROL)
     assert len(theirs) == 4000
 
 
