@@ -339,6 +339,13 @@ def test_what_stays_open_is_what_the_card_says(
         assert ids_of(theirs, text) == ours.encode(text)
 
 
+def test_bytes_that_are_no_text_are_marked_each(ours: Tokenizer, theirs: Any) -> None:
+    """Only a model writes them. transformers marks valid bytes beside them too, as docs/export.md says."""
+    ids = [ours.encode("é")[0], *ours.encode("é")]
+    assert theirs.decode(ids) == "\ufffd" * 3
+    assert ours.decode(ids) == "\ufffdé"
+
+
 def test_reserved_ids_are_left_out_of_texts(dataset: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -351,6 +358,8 @@ def test_reserved_ids_are_left_out_of_texts(dataset: Path, tmp_path: Path) -> No
     theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
     ids = [*tokenizer.encode("a"), tokenizer.id_of(special.reserved(0)), *tokenizer.encode("b")]
     assert theirs.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == "ab"
+    assert ids_of(theirs, special.reserved(0)) == tokenizer.encode(special.reserved(0))
+    assert len(theirs.added_tokens_decoder) == 3 + len(special.CONTROL)
     assert len(theirs) == 4000
 
 
@@ -686,18 +695,21 @@ def test_a_text_that_is_not_protected_does_not_appear(
 
 @pytest.mark.peer
 def test_lm_evaluation_harness_scores_an_export_as_we_score_the_checkpoint(
-    one: tuple[Path, Path], ours: Tokenizer, tmp_path: Path
+    one: tuple[Path, Path], ours: Tokenizer, theirs: Any, tmp_path: Path
 ) -> None:
     """PEERS_PYTHON names a Python that has it: `pip install -c constraints.txt torch transformers lm_eval`."""
     python = os.environ.get("PEERS_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import lm_eval"], capture_output=True, check=False).returncode:
         pytest.skip("lm_eval is not installed; name a Python that has it in PEERS_PYTHON")
-    pairs = [("def add(", "a, b)"), ("<|user|>x\n", " <unk>"), ("a" * 30, "\u2581é")]
+    pairs = [("def add(", "a, b)"), ("<|user|>x", " <unk>"), ("a" * 30, "\u2581é")]
     script = (
         "import json, sys; from lm_eval.api.instance import Instance; from lm_eval.models.huggingface import HFLM\n"
         "model = HFLM(pretrained=sys.argv[1], device='cpu', batch_size=2, add_bos_token=True, dtype='float32')\n"
         "asked = [Instance('loglikelihood', {}, tuple(pair), 0) for pair in json.loads(sys.argv[2])]\n"
-        "print(json.dumps([score for score, _ in model.loglikelihood(asked)]))\n"
+        "scores = [score for score, _ in model.loglikelihood(asked)]\n"
+        "given = {'until': ['ZZZ'], 'max_gen_toks': 12, 'do_sample': False}\n"
+        "texts = model.generate_until([Instance('generate_until', {}, ('def add(value', given), 0)])\n"
+        "print(json.dumps([scores, texts]))\n"
     )
     done = subprocess.run(
         [python, "-c", script, str(one[1]), json.dumps(pairs)],
@@ -708,8 +720,12 @@ def test_lm_evaluation_harness_scores_an_export_as_we_score_the_checkpoint(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout.splitlines()[-1])
+    scores, texts = json.loads(done.stdout.splitlines()[-1])
     decoder, _ = load_model(one[0])
+    sampling = Sampling(max_tokens=12, temperature=0)
+    prompt, end_ids = [ours.document_id, *ours.encode("def add(value")], (ours.document_id, ours.turn_end_id)
+    (ids,) = generate(decoder, [prompt], sampling, end_ids=end_ids)
+    assert texts == [theirs.decode(ids, skip_special_tokens=True)]
     for (context, answer), score in zip(pairs, scores, strict=True):
         whole = [ours.document_id, *ours.encode(context + answer)]
         first = 1 + len(ours.encode(context))
