@@ -232,7 +232,7 @@ def test_a_chat_model_alone_continues_no_text(tmp_path: Path) -> None:
         (ApiError(418, "told"), 418),
         (AccessDenied("/srv/acl.yaml has changed"), 403),
         (AuditError("audit log /srv/a: full"), 503),
-        (NoRoom("a prompt of 9 at /srv"), 400),
+        (NoRoom("not even one passage fits"), 400),
         (ConfigError("acl /srv/acl.yaml: gone"), 500),
         (RuntimeError("boom at /srv, the secret question"), 500),
     ],

@@ -49,8 +49,7 @@ def refusal_of(error: Exception) -> ApiError:
             told = "the audit log cannot be written, so nothing is answered; tell the operator of this server"
             return ApiError(503, told, code="audit_unavailable")
         case NoRoom():
-            told = "the conversation is too long for the model's context; shorten it"
-            return ApiError(400, told, code="context_length_exceeded", param="messages")
+            return ApiError(400, f"messages: {error}", code="context_length_exceeded", param="messages")
         case _:
             log.event("serve.failed", error=type(error).__name__, place=_place(error))
             return ApiError(500, "the server failed; its log names the kind of error")
