@@ -32,7 +32,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 SHAPE: dict[str, Any] = {"vocab_size": 8192, "width": 256, "layers": 6, "heads": 4, "ffn_hidden": 640, "context": 512}
-STREAMS, PROMPT, NEW, REPEATS = 64, 64, 128, 2
+STREAMS, PROMPT, NEW, REPEATS = 64, 64, 128, 5
 CORPUS_BYTES = 4_000_000
 Run = Callable[[float], int]
 """Generates at a temperature, and returns the number of tokens."""

@@ -107,7 +107,7 @@ def scenes(count: int, vocabulary: int, rng: random.Random) -> list[Scene]:
             ids = beginnings[scope][: rng.choice([20, 80])] + ids
         temperature = rng.choice([0.0, 0.8])
         own = Ask(ids, rng.randrange(1, 40), temperature, 0.9, number * SEEDS, (5, 6), rng.choice("xyz"), scope)
-        joins = rng.randrange(1, 3 * count)
+        joins = rng.randrange(1, 2 * count)
         made.append(Scene(own, joins, joins + rng.randrange(30) if rng.random() < 0.2 else None))
     return made
 
@@ -155,7 +155,7 @@ def test_streams_have_the_ids_that_generate_draws_alone(count: int, shape: Model
     found, tokens_read = run(frozen, chosen)
     for scene, ids in zip(chosen, found, strict=True):
         check_equal_alone(model, frozen, scene, ids)
-    assert sum(len(ids) > 0 for ids in found) > 0.8 * count
+    assert sum(len(ids) > 0 for ids in found) > 0.7 * count
     in_full = sum(len(scene.ask.ids) for scene, ids in zip(chosen, found, strict=True) if ids)
     assert tokens_read < in_full + sum(map(len, found)), "beginnings are shared"
 

@@ -306,6 +306,22 @@ def test_a_packed_matrix_multiplies_any_number_of_rows(rows: int) -> None:
     torch.testing.assert_close(matrix(x), x @ weight.T, atol=1e-5, rtol=1e-5)
 
 
+def test_a_packed_matrix_is_compiled_for_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled stays, half a megabyte each."""
+    product = torch.ops.mkldnn._linear_pointwise
+    compiled = set()
+
+    def counted(x_XK: torch.Tensor, *rest: object) -> torch.Tensor:
+        compiled.add(len(x_XK))
+        return product(x_XK, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    matrix = PackedMatrix(torch.randn(70, 48))
+    for rows in range(1, 300):
+        assert len(matrix(torch.randn(rows, 48))) == rows
+    assert len(compiled) <= 16
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 100])
 def test_int8_weights_are_within_half_a_step(rows: int) -> None:
     generator = torch.Generator().manual_seed(5)

@@ -316,7 +316,7 @@ def test_a_failure_of_the_model_reaches_everyone(checkpoint: Path, monkeypatch: 
 
     async def fail() -> None:
         tasks = [asyncio.create_task(heard(chat(speaker, text, drawing(40, seed=1)))) for text in "abc"]
-        found = await asyncio.gather(*tasks, return_exceptions=True)
+        found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WITHIN_S)
         assert [(type(each), str(each)) for each in found] == [
             (DataError, "the model failed; the events of the server say how")
         ] * 3

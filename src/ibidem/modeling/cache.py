@@ -29,8 +29,10 @@ from ibidem.modeling.attention import Documents, attend, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
 
-FIRST_ROWS, FIRST_SIZE = 4, 128
+FIRST_ROWS, FIRST_SIZE = 4, 256
 """Slots and positions that a cache has at least once anything is in it."""
+MORE_ROWS, MORE_SIZE = 4, 2
+"""How many times as many it has when it grows: seldom, since what is freed then is in pieces."""
 
 
 @dataclass(eq=False)
@@ -78,14 +80,14 @@ class KVCache:
         return len(self.lengths)
 
     def reserve(self, rows: int, size: int) -> None:
-        """Have memory for so many rows of a size; what grows becomes at least twice as large, so it rarely does."""
+        """Have memory for so many rows of a size, or for some times more than there was, so that it seldom grows."""
         assert rows <= self.slots
         assert size <= self.size
         before, (have_rows, have_size) = self._reserved, self._reserved
         if rows > have_rows:
-            have_rows = min(self.slots, max(rows, 2 * have_rows, FIRST_ROWS))
+            have_rows = min(self.slots, max(rows, MORE_ROWS * have_rows, FIRST_ROWS))
         if size > have_size:
-            have_size = min(self.size, max(size, 2 * have_size, FIRST_SIZE))
+            have_size = min(self.size, max(size, MORE_SIZE * have_size, FIRST_SIZE))
         self._reserved = (have_rows, have_size)
         if self._reserved != before:
             for layer in self._layers:

@@ -13,11 +13,12 @@ Packed weights are made when they are first used and take the memory of the weig
 product is the fast one. A frozen decoder reads its weights when it is made: after an optimizer's step make another.
 """
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding, linear, pad
 
 from ibidem.errors import ConfigError
 
@@ -30,6 +31,8 @@ Weights = Literal["float32", "bfloat16", "int8"]
 FEW_ROWS, MANY_ROWS = 3, 64
 PACKED_FOR = 16
 """Number of rows that packed weights are laid out for; 4 to 64 rows are about as fast."""
+ROW_STEPS = ((64, 8), (512, 32), (2048, 64), (math.inf, 256))
+"""Up to so many rows a packed product computes a multiple of so many."""
 INT8_MAX = 127
 
 
@@ -113,9 +116,25 @@ def packed(weight_NK: Tensor) -> Tensor:
 
 
 def packed_product(x_BK: Tensor, packed_NK: Tensor) -> Tensor:
-    """Return x @ weight.T for a packed weight."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_BK, packed_NK, None, "none", [], "")  # noqa: SLF001 - as above
-    return result
+    """Return x @ weight.T for a packed weight.
+
+    oneDNN compiles a program for each number of rows, and keeps it: half a megabyte, and milliseconds. Rows of zeros
+    make the numbers few; else the programs of a server would take more memory than its model.
+    """
+    B = len(x_BK)
+    x_XK = pad(x_BK, (0, 0, 0, rows_computed(B) - B)) if rows_computed(B) > B else x_BK
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_XK, packed_NK, None, "none", [], "")  # noqa: SLF001 - as above
+    return result[:B]
+
+
+def rows_computed(rows: int) -> int:
+    """Return the number of rows to compute for some: a multiple of a step that is small beside it.
+
+    >>> [rows_computed(rows) for rows in (4, 8, 61, 65, 300, 2049)]
+    [8, 8, 64, 96, 320, 2304]
+    """
+    step = next(step for most, step in ROW_STEPS if rows <= most)
+    return -(-rows // step) * step
 
 
 class FrozenBlock(NamedTuple):
