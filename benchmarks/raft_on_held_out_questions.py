@@ -1,10 +1,14 @@
 """Whether RA-FT teaches a small model to answer from documents that it has never seen.
 
-A document says what is kept at a place: "buffer index: mabo tiku." Places are random pairs of words, and what is kept
-there is a random pair of names of one kind, so that only the passage tells. A question names place and kind: "Which
-stone is at buffer index?" A model is tuned as one principal on the documents of one folder, and asked as another about
-those of a second folder, which it was never trained on; a third of the questions are about places that no document has.
-`ibidem evaluate doc-qa` retrieves the passages, with documents about one of the two words among them, and judges.
+A document says what is kept at a place: "buffer index: mabot kirus." Places are random pairs of words, and what is kept
+there is a random pair of names of one kind, so that only the passage tells: a guess is right once in 144. A question
+names place and kind: "Which stone is at buffer index?" A model is tuned as one principal on the documents of a folder,
+and asked as another about those of a second one, which it was never trained on. A third of the questions are about
+places that no document has. `ibidem evaluate doc-qa` retrieves the passages, with documents about one of the two words
+among them, and judges.
+
+The model before has only read random phrases of these words, which a text says three times in other orders: it repeats
+what it has seen, but knows no question, document or answer.
 
     raft               4 passages, 1 in 5 questions without the oracle, citations by number
     neither            the oracle alone, no citations
@@ -12,7 +16,8 @@ those of a second folder, which it was never trained on; a third of the question
 
 Wanted, for the same steps, paired over the questions of 3 seeds: citation coverage, exact match and abstentions on
 unanswerable questions rise against `neither` (lower bounds > 0); with shuffled oracles exact match rises by at most 2
-points over the model before (upper bound).
+points over the model before (upper bound). Coverage counts any passage; how often the cited one supports the answer is
+`recall`. The run takes a quarter of an hour of one core.
 
     OMP_NUM_THREADS=1 python benchmarks/raft_on_held_out_questions.py benchmarks/results/raft_on_held_out_questions.json
 """
@@ -49,14 +54,17 @@ from ibidem.training.rlhf.config import RaftConfig
 from ibidem.training.train import train
 
 SEEDS = (0, 1, 2)
-STEPS, BATCH, DISTRACTORS = 1000, 16, 3
-PRETRAINING_STEPS = 150
+STEPS, BATCH, DISTRACTORS = 800, 16, 3
+PRETRAINING_STEPS, TEXTS = 600, 9000
 SHAPE = {
     "vocab_size": 1024, "width": 64, "layers": 2, "heads": 4, "ffn_hidden": 128, "context": 384, "rope_theta": 500.0
 }  # fmt: skip
 OPTIM: dict[str, Any] = {"name": "muon", "lr": 1e-2, "matrix_lr": 4e-3, "floor": 0.0}
-SEEN, UNSEEN, NOWHERE = 2700, 100, 50
-METRICS = {"coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable"}
+SEEN, UNSEEN, NOWHERE = 2400, 250, 125
+METRICS = {
+    "coverage": "citation_coverage", "exact": "exact_match", "abstains": "abstentions.unanswerable",
+    "recall": "citation_recall", "abstains_wrongly": "abstentions.answerable",
+}  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "raft": {"cite": "number"},
     "neither": {"cite": "nothing", "distractors": 0},
@@ -66,9 +74,13 @@ WORDS = """
 value index buffer result token path count node key list file name type line data string function class error test
 object table event model state input output field group image source option version request response server client
 thread process message parser number column page user time date text block frame layer label filter graph query
+apple bridge candle desert engine forest garden hammer island jacket kettle ladder mirror needle orange pencil quarry
+ribbon saddle temple umbrella valley window yellow anchor basket carpet dragon eagle feather guitar harbor insect jungle
+kitchen lantern marble notebook ocean palace rabbit silver tunnel violin
 """
 KINDS = ("tree", "stone", "river", "cloud", "bird", "metal", "spice", "tool")
-NAMES = ["".join(letters) for letters in itertools.product("bdfgkl", "aeio", "prstvwyz")]
+LETTERS = ("bcdfghjklmnprstvwz", "aeiou")
+NAMES = random.Random(0).sample(["".join(each) for each in itertools.product(*(LETTERS * 3)[:5])], 192)
 ASKED = ("Which {} is at {}?", "What {} is kept at {}?", "Tell me the {} of {}.")
 FRAME = "Answer from the passages alone, and cite them. If they do not answer it, say: I don't know.\nQuestion: "
 ACL = """
@@ -104,8 +116,9 @@ def random_fact(place: str, rng: random.Random) -> Fact:
 
 
 def places(rng: random.Random, number: int) -> list[str]:
-    """Return random places, each another."""
-    return rng.sample([" ".join(pair) for pair in itertools.permutations(WORDS.split(), 2)], number)
+    """Return random places, each of other words."""
+    pairs = rng.sample(list(itertools.combinations(WORDS.split(), 2)), number)
+    return [" ".join(rng.sample(pair, 2)) for pair in pairs]
 
 
 class World(NamedTuple):
@@ -119,37 +132,52 @@ class World(NamedTuple):
 
 
 def base(folder: Path) -> Path:
-    """Return a checkpoint that knows words and the kinds of names, and next to nothing else."""
+    """Return a checkpoint that knows words, and that a text repeats itself."""
     rng = random.Random(0)
     folder.mkdir(parents=True)
-    rows = [{"text": "\n".join(sample(place, rng) for place in places(rng, 4))} for _ in range(1500)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "shape.json").write_text(json.dumps(SHAPE))
-    preprocess(
-        PreprocessConfig(
-            dataset=(f"{folder}/corpus.jsonl:train:text",), output_dir=folder / "data", dedup=DedupPolicy(near=False),
-            skip=("natural_languages", "filters"),
-        )
-    )  # fmt: skip
-    train_tokenizer(
-        TrainTokenizerConfig(input=folder / "data", output_dir=folder / "tokenizer", vocab_size=SHAPE["vocab_size"])
-    )
+    lists = dataset(folder / "lists", [spoken(rng.choices(vocabulary(), k=60), rng) for _ in range(3000)])
+    texts = dataset(folder / "texts", [repetitive(rng) for _ in range(TEXTS)])
+    train_tokenizer(TrainTokenizerConfig(input=lists, output_dir=folder / "tokenizer", vocab_size=SHAPE["vocab_size"]))
     settings = {
         "model": folder / "shape.json", "output_dir": folder / "run",
-        "data": {"dataset": folder / "data", "tokenizer": folder / "tokenizer", "context": 192},
-        "training": {"steps": PRETRAINING_STEPS, "batch_sequences": 16, "micro_batch_sequences": 16},
+        "data": {"dataset": texts, "tokenizer": folder / "tokenizer", "context": 256},
+        "training": {"steps": PRETRAINING_STEPS, "batch_sequences": 4, "micro_batch_sequences": 4},
         "optim": OPTIM, "validation": {"every": PRETRAINING_STEPS, "prompts": []}, "checkpoints": {"every": 10_000},
     }  # fmt: skip
     train(build(TrainConfig, settings))
     return newest(folder / "run")
 
 
-def sample(place: str, rng: random.Random) -> str:
-    """Return the words of a question, what is kept elsewhere, and names with their kinds."""
-    asked = rng.choice(ASKED).format(rng.choice(KINDS), place)
-    elsewhere = [random_fact(each, rng) for each in places(rng, 8)]
-    known = " ".join(f"{fact.kind} {fact.kept}" for fact in elsewhere)
-    return f"{FRAME}{asked}\n{elsewhere[0].text}\n{known}"
+def dataset(folder: Path, texts: Sequence[str]) -> Path:
+    """Preprocess texts; return the folder of the dataset."""
+    folder.mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    preprocess(
+        PreprocessConfig(
+            dataset=(f"{folder}/corpus.jsonl:train:text",), output_dir=folder / "data", dedup=DedupPolicy(near=False),
+            skip=("natural_languages", "filters"),
+        )
+    )  # fmt: skip
+    return folder / "data"
+
+
+def vocabulary() -> list[str]:
+    """Return all words of documents and questions."""
+    asked = [word.strip(".,:?") for word in f"{FRAME} {' '.join(ASKED)} I don't know".replace("{}", "").split()]
+    return [*WORDS.split(), *NAMES, *KINDS, *filter(None, asked)]
+
+
+def spoken(words: Sequence[str], rng: random.Random) -> str:
+    """Return words with signs and blanks behind them."""
+    return "".join(word + rng.choice(["", "", ".", ":", ",", "?"]) + rng.choice("  \n") for word in words)
+
+
+def repetitive(rng: random.Random) -> str:
+    """Return random phrases of few words, three times, in another order each time."""
+    words = rng.choices(vocabulary(), k=10)
+    phrases = [" ".join(rng.sample(words, rng.randint(2, 5))) + rng.choice(".:,?") for _ in range(5)]
+    return "".join(phrase + rng.choice(" \n") for _ in range(3) for phrase in rng.sample(phrases, len(phrases)))
 
 
 def world(folder: Path, seed: int) -> World:
