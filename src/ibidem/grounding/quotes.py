@@ -67,6 +67,7 @@ _NO_SIGN = re.compile(r'"{3}|\[\^?\w{1,3}\]')  # of a docstring or a footnote
 _PLAIN_WORD = re.compile(r"[^\W_]+[.,;:!]?")
 _LINE_END = re.compile("\n")
 _BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t])|\n(?=[ \t]*\|)|\n(?=>>> )")
+_HEADING = re.compile(r"[ \t]{0,3}#{1,6}[ \t][^\n]*\n(?=.)", re.DOTALL)  # with a text in the line below it
 _NO_NAME = re.compile(r"\s*(?:[-*•+|`~$>]|\d{1,3}[.)])")  # an item of a list, a row, code
 _DIRECTIVE = re.compile(r"\s*\.\. [\w-]+::")  # of reStructuredText
 _HOW = re.compile(r"(?i)\bhow (?:many|much|long|large|high|old|often|far|fast|big|deep|tall|heavy|soon)\b")
@@ -374,7 +375,7 @@ def unit_spans(text: str) -> list[tuple[int, int]]:
     ['It is.', 'No!', '- one', '- two']
     """
     spans: list[tuple[int, int]] = []
-    for start, end in _between(text, _BLOCK, 0, len(text)):
+    for start, end in _blocks(text):
         if _is_table(text[start:end]):
             spans += _between(text, _LINE_END, start, end)
         elif _is_prose(text[start:end]):
@@ -383,6 +384,19 @@ def unit_spans(text: str) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return [piece for start, end in spans for piece in _cut(text, start, end)]
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    r"""Yield the spans of paragraphs, items, rows and headings.
+
+    >>> [("# Leave\nIt is long.\n\nIt ends.")[start:end] for start, end in _blocks("# Leave\nIt is long.\n\nIt ends.")]
+    ['# Leave', 'It is long.', 'It ends.']
+    """
+    for start, end in _between(text, _BLOCK, 0, len(text)):
+        heading = _HEADING.match(text, start, end)
+        if heading:
+            yield start, heading.end() - 1
+        yield heading.end() if heading else start, end
 
 
 def _is_prose(block: str) -> bool:
