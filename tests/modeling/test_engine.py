@@ -19,11 +19,10 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.modeling.cache import FIRST_ROWS, FIRST_SIZE, KVCache
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.engine import Ask, Engine, Stream, Token
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.generate import SEED_STRIDE, Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.modeling.running_batch import RunningBatch
-from ibidem.serving.server.own_model import SEEDS
 
 NEVER = 97
 """An id that is not drawn."""
@@ -82,7 +81,7 @@ def watched(
 
 
 def ask(ids: Sequence[int], max_tokens: int = 8, temperature: float = 0.0, seed: int = 0, **rest: object) -> Ask:
-    return Ask(ids, max_tokens, temperature, 0.9, seed * SEEDS, (NEVER,), **rest)
+    return Ask(ids, max_tokens, temperature, 0.9, seed * SEED_STRIDE, (NEVER,), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def scenes(count: int, vocabulary: int, rng: random.Random) -> list[Scene]:
         if scope is not None:
             ids = beginnings[scope][: rng.choice([20, 80])] + ids
         temperature = rng.choice([0.0, 0.8])
-        own = Ask(ids, rng.randrange(1, 40), temperature, 0.9, number * SEEDS, (5, 6), rng.choice("xyz"), scope)
+        own = Ask(ids, rng.randrange(1, 40), temperature, 0.9, number * SEED_STRIDE, (5, 6), rng.choice("xyz"), scope)
         joins = rng.randrange(1, 2 * count)
         made.append(Scene(own, joins, joins + rng.randrange(30) if rng.random() < 0.2 else None))
     return made
@@ -136,7 +135,7 @@ def run(model: FrozenDecoder, chosen: Sequence[Scene]) -> tuple[list[list[int]],
 def check_equal_alone(model: Decoder, frozen: FrozenDecoder, scene: Scene, ids: list[int]) -> None:
     """Refuse ids that differ from those of `generate`, unless the two logits are equal up to rounding."""
     own = scene.ask
-    sampling = Sampling(own.max_tokens, own.temperature, own.top_p, own.seed // SEEDS)
+    sampling = Sampling(own.max_tokens, own.temperature, own.top_p, own.seed // SEED_STRIDE)
     (alone,) = generate(frozen, [own.ids], sampling, end_ids=own.end_ids)
     assert scene.leaves is not None or len(ids) == len(alone) or ids != alone[: len(ids)]
     place = next((at for at, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), None)
