@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ibidem import log
-from ibidem.conversation import Part, Turn
-from ibidem.errors import ConfigError
-from ibidem.inference.chat import answer, fit, plain_prompt
+from ibidem.conversation import Conversation, Part, Turn
+from ibidem.errors import ConfigError, NoRoom
+from ibidem.inference.chat import answer, fit, plain_prompt, shortened
 from ibidem.inference.models import HuggingFaceModel, OwnModel, open_model
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.generate import Sampling, complete
@@ -151,6 +151,23 @@ def test_the_oldest_turns_are_left_out_whole_and_it_is_told(monkeypatch: pytest.
     assert [(event["name"], event["prompts"], event["of"]) for event in told] == [("evaluate.truncated", 1, 2)] * 2
     with pytest.raises(ConfigError, match="the prompt 'Hello' has 4 tokens, and max_tokens leaves 3 of"):
         fit([long], len, 3)
+
+
+def test_a_long_conversation_is_shortened_in_few_looks() -> None:
+    looks: list[int] = []
+    long = (SYSTEM, *(HELLO, Turn.of("assistant", "Hi")) * 1000, BYE)
+
+    def fits(turns: Conversation) -> bool:
+        looks.append(len(turns))
+        return len(turns) <= 77
+
+    assert shortened(long, fits) == (SYSTEM, *long[-75:]), "it begins with a turn of the user"
+    assert len(looks) <= 12
+    looks.clear()
+    assert shortened(long[:77], fits) == long[:77]
+    assert looks == [77]
+    with pytest.raises(NoRoom, match="shorten the prompt, or give fewer max_tokens"):
+        shortened(long, lambda _: False)
 
 
 @pytest.mark.parametrize("name", ["own", "hf", "hf with a template"])

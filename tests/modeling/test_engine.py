@@ -16,12 +16,13 @@ import torch
 from tests.modeling.test_modeling_custom import decoder, small
 
 from ibidem.errors import ConfigError, DataError
+from ibidem.modeling.cache import FIRST_ROWS, FIRST_SIZE, KVCache
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.engine import Ask, Engine, Stream, Token
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.generate import SEED_STRIDE, Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
-from ibidem.serving.server.own_model import SEEDS
+from ibidem.modeling.running_batch import RunningBatch
 
 NEVER = 97
 """An id that is not drawn."""
@@ -61,6 +62,7 @@ class Watched:
         condition = condition or (lambda: self.engine.num_open == 0)
         deadline = time.monotonic() + WITHIN_S
         while not condition() and not self.failed:
+            assert self.engine._thread.is_alive(), "the engine's thread died"
             assert time.monotonic() < deadline, "the engine hangs"
             time.sleep(0.001)
 
@@ -79,7 +81,7 @@ def watched(
 
 
 def ask(ids: Sequence[int], max_tokens: int = 8, temperature: float = 0.0, seed: int = 0, **rest: object) -> Ask:
-    return Ask(ids, max_tokens, temperature, 0.9, seed * SEEDS, (NEVER,), **rest)
+    return Ask(ids, max_tokens, temperature, 0.9, seed * SEED_STRIDE, (NEVER,), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def scenes(count: int, vocabulary: int, rng: random.Random) -> list[Scene]:
         if scope is not None:
             ids = beginnings[scope][: rng.choice([20, 80])] + ids
         temperature = rng.choice([0.0, 0.8])
-        own = Ask(ids, rng.randrange(1, 40), temperature, 0.9, number * SEEDS, (5, 6), rng.choice("xyz"), scope)
+        own = Ask(ids, rng.randrange(1, 40), temperature, 0.9, number * SEED_STRIDE, (5, 6), rng.choice("xyz"), scope)
         joins = rng.randrange(1, 2 * count)
         made.append(Scene(own, joins, joins + rng.randrange(30) if rng.random() < 0.2 else None))
     return made
@@ -133,7 +135,7 @@ def run(model: FrozenDecoder, chosen: Sequence[Scene]) -> tuple[list[list[int]],
 def check_equal_alone(model: Decoder, frozen: FrozenDecoder, scene: Scene, ids: list[int]) -> None:
     """Refuse ids that differ from those of `generate`, unless the two logits are equal up to rounding."""
     own = scene.ask
-    sampling = Sampling(own.max_tokens, own.temperature, own.top_p, own.seed // SEEDS)
+    sampling = Sampling(own.max_tokens, own.temperature, own.top_p, own.seed // SEED_STRIDE)
     (alone,) = generate(frozen, [own.ids], sampling, end_ids=own.end_ids)
     assert scene.leaves is not None or len(ids) == len(alone) or ids != alone[: len(ids)]
     place = next((at for at, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), None)
@@ -355,3 +357,130 @@ def test_a_failure_of_the_model_reaches_every_stream_and_the_next_ones_are_serve
         assert found.ids[later] == generate(frozen, [[1, 2]], Sampling(8, 0.0), end_ids=(NEVER,))[0]
     finally:
         found.engine.close()
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError("no memory")
+
+
+def hear_at_most(found: Watched) -> None:
+    """Wait for a failure, and forget it, so that the engine can be waited for again."""
+    found.wait(lambda: False)
+    found.failed.clear()
+
+
+@pytest.mark.parametrize("broken", [(RunningBatch, "admit"), (KVCache, "copied")], ids=["joins", "leaves"])
+def test_a_failure_while_streams_join_or_leave_reaches_every_stream_and_the_next_ones_are_served(
+    frozen: FrozenDecoder, monkeypatch: pytest.MonkeyPatch, broken: tuple[type, str]
+) -> None:
+    streams: list[Stream] = []
+
+    def come(engine: Watched) -> None:
+        streams.extend(engine.engine.submit(ask([number], max_tokens=400, scope="ada")) for number in range(4))
+
+    def damage(engine: Watched) -> None:
+        monkeypatch.setattr(*broken, no_memory)
+        streams[0].cancel()
+        streams.append(engine.engine.submit(ask([9], max_tokens=400)))
+
+    with watched(frozen, {1: come, 4: damage}, slots=2) as found:
+        streams.append(found.engine.submit(ask([8], max_tokens=400, scope="ada")))
+        found.wait(lambda: False)
+        ((ended, error),) = found.failed
+        assert isinstance(error, MemoryError)
+        assert set(ended) | {streams[0]} == set(streams)
+        assert found.engine.num_open == 0
+        found.failed.clear()
+        monkeypatch.undo()
+        later = found.engine.submit(ask([1, 2], scope="ada"))
+        found.wait()
+        assert found.ids[later] == generate(frozen, [[1, 2]], Sampling(8, 0.0), end_ids=(NEVER,))[0]
+
+
+def test_a_failure_to_tell_of_a_failure_does_not_end_the_thread(
+    frozen: FrozenDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Watched, streams: Sequence[Stream], error: Exception) -> None:
+        self.failed.append((streams, error))
+        raise OSError("no space for the log")
+
+    monkeypatch.setattr(Watched, "_fail", fail)
+    with watched(frozen) as found:
+        with monkeypatch.context() as patch:
+            patch.setattr(RunningBatch, "step", no_memory)
+            found.engine.submit(ask([1]))
+            hear_at_most(found)
+        later = found.engine.submit(ask([1, 2]))
+        found.wait()
+        assert len(found.ids[later]) == 8
+
+
+def test_a_stream_that_ended_was_heard_though_the_slot_of_another_cannot_be_freed(
+    frozen: FrozenDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KVCache, "copied", no_memory)
+    streams: dict[str, Stream] = {}
+
+    def come(engine: Watched) -> None:
+        for name, scope, max_tokens in (("first", None, 5), ("second", "ada", 5), ("goes on", None, 50)):
+            streams[name] = engine.engine.submit(ask([1, 2], max_tokens, owner=name, scope=scope))
+
+    with watched(frozen, {1: come}) as found:
+        found.engine.submit(ask([9], max_tokens=1))
+        found.wait(lambda: False)
+        ((ended, _),) = found.failed
+        found.failed.clear()
+    assert ended == [streams["goes on"]], "the others have heard their last token"
+    assert [len(found.ids[streams[name]]) for name in streams] == [5, 5, 5]
+
+
+def test_what_cannot_be_kept_is_not_copied_and_displaces_nothing(
+    frozen: FrozenDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bytes_per_id = 3 * 2 * 2 * 12 * 4
+    copied: list[int] = []
+    copy = KVCache.copied
+
+    def counted(cache: KVCache, slot: int) -> torch.Tensor:
+        copied.append(cache.lengths[slot])
+        return copy(cache, slot)
+
+    monkeypatch.setattr(KVCache, "copied", counted)
+    with watched(frozen, slots=1, prefix_bytes=100 * bytes_per_id) as found:
+
+        def read(ids: list[int], scope: str = "ada") -> int:
+            before = found.engine.tokens_read
+            found.engine.submit(ask(ids, max_tokens=2, scope=scope))
+            found.wait()
+            return found.engine.tokens_read - before - 1
+
+        assert [read([1] * 40), read([2] * 120), read([3] * 120, "bob"), read([1] * 40)] == [40, 120, 120, 1]
+    assert copied == [41], "the second of two equal answers is kept already"
+
+
+def size_of(cache: KVCache) -> int:
+    return sum(part.nbytes for layer in cache._layers for part in layer)
+
+
+def test_memory_of_long_and_many_streams_is_given_back_while_another_goes_on_and_when_none_is_left(
+    frozen: FrozenDecoder,
+) -> None:
+    sizes: list[int] = []
+
+    def come(engine: Watched) -> None:
+        for number in range(63):
+            engine.engine.submit(ask([number] * 480, max_tokens=4))
+
+    def measure(engine: Watched) -> None:
+        sizes.append(size_of(engine.engine._batch._cache))
+
+    with watched(frozen, {1: come} | dict.fromkeys(range(2, 100), measure), slots=64, pace=8192) as found:
+        stays = found.engine.submit(ask([1, 2], max_tokens=100))
+        found.wait()
+        found.engine.close()
+        left = size_of(found.engine._batch._cache)
+    first = FIRST_ROWS * FIRST_SIZE * 3 * 2 * 2 * 12 * 4
+    assert max(sizes) == 64 * 512 / (FIRST_ROWS * FIRST_SIZE) * first
+    assert sizes[-1] <= max(sizes) / 16, "it has room for the longest of the last rows that left"
+    assert left == first
+    assert found.ids[stays] == generate(frozen, [[1, 2]], Sampling(100, 0.0), end_ids=(NEVER,))[0]

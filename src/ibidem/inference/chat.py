@@ -10,12 +10,13 @@ the user, and their number is reported. The system's turn stays. If the last tur
 refused.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ibidem import log
 from ibidem.conversation import ROLES, Conversation, Turn, plain
-from ibidem.errors import ConfigError
+from ibidem.errors import ConfigError, NoRoom
 from ibidem.modeling.generate import Finish, Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.modeling_custom import Decoder
@@ -77,6 +78,31 @@ def check_fit(conversations: Sequence[Conversation], num_tokens: Callable[[Conve
         _fit(turns, num_tokens, room)
 
 
+def shortened(turns: Conversation, fits: Callable[[Conversation], bool]) -> Conversation:
+    """Leave out the oldest turns of a conversation that does not fit, up to a turn of the user, and as few as possible.
+
+    Args:
+        turns: a conversation with a turn of the user. The system's turn stays.
+        fits: whether a conversation fits; one that is part of another fits if the other does, so few are tried.
+
+    Raises:
+        NoRoom: the system's turn and the last turn of the user do not fit.
+    """
+    if fits(turns):
+        return turns
+    system = tuple(turn for turn in turns[:1] if turn.role == "system")
+    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
+
+    def behind(start: int) -> Conversation:
+        return (*system, *turns[start:])
+
+    kept = bisect_left(starts, True, key=lambda start: fits(behind(start)))
+    if kept == len(starts):
+        reason = "the last turn of the user does not fit into the model's context"
+        raise NoRoom(f"{reason}; shorten the prompt, or give fewer max_tokens")
+    return behind(starts[kept])
+
+
 def plain_prompt(turns: Conversation) -> str:
     r"""Render a conversation for a model without a chat template.
 
@@ -87,18 +113,16 @@ def plain_prompt(turns: Conversation) -> str:
 
 
 def _fit(turns: Conversation, num_tokens: Callable[[Conversation], int], room: int) -> Conversation:
-    system = tuple(turn for turn in turns[:1] if turn.role == "system")
-    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    shorter = ((*system, *turns[start:]) for start in starts)
-    kept = next((each for each in shorter if num_tokens(each) <= room), None)
-    if kept is None:
-        size = num_tokens((*system, *turns[starts[-1] :]))
-        asked = " ".join(turns[starts[-1]].text.split())
+    try:
+        return shortened(turns, lambda each: num_tokens(each) <= room)
+    except NoRoom:
+        system = tuple(turn for turn in turns[:1] if turn.role == "system")
+        last = max(place for place, turn in enumerate(turns) if turn.role == "user")
+        asked = " ".join(turns[last].text.split())
         raise ConfigError(
-            f"the prompt {asked[:_SHOWN_CHARS]!r} has {size:,} tokens, and max_tokens leaves {max(room, 0):,} of the "
-            "model's context; shorten the prompt, or give fewer max_tokens"
-        )
-    return kept
+            f"the prompt {asked[:_SHOWN_CHARS]!r} has {num_tokens((*system, *turns[last:])):,} tokens, and max_tokens "
+            f"leaves {max(room, 0):,} of the model's context; shorten the prompt, or give fewer max_tokens"
+        ) from None
 
 
 def _finish(template: ChatTemplate, last_id: int) -> Finish:

@@ -19,7 +19,7 @@ from ibidem.errors import CheckpointError, ConfigError, DataError
 from ibidem.inference import chat
 from ibidem.inference.model_id import identify
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, best_device, load_model
-from ibidem.modeling.generate import Sampling, complete
+from ibidem.modeling.generate import SEED_STRIDE, Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.runs import newest
@@ -253,7 +253,7 @@ class HuggingFaceModel:
         if stop:
             drawing["stopping_criteria"] = [lambda row, _scores: self._has_stopped(row[0, len(ids) :], stop)]
         row = torch.tensor([ids], device=self._model.device)
-        torch.manual_seed(sampling.seed * 1_000_003 + sampling.first)
+        torch.manual_seed(sampling.seed * SEED_STRIDE + sampling.first)
         pad = self._end if self._end is not None else 0
         done = self._model.generate(
             row, attention_mask=torch.ones_like(row), max_new_tokens=sampling.max_tokens, pad_token_id=pad, **drawing

@@ -33,6 +33,8 @@ FIRST_ROWS, FIRST_SIZE = 4, 256
 """Slots and positions that a cache has at least once anything is in it."""
 MORE_ROWS, MORE_SIZE = 4, 2
 """How many times as many it has when it grows: seldom, since what is freed then is in pieces."""
+SPARE = 2 * MORE_ROWS * MORE_SIZE
+"""How many times the memory of the rows in use it has before it shrinks: more than when it grew for them."""
 
 
 @dataclass(eq=False)
@@ -79,21 +81,40 @@ class KVCache:
         """Number of slots in use."""
         return len(self.lengths)
 
+    @property
+    def bytes_per_position(self) -> int:
+        """Size of the keys and values of one position."""
+        heads, width = self._heads
+        return len(self._layers) * 2 * heads * width * self._dtype.itemsize
+
     def reserve(self, rows: int, size: int) -> None:
-        """Have memory for so many rows of a size, or for some times more than there was, so that it seldom grows."""
+        """Reserve memory for `rows` rows of `size` positions, or for some times what there was: it seldom grows."""
         assert rows <= self.slots
         assert size <= self.size
-        before, (have_rows, have_size) = self._reserved, self._reserved
+        have_rows, have_size = self._reserved
         if rows > have_rows:
             have_rows = min(self.slots, max(rows, MORE_ROWS * have_rows, FIRST_ROWS))
         if size > have_size:
             have_size = min(self.size, max(size, MORE_SIZE * have_size, FIRST_SIZE))
-        self._reserved = (have_rows, have_size)
-        if self._reserved != before:
+        self._resize(have_rows, have_size)
+
+    def shrink(self) -> None:
+        """Give memory back if hardly any of it is in use, or none."""
+        rows = min(self.slots, max(self.rows, FIRST_ROWS))
+        size = min(self.size, max(0, *self.lengths, FIRST_SIZE))
+        have_rows, have_size = self._reserved
+        if not self.rows or have_rows * have_size >= SPARE * rows * size:
+            self._resize(rows, size)
+
+    def _resize(self, rows: int, size: int) -> None:
+        """Move the rows in use to memory of another size."""
+        kept = min(size, self._reserved[1])
+        if (rows, size) != self._reserved:
             for layer in self._layers:
                 for which, whole_BGSK in enumerate(layer):
-                    layer[which] = self._zeros(have_rows, have_size, which)
-                    layer[which][: self.rows, :, : before[1]] = whole_BGSK[: self.rows]
+                    layer[which] = self._zeros(rows, size, which)
+                    layer[which][: self.rows, :, :kept] = whole_BGSK[: self.rows, :, :kept]
+        self._reserved = (rows, size)
 
     def write(self, layer: int, slots_N: Tensor, positions_N: Tensor, kv_N2GK: Tensor) -> None:
         """Store keys and values of a layer, each at a position of a slot."""

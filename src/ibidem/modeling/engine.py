@@ -5,9 +5,10 @@
                                             deliver([Token(stream, 5, False), Token(another, 9, True), ...])
     stream.cancel()               ------>   its slot is free before the next step
 
-Every step hands over the tokens of all streams at once. What is asked for waits in a queue, which is read between two
-steps: at most one more token of a stream is drawn once it is canceled. The tokens of a stream are those that `generate`
-draws for the same prompt and seed, up to rounding, whoever else is there.
+Every step hands over the tokens of all streams at once; only then are the slots of those that ended freed. What is
+asked for waits in a queue, which is read between two steps: at most one more token of a stream is drawn once it is
+canceled. The tokens of a stream are those that `generate` draws for the same prompt and seed, up to rounding, whoever
+else is there. Whatever fails in the thread ends all streams, and the thread goes on with an empty batch.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -91,7 +92,7 @@ class Engine:
         Args:
             model: the weights.
             deliver: called by the thread after each step with the tokens of the step, none if prompts alone were read.
-            fail: called by the thread if the model fails, with all streams and what was raised: they have ended.
+            fail: called by the thread if anything fails, with all streams and what was raised: they have ended.
             slots: maximum number of streams that are continued at the same time; others wait.
             pace: maximum number of tokens of prompts in one step.
             prefix_bytes: size of the keys and values that are kept for later prompts of the same scope.
@@ -138,23 +139,32 @@ class Engine:
         return self._batch.tokens_read
 
     def _run(self) -> None:
-        while self._obey():
+        failure: Exception | None = None
+        while True:
             try:
-                self._deliver(self._step())
+                if failure is not None:
+                    error, failure = failure, None
+                    self._restart(error)
+                if not self._take_commands():
+                    return
+                self._advance()
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for a token must be told
-                self._restart(error)
+                failure = error
 
-    def _obey(self) -> bool:
+    def _take_commands(self) -> bool:
         """Do what was asked for meanwhile, or wait for it if nothing is to be generated; return whether to go on."""
         while not self._by_number or not self._commands.empty():
             command = self._commands.get()
             if command is None:
                 return False
             verb, stream = command
+            if stream not in self._open:
+                continue  # it has ended
             if verb == "submit":
                 self._admit(stream)
-            elif stream in self._open:
-                self._end(stream)
+            else:
+                self._forget(stream)
+                self._batch.release(stream.number)
         return True
 
     def _admit(self, stream: Stream) -> None:
@@ -163,6 +173,20 @@ class Engine:
         (stream.number,) = self._batch.admit(request)
         self._by_number[stream.number] = stream
 
+    def _advance(self) -> None:
+        """Draw the next tokens, hand them over, and only then free the slots of the streams that ended."""
+        tokens = self._step()
+        ended = [token.stream for token in tokens if token.is_last]
+        for stream in ended:
+            self._forget(stream)
+        try:
+            self._deliver(tokens)
+        except Exception:
+            self._open.update(dict.fromkeys(ended))  # they wait for the token that was not delivered
+            raise
+        for stream in ended:
+            self._batch.release(stream.number)
+
     def _step(self) -> list[Token]:
         tokens = []
         for number, (next_id, _) in self._batch.step().items():
@@ -170,19 +194,17 @@ class Engine:
             stream.num_drawn += 1
             is_last = next_id in stream.ask.end_ids or stream.num_drawn == stream.ask.max_tokens
             tokens.append(Token(stream, next_id, is_last))
-            if is_last:
-                self._end(stream)
         return tokens
 
-    def _end(self, stream: Stream) -> None:
-        self._batch.release(stream.number)
+    def _forget(self, stream: Stream) -> None:
         del self._by_number[stream.number], self._open[stream]
 
     def _restart(self, error: Exception) -> None:
-        """End all streams that were admitted, and go on with an empty batch."""
-        ended = list(self._by_number.values())
-        self._batch = self._new_batch()
-        self._by_number.clear()
+        """End all streams, those that wait included, and go on with an empty batch; again, if this fails."""
+        ended = list(self._open)
         for stream in ended:
             del self._open[stream]
-        self._fail(ended, error)
+        self._by_number.clear()
+        if ended:
+            self._fail(ended, error)
+        self._batch = self._new_batch()

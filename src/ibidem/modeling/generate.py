@@ -11,6 +11,8 @@ from ibidem.modeling.running_batch import Request, RunningBatch
 
 MOST_ROWS = 32
 """Maximum number of prompts that `generate` continues at once."""
+SEED_STRIDE = 1_000_003
+"""The random generator of a prompt has the seed `seed * SEED_STRIDE + number of the prompt`."""
 Finish = Literal["document", "turn", "stop", "length"]
 """Why a generated text ended: with the document, with a turn, at a stop string, or at the maximum length."""
 
@@ -98,7 +100,7 @@ def generate(
     def is_finished(ids: list[int]) -> bool:
         return ids[-1] in end_ids or (is_stopped is not None and is_stopped(ids))
 
-    first_seed = sampling.seed * 1_000_003 + sampling.first
+    first_seed = sampling.seed * SEED_STRIDE + sampling.first
     requests = [
         Request(prompt, sampling.temperature, sampling.top_p, [seed]) for seed, prompt in enumerate(prompts, first_seed)
     ]

@@ -26,9 +26,9 @@ class Prefix(NamedTuple):
 class Prefixes:
     """Keys and values of sequences, each of a scope."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, *, bytes_per_id: int) -> None:
         """Keep up to `most_bytes` of keys and values."""
-        self._most_bytes = most_bytes
+        self._most_bytes, self._bytes_per_id = most_bytes, bytes_per_id
         self._kept: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
         self.size_bytes = 0
 
@@ -45,23 +45,23 @@ class Prefixes:
         self._kept[key] = kv_L2GSK = self._kept.pop(key)  # now the last one to be forgotten
         return Prefix(kv_L2GSK, length)
 
-    def keep(self, scope: Hashable | None, ids: Sequence[int], kv_L2GSK: Tensor) -> None:
-        """Keep a sequence in place of those of its scope that it begins with, unless another begins with it.
+    def wants(self, scope: Hashable | None, ids: Sequence[int]) -> bool:
+        """Return whether to keep a sequence: it has a scope, is not too long, and no kept sequence extends it."""
+        if scope is None or len(ids) * self._bytes_per_id > self._most_bytes:
+            return False
+        whole = tuple(ids)
+        return not any(own == scope and known[: len(whole)] == whole for own, known in self._kept)
 
-        Nothing is kept without a scope.
-        """
-        if scope is None:
-            return
+    def keep(self, scope: Hashable, ids: Sequence[int], kv_L2GSK: Tensor) -> None:
+        """Keep a sequence that is wanted; it replaces its own prefixes in the scope."""
         whole = tuple(ids)
         for own, known in list(self._kept):
-            if own == scope and known[: len(whole)] == whole:
-                return
             if own == scope and whole[: len(known)] == known:
                 self._forget((own, known))
+        while self.size_bytes + kv_L2GSK.nbytes > self._most_bytes:
+            self._forget(next(iter(self._kept)))
         self._kept[scope, whole] = kv_L2GSK
         self.size_bytes += kv_L2GSK.nbytes
-        while self.size_bytes > self._most_bytes:
-            self._forget(next(iter(self._kept)))
 
     def _forget(self, key: tuple[Hashable, tuple[int, ...]]) -> None:
         self.size_bytes -= self._kept.pop(key).nbytes

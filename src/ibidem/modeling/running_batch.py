@@ -117,7 +117,7 @@ class RunningBatch:
             model: the weights.
             slots: maximum number of rows at a time.
             size: maximum length of a row, prompt and continuation, whose memory is reserved at once; by default the
-                model's context, and memory grows as rows do.
+                model's context, and memory grows and shrinks as rows do.
             pace: maximum number of tokens of prompts that a step reads: while a longer prompt is read, the other rows
                 go on.
             prefix_bytes: size of the keys and values that are kept for later prompts of the same scope.
@@ -125,9 +125,10 @@ class RunningBatch:
         self._model = model
         self._pace = pace
         self._cache = KVCache(model.config, slots, size or model.config.context, dtype=model.dtype, device=model.device)
+        self._is_growing = size is None
         if size is not None:
             self._cache.reserve(slots, size)
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefixes = Prefixes(prefix_bytes, bytes_per_id=self._cache.bytes_per_position)
         self._rows: list[_Row] = []
         self._partly_read: _Row | None = None
         self._waiting: dict[str, deque[_Row]] = {}
@@ -171,6 +172,8 @@ class RunningBatch:
             self._cache.release(slot)
             self._rows[slot] = self._rows[-1]
             self._rows.pop()
+            if self._is_growing:
+                self._cache.shrink()
         elif self._partly_read is not None and self._partly_read.number == number:
             self._partly_read = None
         else:
@@ -181,8 +184,9 @@ class RunningBatch:
     def _keep(self, slot: int) -> None:
         """Keep the keys and values of a row for later prompts of its scope."""
         request, drawn = self._rows[slot].request, self._rows[slot].drawn
-        if request.scope is not None:
-            self._prefixes.keep(request.scope, [*request.ids, *drawn[:-1]], self._cache.copied(slot))
+        ids = [*request.ids, *drawn[:-1]]
+        if self._prefixes.wants(request.scope, ids):
+            self._prefixes.keep(request.scope, ids, self._cache.copied(slot))
 
     def _join(self) -> list[Tensor]:
         """Read prompts, and let rows join; return the hidden states that they draw their first tokens from."""
@@ -262,7 +266,8 @@ class RunningBatch:
         for place, (prompt, reading) in enumerate(zip(sizes, readings, strict=True)):
             if not reading.unread:
                 prompt.hidden_1D = hidden_BD[place, None]
-                self._prefixes.keep(prompt.request.scope, reading.ids, reading.kv_L2GSK)
+                if self._prefixes.wants(prompt.request.scope, reading.ids):
+                    self._prefixes.keep(prompt.request.scope, reading.ids, reading.kv_L2GSK)
 
     def _draw(self, hidden_BD: Tensor) -> list[Drawn]:
         requests = [row.request for row in self._rows]

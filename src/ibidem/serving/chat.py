@@ -18,12 +18,11 @@ from ibidem.conversation import Conversation, Part, Turn, plain_part
 from ibidem.errors import ConfigError
 from ibidem.figures import counted, terminal_text
 from ibidem.inference.chat import shortened
-from ibidem.serving.config import ChatConfig
+from ibidem.serving.config import DEFAULT_TOKENS, ChatConfig
 from ibidem.serving.generate import report_untuned
 from ibidem.serving.server.own_model import OwnSpeaker
 from ibidem.serving.server.speech import Drawing, Said
 
-DEFAULT_TOKENS = 512
 PROMPT = "> "
 
 
@@ -66,7 +65,7 @@ def _answered(runner: asyncio.Runner, speaker: OwnSpeaker, turns: Conversation, 
     """Return the conversation with an answer; without its last turn, if that gets none."""
     least = config.max_tokens or min(DEFAULT_TOKENS, speaker.context // 4)
     try:
-        kept = shortened(turns, lambda each: speaker.context - speaker.room(each), speaker.context - least)
+        kept = shortened(turns, lambda each: speaker.room(each) >= least)
     except ConfigError as error:
         log.event("chat.refused", reason=str(error))
         return turns[:-1]

@@ -36,7 +36,7 @@ def generate(config: GenerateConfig) -> str:
 
 
 def report_untuned(checkpoint: artifacts.Artifact) -> None:
-    """Say that a checkpoint is asked, though it was not tuned on conversations, if that is so."""
+    """Warn if the checkpoint was not tuned on conversations."""
     if not any(item.role == "data" for item in checkpoint.inputs):
         reason = "it was not tuned on conversations (ibidem sft): its answer may be any text"
         log.event("generate.untuned", checkpoint=str(checkpoint.path), reason=reason)

@@ -8,7 +8,8 @@ A slow reader of a generator makes nobody wait: what it did not take yet comes a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,18 +18,18 @@ from ibidem.conversation import Conversation, PartKind
 from ibidem.errors import DataError
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.engine import Ask, Engine, Stream, Token
+from ibidem.modeling.generate import SEED_STRIDE
 from ibidem.modeling.matrices import FrozenDecoder, Weights
 from ibidem.readers import readers_of
 from ibidem.runs import newest
 from ibidem.serving.server.detokenizer import Detokenizer
-from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.speech import Drawing, Said, Spoken
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
-SEEDS = 1_000_003
-"""The draws of an answer have this times the seed of its `Drawing`, as those of `generate` have."""
+MOST_REMEMBERED = 64
+"""Number of prompts whose ids are remembered between `room` and `speak`."""
 
 
 class OwnSpeaker:
@@ -59,25 +60,28 @@ class OwnSpeaker:
         self._tokenizer = Tokenizer.load(self.checkpoint.path / TOKENIZER_DIR)
         self._template = ChatTemplate(self._tokenizer)
         self._end_ids = frozenset({self._tokenizer.document_id, self._tokenizer.turn_end_id})
-        self._heard: dict[Stream, _Heard] = {}
+        self._queues: dict[Stream, _TokenQueue] = {}
+        self._prompts = _Prompts(self._tokenizer, self.context)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_ending = False
         self._engine = Engine(FrozenDecoder(model, weights), deliver=self._deliver, fail=self._fail, slots=slots)
 
     def room(self, turns: Conversation) -> int:
-        """Return how many tokens fit behind a conversation; negative if it is too long."""
-        return self.context - len(self._template.prompt(turns))
+        """Return how many tokens fit behind a conversation, negative if it is too long; any thread may call this."""
+        chars = sum(len(part.text) for turn in turns for part in turn.parts)
+        return self._prompts.room(turns, chars, lambda: self._template.prompt(turns))
 
     def speak(
         self, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         """Answer a conversation, as `Speaker.speak` describes; a stop string ends the text within one part."""
-        voice = _Voice(self._tokenizer, self._template.begins, drawing.stop)
-        return self._said(self._template.prompt(turns), voice, drawing, owner, scope)
+        reader = _PartReader(self._tokenizer, self._template.begins, drawing.stop)
+        ids = self._prompts.taken(turns, lambda: self._template.prompt(turns))
+        return self._said(ids, reader, drawing, owner, scope)
 
     def room_behind(self, prompt: str, suffix: str | None) -> int:
-        """Return how many tokens fit behind a prompt of `complete`; negative if it is too long."""
-        return self.context - len(self._document(prompt, suffix))
+        """Return how many tokens fit behind a prompt of `complete`, as `room` does."""
+        chars = len(prompt) + len(suffix or "")
+        return self._prompts.room((prompt, suffix), chars, lambda: self._document(prompt, suffix))
 
     def complete(
         self, prompt: str, suffix: str | None, drawing: Drawing, *, owner: str, scope: str | None
@@ -90,14 +94,9 @@ class OwnSpeaker:
         Raises:
             ConfigError: the prompt and `max_tokens` do not fit into the context.
         """
-        voice = _Voice(self._tokenizer, {}, drawing.stop)
-        return self._said(self._document(prompt, suffix), voice, drawing, owner, scope)
-
-    def end_all(self) -> None:
-        """End all answers, and those that are asked for later: the server shuts down."""
-        self._is_ending = True
-        for heard in self._heard.values():
-            heard.end(_shutting_down())
+        reader = _PartReader(self._tokenizer, {}, drawing.stop)
+        ids = self._prompts.taken((prompt, suffix), lambda: self._document(prompt, suffix))
+        return self._said(ids, reader, drawing, owner, scope)
 
     def close(self) -> None:
         """End the engine's thread."""
@@ -116,30 +115,28 @@ class OwnSpeaker:
         return [tokenizer.document_id, *given]
 
     async def _said(
-        self, ids: Sequence[int], voice: "_Voice", drawing: Drawing, owner: str, scope: str | None
+        self, ids: Sequence[int], reader: "_PartReader", drawing: Drawing, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
-        if self._is_ending:
-            raise _shutting_down()
         self._loop = asyncio.get_running_loop()
-        seed = drawing.seed * SEEDS
+        seed = drawing.seed * SEED_STRIDE
         stream = self._engine.submit(
             Ask(ids, drawing.max_tokens, drawing.temperature, drawing.top_p, seed, self._end_ids, owner, scope)
         )
-        heard = self._heard[stream] = _Heard(self._loop)
+        queue = self._queues[stream] = _TokenQueue(self._loop)
         try:
             last_id = None
-            while not (heard.is_whole and heard.is_empty) and not voice.is_stopped:
-                found = await heard.take()
+            while not (queue.is_whole and queue.is_empty) and not reader.is_stopped:
+                found = await queue.take()
                 last_id = found[-1]
-                for said in voice.read(found):
+                for said in reader.read(found):
                     yield said
-            for said in voice.end():
+            for said in reader.end():
                 yield said
         finally:
-            del self._heard[stream]
+            del self._queues[stream]
             stream.cancel()
-        is_ended = voice.is_stopped or last_id in self._end_ids
-        yield Spoken("stop" if is_ended else "length", len(ids), voice.num_tokens)
+        is_ended = reader.is_stopped or last_id in self._end_ids
+        yield Spoken("stop" if is_ended else "length", len(ids), reader.num_tokens)
 
     def _deliver(self, tokens: Sequence[Token]) -> None:
         """Hand the tokens of a step to the event loop; the engine's thread calls this."""
@@ -147,8 +144,8 @@ class OwnSpeaker:
             self._call(self._hear, tokens)
 
     def _fail(self, streams: Sequence[Stream], error: Exception) -> None:
+        self._call(self._end_failed, streams)  # first, since writing to the log may fail too
         log.event("serve.model_failed", error=type(error).__name__, reason=str(error))
-        self._call(self._end_failed, streams)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
@@ -156,18 +153,47 @@ class OwnSpeaker:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _hear(self, tokens: Sequence[Token]) -> None:
-        heard_by_stream = self._heard
+        queues = self._queues
         for stream, number, is_last in tokens:
-            if (heard := heard_by_stream.get(stream)) is not None:
-                heard.add(number, is_last=is_last)
+            if (queue := queues.get(stream)) is not None:
+                queue.add(number, is_last=is_last)
 
     def _end_failed(self, streams: Iterable[Stream]) -> None:
         for stream in streams:
-            if (heard := self._heard.get(stream)) is not None:
-                heard.end(DataError("the model failed; the events of the server say how"))
+            if (queue := self._queues.get(stream)) is not None:
+                queue.end(DataError("the model failed; the events of the server say how"))
 
 
-class _Heard:
+class _Prompts:
+    """Ids of prompts, remembered between `room` and `speak`; for any thread."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+        self._context = context
+        self._longest = max(len(text) for text in tokenizer.texts_of_V if isinstance(text, str))
+        self._known: dict[Hashable, list[int]] = {}
+        self._lock = threading.Lock()
+
+    def room(self, prompt: Hashable, chars: int, encode: Callable[[], list[int]]) -> int:
+        """Return how many tokens fit behind a prompt; at least as many as do if it has too many characters to fit."""
+        at_least = -(-chars // self._longest)
+        if at_least > self._context:
+            return self._context - at_least
+        ids = encode()
+        if len(ids) < self._context:
+            with self._lock:
+                self._known[prompt] = ids
+                if len(self._known) > MOST_REMEMBERED:
+                    del self._known[next(iter(self._known))]
+        return self._context - len(ids)
+
+    def taken(self, prompt: Hashable, encode: Callable[[], list[int]]) -> list[int]:
+        """Return the ids of a prompt, and forget them."""
+        with self._lock:
+            ids = self._known.pop(prompt, None)
+        return encode() if ids is None else ids
+
+
+class _TokenQueue:
     """Ids of a stream that no one has taken yet."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -188,8 +214,10 @@ class _Heard:
         self._wake()
 
     def end(self, error: Exception) -> None:
-        self._error = error
-        self._wake()
+        """Raise an error from where the stream is listened to, unless it ended before."""
+        if not self.is_whole:
+            self._error = error
+            self._wake()
 
     async def take(self) -> list[int]:
         """Wait for ids, and return all that there are; raise what ended the stream otherwise."""
@@ -206,7 +234,7 @@ class _Heard:
             self._waiter.set_result(None)
 
 
-class _Voice:
+class _PartReader:
     """Reads an answer id by id: text as soon as it is certain, other parts when they are whole."""
 
     def __init__(self, tokenizer: Tokenizer, begins: Mapping[int, PartKind], stop: Sequence[str]) -> None:
@@ -230,7 +258,9 @@ class _Voice:
             self.num_tokens += 1
             if (kind := self._begins.get(number)) is not None:
                 said += [Said("text", text), *self.end()]
-                self._kind, text = kind, ""
+                text = ""
+                if not self.is_stopped:
+                    self._kind = kind
             elif self._kind == "text":
                 text += self._text.add(number)
             else:
@@ -245,7 +275,3 @@ class _Voice:
         said = Said(self._kind, self._tokenizer.decode(self._part))
         self._kind, self._part = "text", []
         return [said]
-
-
-def _shutting_down() -> ApiError:
-    return ApiError(503, "the server is shutting down")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from ibidem import artifacts
+from ibidem import artifacts, log
 from ibidem.conversation import Part, Turn
 from ibidem.errors import AccessDenied, ConfigError, DataError
 from ibidem.inference.chat import answer
@@ -25,8 +25,7 @@ from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.running_batch import Drawn, RunningBatch
 from ibidem.readers import KEY, Readers
 from ibidem.serving.server.detokenizer import Detokenizer
-from ibidem.serving.server.errors import ApiError
-from ibidem.serving.server.own_model import OwnSpeaker, _Voice
+from ibidem.serving.server.own_model import OwnSpeaker, _PartReader
 from ibidem.serving.server.speech import Drawing, Said, Spoken
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
@@ -142,11 +141,11 @@ def test_a_stop_string_ends_the_text_where_generate_ends_it(
 
         monkeypatch.setattr(generating, "generate", drawn)
         (expected,) = complete(None, tokenizer, [""], Sampling(), stop)
-        voice = _Voice(tokenizer, {}, stop)
-        said = [piece for number in ids for piece in voice.read([number])] + voice.end()
+        reader = _PartReader(tokenizer, {}, stop)
+        said = [piece for number in ids for piece in reader.read([number])] + reader.end()
         assert "".join(text for _, text in said) == expected.text
-        assert voice.is_stopped == (expected.finish == "stop")
-        assert voice.num_tokens == expected.num_tokens
+        assert reader.is_stopped == (expected.finish == "stop")
+        assert reader.num_tokens == expected.num_tokens
         found[expected.finish] += 1
 
     check()
@@ -162,9 +161,9 @@ def test_parts_of_an_answer_are_those_that_the_chat_template_reads(tokenizer: To
     def check(ids: list[int], at_once: int) -> None:
         end = next((place for place, number in enumerate(ids) if number in template.end_ids), len(ids))
         ids = ids[: end + 1]
-        voice = _Voice(tokenizer, template.begins, ())
-        said = [piece for at in range(0, len(ids), at_once) for piece in voice.read(ids[at : at + at_once])]
-        said += voice.end()
+        reader = _PartReader(tokenizer, template.begins, ())
+        said = [piece for at in range(0, len(ids), at_once) for piece in reader.read(ids[at : at + at_once])]
+        said += reader.end()
         assert all(text for kind, text in said if kind == "text")
         expected = template.read(ids).parts
         assert joined(said) == joined([Said(*part) for part in expected])
@@ -173,6 +172,17 @@ def test_parts_of_an_answer_are_those_that_the_chat_template_reads(tokenizer: To
 
     check()
     assert kinds == {"text", "cite", "tool_call"}
+
+
+def test_no_part_begins_behind_a_stop_string_that_is_certain_at_its_marker(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(tokenizer)
+    (cite,) = (number for number, kind in template.begins.items() if kind == "cite")
+    half = tokenizer._byte_ids["é".encode()[0]]
+    reader = _PartReader(tokenizer, template.begins, ["\N{REPLACEMENT CHARACTER}"])
+    assert reader.read([half, cite, *tokenizer.encode("1")]) == []
+    assert reader.is_stopped
+    assert reader.end() == []
+    assert reader.num_tokens == 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -258,7 +268,7 @@ def test_a_closed_generator_frees_its_slot_within_a_step_also_before_anything_wa
     speaker = OwnSpeaker(checkpoint, slots=1)
     try:
         asyncio.run(leave(speaker))
-        assert not speaker._heard
+        assert not speaker._queues
         permitted.release(100)
         assert asyncio.run(heard(chat(speaker, "d", drawing())))[0]
     finally:
@@ -292,25 +302,61 @@ def test_what_does_not_fit_is_refused_and_room_says_so(speaker: OwnSpeaker) -> N
     assert speaker.room((Turn.of("user", "value " * 400),)) < 0
 
 
-def test_shutting_down_ends_every_answer(checkpoint: Path) -> None:
-    speaker = OwnSpeaker(checkpoint, slots=1)
+def encodings(speaker: OwnSpeaker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the texts that are encoded."""
+    encoded: list[str] = []
+    encode = speaker._tokenizer.encode
 
-    async def shut_down() -> None:
-        tasks = [asyncio.create_task(heard(chat(speaker, text, drawing(40, seed=1)))) for text in "abc"]
-        await until(lambda: speaker.in_use() == 3)
-        speaker.end_all()
-        found = await asyncio.gather(*tasks, heard(chat(speaker, "late", drawing())), return_exceptions=True)
-        assert [type(each) for each in found] == [ApiError] * 4
-        assert {each.status for each in found} == {503}
-        await until(lambda: speaker.in_use() == 0)
+    def counted(text: str) -> list[int]:
+        encoded.append(text)
+        return encode(text)
 
-    try:
-        asyncio.run(shut_down())
-    finally:
-        speaker.close()
+    monkeypatch.setattr(speaker._tokenizer, "encode", counted)
+    return encoded
 
 
-def test_a_failure_of_the_model_reaches_everyone(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_fits_is_not_encoded(speaker: OwnSpeaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = encodings(speaker, monkeypatch)
+    assert speaker.room((Turn.of("user", "value " * 100_000),)) < 0
+    assert speaker.room((Turn.of("user", "value"),) * 100_000) < 0
+    assert speaker.room_behind("value " * 50_000, "value " * 50_000) < 0
+    assert not encoded
+
+
+def test_the_longest_text_that_could_fit_is_encoded(speaker: OwnSpeaker, tokenizer: Tokenizer) -> None:
+    """A text of nothing but the longest piece has the most characters that fit."""
+    (longest,) = sorted((text for text in tokenizer.texts_of_V if isinstance(text, str)), key=len)[-1:]
+    count = next(count for count in range(speaker.context, 0, -1) if len(tokenizer.encode(longest * count)) < 60)
+    assert speaker.room_behind(longest * count, None) == speaker.context - 1 - len(tokenizer.encode(longest * count))
+
+
+def test_what_was_encoded_to_know_its_room_is_not_encoded_again(
+    speaker: OwnSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = encodings(speaker, monkeypatch)
+    asked = [(Turn.of("user", f"value {number}"),) for number in range(4)]
+
+    async def ask() -> None:
+        await asyncio.gather(*(asyncio.to_thread(speaker.room, turns) for turns in asked))
+        await asyncio.to_thread(speaker.room_behind, "def ", "return")
+        before = len(encoded)
+        how = drawing(2)
+        found = await all_heard([speaker.speak(turns, how, owner="", scope=None) for turns in asked])
+        await heard(speaker.complete("def ", "return", how, owner="", scope=None))
+        assert len(encoded) == before == 6
+        for turns, (_, spoken) in zip(asked, found, strict=True):
+            assert spoken.prompt_tokens == speaker.context - speaker.room(turns)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("can_log", [True, False])
+def test_a_failure_of_the_model_reaches_everyone_even_if_it_cannot_be_logged(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, *, can_log: bool
+) -> None:
+    def full(*_: object, **_fields: object) -> None:
+        raise OSError("no space left")
+
     speaker = OwnSpeaker(checkpoint, slots=2)
     step = type(speaker._engine._batch).step
 
@@ -327,6 +373,8 @@ def test_a_failure_of_the_model_reaches_everyone(checkpoint: Path, monkeypatch: 
         return step(batch)
 
     monkeypatch.setattr(type(speaker._engine._batch), "step", broken)
+    if not can_log:
+        monkeypatch.setattr(log, "event", full)
     try:
         asyncio.run(fail())
         monkeypatch.undo()
