@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from tests.serving.server.running import wait_until
 
 from ibidem.errors import ConfigError
@@ -219,6 +220,17 @@ def test_the_commands_make_list_and_revoke(state: Path) -> None:
     assert caller.token not in token_commands.listed(TokenListConfig(state=state))
     with pytest.raises(ConfigError, match="`ibidem token list` shows them"):
         token_commands.revoke(TokenRevokeConfig(token=caller.token, state=state))
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501, 1e12, float("inf"), float("nan")])
+def test_a_token_lasts_at_most_a_century(days: float) -> None:
+    with pytest.raises(ValidationError, match="days"):
+        TokenCreateConfig(principal="ada", days=days)
+
+
+def test_a_token_of_a_century_is_listed(state: Path) -> None:
+    token_commands.create(TokenCreateConfig(principal="ada", days=36_500, state=state))
+    assert "ada" in token_commands.listed(TokenListConfig(state=state))
 
 
 def test_list_and_revoke_make_no_state(state: Path) -> None:

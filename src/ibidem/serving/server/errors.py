@@ -38,7 +38,7 @@ def shutting_down() -> ApiError:
 
 
 def refusal_of(error: Exception) -> ApiError:
-    """Return what a client is told of an error: one line without a path, user text or a stack trace.
+    """Return how an error is reported to a client: one line without a path, user text or a stack trace.
 
     Internal errors are logged by type and location.
 

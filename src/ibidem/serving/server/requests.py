@@ -22,14 +22,13 @@ from starlette.requests import Request
 from ibidem.config import configuration
 from ibidem.conversation import Conversation, Part, Role, Turn, check
 from ibidem.figures import counted, visible
-from ibidem.serving.config import LimitsConfig
+from ibidem.serving.config import TEMPERATURE, TOP_P, LimitsConfig
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.speech import Drawing
 from ibidem.tokenization.special import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
 
 B = TypeVar("B")
 
-TEMPERATURE, TOP_P = 0.8, 0.95
 MOST_BY_DEFAULT = 512
 """Maximum length of an answer, in tokens, unless the request names one."""
 ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

@@ -170,7 +170,7 @@ class Answer(Response):
             if (refusal := self._why_ended()) is None:
                 raise
             await head.refuse(refusal)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told in one line
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets one line
             await head.refuse(refusal_of(error))
 
     async def _send_events(self, scope: Scope, send: Send, head: "_Head") -> None:

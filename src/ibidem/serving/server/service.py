@@ -65,6 +65,8 @@ class Service:
     """Folders of forms, as `ibidem ground review` writes them."""
     hosts: tuple[str, ...] = ()
     """Names under which the server is called besides those of this computer itself."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     answers: OpenAnswers = field(default_factory=OpenAnswers)
     """The answers that are being sent."""
 

@@ -116,8 +116,7 @@ class TokenStore:
         Raises:
             ConfigError: the name of the principal is empty or not printable.
         """
-        if not principal.strip() or not principal.isprintable():
-            raise ConfigError(f"principal {principal!a}: must be non-empty and printable")
+        check_principal(principal)
         now = time.time()
         while True:  # until no other token has the id
             secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -229,6 +228,16 @@ class TokenStore:
             finally:
                 self._reader.execute("COMMIT")
             self._tables, self._version = _Tables(tokens, sessions), version
+
+
+def check_principal(principal: str) -> None:
+    """Refuse a name that no list can show.
+
+    Raises:
+        ConfigError: it is empty or not printable.
+    """
+    if not principal.strip() or not principal.isprintable():
+        raise ConfigError(f"principal {principal!a}: must be non-empty and printable")
 
 
 def _connected(file: Path) -> sqlite3.Connection:
