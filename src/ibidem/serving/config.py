@@ -1,16 +1,24 @@
 """Configurations of the serving commands. Imports no torch, so that flags are parsed at once."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ibidem.config import POSITIONAL, configuration
 from ibidem.grounding.config import HeadChoice
 
+TEMPERATURE, TOP_P = 0.8, 0.95
+"""Of sampling, unless a command or a request says otherwise."""
 DEFAULT_TOKENS = 128
 STATE = Path("artifacts/server")
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _checked_network(address: str) -> str:
+    ip_network(address)
+    return address
 
 
 @configuration
@@ -25,9 +33,9 @@ class GenerateConfig:
     """Ask each prompt as a user, for checkpoints of `ibidem sft` and later ones, instead of continuing it."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of tokens to generate; by default 128, or as many as fit into the model's context."""
-    temperature: Annotated[float, Field(ge=0)] = 0.8
+    temperature: Annotated[float, Field(ge=0)] = TEMPERATURE
     """Sampling temperature; 0 takes the most likely token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_p: Annotated[float, Field(gt=0, le=1)] = TOP_P
     """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed; same seed, same text."""
@@ -110,6 +118,8 @@ class ServeConfig(HeadChoice):
     """Port to listen on; 0: any free one."""
     allowed_host: tuple[str, ...] = ()
     """Names under which the server is called besides its address, such as assistant.example.com."""
+    trusted_proxy: tuple[Annotated[str, AfterValidator(_checked_network)], ...] = ()
+    """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as 127.0.0.1."""
     state: Path = STATE
     """Folder of tokens, sessions and ratings."""
     principal: str | None = None
@@ -121,7 +131,7 @@ class ServeConfig(HeadChoice):
     slots: Positive = 64
     """Number of answers that are generated at the same time; others wait."""
     weights: Literal["float32", "bfloat16", "int8"] | None = None
-    """Precision of the matrices; by default float32, on a GPU bfloat16."""
+    """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     limits: LimitsConfig = LimitsConfig()
     """What one request, and one token, may cost."""
 
@@ -142,7 +152,7 @@ class TokenCreateConfig:
     """Who calls with it."""
     admin: bool = False
     """Whether its owner may read the audit log in the browser."""
-    days: Annotated[float, Field(gt=0)] = 90
+    days: Annotated[float, Field(gt=0, le=36_500)] = 90
     """Number of days until it expires."""
     state: Path = STATE
     """Folder of the server's state."""
@@ -174,9 +184,9 @@ class ChatConfig:
     """A checkpoint of `ibidem sft` or later, or the folder of a run."""
     max_tokens: Positive | None = None
     """Maximum length of an answer, in tokens; by default 512, or as many as fit into the model's context."""
-    temperature: Annotated[float, Field(ge=0)] = 0.8
+    temperature: Annotated[float, Field(ge=0)] = TEMPERATURE
     """Sampling temperature; 0 takes the most likely token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_p: Annotated[float, Field(gt=0, le=1)] = TOP_P
     """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed; same seed and same words, same answers."""

@@ -3,14 +3,17 @@
 import asyncio
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from tests.serving.server.running import CONTEXT, WORDS, Running, Script, running, wait_until
 
@@ -21,6 +24,7 @@ from ibidem.readers import Readers
 from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server import responses
 from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.guard import COOKIE
 from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Speaker
 from ibidem.serving.server.tokens import Caller
 
@@ -276,11 +280,18 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_first_byte(plain: Runni
                 assert "by 10 tokens" in error["message"]
 
 
-def begin(server: Running, *, stream: bool) -> socket.socket:
-    """Send a request and return its connection."""
+def begin(server: Running, *, stream: bool, by: str = "") -> socket.socket:
+    """Send a request and return its connection.
+
+    Args:
+        server: whose API it is.
+        stream: whether the answer is streamed.
+        by: the header that says who calls; by default ada's token.
+    """
+    by = by or f"Authorization: Bearer {server.token}"
     body = json.dumps({**CHAT, "stream": stream}).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {server.token}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n{by}\r\n"
     connection.sendall(
         f"{head}Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
@@ -343,6 +354,105 @@ def test_a_revoked_token_ends_what_is_being_sent(stream: bool, tmp_path: Path) -
         wait_until(lambda: script.open == 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("said", [0, 1])
+def test_a_revoked_token_ends_an_answer_while_the_model_is_silent(stream: bool, said: int, tmp_path: Path) -> None:
+    script = Script(gate=threading.Semaphore(said))
+    with running(tmp_path / "state", script) as server, begin(server, stream=stream) as connection:
+        wait_until(lambda: script.open == 1 and not script.gate._value)  # type: ignore[union-attr]
+        begun = connection.recv(1) if stream and said else b""
+        server.service.tokens.revoke(server.service.tokens.listed()[0].caller.token)
+        wait_until(lambda: script.open == 0)
+        with connection.makefile("rb") as file:
+            text = begun + file.read()
+        assert text.startswith(b"HTTP/1.1 200 " if stream and said else b"HTTP/1.1 401 ")
+        assert b"was revoked" in text
+        assert b"[DONE]" not in text
+
+
+def test_logging_out_ends_what_is_sent_to_this_session_alone(tmp_path: Path) -> None:
+    script = Script(gate=threading.Semaphore(0))
+    with running(tmp_path / "state", script) as server:
+        one, other = (f"{COOKIE}={server.service.tokens.new_session(server.token)}" for _ in range(2))
+        with (
+            begin(server, stream=True, by=f"Cookie: {one}") as ended,
+            begin(server, stream=True, by=f"Cookie: {other}") as kept,
+        ):
+            wait_until(lambda: script.open == 2)
+            assert httpx.post(f"{server.url}/logout", headers={"Cookie": one}).status_code == 303
+            with ended.makefile("rb") as file:
+                assert b"session has ended" in file.read()
+            wait_until(lambda: script.open == 1)
+            assert script.gate is not None
+            script.gate.release(9)
+            with kept.makefile("rb") as file:
+                assert b"[DONE]" in file.read()
+
+
+def test_others_are_answered_while_a_login_waits_for_the_database(tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "state") as server,
+        closing(sqlite3.connect(server.service.tokens.file, isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        entering = pool.submit(httpx.post, f"{server.url}/login", data={"token": server.token})
+        wait_until(server.service.tokens._writing.locked)
+        assert httpx.get(f"{server.url}/v1/models", headers=server.bearer).status_code == 200
+        assert not entering.done()
+        other.execute("COMMIT")
+        assert entering.result().status_code == 303
+
+
+def test_a_prompt_is_measured_beside_the_event_loop(tmp_path: Path) -> None:
+    threads: list[threading.Thread] = []
+
+    class Measuring(Script):
+        def room(self, turns: Conversation) -> int:
+            threads.append(threading.current_thread())
+            return super().room(turns)
+
+        def room_behind(self, prompt: str, suffix: str | None) -> int:
+            threads.append(threading.current_thread())
+            return super().room_behind(prompt, suffix)
+
+        def _said(self, *given: Any) -> AsyncGenerator[Any]:
+            loops.append(threading.current_thread())
+            return super()._said(*given)
+
+    loops: list[threading.Thread] = []
+    script = Measuring()
+    with running(tmp_path / "state", script) as server, server.client() as client:
+        client.post("/v1/chat/completions", json=CHAT)
+        client.post("/v1/completions", json={"model": "ibidem", "prompt": "a"})
+    assert len(threads) == len(loops) == 2
+    assert not set(threads) & set(loops)
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_head_that_was_canceled_is_sent_whole_and_once(sent: int) -> None:
+    messages: list[str] = []
+
+    async def send(message: Any) -> None:
+        if len(messages) == sent and not free.is_set():
+            await asyncio.sleep(30)  # until it is canceled
+        messages.append(message["type"])
+
+    async def interrupted() -> None:
+        head = responses._Head(send, b"data: first")
+        late = asyncio.create_task(head.send())
+        await asyncio.sleep(0)
+        late.cancel()
+        await asyncio.wait((late,))
+        free.set()
+        await head.send()
+        await head.send()
+
+    free = threading.Event()
+    asyncio.run(interrupted())
+    assert messages == ["http.response.start", "http.response.body"]
+
+
 @pytest.mark.parametrize("said", [0, 2])
 def test_a_shutdown_tells_every_reader(said: int, tmp_path: Path) -> None:
     script = Script(gate=threading.Semaphore(said))
@@ -381,13 +491,13 @@ def test_no_answer_begins_while_the_server_shuts_down() -> None:
         answers = responses.OpenAnswers()
         answers.end_all()
         with pytest.raises(ApiError, match="shutting down"):
-            await answers.run(work(), left)
+            await answers.run(work(), left, lambda: True)
 
     asyncio.run(ask())
 
 
 def test_a_streamed_answer_that_waits_long_sends_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(responses, "HEAD_AFTER_S", 0.01)
     script = Script(gate=threading.Semaphore(0))
     with (
         running(tmp_path / "state", script) as server,

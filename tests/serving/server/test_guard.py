@@ -440,12 +440,27 @@ def test_a_rate_refills_with_time() -> None:
         rates.take("ada", now=10_000.0)
 
 
-def test_only_the_rates_of_the_last_minute_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_only_the_rates_used_last_are_remembered(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MOST_RATES", 10)
-    rates = Rates(60)
+    rates = Rates(600)
     for number in range(100):
-        rates.take(str(number), now=float(number * 10))
-    assert len(rates._left) <= 10
+        rates.take("often", now=number * seconds)
+        rates.take(str(number), now=number * seconds)
+    assert set(rates._left) == {"often", *map(str, range(91, 100))}
+
+
+@pytest.mark.parametrize(("proxies", "status"), [((), 429), (("10.0.0.0/8",), 429), (("127.0.0.1",), 200)])
+def test_only_a_trusted_proxy_says_from_where_a_request_comes(
+    proxies: tuple[str, ...], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.pages, "routes", _pages)
+    monkeypatch.setattr(guard, "LOGINS_PER_MINUTE", 3)
+    with running(tmp_path / "state", proxies=proxies) as server, httpx.Client(base_url=server.url) as stranger:
+        statuses = [
+            stranger.post("/login", headers={"X-Forwarded-For": f"192.0.2.{number}"}).status_code for number in range(4)
+        ]
+    assert statuses == [200, 200, 200, status]
 
 
 def test_the_body_must_be_called_json(client: httpx.Client) -> None:

@@ -113,6 +113,8 @@ def test_no_page_has_anything_inline_or_from_elsewhere_whatever_documents_and_pe
             "/audit",
             "/audit/0",
             "/audit/9",
+            f"/audit/{'9' * 5000}",
+            f"/review/{'9' * 5000}",
         )
         texts = [client.get(path).text for path in paths]
         texts += [client.post("/audit").text, client.post("/login", data={"token": POISON}).text]

@@ -285,6 +285,19 @@ def test_stop_ends_the_request_and_keeps_what_was_said(tab: Tab) -> None:
 
 
 @slow
+def test_a_new_conversation_while_nothing_is_said_brings_no_question_back(tab: Tab) -> None:
+    page = tab.open()
+    tab.site.waits = True
+    page.get_by_label("Your question").fill("Go on")
+    page.keyboard.press("Enter")
+    expect(page.locator("article.assistant")).to_have_count(1)
+    page.get_by_role("button", name="New conversation").click()
+    assert tab.site.stopped.wait(10)
+    page.evaluate("new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))")
+    assert page.get_by_label("Your question").input_value() == ""
+
+
+@slow
 def test_a_new_conversation_ends_the_answer_and_forgets_everything(tab: Tab) -> None:
     page = tab.open()
     tab.site.says, tab.site.waits = [delta("So far")], True

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from ibidem.conversation import Part, Turn
 from ibidem.serving.config import LimitsConfig
@@ -232,6 +233,8 @@ def test_the_marks_of_fill_in_the_middle_are_a_suffix() -> None:
         (b'{"temperature": NaN}', "NaN"),
         (b'{"temperature": -Infinity}', "-Infinity"),
         (b'{"user": NaN}', "NaN"),
+        (b'{"metadata": {"a": 1e400}}', "1e400"),
+        (b'{"temperature": -1E+999}', "-1E"),
         (b'{"n": ' + b"9" * 5000 + b"}", "too long"),
         (b'{"model": "\\ud800"}', "U+D800"),
         (b'{"\\udc00": 1}', "U+DC00"),
@@ -255,7 +258,7 @@ def test_a_body_at_the_limit_of_depth_is_read() -> None:
 
 def test_a_float_that_is_not_finite_is_refused_however_it_is_written() -> None:
     body = b'{"model": "ibidem", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1e999}'
-    assert refused(lambda: requests.chat(body, LIMITS)).param == "temperature"
+    assert "1e999" in str(refused(lambda: requests.chat(body, LIMITS)))
 
 
 JSON = st.recursive(
@@ -287,3 +290,60 @@ def test_damaged_bytes_are_read_or_refused() -> None:
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         with suppress(ApiError):
             requests.chat(bytes(damaged), LIMITS)
+
+
+class Key(str):
+    """A key that counts comparisons."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Key.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_key_that_appears_twice_is_found_in_one_pass() -> None:
+    Key.compared = 0
+    with pytest.raises(ApiError, match="key 999 appears twice"):
+        requests._mapping([*((Key(number), number) for number in range(1000)), (Key(999), 0)])
+    assert Key.compared < 5000
+
+
+class Counting:
+    """What validates a body, and notes how many errors were built for it."""
+
+    def __init__(self, kind: Any, counts: list[int]) -> None:
+        self.adapter, self.counts = TypeAdapter(kind), counts
+
+    def validate_json(self, body: bytes, **named: Any) -> Any:
+        try:
+            return self.adapter.validate_json(body, **named)
+        except ValidationError as error:
+            self.counts.append(error.error_count())
+            raise
+
+
+MANY_KEYS = {f"{number:x}": 1 for number in range(5000)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [1] * 5000}, "messages.0"),
+        (MANY_KEYS, "0"),
+        ({"stream": True, "stream_options": MANY_KEYS}, "stream_options.0"),
+    ],
+)
+def test_a_body_with_thousands_of_errors_costs_one(
+    fields: dict[str, Any], param: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(requests, "_adapter", lambda kind: Counting(kind, counts))
+    assert refused(chat, **fields).param == param
+    assert sum(counts) <= 1
+
+
+def test_more_messages_than_the_limit_are_refused_before_they_are_read() -> None:
+    assert refused(chat, messages=[{"role": "nobody"}] * 257).param == "messages"

@@ -23,6 +23,7 @@ from tests.grounding.corpus import CANARIES, make_index
 from tests.serving.server.running import wait_until
 
 from ibidem import cli
+from ibidem.errors import ConfigError
 from ibidem.serving.config import GenerateConfig
 from ibidem.serving.generate import generate
 from ibidem.serving.server import serve
@@ -279,6 +280,34 @@ def test_a_checkpoint_that_is_damaged_or_missing_is_one_line(
     for folder in (damaged, tmp_path / "missing"):
         words = ["serve", "--checkpoint", str(folder), "--port", "0", "--state", str(tmp_path / "state")]
         assert folder.name in refused(words, capsys)
+
+
+@pytest.mark.parametrize("flag", ["checkpoint", "index"])
+def test_a_first_start_that_fails_makes_no_token(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state"
+    refused(["serve", f"--{flag}", str(tmp_path / "missing"), "--port", "0", "--state", str(state)], capsys)
+    with TokenStore(state) as tokens:
+        assert tokens.listed() == []
+
+
+def test_a_name_that_cannot_be_shown_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", "--checkpoint", "missing", "--port", "0", "--state", str(tmp_path), "--principal", "a\x1b"]
+    tmp_path.chmod(0o700)
+    assert "must be non-empty and printable" in refused(words, capsys)
+
+
+def test_a_port_is_taken_before_a_model_is_loaded() -> None:
+    with serve.bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match="choose another one with --port"):
+            serve.bind("127.0.0.1", port)
+
+
+def test_a_trusted_proxy_is_an_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["serve", "--upstream", "http://127.0.0.1:9/v1", "--state", str(tmp_path / "state")]
+    assert "trusted" in refused([*words, "--trusted-proxy", "*"], capsys)
 
 
 def test_others_can_reach_a_server_only_when_somebody_has_a_token(

@@ -19,6 +19,7 @@ from tests.serving.server.running import WORDS, Running, Script, running, wait_u
 
 from ibidem.commands import COMMANDS
 from ibidem.config import describe, parse
+from ibidem.serving import config
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server import requests
 from ibidem.serving.server.chat_completions import _annotation
@@ -186,4 +187,4 @@ def test_the_keys_and_figures_of_the_page_are_those_of_the_code() -> None:
     limits = ServeConfig(upstream="http://a").limits
     assert f"nothing for {limits.stalled_s:.0f} s" in PAGE
     assert f"at most {requests.MOST_BY_DEFAULT} tokens" in PAGE
-    assert f"`temperature` {requests.TEMPERATURE} and `top_p` {requests.TOP_P}" in PAGE
+    assert f"`temperature` {config.TEMPERATURE} and `top_p` {config.TOP_P}" in PAGE

@@ -5,9 +5,13 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from tests.serving.server.running import wait_until
 
 from ibidem.errors import ConfigError
 from ibidem.serving.config import TokenCreateConfig, TokenListConfig, TokenRevokeConfig
@@ -29,7 +33,7 @@ def store(state: Path) -> Iterator[TokenStore]:
 def test_a_token_says_who_calls(store: TokenStore) -> None:
     ada = store.create("ada", is_admin=True, days=1)
     bob = store.create("bob", is_admin=False, days=1)
-    assert [store.caller_of(each)[1:] for each in (ada, bob)] == [("ada", True), ("bob", False)]  # type: ignore[index]
+    assert [store.caller_of(each)[1:3] for each in (ada, bob)] == [("ada", True), ("bob", False)]  # type: ignore[index]
     for wrong in ("", "ib-", ada[:-1], f"{ada}x", ada.upper(), "ä", "\ud800"):
         assert store.caller_of(wrong) is None
 
@@ -140,13 +144,36 @@ def test_a_session_ends_alone_or_with_its_token(store: TokenStore) -> None:
     caller = store.caller_of(secret)
     assert caller is not None
     one, other = str(store.new_session(secret)), str(store.new_session(secret))
-    assert store.caller_of_session(one) == store.caller_of_session(other) == caller
+    of_one, of_other = store.caller_of_session(one), store.caller_of_session(other)
+    assert of_one is not None
+    assert of_other is not None
+    assert of_one[:3] == of_other[:3] == caller[:3]
+    assert len({caller.session, of_one.session, of_other.session}) == 3
+    assert store.is_valid(of_one)
     store.end_session(one)
     assert store.caller_of_session(one) is None
-    assert store.caller_of_session(other) == caller
+    assert not store.is_valid(of_one)
+    assert store.is_valid(of_other)
+    assert store.is_valid(caller)
+    assert store.caller_of_session(other) == of_other
     store.revoke(caller.token)
     assert store.caller_of_session(other) is None
     assert store.new_session("ib-unknown") is None
+
+
+def test_who_calls_is_known_while_another_process_writes(store: TokenStore, state: Path) -> None:
+    secret = store.create("ada", is_admin=False, days=1)
+    session = str(store.new_session(secret))
+    with closing(sqlite3.connect(state / FILE, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        entering = pool.submit(store.new_session, secret)
+        wait_until(store._writing.locked)
+        caller = store.caller_of_session(session)
+        assert caller is not None
+        assert store.is_valid(caller)
+        assert not entering.done()
+        other.execute("COMMIT")
+        assert entering.result() is not None
 
 
 def test_a_token_is_no_session_and_a_session_no_token(store: TokenStore) -> None:
@@ -193,6 +220,17 @@ def test_the_commands_make_list_and_revoke(state: Path) -> None:
     assert caller.token not in token_commands.listed(TokenListConfig(state=state))
     with pytest.raises(ConfigError, match="`ibidem token list` shows them"):
         token_commands.revoke(TokenRevokeConfig(token=caller.token, state=state))
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501, 1e12, float("inf"), float("nan")])
+def test_a_token_lasts_at_most_a_century(days: float) -> None:
+    with pytest.raises(ValidationError, match="days"):
+        TokenCreateConfig(principal="ada", days=days)
+
+
+def test_a_token_of_a_century_is_listed(state: Path) -> None:
+    token_commands.create(TokenCreateConfig(principal="ada", days=36_500, state=state))
+    assert "ada" in token_commands.listed(TokenListConfig(state=state))
 
 
 def test_list_and_revoke_make_no_state(state: Path) -> None:

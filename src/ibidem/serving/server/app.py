@@ -55,8 +55,8 @@ def _json(value: object) -> Response:
 
 async def _unrouted(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = "no such address" if error.status_code == 404 else f"refused: {error.detail}"
-    response = refused(ApiError(error.status_code, told))
+    message = "no such address" if error.status_code == 404 else f"refused: {error.detail}"
+    response = refused(ApiError(error.status_code, message))
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response

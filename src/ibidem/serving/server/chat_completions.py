@@ -1,8 +1,8 @@
 """/v1/chat/completions: a conversation is answered, from the documents if any are served."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ibidem.serving.server import requests
 from ibidem.serving.server.requests import ChatAsked
-from ibidem.serving.server.responses import About, Answer, Pieces, around, sse, unchecked, usage
+from ibidem.serving.server.responses import About, Pieces, around, sse, unchecked, usage
 from ibidem.serving.server.service import Service
 from ibidem.serving.server.speech import Cited, Delta, Ended
 from ibidem.serving.server.tokens import Caller
@@ -27,19 +27,13 @@ def endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]:
         asked = requests.chat(await requests.body_of(request), service.limits)
         caller: Caller = request.state.caller
         service.check_model(asked.wanted.model, caller)
-        about = About.new("chatcmpl", service.model, service.fingerprint)
-        return Answer(
-            answered(service, asked, caller),
-            ChatForm(about, str(request.base_url), with_usage=asked.wanted.with_usage),
-            is_streamed=asked.wanted.is_streamed,
-            is_permitted=partial(service.tokens.is_valid, caller),
-            answers=service.answers,
-        )
+        form = ChatForm(service.about("chatcmpl"), str(request.base_url), with_usage=asked.wanted.with_usage)
+        return service.answer(await answered(service, asked, caller), form, asked.wanted, caller)
 
     return chat_completions
 
 
-def answered(service: Service, asked: ChatAsked, caller: Caller) -> Pieces:
+async def answered(service: Service, asked: ChatAsked, caller: Caller) -> Pieces:
     """Answer a conversation: from the documents that the caller may read, if any are served.
 
     Raises:
@@ -50,7 +44,8 @@ def answered(service: Service, asked: ChatAsked, caller: Caller) -> Pieces:
         drawing = requests.drawing(asked.wanted, room=None, most=most, temperature=GROUNDED_TEMPERATURE)
         return service.documents.answer(speaker, asked.turns, drawing, caller)
     assert speaker is not None
-    drawing = requests.drawing(asked.wanted, room=speaker.room(asked.turns), most=most)
+    room = await asyncio.to_thread(speaker.room, asked.turns)  # a long conversation takes long to encode
+    drawing = requests.drawing(asked.wanted, room=room, most=most)
     return unchecked(speaker.speak(asked.turns, drawing, owner=caller.token, scope=caller.principal))
 
 

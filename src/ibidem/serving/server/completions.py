@@ -1,8 +1,8 @@
 """/v1/completions: a text is continued, or a gap between two texts is filled: the editor's door."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ibidem.serving.server import requests
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.requests import CompletionAsked
-from ibidem.serving.server.responses import About, Answer, Pieces, around, sse, unchecked, usage
+from ibidem.serving.server.responses import About, Pieces, around, sse, unchecked, usage
 from ibidem.serving.server.service import Service
 from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Spoken
 from ibidem.serving.server.tokens import Caller
@@ -40,24 +40,18 @@ def endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]:
         asked = requests.completion(await requests.body_of(request), service.limits)
         caller: Caller = request.state.caller
         service.check_model(asked.wanted.model, caller)
-        about = About.new("cmpl", service.model, service.fingerprint)
-        return Answer(
-            _completed(service, asked, caller),
-            _TextForm(about, with_usage=asked.wanted.with_usage),
-            is_streamed=asked.wanted.is_streamed,
-            is_permitted=partial(service.tokens.is_valid, caller),
-            answers=service.answers,
-        )
+        form = _TextForm(service.about("cmpl"), with_usage=asked.wanted.with_usage)
+        return service.answer(await _completed(service, asked, caller), form, asked.wanted, caller)
 
     return completions
 
 
-def _completed(service: Service, asked: CompletionAsked, caller: Caller) -> Pieces:
+async def _completed(service: Service, asked: CompletionAsked, caller: Caller) -> Pieces:
     speaker = service.speaker
     if not isinstance(speaker, Completer):
-        told = "model: it only answers conversations; use /v1/chat/completions"
-        raise ApiError(400, told, code="unsupported_model", param="model")
-    room = speaker.room_behind(asked.prompt, asked.suffix)
+        message = "model: it only answers conversations; use /v1/chat/completions"
+        raise ApiError(400, message, code="unsupported_model", param="model")
+    room = await asyncio.to_thread(speaker.room_behind, asked.prompt, asked.suffix)  # a long text takes long to encode
     drawing = requests.drawing(asked.wanted, room=room, most=service.limits.max_tokens, param="prompt")
     said = speaker.complete(asked.prompt, asked.suffix, drawing, owner=caller.token, scope=caller.principal)
     return unchecked(said)

@@ -21,7 +21,7 @@ MALFORMED = ApiError(400, "the request is not HTTP/1.1 as it should be")
 
 
 class Connection(H11Protocol):
-    """A connection that its client cannot keep open by doing nothing."""
+    """A connection that is closed when its client stalls."""
 
     def __init__(self, *arguments: Any, limits: LimitsConfig, **named: Any) -> None:
         """Prepare a connection, as uvicorn does, within limits."""
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _watch_sender(self) -> None:
-        """Give the client a time for the head of a request, and then for its body."""
+        """Limit the time for the head, then for the body."""
         state = self.conn.their_state
         if state is self._awaited:
             return

@@ -32,10 +32,15 @@ class ApiError(IbidemError):
         return {"error": {"message": str(self), "type": _type(self.status), "param": self.param, "code": self.code}}
 
 
-def refusal_of(error: Exception) -> ApiError:
-    """Return what a client is told of an error: one line without a path, a text of anybody or a stack.
+def shutting_down() -> ApiError:
+    """Return what is said to those who wait for an answer when the server shuts down."""
+    return ApiError(503, "the server is shutting down", code="shutting_down", retry_s=5)
 
-    What is nobody's fault but ours is logged by its kind and place.
+
+def refusal_of(error: Exception) -> ApiError:
+    """Return how an error is reported to a client: one line without a path, user text or a stack trace.
+
+    Internal errors are logged by type and location.
 
     >>> refusal_of(AccessDenied("/srv/acl.yaml changed")).status
     403
@@ -46,8 +51,8 @@ def refusal_of(error: Exception) -> ApiError:
         case AccessDenied():
             return ApiError(403, "what you may read has changed meanwhile; ask again", code="access_changed")
         case AuditError():
-            told = "the audit log cannot be written, so nothing is answered; tell the operator of this server"
-            return ApiError(503, told, code="audit_unavailable")
+            message = "the audit log cannot be written, so nothing is answered; tell the operator of this server"
+            return ApiError(503, message, code="audit_unavailable")
         case NoRoom():
             return ApiError(400, f"messages: {error}", code="context_length_exceeded", param="messages")
         case _:

@@ -4,12 +4,12 @@
     421      403        413      401, or the login    429
 
 A request is authenticated unless it is for the login. The caller is known from the token alone. Every response has the
-same headers for browsers, and an error is one line without a path, a version or a stack.
+same headers for browsers, and an error is one line without a path, a version or a stack trace.
 """
 
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -40,7 +40,7 @@ SECURITY_HEADERS = {
 LOGINS_PER_MINUTE = 20
 """Of an address."""
 MOST_RATES = 10_000
-"""Rates that are remembered at once."""
+"""Rates that are remembered at once: those that were used last."""
 CLIENT_LEFT = 499
 """What the log says of a request whose client left before there was a response."""
 _RAW_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
@@ -120,8 +120,9 @@ class Guard:
     @contextmanager
     def _counted(self, caller: Caller) -> Iterator[None]:
         if self._open[caller.token] >= self._limits.open_streams:
-            told = f"more than {self._limits.open_streams} requests of this token at the same time; wait for one to end"
-            raise ApiError(429, told, code="rate_limit_exceeded", retry_s=1)
+            most = self._limits.open_streams
+            message = f"more than {most} requests of this token at the same time; wait for one to end"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_s=1)
         self._rates.take(caller.token)
         self._open[caller.token] += 1
         try:
@@ -153,7 +154,7 @@ class Rates:
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
-        self._left: dict[str, tuple[float, float]] = {}
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, whose: str, now: float | None = None) -> None:
         """Count one time.
@@ -169,11 +170,12 @@ class Rates:
         left = min(self._per_minute, self._now_left(whose, now))
         if left < 1:
             wait_s = math.ceil((1 - left) * 60 / self._per_minute)
-            told = f"more than {self._per_minute} requests in a minute; try again in {wait_s} s"
-            raise ApiError(429, told, code="rate_limit_exceeded", retry_s=wait_s)
-        if len(self._left) >= MOST_RATES:
-            self._left = {each: at for each, at in self._left.items() if now - at[1] < 60}
+            message = f"more than {self._per_minute} requests in a minute; try again in {wait_s} s"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_s=wait_s)
         self._left[whose] = left - 1, now
+        self._left.move_to_end(whose)
+        if len(self._left) > MOST_RATES:
+            self._left.popitem(last=False)
 
     def _now_left(self, whose: str, now: float) -> float:
         left, before = self._left.get(whose, (self._per_minute, now))
@@ -190,7 +192,7 @@ def check_host(headers: Headers, hosts: Iterable[str]) -> None:
     if not colon or not port.isdecimal():
         name = headers.get("host", "").lower()
     if name not in hosts:
-        raise ApiError(421, "this server is not called by this name; it is named with --allowed-host")
+        raise ApiError(421, "unknown Host name; allow it with --allowed-host")
 
 
 def check_origin(headers: Headers) -> None:
@@ -230,8 +232,8 @@ def _unknown(scope: Scope, headers: Headers) -> ASGIApp:
     is_page = scope["method"] in {"GET", "HEAD"} and "text/html" in headers.get("accept", "")
     if is_page and not scope["path"].startswith("/v1/"):
         return RedirectResponse("/login", 303)
-    told = "a valid token is needed: Authorization: Bearer TOKEN"
-    return refused(ApiError(401, told, code="invalid_api_key"))
+    message = "a valid token is needed: Authorization: Bearer TOKEN"
+    return refused(ApiError(401, message, code="invalid_api_key"))
 
 
 def _too_large(most: int) -> ApiError:

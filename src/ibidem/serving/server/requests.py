@@ -8,26 +8,27 @@
 A parameter is never ignored that would change the answer.
 """
 
+import dataclasses
 import json
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from ibidem.config import configuration
 from ibidem.conversation import Conversation, Part, Role, Turn, check
 from ibidem.figures import counted, visible
-from ibidem.serving.config import LimitsConfig
+from ibidem.serving.config import TEMPERATURE, TOP_P, LimitsConfig
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.speech import Drawing
 from ibidem.tokenization.special import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
 
 B = TypeVar("B")
 
-TEMPERATURE, TOP_P = 0.8, 0.95
 MOST_BY_DEFAULT = 512
 """Maximum length of an answer, in tokens, unless the request names one."""
 ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -53,7 +54,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
-"""Values of parameters that cannot be had, with which they change nothing; null is one of all of them."""
+"""Unsupported parameters and the values at which they have no effect; null always is one."""
 NEUTRAL_OF_MESSAGES: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
@@ -91,7 +92,7 @@ class _Body:
 
 @configuration
 class _ChatBody(_Body):
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], FailFast()]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     metadata: Any = None
     parallel_tool_calls: Any = None
@@ -168,7 +169,7 @@ def chat(body: bytes, limits: LimitsConfig) -> ChatAsked:
     Raises:
         ApiError: it is malformed, over a limit, or asks for what cannot be had; `param` names the parameter.
     """
-    found = _read(_chat_body(), body, limits)
+    found = _read(_ChatBody, body, limits)
     if found.max_tokens is not None and found.max_completion_tokens not in {None, found.max_tokens}:
         raise _refused("max_tokens", "differs from max_completion_tokens; leave one of them out")
     most = found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
@@ -182,7 +183,7 @@ def completion(body: bytes, limits: LimitsConfig) -> CompletionAsked:
     Raises:
         ApiError: as `chat`.
     """
-    found = _read(_completion_body(), body, limits)
+    found = _read(_CompletionBody, body, limits)
     prompt, suffix = _prompt(found.prompt), found.suffix
     if suffix is None:
         prompt, suffix = _parted(prompt)
@@ -206,8 +207,8 @@ def drawing(
     """
     if room is not None and room < 1:
         over = counted(1 - room, "token")
-        told = f"{param}: too long for the model's context by {over}; shorten the text"
-        raise ApiError(400, told, code="context_length_exceeded", param=param)
+        message = f"{param}: too long for the model's context by {over}; shorten the text"
+        raise ApiError(400, message, code="context_length_exceeded", param=param)
     asked = min(MOST_BY_DEFAULT, most) if wanted.max_tokens is None else wanted.max_tokens
     return Drawing(
         max_tokens=asked if room is None else min(asked, room),
@@ -226,7 +227,9 @@ def parsed(body: bytes, limits: LimitsConfig) -> Any:
             a surrogate pair, or it is nested too deeply.
     """
     try:
-        found = json.loads(body.decode(), object_pairs_hook=_mapping, parse_constant=_not_finite)
+        found = json.loads(
+            body.decode(), object_pairs_hook=_mapping, parse_float=_finite, parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not UTF-8") from None
     except RecursionError:
@@ -240,16 +243,27 @@ def parsed(body: bytes, limits: LimitsConfig) -> Any:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ApiError(400, f"key {_shown(twice)} appears twice", param=_shown(twice))
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ApiError(400, f"key {_shown(key)} appears twice", param=_shown(key))
+        found[key] = value
     return found
 
 
-def _not_finite(word: str) -> Any:
-    raise ApiError(400, f"the body has {word}, which is no number of JSON")
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _not_finite(text)
+    return number
+
+
+def _not_finite(word: str) -> ApiError:
+    return ApiError(400, f"the body has {_shown(word)}, which is no finite number")
+
+
+def _refuse_constant(word: str) -> Any:
+    raise _not_finite(word)
 
 
 def _too_deep(limits: LimitsConfig) -> ApiError:
@@ -282,21 +296,19 @@ def _check_text(text: str) -> None:
 
 
 @cache
-def _chat_body() -> TypeAdapter[_ChatBody]:
-    return TypeAdapter(_ChatBody)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
-@cache
-def _completion_body() -> TypeAdapter[_CompletionBody]:
-    return TypeAdapter(_CompletionBody)
-
-
-def _read(adapter: TypeAdapter[B], body: bytes, limits: LimitsConfig) -> B:
+def _read(kind: type[B], body: bytes, limits: LimitsConfig) -> B:
     tree = parsed(body, limits)
     if not isinstance(tree, dict):
         raise ApiError(400, "the body must be an object")
+    _check_known(tree, kind, "")  # pydantic would build an error for each
+    if isinstance(options := tree.get("stream_options"), dict):
+        _check_known(options, _StreamOptions, "stream_options.")
     try:
-        found = adapter.validate_json(body, strict=True)
+        found: B = _adapter(kind).validate_json(body, strict=True)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         raise _explained(error.errors()[0]) from None
     _check_neutral(tree, NEUTRAL, "")
@@ -306,13 +318,18 @@ def _read(adapter: TypeAdapter[B], body: bytes, limits: LimitsConfig) -> B:
 def _explained(problem: Mapping[str, Any]) -> ApiError:
     param = _shown(".".join(str(part) for part in problem["loc"]))
     match problem["type"]:
-        case "unexpected_keyword_argument":
-            return _refused(param, "this server knows no such parameter; leave it out", UNKNOWN)
         case "missing" | "missing_keyword_only_argument":
             return _refused(param, "is required")
         case _:
             message = problem["msg"]
             return _refused(param, f"{message[0].lower()}{message[1:]}")
+
+
+def _check_known(tree: Mapping[str, Any], kind: type, place: str) -> None:
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in tree:
+        if name not in known:
+            raise _refused(_shown(f"{place}{name}"), "this server knows no such parameter; leave it out", UNKNOWN)
 
 
 def _check_neutral(tree: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], place: str) -> None:
@@ -418,8 +435,8 @@ def _parted(prompt: str) -> tuple[str, str | None]:
     return before, behind
 
 
-def _refused(param: str, told: str, code: str | None = None) -> ApiError:
-    return ApiError(400, f"{param}: {told}", param=param, code=code)
+def _refused(param: str, reason: str, code: str | None = None) -> ApiError:
+    return ApiError(400, f"{param}: {reason}", param=param, code=code)
 
 
 def _shown(name: str) -> str:

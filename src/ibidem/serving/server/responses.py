@@ -5,7 +5,8 @@
         streamed   data: {"choices": [{"delta": {"content": "At nine "}, ...}]}  ...  data: [DONE]
 
 Until the first piece is there, an error has a status of its own; behind it, it is the last event. An answer ends at
-once when its reader leaves, when the token is revoked, and when the server shuts down.
+once when its reader leaves, when the token is revoked or the session ends, and when the server shuts down: also while
+the model is silent.
 """
 
 import asyncio
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ibidem.serving.server.errors import ApiError, refusal_of
+from ibidem.serving.server.errors import ApiError, refusal_of, shutting_down
 from ibidem.serving.server.speech import Cited, Delta, Ended, Said, Spoken
 
-PATIENCE_S = 10.0
+HEAD_AFTER_S = 10.0
 """After this time without a first piece, the head of a streamed answer is sent, so that nobody takes it for dead."""
+WATCH_S = 0.1
+"""How often it is checked, while nothing is said, whether the caller may still listen."""
 DONE = b"data: [DONE]\n\n"
 Pieces = AsyncGenerator[Delta | Ended]
 
@@ -84,8 +87,8 @@ class OpenAnswers:
         for task in self._tasks:
             task.cancel()
 
-    async def run(self, work: Coroutine[Any, Any, None], receive: Receive) -> None:
-        """Make an answer, until its reader leaves.
+    async def run(self, work: Coroutine[Any, Any, None], receive: Receive, is_permitted: Callable[[], bool]) -> None:
+        """Make an answer, until its reader leaves or may not listen any more.
 
         Raises:
             ApiError: the server is shutting down; or as the work.
@@ -94,14 +97,14 @@ class OpenAnswers:
             work.close()
             raise shutting_down()
         task = asyncio.create_task(work)
-        leaving = asyncio.create_task(_left(receive))
+        tasks = (task, asyncio.create_task(_left(receive)), asyncio.create_task(_forbidden(is_permitted)))
         self._tasks.add(task)
         try:
-            await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            task.cancel()
-            leaving.cancel()
-            await asyncio.wait((task, leaving))
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._tasks.discard(task)
         with suppress(asyncio.CancelledError):
             task.result()
@@ -125,14 +128,14 @@ class Answer(Response):
             pieces: closed when nobody reads them any more.
             form: how they are written.
             is_streamed: whether as events.
-            is_permitted: whether the caller's token is still valid; asked before each piece is sent.
+            is_permitted: whether the caller's token is still valid; asked before each piece is sent, and in between.
             answers: those that are being made.
         """
         self._pieces, self._form, self._answers = pieces, form, answers
         self._is_streamed, self._is_permitted = is_streamed, is_permitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answers.run(self._send(scope, send), receive)
+        await self._answers.run(self._send(scope, send), receive, self._is_permitted)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         async with aclosing(self._pieces):
@@ -151,8 +154,8 @@ class Answer(Response):
                 texts.append(piece.text)
                 citations += piece.citations
         except asyncio.CancelledError:
-            if self._answers.is_closing:
-                raise shutting_down() from None
+            if (refusal := self._why_ended()) is not None:
+                raise refusal from None
             raise
         length = str(len(body)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", length)]
@@ -164,10 +167,10 @@ class Answer(Response):
         try:
             await self._send_events(scope, send, head)
         except asyncio.CancelledError:
-            if not self._answers.is_closing:
+            if (refusal := self._why_ended()) is None:
                 raise
-            await head.refuse(shutting_down())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told in one line
+            await head.refuse(refusal)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets one line
             await head.refuse(refusal_of(error))
 
     async def _send_events(self, scope: Scope, send: Send, head: "_Head") -> None:
@@ -176,6 +179,7 @@ class Answer(Response):
             piece = await anext(self._pieces)
         finally:
             waiting.cancel()
+            await asyncio.wait((waiting,))  # so that the head is sent by one of the two
         self._check_permitted()
         await head.send()
         while not isinstance(piece, Ended):
@@ -189,23 +193,32 @@ class Answer(Response):
         if not self._is_permitted():
             raise _revoked()
 
+    def _why_ended(self) -> ApiError | None:
+        """Return why this answer is canceled; None: its reader left."""
+        if self._answers.is_closing:
+            return shutting_down()
+        return None if self._is_permitted() else _revoked()
+
 
 class _Head:
-    """The head of a streamed answer, which is sent once."""
+    """The head of a streamed answer, and its first event, which are sent once."""
 
     def __init__(self, send: Send, opening: bytes) -> None:
-        self._send, self._opening, self.is_sent = send, opening, False
+        self._send, self._opening = send, opening
+        self.is_sent = self._is_opened = False
 
     async def send(self) -> None:
-        if self.is_sent:
-            return
-        self.is_sent = True
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": self._opening, "more_body": True})
+        """Send what has not been sent: whoever did it before can have been canceled in between."""
+        if not self.is_sent:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            self.is_sent = True
+        if not self._is_opened:
+            await self._send({"type": "http.response.body", "body": self._opening, "more_body": True})
+            self._is_opened = True
 
     async def send_late(self) -> None:
-        await asyncio.sleep(PATIENCE_S)
+        await asyncio.sleep(HEAD_AFTER_S)
         await self.send()
 
     async def refuse(self, refusal: ApiError) -> None:
@@ -230,11 +243,6 @@ async def unchecked(said: AsyncGenerator[Said | Spoken]) -> Pieces:
                     yield Delta(f" [{text}]")
                 case Spoken():
                     yield Ended(*piece)
-
-
-def shutting_down() -> ApiError:
-    """Return what is said to those who wait for an answer when the server shuts down."""
-    return ApiError(503, "the server is shutting down", code="shutting_down", retry_s=5)
 
 
 def refused(refusal: ApiError) -> Response:
@@ -288,8 +296,13 @@ async def _left(receive: Receive) -> None:
         pass
 
 
+async def _forbidden(is_permitted: Callable[[], bool]) -> None:
+    while is_permitted():  # noqa: ASYNC110 - another process can revoke, which sets no event
+        await asyncio.sleep(WATCH_S)
+
+
 def _revoked() -> ApiError:
-    return ApiError(401, "the token has expired or was revoked", code="invalid_api_key")
+    return ApiError(401, "the token has expired or was revoked, or its session has ended", code="invalid_api_key")
 
 
 def _count(scope: Scope, ended: Ended) -> None:

@@ -2,7 +2,8 @@
 
     socket --> tokens --> speaker, documents --> routes behind their guard --> uvicorn, until SIGTERM or Ctrl+C
 
-The address is bound first, so that a taken port is known before a model is loaded.
+The address is taken first, so that a taken port is known before a model is loaded: clients that come earlier wait. The
+first token is made last, so that a start that fails leaves none that nobody has seen.
 """
 
 import asyncio
@@ -26,13 +27,13 @@ from ibidem.serving.config import STATE, ServeConfig
 from ibidem.serving.server import app, connections
 from ibidem.serving.server.service import Documents, Service
 from ibidem.serving.server.speech import Speaker
-from ibidem.serving.server.tokens import TokenStore
+from ibidem.serving.server.tokens import TokenStore, check_principal
 
 TOKEN_DAYS = 90
 """Of the token that the first start makes."""
 FAREWELL_S = 3.0
 """How long the clients have to take the last event of their answers, when the server shuts down."""
-QUEUE = 2048
+BACKLOG = 2048
 """Connections that the system accepts before the server does."""
 
 
@@ -42,7 +43,7 @@ def serve(config: ServeConfig) -> None:
         bound = stack.enter_context(closing(bind(config.host, config.port)))
         address = Address.of(bound, config.host)
         tokens = stack.enter_context(TokenStore(config.state))
-        login = _first_login(tokens, config, address)
+        _check_reachable(tokens, config)
         speaker = _speaker(config, stack)
         service = Service(
             model=config.name,
@@ -54,9 +55,10 @@ def serve(config: ServeConfig) -> None:
             audit=_audit(config),
             reviews=config.review,
             hosts=(address.host, *config.allowed_host),
+            proxies=config.trusted_proxy,
         )
-        lines = [f"ibidem serves {config.name} at {address.url}; end it with Ctrl+C", *login]
-        run(server_of(service, on_ready=lambda: _say(lines)), bound)
+        line = f"ibidem serves {config.name} at {address.url}; end it with Ctrl+C"
+        run(server_of(service, on_ready=lambda: _say([line, *_first_login(tokens, config, address)])), bound)
 
 
 class Address(NamedTuple):
@@ -78,7 +80,7 @@ class Address(NamedTuple):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address, and does not listen yet.
+    """Return a socket that listens on an address: one that is only bound does not keep others from it.
 
     Raises:
         ConfigError: the address is taken, or none of this computer.
@@ -91,6 +93,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise ConfigError(f"port {port} of {host}: {error.strerror}; choose another one with --port") from None
@@ -156,7 +159,9 @@ def server_of(service: Service, on_ready: Callable[[], None]) -> Server:
         log_level="critical",  # its words quote requests; the guard logs each of them
         access_log=False,
         server_header=False,
-        backlog=QUEUE,
+        backlog=BACKLOG,
+        proxy_headers=bool(service.proxies),
+        forwarded_allow_ips=list(service.proxies),
         timeout_graceful_shutdown=int(FAREWELL_S),
     )
     return Server(config, service, on_ready)
@@ -167,17 +172,32 @@ def run(server: Server, bound: socket.socket) -> None:
     asyncio.run(server.serve(sockets=[bound]))
 
 
-def _first_login(tokens: TokenStore, config: ServeConfig, address: Address) -> list[str]:
-    """Return a line with a link to log in, if nobody has a token; only programs of this computer can use it."""
-    if any(token.expires > time.time() for token in tokens.listed()):
-        return []
-    principal = config.principal or accounts.this_user()
+def _check_reachable(tokens: TokenStore, config: ServeConfig) -> None:
+    """Refuse to start where others can reach the server and nobody has a token, or where none can be made."""
+    if _has_valid(tokens):
+        return
+    check_principal(principal := _first_principal(config))
     if not is_loopback(config.host):
         state = "" if config.state == STATE else f" --state {shlex.quote(str(config.state))}"
-        made = f"ibidem token create --principal {shlex.quote(principal)} --admin{state}"
-        raise ConfigError(f"host {config.host}: others can reach it, and nobody has a token; make one first: {made}")
+        command = f"ibidem token create --principal {shlex.quote(principal)} --admin{state}"
+        raise ConfigError(f"host {config.host}: others can reach it, and nobody has a token; make one first: {command}")
+
+
+def _first_login(tokens: TokenStore, config: ServeConfig, address: Address) -> list[str]:
+    """Return a line with a link to log in, if nobody has a token."""
+    if _has_valid(tokens):
+        return []
+    principal = _first_principal(config)
     secret = tokens.create(principal, is_admin=True, days=TOKEN_DAYS)
     return [f"log in as {principal}, this first time: {address.url}/login#{secret}"]
+
+
+def _first_principal(config: ServeConfig) -> str:
+    return config.principal or accounts.this_user()
+
+
+def _has_valid(tokens: TokenStore) -> bool:
+    return any(token.expires > time.time() for token in tokens.listed())
 
 
 def _speaker(config: ServeConfig, stack: ExitStack) -> Speaker | None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,8 @@ from ibidem.grounding.store import Chunk
 from ibidem.readers import is_reader
 from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server.errors import ApiError
-from ibidem.serving.server.responses import OpenAnswers
+from ibidem.serving.server.requests import Wanted
+from ibidem.serving.server.responses import About, Answer, Form, OpenAnswers, Pieces
 from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker
 from ibidem.serving.server.tokens import Caller, TokenStore
 
@@ -63,6 +65,8 @@ class Service:
     """Folders of forms, as `ibidem ground review` writes them."""
     hosts: tuple[str, ...] = ()
     """Names under which the server is called besides those of this computer itself."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     answers: OpenAnswers = field(default_factory=OpenAnswers)
     """The answers that are being sent."""
 
@@ -78,8 +82,22 @@ class Service:
             ApiError: it is not; the status is 404.
         """
         if model != self.model or not self.may_use(caller):
-            told = "no such model; GET /v1/models lists those that there are"
-            raise ApiError(404, told, code="model_not_found", param="model")
+            message = "no such model; GET /v1/models lists the models"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
+    def about(self, prefix: str) -> About:
+        """Return what is said of an answer that begins now; its id has this prefix."""
+        return About.new(prefix, self.model, self.fingerprint)
+
+    def answer(self, pieces: Pieces, form: Form, wanted: Wanted, caller: Caller) -> Answer:
+        """Return an answer that is sent as long as the caller's token and session are valid."""
+        return Answer(
+            pieces,
+            form,
+            is_streamed=wanted.is_streamed,
+            is_permitted=partial(self.tokens.is_valid, caller),
+            answers=self.answers,
+        )
 
     @property
     def fingerprint(self) -> str:

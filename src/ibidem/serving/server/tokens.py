@@ -7,7 +7,8 @@ A token is `ib-` and 256 random bits. Of a token and of a session only the SHA-2
 be found from it, and a slow hash would add nothing. The id, which is no secret, is the beginning of the hash.
 
 A process keeps a copy of both tables, and reads them again when another process has changed them, so that
-`ibidem token revoke` ends what a running server is sending.
+`ibidem token revoke` ends what a running server is sending. Reading never waits for a writer, so that it can be done
+on an event loop.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -45,6 +46,7 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, hash BLOB NOT NULL,
         token TEXT NOT NULL REFERENCES tokens (id) ON DELETE CASCADE, expires REAL NOT NULL) WITHOUT ROWID;
 """
+_NEW_SESSION = "INSERT INTO sessions SELECT ?, ?, id, ? FROM tokens WHERE id = ?"
 _OLD_SESSIONS = """
     DELETE FROM sessions WHERE expires < ? OR token = ? AND id NOT IN
         (SELECT id FROM sessions WHERE token = ? ORDER BY expires DESC LIMIT ?)
@@ -58,6 +60,8 @@ class Caller(NamedTuple):
     """Public id of the token."""
     principal: str
     is_admin: bool
+    session: str = ""
+    """Public id of the session of a browser; empty: the token itself was sent."""
 
 
 class Token(NamedTuple):
@@ -76,6 +80,13 @@ class _Session(NamedTuple):
     expires: float
 
 
+class _Tables(NamedTuple):
+    """A copy of the database at one moment."""
+
+    tokens: Mapping[str, Token]
+    sessions: Mapping[str, _Session]
+
+
 class TokenStore:
     """The tokens of a server, in its state folder."""
 
@@ -86,30 +97,26 @@ class TokenStore:
             ConfigError: it cannot be made or opened, or others may read it.
         """
         self.file = state / FILE
-        self._lock = threading.Lock()
-        self._tokens: dict[str, Token] = {}
-        self._sessions: dict[str, _Session] = {}
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._tables = _Tables({}, {})
         self._version = self._checked = -1.0
-        with _explained(self.file):
+        with _explained(self.file), ExitStack() as opened:
             _make_private(state, self.file)
-            self._database = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA foreign_keys = ON")
-                self._database.executescript(_SCHEMA)
-                self._refresh()
-            except BaseException:
-                self._database.close()
-                raise
+            self._writer = opened.enter_context(closing(_connected(self.file)))
+            self._writer.execute("PRAGMA journal_mode = WAL")  # a reader never waits for a writer
+            self._writer.execute("PRAGMA foreign_keys = ON")
+            self._writer.executescript(_SCHEMA)
+            self._reader = opened.enter_context(closing(_connected(self.file)))
+            self._refresh()
+            self._opened = opened.pop_all()
 
     def create(self, principal: str, *, is_admin: bool, days: float) -> str:
         """Make a token; return it, for the only time.
 
         Raises:
-            ConfigError: the name of the principal is empty or cannot be shown on a line.
+            ConfigError: the name of the principal is empty or not printable.
         """
-        if not principal.strip() or not principal.isprintable():
-            raise ConfigError(f"principal {principal!a}: a name of printable characters is needed")
+        check_principal(principal)
         now = time.time()
         while True:  # until no other token has the id
             secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -120,48 +127,53 @@ class TokenStore:
 
     def caller_of(self, secret: str) -> Caller | None:
         """Return who calls with a token; None if it is unknown, expired or revoked."""
-        digest = _hashed(secret)
-        self._refresh()
-        token = self._tokens.get(_id(digest))
-        if token is None or not hmac.compare_digest(token.hash, digest) or token.expires <= time.time():
-            return None
-        return token.caller
+        token = self._valid(secret)
+        return None if token is None else token.caller
 
     def new_session(self, secret: str) -> str | None:
-        """Begin a session of a browser that shows a token; return its value, None if the token is not valid."""
-        caller = self.caller_of(secret)
-        if caller is None:
+        """Begin a session of a browser that shows a token; return its value, None if the token is not valid.
+
+        It can wait for other writers, as `end_session` can.
+        """
+        token = self._valid(secret)
+        if token is None:
             return None
         value, now = secrets.token_urlsafe(SECRET_BYTES), time.time()
-        digest = _hashed(value)
-        expires = min(now + SESSION_S, self._tokens[caller.token].expires)
-        self._change("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_session_id(digest), digest, caller.token, expires))
-        self._change(_OLD_SESSIONS, (now, caller.token, caller.token, MOST_SESSIONS))
+        digest, owner = _hashed(value), token.caller.token
+        if not self._change(_NEW_SESSION, (_session_id(digest), digest, min(now + SESSION_S, token.expires), owner)):
+            return None  # revoked meanwhile
+        self._change(_OLD_SESSIONS, (now, owner, owner, MOST_SESSIONS))
         return value
 
     def caller_of_session(self, value: str) -> Caller | None:
         """Return whose session it is; None if it is unknown, expired or ended, or its token is."""
         digest = _hashed(value)
         self._refresh()
-        session = self._sessions.get(_session_id(digest))
+        tokens, sessions = self._tables
+        number = _session_id(digest)
+        session = sessions.get(number)
         if session is None or not hmac.compare_digest(session.hash, digest) or session.expires <= time.time():
             return None
-        token = self._tokens[session.token]
-        return token.caller if token.expires > time.time() else None
+        token = tokens[session.token]
+        return token.caller._replace(session=number) if token.expires > time.time() else None
 
     def end_session(self, value: str) -> None:
         """End a session, if there is one of this value."""
         self._change("DELETE FROM sessions WHERE id = ?", (_session_id(_hashed(value)),))
 
     def is_valid(self, caller: Caller) -> bool:
-        """Return whether a caller's token is still neither expired nor revoked, as it was some milliseconds ago.
+        """Return whether a caller's token, and the session, is still valid; may be a few milliseconds stale.
 
         It is asked at each step of each answer.
         """
         if time.monotonic() - self._checked > CHECK_S:
             self._refresh()
-        token = self._tokens.get(caller.token)
-        return token is not None and token.caller == caller and token.expires > time.time()
+        tokens, sessions = self._tables
+        token, now = tokens.get(caller.token), time.time()
+        if token is None or token.caller != caller._replace(session="") or token.expires <= now:
+            return False
+        session = sessions.get(caller.session)
+        return not caller.session or (session is not None and session.expires > now)
 
     def revoke(self, token: str) -> None:
         """Revoke a token and its sessions, by its id.
@@ -175,11 +187,11 @@ class TokenStore:
     def listed(self) -> list[Token]:
         """Return all tokens, the oldest first."""
         self._refresh()
-        return sorted(self._tokens.values(), key=lambda token: (token.created, token.caller.token))
+        return sorted(self._tables.tokens.values(), key=lambda token: (token.created, token.caller.token))
 
     def close(self) -> None:
         """Close the database."""
-        self._database.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,26 +202,46 @@ class TokenStore:
         self.close()
 
     def _change(self, statement: str, values: tuple[object, ...]) -> int:
-        with self._lock, _explained(self.file):
-            changed = self._database.execute(statement, values).rowcount
-        self._version = -1
+        with self._writing, _explained(self.file):
+            changed = self._writer.execute(statement, values).rowcount
         self._refresh()
         return changed
 
+    def _valid(self, secret: str) -> Token | None:
+        digest = _hashed(secret)
+        self._refresh()
+        token = self._tables.tokens.get(_id(digest))
+        if token is None or not hmac.compare_digest(token.hash, digest) or token.expires <= time.time():
+            return None
+        return token
+
     def _refresh(self) -> None:
         self._checked = time.monotonic()
-        with self._lock:
-            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        with self._reading:
+            (version,) = self._reader.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
-            self._database.execute("BEGIN")  # both tables at one moment
+            self._reader.execute("BEGIN")  # both tables at one moment
             try:
-                self._tokens = {row[0]: _token(*row) for row in self._database.execute("SELECT * FROM tokens")}
-                rows = self._database.execute("SELECT * FROM sessions")
-                self._sessions = {row[0]: _Session(*row[1:]) for row in rows}
+                tokens = {row[0]: _token(*row) for row in self._reader.execute("SELECT * FROM tokens")}
+                sessions = {row[0]: _Session(*row[1:]) for row in self._reader.execute("SELECT * FROM sessions")}
             finally:
-                self._database.execute("COMMIT")
-            self._version = version
+                self._reader.execute("COMMIT")
+            self._tables, self._version = _Tables(tokens, sessions), version
+
+
+def check_principal(principal: str) -> None:
+    """Refuse a name that no list can show.
+
+    Raises:
+        ConfigError: it is empty or not printable.
+    """
+    if not principal.strip() or not principal.isprintable():
+        raise ConfigError(f"principal {principal!a}: must be non-empty and printable")
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
 
 def _token(number: str, digest: bytes, principal: str, is_admin: int, created: float, expires: float) -> Token:

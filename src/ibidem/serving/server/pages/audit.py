@@ -77,20 +77,20 @@ def routes(service: Service) -> list[Route]:
         return layout.page(request, service, "Audit", *_overview(listed, "", None, verdict))
 
     async def event(request: Request) -> Response:
-        included = await _from_log(_included, _folder(service, request), request.path_params["event"])
+        included = await _from_log(_included, _folder(service, request), _number(request))
         return layout.page(request, service, "Event", *_proven(included))
 
     async def prove(request: Request) -> Response:
-        number = request.path_params["event"]
+        number = _number(request)
         proof = await _from_log(_signed, _folder(service, request), number)
         name = {"content-disposition": f'attachment; filename="event-{number}.proof"'}
-        return PlainTextResponse(f"{proof}\n", headers=layout.PRIVATE | name)
+        return PlainTextResponse(f"{proof}\n", headers=name)
 
     return [
         Route("/audit", layout.explained(service, events)),
         Route("/audit", layout.explained(service, verify), methods=["POST"]),
-        Route("/audit/{event:int}", layout.explained(service, event)),
-        Route("/audit/{event:int}", layout.explained(service, prove), methods=["POST"]),
+        Route("/audit/{event}", layout.explained(service, event)),
+        Route("/audit/{event}", layout.explained(service, prove), methods=["POST"]),
     ]
 
 
@@ -101,6 +101,13 @@ def _folder(service: Service, request: Request) -> Path:
     if service.audit is None:
         raise ApiError(404, "This server has no documents, and so no audit log.")
     return service.audit
+
+
+def _number(request: Request) -> int:
+    number = layout.number_of(request.path_params["event"])
+    if number is None:
+        raise ApiError(404, "There is no such event.")
+    return number
 
 
 async def _from_log(read: Callable[..., T], folder: Path, *arguments: object) -> T:
@@ -122,8 +129,7 @@ def _without_paths(message: str, folder: Path) -> str:
 
 def _asked(request: Request) -> tuple[str, int | None]:
     kind, before = (request.query_params.get(name, "") for name in ("kind", "before"))
-    number = int(before) if before.isdecimal() and len(before) < 16 else None
-    return (kind if kind in KINDS else ""), number
+    return (kind if kind in KINDS else ""), layout.number_of(before)
 
 
 def _events(folder: Path, kind: str, before: int | None) -> Listed:

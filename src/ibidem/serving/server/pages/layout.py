@@ -27,9 +27,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 NOT_THERE = "There is no such passage, or you may not read it."
 """What is said of every passage that is not shown, whatever the reason."""
 NOT_RECORDED = "This cannot be recorded in the audit log, so it is not shown."
-PRIVATE = {"cache-control": "no-store"}
-"""Headers of whatever shows a document, or who asks."""
 MAX_FIELDS = 8
+MAX_DIGITS = 15
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FILES = frozenset({"page.css", "icon.svg", "login.js", "chat.js"})
 _OPEN_FILES = frozenset({"page.css", "icon.svg", "login.js"})
@@ -63,7 +62,7 @@ def page(
 def framed(title: str, top: Html, body: Html, *, files: str, script: object = "", status: int = 200) -> Response:
     """Return a page with a top line, whose files are below the address `files`."""
     text = filled("page.html", title=title, top=top, body=body, files=files, script=script)
-    return HTMLResponse(text, status, headers=PRIVATE)
+    return HTMLResponse(text, status)
 
 
 def filled(name: str, **values: object) -> Html:
@@ -100,6 +99,15 @@ async def fields_of(request: Request) -> dict[str, str]:
         return dict(parse_qsl((await request.body()).decode(), max_num_fields=MAX_FIELDS))
     except ValueError:
         return {}
+
+
+def number_of(text: str | None) -> int | None:
+    """Return the number in an address; None if it is none, or longer than any of ours.
+
+    >>> number_of("12"), number_of("-1"), number_of("9" * 5000), number_of(None)
+    (12, None, None, None)
+    """
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def _heading(status: int) -> str:

@@ -7,6 +7,7 @@ http://HOST:PORT/login#TOKEN --> the page's script posts the token, which is in 
 
 import json
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -20,10 +21,10 @@ WRONG = "This token is not valid: it may be mistyped, expired or revoked."
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of the login, which nobody has to be known for, and of the logout."""
+    """Return the routes of the login, which needs no authentication, and of the logout."""
 
     async def enter(request: Request) -> Response:
-        session = service.tokens.new_session(await _token(request))
+        session = await run_in_threadpool(service.tokens.new_session, await _token(request))
         if session is None:
             return _page(WRONG, 401)
         response = RedirectResponse("/", 303)
@@ -32,7 +33,7 @@ def routes(service: Service) -> list[Route]:
         return response
 
     async def leave(request: Request) -> Response:
-        service.tokens.end_session(request.cookies.get(COOKIE, ""))
+        await run_in_threadpool(service.tokens.end_session, request.cookies.get(COOKIE, ""))
         response = RedirectResponse("/login", 303)
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response

@@ -23,7 +23,7 @@ def routes(service: Service) -> list[Route]:
         chunk = await shown(service, request.path_params["chunk"], request.state.caller.principal)
         if _wants_json(request):
             about = {name: getattr(chunk, name) for name in ("path", "title", "start", "end", "text")}
-            return JSONResponse({"chunk": chunk.id, **about}, headers=layout.PRIVATE)
+            return JSONResponse({"chunk": chunk.id, **about})
         title = " › ".join(chunk.title) or chunk.path
         text = marked(chunk, request.query_params.get("from"), request.query_params.get("to"))
         body = (tag("h1", title), source_line(chunk), tag("div", text, cls="source", dir="auto"))
@@ -56,8 +56,8 @@ def source_line(chunk: Chunk) -> Html:
 
 def marked(chunk: Chunk, start: str | None, end: str | None) -> Html:
     """Return the text of a passage; what is cited, by its place in the document, is marked."""
-    places = [int(each) - chunk.start if each and each.isdecimal() and len(each) < 16 else -1 for each in (start, end)]
-    first, last = places
+    places = (layout.number_of(start), layout.number_of(end))
+    first, last = (-1 if place is None else place - chunk.start for place in places)
     if not 0 <= first < last <= len(chunk.text):
         return join(chunk.text)
     return join(chunk.text[:first], tag("mark", chunk.text[first:last]), chunk.text[last:])
@@ -70,7 +70,7 @@ async def _as_json(request: Request, endpoint: layout.Endpoint) -> Response:
         error = ApiError(404, layout.NOT_THERE)
     except AuditError:
         error = ApiError(503, layout.NOT_RECORDED)
-    return JSONResponse(error.body(), error.status, headers=layout.PRIVATE)
+    return JSONResponse(error.body(), error.status)
 
 
 def _wants_json(request: Request) -> bool:

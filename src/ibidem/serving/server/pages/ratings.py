@@ -74,7 +74,7 @@ def file_name(rater: str) -> str:
     """Return a file name for a rater, another one for each.
 
     >>> file_name("ada"), file_name("../ada"), file_name("x" * 300)[:8]
-    ('ada', '..%2Fada', 'sha256-d')
+    ('ada', '..%2Fada', 'sha256-0')
     """
     name = quote(rater, safe="", errors="surrogatepass")
     if len(name) <= MAX_NAME_BYTES:

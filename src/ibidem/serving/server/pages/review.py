@@ -91,15 +91,15 @@ def routes(service: Service) -> list[Route]:
 
     return [
         Route("/review", layout.explained(service, overview)),
-        Route("/review/{number:int}", layout.explained(service, pair)),
-        Route("/review/{number:int}", layout.explained(service, rate), methods=["POST"]),
+        Route("/review/{number}", layout.explained(service, pair)),
+        Route("/review/{number}", layout.explained(service, rate), methods=["POST"]),
     ]
 
 
 async def _opened(service: Service, files: RatingFiles, request: Request) -> Form:
     """Return the form of a request; one that holds nothing for the caller is treated as none."""
-    number = request.path_params["number"]
-    if not 1 <= number <= len(service.reviews):
+    number = layout.number_of(request.path_params["number"])
+    if number is None or not 1 <= number <= len(service.reviews):
         raise ApiError(404, NOTHING)
     form = await _form(service, files, number, request.state.caller.principal)
     if not form.pairs:

@@ -198,7 +198,8 @@ async function send() {
   } catch (error) {
     follow(() => failed(answer.article, error));
   }
-  if (answer.article.isConnected) finish(answer, asked);
+  if (!answer.article.isConnected) return; // a new conversation has begun
+  finish(answer, asked);
   if (!answer.text && !question.value) question.value = text; // to be asked again
 }
 
