@@ -69,6 +69,13 @@ def repeating(turns: Conversation) -> Iterator[Said]:
         yield text("\n\n")
 
 
+def is_cut_short(index: Path, sent: str) -> bool:
+    """Return whether the last event is the record of an answer that broke off after this text."""
+    last = events(index)[-1]
+    with AuditLog(Path(f"{index}.audit"), secret_key(None)) as log:
+        return (last["kind"], last.get("cut"), last["answer"]) == ("answer", 1, log.keyed(sent))
+
+
 def test_an_answer_cites_a_permitted_passage_with_its_place_and_quote(documents: OpenedDocuments) -> None:
     speaker = FakeSpeaker(lambda turns: [text(SIX_WEEKS), cite(number_of(turns, "six weeks")), text(". It is red.")])
     sent = asyncio.run(answered(documents, speaker, NOTICE))
@@ -238,7 +245,27 @@ def test_rules_that_are_revised_while_the_model_writes_end_the_answer(
     with pytest.raises(AccessDenied):
         asyncio.run(listen(documents.answer(FakeSpeaker(say), user(NOTICE), DRAWING, caller("ada")), sent))
     assert not any(isinstance(each, Ended) for each in sent)
-    assert [each["kind"] for each in events(index)[-2:]] == ["query", "denied"]
+    documents.close()
+    assert [each["kind"] for each in events(index)[-3:]] == ["query", "denied", "answer"]
+    assert is_cut_short(index, text_of(sent))
+
+
+def test_what_was_sent_until_the_rules_became_unreadable_is_recorded(
+    index: Path, documents: OpenedDocuments, tmp_path: Path
+) -> None:
+    def say(_: Conversation) -> Iterator[Said]:
+        yield text("The notice")
+        yield text(" period is")
+        (tmp_path / "acl.yaml").write_text("rules: nonsense")
+        yield text(" six weeks")
+
+    sent: list[Delta | Ended] = []
+    with pytest.raises(ApiError, match="cannot be read at the moment"):
+        asyncio.run(listen(documents.answer(FakeSpeaker(say), user(NOTICE), DRAWING, caller("ada")), sent))
+    documents.close()
+    assert [each["kind"] for each in events(index)[-2:]] == ["query", "answer"]
+    assert text_of(sent)
+    assert is_cut_short(index, text_of(sent))
 
 
 def test_rules_that_cannot_be_read_are_an_error_until_they_can(documents: OpenedDocuments, tmp_path: Path) -> None:

@@ -163,9 +163,9 @@ class OpenedDocuments:
         yield Ended("stop", 0, 0, grounding(abstained=text == NO_ANSWER, left_out=asked.about.left_out))
 
     async def _spoken(self, asked: _Asked, speaker: Speaker, caller: Caller) -> AsyncGenerator[Delta | Ended]:
-        passages, found = asked.about.passages, asked.about.found
+        passages = asked.about.passages
         answer = CitedAnswer(asked.question, passages, self._judge, cites_with_parts=speaker.cites_with_parts)
-        sent, is_recorded = "", False
+        sent, is_left_to_thread = "", False
         spoken: Spoken | None = None
         saying = speaker.speak(asked.turns, asked.drawing, owner=caller.token, scope=asked.scope)
         try:
@@ -179,11 +179,11 @@ class OpenedDocuments:
                         yield delta
             assert spoken is not None, "the last thing that a speaker says"
             last = await self._scored(asked, answer.end())
-            recording = self._given(asked.retriever.answered, sent + last.text, asked.principal, speaker.name, found)
-            is_recorded = True
+            recording = self._given(_record, asked, sent, last.text, speaker.name)
+            is_left_to_thread = True
             await asyncio.shield(asyncio.wrap_future(recording))
         finally:
-            if not is_recorded:
+            if not is_left_to_thread:
                 self._break_off(asked, sent, speaker.name)
         if last.text:
             yield last
@@ -236,6 +236,15 @@ class OpenedDocuments:
                 self._retriever = None
             log.event("serve.unreadable", reason=str(error))
             raise ApiError(503, UNREADABLE) from None
+
+
+def _record(asked: _Asked, sent: str, last: str, name: str) -> None:
+    """Record an answer before its last text is sent; if it must not end, record what was sent of it."""
+    try:
+        asked.retriever.answered(sent + last, asked.principal, name, asked.about.found)
+    except BaseException:
+        asked.retriever.broken_off(sent, asked.principal, name)
+        raise
 
 
 def _settings(retriever: Retriever) -> dict[str, Any]:
