@@ -10,6 +10,7 @@ the user, and their number is reported. The system's turn stays. If the last tur
 refused.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -75,6 +76,24 @@ def check_fit(conversations: Sequence[Conversation], num_tokens: Callable[[Conve
     """
     for turns in conversations:
         _fit(turns, num_tokens, room)
+
+
+def shortened(turns: Conversation, fits: Callable[[Conversation], bool]) -> Conversation:
+    """Leave out the oldest turns of a conversation that does not fit, up to a turn of the user.
+
+    Args:
+        turns: the conversation.
+        fits: whether a conversation fits; it is called O(log n) times, as what is shorter fits, too.
+
+    Raises:
+        ConfigError: the system's turn and the last turn of the user do not fit.
+    """
+    system = tuple(turn for turn in turns[:1] if turn.role == "system")
+    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    first = bisect_left(starts, True, key=lambda start: fits((*system, *turns[start:])))
+    if first == len(starts):
+        raise ConfigError("the prompt does not fit into the model's context; shorten it, or give fewer max_tokens")
+    return (*system, *turns[starts[first] :])
 
 
 def plain_prompt(turns: Conversation) -> str:

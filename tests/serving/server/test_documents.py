@@ -26,7 +26,7 @@ from tests.serving.server.speakers import (
 )
 
 from ibidem.conversation import Conversation, Turn
-from ibidem.errors import AccessDenied, AuditError, ConfigError
+from ibidem.errors import AccessDenied, AuditError, NoRoom
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.ask import NO_ANSWER, reply_to
 from ibidem.grounding.audit.log import AuditLog
@@ -381,9 +381,44 @@ def test_what_does_not_fit_is_left_out_passages_from_the_end_and_turns_from_the_
     sent = asyncio.run(answered(documents, short, history))
     assert len(passages(short.asked[0][0])) == len(passages(complete)) - sent[-1].grounding["left_out"]
     assert sent[-1].grounding["left_out"] >= 1
-    none = FakeSpeaker(say, room=lambda _: 10)
-    with pytest.raises(ConfigError, match="not even one passage fits"):
+    none = FakeSpeaker(say, room=lambda turns: 10 if passages(turns) else 300)
+    with pytest.raises(NoRoom, match="not even one passage fits"):
         asyncio.run(answered(documents, none, history))
+
+
+def test_what_does_not_fit_even_without_passages_is_refused_before_a_search(
+    index: Path, documents: OpenedDocuments
+) -> None:
+    before = len(events(index))
+    with pytest.raises(NoRoom, match="the question and the system's turn do not fit"):
+        asyncio.run(answered(documents, FakeSpeaker(repeating, room=lambda _: 10), NOTICE))
+    assert len(events(index)) == before
+
+
+def test_a_long_history_is_counted_a_few_times_and_nobody_else_waits_for_it(documents: OpenedDocuments) -> None:
+    history = (*(Turn.of(role, "x" * 100) for _ in range(128) for role in ("user", "assistant")), *user(NOTICE))
+    may_go_on, counted = threading.Event(), list[int]()
+
+    def room(turns: Conversation) -> int:
+        if len(turns) > 1:
+            assert may_go_on.wait(60), "the documents wait for the count"
+            counted.append(len(turns))
+        return 5000 - sum(len(turn.text) for turn in turns)
+
+    long = FakeSpeaker(repeating, room=room)
+
+    async def both() -> str:
+        task = asyncio.create_task(answered(documents, long, history, "bob"))
+        for _ in range(3):
+            sent = await answered(documents, None, NOTICE)
+        assert not counted
+        may_go_on.set()
+        await task
+        return text_of(sent)
+
+    assert "six weeks" in asyncio.run(both())
+    assert 1 < len(long.asked[0][0]) < len(history)
+    assert len(counted) <= 10
 
 
 def test_a_long_answer_is_shortened_to_the_room_that_there_is(documents: OpenedDocuments) -> None:

@@ -5,12 +5,12 @@
                               record
 
 The index, the access rules, the audit log and the head are used in one thread of their own, so that the event loop
-waits neither for a disk nor for a search. An index that is replaced is opened again; while there is none, questions are
+waits neither for a disk nor for a search. Long conversations are counted and shortened in threads beside it, so that
+nobody waits for those of others. An index that is replaced is opened again; while there is none, questions are
 refused.
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
@@ -48,6 +48,47 @@ MOST_CHARS = 8000
 _SETTINGS = ("acl", "encoder", "model", "terms")
 
 T = TypeVar("T")
+
+
+class _Given(NamedTuple):
+    """What a caller asks."""
+
+    speaker: Speaker | None
+    turns: Conversation
+    drawing: Drawing
+
+    @property
+    def question(self) -> str:
+        return self.turns[-1].text
+
+    @property
+    def least(self) -> int:
+        """Return how many tokens of an answer must have room."""
+        return min(self.drawing.max_tokens, LEAST_ROOM)
+
+    def check_question(self) -> None:
+        if not self.turns or self.turns[-1].role != "user":
+            raise ApiError(400, "messages: the last one must be the user's question", param="messages")
+        if len(self.question) > MOST_CHARS:
+            message = f"messages: the question is longer than {MOST_CHARS:,} characters; shorten it"
+            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+
+    def check_room(self) -> None:
+        """Refuse what fits with no passage, as `fits` is asked in the thread of the documents."""
+        if not self.fits(()):
+            raise NoRoom(
+                "the question and the system's turn do not fit into the model's context; shorten them, or give fewer "
+                "max_tokens"
+            )
+
+    def fits(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether the question fits with passages, the system's turn and the shortest answer."""
+        system = tuple(turn for turn in self.turns[:1] if turn.role == "system")
+        turns = (*system, *self.prompt(chunks))
+        return self.speaker is None or _room(self.speaker, turns, self.least) >= self.least
+
+    def prompt(self, chunks: Sequence[Chunk]) -> Conversation:
+        return prompt(self.question, chunks, is_ours=self.speaker is None or self.speaker.cites_with_parts)
 
 
 class _Asked(NamedTuple):
@@ -92,10 +133,14 @@ class OpenedDocuments:
         self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, caller: Caller
     ) -> AsyncGenerator[Delta | Ended]:
         """Answer the last turn of the user, as `service.Documents` says."""
-        asked = await self._run(self._ask, speaker, turns, drawing, caller.principal)
+        given = _Given(speaker, turns, drawing)
+        given.check_question()
+        await asyncio.to_thread(given.check_room)
+        asked = await self._run(self._ask, given, caller.principal)
         if speaker is None or not asked.about.passages:
             answering = self._quoted(asked, QUOTES if speaker is None else speaker.name)
         else:
+            asked = await asyncio.to_thread(_fitted, asked, speaker, given.least)
             answering = self._spoken(asked, speaker, caller)
         async with aclosing(answering):
             async for each in answering:
@@ -129,30 +174,12 @@ class OpenedDocuments:
             self._retriever, self._settings = known, _settings(known)
         return known
 
-    def _ask(self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, principal: str) -> _Asked:
-        if not turns or turns[-1].role != "user":
-            raise ApiError(400, "messages: the last one must be the user's question", param="messages")
-        question = turns[-1].text
-        if len(question) > MOST_CHARS:
-            told = f"messages: the question is longer than {MOST_CHARS:,} characters; shorten it"
-            raise ApiError(400, told, code="context_length_exceeded", param="messages")
-        system = tuple(turn for turn in turns[:1] if turn.role == "system")
-        least = min(drawing.max_tokens, LEAST_ROOM)
-
-        def asking(chunks: Sequence[Chunk]) -> Conversation:
-            return prompt(question, chunks, is_ours=speaker is None or speaker.cites_with_parts)
-
-        def fits(chunks: Sequence[Chunk]) -> bool:
-            return speaker is None or _room(speaker, (*system, *asking(chunks)), least) >= least
-
+    def _ask(self, given: _Given, principal: str) -> _Asked:
         retriever = self._opened()
-        about = retrieve(retriever, question, principal, self._config.k, fits)
         scope = self._audit.keyed(f"{principal}\n{retriever.permissions.current().version}")
-        whole = (*turns[:-1], *asking(about.passages))
-        if speaker is not None and about.passages:
-            whole = _shortened(speaker, whole, least)
-            drawing = replace(drawing, max_tokens=min(drawing.max_tokens, _room(speaker, whole, drawing.max_tokens)))
-        return _Asked(question, principal, retriever, about, whole, drawing, scope)
+        about = retrieve(retriever, given.question, principal, self._config.k, given.fits)
+        turns = (*given.turns[:-1], *given.prompt(about.passages))
+        return _Asked(given.question, principal, retriever, about, turns, given.drawing, scope)
 
     async def _quoted(self, asked: _Asked, name: str) -> AsyncGenerator[Delta | Ended]:
         deltas = await self._run(partial(_quotes, asked))
@@ -258,13 +285,14 @@ def _room(speaker: Speaker, turns: Conversation, unknown: int) -> int:
     return unknown if room is None else room
 
 
-def _shortened(speaker: Speaker, turns: Conversation, least: int) -> Conversation:
-    """Leave out the oldest turns that do not fit, up to a turn of the user; the system's turn and the last one stay."""
-    system = tuple(turn for turn in turns[:1] if turn.role == "system")
-    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    shorter = [(*system, *turns[start:]) for start in starts]
-    kept = bisect_left(shorter, True, hi=len(shorter) - 1, key=lambda some: _room(speaker, some, least) >= least)
-    return shorter[kept]
+def _fitted(asked: _Asked, speaker: Speaker, least: int) -> _Asked:
+    """Leave out the oldest turns that do not fit, and shorten the answer to the room that there is."""
+    from ibidem.inference.chat import shortened
+
+    turns = shortened(asked.turns, lambda some: _room(speaker, some, least) >= least)
+    most = asked.drawing.max_tokens
+    drawing = replace(asked.drawing, max_tokens=min(most, _room(speaker, turns, most)))
+    return asked._replace(turns=turns, drawing=drawing)
 
 
 def _quotes(asked: _Asked) -> list[Delta]:
