@@ -2,6 +2,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tests.serving.server.speakers import (
 )
 
 from ibidem.conversation import Conversation, Turn
-from ibidem.errors import AccessDenied, AuditError, NoRoom
+from ibidem.errors import AccessDenied, AuditError, ConfigError, NoRoom
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.ask import NO_ANSWER, reply_to
 from ibidem.grounding.audit.log import AuditLog
@@ -34,7 +35,8 @@ from ibidem.grounding.config import GroundAskConfig
 from ibidem.grounding.index import Index
 from ibidem.grounding.retrieve import Retriever
 from ibidem.readers import Readers
-from ibidem.serving.server.documents import NO_PASSAGE, OpenedDocuments
+from ibidem.serving.server import documents as documents_module
+from ibidem.serving.server.documents import OpenedDocuments
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.speech import Delta, Ended, Said, Spoken
 from ibidem.signatures import secret_key
@@ -293,8 +295,8 @@ def test_forbidden_deleted_and_unknown_chunks_are_told_in_the_same_words(
     for chunk in (forbidden.id, deleted.id, "0" * 32, "", "\u202e", "' OR 1=1 --", "../../etc/passwd"):
         with pytest.raises(AccessDenied) as refused:
             asyncio.run(documents.show(chunk, "ada"))
-        told.add(str(refused.value))
-    assert told == {NO_PASSAGE}
+        told.add(str(refused.value).rpartition(": ")[2])
+    assert told == {"no such chunk, or ada may not read it"}
     assert [each["kind"] for each in events(index)[-7:]] == ["denied"] * 7
     shown = asyncio.run(documents.show(forbidden.id, "hr"))
     assert shown == forbidden
@@ -326,15 +328,20 @@ def test_no_canary_of_one_principal_reaches_another_however_many_ask_at_once(tmp
     assert len(scopes) == 20
 
 
-def test_scopes_belong_to_a_principal_and_a_version_of_the_rules(documents: OpenedDocuments, tmp_path: Path) -> None:
+def test_scopes_belong_to_a_principal_a_version_of_the_rules_and_a_state_of_the_index(
+    index: Path, documents: OpenedDocuments, tmp_path: Path
+) -> None:
     speaker = FakeSpeaker(repeating)
     for principal in ("ada", "ada", "bob"):
         asyncio.run(answered(documents, speaker, NOTICE, principal))
     (tmp_path / "acl.yaml").write_text(f'{ACL}  - {{path: "more/**", read: [ada]}}\n')
     asyncio.run(answered(documents, speaker, NOTICE))
-    first, again, bob, revised = (scope for *_, scope in speaker.asked)
+    with closing(Index.open(index, secret_key(None))) as store:
+        assert store.forget("handbook/leave.md") == 1
+    asyncio.run(answered(documents, speaker, NOTICE))
+    first, again, bob, revised, forgotten = (scope for *_, scope in speaker.asked)
     assert first == again
-    assert len({first, bob, revised}) == 3
+    assert len({first, bob, revised, forgotten}) == 4
     assert {owner for _, _, owner, _ in speaker.asked} == {"token of ada", "token of bob"}
 
 
@@ -519,6 +526,29 @@ def test_the_log_names_who_asked_and_holds_no_text(index: Path, documents: Opene
     with AuditLog(Path(f"{index}.audit"), secret_key(None)) as log:
         assert answer["answer"] == log.keyed(text_of(sent))
     assert not any(word in str(events(index)) for word in (*CANARIES, "salaries"))
+
+
+def test_an_error_that_is_not_of_the_documents_is_not_called_one_of_them(
+    documents: OpenedDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise ConfigError("a fault of this program")
+
+    monkeypatch.setattr(Retriever, "search", search)
+    with pytest.raises(ConfigError, match="a fault of this program"):
+        asyncio.run(answered(documents, None, NOTICE))
+
+
+def test_an_encoder_that_is_gone_is_an_error_of_the_documents(
+    documents: OpenedDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise ConfigError("the model that made the vectors of the index is not at /srv/model")
+
+    monkeypatch.setattr(documents_module, "opened", opened)
+    documents._settings = {}
+    with pytest.raises(ApiError, match="cannot be read at the moment"):
+        asyncio.run(answered(documents, None, NOTICE))
 
 
 def test_a_closed_index_answers_nobody(documents: OpenedDocuments) -> None:

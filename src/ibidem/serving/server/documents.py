@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ibidem import log
 from ibidem.conversation import Conversation
-from ibidem.errors import AccessDenied, ArtifactError, AuditError, ConfigError, NoRoom
+from ibidem.errors import AccessDenied, ArtifactError, AuditError, ConfigError, NoRoom, NotAReader, RulesError
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import NO_ANSWER, QUOTES, Retrieved, prompt, quote_lines, retrieve, score
 from ibidem.grounding.audit.commands import folder_of
@@ -34,12 +34,11 @@ from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import WordCover
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server.citations import CitedAnswer, Sent, cited_at, grounding
-from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.errors import ApiError, shutting_down
 from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker, Spoken
 from ibidem.serving.server.tokens import Caller
 from ibidem.signatures import secret_key
 
-NO_PASSAGE = "there is no such passage, or you may not read it"
 UNREADABLE = "the documents cannot be read at the moment; ask again later"
 LEAST_ROOM = 256
 """Tokens that passages and earlier turns leave for an answer; fewer, if the caller asks for fewer."""
@@ -148,17 +147,14 @@ class OpenedDocuments:
 
     async def show(self, chunk: str, principal: str) -> Chunk:
         """Return one chunk, recorded, as `service.Documents` says."""
-        try:
-            return await self._run(lambda: self._opened().show(chunk, principal))
-        except AccessDenied:
-            raise AccessDenied(NO_PASSAGE) from None
+        return await self._run(lambda: self._current().show(chunk, principal))
 
     async def readable(self, chunks: Sequence[str], principal: str) -> frozenset[str]:
         """Return which chunks a principal may read, as `service.Documents` says."""
-        return await self._run(lambda: self._opened().readable(chunks, principal))
+        return await self._run(lambda: self._current().readable(chunks, principal))
 
     def close(self) -> None:
-        """End the thread, behind what it was given to do, and close index and log."""
+        """Finish queued work, then stop the thread, and close index and log."""
         with suppress(RuntimeError):  # it is closed
             self._thread.submit(self._index.close)
         self._thread.shutdown()
@@ -174,12 +170,24 @@ class OpenedDocuments:
             self._retriever, self._settings = known, _settings(known)
         return known
 
+    def _current(self) -> Retriever:
+        """Return the index as it is now.
+
+        Raises:
+            ApiError: it cannot be opened again.
+        """
+        try:
+            return self._opened()
+        except ConfigError as error:
+            raise _unreadable(error) from None
+
     def _ask(self, given: _Given, principal: str) -> _Asked:
-        retriever = self._opened()
-        scope = self._audit.keyed(f"{principal}\n{retriever.permissions.current().version}")
+        retriever = self._current()
+        # before the search: what changes in between is in another scope than what is computed from now on
+        state = f"{principal}\n{retriever.permissions.current().version}\n{retriever.store.digest}"
         about = retrieve(retriever, given.question, principal, self._config.k, given.fits)
         turns = (*given.turns[:-1], *given.prompt(about.passages))
-        return _Asked(given.question, principal, retriever, about, turns, given.drawing, scope)
+        return _Asked(given.question, principal, retriever, about, turns, given.drawing, self._audit.keyed(state))
 
     async def _quoted(self, asked: _Asked, name: str) -> AsyncGenerator[Delta | Ended]:
         deltas = await self._run(partial(_quotes, asked))
@@ -246,23 +254,26 @@ class OpenedDocuments:
         try:
             return self._thread.submit(self._explained, function, *given)
         except RuntimeError:
-            raise ApiError(503, "the server is shutting down") from None
+            raise shutting_down() from None
 
     def _explained(self, function: Callable[..., T], *given: Any) -> T:
         """Call a function; an index or rules that cannot be read are told apart from what the caller did."""
         try:
             return function(*given)
-        except AccessDenied as error:
-            if str(error).startswith(PRIVATE_SEARCH):
-                raise ApiError(403, f"{PRIVATE_SEARCH}, not all of which you may read") from None
+        except NotAReader:
+            raise ApiError(403, f"{PRIVATE_SEARCH}, not all of which you may read") from None
+        except AccessDenied:
             raise
-        except NoRoom:
-            raise
-        except (ArtifactError, ConfigError, OSError) as error:
-            if not isinstance(error, ConfigError):
-                self._retriever = None
-            log.event("serve.unreadable", reason=str(error))
-            raise ApiError(503, UNREADABLE) from None
+        except RulesError as error:
+            raise _unreadable(error) from None
+        except (ArtifactError, OSError) as error:
+            self._retriever = None
+            raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> ApiError:
+    log.event("serve.unreadable", reason=str(error))
+    return ApiError(503, UNREADABLE)
 
 
 def _record(asked: _Asked, sent: str, last: str, name: str) -> None:

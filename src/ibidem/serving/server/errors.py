@@ -32,6 +32,11 @@ class ApiError(IbidemError):
         return {"error": {"message": str(self), "type": _type(self.status), "param": self.param, "code": self.code}}
 
 
+def shutting_down() -> ApiError:
+    """Return the refusal of a server that ends."""
+    return ApiError(503, "the server is shutting down", code="shutting_down", retry_s=5)
+
+
 def refusal_of(error: Exception) -> ApiError:
     """Return what a client is told of an error: one line without a path, a text of anybody or a stack.
 
