@@ -45,6 +45,7 @@ from ibidem.grounding.support import WordCover
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.rating_form import FORM, PAGE
+from ibidem.runs import newest
 
 KIND = "grounding-review"
 PAIRS = "pairs.jsonl"
@@ -306,7 +307,7 @@ def _inputs(
 def _base(head: Artifact, config: GroundReviewConfig) -> Input:
     """Return the base of a head as an input of the review."""
     base = next(item for item in head.inputs if item.role == ENCODER)
-    place = config.head_encoder or head.path.resolve() / base.name
+    place = newest(config.head_encoder) if config.head_encoder else head.path.resolve() / base.name
     return replace(base, name=os.path.relpath(place.resolve(), config.output_dir.resolve()))
 
 
