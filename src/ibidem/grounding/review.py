@@ -247,7 +247,7 @@ def _arranged(
 
 
 def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
-    """Return a pair as `rating_form` takes it."""
+    """Return a pair as `rating_form` takes it, and its parts as a page shows them."""
     return {
         "id": pair.question.id,
         "turns": [f"Question: {pair.question.text}\n\nSource:\n{passage_text(pair.chunk)}"],
@@ -255,14 +255,15 @@ def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
         "criteria": [CRITERION],
         "chunk": pair.chunk.id,
         "path": pair.chunk.path,
+        "question": pair.question.text,
+        "statements": list(shown),
     }
 
 
 def shown(row: Row) -> tuple[str, tuple[str, str]]:
     """Return the question of a pair, and its two statements, as the form shows them."""
-    question, _, _ = row["turns"][0].removeprefix("Question: ").partition("\n\nSource:\n")
-    first, _, second = row["responses"][0].removeprefix("Statement 1: ").partition("\n\nStatement 2: ")
-    return question, (first, second)
+    first, second = row["statements"]
+    return row["question"], (first, second)
 
 
 def _preferred(
