@@ -45,6 +45,30 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("argv", "flag"),
+    [
+        (["here", "--name", "ada", "--name", "bob"], "--name"),
+        (["here", "--name=ada", "--name=ada"], "--name"),
+        (["here", "--on", "--on", "false"], "--on"),
+        (["here", "--optim.warmup-steps", "1", "--optim.warmup_steps", "2"], "--optim.warmup_steps"),
+        (["here", "--optim={'lr': 1e-3}", "--optim.lr", "1e-4"], "--optim.lr"),
+        (["here", "--config", "a.yaml", "--config", "b.yaml"], "--config"),
+        (["here", "--place", "there"], "--place"),
+        (["--place", "there", "here"], "--place"),
+    ],
+)
+def test_a_value_that_is_given_twice_is_an_error(argv: list[str], flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag}: given twice$"):
+        parse(Outer, argv)
+
+
+@pytest.mark.parametrize("argv", [["--optim.lr", "1e-3", "--optim", "x"], ["--optim", "x", "--optim.lr", "1e-3"]])
+def test_a_flag_is_either_a_value_or_a_group(argv: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--optim is used both as a value and as a group"):
+        parse(Outer, ["here", *argv])
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--words", "a", "b"], ("a", "b")),

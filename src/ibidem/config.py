@@ -302,7 +302,8 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
         if not word.startswith("--"):
             if not positionals:
                 raise ConfigError(f"unexpected argument {word!r}; flags start with --")
-            _put(tree, [positionals.pop(0)], word)
+            name = positionals.pop(0)
+            _put_once(tree, [name], word, name)
             continue
         name, equals, value = word[2:].partition("=")
         keys = _keys(config_type, name.split("."))
@@ -313,11 +314,11 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
             values = _listed(value) if equals else _take_values(words)
             _put(tree, keys, [*_get(tree, keys, []), *values])
         elif equals:
-            _put(tree, keys, _null(value))
+            _put_once(tree, keys, _null(value), name)
         elif words and not words[0].startswith("--"):
-            _put(tree, keys, _null(words.pop(0)))
+            _put_once(tree, keys, _null(words.pop(0)), name)
         elif annotation is bool:
-            _put(tree, keys, "true")
+            _put_once(tree, keys, "true", name)
         else:
             hint = _meant(config_type, ".".join(keys)) if annotation is None else ""
             raise ConfigError(f"--{name} needs a value{hint}")
@@ -378,12 +379,25 @@ def _mentions_list(annotation: Any) -> bool:
 
 
 def _put(tree: Tree, keys: Sequence[str], value: Any) -> None:
+    _branch(tree, keys)[keys[-1]] = value
+
+
+def _put_once(tree: Tree, keys: Sequence[str], value: Any, flag: str) -> None:
+    branch = _branch(tree, keys)
+    if isinstance(branch.get(keys[-1]), dict):
+        raise ConfigError(f"--{flag} is used both as a value and as a group")
+    if keys[-1] in branch:
+        raise ConfigError(f"--{flag}: given twice")
+    branch[keys[-1]] = value
+
+
+def _branch(tree: Tree, keys: Sequence[str]) -> Tree:
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
         if not isinstance(branch, dict):
             raise ConfigError(f"--{key} is used both as a value and as a group")
         tree = branch
-    tree[keys[-1]] = value
+    return tree
 
 
 def _get(tree: Tree, keys: Sequence[str], default: Any) -> Any:

@@ -13,6 +13,10 @@ class ConfigError(IbidemError, ValueError):
     """A configuration, flag or path is invalid."""
 
 
+class RulesError(ConfigError):
+    """Access rules cannot be read or are malformed; nobody may read anything then."""
+
+
 class NoRoom(ConfigError):  # noqa: N818 - a finding
     """A question and its passages do not fit into a model's context."""
 
@@ -59,6 +63,10 @@ class CheckpointError(ArtifactError):
 
 class AccessDenied(IbidemError, PermissionError):  # noqa: N818 - the field's word
     """A principal asks for what they may not read, or for what does not exist: the message is the same."""
+
+
+class NotAReader(AccessDenied):
+    """A model was made from documents, of which the principal is no reader."""
 
 
 class AuditError(IbidemError, RuntimeError):

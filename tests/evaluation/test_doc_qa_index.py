@@ -20,6 +20,7 @@ from ibidem.evaluation.gate.checks import settings_due
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.encoder import open_encoder
+from ibidem.runs import folder_of
 
 QUESTIONS = [
     {"id": "leave", "question": "How many days of paid leave does an employee have?", "answers": ["30 days"],
@@ -111,7 +112,7 @@ def test_the_gate_judges_an_index_with_vectors_and_a_key_of_its_own_again(
 ) -> None:
     key, moved = tmp_path / "index.key", tmp_path / "moved"
     index = make_index(tmp_path, key=key, encoder=open_encoder(long_checkpoint), model=str(tmp_path / "elsewhere"))
-    shutil.copytree(long_checkpoint, moved)
+    shutil.copytree(long_checkpoint, folder_of(moved, 40))
     places = {"key": key, "encoder": moved, "audit": tmp_path / "audit"}
     found = evaluated(index, data, "hr", **places)
     named = {"index": str(index), "principal": "hr", **{name: str(place) for name, place in places.items()}}

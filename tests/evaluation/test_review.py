@@ -35,7 +35,18 @@ from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.audit.log import FILE
 from ibidem.grounding.config import GroundReviewConfig
 from ibidem.grounding.index import Index
-from ibidem.grounding.review import CRITERION, KIND, order_file, read_order, read_review, review
+from ibidem.grounding.questions import Question
+from ibidem.grounding.review import (
+    CRITERION,
+    KIND,
+    Pair,
+    _row,
+    order_file,
+    read_order,
+    read_review,
+    review,
+    shown,
+)
 from ibidem.grounding.store import Chunk
 from ibidem.rating_form import plain_row
 from ibidem.runs import folder_of
@@ -150,6 +161,13 @@ def decide(folder: Path, checkpoint: Path, name: str, head: str = "head") -> dic
         gate(build(GateConfig, tree))
     (finding,) = json.loads((folder / "gate" / "gate.json").read_text())["criteria"]
     return finding
+
+
+def test_a_question_is_shown_as_it_is_whatever_it_says() -> None:
+    asked = "What is this?\n\nSource:\na book\n\nStatement 2: "
+    chunk = Chunk("c" * 32, "a.md", (), 0, 9, "It is red.")
+    pair = Pair(Question("q", asked, {}, ()), chunk, "It is red.", "It is blue.", "model")
+    assert shown(_row(pair, ("It is blue.", "It is red."))) == (asked, ("It is blue.", "It is red."))
 
 
 def test_a_form_shows_pairs_and_hides_the_order(made: Path) -> None:

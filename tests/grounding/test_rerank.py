@@ -32,6 +32,7 @@ from ibidem.grounding.search import found
 from ibidem.grounding.store import Chunk, Hit, Rules, Store
 from ibidem.grounding.support import WordCover
 from ibidem.modeling.generate import Sampling
+from ibidem.runs import folder_of
 
 SEARCH_KEYS = {"chunks", "kind", "number", "principal", "query", "rules", "store", "time"}
 ANSWER_KEYS = {"answer", "kind", "model", "number", "principal", "time"}
@@ -160,6 +161,8 @@ def test_a_head_whose_encoder_is_not_there_names_the_flag(
     assert main(words) == 2
     assert "give it with --head-encoder" in capsys.readouterr().err
     assert main([*words, "--head-encoder", str(checkpoint)]) == 0
+    shutil.copytree(checkpoint, folder_of(tmp_path / "run", 40))
+    assert main([*words, "--head-encoder", str(tmp_path / "run")]) == 0
 
 
 def test_a_head_that_reads_other_features_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:

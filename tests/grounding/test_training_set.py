@@ -304,6 +304,12 @@ def test_a_training_does_not_go_on_with_other_permissions(index: Path, old: str,
     assert artifacts.verify(before.path).digest == before.digest
 
 
+def test_a_training_that_goes_on_as_another_principal_is_told_so(index: Path) -> None:
+    made(index, recipe("dev-1"))
+    with pytest.raises(ConfigError, match="the training set was made as the principal dev-1, not as dev-2"):
+        made(index, recipe("dev-2"), resumes=True)
+
+
 def test_a_training_goes_on_if_rules_of_other_documents_change(index: Path) -> None:
     before = made(index, recipe())
     changed_rules(index, "read: [hr]", "read: [hr, ada-2]")

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ibidem.config import suggest
-from ibidem.errors import ConfigError
+from ibidem.errors import RulesError
 from ibidem.files import stamp
 from ibidem.grounding import acl
 from ibidem.grounding.acl import Acl
@@ -48,9 +48,7 @@ class YamlPermissions:
                 return known[1]
             seen, data = _settled(self.path)
         except OSError as error:
-            raise ConfigError(
-                f"{self.path}: {error.strerror}; until it can be read, nobody may read anything"
-            ) from None
+            raise RulesError(f"{self.path}: {error.strerror}; until it can be read, nobody may read anything") from None
         rules = YamlRules(acl.parse(data, str(self.path)))
         self._known = seen, rules
         return rules
@@ -171,12 +169,12 @@ def _settled(path: Path) -> tuple[_Stamp, bytes]:
         with os.fdopen(descriptor, "rb") as file:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
-                raise ConfigError(f"{path}: not a file; give a YAML file with groups and rules")
+                raise RulesError(f"{path}: not a file; give a YAML file with groups and rules")
             if about.st_size > MAX_BYTES:
-                raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it a file of access rules?")
+                raise RulesError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it a file of access rules?")
             data = file.read(MAX_BYTES + 1)
             if not time.time() - about.st_ctime > SETTLED_S:  # the file system's clock may be ahead of ours
                 time.sleep(SETTLED_S)
             if stamp(os.fstat(descriptor)) == stamp(about) == stamp(path.stat()):
                 return stamp(about), data
-    raise ConfigError(f"{path}: it keeps changing; write another file, and rename it to this one")
+    raise RulesError(f"{path}: it keeps changing; write another file, and rename it to this one")

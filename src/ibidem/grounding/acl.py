@@ -18,7 +18,7 @@ from typing import NamedTuple
 import yaml
 
 from ibidem.config import suggest
-from ibidem.errors import ConfigError
+from ibidem.errors import RulesError
 from ibidem.grounding.paths import normalized
 from ibidem.grounding.store import EVERYONE
 
@@ -52,7 +52,7 @@ def parse(data: bytes, origin: str) -> Acl:
         origin: its name, for messages.
 
     Raises:
-        ConfigError: it is not YAML, or not access rules.
+        RulesError: it is not YAML, or not access rules.
     """
     reader = _Reader(origin)
     tree = reader.keys(_composed(data, origin), "the file", ("groups", "rules", "principals"), required="rules")
@@ -95,11 +95,11 @@ def _composed(data: bytes, origin: str) -> yaml.Node:
     try:
         node = yaml.compose(data.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except RecursionError:
-        raise ConfigError(f"{origin}: nested too deeply for access rules") from None
+        raise RulesError(f"{origin}: nested too deeply for access rules") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+        raise RulesError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
     if node is None:
-        raise ConfigError(f"{origin}: the file is empty; write at least rules: []")
+        raise RulesError(f"{origin}: the file is empty; write at least rules: []")
     return node
 
 
@@ -111,8 +111,8 @@ class _Reader:
         self.seen: dict[str, yaml.Node] = {}  # where each name stands first
         self.spelled = {EVERYONE.casefold(): EVERYONE}
 
-    def wrong(self, node: yaml.Node, problem: str) -> ConfigError:
-        return ConfigError(f"{self.origin}: line {node.start_mark.line + 1}: {problem}")
+    def wrong(self, node: yaml.Node, problem: str) -> RulesError:
+        return RulesError(f"{self.origin}: line {node.start_mark.line + 1}: {problem}")
 
     def keys(self, node: yaml.Node, what: str, known: tuple[str, ...], required: str) -> dict[str, yaml.Node]:
         found: dict[str, yaml.Node] = {}

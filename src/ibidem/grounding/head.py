@@ -157,7 +157,7 @@ def open_head(
 
     Args:
         path: folder of the head or of its training.
-        encoder: where its encoder is; by default where it was in training.
+        encoder: folder of its encoder, or of the training of that; by default where it was in training.
         principal: who opens them; None: the user who runs the program.
         for_others: check nobody; whoever calls this checks each person who asks by `Head.readers`.
 
@@ -171,7 +171,7 @@ def open_head(
     if tuple(artifact.config.get("model", {}).get("features", ())) != FEATURES:
         raise CheckpointError(again)
     due = next(item for item in artifact.inputs if item.role == ENCODER)
-    place = encoder or artifact.path.resolve() / due.name
+    place = newest(encoder) if encoder else artifact.path.resolve() / due.name
     if not place.is_dir():
         raise ConfigError(f"head {path}: its encoder is not at {place}; give it with --head-encoder")
     opened = open_encoder(place, principal, for_others=for_others)

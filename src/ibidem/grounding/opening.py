@@ -17,6 +17,7 @@ from ibidem.grounding.index import Index
 from ibidem.grounding.posix import PosixPermissions
 from ibidem.grounding.retrieve import Retriever
 from ibidem.grounding.store import Permissions, Store
+from ibidem.runs import newest
 from ibidem.signatures import secret_key
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _encoder(
         if given is not None:
             raise ConfigError("the index has no vectors; leave --encoder out")
         return None
-    place = given or Path(about["model"])
+    place = newest(given) if given else Path(about["model"])
     if not place.is_dir():
         raise ConfigError(f"the model that made the vectors of the index is not at {place}; give it with --encoder")
     encoder = open_encoder(place, principal, for_others=for_others)

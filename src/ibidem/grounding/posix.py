@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibidem.accounts import NO_ACCOUNT, Person, is_outside, person
-from ibidem.errors import ConfigError
+from ibidem.errors import RulesError
 from ibidem.files import stamp
 from ibidem.grounding.paths import normalized
 from ibidem.grounding.store import EVERYONE, NOBODY, Access, Rules
@@ -139,12 +139,12 @@ def read_modes(folder: Path) -> Modes:
     """Read the modes of all files of a folder.
 
     Raises:
-        ConfigError: there is no such folder, or this system does not show access control lists.
+        RulesError: there is no such folder, or this system does not show access control lists.
     """
     if not hasattr(os, "listxattr"):
-        raise ConfigError("--acl posix needs Linux, which shows access control lists; give a file of rules instead")
+        raise RulesError("--acl posix needs Linux, which shows access control lists; give a file of rules instead")
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; until it is back, nobody may read anything")
+        raise RulesError(f"{folder}: no such folder; until it is back, nobody may read anything")
     judge, access, written = _Judge(folder), dict[str, Access](), dict[str, str]()
     for path in _files(folder):
         name = normalized(path)

@@ -7,9 +7,9 @@
                                                audit: the query's keyed hash, the ids of what will be shown
                                                                           |
                                                                         shown
+             with a head, the hits are in its order before passages are chosen, and the record names it
     answer   the rules again, as a model may write for minutes -> audit -> shown
              of an answer that is sent while it is written, what was sent until it broke off is recorded too
-                      with a head, the hits are in its order before passages are chosen, and the record names it
     show     one chunk by its id: unknown and forbidden look alike, and are recorded as denied
 
 Nothing is returned before its record is on disk: an error of the audit log is the only answer then.
@@ -18,7 +18,7 @@ Nothing is returned before its record is on disk: an error of the audit log is t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ibidem.errors import AccessDenied, IbidemError
+from ibidem.errors import AccessDenied, IbidemError, NotAReader
 from ibidem.figures import visible
 from ibidem.grounding.alignment import Frequencies
 from ibidem.grounding.audit.log import AuditLog, Kind
@@ -59,14 +59,14 @@ class Retriever:
             choose: picks those of them that are shown.
 
         Raises:
-            AccessDenied: the rules or the index changed twice in the meantime; or encoder or head were made from
-                private documents, of which the principal is no reader.
-            ConfigError: the rules cannot be read; nobody may read anything then.
+            AccessDenied: the rules or the index changed twice in the meantime.
+            NotAReader: encoder or head were made from private documents, of which the principal is no reader.
+            RulesError: the rules cannot be read; nobody may read anything then.
             AuditError: the record cannot be written.
         """
         if not all(is_reader(principal, each) for each in self.readers):
             self.audit.record("denied", principal, query=self.audit.keyed(text))
-            raise AccessDenied(visible(f"{PRIVATE_SEARCH}, and {principal} is not among their readers"))
+            raise NotAReader(visible(f"{PRIVATE_SEARCH}, and {principal} is not among their readers"))
         query = Query(text, self.encoder.encode([text])[0] if self.encoder else None)
         for _ in range(TRIES):
             rules, digest = self.permissions.current(), self.store.digest
@@ -85,7 +85,7 @@ class Retriever:
         """Count the chunks that a principal may read, and those of them that have each term of a text.
 
         Raises:
-            ConfigError: the rules cannot be read.
+            RulesError: the rules cannot be read.
         """
         return self.store.frequencies(_terms_of(text), principal, self.permissions.current())
 
@@ -111,7 +111,7 @@ class Retriever:
         """Return which of some chunks there are, for a principal; nothing of them is shown, so nothing is recorded.
 
         Raises:
-            ConfigError: the rules cannot be read.
+            RulesError: the rules cannot be read.
         """
         rules = self.permissions.current()
         return frozenset(each for each in dict.fromkeys(chunk_ids) if self._is_readable(each, principal, rules))
@@ -134,7 +134,7 @@ class Retriever:
 
         Raises:
             AccessDenied: the principal may no longer read all of them.
-            ConfigError: the rules cannot be read.
+            RulesError: the rules cannot be read.
             AuditError: the record cannot be written.
         """
         if not any(self.may_be_shown(chunks, principal, self.permissions.current()) for _ in range(TRIES)):

@@ -45,6 +45,7 @@ from ibidem.grounding.support import WordCover
 from ibidem.inference.model_id import ModelId, identify
 from ibidem.jsonl import Row
 from ibidem.rating_form import FORM, PAGE
+from ibidem.runs import newest
 
 KIND = "grounding-review"
 PAIRS = "pairs.jsonl"
@@ -246,7 +247,7 @@ def _arranged(
 
 
 def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
-    """Return a pair as `rating_form` takes it."""
+    """Return a pair as `rating_form` takes it, and its parts as a page shows them."""
     return {
         "id": pair.question.id,
         "turns": [f"Question: {pair.question.text}\n\nSource:\n{passage_text(pair.chunk)}"],
@@ -254,14 +255,15 @@ def _row(pair: Pair, shown: tuple[str, str]) -> dict[str, Any]:
         "criteria": [CRITERION],
         "chunk": pair.chunk.id,
         "path": pair.chunk.path,
+        "question": pair.question.text,
+        "statements": list(shown),
     }
 
 
 def shown(row: Row) -> tuple[str, tuple[str, str]]:
     """Return the question of a pair, and its two statements, as the form shows them."""
-    question, _, _ = row["turns"][0].removeprefix("Question: ").partition("\n\nSource:\n")
-    first, _, second = row["responses"][0].removeprefix("Statement 1: ").partition("\n\nStatement 2: ")
-    return question, (first, second)
+    first, second = row["statements"]
+    return row["question"], (first, second)
 
 
 def _preferred(
@@ -306,7 +308,7 @@ def _inputs(
 def _base(head: Artifact, config: GroundReviewConfig) -> Input:
     """Return the base of a head as an input of the review."""
     base = next(item for item in head.inputs if item.role == ENCODER)
-    place = config.head_encoder or head.path.resolve() / base.name
+    place = newest(config.head_encoder) if config.head_encoder else head.path.resolve() / base.name
     return replace(base, name=os.path.relpath(place.resolve(), config.output_dir.resolve()))
 
 

@@ -65,7 +65,7 @@ class Permissions(Protocol):
         """Return the rules as they are now, read again if they changed.
 
         Raises:
-            ConfigError: they cannot be read, or are malformed; nobody may read anything then.
+            RulesError: they cannot be read, or are malformed; nobody may read anything then.
         """
 
     def holds(self, rules: Rules, paths: Iterable[str]) -> bool:
@@ -74,7 +74,7 @@ class Permissions(Protocol):
         If not, `current` returns others from now on.
 
         Raises:
-            ConfigError: as `current`.
+            RulesError: as `current`.
         """
 
 

@@ -32,6 +32,7 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.conversation import Conversation, Part, Turn
 from ibidem.errors import ConfigError, DataError
+from ibidem.figures import visible
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import prompt
 from ibidem.grounding.audit.log import Kind as EventKind
@@ -360,6 +361,8 @@ def _changed(
     """Return what is no longer as it was when a training set was made; None if nothing is."""
     if before.digest_of("index") != retriever.store.digest:
         return "the index is another one than the training set was made from"
+    if (made_as := before.config["principal"]) != recipe.principal:
+        return visible(f"the training set was made as the principal {made_as}, not as {recipe.principal}")
     chunks = read_chunks(before)
     if not {chunk.id for chunk in chunks} <= {chunk.id for chunk in found} or (
         readers.readers_of(before.config) != _readers(retriever, rules, chunks)

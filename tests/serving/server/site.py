@@ -202,6 +202,8 @@ def sealed_form(folder: Path, chunks: Sequence[Chunk], name: str = "form") -> Pa
             "criteria": ["downranked"],
             "chunk": chunk.id,
             "path": chunk.path,
+            "question": f"Question {number}?",
+            "statements": [f"{chunk.text.split('.')[0]}.", f"It is not so {number}."],
         }
         for number, chunk in enumerate(chunks)
     ]

@@ -2,6 +2,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tests.serving.server.speakers import (
 )
 
 from ibidem.conversation import Conversation, Turn
-from ibidem.errors import AccessDenied, AuditError, ConfigError
+from ibidem.errors import AccessDenied, AuditError, ConfigError, NoRoom
 from ibidem.grounding.access import YamlPermissions
 from ibidem.grounding.ask import NO_ANSWER, reply_to
 from ibidem.grounding.audit.log import AuditLog
@@ -34,7 +35,8 @@ from ibidem.grounding.config import GroundAskConfig
 from ibidem.grounding.index import Index
 from ibidem.grounding.retrieve import Retriever
 from ibidem.readers import Readers
-from ibidem.serving.server.documents import NO_PASSAGE, OpenedDocuments
+from ibidem.serving.server import documents as documents_module
+from ibidem.serving.server.documents import OpenedDocuments
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.speech import Delta, Ended, Said, Spoken
 from ibidem.signatures import secret_key
@@ -67,6 +69,13 @@ def repeating(turns: Conversation) -> Iterator[Said]:
         yield text(" ".join(said.split()))
         yield cite(label)
         yield text("\n\n")
+
+
+def is_cut_short(index: Path, sent: str) -> bool:
+    """Return whether the last event is the record of an answer that broke off after this text."""
+    last = events(index)[-1]
+    with AuditLog(Path(f"{index}.audit"), secret_key(None)) as log:
+        return (last["kind"], last.get("cut"), last["answer"]) == ("answer", 1, log.keyed(sent))
 
 
 def test_an_answer_cites_a_permitted_passage_with_its_place_and_quote(documents: OpenedDocuments) -> None:
@@ -238,7 +247,27 @@ def test_rules_that_are_revised_while_the_model_writes_end_the_answer(
     with pytest.raises(AccessDenied):
         asyncio.run(listen(documents.answer(FakeSpeaker(say), user(NOTICE), DRAWING, caller("ada")), sent))
     assert not any(isinstance(each, Ended) for each in sent)
-    assert [each["kind"] for each in events(index)[-2:]] == ["query", "denied"]
+    documents.close()
+    assert [each["kind"] for each in events(index)[-3:]] == ["query", "denied", "answer"]
+    assert is_cut_short(index, text_of(sent))
+
+
+def test_what_was_sent_until_the_rules_became_unreadable_is_recorded(
+    index: Path, documents: OpenedDocuments, tmp_path: Path
+) -> None:
+    def say(_: Conversation) -> Iterator[Said]:
+        yield text("The notice")
+        yield text(" period is")
+        (tmp_path / "acl.yaml").write_text("rules: nonsense")
+        yield text(" six weeks")
+
+    sent: list[Delta | Ended] = []
+    with pytest.raises(ApiError, match="cannot be read at the moment"):
+        asyncio.run(listen(documents.answer(FakeSpeaker(say), user(NOTICE), DRAWING, caller("ada")), sent))
+    documents.close()
+    assert [each["kind"] for each in events(index)[-2:]] == ["query", "answer"]
+    assert text_of(sent)
+    assert is_cut_short(index, text_of(sent))
 
 
 def test_rules_that_cannot_be_read_are_an_error_until_they_can(documents: OpenedDocuments, tmp_path: Path) -> None:
@@ -266,8 +295,8 @@ def test_forbidden_deleted_and_unknown_chunks_are_told_in_the_same_words(
     for chunk in (forbidden.id, deleted.id, "0" * 32, "", "\u202e", "' OR 1=1 --", "../../etc/passwd"):
         with pytest.raises(AccessDenied) as refused:
             asyncio.run(documents.show(chunk, "ada"))
-        told.add(str(refused.value))
-    assert told == {NO_PASSAGE}
+        told.add(str(refused.value).rpartition(": ")[2])
+    assert told == {"no such chunk, or ada may not read it"}
     assert [each["kind"] for each in events(index)[-7:]] == ["denied"] * 7
     shown = asyncio.run(documents.show(forbidden.id, "hr"))
     assert shown == forbidden
@@ -299,15 +328,20 @@ def test_no_canary_of_one_principal_reaches_another_however_many_ask_at_once(tmp
     assert len(scopes) == 20
 
 
-def test_scopes_belong_to_a_principal_and_a_version_of_the_rules(documents: OpenedDocuments, tmp_path: Path) -> None:
+def test_scopes_belong_to_a_principal_a_version_of_the_rules_and_a_state_of_the_index(
+    index: Path, documents: OpenedDocuments, tmp_path: Path
+) -> None:
     speaker = FakeSpeaker(repeating)
     for principal in ("ada", "ada", "bob"):
         asyncio.run(answered(documents, speaker, NOTICE, principal))
     (tmp_path / "acl.yaml").write_text(f'{ACL}  - {{path: "more/**", read: [ada]}}\n')
     asyncio.run(answered(documents, speaker, NOTICE))
-    first, again, bob, revised = (scope for *_, scope in speaker.asked)
+    with closing(Index.open(index, secret_key(None))) as store:
+        assert store.forget("handbook/leave.md") == 1
+    asyncio.run(answered(documents, speaker, NOTICE))
+    first, again, bob, revised, forgotten = (scope for *_, scope in speaker.asked)
     assert first == again
-    assert len({first, bob, revised}) == 3
+    assert len({first, bob, revised, forgotten}) == 4
     assert {owner for _, _, owner, _ in speaker.asked} == {"token of ada", "token of bob"}
 
 
@@ -354,9 +388,44 @@ def test_what_does_not_fit_is_left_out_passages_from_the_end_and_turns_from_the_
     sent = asyncio.run(answered(documents, short, history))
     assert len(passages(short.asked[0][0])) == len(passages(complete)) - sent[-1].grounding["left_out"]
     assert sent[-1].grounding["left_out"] >= 1
-    none = FakeSpeaker(say, room=lambda _: 10)
-    with pytest.raises(ConfigError, match="not even one passage fits"):
+    none = FakeSpeaker(say, room=lambda turns: 10 if passages(turns) else 300)
+    with pytest.raises(NoRoom, match="not even one passage fits"):
         asyncio.run(answered(documents, none, history))
+
+
+def test_what_does_not_fit_even_without_passages_is_refused_before_a_search(
+    index: Path, documents: OpenedDocuments
+) -> None:
+    before = len(events(index))
+    with pytest.raises(NoRoom, match="the question and the system's turn do not fit"):
+        asyncio.run(answered(documents, FakeSpeaker(repeating, room=lambda _: 10), NOTICE))
+    assert len(events(index)) == before
+
+
+def test_a_long_history_is_counted_a_few_times_and_nobody_else_waits_for_it(documents: OpenedDocuments) -> None:
+    history = (*(Turn.of(role, "x" * 100) for _ in range(128) for role in ("user", "assistant")), *user(NOTICE))
+    may_go_on, counted = threading.Event(), list[int]()
+
+    def room(turns: Conversation) -> int:
+        if len(turns) > 1:
+            assert may_go_on.wait(60), "the documents wait for the count"
+            counted.append(len(turns))
+        return 5000 - sum(len(turn.text) for turn in turns)
+
+    long = FakeSpeaker(repeating, room=room)
+
+    async def both() -> str:
+        task = asyncio.create_task(answered(documents, long, history, "bob"))
+        for _ in range(3):
+            sent = await answered(documents, None, NOTICE)
+        assert not counted
+        may_go_on.set()
+        await task
+        return text_of(sent)
+
+    assert "six weeks" in asyncio.run(both())
+    assert 1 < len(long.asked[0][0]) < len(history)
+    assert len(counted) <= 10
 
 
 def test_a_long_answer_is_shortened_to_the_room_that_there_is(documents: OpenedDocuments) -> None:
@@ -457,6 +526,29 @@ def test_the_log_names_who_asked_and_holds_no_text(index: Path, documents: Opene
     with AuditLog(Path(f"{index}.audit"), secret_key(None)) as log:
         assert answer["answer"] == log.keyed(text_of(sent))
     assert not any(word in str(events(index)) for word in (*CANARIES, "salaries"))
+
+
+def test_an_error_that_is_not_of_the_documents_is_not_called_one_of_them(
+    documents: OpenedDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise ConfigError("a fault of this program")
+
+    monkeypatch.setattr(Retriever, "search", search)
+    with pytest.raises(ConfigError, match="a fault of this program"):
+        asyncio.run(answered(documents, None, NOTICE))
+
+
+def test_an_encoder_that_is_gone_is_an_error_of_the_documents(
+    documents: OpenedDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise ConfigError("the model that made the vectors of the index is not at /srv/model")
+
+    monkeypatch.setattr(documents_module, "opened", opened)
+    documents._settings = {}
+    with pytest.raises(ApiError, match="cannot be read at the moment"):
+        asyncio.run(answered(documents, None, NOTICE))
 
 
 def test_a_closed_index_answers_nobody(documents: OpenedDocuments) -> None:

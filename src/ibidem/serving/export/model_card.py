@@ -64,7 +64,7 @@ def model_card(about: About) -> str:
         "## Release",
         _decision(about.decision),
         "## License of the weights",
-        "None is stated here: whoever passes them on chooses it, in view of the licenses of the data above.",
+        "Not stated: whoever redistributes the weights chooses one, in view of the licenses of the data above.",
     ]
     return "\n\n".join(parts) + "\n"
 

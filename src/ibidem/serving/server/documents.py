@@ -5,12 +5,12 @@
                               record
 
 The index, the access rules, the audit log and the head are used in one thread of their own, so that the event loop
-waits neither for a disk nor for a search. An index that is replaced is opened again; while there is none, questions are
+waits neither for a disk nor for a search. Long conversations are counted and shortened in threads beside it, so that
+nobody waits for those of others. An index that is replaced is opened again; while there is none, questions are
 refused.
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ibidem import log
 from ibidem.conversation import Conversation
-from ibidem.errors import AccessDenied, ArtifactError, AuditError, ConfigError, NoRoom
+from ibidem.errors import AccessDenied, ArtifactError, AuditError, ConfigError, NoRoom, NotAReader, RulesError
 from ibidem.grounding import quotes
 from ibidem.grounding.ask import NO_ANSWER, QUOTES, Retrieved, prompt, quote_lines, retrieve, score
 from ibidem.grounding.audit.commands import folder_of
@@ -34,12 +34,11 @@ from ibidem.grounding.store import Chunk
 from ibidem.grounding.support import WordCover
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server.citations import CitedAnswer, Sent, cited_at, grounding
-from ibidem.serving.server.errors import ApiError
+from ibidem.serving.server.errors import ApiError, shutting_down
 from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker, Spoken
 from ibidem.serving.server.tokens import Caller
 from ibidem.signatures import secret_key
 
-NO_PASSAGE = "there is no such passage, or you may not read it"
 UNREADABLE = "the documents cannot be read at the moment; ask again later"
 LEAST_ROOM = 256
 """Tokens that passages and earlier turns leave for an answer; fewer, if the caller asks for fewer."""
@@ -48,6 +47,47 @@ MOST_CHARS = 8000
 _SETTINGS = ("acl", "encoder", "model", "terms")
 
 T = TypeVar("T")
+
+
+class _Given(NamedTuple):
+    """What a caller asks."""
+
+    speaker: Speaker | None
+    turns: Conversation
+    drawing: Drawing
+
+    @property
+    def question(self) -> str:
+        return self.turns[-1].text
+
+    @property
+    def least(self) -> int:
+        """Return how many tokens of an answer must have room."""
+        return min(self.drawing.max_tokens, LEAST_ROOM)
+
+    def check_question(self) -> None:
+        if not self.turns or self.turns[-1].role != "user":
+            raise ApiError(400, "messages: the last one must be the user's question", param="messages")
+        if len(self.question) > MOST_CHARS:
+            message = f"messages: the question is longer than {MOST_CHARS:,} characters; shorten it"
+            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+
+    def check_room(self) -> None:
+        """Refuse what fits with no passage, as `fits` is asked in the thread of the documents."""
+        if not self.fits(()):
+            raise NoRoom(
+                "the question and the system's turn do not fit into the model's context; shorten them, or give fewer "
+                "max_tokens"
+            )
+
+    def fits(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether the question fits with passages, the system's turn and the shortest answer."""
+        system = tuple(turn for turn in self.turns[:1] if turn.role == "system")
+        turns = (*system, *self.prompt(chunks))
+        return self.speaker is None or _room(self.speaker, turns, self.least) >= self.least
+
+    def prompt(self, chunks: Sequence[Chunk]) -> Conversation:
+        return prompt(self.question, chunks, is_ours=self.speaker is None or self.speaker.cites_with_parts)
 
 
 class _Asked(NamedTuple):
@@ -92,10 +132,14 @@ class OpenedDocuments:
         self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, caller: Caller
     ) -> AsyncGenerator[Delta | Ended]:
         """Answer the last turn of the user, as `service.Documents` says."""
-        asked = await self._run(self._ask, speaker, turns, drawing, caller.principal)
+        given = _Given(speaker, turns, drawing)
+        given.check_question()
+        await asyncio.to_thread(given.check_room)
+        asked = await self._run(self._ask, given, caller.principal)
         if speaker is None or not asked.about.passages:
             answering = self._quoted(asked, QUOTES if speaker is None else speaker.name)
         else:
+            asked = await asyncio.to_thread(_fitted, asked, speaker, given.least)
             answering = self._spoken(asked, speaker, caller)
         async with aclosing(answering):
             async for each in answering:
@@ -103,17 +147,14 @@ class OpenedDocuments:
 
     async def show(self, chunk: str, principal: str) -> Chunk:
         """Return one chunk, recorded, as `service.Documents` says."""
-        try:
-            return await self._run(lambda: self._opened().show(chunk, principal))
-        except AccessDenied:
-            raise AccessDenied(NO_PASSAGE) from None
+        return await self._run(lambda: self._current().show(chunk, principal))
 
     async def readable(self, chunks: Sequence[str], principal: str) -> frozenset[str]:
         """Return which chunks a principal may read, as `service.Documents` says."""
-        return await self._run(lambda: self._opened().readable(chunks, principal))
+        return await self._run(lambda: self._current().readable(chunks, principal))
 
     def close(self) -> None:
-        """End the thread, behind what it was given to do, and close index and log."""
+        """Finish queued work, then stop the thread, and close index and log."""
         with suppress(RuntimeError):  # it is closed
             self._thread.submit(self._index.close)
         self._thread.shutdown()
@@ -129,30 +170,24 @@ class OpenedDocuments:
             self._retriever, self._settings = known, _settings(known)
         return known
 
-    def _ask(self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, principal: str) -> _Asked:
-        if not turns or turns[-1].role != "user":
-            raise ApiError(400, "messages: the last one must be the user's question", param="messages")
-        question = turns[-1].text
-        if len(question) > MOST_CHARS:
-            told = f"messages: the question is longer than {MOST_CHARS:,} characters; shorten it"
-            raise ApiError(400, told, code="context_length_exceeded", param="messages")
-        system = tuple(turn for turn in turns[:1] if turn.role == "system")
-        least = min(drawing.max_tokens, LEAST_ROOM)
+    def _current(self) -> Retriever:
+        """Return the index as it is now.
 
-        def asking(chunks: Sequence[Chunk]) -> Conversation:
-            return prompt(question, chunks, is_ours=speaker is None or speaker.cites_with_parts)
+        Raises:
+            ApiError: it cannot be opened again.
+        """
+        try:
+            return self._opened()
+        except ConfigError as error:
+            raise _unreadable(error) from None
 
-        def fits(chunks: Sequence[Chunk]) -> bool:
-            return speaker is None or _room(speaker, (*system, *asking(chunks)), least) >= least
-
-        retriever = self._opened()
-        about = retrieve(retriever, question, principal, self._config.k, fits)
-        scope = self._audit.keyed(f"{principal}\n{retriever.permissions.current().version}")
-        whole = (*turns[:-1], *asking(about.passages))
-        if speaker is not None and about.passages:
-            whole = _shortened(speaker, whole, least)
-            drawing = replace(drawing, max_tokens=min(drawing.max_tokens, _room(speaker, whole, drawing.max_tokens)))
-        return _Asked(question, principal, retriever, about, whole, drawing, scope)
+    def _ask(self, given: _Given, principal: str) -> _Asked:
+        retriever = self._current()
+        # before the search: what changes in between is in another scope than what is computed from now on
+        state = f"{principal}\n{retriever.permissions.current().version}\n{retriever.store.digest}"
+        about = retrieve(retriever, given.question, principal, self._config.k, given.fits)
+        turns = (*given.turns[:-1], *given.prompt(about.passages))
+        return _Asked(given.question, principal, retriever, about, turns, given.drawing, self._audit.keyed(state))
 
     async def _quoted(self, asked: _Asked, name: str) -> AsyncGenerator[Delta | Ended]:
         deltas = await self._run(partial(_quotes, asked))
@@ -163,9 +198,9 @@ class OpenedDocuments:
         yield Ended("stop", 0, 0, grounding(abstained=text == NO_ANSWER, left_out=asked.about.left_out))
 
     async def _spoken(self, asked: _Asked, speaker: Speaker, caller: Caller) -> AsyncGenerator[Delta | Ended]:
-        passages, found = asked.about.passages, asked.about.found
+        passages = asked.about.passages
         answer = CitedAnswer(asked.question, passages, self._judge, cites_with_parts=speaker.cites_with_parts)
-        sent, is_recorded = "", False
+        sent, is_left_to_thread = "", False
         spoken: Spoken | None = None
         saying = speaker.speak(asked.turns, asked.drawing, owner=caller.token, scope=asked.scope)
         try:
@@ -179,11 +214,11 @@ class OpenedDocuments:
                         yield delta
             assert spoken is not None, "the last thing that a speaker says"
             last = await self._scored(asked, answer.end())
-            recording = self._given(asked.retriever.answered, sent + last.text, asked.principal, speaker.name, found)
-            is_recorded = True
+            recording = self._given(_record, asked, sent, last.text, speaker.name)
+            is_left_to_thread = True
             await asyncio.shield(asyncio.wrap_future(recording))
         finally:
-            if not is_recorded:
+            if not is_left_to_thread:
                 self._break_off(asked, sent, speaker.name)
         if last.text:
             yield last
@@ -219,23 +254,35 @@ class OpenedDocuments:
         try:
             return self._thread.submit(self._explained, function, *given)
         except RuntimeError:
-            raise ApiError(503, "the server is shutting down") from None
+            raise shutting_down() from None
 
     def _explained(self, function: Callable[..., T], *given: Any) -> T:
         """Call a function; an index or rules that cannot be read are told apart from what the caller did."""
         try:
             return function(*given)
-        except AccessDenied as error:
-            if str(error).startswith(PRIVATE_SEARCH):
-                raise ApiError(403, f"{PRIVATE_SEARCH}, not all of which you may read") from None
+        except NotAReader:
+            raise ApiError(403, f"{PRIVATE_SEARCH}, not all of which you may read") from None
+        except AccessDenied:
             raise
-        except NoRoom:
-            raise
-        except (ArtifactError, ConfigError, OSError) as error:
-            if not isinstance(error, ConfigError):
-                self._retriever = None
-            log.event("serve.unreadable", reason=str(error))
-            raise ApiError(503, UNREADABLE) from None
+        except RulesError as error:
+            raise _unreadable(error) from None
+        except (ArtifactError, OSError) as error:
+            self._retriever = None
+            raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> ApiError:
+    log.event("serve.unreadable", reason=str(error))
+    return ApiError(503, UNREADABLE)
+
+
+def _record(asked: _Asked, sent: str, last: str, name: str) -> None:
+    """Record an answer before its last text is sent; if it must not end, record what was sent of it."""
+    try:
+        asked.retriever.answered(sent + last, asked.principal, name, asked.about.found)
+    except BaseException:
+        asked.retriever.broken_off(sent, asked.principal, name)
+        raise
 
 
 def _settings(retriever: Retriever) -> dict[str, Any]:
@@ -249,13 +296,14 @@ def _room(speaker: Speaker, turns: Conversation, unknown: int) -> int:
     return unknown if room is None else room
 
 
-def _shortened(speaker: Speaker, turns: Conversation, least: int) -> Conversation:
-    """Leave out the oldest turns that do not fit, up to a turn of the user; the system's turn and the last one stay."""
-    system = tuple(turn for turn in turns[:1] if turn.role == "system")
-    starts = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    shorter = [(*system, *turns[start:]) for start in starts]
-    kept = bisect_left(shorter, True, hi=len(shorter) - 1, key=lambda some: _room(speaker, some, least) >= least)
-    return shorter[kept]
+def _fitted(asked: _Asked, speaker: Speaker, least: int) -> _Asked:
+    """Leave out the oldest turns that do not fit, and shorten the answer to the room that there is."""
+    from ibidem.inference.chat import shortened
+
+    turns = shortened(asked.turns, lambda some: _room(speaker, some, least) >= least)
+    most = asked.drawing.max_tokens
+    drawing = replace(asked.drawing, max_tokens=min(most, _room(speaker, turns, most)))
+    return asked._replace(turns=turns, drawing=drawing)
 
 
 def _quotes(asked: _Asked) -> list[Delta]:

@@ -81,7 +81,7 @@ class UpstreamSpeaker:
         """Answer, and yield what the upstream says.
 
         Raises:
-            ApiError: it cannot be reached, is too slow, reports an error, or says what is no answer.
+            ApiError: it cannot be reached, is too slow, reports an error, or returns a malformed answer.
         """
         body = _body(self._model, turns, drawing)
         timeout = httpx.Timeout(self._patience.connect_s, read=self._patience.silent_s)
