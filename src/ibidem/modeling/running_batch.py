@@ -40,7 +40,7 @@ from ibidem.modeling.sampling import draw, draw_scored
 
 PASS_TOKENS = 8192
 """Maximum number of tokens of prompts in one step, which bounds the memory of their activations."""
-PREFIX_BYTES = 64 << 20
+PREFIX_BYTES = 32 << 20
 """Size of the keys and values that are kept for later prompts."""
 DRAWS = 64
 """Random numbers that a row draws from its generator at once."""
