@@ -390,6 +390,14 @@ def test_a_file_of_ratings_holds_no_text_of_a_document_and_no_formula(site: Site
 # ---------------------------------------------------------------- audit
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "x", "²", "1.5"])
+def test_what_is_no_number_of_ours_is_not_found(number: str, site: Site, client: TestClient) -> None:
+    as_admin(site)
+    for method in ("GET", "POST"):
+        for page in ("audit", "review"):
+            assert client.request(method, f"/{page}/{number}").status_code == 404
+
+
 def test_the_audit_log_is_for_administrators(client: TestClient) -> None:
     for method, path in (("GET", "/audit"), ("POST", "/audit"), ("GET", "/audit/3"), ("POST", "/audit/3")):
         response = client.request(method, path)
