@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ibidem.conversation import Part
@@ -118,6 +118,7 @@ def test_an_escaped_text_spells_no_citation_and_is_read_back(text: str) -> None:
 
 
 @given(st.text(alphabet="a\\[]1,; .\n\ue000\ue001\ue002\ue003"), st.integers(0, 3))
+@example("][1 1", 0)
 def test_every_number_in_brackets_of_a_checked_answer_is_a_citation(text: str, number: int) -> None:
     found = check([Part("text", text), Part("cite", str(number)), Part("text", text)], [TOWER, PARKS], JUDGE)
     cited = {str(each.number) for each in found.citations}

@@ -266,7 +266,9 @@ class Checking:
         stop = len(sentence) - sentence.endswith((".", "!", "?"))
         self._send(sentence[num_sent:stop], claim)
         self._at_tail.add(before)
-        self.unsupported.append((self._at_tail.place(), self._shown.stop()))
+        cited = MARKED.match(sentence)  # a blank may be shown before it
+        start = self._at_tail.add(cited[0])[1][0].start if cited else self._at_tail.place()
+        self.unsupported.append((start, self._shown.stop()))
         self._texts.append(self._shown.doubt())
         self._send(sentence[stop:], claim)
 

@@ -41,7 +41,8 @@ _UNSEEN = (
 )
 _GAP = rf"(?:\s|{_UNSEEN})*+"
 _NUMBER = rf"\d(?:{_UNSEEN}*+\d)*+"
-_LIST = rf"{_GAP}{_NUMBER}(?:{_GAP}[,;，；]{_GAP}{_NUMBER})*+{_GAP}(?:[,;，；]{_GAP})?"
+_BETWEEN = rf"(?:{_GAP}[,;，；]{_GAP}|{_UNSEEN}*+\s{_GAP})"
+_LIST = rf"{_GAP}{_NUMBER}(?:{_BETWEEN}{_NUMBER})*+{_GAP}(?:[,;，；]{_GAP})?"
 _NUMBERS = re.compile(rf"([\[［])({_LIST})([\]］])")
 _DOUBT_LETTERS = f"{_UNSEEN}*+".join("unsupported")
 _SPELLED_DOUBT = re.compile(rf"([(（])({_GAP}{_DOUBT_LETTERS}{_GAP})([)）])", re.IGNORECASE)

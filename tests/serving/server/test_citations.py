@@ -2,7 +2,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ibidem.conversation import Part
@@ -163,6 +163,7 @@ def test_brackets_that_arrive_in_pieces_are_read_as_in_one(text: str, data: st.D
 
 
 @given(own_saids)
+@example([Said("text", "<br>"), Said("cite", "1"), Said("text", "Paris has many parks")])
 def test_unsupported_claims_are_at_the_places_that_are_named(saids: list[Said]) -> None:
     checking = Checking(CHUNKS, JUDGE)
     text = "".join(checking.add(Part(said.kind, said.text)).text for said in merged(saids)) + checking.end().text
