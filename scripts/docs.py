@@ -30,7 +30,8 @@ optim:
 `--config FILE.yaml` names the file. Flags win over the file, and the file wins over the defaults. An unknown key is an
 error, and so is a value that does not fit.
 
-* A list takes one value or more: `--k 1 10`. The flag may also be repeated; in a file, one value needs no brackets.
+* A list takes one value or more: `--k 1 10`. The flag may also be repeated, which is an error for any other; in a file,
+  one value needs no brackets.
 * A switch is on without a value: `--verify` is `--verify true`, or `--verify=True`.
 * Behind an equals sign, lists and groups may be written as Python does, as `wandb agent` passes them:
   `--k=[1, 10]`, `--optim={{'lr': 0.001}}`.
