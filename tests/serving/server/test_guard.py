@@ -491,3 +491,18 @@ def test_what_is_malformed_is_refused_and_the_next_request_works(request_line: b
     answer = raw(server, request_line)
     assert not answer or re.match(rb"HTTP/1\.1 (4\d\d) ", answer), answer
     assert httpx.get(f"{server.url}/v1/models", headers=server.bearer).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Origin: http://HOST\r\nOrigin: http://evil.example",
+        "Authorization: Bearer no\r\nAuthorization: Bearer TOKEN",
+    ],
+)
+def test_a_head_that_says_two_things_is_refused_and_the_connection_closed(fields: str, server: Running) -> None:
+    head = f"POST /v1/models HTTP/1.1\r\nHost: HOST\r\n{fields}\r\n\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: HOST\r\n\r\n"
+    answer = raw(server, head.replace("HOST", f"127.0.0.1:{server.port}").replace("TOKEN", server.token).encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1

@@ -1,6 +1,7 @@
 """Tokens: made once, kept as hashes, expired and revoked at once."""
 
 import hashlib
+import shutil
 import sqlite3
 import stat
 import time
@@ -250,3 +251,17 @@ def test_the_list_says_what_has_expired(state: Path) -> None:
         database.execute("UPDATE tokens SET expires = 0")
     database.close()
     assert "(expired)" in token_commands.listed(TokenListConfig(state=state))
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_nobody_is_known_by_a_database_that_was_deleted_or_replaced(tmp_path: Path, is_replaced: bool) -> None:
+    with closing(TokenStore(tmp_path / "state")) as store:
+        secret = store.create("ada", is_admin=False, days=1)
+        caller = store.caller_of(secret)
+        assert caller is not None
+        (tmp_path / "state").rename(tmp_path / "old")
+        if is_replaced:
+            shutil.copytree(tmp_path / "old", tmp_path / "state")
+        assert store.caller_of(secret) is None
+        assert store.new_session(secret) is None
+        assert not store.is_valid(caller)

@@ -264,6 +264,9 @@ class OpenedDocuments:
             raise ApiError(403, f"{PRIVATE_SEARCH}, not all of which you may read") from None
         except AccessDenied:
             raise
+        except AuditError as error:
+            log.event("serve.unrecorded", reason=str(error))
+            raise
         except RulesError as error:
             raise _unreadable(error) from None
         except (ArtifactError, OSError) as error:

@@ -10,7 +10,7 @@ same headers for browsers, and an error is one line without a path, a version or
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from starlette.datastructures import Headers
@@ -37,6 +37,8 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
     "cross-origin-resource-policy": "same-origin",
 }
+ONCE = (b"host", b"origin", b"authorization", b"cookie", b"content-length", b"content-type")
+"""Fields that a head has once, at most."""
 LOGINS_PER_MINUTE = 20
 """Of an address."""
 MOST_RATES = 10_000
@@ -85,11 +87,15 @@ class Guard:
         except Exception as error:
             if status != CLIENT_LEFT:
                 raise
-            await refused(refusal_of(error))(scope, receive, sent)
+            response = refused(refusal_of(error))
+            if isinstance(error, Ambiguous):  # where this request ends is as doubtful (RFC 9112, 6.1)
+                response.headers["connection"] = "close"
+            await response(scope, receive, sent)
         finally:
             _log(scope, status, time.perf_counter() - start)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_head([name for name, _ in scope["headers"]])
         headers = Headers(scope=scope)
         check_host(headers, self._hosts)
         check_origin(headers)
@@ -180,6 +186,23 @@ class Rates:
     def _now_left(self, whose: str, now: float) -> float:
         left, before = self._left.get(whose, (self._per_minute, now))
         return left + (now - before) * self._per_minute / 60
+
+
+class Ambiguous(ApiError):  # noqa: N818 - a finding
+    """A head that says two things about its request."""
+
+
+def check_head(names: Sequence[bytes]) -> None:
+    """Refuse a head that two programs could read in two ways.
+
+    Args:
+        names: those of its fields, in lower case.
+
+    Raises:
+        Ambiguous: a field occurs twice, or there are two ways to tell where the body ends.
+    """
+    if any(names.count(name) > 1 for name in ONCE) or {b"content-length", b"transfer-encoding"}.issubset(names):
+        raise Ambiguous(400, "the head of the request says two things about it")
 
 
 def check_host(headers: Headers, hosts: Iterable[str]) -> None:

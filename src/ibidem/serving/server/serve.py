@@ -8,6 +8,7 @@ first token is made last, so that a start that fails leaves none that nobody has
 
 import asyncio
 import ipaddress
+import resource
 import shlex
 import signal
 import socket
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,8 @@ from ibidem.serving.server.service import Documents, Service
 from ibidem.serving.server.speech import Speaker
 from ibidem.serving.server.tokens import TokenStore, check_principal
 
+OTHER_FILES = 256
+"""Open files that are no connections, and a margin for those that wait to be refused."""
 TOKEN_DAYS = 90
 """Of the token that the first start makes."""
 FAREWELL_S = 3.0
@@ -41,6 +45,7 @@ def serve(config: ServeConfig) -> None:
     """Serve until a signal ends it."""
     with ExitStack() as stack:
         bound = stack.enter_context(closing(bind(config.host, config.port)))
+        limits = replace(config.limits, connections=min(config.limits.connections, num_connections()))
         address = Address.of(bound, config.host)
         tokens = stack.enter_context(TokenStore(config.state))
         _check_reachable(tokens, config)
@@ -50,7 +55,7 @@ def serve(config: ServeConfig) -> None:
             speaker=speaker,
             documents=_documents(config, stack),
             tokens=tokens,
-            limits=config.limits,
+            limits=limits,
             state=config.state,
             audit=_audit(config),
             reviews=config.review,
@@ -98,6 +103,13 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise ConfigError(f"port {port} of {host}: {error.strerror}; choose another one with --port") from None
     return bound
+
+
+def num_connections() -> int:
+    """Let the process open as many files as the system permits; return how many of them may be connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return max(1, most - OTHER_FILES)
 
 
 def is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ be found from it, and a slow hash would add nothing. The id, which is no secret,
 
 A process keeps a copy of both tables, and reads them again when another process has changed them, so that
 `ibidem token revoke` ends what a running server is sending. Reading never waits for a writer, so that it can be done
-on an event loop.
+on an event loop. If another file takes the place of the database, nobody is known until the server starts again.
 """
 
 import hashlib
@@ -107,6 +107,7 @@ class TokenStore:
             self._writer.execute("PRAGMA foreign_keys = ON")
             self._writer.executescript(_SCHEMA)
             self._reader = opened.enter_context(closing(_connected(self.file)))
+            self._place = _place(self.file)
             self._refresh()
             self._opened = opened.pop_all()
 
@@ -218,6 +219,9 @@ class TokenStore:
     def _refresh(self) -> None:
         self._checked = time.monotonic()
         with self._reading:
+            if _place(self.file) != self._place:  # the changes of others are in another file
+                self._tables, self._version = _Tables({}, {}), -1
+                return
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
@@ -238,6 +242,15 @@ def check_principal(principal: str) -> None:
     """
     if not principal.strip() or not principal.isprintable():
         raise ConfigError(f"principal {principal!a}: must be non-empty and printable")
+
+
+def _place(file: Path) -> tuple[int, int] | None:
+    """Return which file it is; None if it is gone."""
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _connected(file: Path) -> sqlite3.Connection:

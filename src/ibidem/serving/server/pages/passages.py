@@ -15,6 +15,9 @@ from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.pages import layout
 from ibidem.serving.server.service import Service
 
+_TURNING = dict.fromkeys([0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
+"""Marks of writing direction. The answer has none, so its evidence must not be read in another order."""
+
 
 def routes(service: Service) -> list[Route]:
     """Return the route of the passages."""
@@ -58,9 +61,19 @@ def marked(chunk: Chunk, start: str | None, end: str | None) -> Html:
     """Return the text of a passage; what is cited, by its place in the document, is marked."""
     places = (layout.number_of(start), layout.number_of(end))
     first, last = (-1 if place is None else place - chunk.start for place in places)
-    if not 0 <= first < last <= len(chunk.text):
-        return join(chunk.text)
-    return join(chunk.text[:first], tag("mark", chunk.text[first:last]), chunk.text[last:])
+    text = as_written(chunk.text)
+    if not 0 <= first < last <= len(text):
+        return join(text)
+    return join(text[:first], tag("mark", text[first:last]), text[last:])
+
+
+def as_written(text: str) -> str:
+    r"""Return a text in the order in which it is written: what turns the order around is replaced, at its place.
+
+    >>> as_written("a\u202eb\u202c") == "a\ufffdb\ufffd"
+    True
+    """
+    return text.translate(_TURNING)
 
 
 async def _as_json(request: Request, endpoint: layout.Endpoint) -> Response:

@@ -26,7 +26,7 @@ from ibidem.jsonl import Row
 from ibidem.page import Html, join, tag
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.pages import layout
-from ibidem.serving.server.pages.passages import source_line
+from ibidem.serving.server.pages.passages import as_written, source_line
 from ibidem.serving.server.pages.ratings import Bound, RatingFiles
 from ibidem.serving.server.service import Documents, Service
 
@@ -151,7 +151,9 @@ def _progress(form: Form) -> Html:
 def _shown(form: Form, name: str, chunk: Chunk, last: str) -> list[Html]:
     question, statements = review.shown(form.pairs[name])
     said = form.scores.get(name)
-    source = tag("section", tag("h2", "Passage"), _titles(chunk), source_line(chunk), _text(chunk.text, "source"))
+    source = tag(
+        "section", tag("h2", "Passage"), _titles(chunk), source_line(chunk), _text(as_written(chunk.text), "source")
+    )
     both = _button("0.5", CHOICES["0.5"], said)
     cards = [
         tag(

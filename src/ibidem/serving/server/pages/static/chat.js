@@ -17,6 +17,7 @@ const NEAR_END_PX = 120;
 
 let messages = []; // what is sent: complete turns only
 let running = null; // what stops the answer that is being written
+const turning = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g; // marks of writing direction, as in passages.py
 let opener = null; // the citation whose passage is open
 
 // ---------------------------------------------------------------- elements
@@ -343,7 +344,8 @@ async function showPassage(citation, button) {
 async function passageOf({ chunk }) {
   const headers = { accept: "application/json" };
   const response = await fetched(`/passages/${encodeURIComponent(chunk)}`, { headers });
-  return response.json();
+  const found = await response.json();
+  return { ...found, text: found.text.replace(turning, "\ufffd") };
 }
 
 function supportOf({ supported, score }) {
