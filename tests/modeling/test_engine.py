@@ -4,6 +4,8 @@ Whatever happens in a test happens after a step of the engine, in its thread, so
 """
 
 import random
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -484,3 +486,23 @@ def test_memory_of_long_and_many_streams_is_given_back_while_another_goes_on_and
     assert sizes[-1] <= max(sizes) / 16, "it has room for the longest of the last rows that left"
     assert left == first
     assert found.ids[stays] == generate(frozen, [[1, 2]], Sampling(100, 0.0), end_ids=(NEVER,))[0]
+
+
+STEP = """
+import sys
+from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.matrices import FrozenDecoder
+from ibidem.modeling.modeling_custom import Decoder
+from ibidem.modeling.running_batch import Request, RunningBatch
+
+model = Decoder(ModelConfig(vocab_size=97, width=48, layers=1, heads=4, ffn_hidden=80, context=64))
+model.init_weights(0)
+batch = RunningBatch(FrozenDecoder(model), slots=4)
+batch.admit(Request([1, 2], 0.8, 0.95, [1, 2, 3, 4]))
+assert len(batch.step()) == len(batch.step()) == 4
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_first_step_imports_no_compiler() -> None:
+    subprocess.run([sys.executable, "-c", STEP], check=True, timeout=WITHIN_S)

@@ -174,8 +174,10 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: 
         return attend(q_BTHK, k_BTGK, v_BTGK)
     if isinstance(documents, Branches):
         return _attend_by_branch(q_BTHK, k_BTGK, v_BTGK, documents.groups)
-    flat = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
-    mixed_NHK: Tensor = _ByDocument.apply(*flat, documents.edges, documents.layout)  # type: ignore[no-untyped-call]
+    q_NHK, k_NGK, v_NGK = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
+    if torch.is_inference_mode_enabled():  # a custom operation imports torch's compiler: 2 s and 100 MB
+        return _attended(q_NHK, k_NGK, v_NGK, documents.edges, documents.layout)[0].view_as(q_BTHK)
+    mixed_NHK: Tensor = _ByDocument.apply(q_NHK, k_NGK, v_NGK, documents.edges, documents.layout)  # type: ignore[no-untyped-call]
     return mixed_NHK.view_as(q_BTHK)
 
 
@@ -234,8 +236,7 @@ class _ByDocument(torch.autograd.Function):
         return (*_backward(grad_NHK, *ctx.saved_tensors), None, None)
 
 
-@torch.library.custom_op("ibidem::attention_by_document", mutates_args=())
-def _forward(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout: Tensor) -> tuple[Tensor, Tensor]:
+def _attended(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout: Tensor) -> tuple[Tensor, Tensor]:
     if _has_kernel(q_NHK):
         edges, longest = _sizes(edges, layout)
         mixed_NHK, lse_HN, _ = torch.ops.torch_attn._varlen_attn(  # noqa: SLF001 - what `varlen_attn` calls
@@ -247,6 +248,9 @@ def _forward(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, edges: Tensor, layout:
         mixed_1HTK, lse_1HT = _attend_alone(*_parts(place, q_NHK, k_NGK, v_NGK))
         mixed_NHK[place], lse_HN[:, place] = mixed_1HTK[0].transpose(0, 1), lse_1HT[0]
     return mixed_NHK, lse_HN
+
+
+_forward = torch.library.custom_op("ibidem::attention_by_document", mutates_args=())(_attended)
 
 
 @torch.library.custom_op("ibidem::attention_by_document_backward", mutates_args=())
