@@ -14,7 +14,7 @@ time counts, that of prompts and of every thread.
 
 Clients: 500 streams of 20 principals at once, against `ibidem serve` in a process of its own, and the same 500 prompts,
 seeds and lengths through a bare `RunningBatch` of 64 slots in another one. Prompts have about 200 tokens, answers 16 to
-64, sampled. Tokens per CPU-second of the server's process, from the first request to the last event; the clients are
+48, sampled. Tokens per CPU-second of the server's process, from the first request to the last event; the clients are
 not counted.
 
     model       the model alone
@@ -68,12 +68,14 @@ OUT_SCALE, NORM_SCALE = 30.0, 10.0
 """How much larger the matrices that write to the residual stream, and the last norm, are than at first."""
 
 CLIENTS, PRINCIPALS, LOADS = 500, 20, 3
-CLIENT_PROMPT, SHORTEST, LONGEST = 196, 16, 64
+CLIENT_PROMPT, SHORTEST, LONGEST = 196, 16, 48
 ALONE = 20
 """How many answers are asked for once more, one at a time."""
 SLOTS = 64
 CROWD, NEWCOMERS, NEWCOMER_TOKENS = 480, 10, 8
 PEER_STREAMS, PEER_TOKENS, PEER_RUNS = (1, 16, 64), 64, 3
+LEAST_ANSWERS = 4
+"""A stream alone answers so often, one after the other: less CPU time could not be told from none."""
 PEERS: dict[str, tuple[str, ...]] = {
     "transformers": (),
     "transformers, continuous batching": ("--continuous-batching",),
@@ -770,11 +772,12 @@ def theirs(scratch: Path, python: str, export: Path, flags: Sequence[str]) -> It
 def peer_run(served: Served, jobs: Sequence[Job], runs: dict[int, list[float]]) -> list[str]:
     """Measure a server at all numbers of streams; return what it said at the largest one."""
     for streams, speeds in runs.items():
-        before = served.cpu_s()
-        heard = asyncio.run(served.ask_all(jobs[:streams], temperature=0.0))
-        print(served.model.rpartition("/")[2], streams, round(served.cpu_s() - before, 2), "CPU s", flush=True)
-        speeds.append(sum(each.usage["completion_tokens"] for each in heard) / (served.cpu_s() - before))
+        before, heard = served.cpu_s(), list[Heard]()
+        for place in range(0, max(streams, LEAST_ANSWERS), streams):
+            heard += asyncio.run(served.ask_all(jobs[place : place + streams], temperature=0.0))
+        cpu_s = served.cpu_s() - before
         assert not any(each.error for each in heard), [each.error for each in heard]
+        speeds.append(sum(each.usage["completion_tokens"] for each in heard) / cpu_s)
     return [each.text for each in heard]
 
 
