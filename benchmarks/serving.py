@@ -238,11 +238,11 @@ def engine(model: Any, prompts: list[str], temperature: float) -> int:
 
 
 async def speak(speaker: Any, prompts: list[str], temperature: float) -> int:
-    from ibidem.serving.server.speech import Drawing, Spoken
+    from ibidem.serving.server.speech import SamplingParams, Spoken
 
     async def listen(prompt: str, seed: int) -> int:
-        drawing = Drawing(NEW, temperature, 0.95, seed)
-        async with aclosing(speaker.complete(prompt, None, drawing, owner=str(seed % 20), scope=None)) as speech:
+        sampling = SamplingParams(NEW, temperature, 0.95, seed)
+        async with aclosing(speaker.complete(prompt, None, sampling, owner=str(seed % 20), scope=None)) as speech:
             async for said in speech:
                 if isinstance(said, Spoken):
                     return said.completion_tokens

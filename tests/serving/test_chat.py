@@ -17,7 +17,7 @@ from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Sampling
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.serving.server.own_model import OwnSpeaker
-from ibidem.serving.server.speech import Drawing, Said, Spoken
+from ibidem.serving.server.speech import Said, SamplingParams, Spoken
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
@@ -96,10 +96,10 @@ def test_an_interrupt_stops_the_answer_and_what_was_said_stays_in_the_conversati
     asked: list[Conversation] = []
 
     async def interrupted(
-        speaker: OwnSpeaker, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
+        speaker: OwnSpeaker, turns: Conversation, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> Speech:
         asked.append(turns)
-        async with aclosing(speak(speaker, turns, drawing, owner=owner, scope=scope)) as speech:
+        async with aclosing(speak(speaker, turns, sampling, owner=owner, scope=scope)) as speech:
             async for each in speech:
                 if len(asked) == 1:
                     assert isinstance(each, Said)

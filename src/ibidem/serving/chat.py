@@ -21,7 +21,7 @@ from ibidem.inference.chat import shortened
 from ibidem.serving.config import DEFAULT_TOKENS, ChatConfig
 from ibidem.serving.generate import report_untuned
 from ibidem.serving.server.own_model import OwnSpeaker
-from ibidem.serving.server.speech import Drawing, Said
+from ibidem.serving.server.speech import Said, SamplingParams
 
 PROMPT = "> "
 
@@ -75,10 +75,10 @@ def _answered(runner: asyncio.Runner, speaker: OwnSpeaker, turns: Conversation, 
         )
         log.event("chat.shortened", reason=reason)
     max_tokens = config.max_tokens or min(DEFAULT_TOKENS, speaker.room(kept))
-    drawing = Drawing(max_tokens, config.temperature, config.top_p, config.seed)
+    sampling = SamplingParams(max_tokens, config.temperature, config.top_p, config.seed)
     parts: list[Part] = []
     try:
-        runner.run(_show(speaker, kept, drawing, parts))
+        runner.run(_show(speaker, kept, sampling, parts))
     except KeyboardInterrupt:
         pass  # what was said is part of the conversation
     finally:
@@ -88,9 +88,9 @@ def _answered(runner: asyncio.Runner, speaker: OwnSpeaker, turns: Conversation, 
     return kept[:-1] if answer.is_blank else (*kept, answer)
 
 
-async def _show(speaker: OwnSpeaker, turns: Conversation, drawing: Drawing, parts: list[Part]) -> None:
+async def _show(speaker: OwnSpeaker, turns: Conversation, sampling: SamplingParams, parts: list[Part]) -> None:
     """Write an answer as it is generated, and add its parts to a list."""
-    async with aclosing(speaker.speak(turns, drawing, owner="", scope="")) as answer:
+    async with aclosing(speaker.speak(turns, sampling, owner="", scope="")) as answer:
         async for said in answer:
             if isinstance(said, Said):
                 part = Part(said.kind, said.text)

@@ -16,7 +16,7 @@ from ibidem.readers import Readers
 from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server import serve
 from ibidem.serving.server.service import Documents, Service
-from ibidem.serving.server.speech import Drawing, Said, Spoken
+from ibidem.serving.server.speech import Said, SamplingParams, Spoken
 from ibidem.serving.server.tokens import TokenStore
 
 WORDS = ("At ", "nine", " o'clock", ".")
@@ -34,7 +34,7 @@ class Script:
     """Raised behind the words."""
     name: str = "sha256:0123"
     cites_with_parts: bool = True
-    asked: list[tuple[Any, Drawing, str, str | None]] = field(default_factory=list)
+    asked: list[tuple[Any, SamplingParams, str, str | None]] = field(default_factory=list)
     open: int = 0
 
     def room(self, turns: Conversation) -> int:
@@ -44,26 +44,26 @@ class Script:
         return CONTEXT - len(prompt) - len(suffix or "")
 
     def speak(
-        self, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
+        self, turns: Conversation, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
-        return self._said(turns, drawing, owner, scope, sum(len(turn.text) for turn in turns))
+        return self._said(turns, sampling, owner, scope, sum(len(turn.text) for turn in turns))
 
     def complete(
-        self, prompt: str, suffix: str | None, drawing: Drawing, *, owner: str, scope: str | None
+        self, prompt: str, suffix: str | None, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
-        return self._said((prompt, suffix), drawing, owner, scope, len(prompt))
+        return self._said((prompt, suffix), sampling, owner, scope, len(prompt))
 
     async def _said(
-        self, what: Any, drawing: Drawing, owner: str, scope: str | None, size: int
+        self, what: Any, sampling: SamplingParams, owner: str, scope: str | None, size: int
     ) -> AsyncGenerator[Said | Spoken]:
-        self.asked.append((what, drawing, owner, scope))
+        self.asked.append((what, sampling, owner, scope))
         self.open += 1
         try:
             count = 0
             for word in self.words:
                 while self.gate is not None and not self.gate.acquire(blocking=False):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
-                if count == drawing.max_tokens:
+                if count == sampling.max_tokens:
                     break
                 count += 1
                 yield Said("text", word)

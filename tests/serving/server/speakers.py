@@ -13,10 +13,10 @@ from ibidem.grounding.audit.log import FILE
 from ibidem.readers import Readers
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server.documents import OpenedDocuments
-from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Speaker, Spoken
+from ibidem.serving.server.speech import Cited, Delta, Ended, Said, SamplingParams, Speaker, Spoken
 from ibidem.serving.server.tokens import Caller
 
-DRAWING = Drawing(max_tokens=64, temperature=0.0, top_p=1.0, seed=0)
+DRAWING = SamplingParams(max_tokens=64, temperature=0.0, top_p=1.0, seed=0)
 
 
 class FakeSpeaker:
@@ -33,16 +33,16 @@ class FakeSpeaker:
         room: Callable[[Conversation], int] | None = None,
     ) -> None:
         self.cites_with_parts = cites_with_parts
-        self.asked: list[tuple[Conversation, Drawing, str, str | None]] = []
+        self.asked: list[tuple[Conversation, SamplingParams, str, str | None]] = []
         self._say, self._room = say, room
 
     def room(self, turns: Conversation) -> int | None:
         return None if self._room is None else self._room(turns)
 
     async def speak(
-        self, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
+        self, turns: Conversation, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
-        self.asked.append((turns, drawing, owner, scope))
+        self.asked.append((turns, sampling, owner, scope))
         for said in self._say(turns):
             await asyncio.sleep(0)
             yield said
@@ -85,11 +85,11 @@ async def answered(
     speaker: Speaker | None,
     asked: str | Conversation,
     principal: str = "ada",
-    drawing: Drawing = DRAWING,
+    sampling: SamplingParams = DRAWING,
 ) -> list[Delta | Ended]:
     """Return all that is sent."""
     turns = user(asked) if isinstance(asked, str) else asked
-    return [each async for each in documents.answer(speaker, turns, drawing, caller(principal))]
+    return [each async for each in documents.answer(speaker, turns, sampling, caller(principal))]
 
 
 async def listen(answer: AsyncGenerator[Delta | Ended], sent: list[Any], *, names: bool = False) -> None:

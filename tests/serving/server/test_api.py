@@ -25,7 +25,7 @@ from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server import responses
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.guard import COOKIE
-from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Speaker
+from ibidem.serving.server.speech import Cited, Delta, Ended, Said, SamplingParams, Speaker
 from ibidem.serving.server.tokens import Caller
 
 TEXT = "".join(WORDS)
@@ -42,12 +42,12 @@ class Handbook:
 
     def __init__(self, failure: Exception | None = None, pieces: int = 1) -> None:
         self.failure, self.pieces = failure, pieces
-        self.asked: list[tuple[Speaker | None, Conversation, Drawing, Caller]] = []
+        self.asked: list[tuple[Speaker | None, Conversation, SamplingParams, Caller]] = []
 
     async def answer(
-        self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, caller: Caller
+        self, speaker: Speaker | None, turns: Conversation, sampling: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Delta | Ended]:
-        self.asked.append((speaker, turns, drawing, caller))
+        self.asked.append((speaker, turns, sampling, caller))
         for _ in range(self.pieces):
             yield Delta("So ")
         if self.failure is not None:
@@ -136,9 +136,9 @@ def test_the_model_is_told_who_asks_and_what(plain: Running) -> None:
     (ada,) = [token.caller for token in plain.service.tokens.listed()]
     with plain.client() as client:
         client.post("/v1/chat/completions", json={**CHAT, "user": "eve", "temperature": 0.5, "stop": ["x"]})
-    turns, drawing, owner, scope = speaker.asked[-1]
+    turns, sampling, owner, scope = speaker.asked[-1]
     assert (turns[0].text, owner, scope) == ("Hi", ada.token, "ada")
-    assert (drawing.temperature, drawing.top_p, drawing.max_tokens, drawing.stop) == (0.5, 0.95, 512, ("x",))
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.stop) == (0.5, 0.95, 512, ("x",))
 
 
 def test_the_models_are_listed(plain: Running) -> None:
@@ -208,9 +208,9 @@ def test_answers_from_documents_have_their_citations(tmp_path: Path) -> None:
         {"content": "[1]", "annotations": [annotation]},
         {},
     ]
-    speaker, turns, drawing, caller = handbook.asked[-1]
+    speaker, turns, sampling, caller = handbook.asked[-1]
     assert speaker is None
-    assert (turns[0].text, drawing.temperature, caller.principal) == ("Hi", 0.0, "ada")
+    assert (turns[0].text, sampling.temperature, caller.principal) == ("Hi", 0.0, "ada")
 
 
 def test_a_chat_model_alone_continues_no_text(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_chat_model_alone_continues_no_text(tmp_path: Path) -> None:
             return None
 
         def speak(self, *_: Any, **__: Any) -> Any:
-            return Script().speak((), Drawing(9, 0, 1, 0), owner="", scope=None)
+            return Script().speak((), SamplingParams(9, 0, 1, 0), owner="", scope=None)
 
     with running(tmp_path / "state", Chatting()) as server, server.client() as client:
         refused = client.post("/v1/completions", json={"model": "ibidem", "prompt": "a"})

@@ -207,7 +207,7 @@ def test_what_was_sent_until_the_task_was_cancelled_or_the_model_failed_is_recor
     index: Path, documents: OpenedDocuments
 ) -> None:
     class Failing(FakeSpeaker):
-        async def speak(self, turns, drawing, *, owner, scope) -> AsyncGenerator[Said | Spoken]:
+        async def speak(self, turns, sampling, *, owner, scope) -> AsyncGenerator[Said | Spoken]:
             yield text("The notice")
             if goes_on is not None:
                 goes_on.set()
@@ -381,9 +381,9 @@ def test_what_does_not_fit_is_left_out_passages_from_the_end_and_turns_from_the_
     size = len(complete[0].text) + len(complete[-1].text)
     tight = FakeSpeaker(say, room=lambda turns: size + 300 - sum(len(turn.text) for turn in turns))
     asyncio.run(answered(documents, tight, history))
-    kept, drawing, *_ = tight.asked[0]
+    kept, sampling, *_ = tight.asked[0]
     assert kept == (complete[0], *complete[5:7], complete[-1])
-    assert drawing.max_tokens == 64
+    assert sampling.max_tokens == 64
     short = FakeSpeaker(say, room=lambda turns: size + 30 - sum(len(turn.text) for turn in turns))
     sent = asyncio.run(answered(documents, short, history))
     assert len(passages(short.asked[0][0])) == len(passages(complete)) - sent[-1].grounding["left_out"]
@@ -430,7 +430,7 @@ def test_a_long_history_is_counted_a_few_times_and_nobody_else_waits_for_it(docu
 
 def test_a_long_answer_is_shortened_to_the_room_that_there_is(documents: OpenedDocuments) -> None:
     speaker = FakeSpeaker(lambda _: [text("Yes")], room=lambda _: 300)
-    asyncio.run(answered(documents, speaker, NOTICE, drawing=replace(DRAWING, max_tokens=2000)))
+    asyncio.run(answered(documents, speaker, NOTICE, sampling=replace(DRAWING, max_tokens=2000)))
     assert speaker.asked[0][1].max_tokens == 300
 
 

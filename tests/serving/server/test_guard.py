@@ -502,7 +502,8 @@ def test_what_is_malformed_is_refused_and_the_next_request_works(request_line: b
     ],
 )
 def test_a_head_that_says_two_things_is_refused_and_the_connection_closed(fields: str, server: Running) -> None:
-    head = f"POST /v1/models HTTP/1.1\r\nHost: HOST\r\n{fields}\r\n\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: HOST\r\n\r\n"
-    answer = raw(server, head.replace("HOST", f"127.0.0.1:{server.port}").replace("TOKEN", server.token).encode())
+    behind = "GET /v1/models HTTP/1.1\r\nHost: HOST\r\n\r\n"
+    both = f"POST /v1/models HTTP/1.1\r\nHost: HOST\r\n{fields}\r\n\r\n0\r\n\r\n{behind}"
+    answer = raw(server, both.replace("HOST", f"127.0.0.1:{server.port}").replace("TOKEN", server.token).encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1

@@ -26,7 +26,7 @@ from ibidem.modeling.running_batch import Drawn, RunningBatch
 from ibidem.readers import KEY, Readers
 from ibidem.serving.server.detokenizer import Detokenizer
 from ibidem.serving.server.own_model import OwnSpeaker, _PartReader
-from ibidem.serving.server.speech import Drawing, Said, Spoken
+from ibidem.serving.server.speech import Said, SamplingParams, Spoken
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
@@ -49,11 +49,13 @@ def speaker(checkpoint: Path) -> Iterator[OwnSpeaker]:
     opened.close()
 
 
-def drawing(max_tokens: int = 12, temperature: float = 0.8, seed: int = 0, stop: tuple[str, ...] = ()) -> Drawing:
-    return Drawing(max_tokens, temperature, 0.95, seed, stop)
+def sampling(
+    max_tokens: int = 12, temperature: float = 0.8, seed: int = 0, stop: tuple[str, ...] = ()
+) -> SamplingParams:
+    return SamplingParams(max_tokens, temperature, 0.95, seed, stop)
 
 
-def chat(speaker: OwnSpeaker, text: str, how: Drawing, owner: str = "") -> Speech:
+def chat(speaker: OwnSpeaker, text: str, how: SamplingParams, owner: str = "") -> Speech:
     return speaker.speak((Turn.of("user", text),), how, owner=owner, scope=None)
 
 
@@ -192,7 +194,7 @@ def test_each_of_many_hears_what_generate_answers_alone(
     questions = [f"What is {'value ' * (number % 5)}{number}?" for number in range(20)]
     frozen, template = FrozenDecoder(load_model(checkpoint)[0]), ChatTemplate(tokenizer)
     found = asyncio.run(
-        all_heard([chat(speaker, text, drawing(temperature=temperature, seed=7)) for text in questions])
+        all_heard([chat(speaker, text, sampling(temperature=temperature, seed=7)) for text in questions])
     )
     for text, (said, spoken) in zip(questions, found, strict=True):
         turns = (Turn.of("user", text),)
@@ -209,7 +211,7 @@ def test_a_document_is_continued_as_generate_continues_it(
     speaker: OwnSpeaker, checkpoint: Path, tokenizer: Tokenizer, stop: tuple[str, ...]
 ) -> None:
     prompts = ["import os\n", "def add(value, index):\n    return"]
-    how = drawing(24, stop=stop)
+    how = sampling(24, stop=stop)
     found = asyncio.run(all_heard([speaker.complete(prompt, None, how, owner="", scope=None) for prompt in prompts]))
     frozen = FrozenDecoder(load_model(checkpoint)[0])
     for prompt, (said, spoken) in zip(prompts, found, strict=True):
@@ -249,7 +251,7 @@ def test_a_closed_generator_frees_its_slot_within_a_step_also_before_anything_wa
         return step(batch)
 
     async def leave(speaker: OwnSpeaker) -> None:
-        how = drawing(40, seed=1)
+        how = sampling(40, seed=1)
         speeches = [chat(speaker, text, how) for text in ("a", "waits", "never asked")]
         permitted.release()
         await anext(speeches[0])
@@ -270,19 +272,19 @@ def test_a_closed_generator_frees_its_slot_within_a_step_also_before_anything_wa
         asyncio.run(leave(speaker))
         assert not speaker._queues
         permitted.release(100)
-        assert asyncio.run(heard(chat(speaker, "d", drawing())))[0]
+        assert asyncio.run(heard(chat(speaker, "d", sampling())))[0]
     finally:
         speaker.close()
 
 
 def test_a_slow_listener_hears_everything_and_holds_up_nobody(speaker: OwnSpeaker) -> None:
     async def listen() -> tuple[list[Said], list[Said]]:
-        slow = chat(speaker, "slow", drawing(30, 0.0))
+        slow = chat(speaker, "slow", sampling(30, 0.0))
         pieces = [await anext(slow)]
-        await heard(chat(speaker, "quick", drawing(30, 0.0)))
+        await heard(chat(speaker, "quick", sampling(30, 0.0)))
         await until(lambda: speaker.in_use() == 0)
         pieces += [piece async for piece in slow if isinstance(piece, Said)]
-        alone, _ = await heard(chat(speaker, "slow", drawing(30, 0.0)))
+        alone, _ = await heard(chat(speaker, "slow", sampling(30, 0.0)))
         return pieces, alone
 
     pieces, alone = asyncio.run(listen())
@@ -294,11 +296,11 @@ def test_what_does_not_fit_is_refused_and_room_says_so(speaker: OwnSpeaker) -> N
     turns = (Turn.of("user", "value " * 40),)
     room = speaker.room(turns)
     assert 0 < room < speaker.context
-    said, spoken = asyncio.run(heard(speaker.speak(turns, drawing(room), owner="", scope=None)))
+    said, spoken = asyncio.run(heard(speaker.speak(turns, sampling(room), owner="", scope=None)))
     assert said
     assert spoken.prompt_tokens + room == speaker.context
     with pytest.raises(ConfigError, match="do not fit into the model's context of 64"):
-        asyncio.run(heard(speaker.speak(turns, drawing(room + 1), owner="", scope=None)))
+        asyncio.run(heard(speaker.speak(turns, sampling(room + 1), owner="", scope=None)))
     assert speaker.room((Turn.of("user", "value " * 400),)) < 0
 
 
@@ -340,7 +342,7 @@ def test_what_was_encoded_to_know_its_room_is_not_encoded_again(
         await asyncio.gather(*(asyncio.to_thread(speaker.room, turns) for turns in asked))
         await asyncio.to_thread(speaker.room_behind, "def ", "return")
         before = len(encoded)
-        how = drawing(2)
+        how = sampling(2)
         found = await all_heard([speaker.speak(turns, how, owner="", scope=None) for turns in asked])
         await heard(speaker.complete("def ", "return", how, owner="", scope=None))
         assert len(encoded) == before == 6
@@ -361,7 +363,7 @@ def test_a_failure_of_the_model_reaches_everyone_even_if_it_cannot_be_logged(
     step = type(speaker._engine._batch).step
 
     async def fail() -> None:
-        tasks = [asyncio.create_task(heard(chat(speaker, text, drawing(40, seed=1)))) for text in "abc"]
+        tasks = [asyncio.create_task(heard(chat(speaker, text, sampling(40, seed=1)))) for text in "abc"]
         found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WITHIN_S)
         assert [(type(each), str(each)) for each in found] == [
             (DataError, "the model failed; the events of the server say how")
@@ -378,7 +380,7 @@ def test_a_failure_of_the_model_reaches_everyone_even_if_it_cannot_be_logged(
     try:
         asyncio.run(fail())
         monkeypatch.undo()
-        assert asyncio.run(heard(chat(speaker, "later", drawing())))[0]
+        assert asyncio.run(heard(chat(speaker, "later", sampling())))[0]
     finally:
         speaker.close()
 

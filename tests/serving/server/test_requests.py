@@ -173,18 +173,18 @@ def test_messages_become_turns() -> None:
 
 
 def test_what_a_client_does_not_say_is_as_in_generate() -> None:
-    drawn = requests.drawing(chat().wanted, room=None, most=2048)
+    drawn = requests.sampling(chat().wanted, room=None, most=2048)
     assert (drawn.max_tokens, drawn.temperature, drawn.top_p, drawn.stop) == (512, 0.8, 0.95, ())
-    assert requests.drawing(chat().wanted, room=40, most=2048).max_tokens == 40
-    assert requests.drawing(chat().wanted, room=4000, most=100).max_tokens == 100
-    assert len({requests.drawing(chat().wanted, room=None, most=2048).seed for _ in range(8)}) > 1
+    assert requests.sampling(chat().wanted, room=40, most=2048).max_tokens == 40
+    assert requests.sampling(chat().wanted, room=4000, most=100).max_tokens == 100
+    assert len({requests.sampling(chat().wanted, room=None, most=2048).seed for _ in range(8)}) > 1
 
 
 def test_what_a_client_says_counts() -> None:
     asked = chat(temperature=0, top_p=0.5, seed=7, stop="\n", max_completion_tokens=9, stream=True)
-    drawn = requests.drawing(asked.wanted, room=40, most=2048)
+    drawn = requests.sampling(asked.wanted, room=40, most=2048)
     assert (drawn.max_tokens, drawn.temperature, drawn.top_p, drawn.seed, drawn.stop) == (9, 0, 0.5, 7, ("\n",))
-    assert requests.drawing(asked.wanted, room=4, most=2048).max_tokens == 4
+    assert requests.sampling(asked.wanted, room=4, most=2048).max_tokens == 4
     assert asked.wanted.is_streamed
     assert chat(max_tokens=5, max_completion_tokens=5).wanted.max_tokens == 5
     assert refused(chat, max_tokens=5, max_completion_tokens=6).param == "max_tokens"
@@ -192,7 +192,7 @@ def test_what_a_client_says_counts() -> None:
 
 def test_a_prompt_that_is_too_long_says_by_how_much() -> None:
     for room, over in ((0, "1 token;"), (-1234, "1,235 tokens;")):
-        error = refused(lambda room: requests.drawing(chat().wanted, room=room, most=9), room=room)
+        error = refused(lambda room: requests.sampling(chat().wanted, room=room, most=9), room=room)
         assert (error.code, error.param) == ("context_length_exceeded", "messages")
         assert over in str(error)
 

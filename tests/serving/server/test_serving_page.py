@@ -113,9 +113,9 @@ def test_the_configuration_of_the_editor_fills_a_gap(server: Running) -> None:
     chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "".join(WORDS)
     assert isinstance(server.service.speaker, Script)
-    asked, drawing, *_ = server.service.speaker.asked[-1]
+    asked, sampling, *_ = server.service.speaker.asked[-1]
     assert asked == (prefix, suffix)
-    assert (drawing.max_tokens, drawing.temperature, drawing.stop) == (64, 0, tuple(STOPS_OF_CONTINUE))
+    assert (sampling.max_tokens, sampling.temperature, sampling.stop) == (64, 0, tuple(STOPS_OF_CONTINUE))
 
 
 def test_the_configuration_of_the_editor_chats(server: Running) -> None:

@@ -41,12 +41,12 @@ async def answered(service: Service, asked: ChatAsked, caller: Caller) -> Pieces
     """
     most, speaker = service.limits.max_tokens, service.speaker
     if service.documents is not None:
-        drawing = requests.drawing(asked.wanted, room=None, most=most, temperature=GROUNDED_TEMPERATURE)
-        return service.documents.answer(speaker, asked.turns, drawing, caller)
+        sampling = requests.sampling(asked.wanted, room=None, most=most, temperature=GROUNDED_TEMPERATURE)
+        return service.documents.answer(speaker, asked.turns, sampling, caller)
     assert speaker is not None
     room = await asyncio.to_thread(speaker.room, asked.turns)  # a long conversation takes long to encode
-    drawing = requests.drawing(asked.wanted, room=room, most=most)
-    return unchecked(speaker.speak(asked.turns, drawing, owner=caller.token, scope=caller.principal))
+    sampling = requests.sampling(asked.wanted, room=room, most=most)
+    return unchecked(speaker.speak(asked.turns, sampling, owner=caller.token, scope=caller.principal))
 
 
 class ChatForm:

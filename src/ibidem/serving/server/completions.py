@@ -13,7 +13,7 @@ from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.requests import CompletionAsked
 from ibidem.serving.server.responses import About, Pieces, around, sse, unchecked, usage
 from ibidem.serving.server.service import Service
-from ibidem.serving.server.speech import Cited, Delta, Drawing, Ended, Said, Spoken
+from ibidem.serving.server.speech import Cited, Delta, Ended, Said, SamplingParams, Spoken
 from ibidem.serving.server.tokens import Caller
 
 OBJECT = "text_completion"
@@ -28,7 +28,7 @@ class Completer(Protocol):
         """Return how many tokens fit behind a prompt, negative if it is too long."""
 
     def complete(
-        self, prompt: str, suffix: str | None, drawing: Drawing, *, owner: str, scope: str | None
+        self, prompt: str, suffix: str | None, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         """Continue a text, or fill the gap before a suffix; as `Speaker.speak`."""
 
@@ -52,8 +52,8 @@ async def _completed(service: Service, asked: CompletionAsked, caller: Caller) -
         message = "model: it only answers conversations; use /v1/chat/completions"
         raise ApiError(400, message, code="unsupported_model", param="model")
     room = await asyncio.to_thread(speaker.room_behind, asked.prompt, asked.suffix)  # a long text takes long to encode
-    drawing = requests.drawing(asked.wanted, room=room, most=service.limits.max_tokens, param="prompt")
-    said = speaker.complete(asked.prompt, asked.suffix, drawing, owner=caller.token, scope=caller.principal)
+    sampling = requests.sampling(asked.wanted, room=room, most=service.limits.max_tokens, param="prompt")
+    said = speaker.complete(asked.prompt, asked.suffix, sampling, owner=caller.token, scope=caller.principal)
     return unchecked(said)
 
 

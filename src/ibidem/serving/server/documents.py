@@ -35,7 +35,7 @@ from ibidem.grounding.support import WordCover
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server.citations import CitedAnswer, Sent, cited_at, grounding
 from ibidem.serving.server.errors import ApiError, shutting_down
-from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker, Spoken
+from ibidem.serving.server.speech import Delta, Ended, SamplingParams, Speaker, Spoken
 from ibidem.serving.server.tokens import Caller
 from ibidem.signatures import secret_key
 
@@ -54,7 +54,7 @@ class _Given(NamedTuple):
 
     speaker: Speaker | None
     turns: Conversation
-    drawing: Drawing
+    sampling: SamplingParams
 
     @property
     def question(self) -> str:
@@ -63,7 +63,7 @@ class _Given(NamedTuple):
     @property
     def least(self) -> int:
         """Return how many tokens of an answer must have room."""
-        return min(self.drawing.max_tokens, LEAST_ROOM)
+        return min(self.sampling.max_tokens, LEAST_ROOM)
 
     def check_question(self) -> None:
         if not self.turns or self.turns[-1].role != "user":
@@ -99,7 +99,7 @@ class _Asked(NamedTuple):
     about: Retrieved
     turns: Conversation
     """What the speaker is asked."""
-    drawing: Drawing
+    sampling: SamplingParams
     scope: str
 
 
@@ -129,10 +129,10 @@ class OpenedDocuments:
             raise
 
     async def answer(
-        self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, caller: Caller
+        self, speaker: Speaker | None, turns: Conversation, sampling: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Delta | Ended]:
         """Answer the last turn of the user, as `service.Documents` says."""
-        given = _Given(speaker, turns, drawing)
+        given = _Given(speaker, turns, sampling)
         given.check_question()
         await asyncio.to_thread(given.check_room)
         asked = await self._run(self._ask, given, caller.principal)
@@ -187,7 +187,7 @@ class OpenedDocuments:
         state = f"{principal}\n{retriever.permissions.current().version}\n{retriever.store.digest}"
         about = retrieve(retriever, given.question, principal, self._config.k, given.fits)
         turns = (*given.turns[:-1], *given.prompt(about.passages))
-        return _Asked(given.question, principal, retriever, about, turns, given.drawing, self._audit.keyed(state))
+        return _Asked(given.question, principal, retriever, about, turns, given.sampling, self._audit.keyed(state))
 
     async def _quoted(self, asked: _Asked, name: str) -> AsyncGenerator[Delta | Ended]:
         deltas = await self._run(partial(_quotes, asked))
@@ -202,7 +202,7 @@ class OpenedDocuments:
         answer = CitedAnswer(asked.question, passages, self._judge, cites_with_parts=speaker.cites_with_parts)
         sent, is_left_to_thread = "", False
         spoken: Spoken | None = None
-        saying = speaker.speak(asked.turns, asked.drawing, owner=caller.token, scope=asked.scope)
+        saying = speaker.speak(asked.turns, asked.sampling, owner=caller.token, scope=asked.scope)
         try:
             async with aclosing(saying):
                 async for said in saying:
@@ -304,9 +304,9 @@ def _fitted(asked: _Asked, speaker: Speaker, least: int) -> _Asked:
     from ibidem.inference.chat import shortened
 
     turns = shortened(asked.turns, lambda some: _room(speaker, some, least) >= least)
-    most = asked.drawing.max_tokens
-    drawing = replace(asked.drawing, max_tokens=min(most, _room(speaker, turns, most)))
-    return asked._replace(turns=turns, drawing=drawing)
+    most = asked.sampling.max_tokens
+    sampling = replace(asked.sampling, max_tokens=min(most, _room(speaker, turns, most)))
+    return asked._replace(turns=turns, sampling=sampling)
 
 
 def _quotes(asked: _Asked) -> list[Delta]:

@@ -23,7 +23,7 @@ from ibidem.modeling.matrices import FrozenDecoder, Weights
 from ibidem.readers import readers_of
 from ibidem.runs import newest
 from ibidem.serving.server.detokenizer import Detokenizer
-from ibidem.serving.server.speech import Drawing, Said, Spoken
+from ibidem.serving.server.speech import Said, SamplingParams, Spoken
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -71,12 +71,12 @@ class OwnSpeaker:
         return self._prompts.room(turns, chars, lambda: self._template.prompt(turns))
 
     def speak(
-        self, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
+        self, turns: Conversation, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         """Answer a conversation, as `Speaker.speak` describes; a stop string ends the text within one part."""
-        reader = _PartReader(self._tokenizer, self._template.begins, drawing.stop)
+        reader = _PartReader(self._tokenizer, self._template.begins, sampling.stop)
         ids = self._prompts.taken(turns, lambda: self._template.prompt(turns))
-        return self._said(ids, reader, drawing, owner, scope)
+        return self._said(ids, reader, sampling, owner, scope)
 
     def room_behind(self, prompt: str, suffix: str | None) -> int:
         """Return how many tokens fit behind a prompt of `complete`, as `room` does."""
@@ -84,7 +84,7 @@ class OwnSpeaker:
         return self._prompts.room((prompt, suffix), chars, lambda: self._document(prompt, suffix))
 
     def complete(
-        self, prompt: str, suffix: str | None, drawing: Drawing, *, owner: str, scope: str | None
+        self, prompt: str, suffix: str | None, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         """Continue the start of a document, or fill in what is missing between a prompt and a suffix.
 
@@ -94,9 +94,9 @@ class OwnSpeaker:
         Raises:
             ConfigError: the prompt and `max_tokens` do not fit into the context.
         """
-        reader = _PartReader(self._tokenizer, {}, drawing.stop)
+        reader = _PartReader(self._tokenizer, {}, sampling.stop)
         ids = self._prompts.taken((prompt, suffix), lambda: self._document(prompt, suffix))
-        return self._said(ids, reader, drawing, owner, scope)
+        return self._said(ids, reader, sampling, owner, scope)
 
     def close(self) -> None:
         """End the engine's thread."""
@@ -115,12 +115,12 @@ class OwnSpeaker:
         return [tokenizer.document_id, *given]
 
     async def _said(
-        self, ids: Sequence[int], reader: "_PartReader", drawing: Drawing, owner: str, scope: str | None
+        self, ids: Sequence[int], reader: "_PartReader", sampling: SamplingParams, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         self._loop = asyncio.get_running_loop()
-        seed = drawing.seed * SEED_STRIDE
+        seed = sampling.seed * SEED_STRIDE
         stream = self._engine.submit(
-            Ask(ids, drawing.max_tokens, drawing.temperature, drawing.top_p, seed, self._end_ids, owner, scope)
+            Ask(ids, sampling.max_tokens, sampling.temperature, sampling.top_p, seed, self._end_ids, owner, scope)
         )
         queue = self._queues[stream] = _TokenQueue(self._loop)
         try:

@@ -24,7 +24,7 @@ from ibidem.conversation import Conversation, Part, Role, Turn, check
 from ibidem.figures import counted, visible
 from ibidem.serving.config import TEMPERATURE, TOP_P, LimitsConfig
 from ibidem.serving.server.errors import ApiError
-from ibidem.serving.server.speech import Drawing
+from ibidem.serving.server.speech import SamplingParams
 from ibidem.tokenization.special import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
 
 B = TypeVar("B")
@@ -190,9 +190,9 @@ def completion(body: bytes, limits: LimitsConfig) -> CompletionAsked:
     return CompletionAsked(prompt, suffix, _wanted(found, "max_tokens", found.max_tokens, limits))
 
 
-def drawing(
+def sampling(
     wanted: Wanted, *, room: int | None, most: int, temperature: float = TEMPERATURE, param: str = "messages"
-) -> Drawing:
+) -> SamplingParams:
     """Return how an answer is drawn.
 
     Args:
@@ -210,7 +210,7 @@ def drawing(
         message = f"{param}: too long for the model's context by {over}; shorten the text"
         raise ApiError(400, message, code="context_length_exceeded", param=param)
     asked = min(MOST_BY_DEFAULT, most) if wanted.max_tokens is None else wanted.max_tokens
-    return Drawing(
+    return SamplingParams(
         max_tokens=asked if room is None else min(asked, room),
         temperature=temperature if wanted.temperature is None else wanted.temperature,
         top_p=TOP_P if wanted.top_p is None else wanted.top_p,

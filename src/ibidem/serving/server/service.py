@@ -14,7 +14,7 @@ from ibidem.serving.config import LimitsConfig
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.requests import Wanted
 from ibidem.serving.server.responses import About, Answer, Form, OpenAnswers, Pieces
-from ibidem.serving.server.speech import Delta, Drawing, Ended, Speaker
+from ibidem.serving.server.speech import Delta, Ended, SamplingParams, Speaker
 from ibidem.serving.server.tokens import Caller, TokenStore
 
 
@@ -22,7 +22,7 @@ class Documents(Protocol):
     """An opened index as the endpoints use it: `documents.OpenedDocuments`."""
 
     def answer(
-        self, speaker: Speaker | None, turns: Conversation, drawing: Drawing, caller: Caller
+        self, speaker: Speaker | None, turns: Conversation, sampling: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Delta | Ended]:
         """Answer from the documents that the caller's principal may read; quotes answer without a speaker.
 

@@ -34,7 +34,7 @@ class Spoken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingParams:
     """How an answer is drawn."""
 
     max_tokens: int
@@ -58,7 +58,7 @@ class Speaker(Protocol):
         """Return how many tokens fit behind a conversation, negative if it is too long; None if nobody knows."""
 
     def speak(
-        self, turns: Conversation, drawing: Drawing, *, owner: str, scope: str | None
+        self, turns: Conversation, sampling: SamplingParams, *, owner: str, scope: str | None
     ) -> AsyncGenerator[Said | Spoken]:
         """Answer, and yield what is said as it is said; `Spoken` comes last.
 
@@ -66,7 +66,7 @@ class Speaker(Protocol):
 
         Args:
             turns: the conversation.
-            drawing: how the answer is drawn.
+            sampling: how the answer is drawn.
             owner: whose turn it is when many wait: the id of the caller's token.
             scope: answers of one scope may share what was computed of a common beginning; None: share nothing.
 

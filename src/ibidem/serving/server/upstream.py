@@ -24,7 +24,7 @@ from ibidem.conversation import Conversation
 from ibidem.errors import ConfigError
 from ibidem.readers import Readers
 from ibidem.serving.server.errors import ApiError
-from ibidem.serving.server.speech import Drawing, Finish, Said, Spoken
+from ibidem.serving.server.speech import Finish, Said, SamplingParams, Spoken
 
 MAX_LINE_BYTES = 1 << 20
 MAX_MODELS_BYTES = 1 << 24
@@ -73,7 +73,7 @@ class UpstreamSpeaker:
     async def speak(
         self,
         turns: Conversation,
-        drawing: Drawing,
+        sampling: SamplingParams,
         *,
         owner: str,  # noqa: ARG002 - nobody waits here
         scope: str | None,  # noqa: ARG002 - nothing is shared here
@@ -83,7 +83,7 @@ class UpstreamSpeaker:
         Raises:
             ApiError: it cannot be reached, is too slow, reports an error, or returns a malformed answer.
         """
-        body = _body(self._model, turns, drawing)
+        body = _body(self._model, turns, sampling)
         timeout = httpx.Timeout(self._patience.connect_s, read=self._patience.silent_s)
         finish: Finish | None = None
         usage = (0, 0)
@@ -93,7 +93,7 @@ class UpstreamSpeaker:
                 client.stream("POST", self._url, json=body, headers=self._headers) as response,
             ):
                 _check(response)
-                async with aclosing(self._events(response, drawing.max_tokens)) as events:
+                async with aclosing(self._events(response, sampling.max_tokens)) as events:
                     async for event in events:
                         text, ended, usage = _read(event, usage)
                         finish = ended or finish
@@ -193,17 +193,17 @@ def _headers(key: str | None) -> dict[str, str]:
     return found if key is None else found | {"Authorization": f"Bearer {key}"}
 
 
-def _body(model: str, turns: Conversation, drawing: Drawing) -> dict[str, Any]:
+def _body(model: str, turns: Conversation, sampling: SamplingParams) -> dict[str, Any]:
     return {
         "model": model,
         "messages": [{"role": turn.role, "content": turn.text} for turn in turns],
-        "max_tokens": drawing.max_tokens,
-        "temperature": drawing.temperature,
-        "top_p": drawing.top_p,
-        "seed": drawing.seed,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **({"stop": list(drawing.stop)} if drawing.stop else {}),
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
     }
 
 
