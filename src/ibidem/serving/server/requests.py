@@ -207,7 +207,7 @@ def sampling(
     """
     if room is not None and room < 1:
         over = counted(1 - room, "token")
-        message = f"{param}: too long for the model's context by {over}; shorten the text"
+        message = f"{param}: too long for the model's context by at least {over}; shorten the text"
         raise ApiError(400, message, code="context_length_exceeded", param=param)
     asked = min(MOST_BY_DEFAULT, most) if wanted.max_tokens is None else wanted.max_tokens
     return SamplingParams(
