@@ -1,6 +1,7 @@
 """Every command of README's code blocks is run, in its order, on small local data."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tests.conftest import REPOSITORY, python_file
@@ -148,7 +150,7 @@ def run(line: str, folder: Path) -> int:
         return subprocess.run(line, shell=True, cwd=folder, check=False).returncode
     words = [INSTEAD.get(word, word).replace("step-025000", "step-000002") for word in words_of(line)]
     name = " ".join(words[:2]) if " ".join(words[:2]) in MORE else words[0]
-    words += MORE.get(name, [])
+    words = with_flags(words, MORE.get(name, []))
     if line.startswith("torchrun"):
         command = [
             sys.executable,
@@ -157,10 +159,30 @@ def run(line: str, folder: Path) -> int:
             *shlex.split("--nproc-per-node 2 -m ibidem train"),
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        words = [*words[1:], "--output-dir", "artifacts/two"]  # the takedown before has changed the dataset
+        words = with_flags(words[1:], ["--output-dir", "artifacts/two"])  # the takedown before has changed the dataset
         return subprocess.run([*command, *words], cwd=folder, env=environment, check=False).returncode
+    if name == "serve":
+        return served(words, folder)
     is_of_elsewhere = "swh:1:cnt" in line  # the document of the example is not in this small data
-    return main(words) - (1 if is_of_elsewhere else EXITS.get(name, 0))
+    with mock.patch("sys.stdin", io.StringIO("Hi\n")):  # what `ibidem chat` is asked
+        return main(words) - (1 if is_of_elsewhere else EXITS.get(name, 0))
+
+
+def with_flags(words: list[str], flags: list[str]) -> list[str]:
+    """Return a command's words with other flags, each of which has a value, in place of those of the same name."""
+    names = flags[::2]
+    kept = [word for number, word in enumerate(words) if not {word, words[number - 1]} & set(names)]
+    return [*kept, *flags]
+
+
+def served(words: list[str], folder: Path) -> int:
+    """Start a server, and end it when it is ready."""
+    command = [sys.executable, "-m", "ibidem", *words, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("ibidem serves")
+        server.terminate()
+        return server.wait()
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,7 @@ def scored_step(rank: int, port: int, out: Path, wrapper: str) -> None:
     gradients = [each.grad.full_tensor() if wrapper == "fsdp" else each.grad for each in model.parameters()]
     if rank == 0:
         torch.save(gradients, out)
+    del wrapped  # as at the end of a session
     dist.destroy_process_group()
 
 

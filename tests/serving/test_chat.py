@@ -90,7 +90,7 @@ def test_control_characters_of_the_model_do_not_reach_the_terminal(chat: Chat, m
 
 
 def test_an_interrupt_stops_the_answer_and_what_was_said_stays_in_the_conversation(
-    chat: Chat, alone: Answer, monkeypatch: pytest.MonkeyPatch
+    chat: Chat, alone: Answer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     speak = OwnSpeaker.speak
     asked: list[Conversation] = []
@@ -109,6 +109,8 @@ def test_an_interrupt_stops_the_answer_and_what_was_said_stays_in_the_conversati
                 yield each
 
     monkeypatch.setattr(OwnSpeaker, "speak", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     code, out, _ = chat("def\nindex\n", "--max-tokens", "6", "--seed", "3", "--quiet")
     first, second = asked
     assert code == 0

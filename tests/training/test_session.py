@@ -1,11 +1,13 @@
 """A session takes any objective: its steps begin, its figures are logged, its state comes back."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -114,6 +116,20 @@ def test_a_step_begins_once_before_its_micro_batches_and_its_figures_are_logged(
     steps = events(tmp_path / "run", "train.step")
     assert [row["begun"] for row in steps] == [1, 2]
     assert steps[-1]["mean"] == pytest.approx(float(objective.mean))
+
+
+def test_the_model_is_freed_before_the_group_of_processes(
+    model_file: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[nn.Module]] = []
+    are_freed: list[bool] = []
+    begin = Counting.begin
+    monkeypatch.setattr(
+        Counting, "begin", lambda self, model, step: (models.append(weakref.ref(model)), begin(self, model, step))
+    )
+    monkeypatch.setattr(Accelerator, "end_training", lambda _: are_freed.extend(each() is None for each in models))
+    run(settings(tmp_path, "run", steps=2), model_file, tokenizer_dir)
+    assert are_freed == [True, True]
 
 
 def test_an_objective_resumes_with_its_state_to_the_bit(model_file: Path, tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: 
     if isinstance(documents, Branches):
         return _attend_by_branch(q_BTHK, k_BTGK, v_BTGK, documents.groups)
     q_NHK, k_NGK, v_NGK = (tensor.flatten(0, 1) for tensor in (q_BTHK, k_BTGK, v_BTGK))
-    if torch.is_inference_mode_enabled() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         # a custom operation would import torch's compiler: 2 s and 100 MB
         return _attended(q_NHK, k_NGK, v_NGK, documents.edges, documents.layout)[0].view_as(q_BTHK)
     mixed_NHK: Tensor = _ByDocument.apply(q_NHK, k_NGK, v_NGK, documents.edges, documents.layout)  # type: ignore[no-untyped-call]

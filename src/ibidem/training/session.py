@@ -178,8 +178,17 @@ def run(
         else:
             objective.check()
             new_model = build if checkpoint is None else rebuild or build
-            learner = _build(new_model, objective, config, accelerator, checkpoint, made.initial)
-            last = _train(schedule, objective, learner, config, accelerator, made)
+            last = _train(
+                schedule,
+                objective,
+                _build(new_model, objective, config, accelerator, checkpoint, made.initial),
+                config,
+                accelerator,
+                made,
+            )
+    # The model goes first. Else DDP's reducer would have the last hold of the processes' group and free it with the
+    # interpreter's lock in hand, waiting for a thread that waits for the lock.
+    accelerator.free_memory()
     accelerator.end_training()
     return last
 

@@ -277,7 +277,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_first_byte(plain: Runni
                 response = client.post(f"/v1/{path}", json={"model": "ibidem", "stream": stream, **body})
                 error = response.json()["error"]
                 assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
-                assert "by 10 tokens" in error["message"]
+                assert "by at least 10 tokens" in error["message"]
 
 
 def begin(server: Running, *, stream: bool, by: str = "") -> socket.socket:
