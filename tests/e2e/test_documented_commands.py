@@ -51,6 +51,10 @@ MORE = {  # flags that make a command small
     "reward": SMALL_ALIGNMENT,
     "ppo": SMALL_ROLLOUTS,
     "grpo": [*SMALL_ROLLOUTS, *shlex.split("--grpo.no-end-penalty 1")],  # else nothing earns more than the others
+    "raft": [*SMALL_ALIGNMENT, "--examples.number", "20"],
+    "train-head": shlex.split(
+        "--training.steps 2 --training.batch-sequences 4 --training.micro-batch-sequences 2 --validation.windows 20"
+    ),
     "evaluate human-eval": ["--max-tokens", "2", "--batch", "64"],
     "evaluate mbpp": ["--max-tokens", "2"],
     "evaluate mmlu": ["--shots", "1"],
