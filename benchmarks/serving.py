@@ -584,6 +584,9 @@ def compared(jobs: Sequence[Job], heard: Sequence[Heard], expected: Sequence[str
         "streams": len(heard),
         "errors": [each.error for each in heard if each.error],
         "as_the_batch": sum(map(str.__eq__, texts, expected)),
+        "others_begin_alike_for": [  # characters, out of all
+            (in_common(text, each), len(text)) for text, each in zip(texts, expected, strict=True) if text != each
+        ],
         "mixed_up": sum(is_mixed_up(place, text, expected) for place, text in enumerate(texts)),
         "foreign_canaries": foreign(jobs, heard),
     }
