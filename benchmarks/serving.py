@@ -14,7 +14,7 @@ time counts, that of prompts and of every thread.
 
 Clients: 500 streams of 20 principals at once, against `ibidem serve` in a process of its own, and the same 500 prompts,
 seeds and lengths through a bare `RunningBatch` of 64 slots in another one. Prompts have about 200 tokens, answers 16 to
-48, sampled. Tokens per CPU-second of the server's process, from the first request to the last event; the clients are
+64, sampled. Tokens per CPU-second of the server's process, from the first request to the last event; the clients are
 not counted.
 
     model       the model alone
@@ -68,7 +68,7 @@ OUT_SCALE, NORM_SCALE = 30.0, 10.0
 """How much larger the matrices that write to the residual stream, and the last norm, are than at first."""
 
 CLIENTS, PRINCIPALS, LOADS = 500, 20, 3
-CLIENT_PROMPT, SHORTEST, LONGEST = 196, 16, 48
+CLIENT_PROMPT, SHORTEST, LONGEST = 196, 16, 64
 ALONE = 20
 """How many answers are asked for once more, one at a time."""
 SLOTS = 64
@@ -584,6 +584,9 @@ def compared(jobs: Sequence[Job], heard: Sequence[Heard], expected: Sequence[str
         "streams": len(heard),
         "errors": [each.error for each in heard if each.error],
         "as_the_batch": sum(map(str.__eq__, texts, expected)),
+        "others_begin_alike_for": [  # characters, out of all
+            (in_common(text, each), len(text)) for text, each in zip(texts, expected, strict=True) if text != each
+        ],
         "mixed_up": sum(is_mixed_up(place, text, expected) for place, text in enumerate(texts)),
         "foreign_canaries": foreign(jobs, heard),
     }
