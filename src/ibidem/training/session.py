@@ -178,17 +178,9 @@ def run(
         else:
             objective.check()
             new_model = build if checkpoint is None else rebuild or build
-            last = _train(
-                schedule,
-                objective,
-                _build(new_model, objective, config, accelerator, checkpoint, made.initial),
-                config,
-                accelerator,
-                made,
-            )
-    # The model goes first. Else DDP's reducer would have the last hold of the processes' group and free it with the
-    # interpreter's lock in hand, waiting for a thread that waits for the lock.
-    accelerator.free_memory()
+            built = partial(_build, new_model, objective, config, accelerator, checkpoint, made.initial)
+            last = _train(schedule, objective, built(), config, accelerator, made)
+    accelerator.free_memory()  # before the group: freed by DDP's reducer, it waits for a thread that waits for the GIL
     accelerator.end_training()
     return last
 
