@@ -101,6 +101,7 @@ def main() -> None:
         checkpoint = make_checkpoint(scratch / "step-000000", tokenizer)
         result = {"in_process": in_process(checkpoint)}
         result["clients"], result["newcomer"] = clients(scratch, checkpoint)
+        write(path, result)
         result["peers"] = peers(scratch, tokenizer, peer)
     write(path, {**result, "minutes": (time.monotonic() - started) / 60})
 
