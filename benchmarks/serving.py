@@ -530,13 +530,13 @@ def known_passages(tokenizer: Any, index: Path, jobs: Sequence[Job]) -> list[Kno
 
 def said_of(tokenizer: Any, ids: Sequence[int]) -> Iterator[Any]:
     """Yield the parts of an answer as a speaker says them."""
-    from ibidem.serving.server.own_model import _Voice
+    from ibidem.serving.server.own_model import _PartReader
     from ibidem.tokenization.chat import ChatTemplate
 
-    voice = _Voice(tokenizer, ChatTemplate(tokenizer).begins, ())
+    reader = _PartReader(tokenizer, ChatTemplate(tokenizer).begins, ())
     for each in ids:
-        yield from voice.read([each])
-    yield from voice.end()
+        yield from reader.read([each])
+    yield from reader.end()
 
 
 def load(
@@ -625,10 +625,10 @@ def alone(served: Served, jobs: Sequence[Job], heard: Sequence[Heard]) -> dict[s
 
 
 def write_jobs(path: Path, jobs: Sequence[Job], known: Sequence[Known]) -> None:
-    from ibidem.serving.server.own_model import SEEDS
+    from ibidem.modeling.generate import SEED_STRIDE
 
     rows = [
-        {"ids": each.ids, "owner": name_of(job.principal), "seed": job.seed * SEEDS, "max_tokens": job.max_tokens}
+        {"ids": each.ids, "owner": name_of(job.principal), "seed": job.seed * SEED_STRIDE, "max_tokens": job.max_tokens}
         for job, each in zip(jobs, known, strict=True)
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")

@@ -475,7 +475,7 @@ def test_a_shutdown_tells_every_reader(said: int, tmp_path: Path) -> None:
 
 def asyncio_stop(server: Running) -> None:
     """Stop a server as its signal handler does, in its own thread."""
-    loop = next(iter(server.service.answers._tasks)).get_loop()
+    loop = next(iter(server.service.answers._permissions)).get_loop()
     loop.call_soon_threadsafe(server.server.stop)
 
 
@@ -492,6 +492,27 @@ def test_no_answer_begins_while_the_server_shuts_down() -> None:
         answers.end_all()
         with pytest.raises(ApiError, match="shutting down"):
             await answers.run(work(), left, lambda: True)
+
+    asyncio.run(ask())
+
+
+def test_answers_end_if_nobody_can_tell_whether_their_callers_may_listen() -> None:
+    class UnreadableError(Exception):
+        pass
+
+    def is_permitted() -> bool:
+        raise UnreadableError
+
+    async def forever() -> Any:
+        await asyncio.Event().wait()
+
+    async def ask() -> None:
+        answers = responses.OpenAnswers()
+        for _ in range(2):  # the second one is looked after too, once none was left
+            await asyncio.gather(*(answers.run(forever(), forever, is_permitted) for _ in range(3)))
+            assert len(answers) == 0
+            await asyncio.sleep(2 * responses.WATCH_S)
+            assert answers._watch is None
 
     asyncio.run(ask())
 

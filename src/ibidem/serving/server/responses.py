@@ -72,19 +72,20 @@ class About(NamedTuple):
 
 
 class OpenAnswers:
-    """The answers that are being made; a shutdown ends them all."""
+    """The answers that are being made; one task looks after all of them, and a shutdown ends them all."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._permissions: dict[asyncio.Task[None], Callable[[], bool]] = {}
+        self._watch: asyncio.Task[None] | None = None
         self.is_closing = False
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._permissions)
 
     def end_all(self) -> None:
         """End all answers, and let no other begin."""
         self.is_closing = True
-        for task in self._tasks:
+        for task in self._permissions:
             task.cancel()
 
     async def run(self, work: Coroutine[Any, Any, None], receive: Receive, is_permitted: Callable[[], bool]) -> None:
@@ -97,17 +98,28 @@ class OpenAnswers:
             work.close()
             raise shutting_down()
         task = asyncio.create_task(work)
-        tasks = (task, asyncio.create_task(_left(receive)), asyncio.create_task(_forbidden(is_permitted)))
-        self._tasks.add(task)
+        self._permissions[task] = is_permitted
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._end_forbidden())
+        tasks = (task, asyncio.create_task(_left(receive)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for each in tasks:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._tasks.discard(task)
+            del self._permissions[task]
         with suppress(asyncio.CancelledError):
             task.result()
+
+    async def _end_forbidden(self) -> None:
+        """End the answers whose callers may not listen any more, as long as there are answers."""
+        while self._permissions:  # another process can revoke, which sets no event
+            await asyncio.sleep(WATCH_S)
+            for task, is_permitted in self._permissions.items():
+                if not task.cancelling() and _is_forbidden(is_permitted):  # a refusal is sent once
+                    task.cancel()
+        self._watch = None
 
 
 class Answer(Response):
@@ -296,9 +308,11 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _forbidden(is_permitted: Callable[[], bool]) -> None:
-    while is_permitted():  # noqa: ASYNC110 - another process can revoke, which sets no event
-        await asyncio.sleep(WATCH_S)
+def _is_forbidden(is_permitted: Callable[[], bool]) -> bool:
+    try:
+        return not is_permitted()
+    except Exception:  # noqa: BLE001 - nobody can tell: the answer ends, and meets the same error
+        return True
 
 
 def _revoked() -> ApiError:
