@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,16 @@ class Running:
     """Of ada, who is no admin."""
     service: Service
     server: serve.Server
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks of the event loop that have not ended."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks())
+
+        return asyncio.run_coroutine_threadsafe(count(), self.loop).result()
 
     @property
     def port(self) -> int:
@@ -117,14 +128,14 @@ def running(
             state=state,
             **named,
         )
-        ready = threading.Event()
-        server = serve.server_of(service, ready.set)
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        server = serve.server_of(service, lambda: started.set_result(asyncio.get_running_loop()))
         thread = threading.Thread(target=serve.run, args=(server, bound))
         thread.start()
-        assert ready.wait(30)
+        loop = started.result(30)
         secret = tokens.create("ada", is_admin=False, days=1)
         try:
-            yield Running(f"http://127.0.0.1:{bound.getsockname()[1]}", secret, service, server)
+            yield Running(f"http://127.0.0.1:{bound.getsockname()[1]}", secret, service, server, loop)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -323,6 +323,7 @@ def test_ten_thousand_readers_that_leave_lose_no_slot(tmp_path: Path) -> None:
 def leave_at_random(folder: Path, times: int) -> None:
     rng, script = Random(0), Script(words=["x"] * 50, gate=threading.Semaphore(10**9))
     with running(folder / "state", script, limits=LimitsConfig(requests_per_minute=10**6)) as server:
+        tasks_before = server.num_tasks
         for _ in range(times):
             with begin(server, stream=rng.random() < 0.7) as connection:
                 time.sleep(rng.choice((0, 0.001, 0.003)))
@@ -333,6 +334,7 @@ def leave_at_random(folder: Path, times: int) -> None:
         wait_until(lambda: script.open == 0 and not len(server.service.answers))
         with server.client() as client:
             assert client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 1}).status_code == 200
+        wait_until(lambda: server.num_tasks == tasks_before)
 
 
 @pytest.mark.parametrize("stream", [False, True])
