@@ -17,9 +17,11 @@ import pyarrow as pa
 from docs_markdown import code, meaning, table
 
 from ibidem import artifacts, records
+from ibidem.attribution.index import FACTS
 from ibidem.commands import COMMANDS
 from ibidem.data import dedup
 from ibidem.data.filters.removals import Request
+from ibidem.data.shards import SCHEMA
 from ibidem.evaluation.gate.tasks import TASKS
 from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
@@ -263,6 +265,7 @@ def kinds() -> list[Kind]:
         _dataset(),
         _tokenizer(),
         *trained,
+        _attribution(),
         _index(),
         _training_set(),
         _evaluation(),
@@ -386,6 +389,24 @@ def _tokens() -> Kind:
             "tokens": "Number of tokens by split, without the last one.",
             "bytes": "UTF-8 bytes of the texts by split.",
         },
+    )
+
+
+def _attribution() -> Kind:
+    facts = {name: SHARD[name] for name in FACTS}
+    types = [*DOCUMENTS_SCHEMA, *(SCHEMA.field(name) for name in FACTS)]
+    return Kind(
+        constant="attribution.index:KIND",
+        about="Where a text occurs in the training documents: suffix arrays of the tokens' ids. Its inputs are the "
+        "tokens, whose ids it needs, and their dataset.",
+        made_by=("attribute build",),
+        read_by=("attribute build", "attribute", "generate"),
+        files={
+            "train.suffixes": "Places of the ids in `train.bin` of the tokens, sorted by what follows there; int32.",
+            "{records:DOCUMENTS_FILE}": "The training documents.",
+        },
+        columns=(Columns("{records:DOCUMENTS_FILE}", _types(pa.schema(types)), DOCUMENTS | facts),),
+        counts={"documents": "Number of training documents.", "tokens": "Number of their tokens."},
     )
 
 

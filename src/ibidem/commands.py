@@ -179,6 +179,18 @@ GROUPS: dict[str, dict[str, Command]] = {
             "complete prompts with a checkpoint",
             'ibidem generate --checkpoint artifacts --prompt "def fibonacci(n):"',
         ),
+        "attribute build": Command(
+            "ibidem.attribution.config:BuildConfig",
+            "ibidem.attribution.index:build",
+            "index the tokens of a training, to find what a text repeats",
+            "ibidem attribute build --tokens artifacts/tokens/0123456789abcdef --output-dir artifacts/attribution",
+        ),
+        "attribute": Command(
+            "ibidem.attribution.config:AttributeConfig",
+            "ibidem.attribution.attribute:attribute",
+            "show which training documents a text repeats, with their licenses",
+            "ibidem attribute answer.py --index artifacts/attribution",
+        ),
         "report": Command(
             "ibidem.serving.config:ReportConfig",
             "ibidem.serving.report:report",

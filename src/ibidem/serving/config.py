@@ -45,6 +45,8 @@ class GenerateConfig:
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
+    attribute: Path | None = None
+    """Index of `ibidem attribute build`: tell which training documents each text repeats."""
 
     @model_validator(mode="after")
     def _answers_end_by_themselves(self) -> "GenerateConfig":

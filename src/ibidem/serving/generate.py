@@ -1,6 +1,8 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
 from ibidem import artifacts, jsonl, log
+from ibidem.attribution.attribute import as_json, report
+from ibidem.attribution.lookup import Attribution
 from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
 from ibidem.files import write_file
@@ -18,6 +20,7 @@ def generate(config: GenerateConfig) -> str:
     """Complete every prompt; return the texts, or the file they were written to."""
     if config.output is not None:
         artifacts.check_outside(config.output)
+    index = None if config.attribute is None else Attribution(config.attribute)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     if config.chat:
@@ -26,13 +29,21 @@ def generate(config: GenerateConfig) -> str:
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
         between, separator = "\n\n" if config.chat else "", "\n" + "-" * 40 + "\n"
-        return separator.join(p + between + c.text for p, c in zip(config.prompt, completions, strict=True))
+        return separator.join(
+            prompt + between + done.text + _attributed(index, done.text)
+            for prompt, done in zip(config.prompt, completions, strict=True)
+        )
     rows = [
         {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
+        | ({} if index is None else {"repeats": [as_json(each) for each in index.of_text(done.text)]})
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
     write_file(config.output, jsonl.dumps(rows))
     return f"{config.output}: {counted(len(rows), 'completion')}"
+
+
+def _attributed(index: Attribution | None, text: str) -> str:
+    return "" if index is None else "\n\n" + report(text, index.of_text(text))
 
 
 def report_untuned(checkpoint: artifacts.Artifact) -> None:

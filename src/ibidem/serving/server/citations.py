@@ -169,20 +169,20 @@ class BracketReader:
         if len(rest) < len(_FENCE) and not rest.strip("`") and not is_end:
             return ""
         opening, pattern = ("``", _TWO_TICKS) if rest.startswith("``") else ("`", _ONE_TICK)
-        if found := pattern.match(rest):
-            return found[0]
+        if match := pattern.match(rest):
+            return match[0]
         return opening if is_end or "\n" in rest else ""
 
     def _bracket(self, *, is_end: bool) -> Part | None:
         rest = self._rest
         if _WORD.match(self._before):
-            found = _INDEXED.match(rest)
-            if not is_end and _INDEX_BEGUN.match(rest, found.end() if found else 0):
+            indexed = _INDEXED.match(rest)
+            if not is_end and _INDEX_BEGUN.match(rest, indexed.end() if indexed else 0):
                 return None
-            if found:
-                return Part("text", found[0])
-        if found := _CITED.match(rest):
-            return Part("cite", found[0])
+            if indexed:
+                return Part("text", indexed[0])
+        if cited := _CITED.match(rest):
+            return Part("cite", cited[0])
         return None if _BEGUN.match(rest) and not is_end else Part("text", "[")
 
 

@@ -67,9 +67,9 @@ class Detokenizer:
         if self.is_stopped:
             return ""
         self._held += text
-        found = [place for word in self._stop if (place := self._held.find(word)) >= 0]
-        self.is_stopped = bool(found)
-        end = min(found or [len(self._held), *(_start_of(word, self._held) for word in self._stop)])
+        places = [place for word in self._stop if (place := self._held.find(word)) >= 0]
+        self.is_stopped = bool(places)
+        end = min(places or [len(self._held), *(_start_of(word, self._held) for word in self._stop)])
         text, self._held = self._held[:end], self._held[end:]
         return text
 

@@ -257,7 +257,7 @@ class OpenedDocuments:
             raise shutting_down() from None
 
     def _explained(self, function: Callable[..., T], *given: Any) -> T:
-        """Call a function; an index or rules that cannot be read are told apart from what the caller did."""
+        """Call a function; what the caller did wrong is raised as it is, and what the server cannot read as a 503."""
         try:
             return function(*given)
         except NotAReader:

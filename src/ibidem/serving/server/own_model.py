@@ -126,9 +126,9 @@ class OwnSpeaker:
         try:
             last_id = None
             while not (queue.is_whole and queue.is_empty) and not reader.is_stopped:
-                found = await queue.take()
-                last_id = found[-1]
-                for said in reader.read(found):
+                new_ids = await queue.take()
+                last_id = new_ids[-1]
+                for said in reader.read(new_ids):
                     yield said
             for said in reader.end():
                 yield said

@@ -169,12 +169,12 @@ def chat(body: bytes, limits: LimitsConfig) -> ChatAsked:
     Raises:
         ApiError: it is malformed, over a limit, or asks for what cannot be had; `param` names the parameter.
     """
-    found = _read(_ChatBody, body, limits)
-    if found.max_tokens is not None and found.max_completion_tokens not in {None, found.max_tokens}:
+    asked = _read(_ChatBody, body, limits)
+    if asked.max_tokens is not None and asked.max_completion_tokens not in {None, asked.max_tokens}:
         raise _refused("max_tokens", "differs from max_completion_tokens; leave one of them out")
-    most = found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
-    name = "max_tokens" if found.max_completion_tokens is None else "max_completion_tokens"
-    return ChatAsked(_conversation(found.messages, limits), _wanted(found, name, most, limits))
+    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
+    return ChatAsked(_conversation(asked.messages, limits), _wanted(asked, name, most, limits))
 
 
 def completion(body: bytes, limits: LimitsConfig) -> CompletionAsked:
@@ -183,11 +183,11 @@ def completion(body: bytes, limits: LimitsConfig) -> CompletionAsked:
     Raises:
         ApiError: as `chat`.
     """
-    found = _read(_CompletionBody, body, limits)
-    prompt, suffix = _prompt(found.prompt), found.suffix
+    asked = _read(_CompletionBody, body, limits)
+    prompt, suffix = _prompt(asked.prompt), asked.suffix
     if suffix is None:
         prompt, suffix = _parted(prompt)
-    return CompletionAsked(prompt, suffix, _wanted(found, "max_tokens", found.max_tokens, limits))
+    return CompletionAsked(prompt, suffix, _wanted(asked, "max_tokens", asked.max_tokens, limits))
 
 
 def sampling(
@@ -227,7 +227,7 @@ def parsed(body: bytes, limits: LimitsConfig) -> Any:
             a surrogate pair, or it is nested too deeply.
     """
     try:
-        found = json.loads(
+        value = json.loads(
             body.decode(), object_pairs_hook=_mapping, parse_float=_finite, parse_constant=_refuse_constant
         )
     except UnicodeDecodeError:
@@ -238,17 +238,17 @@ def parsed(body: bytes, limits: LimitsConfig) -> Any:
         raise ApiError(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:  # an integer of thousands of digits
         raise ApiError(400, "the body has a number that is too long") from None
-    _check_values(found, limits, limits.json_depth)
-    return found
+    _check_values(value, limits, limits.json_depth)
+    return value
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in mapping:
             raise ApiError(400, f"key {_shown(key)} appears twice", param=_shown(key))
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
 def _finite(text: str) -> float:

@@ -189,8 +189,8 @@ def _first_model(url: str, key: str | None) -> str:
 
 
 def _headers(key: str | None) -> dict[str, str]:
-    found = {"Accept-Encoding": "identity", "User-Agent": "ibidem"}
-    return found if key is None else found | {"Authorization": f"Bearer {key}"}
+    headers = {"Accept-Encoding": "identity", "User-Agent": "ibidem"}
+    return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
 
 
 def _body(model: str, turns: Conversation, sampling: SamplingParams) -> dict[str, Any]:
@@ -218,12 +218,12 @@ def _check(response: httpx.Response) -> None:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
         raise _refused("its answer is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise _refused("its answer is not an object")
-    return found
+    return value
 
 
 def _read(event: Mapping[str, Any], usage: tuple[int, int]) -> tuple[str, Finish | None, tuple[int, int]]:

@@ -187,8 +187,8 @@ def _overview(listed: Listed, kind: str, before: int | None, verdict: object = "
         tag("thead", tag("tr", *(tag("th", name, scope="col") for name in names))),
         tag("tbody", *map(_row, listed.events)),
     )
-    found = tag("div", table, cls="scroll", tabindex=0, role="region", **{"aria-label": "Events"})
-    rows = found if listed.events else tag("p", "No events.")
+    scrolled = tag("div", table, cls="scroll", tabindex=0, role="region", **{"aria-label": "Events"})
+    rows = scrolled if listed.events else tag("p", "No events.")
     return [head, join(verdict), kinds, rows, _pager(listed, kind, before)]
 
 

@@ -60,8 +60,8 @@ async def _token(request: Request) -> str:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         return (await layout.fields_of(request)).get("token", "").strip()
     try:
-        found = json.loads(await request.body())
+        body = json.loads(await request.body())
     except (ValueError, RecursionError):
         return ""
-    token = found.get("token") if isinstance(found, dict) else None
+    token = body.get("token") if isinstance(body, dict) else None
     return token.strip() if isinstance(token, str) else ""

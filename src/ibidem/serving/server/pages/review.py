@@ -62,8 +62,8 @@ def routes(service: Service) -> list[Route]:
 
     async def overview(request: Request) -> Response:
         numbers = range(1, len(service.reviews) + 1)
-        found = [await _form(service, files, number, request.state.caller.principal) for number in numbers]
-        rows = [_listed(form) for form in found if form.pairs]
+        forms = [await _form(service, files, number, request.state.caller.principal) for number in numbers]
+        rows = [_listed(form) for form in forms if form.pairs]
         body = tag("ul", *rows, cls="forms") if rows else tag("p", NOTHING)
         return layout.page(request, service, "Review", tag("article", tag("h1", "Review"), body, cls="reading"))
 

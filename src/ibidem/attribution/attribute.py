@@ -1,0 +1,78 @@
+"""`ibidem attribute`: which training documents a text repeats, with their licenses."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ibidem.attribution.config import AttributeConfig
+from ibidem.attribution.lookup import Attribution, Repetition, Source
+from ibidem.errors import ConfigError
+from ibidem.figures import counted, percent, visible
+from ibidem.files import is_file
+
+SHOWN_CHARACTERS = 60
+
+
+def attribute(config: AttributeConfig) -> str:
+    """Return the spans of a text that training documents contain, one a line, and the documents of each.
+
+    Raises:
+        AccessDenied: the tokens are of private documents, and the user is not among their readers.
+        ArtifactError: the index, or what it was made from, is missing or damaged.
+        ConfigError: the file is not UTF-8, the text too long, or the tokens have changed since.
+    """
+    index = Attribution(config.index, least_tokens=config.least_tokens, common_documents=config.common_documents)
+    text = _text(config.text)
+    repetitions = index.of_text(text)
+    if config.json:
+        return "\n".join(json.dumps(as_json(each)) for each in repetitions)
+    return report(text, repetitions)
+
+
+def report(text: str, repetitions: Sequence[Repetition]) -> str:
+    """Return lines about the spans of a text, and one about all of them."""
+    return "\n".join([*(line for each in repetitions for line in _lines(text, each)), _summary(text, repetitions)])
+
+
+def as_json(repetition: Repetition) -> dict[str, object]:
+    """Return a span as JSON has it: its sources as objects."""
+    sources = [{"sha256": each.sha256, "is_removed": each.is_removed, **each.facts} for each in repetition.sources]
+    return repetition._asdict() | {"sources": sources}
+
+
+def _lines(text: str, repetition: Repetition) -> Iterator[str]:
+    words = " ".join(text[repetition.start : repetition.end].split())
+    shown = f"{words[:SHOWN_CHARACTERS]}{'...' if len(words) > SHOWN_CHARACTERS else ''}"
+    common = ", common" if repetition.is_common else ""
+    yield (
+        f"characters {repetition.start:,} to {repetition.end:,}, {counted(repetition.num_tokens, 'token')}, in "
+        f"{counted(repetition.num_documents, 'document')}{common}: {visible(shown)}"
+    )
+    yield from (f"  {_describe(source)}" for source in repetition.sources)
+    if (more := repetition.num_documents - len(repetition.sources)) > 0:
+        yield f"  and {counted(more, 'other document')}"
+
+
+def _describe(source: Source) -> str:
+    facts = source.facts
+    place = " ".join(filter(None, (facts["repo"], facts["path"] or facts["url"] or facts["record"])))
+    parts = [place, facts["license"] or "no license", facts["swhid"], "removed since" if source.is_removed else None]
+    return visible(", ".join(filter(None, parts)))
+
+
+def _summary(text: str, repetitions: Sequence[Repetition]) -> str:
+    covered = {place for each in repetitions for place in range(each.start, each.end)}
+    share = percent(len(covered) / len(text), 0) if text else percent(0.0, 0)
+    own = sum(not each.is_common for each in repetitions)
+    common = f" and {counted(len(repetitions) - own, 'common one')}" if own < len(repetitions) else ""
+    return f"{counted(own, 'span')}{common} of training documents; {share} of {counted(len(text), 'character')}"
+
+
+def _text(text_or_file: str) -> str:
+    path = Path(text_or_file)
+    if "\0" in text_or_file or len(text_or_file) > 4096 or not is_file(path):
+        return text_or_file
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start:,}") from None

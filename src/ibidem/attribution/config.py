@@ -1,0 +1,42 @@
+"""Configurations of attribution. Imports no numba, so that flags are parsed at once."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ibidem.config import POSITIONAL, configuration
+from ibidem.data.engine import EngineConfig
+
+LEAST_TOKENS = 40
+"""From this length on a span is more than an idiom: 40 tokens are three or four lines of code."""
+COMMON_DOCUMENTS = 10
+
+
+@configuration
+class BuildConfig:
+    """Index the tokens of a training, so that the documents that a text repeats are found."""
+
+    tokens: Path
+    """Tokens of a training, such as artifacts/tokens/0123456789abcdef."""
+    output_dir: Path
+    """Folder of the index."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Where the parts are indexed; each takes 17 bytes of memory a token meanwhile."""
+
+
+@configuration
+class AttributeConfig:
+    """Show which training documents a text repeats, with their licenses."""
+
+    text: Annotated[str, POSITIONAL]
+    """The text, or a file that contains it."""
+    index: Path
+    """Folder that `ibidem attribute build` made."""
+    least_tokens: Annotated[int, Field(ge=1)] = LEAST_TOKENS
+    """Smallest number of tokens of a span that is shown."""
+    common_documents: Annotated[int, Field(ge=1)] = COMMON_DOCUMENTS
+    """A span of more documents than this is common, such as the text of a license; only some of them are named."""
+    json: bool = False
+    """Print a JSON object a span."""

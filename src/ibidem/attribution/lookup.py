@@ -1,0 +1,191 @@
+"""Which training documents a text repeats: exact, with the license of each, and whether it was removed since.
+
+    text           ... def merge(a, b): ... return out ...  # Licensed under the Apache License ...
+    spans          [-------- 74 tokens --------]            [---- 61 tokens ----]
+    documents      tools/merge.py, MIT                      1,204 documents: common
+
+A span is a sequence of tokens of the text that occurs in the documents, and that no longer one contains. A text is
+encoded as a whole: near its beginning, and wherever it differs from a document, a few tokens may be cut in another way
+than in the document, so a copy may be found some characters shorter than it is.
+"""
+
+from collections.abc import Container, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ibidem import artifacts
+from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
+from ibidem.attribution.index import DATASET, FACTS, KIND, TOKENS, parent, parent_path, suffixes_name
+from ibidem.attribution.suffix_array import Ids, Span, maximal, occurrences, spans
+from ibidem.data import shards
+from ibidem.errors import ArtifactError, ConfigError
+from ibidem.grounding.encoder import characters_of
+from ibidem.readers import check_reader
+from ibidem.records import DOCUMENTS_FILE
+from ibidem.tokenization.tokenizer import Tokenizer
+
+MOST_TOKENS = 1 << 20
+"""Of a text."""
+MOST_PLACES = 1 << 16
+"""Of a span: in how many documents the others are is not counted."""
+MOST_SOURCES = 10
+"""Documents that are named for a span."""
+
+
+class Source(NamedTuple):
+    """A document that contains a span."""
+
+    sha256: str
+    facts: dict[str, str | None]
+    """Record, repository, path, license, SWHID and more, as the dataset had them."""
+    is_removed: bool | None
+    """Whether the dataset no longer has it; None: the dataset is not where it was."""
+
+
+class Repetition(NamedTuple):
+    """A span of a text that occurs in training documents."""
+
+    start: int
+    """In characters of the text."""
+    end: int
+    num_tokens: int
+    num_places: int
+    """Number of places in the documents where it occurs."""
+    num_documents: int
+    """Number of these documents; of the first `MOST_PLACES` places, if there are more."""
+    is_common: bool
+    """Whether more documents have it than a text repeats by chance or by copying."""
+    sources: tuple[Source, ...]
+    """Up to `MOST_SOURCES` of them, in the order of the training's documents."""
+
+
+class _Part(NamedTuple):
+    """A file of ids, its suffix array, and its documents."""
+
+    ids_N: Ids
+    suffixes_N: NDArray[np.int32]
+    starts_D: NDArray[np.int64]
+    """Where each document starts, ascending."""
+    first_row: int
+    """Row of its first document in the table of all."""
+
+
+class Attribution:
+    """An index that is open, and the tokenizer of its tokens."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        least_tokens: int = LEAST_TOKENS,
+        common_documents: int = COMMON_DOCUMENTS,
+        principal: str | None = None,
+    ) -> None:
+        """Map an index into memory.
+
+        Args:
+            folder: of the index.
+            least_tokens: smallest length of a span.
+            common_documents: a span of more documents is common.
+            principal: who asks; None: the user who runs the program.
+
+        Raises:
+            AccessDenied: the tokens are of private documents, and the principal is not among their readers.
+            ArtifactError: the index, its tokens or their tokenizer are missing or damaged.
+            ConfigError: the tokens are no longer those that were indexed.
+        """
+        self._index = artifacts.load(folder, kind=KIND)
+        check_reader(self._index, principal)
+        artifacts.check(self._index)
+        tokens = parent(self._index, TOKENS)
+        artifacts.check(tokens, self._index.config["ids"])
+        self.tokenizer = Tokenizer.load(parent(tokens, "tokenizer").path)
+        self._least, self._common = least_tokens, common_documents
+        self._documents = pq.read_table(self._index.path / DOCUMENTS_FILE).combine_chunks()
+        self._parts = list(self._mapped(tokens.path))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the index."""
+        return self._index.digest
+
+    def of_text(self, text: str) -> list[Repetition]:
+        """Return the spans of a text that occur in training documents, in order.
+
+        Raises:
+            ConfigError: the text has more than `MOST_TOKENS` tokens.
+        """
+        if len(text) > MOST_TOKENS * 16:
+            raise ConfigError(f"a text of {len(text):,} characters are too many; cut it into parts")
+        ids = self.tokenizer.encode(text)
+        if len(ids) > MOST_TOKENS:
+            raise ConfigError(
+                f"a text of {len(ids):,} tokens is too long, the most are {MOST_TOKENS:,}; cut it into parts"
+            )
+        spans_T2 = characters_of(text, self.tokenizer.bytes_of_V[ids])
+        return [
+            repetition._replace(start=int(spans_T2[repetition.start, 0]), end=int(spans_T2[repetition.end - 1, 1]))
+            for repetition in self.of_ids(ids)
+        ]
+
+    def of_ids(self, ids: Sequence[int]) -> list[Repetition]:
+        """Return the spans of a sequence of ids, as `of_text` does; start and end count ids."""
+        text_Q = np.array(ids, self._parts[0].ids_N.dtype)
+        found = [span for part in self._parts for span in spans(part.ids_N, part.suffixes_N, text_Q, self._least)]
+        return [self._repetition(span, text_Q[span.start : span.end]) for span in maximal(found)]
+
+    def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
+        num_places, rows = 0, list[NDArray[np.int64]]()
+        for part in self._parts:
+            places_P = occurrences(part.ids_N, part.suffixes_N, sequence_Q)
+            num_places += len(places_P)
+            rows.append(part.first_row + np.searchsorted(part.starts_D, places_P[:MOST_PLACES], side="right") - 1)
+        documents = np.unique(np.concatenate(rows))
+        sources = tuple(self._source(int(row)) for row in documents[:MOST_SOURCES])
+        num_tokens, num_documents = span.end - span.start, len(documents)
+        return Repetition(*span, num_tokens, num_places, num_documents, num_documents > self._common, sources)
+
+    def _source(self, row: int) -> Source:
+        document = self._documents.slice(row, 1).to_pylist()[0]
+        sha256 = document["sha256"]
+        return Source(sha256, {name: document[name] for name in FACTS}, self._is_removed(sha256))
+
+    def _is_removed(self, sha256: str) -> bool | None:
+        return None if self._present is None else sha256 not in self._present
+
+    @cached_property
+    def _present(self) -> Container[str] | None:
+        """Hashes of the documents that the dataset still has; None: it is not where it was."""
+        try:
+            parent(self._index, DATASET)
+        except ConfigError:  # it has changed since
+            dataset = artifacts.load(parent_path(self._index, DATASET))
+        except ArtifactError:
+            return None
+        else:
+            return _All()
+        columns = (pq.read_table(path, columns=["sha256"])["sha256"] for path in shards.checked_shards(dataset))
+        return {sha256 for column in columns for sha256 in column.to_pylist()}
+
+    def _mapped(self, tokens: Path) -> Iterator[_Part]:
+        """Yield the parts; the table has the documents of the first file first, each file's from 0 on."""
+        starts_D = self._documents["start"].to_numpy()
+        bounds = [0, *(np.flatnonzero(np.diff(starts_D) < 0) + 1), len(starts_D)]
+        files = self._index.config["ids"]
+        for name, (first, last) in zip(files, pairwise(bounds), strict=True):
+            ids_N = np.memmap(tokens / name, self._index.config["dtype"], "r")
+            suffixes_N = np.memmap(self._index.path / suffixes_name(name), np.int32, "r")
+            yield _Part(ids_N, suffixes_N, starts_D[first:last], int(first))
+
+
+class _All:
+    """Contains everything."""
+
+    def __contains__(self, _: object) -> bool:
+        return True

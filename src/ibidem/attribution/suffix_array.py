@@ -1,0 +1,181 @@
+"""Suffix arrays of token ids: every place where a sequence occurs, exactly, whatever its length.
+
+    ids             5 7 5 7 9
+    suffixes        0: 5 7 5 7 9     2: 5 7 9     1: 7 5 7 9     3: 7 9     4: 9       sorted: 0 2 1 3 4
+    `5 7` occurs    at the suffixes that begin with it, which are neighbors: rows 0 and 1, places 0 and 2
+
+A text of Q tokens is looked up in steps of half the least length: a span of at least that length contains one of the
+short windows between two steps, so that a text that repeats nothing costs few searches. Around each window that occurs,
+the longest match of every start is searched.
+
+The array takes 4 bytes a token. Sources: Manber and Myers 1993, "Suffix arrays: a new method for on-line string
+searches"; construction by libdivsufsort (Mori) over the bytes of the ids, most significant first, whose order is that
+of the ids.
+
+Legend: N tokens of a part, Q tokens of a text, P places.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.unsignedinteger[Any]]
+MOST_TOKENS = (1 << 31) - 1
+"""Of one suffix array: its places are int32."""
+
+
+class Span(NamedTuple):
+    """Part of a text, in tokens."""
+
+    start: int
+    end: int
+
+
+def suffix_array(ids_N: Ids) -> NDArray[np.int32]:
+    """Sort the suffixes of a row of ids.
+
+    Returns:
+        The places at which they begin, int32 [N].
+
+    Raises:
+        ValueError: there are more than `MOST_TOKENS` ids.
+
+    >>> suffix_array(np.array([5, 7, 5, 7, 9], np.uint16)).tolist()
+    [0, 2, 1, 3, 4]
+    """
+    if len(ids_N) > MOST_TOKENS:
+        raise ValueError(f"{len(ids_N):,} ids are too many for one suffix array; the most are {MOST_TOKENS:,}")
+    if not len(ids_N):
+        return np.empty(0, np.int32)
+    from pydivsufsort import divsufsort
+
+    width = max(1, (int(ids_N.max()).bit_length() + 7) // 8)
+    suffixes = divsufsort(_big_endian(ids_N, width))
+    kept: NDArray[np.int32] = _whole_ids(suffixes, width, len(ids_N))
+    return kept
+
+
+def _big_endian(ids_N: Ids, width: int) -> NDArray[np.uint8]:
+    """Return the last `width` bytes of each id, the most significant first."""
+    kept = min(size for size in (1, 2, 4, 8) if size >= width)
+    bytes_ND = ids_N.astype(f">u{kept}").view(np.uint8).reshape(len(ids_N), kept)
+    return np.ascontiguousarray(bytes_ND[:, kept - width :]).reshape(-1)
+
+
+def _kernel(function: Any) -> Any:
+    return numba.njit(cache=True, nogil=True, boundscheck=False)(function)
+
+
+@_kernel
+def _whole_ids(suffixes: Any, width: int, size: int) -> NDArray[np.int32]:
+    """Keep the suffixes that begin with a whole id."""
+    kept = np.empty(size, np.int32)
+    count = 0
+    for place in suffixes:
+        if place % width == 0:
+            kept[count] = place // width
+            count += 1
+    return kept
+
+
+def spans(ids_N: Ids, suffixes_N: NDArray[np.int32], text_Q: Ids, least: int) -> list[Span]:
+    """Return the maximal spans of a text that occur, in order: none of them lies within another one.
+
+    Args:
+        ids_N: the ids that are searched.
+        suffixes_N: their suffix array.
+        text_Q: the ids of the text.
+        least: smallest length of a span, at least 1.
+
+    >>> ids = np.array([5, 7, 5, 7, 9], np.uint16)
+    >>> spans(ids, suffix_array(ids), np.array([7, 9, 1, 5, 7, 5], np.uint16), 2)
+    [Span(start=0, end=2), Span(start=3, end=6)]
+    """
+    starts, ends = np.empty(len(text_Q), np.int64), np.empty(len(text_Q), np.int64)
+    count = _spans(ids_N, suffixes_N, text_Q, least, starts, ends)
+    return list(map(Span, starts[:count].tolist(), ends[:count].tolist()))
+
+
+def occurrences(ids_N: Ids, suffixes_N: NDArray[np.int32], sequence: Ids) -> NDArray[np.int32]:
+    """Return a view of the places where a sequence occurs, int32 [P], not in order; of an empty one, everywhere.
+
+    >>> ids = np.array([5, 7, 5, 7, 9], np.uint16)
+    >>> occurrences(ids, suffix_array(ids), np.array([7], np.uint16)).tolist()
+    [1, 3]
+    """
+    low = _boundary(ids_N, suffixes_N, sequence, 0, len(sequence), False)
+    high = _boundary(ids_N, suffixes_N, sequence, 0, len(sequence), True)
+    return suffixes_N[low:high]
+
+
+def maximal(found: Sequence[Span]) -> list[Span]:
+    """Return the spans that lie within no other one, in order, each once.
+
+    >>> maximal([Span(0, 5), Span(1, 5), Span(0, 5), Span(2, 9)])
+    [Span(start=0, end=5), Span(start=2, end=9)]
+    """
+    kept: list[Span] = []
+    for span in sorted(set(found), key=lambda each: (each.start, -each.end)):
+        if not kept or span.end > kept[-1].end:
+            kept.append(span)
+    return kept
+
+
+@_kernel
+def _spans(ids: Any, suffixes: Any, text: Any, least: int, starts: Any, ends: Any) -> int:
+    step = max(1, least // 2)
+    window = least - step + 1
+    count, reached = 0, 0
+    for middle in range(0, len(text) - window + 1, step):
+        row = _boundary(ids, suffixes, text, middle, middle + window, False)
+        if row == len(ids) or _common(ids, suffixes[row], text, middle) < window:
+            continue
+        for start in range(max(0, middle - step + 1), middle + 1):
+            end = start + _longest(ids, suffixes, text, start)
+            if end - start >= least and end > reached:
+                starts[count], ends[count] = start, end
+                count += 1
+                reached = end
+    return count
+
+
+@_kernel
+def _longest(ids: Any, suffixes: Any, text: Any, start: int) -> int:
+    """Return the length of the longest sequence from `start` that occurs: with one of the suffixes around it."""
+    row = _boundary(ids, suffixes, text, start, len(text), False)
+    length = 0
+    if row < len(ids):
+        length = _common(ids, suffixes[row], text, start)
+    if row > 0:
+        length = max(length, _common(ids, suffixes[row - 1], text, start))
+    return length
+
+
+@_kernel
+def _boundary(ids: Any, suffixes: Any, text: Any, start: int, end: int, behind: bool) -> int:
+    """Return the first row whose suffix is not smaller than text[start:end]; `behind`: and does not begin with it."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        place, offset = suffixes[middle], start
+        while offset < end and place < len(ids) and ids[place] == text[offset]:
+            place += 1
+            offset += 1
+        is_before = behind if offset == end else place == len(ids) or ids[place] < text[offset]
+        if is_before:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_kernel
+def _common(ids: Any, place: int, text: Any, start: int) -> int:
+    """Return how many ids two sequences have in common at their beginnings."""
+    length = 0
+    while start + length < len(text) and place + length < len(ids) and ids[place + length] == text[start + length]:
+        length += 1
+    return length

@@ -1,0 +1,180 @@
+"""A text is attributed to the training documents that it repeats, and to no others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ibidem import artifacts
+from ibidem.attribution import index as index_module
+from ibidem.attribution.attribute import attribute
+from ibidem.attribution.config import AttributeConfig, BuildConfig
+from ibidem.attribution.index import KIND, build
+from ibidem.attribution.lookup import Attribution
+from ibidem.cli import main
+from ibidem.data import shards
+from ibidem.errors import ConfigError, DigestMismatch
+from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.training.tokens import tokenize
+
+LEAST = 20
+OWN = 'fn carry_on() { while let Some(x) = queue.pop() { println!("{x:?}"); } }  // of no training document\n'
+
+
+@pytest.fixture
+def index(dataset: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
+    """An index, beside its tokens and a copy of the dataset."""
+    shutil.copytree(dataset, tmp_path / "data")
+    return indexed(tmp_path, tokenizer_dir)
+
+
+def indexed(folder: Path, tokenizer_dir: Path) -> Path:
+    tokens, _ = tokenize(folder / "data", tokenizer_dir, folder / "tokens", held_out_share=0.1)
+    build(BuildConfig(tokens=tokens.path, output_dir=folder / "index"))
+    return folder / "index"
+
+
+def texts(data: Path) -> dict[str, str]:
+    return {
+        row["sha256"]: row["text"]
+        for path in shards.shard_paths(data)
+        for row in shards.read_rows(path, ["sha256", "text"])
+    }
+
+
+def trained(data: Path) -> dict[str, str]:
+    return {sha256: text for sha256, text in texts(data).items() if not shards.is_held_out(sha256, 0.1)}
+
+
+def long_document(data: Path) -> tuple[str, str]:
+    return next((sha256, text) for sha256, text in trained(data).items() if len(text) > 500)
+
+
+def test_parts_of_documents_are_attributed_to_every_document_that_has_them(index: Path) -> None:
+    known, lookup = trained(index.parent / "data"), Attribution(index, least_tokens=LEAST)
+    everything = [(sha256, text) for sha256, text in known.items() if len(text) > 300]
+    assert len(everything) > 150
+    for place, (sha256, text) in enumerate(everything):
+        start = place % 37
+        copied = text[start : start + 240]
+        answer = OWN + copied + OWN
+        repetitions = lookup.of_text(answer)
+        longest = max(repetitions, key=lambda each: each.num_tokens)
+        assert longest.end - longest.start >= len(copied) - 12
+        assert sha256 in {source.sha256 for source in longest.sources}
+        for each in repetitions:
+            span = answer[each.start : each.end]
+            holding = {other for other, whole in known.items() if span in whole}
+            assert {source.sha256 for source in each.sources} <= holding
+            assert each.num_documents <= len(holding)
+
+
+def test_a_text_of_ones_own_repeats_nothing(index: Path) -> None:
+    lookup = Attribution(index)
+    assert not lookup.of_text(OWN)
+    assert not lookup.of_text("")
+    assert not lookup.of_ids([])
+
+
+def test_held_out_documents_are_no_training_documents(index: Path) -> None:
+    known = trained(index.parent / "data")
+    held_out = {sha256 for sha256 in texts(index.parent / "data") if sha256 not in known}
+    assert held_out
+    lookup = Attribution(index, least_tokens=LEAST)
+    for sha256, text in texts(index.parent / "data").items():
+        if sha256 in held_out:
+            named = {source.sha256 for each in lookup.of_text(text) for source in each.sources}
+            assert not named & held_out
+
+
+def test_a_span_of_many_documents_is_common(index: Path) -> None:
+    _, opening = long_document(index.parent / "data")
+    strict = Attribution(index, least_tokens=1, common_documents=1)
+    assert any(each.is_common for each in strict.of_text(opening[:50]))
+    loose = Attribution(index, least_tokens=1, common_documents=10**6)
+    assert not any(each.is_common for each in loose.of_text(opening[:50]))
+
+
+def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
+    index: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = index.parent
+    monkeypatch.chdir(folder)
+    sha256, text = long_document(folder / "data")
+    requests = folder / "requests.jsonl"
+    requests.write_text(json.dumps({"kind": "sha256", "value": sha256}) + "\n")
+    before = Attribution(index, least_tokens=LEAST).of_text(text)
+    assert [source.is_removed for each in before for source in each.sources if source.sha256 == sha256] == [False]
+    assert main(["takedown", "apply", str(requests), "--dataset", "data", "--artifacts", "tokens"]) == 0
+    stale = Attribution(index, least_tokens=LEAST).of_text(text)
+    assert [source.is_removed for each in stale for source in each.sources if source.sha256 == sha256] == [True]
+    lookup = Attribution(indexed(folder, tokenizer_dir), least_tokens=LEAST)
+    assert sha256 not in {source.sha256 for each in lookup.of_text(text) for source in each.sources}
+
+
+def test_tokens_that_have_changed_are_one_line(index: Path) -> None:
+    tokens = index_module.parent(artifacts.load(index), "tokens").path
+    manifest = json.loads((tokens / "manifest.json").read_text())
+    shutil.rmtree(tokens)
+    with artifacts.create(tokens, kind="tokens", config=manifest["config"]) as draft:
+        np.zeros(9, np.uint16).tofile(draft.path / "train.bin")
+    with pytest.raises(ConfigError, match="no longer the tokens that"):
+        Attribution(index)
+
+
+def test_a_damaged_index_is_refused(index: Path) -> None:
+    path = next(index.glob("*.suffixes"))
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DigestMismatch):
+        Attribution(index)
+
+
+def test_the_command_shows_spans_documents_and_licenses(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, text = long_document(index.parent / "data")
+    answer = tmp_path / "answer.py"
+    answer.write_text(text + OWN)
+    assert main(["attribute", str(answer), "--index", str(index), "--least-tokens", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("characters 0 to ")
+    assert "pkg/module_" in shown
+    assert shown.splitlines()[-1].startswith("1 span of training documents; ")
+    assert main(["attribute", text, "--index", str(index), "--json"]) == 0
+    [span] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (span["start"], span["num_documents"]) == (0, 1)
+    assert set(span["sources"][0]) >= {"sha256", "license", "path", "swhid", "is_removed"}
+    assert main(["attribute", OWN, "--index", str(index)]) == 0
+    assert capsys.readouterr().out == "0 spans of training documents; 0 % of 101 characters\n"
+
+
+def test_bad_input_is_one_line(index: Path, tmp_path: Path, tokenizer_dir: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 0"):
+        attribute(AttributeConfig(text=str(binary), index=index))
+    with pytest.raises(ConfigError, match="too many; cut it"):
+        Attribution(index).of_text("a" * 10**8)
+    assert artifacts.load(index, kind=KIND).config["tokenizer"] == Tokenizer.load(tokenizer_dir).digest
+
+
+def test_what_a_checkpoint_says_is_attributed(
+    index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "generate",
+        "--checkpoint",
+        str(checkpoint),
+        "--prompt",
+        "def ",
+        "--max-tokens",
+        "20",
+        "--attribute",
+        str(index),
+    ]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 spans of training documents; 0 % of ")
+    assert main([*asked, "--output", str(tmp_path / "said.jsonl")]) == 0
+    assert json.loads((tmp_path / "said.jsonl").read_text())["repeats"] == []
