@@ -100,11 +100,11 @@ def _tokenizer(checkpoint: Artifact, decoder: Decoder) -> Tokenizer:
 
     Raises:
         ArtifactError: it has no chat markers.
-        CheckpointError: it has another number of ids than the model.
+        CheckpointError: it has more ids than the model.
     """
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     ChatTemplate(tokenizer)
-    if tokenizer.vocab_size != decoder.config.vocab_size:
+    if tokenizer.vocab_size > decoder.config.vocab_size:
         raise CheckpointError(
             f"{checkpoint.path}: the model has {decoder.config.vocab_size:,} ids and its tokenizer "
             f"{tokenizer.vocab_size:,}; export a checkpoint as ibidem train wrote it"

@@ -63,7 +63,8 @@ class OwnSpeaker:
         self._queues: dict[Stream, _TokenQueue] = {}
         self._prompts = _Prompts(self._tokenizer, self.context)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._engine = Engine(FrozenDecoder(model, weights), deliver=self._deliver, fail=self._fail, slots=slots)
+        frozen = FrozenDecoder(model, weights, num_ids=self._tokenizer.vocab_size)
+        self._engine = Engine(frozen, deliver=self._deliver, fail=self._fail, slots=slots)
 
     def room(self, turns: Conversation) -> int:
         """Return how many tokens fit behind a conversation, negative if it is too long; any thread may call this."""
