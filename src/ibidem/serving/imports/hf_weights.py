@@ -53,6 +53,8 @@ class Weights:
     """Files to read, the index included."""
     dtype: torch.dtype
     """Of all tensors; float32 if they have several."""
+    tied: bool
+    """Whether the embedding is the output matrix too; some files have it twice."""
 
     def read(self, name: str) -> Tensor:
         """Return a tensor."""
@@ -87,6 +89,7 @@ def find_weights(folder: Path, shape: ModelConfig) -> Weights:
         {name: headers[name].file for name in expected},
         (*files, *([INDEX] if listed is not None else [])),
         dtypes.pop() if len(dtypes) == 1 else torch.float32,
+        shape.tied,
     )
 
 
@@ -101,7 +104,7 @@ def check_weights(weights: Weights) -> None:
             if not bool(weights.read(name).isfinite().all()):
                 raise DataError(f"{weights.folder / weights.file_of[name]}: {name} has numbers that are not finite")
             bar.advance()
-    if OUTPUT in weights.file_of and _is_tied_apart(weights):
+    if weights.tied and OUTPUT in weights.file_of and not torch.equal(weights.read(OUTPUT), weights.read(EMBEDDING)):
         raise DataError(
             f"{weights.folder / weights.file_of[OUTPUT]}: {OUTPUT} differs from the embedding, although config.json "
             "says tie_word_embeddings"
@@ -211,7 +214,3 @@ def _found(folder: Path, parts: list[Part], headers: Mapping[str, _Header]) -> l
         if header.dtype not in DTYPES:
             raise DataError(f"{folder / header.file}: {name} is in {header.dtype}; only {', '.join(DTYPES)} are read")
     return parts
-
-
-def _is_tied_apart(weights: Weights) -> bool:
-    return EMBEDDING in weights.file_of and not torch.equal(weights.read(OUTPUT), weights.read(EMBEDDING))
