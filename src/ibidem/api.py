@@ -195,6 +195,12 @@ def synthesize(source: Place, **settings: Any) -> Dataset:
     return open_dataset(_run("synthesize", {"from": source, **settings}).output_dir)
 
 
+def import_model(source: Place, **settings: Any) -> Artifact:
+    """Make a checkpoint from a Llama or Qwen3 folder of Hugging Face; settings as of `ibidem import`. Return it."""
+    checkpoint: Artifact = _returned("import", "ibidem.serving.imports.import_model:run", {"from": source, **settings})
+    return checkpoint
+
+
 def sft(**settings: Any) -> Artifact:
     """Teach a checkpoint to answer; settings as of `ibidem sft`. Return the last checkpoint."""
     checkpoint: Artifact = _returned("sft", "ibidem.training.rlhf.sft_pipeline:run", settings)

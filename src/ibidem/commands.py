@@ -173,6 +173,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train a head that tells supported passages from others, on cloze questions; its base is not changed",
             "ibidem train-head --initial artifacts --data data/public/docs --output-dir head --training.steps 300",
         ),
+        "import": Command(
+            "ibidem.serving.config:ImportConfig",
+            "ibidem.serving.imports.import_model:import_model",
+            "make a checkpoint from a Llama or Qwen3 folder of Hugging Face",
+            "ibidem import --from models/Qwen3-0.6B --output-dir artifacts/qwen3",
+        ),
         "generate": Command(
             "ibidem.serving.config:GenerateConfig",
             "ibidem.serving.generate:generate",

@@ -21,7 +21,9 @@ PROBLEMS_FILE = "problems.jsonl"
 RESULTS_FILE = "results.json"
 """In an artifact of an evaluation: the figures."""
 TOKENIZER_FILE = "tokenizer.model"
-"""In an artifact of a tokenizer: the sentencepiece model."""
+"""In an artifact of a tokenizer that was trained here: the sentencepiece model."""
+TOKENIZER_JSON = "tokenizer.json"
+"""In an artifact of a tokenizer that was imported: the model, as the library `tokenizers` reads it."""
 
 
 class DropReason(StrEnum):

@@ -38,7 +38,8 @@ from ibidem.serving.export.hostile import conversations, messages
 from ibidem.serving.export.ties import Scorer
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
-from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
+from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
+from ibidem.tokenization.tokenizer import Tokenizer
 
 SHAPES = {
     "Qwen3, grouped, untied": ModelConfig(
@@ -132,7 +133,7 @@ def pieces(ours: Tokenizer) -> Pieces:
 
 @pytest.fixture(scope="module")
 def alphabet(pieces: Pieces) -> Alphabet:
-    return Alphabet.outside(pieces)
+    return Alphabet.outside(pieces.texts)
 
 
 @pytest.fixture(scope="module")
@@ -683,7 +684,9 @@ def test_a_text_that_is_not_protected_does_not_appear(
 ) -> None:
     right = wiring.chat_template
     monkeypatch.setattr(
-        wiring, "chat_template", lambda alphabet: right(alphabet).replace(f"'<{alphabet.escape}'", "'<'")
+        wiring,
+        "chat_template",
+        lambda alphabet, **more: right(alphabet, **more).replace(f"'<{alphabet.escape}'", "'<'"),
     )
     monkeypatch.setattr(self_test, "CONVERSATIONS", 100)
     said = refused(capsys, tmp_path / "export", export(one[0], tmp_path / "export"))

@@ -9,7 +9,8 @@ from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.tokenization import special
-from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
+from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
+from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
 HOSTILE = [

@@ -9,7 +9,8 @@ from ibidem.config import build
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.modeling.loss import DEFAULT_TILE
-from ibidem.modeling.modeling_custom import Block, Decoder, Rope
+from ibidem.modeling.modeling_custom import Block, Decoder
+from ibidem.modeling.rope import Rope
 from ibidem.training import memory
 from ibidem.training.config import OptimConfig
 from ibidem.training.memory import Setting, kept_by_block, need
@@ -43,6 +44,7 @@ SHAPES = {
     "grouped": ModelConfig(vocab_size=64, width=96, layers=1, heads=4, kv_heads=2, ffn_hidden=160, context=T),
     "plain": ModelConfig(vocab_size=64, width=64, layers=1, heads=2, ffn_hidden=256, context=T, qk_norm=False),
     "dropout": ModelConfig(vocab_size=64, width=96, layers=1, heads=4, ffn_hidden=192, context=T, dropout=0.1),
+    "wide heads": ModelConfig(vocab_size=64, width=64, layers=1, heads=4, kv_heads=2, head_dim=32, ffn_hidden=160),
 }
 
 

@@ -11,7 +11,7 @@ The result is a dataset like any other; its rows name their sources.
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
 from ibidem.readers import readers_of, recorded
-from ibidem.records import TOKENIZER_FILE, Category
+from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
@@ -263,7 +263,7 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
         measured["size"] = measured["bytes"]
         if tokenizer is not None:
             # each document ends with one extra token
-            measured["size"] = [len(ids) + 1 for ids in _encoder(tokenizer).encode(texts.to_pylist())]
+            measured["size"] = [count + 1 for count in _counter(tokenizer)(texts.to_pylist())]
         measured["category"] = [CATEGORIES.index(category) for category in rows["category"].to_pylist()]
         pieces.append(measured)
     partial_path = kept.with_suffix(".partial.npy")
@@ -272,10 +272,19 @@ def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
 
 
 @cache
-def _encoder(tokenizer: Path) -> Any:
+def _counter(tokenizer: Path) -> Callable[[list[str]], list[int]]:
+    """Return what counts the ids of texts."""
+    if (tokenizer / TOKENIZER_JSON).exists():
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise ConfigError(f"{tokenizer}: it is read by tokenizers: pip install 'ibidem[huggingface]'") from None
+        imported = Tokenizer.from_file(str(tokenizer / TOKENIZER_JSON))
+        return lambda texts: [len(ids) for ids in imported.encode_batch_fast(texts, add_special_tokens=False)]
     from sentencepiece import SentencePieceProcessor
 
-    return SentencePieceProcessor(model_file=str(tokenizer / TOKENIZER_FILE))
+    trained = SentencePieceProcessor(model_file=str(tokenizer / TOKENIZER_FILE))
+    return lambda texts: [len(ids) for ids in trained.encode(texts)]
 
 
 # Order

@@ -166,25 +166,12 @@ def _of_checkpoint(path: Path, principal: str | None, *, for_others: bool) -> Te
 
     def windows(text: str) -> Iterator[TokenStates]:
         ids, longest = tokenizer.encode(text), model.config.context - 1
-        spans_T2 = characters_of(text, tokenizer.bytes_of_V[ids])
+        spans_T2 = tokenizer.spans(text, ids)
         for start in range(0, max(len(ids) - longest // 2, min(len(ids), 1)), max(longest // 2, 1)):
             window = slice(start, start + longest)
             yield TokenStates(of_ids(ids[window]), spans_T2[window])
 
     return TextEncoder(checkpoint.digest, model.config.width, hidden, windows, readers=readers_of(checkpoint.config))
-
-
-def characters_of(text: str, bytes_T: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the span of each token in characters, from its length in bytes.
-
-    >>> characters_of("né", np.array([1, 1, 1])).tolist()
-    [[0, 1], [1, 2], [1, 2]]
-    """
-    raw = np.frombuffer(text.encode(), np.uint8)
-    starts_character = (raw & 0xC0) != 0x80
-    character_of = np.concatenate([np.cumsum(starts_character) - 1, [len(text)]])
-    ends = np.cumsum(bytes_T)
-    return np.stack([character_of[ends - bytes_T], character_of[np.maximum(ends - 1, 0)] + 1], axis=1).astype(np.int64)
 
 
 def _of_hugging_face(path: Path) -> TextEncoder:

@@ -123,8 +123,8 @@ class OwnModel:
 
     def __init__(self, path: Path, principal: str | None = None) -> None:
         self._model, checkpoint = load_model(path, principal)
-        self._frozen = FrozenDecoder(self._model)
         self._tokenizer = Tokenizer.load(path / TOKENIZER_DIR)
+        self._frozen = FrozenDecoder(self._model, num_ids=self._tokenizer.vocab_size)
         self.digest = checkpoint.digest
         self.context = self._model.config.context
         self.start_ids = [self._tokenizer.document_id]

@@ -255,7 +255,7 @@ def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
 
 
 def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | None) -> Tensor:
-    """Attend with one query per head to the positions that are visible; (B, D).
+    """Attend with one query per head to the positions that are visible; (B, H * K).
 
     The heads of a group are the queries of one key-value head, so that nothing is repeated.
     """
@@ -290,9 +290,9 @@ def _project(
     return heads_NXK[:, :H], heads_NXK[:, H:].view(len(x_ND), 2, G, K)
 
 
-def _finish(model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, mixed_ND: Tensor) -> Tensor:
-    """Add the attention's output and the feed-forward's to the residual stream, in place."""
-    x_ND += block.out(mixed_ND)
+def _finish(model: FrozenDecoder, block: FrozenBlock, x_ND: Tensor, mixed_NX: Tensor) -> Tensor:
+    """Add the output of the attention, whose heads gave (N, H * K), and the feed-forward's to x_ND, in place."""
+    x_ND += block.out(mixed_NX)
     gate_NF, up_NF = block.gate_up(_norm(model, x_ND, block.ffn_norm_D)).chunk(2, dim=-1)
     x_ND += block.down(silu(gate_NF).mul_(up_NF))
     return x_ND

@@ -24,6 +24,10 @@ GROUNDING_HEAD = "grounding."
 """Prefix of the weights of a grounding head: checkpoints trained with contrastive batches have one."""
 INITIAL = "initial"
 """Role of the checkpoint whose weights a run started from."""
+OUTSIDE = "outside"
+"""Role of a model that was not trained here, in the checkpoint that was imported from it."""
+IMPORTED = "imported"
+"""In the config of a manifest: what is known of a model from outside; in all checkpoints that are made from it."""
 
 
 def verified(

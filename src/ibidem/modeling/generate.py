@@ -26,8 +26,8 @@ class TextCodec(Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids."""
+    def continued(self, ids: Sequence[int]) -> str:
+        """Return the text of ids that continue a text."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def complete(
     longest = max((len(word.encode()) for word in stop), default=0)
 
     def is_stopped(ids: list[int]) -> bool:
-        tail = tokenizer.decode(ids[-longest - 4 :])  # a token is at least one byte, a character at most four
+        tail = tokenizer.continued(ids[-longest - 4 :])  # a token is at least one byte, a character at most four
         return any(word in tail for word in stop)
 
     end_ids = (tokenizer.document_id, tokenizer.turn_end_id)
@@ -185,7 +185,7 @@ def _continued(
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:
     ends: dict[int, Finish] = {tokenizer.document_id: "document", tokenizer.turn_end_id: "turn"}
     finish = ends.get(ids[-1], "length")
-    text = tokenizer.decode(ids if finish == "length" else ids[:-1])
+    text = tokenizer.continued(ids if finish == "length" else ids[:-1])
     positions = [position for word in stop if (position := text.find(word)) >= 0]
     if positions:
         return Completion(text[: min(positions)], len(ids), "stop")

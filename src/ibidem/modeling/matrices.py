@@ -153,12 +153,13 @@ class FrozenBlock(NamedTuple):
 class FrozenDecoder:
     """The weights of a decoder at one moment, for generation."""
 
-    def __init__(self, model: "Decoder", weights: Weights | None = None) -> None:
+    def __init__(self, model: "Decoder", weights: Weights | None = None, *, num_ids: int | None = None) -> None:
         """Lay out the weights of a decoder.
 
         Args:
             model: the decoder; it may have its parameters in float32 or in 16 bits.
             weights: precision of the matrices; by default that of the parameters, and on a GPU bfloat16.
+            num_ids: number of ids of the tokenizer; rows behind it, which some models have, are never generated.
 
         Raises:
             ConfigError: int8 on a GPU.
@@ -171,8 +172,8 @@ class FrozenDecoder:
         self._is_onednn = self.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.dtype = torch.bfloat16 if self._weights == "bfloat16" and not self._is_onednn else torch.float32
         """Dtype of activations, keys and values."""
-        self.embedding = self._matrix(model.embedding.weight_VD)
-        self.head = self.embedding if model.head is None else self._matrix(model.head.weight_VD)
+        self.embedding = self._matrix(model.embedding.weight_VD[:num_ids])
+        self.head = self.embedding if model.head is None else self._matrix(model.head.weight_VD[:num_ids])
         self.norm_D = self._vector(model.norm)
         self.blocks = [self._block(block) for block in model.blocks]  # type: ignore[arg-type]
         self.cos_TK = model.rope.cos_TK.to(self.dtype)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from ibidem.modeling.attention import Documents, Layout, causal_attention
+from ibidem.modeling.attention import Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
+from ibidem.modeling.rope import Rope
 
 INIT_STD = 0.02
 
@@ -51,48 +52,6 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm_linear(x, *weights, self.eps, rotation=rotation, heads=heads)
 
 
-class Rope(nn.Module):
-    """Rotary positions: pairs (i, i + K/2) of a head are rotated by position * theta^(-2i/K).
-
-    Source: Su et al. 2021, arXiv:2104.09864; pairs in the half-split layout of Llama.
-    """
-
-    cos_TK: Tensor
-    signed_sin_TK: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        cos_TK, signed_sin_TK = self.tables()
-        self.register_buffer("cos_TK", cos_TK, persistent=False)
-        self.register_buffer("signed_sin_TK", signed_sin_TK, persistent=False)
-
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Compute cosine and signed sine of every position up to `context`; float32."""
-        K = self.config.head_width
-        frequencies = 1.0 / self.config.rope_theta ** (torch.arange(0, K, 2, dtype=torch.float32) / K)
-        angles_TK = torch.arange(self.config.context, dtype=torch.float32)[:, None] * frequencies.repeat(2)
-        signs_K = torch.where(torch.arange(K) < K // 2, -1.0, 1.0)
-        return angles_TK.cos(), angles_TK.sin() * signs_K
-
-    def first(self, tokens: int) -> Rotation:
-        """Return the rotation of positions 0 to `tokens` - 1."""
-        return Rotation(self.cos_TK[:tokens, None], self.signed_sin_TK[:tokens, None])
-
-    def of(self, ids_BT: Tensor, documents: Layout | None) -> Rotation:
-        """Return the rotation of a batch.
-
-        Positions begin at 0 in each document where they must: with branches, and in rows longer than the context.
-        """
-        may_use_row = documents is None or isinstance(documents, Documents)
-        if may_use_row and ids_BT.shape[1] <= len(self.cos_TK):
-            return self.first(ids_BT.shape[1])
-        assert documents is not None, f"a row of {ids_BT.shape[1]} tokens exceeds the context"
-        assert documents.longest <= len(self.cos_TK), f"a document of {documents.longest} tokens exceeds the context"
-        positions_BT = documents.positions.view_as(ids_BT)
-        return Rotation(self.cos_TK[positions_BT, None], self.signed_sin_TK[positions_BT, None])
-
-
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
@@ -102,7 +61,7 @@ class Attention(nn.Module):
         self.head_width = config.head_width
         self.has_norms = config.qk_norm
         self.qkv = Linear(config.width, sum(self.split) * config.head_width)
-        self.out = Linear(config.width, config.width)
+        self.out = Linear(config.query_width, config.width)
         self.q_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 

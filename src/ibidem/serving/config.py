@@ -214,3 +214,15 @@ class ExportConfig:
     """Results of `ibidem evaluate` of this checkpoint for the model card: JSON files, or folders."""
     decision: Path | None = None
     """Decision of `ibidem gate` about this checkpoint, for the model card."""
+
+
+@configuration
+class ImportConfig:
+    """Make a checkpoint from a Llama or Qwen3 of Hugging Face: tokenizer, weights, and their license."""
+
+    from_: Path
+    """Folder of the model: config.json, safetensors, tokenizer.json and tokenizer_config.json."""
+    output_dir: Path
+    """Folder of a run, which gets the checkpoint checkpoints/step-000000."""
+    license: str | None = None
+    """License of the weights, such as Apache-2.0, instead of the one that the folder states."""

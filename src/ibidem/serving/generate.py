@@ -25,7 +25,7 @@ def generate(config: GenerateConfig) -> str:
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     if config.chat:
         report_untuned(checkpoint)
-    frozen = FrozenDecoder(model, config.weights)
+    frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size)
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
         between, separator = "\n\n" if config.chat else "", "\n" + "-" * 40 + "\n"

@@ -153,6 +153,8 @@ def tokenizer(artifact: Artifact | None) -> Html:
     if artifact is None:
         return tag("p", None, " The tokenizer is not where the checkpoint says, or was changed since.")
     counts = artifact.counts
+    if "markers_added" in counts:
+        return _imported_tokenizer(counts)
     rows = [
         ("Ids", counts.get("vocab_size")),
         ("Learned pieces", counts.get("learned")),
@@ -171,6 +173,16 @@ def tokenizer(artifact: Artifact | None) -> Html:
         tag("p", *(join(tag("code", piece), " ") for piece in pieces), cls="pieces"),
         tag("p", "⏎ is a newline, · a blank. Runs of one or two characters are left out.", cls="note"),
     )
+
+
+def _imported_tokenizer(counts: Mapping[str, int]) -> Html:
+    rows = [
+        ("Ids", counts["vocab_size"]),
+        ("Markers added to those it had", counts["markers_added"]),
+        ("Trial texts", counts["texts"]),
+        ("of these, not decoded byte for byte", counts["texts_changed"]),
+    ]
+    return join(tag("p", "The tokenizer was imported."), table(("Figure", "Value"), rows, right=(1,)))
 
 
 def _longest_pieces(vocabulary: str) -> list[str]:

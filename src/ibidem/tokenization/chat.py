@@ -7,11 +7,13 @@
     <|cite|>1<|/cite|>                 a citation, in the assistant's turn
     <|tool_call|>...<|/tool_call|>     a tool call, in the assistant's turn, answered by <|tool|>...<|end|>
 
-Markers are ids that no text encodes to, and every text is encoded by itself, verbatim: no text can spell a role.
+Markers are ids that no text encodes to, and every text is encoded by itself, verbatim: no text can spell a role. Parts
+of text that follow one another are one text.
 Pretraining, SFT, evaluation and serving all render here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from ibidem.conversation import Part, PartKind, Role, Turn
@@ -110,7 +112,7 @@ class ChatTemplate:
 
     def _body(self, parts: Iterable[Part]) -> list[int]:
         ids: list[int] = []
-        for part in parts:
+        for part in joined(parts):
             text = self._codec.encode(part.text)
             if part.kind == "text":
                 ids += text
@@ -118,3 +120,16 @@ class ChatTemplate:
                 first, last = self._parts[part.kind]
                 ids += [first, *text, last]
         return ids
+
+
+def joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield parts, those of text that follow one another as one.
+
+    >>> list(joined([Part("text", "a"), Part("text", "b"), Part("cite", "1")]))
+    [Part(kind='text', text='ab'), Part(kind='cite', text='1')]
+    """
+    for is_text, group in groupby(parts, lambda part: part.kind == "text"):
+        if is_text:
+            yield Part("text", "".join(part.text for part in group))
+        else:
+            yield from group

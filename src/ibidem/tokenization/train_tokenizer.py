@@ -19,14 +19,15 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.figures import NOT_MEASURED, percent
 from ibidem.records import TOKENIZER_FILE
 from ibidem.tokenization import special
-from ibidem.tokenization.tokenizer import BLANK, KIND, NEWLINE, Tokenizer, has_carrier, to_model
+from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE, SentencePieceCodec, has_carrier, to_model
+from ibidem.tokenization.tokenizer import KIND, Tokenizer
 
 CHUNK_CHARS = 2_000  # a line of the training corpus
 LONGEST_LINE_BYTES = 1 << 16  # the trainer silently skips longer ones; chunks stay far below
 TRAINER_THREADS = 16  # the order of summation depends on it, so it is the same on every machine
 REQUIRED_CHARS = NEWLINE + BLANK + "\t" + string.digits + string.ascii_letters + string.punctuation
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
-CONTROL_PIECE = 3  # SentencePiece.Type.CONTROL
+NORMAL_PIECE, CONTROL_PIECE = 1, 3  # of SentencePiece.Type
 
 
 @configuration
@@ -231,7 +232,7 @@ def _save(model: Any, folder: Path) -> None:
 
 def _check(model: Any, paths: Sequence[Path]) -> dict[str, Any]:
     """Encode and decode every held-out document; return the counts, and the documents that are not reproduced."""
-    tokenizer = Tokenizer(model.SerializeToString(), digest="")
+    tokenizer = Tokenizer(SentencePieceCodec(model.SerializeToString()), digest="")
     broken, num_tokens, num_bytes, num_byte_pieces = [], 0, 0, 0
     with log.progress("tokenizer.check", len(paths), "documents") as bar:
         for path in paths:
@@ -251,3 +252,17 @@ def _check(model: Any, paths: Sequence[Path]) -> dict[str, Any]:
         "bytes_per_token": round(num_bytes / max(num_tokens, 1), 4),
         "byte_pieces_share": round(num_byte_pieces / max(num_tokens, 1), 6),
     }
+
+
+def model_of(pieces: Sequence[tuple[str, float, int]]) -> bytes:
+    """Return a model with these texts, scores and types of pieces: a tokenizer that comes back from an export."""
+    with tempfile.TemporaryDirectory(prefix="ibidem-") as scratch:
+        text = Path(scratch, "text")
+        text.write_text(REQUIRED_CHARS, encoding="utf-8")
+        size = special.SMALLEST_VOCABULARY + len(REQUIRED_CHARS) + 1  # its blank
+        model = _train(TrainTokenizerConfig(input=text, output_dir=text, vocab_size=size), text)
+    del model.pieces[:]
+    for piece, score, kind in pieces:
+        name = to_model(piece).replace(" ", "\u2581") if kind == NORMAL_PIECE else piece
+        model.pieces.add(piece=name, score=score, type=kind)
+    return bytes(model.SerializeToString(deterministic=True))

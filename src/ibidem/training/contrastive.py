@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ibidem.errors import ConfigError
 from ibidem.grounding.alignment import Frequencies
-from ibidem.grounding.encoder import characters_of
 from ibidem.grounding.head import LATE, token_span, token_weights
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.config import ModelConfig
@@ -180,7 +179,7 @@ class Contrast:
         ids = {text: self._tokenizer.encode(text)[: self._context - 1] for text in (*rows.questions, *rows.passages)}
 
         def tokens_of(text: str) -> NDArray[np.int64]:
-            return characters_of(text, self._tokenizer.bytes_of_V[ids[text]])
+            return self._tokenizer.spans(text, ids[text])
 
         row_1T, documents = self._row([ids[text] for text in (*rows.questions, *rows.passages)])
         located = unread(rows, tokens_of, self.material.known, opening=1)

@@ -90,17 +90,17 @@ def kept_by_block(shape: ModelConfig, *, compiled: bool, value_bytes: int) -> li
     queries and keys twice: beside the product of which values are a part.
     """
     D, F, H, G = shape.width, shape.ffn_hidden, shape.heads, shape.num_kv_heads
-    kv = G * shape.head_width
-    again = D + kv if compiled and value_bytes == WIDE and shape.qk_norm else 0
+    q, kv = shape.query_width, G * shape.head_width
+    again = q + kv if compiled and value_bytes == WIDE and shape.qk_norm else 0
     mask = 2 * D if shape.dropout else 0
     return [
         Kept("input of the attention's norm, and its scale", D, wide=1),
         Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
-        Kept("queries, keys and values", D + 2 * kv),
+        Kept("queries, keys and values", q + 2 * kv),
         Kept("scales of the norms of queries and keys", 0, wide=H + G if shape.qk_norm else 0),
         Kept("queries and keys, as the compiler copies them", again),
-        Kept("rotated queries and keys, if they do not replace those", D + kv if shape.qk_norm else 0),
-        Kept("output of the attention, and its normalizers", D, wide=H),
+        Kept("rotated queries and keys, if they do not replace those", q + kv if shape.qk_norm else 0),
+        Kept("output of the attention, and its normalizers", q, wide=H),
         Kept("input of the feed-forward's norm, and its scale", D, wide=1),
         Kept("output of the norm, which only a compiled block keeps", D if compiled else 0),
         Kept("gate and up", 2 * F),

@@ -71,9 +71,10 @@ class Pretraining:
         for share in shared_out(len(chosen), size, self.accelerator):
             batch = self._batch([self.held_out[chosen[place]] for place, _ in share]).to(device)
             counts_B1 = torch.tensor([counts for _, counts in share], device=device)[:, None]
-            sizes_BT = self.bytes_of_V[batch.targets_BT] * counts_B1
-            nll = model(batch.ids_BT, batch.targets_BT.masked_fill(sizes_BT == 0, IGNORE), batch.documents)
-            sums += torch.tensor([float(nll), float(sizes_BT.sum()), float((sizes_BT > 0).sum())], dtype=torch.float64)
+            is_text_BT = (self.bytes_of_V[batch.targets_BT] > 0) & (counts_B1 > 0)
+            sizes_BT = self._sizes(batch.ids_BT, batch.targets_BT) * counts_B1
+            nll = model(batch.ids_BT, batch.targets_BT.masked_fill(~is_text_BT, IGNORE), batch.documents)
+            sums += torch.tensor([float(nll), float(sizes_BT.sum()), float(is_text_BT.sum())], dtype=torch.float64)
         nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(device), "sum").tolist()
         return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
 
@@ -118,6 +119,11 @@ class Pretraining:
     def bytes_of_V(self) -> Tensor:  # noqa: N802 - the shape
         """Number of bytes of text that each id represents."""
         return torch.from_numpy(self.tokenizer.bytes_of_V).to(self.accelerator.device)
+
+    def _sizes(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the number of bytes of text of each target."""
+        sizes = self.tokenizer.bytes_of(targets_BT.cpu().numpy(), ids_BT.cpu().numpy())
+        return torch.from_numpy(sizes).to(targets_BT.device)
 
     @cached_property
     def fim(self) -> Fim | None:

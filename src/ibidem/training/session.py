@@ -26,7 +26,7 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.figures import percent
-from ibidem.modeling.checkpoint import INITIAL, KIND, load_weights, model_config, verified
+from ibidem.modeling.checkpoint import IMPORTED, INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
@@ -70,11 +70,15 @@ class Provenance:
     """Kind of the artifacts: a checkpoint, unless it is a model of another use."""
     readers: Readers | None = None
     """Who may open the checkpoints, if they are tuned on documents, or from a checkpoint that was; `run` finds out."""
+    imported: Mapping[str, Any] | None = None
+    """What is known of weights from outside, if the run starts from some; `run` finds out."""
 
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of model and training."""
         config = {"model": resolved(self.shape), "train": self.settings}
+        if self.imported is not None:
+            config[IMPORTED] = self.imported
         return config if self.readers is None else config | {KEY: self.readers.as_json()}
 
 
@@ -166,7 +170,7 @@ def run(
         )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
         made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
-        made = replace(made, readers=_readers(config, made, checkpoint))
+        made = replace(made, readers=_readers(config, made, checkpoint), imported=_imported(made, checkpoint))
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
@@ -362,6 +366,12 @@ def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | Non
     found = [inherited(inputs, folder_of(config.output_dir, 0)), *known]
     private = [each for each in found if each is not None]
     return common(private) if private else None
+
+
+def _imported(made: Provenance, checkpoint: Artifact | None) -> Mapping[str, Any] | None:
+    """Return what the checkpoint that the run resumes or starts from knows of weights from outside."""
+    start = made.initial if checkpoint is None else checkpoint
+    return None if start is None else start.config.get(IMPORTED)
 
 
 def _digest_of(made: Provenance, role: str) -> str | None:

@@ -99,6 +99,8 @@ def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artif
 
 
 def _progress(checkpoint: artifacts.Artifact) -> dict[str, Any]:
+    if PROGRESS not in checkpoint.files:  # ibidem import wrote it
+        raise CheckpointError(f"{checkpoint.path}: no training is to be resumed; start one from it with --initial")
     return dict(json.loads((checkpoint.path / PROGRESS).read_text(encoding="utf-8")))
 
 

@@ -28,7 +28,7 @@ from ibidem.errors import ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.readers import readers_of, recorded
 from ibidem.records import DOCUMENTS_FILE
-from ibidem.tokenization.chat import ChatTemplate
+from ibidem.tokenization.chat import ChatTemplate, joined
 from ibidem.tokenization.tokenizer import Tokenizer
 
 KIND = "tokens"
@@ -51,6 +51,9 @@ class Codec(Protocol):
     @property
     def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
         """Number of bytes of text that each id represents."""
+
+    def bytes_of(self, ids: Ids, before: Ids) -> NDArray[np.int32]:
+        """Return the number of bytes of text of each id, given the id before it."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; never that of a special token."""
@@ -214,8 +217,8 @@ def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None
     body = document[len(head) :]
     if not fim.codec.bytes_of_V[body].all():  # the markers of a conversation
         return None
-    text = fim.codec.decode(body.tolist())
-    if len(text) < FEWEST_CHARACTERS or len(text.encode()) != fim.codec.bytes_of_V[body].sum():
+    text, before = fim.codec.decode(body.tolist()), np.concatenate([[fim.document], body[:-1]])
+    if len(text) < FEWEST_CHARACTERS or len(text.encode()) != fim.codec.bytes_of(body, before).sum():
         return None
     low, high = sorted(rng.integers(0, len(text) + 1, size=2).tolist())
     prefix, middle, suffix = (fim.codec.encode(part) for part in (text[:low], text[low:high], text[high:]))
@@ -285,7 +288,7 @@ def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, Sequenc
     while batch := list(islice(rows, ENCODE_AT_ONCE)):
         conversations = [None if row["messages"] is None else from_rows(row["messages"]) for row in batch]
         texts = [row["text"] for row, turns in zip(batch, conversations, strict=True) if turns is None]
-        texts += [part.text for turns in conversations for turn in turns or () for part in turn.parts]
+        texts += [part.text for turns in conversations for turn in turns or () for part in joined(turn.parts)]
         encoded = tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
         codec = _Encoded(tokenizer, dict(zip(texts, encoded, strict=True)))
         for row, turns in zip(batch, conversations, strict=True):

@@ -89,7 +89,8 @@ def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -
     Raises:
         ConfigError: the sizes differ.
     """
-    if shape.vocab_size != tokenizer.vocab_size:
+    has_spare_rows = config.initial is not None and shape.vocab_size > tokenizer.vocab_size  # of a foreign model
+    if shape.vocab_size != tokenizer.vocab_size and not has_spare_rows:
         raise ConfigError(
             f"model {config.model} has vocab_size={shape.vocab_size}, "
             f"tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}; "

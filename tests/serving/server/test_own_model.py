@@ -29,7 +29,8 @@ from ibidem.serving.server.own_model import OwnSpeaker, _PartReader
 from ibidem.serving.server.speech import Said, SamplingParams, Spoken
 from ibidem.tokenization import special
 from ibidem.tokenization.chat import ChatTemplate
-from ibidem.tokenization.tokenizer import BLANK, NEWLINE, Tokenizer
+from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
+from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.tokens import Fim, fill_in_middle
 
 WITHIN_S = 30
@@ -90,9 +91,13 @@ def until(condition: Callable[[], bool]) -> Coroutine[Any, Any, None]:
     return wait()
 
 
+def byte_id(tokenizer: Tokenizer, byte: int) -> int:
+    return tokenizer.texts_of_V.index(bytes([byte]))
+
+
 def some_ids(tokenizer: Tokenizer) -> strategies.SearchStrategy[list[int]]:
     """Ids of any kind: pieces, bytes of characters, whole or not, control tokens, and chat markers."""
-    spelled = [[tokenizer._byte_ids[byte] for byte in char.encode()] for char in SPELLED]
+    spelled = [[byte_id(tokenizer, byte) for byte in char.encode()] for char in SPELLED]
     markers = [[tokenizer.id_of(name)] for name in special.CONTROL]
     anything = strategies.lists(strategies.integers(0, tokenizer.vocab_size - 1), max_size=8)
     groups = strategies.sampled_from([*spelled, *(ids[:-1] for ids in spelled), *markers]) | anything
@@ -117,7 +122,7 @@ def test_pieces_of_text_are_together_what_the_tokenizer_decodes(tokenizer: Token
 
 def test_text_is_said_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:
     text = Detokenizer(tokenizer.texts_of_V, ["::", "end"])
-    ids = [tokenizer._byte_ids[byte] for byte in "é:a::b".encode()]
+    ids = [byte_id(tokenizer, byte) for byte in "é:a::b".encode()]
     assert [text.add(number) for number in ids] == ["", "é", "", ":a", "", "", ""]
     assert text.is_stopped
     assert text.end() == ""
@@ -127,7 +132,7 @@ def test_a_stop_string_ends_the_text_where_generate_ends_it(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops = strategies.lists(strategies.text("abe:\n é€", min_size=1, max_size=4), min_size=1, max_size=3)
-    alphabet = [[tokenizer._byte_ids[byte] for byte in char.encode()] for char in "abe:\n é€"]
+    alphabet = [[byte_id(tokenizer, byte) for byte in char.encode()] for char in "abe:\n é€"]
     pieces = [tokenizer.encode(text) for text in ("return", "be", "ab", " a", "::", "\n    ")]
     texts = strategies.lists(strategies.sampled_from(alphabet + pieces), max_size=20)
     found = {"stop": 0, "length": 0}
@@ -179,7 +184,7 @@ def test_parts_of_an_answer_are_those_that_the_chat_template_reads(tokenizer: To
 def test_no_part_begins_behind_a_stop_string_that_is_certain_at_its_marker(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(tokenizer)
     (cite,) = (number for number, kind in template.begins.items() if kind == "cite")
-    half = tokenizer._byte_ids["é".encode()[0]]
+    half = byte_id(tokenizer, "é".encode()[0])
     reader = _PartReader(tokenizer, template.begins, ["\N{REPLACEMENT CHARACTER}"])
     assert reader.read([half, cite, *tokenizer.encode("1")]) == []
     assert reader.is_stopped

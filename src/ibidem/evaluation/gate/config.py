@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from ibidem.config import POSITIONAL, WRITTEN, configuration
+from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.errors import ConfigError
 from ibidem.sandbox.config import SandboxConfig
 from ibidem.signatures import is_public_key
@@ -17,6 +18,7 @@ MOST_MARGIN = 0.1
 """A model that is ten points worse is not as good."""
 MOST_EXCEPTIONS = 2
 LONGEST_EXCEPTION_DAYS = 90
+OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
@@ -45,6 +47,13 @@ def _is_digest(text: str) -> str:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
         raise ValueError("must be a digest, sha256: and 64 hexadecimal digits")
     return text
+
+
+def _are_licenses(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return LicensePolicy(denied=(), allowed=names).allowed
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 def _is_key(text: str) -> str:
@@ -183,6 +192,9 @@ class GateConfig(SandboxConfig):
     `--evaluate` makes needs no signature."""
     accept_supplied: bool = False
     """Accept completions and answers from a file, although only the file claims that the checkpoint wrote them."""
+    weight_licenses: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_are_licenses)] = OPEN_LICENSES
+    """SPDX identifiers of the licenses that weights from outside may have: imported ones, and all that is trained from
+    them. Unknown is none of them."""
     exceptions: dict[str, ReleaseException] = Field(default_factory=dict)
     """Exceptions by the name of the criterion: at most two, and never for all criteria. They do not apply to evidence
     that is missing or was refused."""

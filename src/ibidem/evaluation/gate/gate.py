@@ -5,6 +5,7 @@
     INSUFFICIENT    neither is shown: too few items, too little agreement, or no evidence
     REFUSED         the evidence is damaged, edited, of another checkpoint, or not what it should be
 
+Weights from outside add a criterion: their license (see `outside`).
 All criteria must pass. An exception, signed by name, allows a criterion to be FAIL or INSUFFICIENT; it stays visible,
 and it does not apply to evidence that is missing or was refused. `checks` decides which evidence counts: no figure is
 taken from results.json. A problem that occurs in the training data counts as failed. What was supplied in a file counts
@@ -39,6 +40,7 @@ from ibidem.evaluation.gate.checks import (
 )
 from ibidem.evaluation.gate.config import GateConfig, policy
 from ibidem.evaluation.gate.criteria import Finding, Verdict, judge_criterion
+from ibidem.evaluation.gate.outside import METRIC, judge_outside
 from ibidem.evaluation.gate.page import card, page
 from ibidem.evaluation.gate.statements import about_decision
 from ibidem.evaluation.published import title
@@ -68,7 +70,7 @@ def gate(config: GateConfig) -> str:
     ours = evaluate(config) if config.evaluate else {}
     keys = dict.fromkeys(criterion.evidence for criterion in config.criteria.values())
     found = {name: open_evidence(config, name, model_id.digest, ours.get(name)) for name in keys}
-    findings = []
+    findings = judge_outside(model_id, config)
     with log.progress("gate", len(config.criteria), "criteria") as bar:
         for name, criterion in config.criteria.items():
             findings.append(judge_criterion(name, criterion, found[criterion.evidence], config))
@@ -193,5 +195,5 @@ def _about(config: GateConfig, key: str, checked: Checked) -> dict[str, object]:
 
 def _line(finding: Finding) -> str:
     excepted = f" [EXCEPTION by {finding.exception}]" if finding.exception else ""
-    point = percent(finding.point)
-    return f"{finding.verdict:<12}  {finding.criterion}: {point}, required {finding.target}; {finding.reason}{excepted}"
+    point = f"{percent(finding.point)}, " if finding.metric != METRIC else ""
+    return f"{finding.verdict:<12}  {finding.criterion}: {point}required {finding.target}; {finding.reason}{excepted}"

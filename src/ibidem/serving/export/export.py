@@ -40,8 +40,7 @@ from ibidem.serving.export.hf_model import (
 from ibidem.serving.export.hf_tokenizer import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
-    Alphabet,
-    Pieces,
+    form_of,
     tokenizer_config,
     tokenizer_json,
 )
@@ -100,11 +99,11 @@ def _tokenizer(checkpoint: Artifact, decoder: Decoder) -> Tokenizer:
 
     Raises:
         ArtifactError: it has no chat markers.
-        CheckpointError: it has another number of ids than the model.
+        CheckpointError: it has more ids than the model.
     """
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     ChatTemplate(tokenizer)
-    if tokenizer.vocab_size != decoder.config.vocab_size:
+    if tokenizer.vocab_size > decoder.config.vocab_size:
         raise CheckpointError(
             f"{checkpoint.path}: the model has {decoder.config.vocab_size:,} ids and its tokenizer "
             f"{tokenizer.vocab_size:,}; export a checkpoint as ibidem train wrote it"
@@ -159,12 +158,12 @@ def _write(
     save_weights(decoder, dtype, draft.path / WEIGHTS)
     _write_text(draft.path / CONFIG, hf_config(decoder.config, tokenizer, dtype))
     _write_text(draft.path / GENERATION, generation_config(tokenizer))
-    pieces = Pieces.of(tokenizer.model_bytes)
-    alphabet = Alphabet.outside(pieces)
-    template = chat_template(alphabet)
-    _write_text(draft.path / TOKENIZER_JSON, tokenizer_json(pieces, alphabet))
+    form = form_of(tokenizer)
+    pieces, alphabet = form.pieces, form.alphabet
+    template = chat_template(alphabet, document=form.document if form.is_imported else None)
+    _write_text(draft.path / TOKENIZER_JSON, form.text or tokenizer_json(pieces, alphabet))
     context = decoder.config.context
-    _write_text(draft.path / TOKENIZER_CONFIG, tokenizer_config(pieces, context=context, chat_template=template))
+    _write_text(draft.path / TOKENIZER_CONFIG, tokenizer_config(form, context=context, chat_template=template))
     difference = check_logits(draft.path, decoder)
     compared = check_tokenizer(draft.path, tokenizer, pieces, alphabet)
     log.event("export.compared", **compared, logits_difference=difference)

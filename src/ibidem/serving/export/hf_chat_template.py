@@ -9,20 +9,23 @@ A content is one text, or a list of parts as `ibidem.conversation` has them. The
 special tokens in texts.
 """
 
+import json
+
 from ibidem.conversation import PART_KINDS, ROLES
 from ibidem.serving.export.hf_tokenizer import Alphabet
+from ibidem.tokenization import special
 
 _TEMPLATE = """\
 {%- macro text(words) -%}
   {%- if words is not string -%}
     {{- raise_exception('a text is not a string') -}}
   {%- endif -%}
-  {{- words | replace('<', '<ESCAPE') | replace('LEAD', 'LEADESCAPE') -}}
+  {{- wordsBRACKETS | replace('LEAD', 'LEADESCAPE') -}}
 {%- endmacro -%}
 {%- if tools or documents -%}
   {{- raise_exception('no form for tools and documents: write them as text, or as parts of type passage') -}}
 {%- endif -%}
-{{- 'LEAD|endoftext|>' -}}
+{{- DOCUMENT -}}
 {%- for message in messages -%}
   {%- if message.role not in ROLES -%}
     {{- raise_exception('the role ' ~ message.role ~ ' is none of ' ~ ROLES | join(', ')) -}}
@@ -36,16 +39,14 @@ _TEMPLATE = """\
   {%- elif message.content is not defined or message.content is not iterable -%}
     {{- raise_exception('a message without content') -}}
   {%- else -%}
-    {%- set before = namespace(type='') -%}
     {%- for part in message.content -%}
       {%- if part.type == 'text' -%}
-        {{- ('LEAD||>' if before.type == 'text' else '') ~ text(part.text) -}}
+        {{- text(part.text) -}}
       {%- elif part.type in MARKED -%}
         {{- 'LEAD|' ~ part.type ~ '|>' ~ text(part.text) ~ 'LEAD|/' ~ part.type ~ '|>' -}}
       {%- else -%}
         {{- raise_exception('the type ' ~ part.type ~ ' of a part is none of text, ' ~ MARKED | join(', ')) -}}
       {%- endif -%}
-      {%- set before.type = part.type -%}
     {%- endfor -%}
   {%- endif -%}
   {{- 'LEAD|end|>' -}}
@@ -56,10 +57,22 @@ _TEMPLATE = """\
 """
 
 
-def chat_template(alphabet: Alphabet) -> str:
-    """Return the template of a tokenizer with this alphabet."""
+def chat_template(alphabet: Alphabet, *, document: str | None = None) -> str:
+    """Return the template of a tokenizer with this alphabet.
+
+    Args:
+        alphabet: two characters that are in no piece.
+        document: of an imported tokenizer, the name of the token that begins a document.
+    """
     marked = [kind for kind in PART_KINDS if kind != "text"]
-    lists = {"ROLES": repr(list(ROLES)), "MARKED": repr(marked), "LEAD": alphabet.lead, "ESCAPE": alphabet.escape}
+    lists = {
+        "ROLES": repr(list(ROLES)),
+        "MARKED": repr(marked),
+        "BRACKETS": " | replace('<', '<ESCAPE')" if document is None else "",
+        "DOCUMENT": json.dumps(document or alphabet.marked(special.DOCUMENT), ensure_ascii=False),
+        "LEAD": alphabet.lead,
+        "ESCAPE": alphabet.escape,
+    }
     template = _TEMPLATE
     for name, value in lists.items():
         template = template.replace(name, value)

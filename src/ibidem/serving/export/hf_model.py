@@ -14,9 +14,9 @@ head.weight_VD                              lm_head.weight; a tied model has non
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -24,26 +24,34 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ibidem.modeling.checkpoint import WEIGHTS
-from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.config import ModelConfig, RopeScaling
 from ibidem.modeling.modeling_custom import INIT_STD, Decoder
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+FACTOR, LENGTH = {"factor": "factor"}, {"original_max_position_embeddings": "original_context"}
+ROPE_KEYS: dict[str, dict[str, str]] = {
+    "linear": FACTOR,
+    "llama3": {**FACTOR, **LENGTH, "low_freq_factor": "low_frequency", "high_freq_factor": "high_frequency"},
+    "yarn": {
+        **FACTOR,
+        **LENGTH,
+        "beta_fast": "fast_turns",
+        "beta_slow": "slow_turns",
+        "truncate": "truncate",
+        "attention_factor": "attention_factor",
+    },
+}
+"""For each kind of scaled rotary positions, its keys in transformers, and ours."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_OUTSIDE = {
-    "embedding.weight_VD": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight_VD": "lm_head.weight",
-}
-_OF_BLOCK = {
-    "attention_norm.weight": "input_layernorm.weight",
-    "attention.q_norm.weight": "self_attn.q_norm.weight",
-    "attention.k_norm.weight": "self_attn.k_norm.weight",
-    "attention.out.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn.down.weight": "mlp.down_proj.weight",
-}
+
+
+class Part(NamedTuple):
+    """A weight under its name in transformers."""
+
+    name: str
+    shape: tuple[int, ...]
 
 
 def dtype_of(checkpoint: Path) -> torch.dtype:
@@ -77,17 +85,39 @@ def save_weights(decoder: Decoder, dtype: torch.dtype, path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def hf_weights(weights: Mapping[str, Tensor], shape: ModelConfig) -> dict[str, Tensor]:
-    """Return weights under their names in transformers, as views."""
-    found = {_OUTSIDE[name]: weights[name] for name in _OUTSIDE if name in weights}
-    heads = [count * shape.head_width for count in (shape.heads, shape.num_kv_heads, shape.num_kv_heads)]
+def layout(shape: ModelConfig) -> Iterator[tuple[str, list[Part]]]:
+    """Yield the name of each weight of a decoder, and the parts of transformers that it has, one below the other."""
+    V, D, F, K, Q = shape.vocab_size, shape.width, shape.ffn_hidden, shape.head_width, shape.query_width
+    G_K = shape.num_kv_heads * K
+    yield "embedding.weight_VD", [Part("model.embed_tokens.weight", (V, D))]
     for number in range(shape.layers):
         ours, theirs = f"blocks.{number}.", f"model.layers.{number}."
-        found |= {theirs + new: weights[ours + old] for old, new in _OF_BLOCK.items() if ours + old in weights}
-        parts = torch.split(weights[f"{ours}attention.qkv.weight"], heads)
-        found |= {f"{theirs}self_attn.{name}_proj.weight": part for name, part in zip("qkv", parts, strict=True)}
-        gate, up = weights[f"{ours}ffn.gate_up.weight"].chunk(2)
-        found |= {f"{theirs}mlp.gate_proj.weight": gate, f"{theirs}mlp.up_proj.weight": up}
+        rows = {"q": Q, "k": G_K, "v": G_K}
+        yield f"{ours}attention_norm.weight", [Part(f"{theirs}input_layernorm.weight", (D,))]
+        yield (
+            f"{ours}attention.qkv.weight",
+            [Part(f"{theirs}self_attn.{name}_proj.weight", (size, D)) for name, size in rows.items()],
+        )
+        for name in "qk" if shape.qk_norm else "":
+            yield f"{ours}attention.{name}_norm.weight", [Part(f"{theirs}self_attn.{name}_norm.weight", (K,))]
+        yield f"{ours}attention.out.weight", [Part(f"{theirs}self_attn.o_proj.weight", (D, Q))]
+        yield f"{ours}ffn_norm.weight", [Part(f"{theirs}post_attention_layernorm.weight", (D,))]
+        yield (
+            f"{ours}ffn.gate_up.weight",
+            [Part(f"{theirs}mlp.{name}_proj.weight", (F, D)) for name in ("gate", "up")],
+        )
+        yield f"{ours}ffn.down.weight", [Part(f"{theirs}mlp.down_proj.weight", (D, F))]
+    yield "norm.weight", [Part("model.norm.weight", (D,))]
+    if not shape.tied:
+        yield "head.weight_VD", [Part("lm_head.weight", (V, D))]
+
+
+def hf_weights(weights: Mapping[str, Tensor], shape: ModelConfig) -> dict[str, Tensor]:
+    """Return weights under their names in transformers, as views."""
+    found: dict[str, Tensor] = {}
+    for name, parts in layout(shape):
+        rows = torch.split(weights[name], [part.shape[0] for part in parts])
+        found |= {part.name: tensor for part, tensor in zip(parts, rows, strict=True)}
     return found
 
 
@@ -111,14 +141,27 @@ def hf_config(shape: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> s
         "initializer_range": INIT_STD,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "rope_theta": shape.rope_theta,
+        **_rope(shape),
         "tie_word_embeddings": shape.tied,
         "use_cache": True,
         **_ids(tokenizer),
         **({} if shape.qk_norm else {"mlp_bias": False}),
     }
     return json.dumps(tree, indent=2) + "\n"
+
+
+def _rope(shape: ModelConfig) -> dict[str, Any]:
+    """Return the rotary positions as transformers 5 reads them, and as earlier versions and other programs do."""
+    base = {"rope_theta": shape.rope_theta}
+    if shape.rope_scaling is None:
+        return {"rope_parameters": {"rope_type": "default", **base}, **base}
+    scaling = {"rope_type": shape.rope_scaling.kind, **_scaling(shape.rope_scaling)}
+    return {"rope_parameters": {**scaling, **base}, "rope_scaling": scaling, **base}
+
+
+def _scaling(scaling: RopeScaling) -> dict[str, Any]:
+    values = {theirs: getattr(scaling, ours) for theirs, ours in ROPE_KEYS[scaling.kind].items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def generation_config(tokenizer: Tokenizer) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from ibidem.conversation import PART_KINDS, ROLES, Conversation, Part, Turn
 from ibidem.serving.export.hf_tokenizer import NORMAL, Alphabet, Pieces
-from ibidem.tokenization.tokenizer import BLANK, NEWLINE
+from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
 
 LONGEST = 40
 """Maximum number of items of a text."""

@@ -10,9 +10,10 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.data.provenance.plain_words import table
 from ibidem.figures import MARGIN, NOT_MEASURED, between, counted, margin, percent
+from ibidem.inference.weights_license import UNKNOWN
 from ibidem.lineage import Node, walk
+from ibidem.modeling.checkpoint import IMPORTED, model_config
 from ibidem.modeling.checkpoint import KIND as CHECKPOINT
-from ibidem.modeling.checkpoint import model_config
 from ibidem.readers import Readers
 from ibidem.serving.export.hf_tokenizer import Alphabet
 from ibidem.serving.report_evaluation import NO_SHARES, Record, bounds_of, metrics_of
@@ -45,7 +46,10 @@ class About(NamedTuple):
 
 def model_card(about: About) -> str:
     """Return the card as Markdown, with the front matter of the Hugging Face hub."""
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["ibidem"]}
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["ibidem"]}
+    imported = about.checkpoint.config.get(IMPORTED)
+    if imported is not None and imported["license"] != UNKNOWN:
+        front["license"] = imported["license"].lower()
     parts = [
         "---\n" + yaml.safe_dump(front, sort_keys=False) + "---",
         f"# {about.checkpoint.path.resolve().name}",
@@ -64,7 +68,7 @@ def model_card(about: About) -> str:
         "## Release",
         _decision(about.decision),
         "## License of the weights",
-        "Not stated: whoever redistributes the weights chooses one, in view of the licenses of the data above.",
+        _license(imported),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -85,6 +89,15 @@ def _model(about: About) -> Iterator[str]:
         encoder = about.head.digest_of("encoder")
         reads = "this checkpoint" if encoder == about.checkpoint.digest else f"another encoder, `{encoder}`"
         yield f"Beside it, in `grounding_head/`: a grounding head, `{about.head.digest}`, for states of {reads}."
+
+
+def _license(imported: Mapping[str, Any] | None) -> str:
+    if imported is None:
+        return "Not stated: whoever redistributes the weights chooses one, in view of the licenses of the data above."
+    return (
+        f"They come from outside, from `{imported['name']}` ({imported['architecture']}), whose license is "
+        f"{imported['license']} ({imported['license_source']}). What those weights were trained on is not known here."
+    )
 
 
 def _private(readers: Readers | None) -> list[str]:

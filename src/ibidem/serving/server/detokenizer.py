@@ -3,63 +3,70 @@ r"""The text of ids, piece by piece, up to a stop string.
     ids     ["Hel", "lo", <C3>, <A9>, "\nUs", "er", ":"]           stop "\nUser:"
     text    "Hel"  "lo"   ""    "é"   ""        ""    stopped
 
-A character that is spelled in bytes is held back until its last byte, and whatever could become a stop string until it
-does not. The pieces together are what `tokenizer.decode` returns for all ids.
+A piece may be a part of a character: it is held back until the last byte, and whatever could become a stop string until
+it does not. The pieces together are what `tokenizer.decode` returns for all ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+from ibidem.tokenization.utf8 import split
+
+_NOTHING: Mapping[int, str | bytes] = MappingProxyType({})
 
 
 class Detokenizer:
     """Text of ids that arrive one by one."""
 
-    def __init__(self, texts_of_V: Sequence[str | int], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        texts_of_V: Sequence[str | bytes],
+        stop: Sequence[str] = (),
+        first_texts: Mapping[int, str | bytes] = _NOTHING,
+    ) -> None:
         """Begin a text.
 
         Args:
-            texts_of_V: the tokenizer's text of each id, or the byte that it stands for.
+            texts_of_V: the tokenizer's text of each id, or the bytes that it stands for.
             stop: the text ends before the first of these strings.
+            first_texts: what an id stands for where it begins a text, if that is something else. None of it, if the
+                text continues another.
         """
-        self._texts_of_V = texts_of_V
+        self._texts_of_V, self._first_texts = texts_of_V, first_texts
         self._stop = tuple(stop)
-        self._bytes = bytearray()
+        self._is_first = True
+        self._bytes = b""
         self._held = ""
         self.is_stopped = False
         """Whether a stop string was found; nothing is returned from there on."""
 
     def add(self, number: int) -> str:
         """Return the text that is certain once an id is known."""
-        text = self._texts_of_V[number]
-        if isinstance(text, int):
-            self._bytes.append(text)
-            text = self._spelled(is_end=False)
+        text = self._text_of(number)
+        if isinstance(text, bytes):
+            text, self._bytes = split(self._bytes + text, is_end=False)
         elif self._bytes:
-            text = self._spelled(is_end=True) + text
+            text = self._rest() + text
         return self._before_stop(text) if self._stop else text
 
     def end(self) -> str:
         """Return what was held back, and begin another text."""
-        text = self._before_stop(self._spelled(is_end=True))
+        text = self._before_stop(self._rest())
         if not self.is_stopped:
             text, self._held = text + self._held, ""
+        self._is_first = True
         return text
 
-    def _spelled(self, *, is_end: bool) -> str:
-        """Return the characters that the bytes spell so far: as sentencepiece does, a mark for each invalid byte."""
-        text = ""
-        while self._bytes:
-            try:
-                text += self._bytes.decode()
-                self._bytes.clear()
-            except UnicodeDecodeError as error:
-                text += self._bytes[: error.start].decode()
-                del self._bytes[: error.start]
-                if error.reason == "unexpected end of data" and not is_end:
-                    break
-                text += _REPLACEMENT
-                del self._bytes[0]
+    def _text_of(self, number: int) -> str | bytes:
+        """Return what an id adds; one beyond the vocabulary, which a matrix may have, adds nothing."""
+        text = self._texts_of_V[number] if number < len(self._texts_of_V) else ""
+        if self._is_first and text:
+            self._is_first = False
+            return self._first_texts.get(number, text)
+        return text
+
+    def _rest(self) -> str:
+        text, self._bytes = split(self._bytes, is_end=True)
         return text
 
     def _before_stop(self, text: str) -> str:

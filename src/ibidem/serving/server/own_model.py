@@ -63,7 +63,8 @@ class OwnSpeaker:
         self._queues: dict[Stream, _TokenQueue] = {}
         self._prompts = _Prompts(self._tokenizer, self.context)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._engine = Engine(FrozenDecoder(model, weights), deliver=self._deliver, fail=self._fail, slots=slots)
+        frozen = FrozenDecoder(model, weights, num_ids=self._tokenizer.vocab_size)
+        self._engine = Engine(frozen, deliver=self._deliver, fail=self._fail, slots=slots)
 
     def room(self, turns: Conversation) -> int:
         """Return how many tokens fit behind a conversation, negative if it is too long; any thread may call this."""
@@ -94,7 +95,7 @@ class OwnSpeaker:
         Raises:
             ConfigError: the prompt and `max_tokens` do not fit into the context.
         """
-        reader = _PartReader(self._tokenizer, {}, sampling.stop)
+        reader = _PartReader(self._tokenizer, {}, sampling.stop, is_continued=suffix is None)
         ids = self._prompts.taken((prompt, suffix), lambda: self._document(prompt, suffix))
         return self._said(ids, reader, sampling, owner, scope)
 
@@ -169,7 +170,7 @@ class _Prompts:
 
     def __init__(self, tokenizer: Tokenizer, context: int) -> None:
         self._context = context
-        self._longest = max(len(text) for text in tokenizer.texts_of_V if isinstance(text, str))
+        self._longest = max(map(len, tokenizer.texts_of_V))
         self._known: dict[Hashable, list[int]] = {}
         self._lock = threading.Lock()
 
@@ -237,9 +238,16 @@ class _TokenQueue:
 class _PartReader:
     """Reads an answer id by id: text as soon as it is certain, other parts when they are whole."""
 
-    def __init__(self, tokenizer: Tokenizer, begins: Mapping[int, PartKind], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        begins: Mapping[int, PartKind],
+        stop: Sequence[str],
+        *,
+        is_continued: bool = False,
+    ) -> None:
         self._tokenizer, self._begins = tokenizer, begins
-        self._text = Detokenizer(tokenizer.texts_of_V, stop)
+        self._text = Detokenizer(tokenizer.texts_of_V, stop, {} if is_continued else tokenizer.first_texts)
         self._kind: PartKind = "text"
         self._part: list[int] = []
         self.num_tokens = 0

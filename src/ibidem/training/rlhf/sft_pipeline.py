@@ -184,14 +184,15 @@ class Sft:
         chosen, accelerator = [self.data.held_out[place] for place in places], self.setup.accelerator
         if not chosen:
             return {}
-        bytes_of_V = torch.from_numpy(self.setup.tokenizer.bytes_of_V)
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         for share in shared_out(len(chosen), self.config.training.micro_batch_sequences, accelerator):
             packed = pack([chosen[item] if counts else chosen[item].untrained for item, counts in share])
             batch = packed.to(accelerator.device)
             nll = model(batch.ids_BT, batch.targets_BT, batch.documents, counted_N=batch.counted_N)
-            targets = packed.targets_BT[packed.targets_BT != IGNORE]
-            sums += torch.tensor([float(nll), len(targets), int(bytes_of_V[targets].sum())], dtype=torch.float64)
+            is_target_BT = packed.targets_BT != IGNORE
+            targets, before = (each[is_target_BT].numpy() for each in (packed.targets_BT, packed.ids_BT))
+            num_bytes = int(self.setup.tokenizer.bytes_of(targets, before).sum())
+            sums += torch.tensor([float(nll), len(targets), num_bytes], dtype=torch.float64)
         nll, num_targets, num_bytes = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
         return {"held_out_loss": nll / num_targets, "bits_per_byte": nll / NATS_PER_BIT / num_bytes}
 

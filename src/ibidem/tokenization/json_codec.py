@@ -1,0 +1,117 @@
+"""A `tokenizer.json` in our form: byte-level BPE, BPE with byte fallback, or unigram, read by `tokenizers`.
+
+Texts are encoded without its special tokens, and each id stands for what `piece_texts` says it adds to a text.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.tokenization import special
+from ibidem.tokenization.canonical import alphabet_of, bare, controls_of, document_of
+from ibidem.tokenization.json_file import Tree, names_of
+from ibidem.tokenization.piece_texts import piece_texts
+from ibidem.tokenization.utf8 import joined
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class JsonCodec:
+    """A tokenizer of the library `tokenizers`, in our form."""
+
+    def __init__(self, model: bytes, where: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ArtifactError: it is not in our form.
+            ConfigError: `tokenizers` is not installed.
+        """
+        tree: Tree = json.loads(model)
+        alphabet, document = alphabet_of(tree), document_of(tree)
+        if alphabet is None or document is None:
+            raise ArtifactError(f"{where}: not written by ibidem; ibidem import takes the tokenizer of a model")
+        self.model_bytes, self.alphabet, self.document = model, alphabet, document
+        self._controls = controls_of(tree, alphabet)
+        self._controls[special.DOCUMENT] = self._controls[alphabet.plain(document) or document]
+        names = names_of(tree, where)
+        self._texts_of_V, self.first_texts = piece_texts(tree["decoder"], names, where)
+        self._name_of = {number: alphabet.plain(names[number]) or "" for number in self._controls.values()}
+        for number in self._name_of:
+            self._texts_of_V[number] = ""
+            self.first_texts.pop(number, None)
+        self._model = library(json.dumps(bare(tree)), where)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self._texts_of_V)
+
+    @property
+    def texts_of_V(self) -> list[str | bytes]:  # noqa: N802 - the shape
+        """What each id adds to a text: a text, bytes that may be part of a character, or of a special token nothing."""
+        return self._texts_of_V
+
+    @property
+    def controls(self) -> dict[str, int]:
+        """Ids that no text becomes, by their names."""
+        return self._controls
+
+    def special_id(self, token: str) -> int | None:
+        """Return the id of a special token; None if there is no such token."""
+        return self._controls.get(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; never that of a special token."""
+        return list(self._model.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:  # noqa: ARG002 - the library decides
+        """Encode many texts, in parallel."""
+        return [done.ids for done in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int], *, is_continued: bool) -> str:
+        """Return the text of ids; special tokens are left out, and ids beyond the vocabulary."""
+        return joined(self._parts(ids, is_continued=is_continued))
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """Return the text of each id, or the name of a special token or of bytes."""
+        return [self._name_of.get(number) or _shown(self._texts_of_V[number]) for number in ids]
+
+    def offsets(self, text: str) -> NDArray[np.int64]:
+        """Return the span of each id of a text in characters, as the library states it."""
+        spans = self._model.encode(text, add_special_tokens=False).offsets
+        return np.array(spans, dtype=np.int64).reshape(-1, 2).clip(0, len(text))
+
+    def _parts(self, ids: Iterable[int], *, is_continued: bool) -> Iterator[str | bytes]:
+        is_first = not is_continued
+        for number in ids:
+            text = self._texts_of_V[number] if number < len(self._texts_of_V) else ""
+            yield self.first_texts.get(number, text) if is_first else text
+            is_first = is_first and not text
+
+
+def library(text: str, where: Path) -> "Tokenizer":
+    """Open the text of a `tokenizer.json` with `tokenizers`.
+
+    Raises:
+        ConfigError: `tokenizers` is not installed.
+        DataError: it cannot read the text.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ConfigError(f"{where}: it is read by tokenizers: pip install 'ibidem[huggingface]'") from None
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: tokenizers cannot read it: {reason}") from None
+
+
+def _shown(part: str | bytes) -> str:
+    return part if isinstance(part, str) else "".join(f"<0x{byte:02X}>" for byte in part)
