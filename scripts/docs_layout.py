@@ -171,8 +171,7 @@ EVENTS = {
     "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "
     "`objective/scores` of the step's rollout. With `--contrast.weight`, `loss` is what is minimized: the "
     "language-model loss, which is `contrast/lm_loss` alone, plus the weight times `contrast/loss`.",
-    "export.compared": "What an export was compared with the checkpoint on, the ties among it, and the largest "
-    "difference of two logits.",
+    "export.compared": "What an export was compared with the checkpoint on, and the largest difference of two logits.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",
@@ -726,9 +725,7 @@ def _export() -> Kind:
             "parameters": "Number of parameters.",
             "dtype": "Precision of the weights.",
             "texts": "Number of hostile texts whose ids were compared.",
-            "text_ties": "Number of them with two segmentations of the same score, of which each tokenizer took one.",
             "conversations": "Number of hostile conversations whose ids were compared.",
-            "conversation_ties": "Number of them with such a tie.",
         },
     )
 

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from ibidem import artifacts
 from ibidem.config import build
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.tokenization import special
+from ibidem.tokenization import train_tokenizer as train_tokenizer_module
 from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from ibidem.tokenization.train_tokenizer import (
+    SCORE_STEP,
+    TrainTokenizerConfig,
+    has_exact_sums,
+    train_tokenizer,
+)
 
 HOSTILE = [
     *("", "\n", "\n\n\n", " ", "    x", "\tall:\n\t\techo", "a\r\nb\rc", "1234567890", "x" * 5000),
@@ -68,6 +75,29 @@ def test_the_same_corpus_gives_the_same_tokenizer(dataset: Path, tokenizer_dir: 
     assert again.digest == artifacts.load(tokenizer_dir).digest
     assert again.counts["round_trips"] == again.counts["held_out"] > 0
     assert {"tokenizer.model", "tokenizer.vocab"} == set(again.files)
+
+
+def test_scores_are_rounded_so_that_float32_and_float64_add_them_alike(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_tokenizer_module, "_round_scores", lambda _: None)
+    train(dataset, tmp_path / "t", vocab_size=512, held_out_share=0.1)
+    raw, rounded = (pieces_of(folder) for folder in (tmp_path / "t", tokenizer_dir))
+    assert [text for text, _ in raw] == [text for text, _ in rounded]
+    assert max(abs(one - other) for (_, one), (_, other) in zip(raw, rounded, strict=True)) <= SCORE_STEP / 2
+    assert not has_exact_sums(score for _, score in raw)
+    scores = [score for _, score in rounded]
+    assert has_exact_sums(scores)
+    sums = np.random.default_rng(0).choice(np.array(scores), 100_000)
+    whole = np.cumsum(sums, dtype=np.float32)
+    assert abs(float(whole[-1])) < 2**24 * SCORE_STEP
+    assert (whole.astype(np.float64) == np.cumsum(sums, dtype=np.float64)).all()
+
+
+def pieces_of(folder: Path) -> list[tuple[str, float]]:
+    proto = model_pb2.ModelProto()
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    return [(piece.piece, piece.score) for piece in proto.pieces]
 
 
 def test_ids_that_the_corpus_cannot_fill_are_reserved(dataset: Path, tmp_path: Path) -> None:

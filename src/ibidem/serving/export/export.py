@@ -18,7 +18,7 @@ import torch
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
-from ibidem.errors import CheckpointError, ConfigError
+from ibidem.errors import ArtifactError, CheckpointError, ConfigError
 from ibidem.figures import size
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, WEIGHTS, load_model, verified
 from ibidem.modeling.heads import HEAD_KIND
@@ -49,6 +49,7 @@ from ibidem.serving.export.self_test import check_logits, check_tokenizer
 from ibidem.serving.report_evaluation import Record, read_result
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.train_tokenizer import has_exact_sums
 
 KIND = "export"
 CARD = "README.md"
@@ -98,11 +99,17 @@ def _tokenizer(checkpoint: Artifact, decoder: Decoder) -> Tokenizer:
     """Open the tokenizer of a checkpoint.
 
     Raises:
-        ArtifactError: it has no chat markers.
+        ArtifactError: it has no chat markers, or its scores are not rounded.
         CheckpointError: it has more ids than the model.
     """
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     ChatTemplate(tokenizer)
+    form = form_of(tokenizer)
+    if not form.is_imported and not has_exact_sums(form.pieces.scores):
+        raise ArtifactError(
+            f"{tokenizer.path}: its scores are not rounded, so other programs add them differently and give other ids: "
+            "train a tokenizer again with ibidem train-tokenizer, and the model with it"
+        )
     if tokenizer.vocab_size > decoder.config.vocab_size:
         raise CheckpointError(
             f"{checkpoint.path}: the model has {decoder.config.vocab_size:,} ids and its tokenizer "
@@ -197,10 +204,9 @@ def _copy_head(head: Artifact, folder: Path) -> None:
 
 def _summary(exported: Artifact) -> str:
     num_bytes = sum(file.bytes for file in exported.files.values())
-    ties = exported.counts["text_ties"] + exported.counts["conversation_ties"]
     private = "; private: made from private documents, for their readers alone" if readers_of(exported.config) else ""
     return (
         f"{exported.path}: {exported.counts['parameters']:,} parameters in {exported.counts['dtype']}, "
         f"{size(num_bytes)}; the same as the checkpoint on {exported.counts['texts']:,} texts, "
-        f"{exported.counts['conversations']:,} conversations and random ids, {ties} ties aside{private}"
+        f"{exported.counts['conversations']:,} conversations and random ids{private}"
     )

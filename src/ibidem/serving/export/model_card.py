@@ -127,10 +127,7 @@ def _tokens(about: About) -> Iterator[str]:
     )
     yield (
         f"Compared with the checkpoint when this was written: the ids of {compared['texts']:,} hostile texts and "
-        f"{compared['conversations']:,} hostile conversations, and logits on random ids. "
-        f"{counted(compared['text_ties'] + compared['conversation_ties'], 'tie')} among them: two segmentations with "
-        "the same score, between which rounding decides, in float32 here and in float64 there. Both are of the same "
-        "text."
+        f"{compared['conversations']:,} hostile conversations, which are the same, and logits on random ids."
     )
 
 

@@ -1,6 +1,5 @@
 """What an export must show before it appears: ids, texts, chats and logits are those of the checkpoint."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,7 +16,6 @@ from ibidem.figures import visible
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.serving.export import hostile
 from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
-from ibidem.serving.export.ties import Scorer
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
@@ -43,7 +41,7 @@ def check_tokenizer(folder: Path, ours: Tokenizer, pieces: Pieces, alphabet: Alp
         alphabet: the characters that the exported one uses itself.
 
     Returns:
-        Counts: texts and conversations that were compared, and ties among them.
+        Counts: texts and conversations that were compared.
 
     Raises:
         ArtifactError: the ids of a text or a conversation differ, or do not decode to the text.
@@ -52,58 +50,45 @@ def check_tokenizer(folder: Path, ours: Tokenizer, pieces: Pieces, alphabet: Alp
         from transformers import AutoTokenizer
 
         theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    comparison = Comparison(Scorer(pieces))
     with log.progress("export.check", TEXTS + CONVERSATIONS, "texts") as bar:
         texts = list(hostile.texts(pieces, alphabet, TEXTS))
         for first in range(0, TEXTS, BATCH):
-            _compare_texts(comparison, ours, theirs, texts[first : first + BATCH])
+            _compare_texts(ours, theirs, texts[first : first + BATCH])
             bar.advance(len(texts[first : first + BATCH]))
         conversations = list(hostile.conversations(pieces, alphabet, CONVERSATIONS))
-        _compare_conversations(comparison, ours, theirs, conversations)
+        _compare_conversations(ours, theirs, conversations)
         bar.advance(len(conversations))
-    ties = comparison.ties
-    return {
-        "texts": TEXTS,
-        "text_ties": ties["text"],
-        "conversations": CONVERSATIONS,
-        "conversation_ties": ties["conversation"],
-    }
+    return {"texts": TEXTS, "conversations": CONVERSATIONS}
 
 
-class Comparison:
-    """Compares ids, and counts ties."""
+def difference(what: str, ours: Ids, theirs: Ids) -> str | None:
+    """Return where two encodings of a text differ first.
 
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self.ties = Counter[str]()
-
-    def compare(self, kind: str, what: str, ours: Ids, theirs: Ids) -> None:
-        """Count a tie.
-
-        Raises:
-            ArtifactError: the ids differ otherwise.
-        """
-        if list(ours) == list(theirs):
-            return
-        self.ties[kind] += 1
-        if not self._scorer.is_tie(ours, theirs):
-            place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
-            here, there = (list(ids[place : place + 4]) for ids in (ours, theirs))
-            raise differs(f"{kind} {_shown(what)}: from token {place} on ours has {here}, the export {there}")
+    >>> difference("a b", [5, 6, 7], [5, 8])
+    "'a b': from token 1 on ours has [6, 7], the export [8]"
+    """
+    if list(ours) == list(theirs):
+        return None
+    place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    here, there = (list(ids[place : place + 4]) for ids in (ours, theirs))
+    return f"{shown(what)}: from token {place} on ours has {here}, the export {there}"
 
 
-def _compare_texts(comparison: Comparison, ours: Tokenizer, theirs: Any, texts: list[str]) -> None:
+def _compare_ids(kind: str, what: str, ours: Ids, theirs: Ids) -> None:
+    if found := difference(what, ours, theirs):
+        raise differs(f"{kind} {found}")
+
+
+def _compare_texts(ours: Tokenizer, theirs: Any, texts: list[str]) -> None:
     ids_of = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
     decoded = theirs.decode(ids_of, skip_special_tokens=True)
     for text, ids, back in zip(texts, ids_of, decoded, strict=True):
-        comparison.compare("text", text, ours.encode(text), ids)
+        _compare_ids("text", text, ours.encode(text), ids)
         if back != text:
-            raise differs(f"text {_shown(text)} comes back as {_shown(back)}")
+            raise differs(f"text {shown(text)} comes back as {shown(back)}")
 
 
-def _compare_conversations(
-    comparison: Comparison, ours: Tokenizer, theirs: Any, conversations: Sequence[Conversation]
-) -> None:
+def _compare_conversations(ours: Tokenizer, theirs: Any, conversations: Sequence[Conversation]) -> None:
     """Compare prompts; they must be the same where texts are searched for special tokens."""
     template = ChatTemplate(ours)
     given = list(map(hostile.messages, conversations))
@@ -117,9 +102,9 @@ def _compare_conversations(
         for splits in (False, True)
     )
     for turns, ids, searched_ids in zip(conversations, plain, searched, strict=True):
-        comparison.compare("conversation", str(turns), template.prompt(turns), ids)
+        _compare_ids("conversation", str(turns), template.prompt(turns), ids)
         if ids != searched_ids:
-            raise differs(f"a text of conversation {_shown(str(turns))} spells a special token")
+            raise differs(f"a text of conversation {shown(str(turns))} spells a special token")
 
 
 def differs(what: str) -> ArtifactError:
@@ -128,7 +113,8 @@ def differs(what: str) -> ArtifactError:
     return ArtifactError(f"the export differs from the checkpoint, as {versions} read it: {what}; nothing is written")
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Return the beginning of a text, in quotes, with what is invisible made visible."""
     return f"'{visible(text[:_SHOWN])}{'...' if len(text) > _SHOWN else ''}'"
 
 
