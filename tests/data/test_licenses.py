@@ -3,6 +3,7 @@ import random
 import re
 import sysconfig
 from collections import Counter
+from email import message_from_string
 from email.message import Message
 from importlib import metadata
 from itertools import product
@@ -321,6 +322,22 @@ def test_a_dep5_file_is_read_for_each_file_and_the_last_stanza_that_matches_coun
     assert (verdict.expression, verdict.evidence) == (expression, evidence)
     assert (verdict.reason == "license.denied") == ("GPL" in expression)
     assert licenses_of(DEP5.replace("\n", "\r\n"), path) == licenses_of(DEP5, path)
+
+
+@pytest.mark.parametrize("margin", ["        ", "         ", "        |", "\t"])
+def test_a_dep5_text_in_the_metadata_of_a_package_is_read_despite_its_margin(margin):
+    lines = DEP5.replace("Files: lib/third", "File: lib/third").splitlines()[3:]
+    message = message_from_string("Name: thing\nLicense: " + f"\n{margin}".join(lines) + "\nVersion: 1\n")
+    for raw in (package_license(message), f"License: {package_license(message)}"):
+        verdicts = [judge_license(raw, "", POLICY, stated=True, path=path) for path in ("a", "lib/b.c", "lib/third/c")]
+        assert [verdict.expression for verdict in verdicts] == ["GPL-2.0-or-later", "MIT", "BSD-3-Clause"]
+        assert [verdict.reason for verdict in verdicts] == ["license.denied", None, None]
+
+
+def test_a_license_text_in_the_metadata_of_a_package_is_read_despite_its_margin():
+    text = "MIT License\n\nPermission is hereby granted, free\nof charge, to any person\nobtaining a copy" + " x" * 90
+    message = message_from_string("License: " + text.replace("\n", "\n        |") + "\nVersion: 1\n")
+    assert judge_license(package_license(message), "", POLICY, stated=True).expression == "MIT"
 
 
 def test_an_exception_helps_only_where_the_policy_lists_it():
