@@ -420,6 +420,16 @@ def test_a_license_file_that_changes_is_read_again(tmp_path: Path) -> None:
     assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT"]
 
 
+def test_a_text_that_a_license_page_includes_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    page = "License\n\n.. include:: ../legal.inc\n"
+    spec = project(tmp_path / "p", docs__license_dot_rst=page, legal_dot_inc=MIT_TEXT, docs__conf_dot_py="a = 1\n")
+    run(tmp_path / "out", spec, skip=("filters",))
+    assert "MIT" in {row["license"] for row in rows(tmp_path / "out")}
+    project(tmp_path / "p", legal_dot_inc=GPL_TEXT)
+    run(tmp_path / "out", spec, skip=("filters",))
+    assert {row["reason"] for row in dropped(tmp_path / "out")} == {"license.denied"}
+
+
 def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder: Path, tmp_path: Path) -> None:
     first = run(tmp_path / "one", f"{source_folder}:train:text")
     second = run(tmp_path / "two", f"{source_folder}:train:text")
