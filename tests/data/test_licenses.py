@@ -3,6 +3,7 @@ import random
 import re
 import sysconfig
 from collections import Counter
+from email import message_from_string
 from email.message import Message
 from importlib import metadata
 from itertools import product
@@ -323,6 +324,22 @@ def test_a_dep5_file_is_read_for_each_file_and_the_last_stanza_that_matches_coun
     assert licenses_of(DEP5.replace("\n", "\r\n"), path) == licenses_of(DEP5, path)
 
 
+@pytest.mark.parametrize("margin", ["        ", "         ", "        |", "\t"])
+def test_a_dep5_text_in_the_metadata_of_a_package_is_read_despite_its_margin(margin):
+    lines = DEP5.replace("Files: lib/third", "File: lib/third").splitlines()[3:]
+    message = message_from_string("Name: thing\nLicense: " + f"\n{margin}".join(lines) + "\nVersion: 1\n")
+    for raw in (package_license(message), f"License: {package_license(message)}"):
+        verdicts = [judge_license(raw, "", POLICY, stated=True, path=path) for path in ("a", "lib/b.c", "lib/third/c")]
+        assert [verdict.expression for verdict in verdicts] == ["GPL-2.0-or-later", "MIT", "BSD-3-Clause"]
+        assert [verdict.reason for verdict in verdicts] == ["license.denied", None, None]
+
+
+def test_a_license_text_in_the_metadata_of_a_package_is_read_despite_its_margin():
+    text = "MIT License\n\nPermission is hereby granted, free\nof charge, to any person\nobtaining a copy" + " x" * 90
+    message = message_from_string("License: " + text.replace("\n", "\n        |") + "\nVersion: 1\n")
+    assert judge_license(package_license(message), "", POLICY, stated=True).expression == "MIT"
+
+
 def test_an_exception_helps_only_where_the_policy_lists_it():
     text = (
         "/* This program is free software: you can redistribute it and/or modify it under the terms of the GNU\n"
@@ -470,3 +487,120 @@ def test_the_license_of_python_grants_nothing_under_the_gpl():
     assert "GPL" not in normalize(text)
     assert "PSF-2.0" in normalize(text)
     assert "GPL" in normalize("This is software that is released under the GPL, as all of its parts are. " * 3)
+
+
+CHOICES = {
+    "This program is free software. You can re-distribute and/or\nmodify this program under the same terms of ruby "
+    "itself ---\nRuby Distribution License or GNU General Public License.": "GPL-1.0-or-later OR Ruby",
+    "You may distribute under the terms of either the GNU General Public\nLicense or the Artistic License, as "
+    "specified in the README file\nof the Perl distribution.": "GPL-1.0-or-later OR Artistic-1.0",
+    "it is free software; you can redistribute it and/or modify it under the terms of either:\na) the GNU General "
+    "Public License as published by the Free Software Foundation; either\nversion 1, or (at your option) any later "
+    'version, or\nb) the "Artistic License" which comes with this Kit.': "GPL-1.0-or-later OR Artistic-1.0",
+    "This library is free software; you can redistribute it and/or\nmodify it under the same terms as Perl itself.":
+        "Artistic-1.0-Perl OR GPL-1.0-or-later",
+    "You can redistribute and/or modify it under the same terms as Ruby.": "Ruby",
+    "Licensed under the GNU Lesser General Public License, version 2.1 or later, or the Apache License, version 2.0.":
+        "LGPL-2.1-or-later OR Apache-2.0",
+    "Licensed under the MIT or GPL Version 2 licenses.": "GPL-2.0-only OR MIT",
+    "Released under the GPL or later, or, at your option, the MIT license": "GPL-1.0-or-later OR MIT",
+    "Distributed under the BSD License, the MIT License, or the GPL": "GPL-1.0-or-later OR (BSD-3-Clause AND MIT)",
+}  # fmt: skip
+
+NO_CHOICES = [
+    "Licensed under the GPL and the MIT License.",
+    "Licensed under the MIT License and the GPL.",
+    "Licensed under the GPL or MIT, and the LGPL for the rest.",
+    "Licensed under the GPL or a commercial license.",
+    "Licensed under the GPL or any other license that we choose.",
+    "Licensed under the GPL, or contact us for the MIT license.",
+    "Licensed under the GPL or MIT. Portions are licensed under the LGPL.",
+    "Licensed under the GPL or the LGPL.",
+    "Neither licensed under the MIT License or the GPL.",
+    "Licensed under the GPL or MIT-like terms.",
+    "Licensed under the GPL or MIT for non-commercial use.",
+    "Licensed under the GPL. Or take the MIT License.",
+    "This is free software under the GPL. It uses zlib or the MIT License of jQuery.",
+    "You can redistribute it under the terms of the GNU General Public License version 2 or later.",
+    "You can redistribute it under the terms of the GNU General Public License; the manual is MIT or BSD.",
+]
+
+
+@pytest.mark.parametrize("words", CHOICES)
+def test_a_choice_is_usable_under_its_permissive_side(words: str) -> None:
+    found = header_license("".join(f"# {line}\n" for line in words.splitlines()))
+    assert found is not None
+    assert found[0] == CHOICES[words]
+    assert not POLICY.refuses(found[0])
+
+
+@pytest.mark.parametrize("words", NO_CHOICES)
+def test_what_is_no_choice_stays_denied(words: str) -> None:
+    found = header_license(f"# {words}\n")
+    assert found is not None
+    assert POLICY.refuses(found[0])
+    text = words + " The authors thank all who helped them to write these lines, and all who read them." * 2
+    assert POLICY.refuses(normalize(text) or "MIT")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "It is not licensed under the same terms as Perl itself.",
+        "It is available under the same terms as Perl's module Foo.",
+        "It is licensed under the same terms as the Ruby on Rails gem.",
+        "It may be distributed, but not under the same terms as Perl itself.",
+        "Nothing here is the same terms as Perl itself.",
+    ],
+)
+def test_the_terms_of_perl_are_granted_by_a_sentence_alone(words: str) -> None:
+    assert header_license(f"# {words}\n") is None
+
+
+PERL_LICENSE = (
+    "This is free software; you can redistribute it and/or modify it under the same terms as the Perl 5 programming "
+    "language system itself. Terms of the Perl programming language system itself a) the GNU General Public License as "
+    "published by the Free Software Foundation; either version 1, or (at your option) any later version, or b) the "
+    '"Artistic License" --- The GNU General Public License, Version 1, February 1989 --- GNU GENERAL PUBLIC LICENSE '
+    "Version 1, February 1989 ... "
+)
+RUBY_LICENSE = (
+    "Ruby is copyrighted free software. You can redistribute it and/or modify it under either the terms of the {} (see "
+    "the file {}), or the conditions below: 1. You may make and give away verbatim copies of the source form."
+)
+
+
+def test_the_license_files_of_perl_and_ruby_are_choices() -> None:
+    assert normalize(PERL_LICENSE) == "Artistic-1.0-Perl OR GPL-1.0-or-later"
+    assert normalize(RUBY_LICENSE.format("2-clause BSDL", "BSDL")) == "Ruby OR BSD-2-Clause"
+    assert normalize(RUBY_LICENSE.format("GPL version 2", "GPL")) == "Ruby OR GPL-2.0-only"
+    for words in ("perl_5", "Perl", "the same terms as Perl itself"):
+        assert normalize(words) == "Artistic-1.0-Perl OR GPL-1.0-or-later"
+    assert normalize("perl_5 and MIT") == "(Artistic-1.0-Perl OR GPL-1.0-or-later) AND MIT"
+
+
+def test_the_choice_of_perl_explains_no_other_text_beside_it() -> None:
+    gnu = "GNU GENERAL PUBLIC LICENSE Version 2, June 1991 ... " * 3
+    for text in (
+        PERL_LICENSE + gnu,
+        gnu + PERL_LICENSE,
+        gnu + "The file x.pl may be distributed under the same terms as Perl itself.",
+        RUBY_LICENSE.format("2-clause BSDL", "BSDL") + gnu,
+        "x " * 600 + PERL_LICENSE,
+    ):
+        assert POLICY.refuses(normalize(text) or "MIT"), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n      GNU GENERAL PUBLIC LICENSE\n         Version 2, June 1991\n\n Copyright (C) 1989, 1991",
+        "### GNU LESSER GENERAL PUBLIC LICENSE\n\nVersion 3, 29 June 2007\n",
+        '<h3 style="text-align: center;">GNU AFFERO GENERAL PUBLIC LICENSE</h3>\n<p>Version 3, 19 November 2007</p>',
+    ],
+)
+def test_the_text_of_a_gnu_license_never_enters(text: str) -> None:
+    verdict = judge_license("GPL-2.0-only OR MIT", text, POLICY, stated=True)
+    assert verdict.reason == "license.header"
+    quoted = "NAMES = {'gpl': 'GNU General Public License version 2, June 1991'}\n"
+    assert judge_license("MIT", quoted, POLICY, stated=True).reason is None

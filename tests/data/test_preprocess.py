@@ -200,6 +200,27 @@ def test_a_split_is_chosen_among_files_named_by_split(tmp_path: Path) -> None:
         run(tmp_path / "out2", f"{tmp_path / 'd'}:dev:text")
 
 
+def test_a_repository_has_no_splits_but_its_test_data_stay_out(tmp_path: Path) -> None:
+    for name in ("open/model.py", "open/eval.py", "docs/guide.md"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_text(f"name = {name!r}\n")
+    (tmp_path / "d" / "open" / "test.jsonl").write_text('{"text": "asked in a test"}\n')
+    (tmp_path / "d" / "open" / "more.jsonl").write_text('{"text": "more"}\n')
+    artifact = run(tmp_path / "out", f"{tmp_path / 'd'}:train:text", skip=("filters",))
+    assert {row["record"] for row in rows(tmp_path / "out")} == {
+        "open/model.py", "open/eval.py", "docs/guide.md", "open/more.jsonl:1",
+    }  # fmt: skip
+    assert artifact.counts["skipped_files"] == {"another split": 1}
+
+
+def test_a_dataset_with_its_card_and_its_loader_has_splits(tmp_path: Path) -> None:
+    table(tmp_path / "d" / "data" / "test-0.parquet", text=["b"])
+    for name in ("README.md", "LICENSE.md", "CHANGELOG.md", "loader.py"):
+        (tmp_path / "d" / name).write_text("words\n")
+    with pytest.raises(ConfigError, match="no split 'train' .found: test"):
+        run(tmp_path / "out", f"{tmp_path / 'd'}:train:text")
+
+
 def test_every_bad_line_is_quarantined_and_no_good_one_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "d"
     folder.mkdir()
@@ -397,6 +418,16 @@ def test_a_license_file_that_changes_is_read_again(tmp_path: Path) -> None:
     project(tmp_path / "p", LICENSE=MIT_TEXT)
     assert run(tmp_path / "out", spec).digest != unrecognized.digest
     assert [row["license"] for row in rows(tmp_path / "out")] == ["MIT"]
+
+
+def test_a_text_that_a_license_page_includes_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    page = "License\n\n.. include:: ../legal.inc\n"
+    spec = project(tmp_path / "p", docs__license_dot_rst=page, legal_dot_inc=MIT_TEXT, docs__conf_dot_py="a = 1\n")
+    run(tmp_path / "out", spec, skip=("filters",))
+    assert "MIT" in {row["license"] for row in rows(tmp_path / "out")}
+    project(tmp_path / "p", legal_dot_inc=GPL_TEXT)
+    run(tmp_path / "out", spec, skip=("filters",))
+    assert {row["reason"] for row in dropped(tmp_path / "out")} == {"license.denied"}
 
 
 def test_the_same_input_gives_the_same_bytes_and_is_not_done_twice(source_folder: Path, tmp_path: Path) -> None:

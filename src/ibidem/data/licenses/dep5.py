@@ -1,13 +1,23 @@
 """Read Debian's machine-readable copyright files, DEP-5: the license of each file of a package.
 
+Some Python packages have such a file as the field `License` of their METADATA, where all lines but the first are
+indented, of old setuptools with a `|`:
+
+    License: Files: *              Files: *
+            License: BSD-3   ->    License: BSD-3
+            <blank>                <blank>
+            File: a.py             File: a.py
+
 Source: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 """
 
 import re
+import textwrap
 from functools import lru_cache
 from typing import NamedTuple
 
-_IS_DEP5 = re.compile(r"^Files:[^\n]*\S.*^License:", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+_IS_DEP5 = re.compile(r"^(?:License: )?Files?:[^\n]*\S.*^License:", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+_BAR = re.compile(r"[ \t]*\|")
 _FIELD = re.compile(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 
 
@@ -18,9 +28,23 @@ class Stanza(NamedTuple):
     license: str
 
 
+def unfolded(text: str) -> str:
+    r"""Remove the indentation that the field of a METADATA file gives to all lines but the first.
+
+    >>> unfolded("Files: *\n        License: MIT\n"), unfolded("MIT\n        |Permission is")
+    ('Files: *\nLicense: MIT\n', 'MIT\nPermission is')
+    """
+    first, newline, rest = text.partition("\n")
+    lines = rest.split("\n")
+    filled = [line for line in lines if line.strip()]
+    if filled and all(map(_BAR.match, filled)):
+        return first + newline + "\n".join(_BAR.sub("", line, count=1) for line in lines)
+    return first + newline + textwrap.dedent(rest)
+
+
 def is_dep5(text: str) -> bool:
     """Check whether a text is a copyright file with stanzas of files."""
-    return "Files:" in text and _IS_DEP5.search(text) is not None
+    return "File" in text and _IS_DEP5.search(text) is not None
 
 
 def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
@@ -42,11 +66,12 @@ def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
 @lru_cache(maxsize=64)
 def _stanzas(text: str) -> tuple[Stanza, ...]:
     stanzas = []
-    for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
+    for paragraph in re.split(r"\n[ \t]*\n", text.removeprefix("License: ").replace("\r\n", "\n")):
         fields = {name.lower(): value for name, value in _FIELD.findall(paragraph)}
-        if "files" in fields and "license" in fields:
+        globs = fields.get("files") or fields.get("file")  # scikit-image writes both
+        if globs and "license" in fields:
             name, _, body = fields["license"].partition("\n")
-            stanzas.append(Stanza(tuple(fields["files"].split()), name.strip() or body))
+            stanzas.append(Stanza(tuple(globs.split()), name.strip() or body))
     return tuple(stanzas)
 
 

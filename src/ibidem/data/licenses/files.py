@@ -4,6 +4,9 @@ The nearest folder with license files counts; all of them apply, with those in i
 (https://reuse.software). A file that cannot be read, or that has a plain name (`COPYING.txt`) and an unrecognized text,
 makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
+
+What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
+counts for nothing.
 """
 
 import codecs
@@ -13,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data.licenses.spdx import MAX_TEXT_CHARS, UNKNOWN, normalize
+from ibidem.data.licenses import includes
+from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
 
@@ -21,6 +25,17 @@ NAMES = re.compile(r"(?P<before>[\w.+]+[-_])?(?P<stem>(?:un)?licen[sc]es?|copyin
 REUSE = "LICENSES"
 _PLAIN = ("", ".txt", ".md", ".rst")
 _PAGES = (".html", ".htm")
+MAX_INCLUDES = 8
+"""Pages that include one another, at most."""
+MAX_SILENT_WORDS = 60
+# Words of terms, and names of licenses: a page with any of these says more than where the license is.
+_SAYS = pattern(
+    r"\b(?:may|must|shall|can|permi\w+|grant\w*|hereby|prohibit\w*|forbid\w*|restrict\w*|proprietary|confidential|"
+    r"reserved|warrant\w*|agree\w*|not|only|without|free\w*|allow\w*|right\w*|commercial|eula|public|domain|gnu|"
+    r"[al]?gpl\w*|fdl|apache|asl|mit|x11|\w*bsd\w*|isc|mozilla|mpl\w*|cc0?|cc-by\S*|creative|artistic|perl|ruby|psf|"
+    r"python|eclipse|epl\w*|eupl\w*|cddl\w*|cecill\S*|zlib|unlicense|boost|bsl|wtfpl|ofl|sil|osl|php|zend|w3c)\b"
+)
+_LINK = re.compile(r"\]\([^)\s]*\)|<[^>\s]*>|https?://\S+|[-=~^#*_`]{3,}|^[ \t]+:[\w-]+:.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,7 @@ class _File(NamedTuple):
     license: str | None
     is_open: bool
     """Whether it makes the license unknown, whatever the other files state."""
+    included: tuple[Path, ...] = ()
 
 
 class LicenseFiles:
@@ -57,7 +73,7 @@ class LicenseFiles:
 
     def _below(self, folder: Path) -> Stated | None:
         if folder not in self._by_folder:
-            files = list(_files(folder))
+            files = list(_files(folder, self._root))
             is_root = folder == self._root
             self._by_folder[folder] = self._stated(files) if files or is_root else self._below(folder.parent)
         return self._by_folder[folder]
@@ -67,23 +83,64 @@ class LicenseFiles:
             return None
         known = [file.license for file in files if file.license is not None]
         expression = None if any(file.is_open for file in files) else normalize(known)
-        names = ", ".join(printable(file.path.relative_to(self._root).as_posix()) for file in files)
-        readable = tuple(file.path for file in files if is_file(file.path))
+        paths = dict.fromkeys(path for file in files for path in (file.path, *file.included))
+        names = ", ".join(printable(path.relative_to(self._root).as_posix()) for path in paths)
+        readable = tuple(path for path in paths if is_file(path))
         return Stated(expression or UNKNOWN, f"license-file: {names}", readable)
 
 
-def _files(folder: Path) -> Iterator[_File]:
+def _files(folder: Path, root: Path) -> Iterator[_File]:
     for path in sorted(folder.iterdir()):
         if path.name == REUSE and _is_folder(path):
             yield from _reuse_files(path)
         elif named := NAMES.fullmatch(path.name):
             is_program = language.category(language.by_name(path.name)) == "code" and path.suffix.lower() not in _PAGES
             if not is_program and not _is_folder(path):
-                text = _text(path)
-                expression = normalize(text)
-                is_plain = not named["before"] and (named["more"] or "").lower() in _PLAIN
-                if expression is not None or is_plain or named["stem"].isupper():
-                    yield _File(path, expression, expression is None and (is_plain or text is None))
+                page = _read(path, root)
+                more = (named["more"] or "").lower()
+                is_plain = not named["before"] and more in _PLAIN
+                if page.is_silent and is_plain and more and folder != root:
+                    continue
+                if page.license is not None or is_plain or named["stem"].isupper():
+                    is_open = page.license is None and (is_plain or not page.is_readable)
+                    yield _File(path, page.license, is_open, page.included)
+
+
+class _Page(NamedTuple):
+    license: str | None
+    is_readable: bool = True
+    is_silent: bool = False
+    """Whether it states no terms and names no license: a heading, or a reference to the license file."""
+    names_gnu: bool = False
+    included: tuple[Path, ...] = ()
+
+
+def _read(path: Path, root: Path, around: tuple[Path, ...] = ()) -> _Page:
+    """Read a license file with all that it includes; an include that cannot be followed leaves the license open."""
+    text = _text(path)
+    if text is None or len(around) > MAX_INCLUDES:
+        return _Page(None, is_readable=False)
+    around = (*around, path.resolve())
+    found = [includes.find(target, path.parent, root) for target in includes.targets(text)]
+    inner = dict.fromkeys(one for one in found if one is not None and one.resolve() not in around)
+    pages = [_of_text(includes.without(text)), *(_read(one, root, around) for one in inner)]
+    known = [page.license for page in pages if page.license is not None]
+    is_readable = None not in found and all(page.is_readable for page in pages)
+    hides_gnu = any(page.names_gnu and page.license is None for page in pages)
+    return _Page(
+        normalize(known) if is_readable and not hides_gnu else None,
+        is_readable,
+        is_silent=is_readable and all(page.is_silent for page in pages),
+        names_gnu=hides_gnu,
+        included=tuple(dict.fromkeys((*inner, *(one for page in pages for one in page.included)))),
+    )
+
+
+def _of_text(text: str) -> _Page:
+    license_id = normalize(text)
+    words = _LINK.sub(" ", text).split()
+    is_silent = license_id is None and 0 < len(words) <= MAX_SILENT_WORDS and not _SAYS.search(" ".join(words))
+    return _Page(license_id, is_silent=is_silent, names_gnu=GNU_NAME.search(text) is not None)
 
 
 def _reuse_files(folder: Path) -> Iterator[_File]:

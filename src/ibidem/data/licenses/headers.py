@@ -2,10 +2,18 @@
 
 import re
 
-from ibidem.data.licenses.spdx import GNU, GNU_NAME, GRANT, gnu_id, normalize, pattern, render, texts_of
+from ibidem.data.licenses import choices
+from ibidem.data.licenses.spdx import GNU, GNU_NAME, GNU_TITLE, GRANT, gnu_id, normalize, pattern, render, texts_of
 
 HEAD_CHARS, HEAD_LINES = 8192, 100
-_HEADER_WORDS = "licen", "gpl", "permi", "redistribution", "public domain"  # every header contains one of these
+_HEADER_WORDS = (
+    "licen",
+    "gpl",
+    "permi",
+    "redistribution",
+    "public domain",
+    "same terms",
+)  # every header contains one of these
 
 _SPDX_TAG = pattern(r"[\s#*/;%!.@<{(|-]*(?:\\\" |dnl |rem |c )?\s*(SPDX-License-Identifier:\s*([\w.+() -]+))")
 _LICENSE_LINE = pattern(
@@ -27,6 +35,7 @@ _EXCEPTIONS = (
     (pattern(r"classpath|independent modules"), "Classpath-exception-2.0"),
     (pattern(r"compile[ds]? .{0,40}with gcc|unlimited permission to link"), "GCC-exception-2.0"),
 )
+_MARKUP = re.compile(r"<[^<>]{1,200}>|[^\w\s,.<>]+")
 _BLOCKS = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''", "(*": "*)", "{-": "-}", "--[[": "]]", "{#": "#}"}
 _OPENER = pattern(r"(?:__license__ = )?[rub]?(" + "|".join(map(re.escape, _BLOCKS)) + ")")
 _COMMENT_OR_PREAMBLE = pattern(
@@ -45,8 +54,9 @@ _CLOSERS = ("/", ">", ")", "#", "*", "|")
 def header_license(text: str) -> tuple[str, str] | None:
     """Find the license stated at the head of a file, as (SPDX expression, the words that state it).
 
-    An SPDX tag wins, but cannot hide a grant of a GNU license that it does not name. If the words name a GNU license
-    and the expression contains none, the result is None.
+    A file that is the text of a GNU license has that license. Otherwise an SPDX tag wins, but cannot hide a grant of a
+    GNU license that it does not name. If the words name a GNU license and the expression contains none, the result is
+    None.
 
     >>> header_license("# SPDX-License-Identifier: GPL-2.0 OR MIT")
     ('GPL-2.0-only OR MIT', 'SPDX-License-Identifier: GPL-2.0 OR MIT')
@@ -55,6 +65,8 @@ def header_license(text: str) -> tuple[str, str] | None:
     lowered = head.lower()
     if not any(word in lowered for word in _HEADER_WORDS):
         return None
+    if "general public" in lowered[:1000] and (gnu_text := _gnu_text(head)):
+        return gnu_text
     lines = head.splitlines()[:HEAD_LINES]
     comment = _leading_comment(lines)
     tagged = _spdx_tags(lines) if "spdx" in lowered else None
@@ -64,10 +76,15 @@ def header_license(text: str) -> tuple[str, str] | None:
     granted = _gnu_header(words, comment) if names_gnu and (not tagged or "GPL" not in tagged[0]) else None
     if tagged and granted:
         tagged = render(f"({tagged[0]}) AND ({granted[0]})") or granted[0], granted[1]
-    stated = tagged or granted or _license_line(comment) or _other_header(folded, comment)
+    stated = tagged or granted or _license_line(comment) or _same_terms(words) or _other_header(folded, comment)
     if stated is None or (names_gnu and "GPL" not in stated[0] and GNU_NAME.search(words)):
         return None
     return stated[0], stated[1].strip()[:200]
+
+
+def _gnu_text(head: str) -> tuple[str, str] | None:
+    title = GNU_TITLE.match(" ".join(_MARKUP.sub(" ", head[:1000]).split()))
+    return (gnu_id(title), title[0]) if title else None
 
 
 def _leading_comment(lines: list[str]) -> list[str]:
@@ -109,14 +126,21 @@ def _license_line(comment: list[str]) -> tuple[str, str] | None:
 
 
 def _gnu_header(flat: str, comment: list[str]) -> tuple[str, str] | None:
-    match = GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
-    if match is None:
+    first = GRANT.search(flat) or _RECEIVED.search(flat) or next(filter(None, map(_NOTICE_LINE.match, comment)), None)
+    if first is None:
         return None
-    choices = _other_choices(flat) if _ALTERNATIVE.search(flat) else []
-    grant = gnu_id(match)
+    grant = gnu_id(first)
     if _EXCEPTION.search(flat) and (exception := next((e for about, e in _EXCEPTIONS if about.search(flat)), None)):
         grant = f"{grant} WITH {exception}"
-    return render(" OR ".join([grant, *choices])) or grant, match[0]
+    others = _other_choices(flat) if _ALTERNATIVE.search(flat) else []
+    expression = " OR ".join([grant, *others]) if others else _with_sides(first, grant, flat)
+    return render(expression) or grant, first[0]
+
+
+def _with_sides(first: re.Match[str], grant: str, flat: str) -> str:
+    more = ((match, gnu_id(match)) for match in GRANT.finditer(flat, first.end()))
+    expressions = choices.with_sides([(first, grant), *more], normalize)
+    return " AND ".join(f"({one})" for one in expressions) if " OR " in expressions[0] else grant
 
 
 def _other_choices(flat: str) -> list[str]:
@@ -128,3 +152,11 @@ def _other_choices(flat: str) -> list[str]:
 def _other_header(folded: str, comment: list[str]) -> tuple[str, str] | None:
     known = texts_of(folded)
     return (" AND ".join(known), next(line for line in comment if line)) if known else None
+
+
+def _same_terms(words: str) -> tuple[str, str] | None:
+    same = choices.same_terms(words, normalize)
+    if same is None:
+        return None
+    expression = " AND ".join([f"({same[0]})", *texts_of(words.lower())])
+    return render(expression) or expression, same[1][0]

@@ -123,6 +123,8 @@ def _short(evidence: str, supplied: str | None) -> str:
 
 
 def _of_metadata(raw: object, path: str | None, evidence: str) -> tuple[str | None, str]:
+    if isinstance(raw, str):
+        raw = dep5.unfolded(raw)
     if isinstance(raw, str) and dep5.is_dep5(raw):
         names, glob = dep5.licenses_of(raw, path)
         return normalize(names), f"dep-5: {glob}" if glob else evidence

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
 
+from ibidem.data.licenses import choices
 from ibidem.errors import LicenseError
 
 GNU_FAMILIES = ("GPL", "AGPL", "LGPL")
@@ -33,8 +34,8 @@ ALIASES = {
     "Apache-2.0": "apache | apache software | apache software 2.0 | asl 2.0 | asl | al 2.0 | apache-2.0 apache",
     "Artistic-1.0": "artistic",
     "Artistic-2.0": "artistic perl 2.0",
-    "BSD-2-Clause": "simplified bsd | freebsd | bsd 2-clause simplified | bsd-2-clause-netbsd | bsd-2-clause-freebsd"
-    " | two clause bsd",
+    "BSD-2-Clause": "bsdl | 2-clause bsdl | simplified bsd | freebsd | bsd 2-clause simplified | bsd-2-clause-netbsd"
+    " | bsd-2-clause-freebsd | two clause bsd",
     "BSD-3-Clause": "bsd | new bsd | modified bsd | revised bsd | bsd 3-clause new or revised | bsd new or revised"
     " | three clause bsd | bsd-3 | bsd 3 clause new | bsd 3 clause revised | bsd 3 clause modified",
     "BSD-4-Clause": "original bsd | four clause bsd | bsd 4-clause original",
@@ -84,6 +85,7 @@ ALIASES = {
     "PostgreSQL": "postgres",
     "QPL-1.0": "qpl | qt public",
     "RSCPL": "ricoh source code public",
+    "Ruby": "ruby distribution | ruby's",
     "SISSL": "sun industry standards source",
     "SPL-1.0": "sun public",
     "TCL": "tcl/tk",
@@ -98,6 +100,9 @@ ALIASES = {
     "Zend-2.0": "zend-engine-2.00",
     "Zlib": "zlib/libpng",
 }
+
+# Names that stand for a choice.
+NAMED_CHOICES = dict.fromkeys(("perl", "perl 5", "same as perl", "same as perl itself", "perl itself"), choices.PERL)
 
 # Sentences that occur only in the text or the grant of one license, in lower case with single spaces.
 _ISC = r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with or without fee is "
@@ -136,7 +141,7 @@ GNU = (
     r"(?:general public licen[sc]es?|[al]?-?gpl(?=\b|_|v? ?\d|s\b))(?!\.[a-z]{2,4}\b)(?![\w.]*[ -](?:in)?compatib))"
 )
 GNU_NAME = pattern(GNU)
-_GNU_TITLE = pattern(GNU + r" version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d{4}")
+GNU_TITLE = pattern(GNU + r" version \d(?:\.\d)?, (?:\d\d? )?(?:june|february|november) \d{4}")
 _VERSION = pattern(r"(?:^[\s,(\x01-]*v?|\bversions? |\bv\.? ?|\bver\.? |>= ?)(\d(?:\.\d)?)(?!\.?\d)")
 _VERSION_BEFORE = pattern(r"version (\d(?:\.\d)?)(?P<later>[ ,(]+or [^.]{0,25}later\)?)?,? of (?:the )?$")
 _LATER = pattern(
@@ -169,7 +174,8 @@ GRANT = pattern(
     r"\b(?<!\bother software that is )(?<!\bmaterial that was previously )"  # Python's license on other software
     r"(?:free software|you (?:can|may)|permission is|licen[sc]ed|released|(?:re)?distributed|distributable|available|"
     r"provided|published|covered|protected|governed)\b"
-    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?" + GNU
+    r"[^.]{0,200}?\b(?:under|by|with|according to|subject to|terms of)\b[^.:]{0,60}?"
+    r"(?:\beither: (?:[a1]\) )?(?:the )?)?" + GNU
 )
 
 
@@ -332,8 +338,15 @@ def texts_of(flat: str) -> list[str]:
 
 
 def _gnu_texts_of(flat: str) -> list[str]:
-    matches = list(_GNU_TITLE.finditer(flat)) or GRANT.finditer(flat)
-    return list(dict.fromkeys(map(gnu_id, matches)))
+    same = choices.same_terms(flat, normalize)
+    rest = flat if same is None else flat[: same[1].start()] + flat[same[1].end() :]
+    if matches := list(GNU_TITLE.finditer(rest)):
+        found = list(map(gnu_id, matches))
+    else:
+        found = choices.with_sides(((match, gnu_id(match)) for match in GRANT.finditer(rest)), normalize)
+    if same is not None:
+        found = [same[0], *(() if choices.explains(same[1], found) else found)]
+    return list(dict.fromkeys(f"({expression})" if " OR " in expression else expression for expression in found))
 
 
 # Raw forms
@@ -387,7 +400,8 @@ def _resolve(parts: tuple[str, ...]) -> str | None:
 
 def _resolve_text(text: str) -> str | None:
     flat = re.sub(r"\s+", " ", _FIELD.sub("", text[:MAX_TEXT_CHARS])).strip()
-    if len(flat) > 150 and (known := texts_of(flat.lower()) + _gnu_texts_of(flat)):
+    is_text = len(flat) > 150 or "same terms" in flat.lower()
+    if is_text and (known := texts_of(flat.lower()) + _gnu_texts_of(flat)):
         return " AND ".join(known)
     if len(flat) > MAX_EXPRESSION_CHARS:
         return None
@@ -463,6 +477,7 @@ def _names() -> dict[str, str]:
         if not expression.startswith("LicenseRef-"):
             names[key] = expression if names.get(key, expression) == expression else UNKNOWN
     aliases = {_key(name): spdx for spdx, listed in ALIASES.items() for name in listed.split(" | ")}
+    aliases |= {_key(name): f"({choice})" for name, choice in NAMED_CHOICES.items()}
     return {key: spdx for key, spdx in (names | aliases).items() if key and spdx != UNKNOWN}
 
 

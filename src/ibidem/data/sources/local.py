@@ -123,7 +123,7 @@ class LocalFiles:
         for one in {(root / name).parent: root / name for name in files}.values():
             check_outside_private(one)
         splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
-        if splits and self.spec.split not in splits:
+        if splits and self.spec.split not in splits and not _is_repository(files):
             raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")
         for name in files:
             if name.endswith(DATA_SUFFIXES) and _split_of(name) not in (None, self.spec.split):
@@ -211,6 +211,13 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
                 skipped[f"{UNKNOWN_KIND}{path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
     return sorted(files)
+
+
+def _is_repository(names: list[str]) -> bool:
+    """Check whether a folder is of source files rather than of data files: its own prose and one loader say little."""
+    data = sum(name.endswith(DATA_SUFFIXES) for name in names)
+    plain = (name for name in names if not name.endswith(DATA_SUFFIXES))
+    return data < sum("/" in name or language.category(language.by_name(name), name) == "code" for name in plain)
 
 
 def _states_license(path: Path) -> bool:

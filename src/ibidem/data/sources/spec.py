@@ -1,10 +1,11 @@
 """Dataset specs, `NAME[:VERSION]:SPLIT:COLUMN`, and the interface of every source.
 
 NAME is a local file or folder, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
-of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose files or
-folders are named by split. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation or a
-preference pair (see `conversations`); every source or text file is one document, and COLUMN is `text` where there are
-no other files.
+of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose data files or
+folders are named by split; of a repository, whose source files outnumber its data files, only the data files that are
+named by another split are left out. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation
+or a preference pair (see `conversations`); every source or text file is one document, and COLUMN is `text` where there
+are no other files.
 """
 
 import hashlib

@@ -1,0 +1,137 @@
+"""What license files, the pages that include them, and the manifests of packages state for the files around them."""
+
+from pathlib import Path
+
+import pytest
+
+from ibidem.data.licenses import includes
+from ibidem.data.licenses.files import LicenseFiles, Stated
+from ibidem.data.licenses.spdx import UNKNOWN
+
+MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software. " * 3
+BSD = (
+    "Redistribution and use in source and binary forms, with or without modification, are permitted. Neither the name "
+    "of the author may be used. THIS SOFTWARE IS PROVIDED AS IS. " * 2
+)
+GPL = "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007. Copyright (C) 2007 Free Software Foundation. " * 3
+ODD = "You may look at it, but only on Sundays. " * 9
+
+
+def corpus(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def stated(root: Path, name: str) -> Stated:
+    found = LicenseFiles(root).of(root / name)
+    assert found is not None
+    return found
+
+
+def license_of(tmp_path: Path, files: dict[str, str], name: str = "docs/conf.py") -> str:
+    return stated(corpus(tmp_path / "p", files), name).expression
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("license.rst", "BSD-3-Clause License\n====\n\n.. literalinclude:: ../LICENSE.txt\n    :language: text\n"),
+        ("license.rst", ".. _license:\n\nLicense\n---\n\nThe terms:\n\n.. include:: /../LICENSE.txt\n   :literal:\n"),
+        ("LICENSE.md", "# License\n\n```{include} ../LICENSE.txt\n```\n"),
+        ("license.md", '# License\n\n--8<-- "LICENSE.txt"\n'),
+        ("license.md", "--8<--\nLICENSE.txt\n--8<--\n"),
+        ("license.md", "# License\n\n{!LICENSE.txt!}\n"),
+        ("license.md", '{%\ninclude-markdown "../LICENSE.txt"\n%}\n{% include-markdown "../LICENSE.txt" %}\n'),
+        ("license.txt", "include::../LICENSE.txt[]\n"),
+    ],
+)  # fmt: skip
+def test_a_page_states_the_license_that_it_includes(name: str, page: str, tmp_path: Path) -> None:
+    root = corpus(tmp_path / "p", {"LICENSE.txt": BSD, f"docs/{name}": page})
+    assert stated(root, "docs/conf.py") == Stated(
+        "BSD-3-Clause", f"license-file: docs/{name}, LICENSE.txt", (root / "docs" / name, root / "LICENSE.txt")
+    )
+
+
+def test_what_a_page_includes_is_read_like_the_page(tmp_path: Path) -> None:
+    page = "License\n\n.. include:: ../legal/all.inc\n"
+    inner = {"legal/all.inc": ".. include:: gnu.inc\n\n.. include:: free.inc\n", "legal/free.inc": MIT}
+    assert license_of(tmp_path, inner | {"docs/license.rst": page, "legal/gnu.inc": GPL}) == "GPL-3.0-only AND MIT"
+    assert license_of(tmp_path, {"legal/gnu.inc": "Parts are GPL."}) == "GPL-1.0-or-later AND MIT"
+    assert license_of(tmp_path, {"legal/gnu.inc": "Thanks to all who helped."}) == "MIT"
+
+
+@pytest.mark.parametrize(
+    "page", ["See the LICENSE file.\n", "# License\n\nThe license of the [project](../LICENSE).\n"]
+)
+def test_a_page_that_says_nothing_inherits_what_stands_above(page: str, tmp_path: Path) -> None:
+    assert license_of(tmp_path, {"LICENSE": GPL, "docs/license.rst": page, "docs/conf.py": ""}) == "GPL-3.0-only"
+    assert license_of(tmp_path, {"LICENSE": MIT}) == "MIT"
+    assert license_of(tmp_path, {"LICENSE": ODD}) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        ODD,
+        "Nobody may copy it.",
+        "All rights reserved.",
+        "Under a commercial license.",
+        "Some of it is GPL.",
+        "words " * 99,
+    ],
+)
+def test_a_page_with_terms_of_its_own_inherits_nothing(page: str, tmp_path: Path) -> None:
+    assert license_of(tmp_path, {"LICENSE": MIT, "docs/license.rst": page}) in {UNKNOWN, "GPL-1.0-or-later"}
+
+
+def test_the_page_at_the_root_inherits_nothing(tmp_path: Path) -> None:
+    assert license_of(tmp_path, {"LICENSE.md": "See the license there."}, "a.py") == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "../../secret.txt", "../../../../etc/hostname", "https://example.org/x"]
+)
+def test_an_include_never_leaves_the_corpus(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.txt").write_text(MIT)
+    root = corpus(tmp_path / "p", {"LICENSE": MIT, "docs/license.rst": f"License\n\n.. include:: {target}\n"})
+    opened: list[Path] = []
+    whole = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *more: (opened.append(path), whole(path, *more))[1])
+    assert stated(root, "docs/conf.py").expression == UNKNOWN
+    assert opened == [root / "docs" / "license.rst"]
+
+
+def test_an_include_leaves_the_corpus_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "MIT.txt").write_text(MIT)
+    root = corpus(tmp_path / "p", {"LICENSE": MIT, "docs/license.rst": ".. include:: here.txt\n"})
+    (root / "docs" / "here.txt").symlink_to(tmp_path / "secret" / "MIT.txt")
+    assert stated(root, "docs/conf.py").expression == UNKNOWN
+    (root / "docs" / "folder").symlink_to(tmp_path / "secret")
+    corpus(root, {"docs/license.rst": ".. include:: folder/MIT.txt\n"})
+    assert stated(root, "docs/conf.py").expression == UNKNOWN
+    (root / "docs" / "here.txt").unlink()
+    (root / "docs" / "here.txt").symlink_to("../LICENSE")
+    corpus(root, {"docs/license.rst": ".. include:: here.txt\n"})
+    assert stated(root, "docs/conf.py").evidence == "license-file: docs/license.rst, LICENSE"
+
+
+def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
+    files = {
+        "docs/license.rst": "MIT\n\n.. include:: more.rst\n",
+        "docs/more.rst": "More\n\n.. include:: license.rst\n",
+    }
+    assert license_of(tmp_path, files) == "MIT"
+    chain = {f"docs/{n}.rst": f"{n}\n\n.. include:: {n + 1}.rst\n" for n in range(99)}
+    assert license_of(tmp_path, files | chain | {"docs/more.rst": ".. include:: 0.rst\n"}) == UNKNOWN
+    root = corpus(tmp_path / "q", {"docs/license.rst": ".. include:: loop.txt\n", "LICENSE": MIT})
+    (root / "docs" / "loop.txt").symlink_to("loop.txt")
+    assert stated(root, "docs/conf.py").expression == UNKNOWN
+
+
+def test_hostile_targets_name_no_file(tmp_path: Path) -> None:
+    for target in ("\0", "x" * 5000, ".", "..", "", "\ud800"):
+        assert includes.find(target, tmp_path, tmp_path) is None
