@@ -1,11 +1,15 @@
+import ast
 import base64
 import json
 import random
 import string
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +172,27 @@ UNTOUCHED = [
     "Authorization: Bearer ${TOKEN}",
     "API_TOKEN=os.environ.get('API_TOKEN')",
     "SECRET_KEY=correct_horse_battery_staple",
+    "fn.call(this, 4155552671)",
+    "cell_id = 2147483647",
+    "phoneSiteId: 2147483648, call_count = 4026531840",
+    "microphone = 4155552671",
+    "call_site(4026531840)",
+    "g = g.min.call(g, 2147483648, d + 65536)",
+    "r[0]+3614090360&4294967295",
+    'bytes.fromhex("01 02 03 04 05")',
+    "// Prints: <Buffer 02 31 42 53 64>",
+    "range [01:10:2] -> 01 03 05 07 09",
+    "univ.ObjectIdentifier('2.5.4.41') and 2.5.29.37 and 2.23.140.1",
+    "X25519 is 1.3.101.110",
+    "# 2.2.4.48 SERVER_INFO_1107",
+    "see sect 54.2.32.55",
+    "IEEE 802.11ax 9.4.2.249, Figure 9-788k",
+    "## [91.0.44.124] - 2024-01-02",
+    '<path d="M8 0 10-5.123 0 6.004 6.004 0 00-3.431 5.142.75.75 0 001.498.07">',
+    "32.0.0.0/3 ends at 63.255.255.255",
+    "y = X@W.it()",
+    "Ciphers aes256-gcm@openssh.com,curve25519-sha256@libssh.org",
+    "@app.route('/x')",
 ]
 
 
@@ -194,6 +219,67 @@ def test_what_is_nobodys_data_stays(text):
     scrubbed, counts = SCRUBBER(text)
     assert counts == {}
     assert scrubbed is text
+
+
+# (language, before, after, kinds): how a placeholder is written in code, and that what is none in a language stays.
+IN_CODE = [
+    ("Python", "phone = 4155552671  # or +49 30 901820", 'phone = "<PHONE_NUMBER>"  # or <PHONE_NUMBER>', 2),
+    ("Python", "y = weights@model.it\nz = f'{y}: ann@ibidem.org'", "y = weights@model.it\nz = f'{y}: <EMAIL>'", 1),
+    ("Python", 'r = """ann@ibidem.org"""; s = \'"\'; x = a@b.it', 'r = """<EMAIL>"""; s = \'"\'; x = a@b.it', 1),
+    ("Python", "# 93.184.216.34 - GET /\n@x.y\ndef f(): ...", "# <IP_ADDRESS> - GET /\n@x.y\ndef f(): ...", 1),
+    ("JavaScript", "const a = {phone: 4155552671}", 'const a = {phone: "<PHONE_NUMBER>"}', 1),
+    (
+        "JavaScript",
+        "a = `${f('ann@ibidem.org', `${{b}}`)} 93.184.216.34`",
+        "a = `${f('<EMAIL>', `${{b}}`)} <IP_ADDRESS>`",
+        2,
+    ),
+    ("JavaScript", "x = /[\"'`]/.test(s); phone = 4155552671", 'x = /["\'`]/.test(s); phone = "<PHONE_NUMBER>"', 1),
+    ("TSX", "f = () => <p>Write to ann@ibidem.org</p>", 'f = () => <p>Write to {"<EMAIL>"}</p>', 1),
+    ("JSON", '{"phone": 4155552671, "to": "ann@ibidem.org"}', '{"phone": "<PHONE_NUMBER>", "to": "<EMAIL>"}', 2),
+    ("JSON", '{"to": "a \\u00e9ann@ibidem.org\\nb@ibidem.org"}', '{"to": "a \\u00e9<EMAIL>\\n<EMAIL>"}', 2),
+    ("TOML", "phone = 4155552671 # ann@ibidem.org", 'phone = "<PHONE_NUMBER>" # <EMAIL>', 2),
+    ("YAML", "phone: 4155552671\nto: [ann@ibidem.org]", "phone: <PHONE_NUMBER>\nto: [<EMAIL>]", 2),
+    ("Shell", "ping -c 1 93.184.216.34\n", 'ping -c 1 "<IP_ADDRESS>"\n', 1),
+    ("Shell", "mail ann@ibidem.org; echo 'b@ibidem.org'", "mail \"<EMAIL>\"; echo '<EMAIL>'", 2),
+    ("Shell", 'a="$(ping 93.184.216.34)" # ann@ibidem.org', 'a="$(ping "<IP_ADDRESS>")" # <EMAIL>', 2),
+    ("Shell", "cat <<EOF\nann@ibidem.org\nEOF\nmail c@ibidem.org", 'cat <<EOF\n<EMAIL>\nEOF\nmail "<EMAIL>"', 2),
+    ("Shell", "x=$((1<<n)); ping 93.184.216.34", 'x=$((1<<n)); ping "<IP_ADDRESS>"', 1),
+    ("Shell", "curl https://bob:x8Kq2vTz@ibidem.org/", 'curl https://bob:"<KEY:basic-auth>"@ibidem.org/', 1),
+    ("Go", "c.Phone = 4155552671", 'c.Phone = "<PHONE_NUMBER>"', 1),
+]
+
+
+def parses(language: str, text: str) -> bool:
+    try:
+        if language == "Python":
+            ast.parse(text)
+        elif language in {"JSON", "TOML", "YAML"}:
+            {"JSON": json.loads, "TOML": tomllib.loads, "YAML": yaml.safe_load}[language](text)
+    except (ValueError, SyntaxError, yaml.YAMLError):
+        return False
+    return language != "Shell" or subprocess.run(["bash", "-n"], input=text.encode(), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("language", "text", "scrubbed", "number"), IN_CODE)
+def test_a_file_that_parses_still_does(language, text, scrubbed, number):
+    found, counts = SCRUBBER(text, language)
+    assert (found, sum(counts.values())) == (scrubbed, number)
+    assert parses(language, text)
+    assert parses(language, found)
+    assert SCRUBBER(found, language) == (found, {})
+
+
+def test_a_number_beside_code_is_found_where_it_is_a_phone_number():
+    for text in (
+        "tel:033316005;isub=1",
+        'contact("030 901820")',
+        "Phone number: 4155552671",
+        "<phone>4155552671</phone>",
+    ):
+        assert SCRUBBER(text)[1] == {"phone-number": 1}, text
+    assert SCRUBBER("call +49 30 901820, 030 901821")[1] == {"phone-number": 2}
+    assert SCRUBBER("<PHONE_NUMBER>&4294967295")[1] == {}
 
 
 def test_putty_and_ssh2_keys_are_replaced_as_a_block():
@@ -271,12 +357,12 @@ PIECES = st.one_of(
 )
 
 
-@given(st.lists(PIECES, max_size=8))
-def test_scrubbing_its_own_output_changes_nothing(pieces):
+@given(st.lists(PIECES, max_size=8), st.sampled_from([None, "Python", "TypeScript", "Shell", "JSON", "TOML", "C"]))
+def test_scrubbing_its_own_output_changes_nothing(pieces, language):
     text = "".join(pieces)
-    once, counts = SCRUBBER(text)
-    assert SCRUBBER(once) == (once, {})
-    assert SCRUBBER(text) == (once, counts)
+    once, counts = SCRUBBER(text, language)
+    assert SCRUBBER(once, language) == (once, {})
+    assert SCRUBBER(text, language) == (once, counts)
     assert (once is text) == (not counts)
 
 

@@ -136,7 +136,7 @@ def scrub(policies: Policies) -> Step:
 
     def step(document: Document) -> Drop | None:
         if document.messages is None:
-            document.text, document.scrubbed = scrubber(document.text)
+            document.text, document.scrubbed = scrubber(document.text, document.language)
         elif (drop := _scrub_turns(document, scrubber)) is not None:
             return drop
         if document.code_blocks and document.scrubbed:
