@@ -13,7 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibidem.data.pipeline.steps import Policies, scrub
 from ibidem.data.scrub.scrubber import HEALTH, PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
+from ibidem.records import Document
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 SCRUBBER = Scrubber(ScrubPolicy())
@@ -104,6 +106,28 @@ IN_CONTEXT = [
     ("key.softlayer", "https://api.softlayer.com/soap/v3/", scramble(HEX, 64), ""),
     ("key.password", 'DB_PASSWORD = "', "vK8#tQ2!mZ5wX9$r", '"'),
     ("key.password", '"api_key": "', scramble(HEX, 32), '"'),
+    ("key.simple-password", "DB_PASSWORD=", "hunter2secret", ""),
+    ("key.simple-password", "export FTP_PASS=", "winter99", ""),
+    ("key.simple-password", "run -e MYSQL_PASSWORD=", "x8Kq2vTz", " mysql"),
+    ("key.simple-password", "db:\n  password: ", "tr0ub4dor", "  # of the database"),
+    ("key.simple-password", '  password: "', "tr0ub4dor", '"'),
+    ("key.simple-password", "[db]\npassword = ", "tr0ub4dor", ""),
+    ("key.simple-password", "spring.datasource.password=", "tr0ub4dor", ""),
+    ("key.simple-password", '"{\\"password\\": \\"', "x8Kq2vTz", '\\"}"'),
+    ("key.simple-password", 'connect(passwd="', "Summer2024!", '")'),
+    ("key.simple-password", 'dbPass: "', "x8Kq2vTz", '"'),
+    ("key.simple-password", '"Server=db;User Id=sa;Password=', "x8Kq2vTz", ';"'),
+    ("key.simple-password", "https://ibidem.org/login?user=ann&password=", "x8Kq2vTz", "&next=1"),
+    ("key.basic-auth", "redis://ann:", "tr0ub4dor", "@cache.ibidem.org"),
+    ("email", "Arnaud <", "ann.olsen at ibidem.org", ">"),
+    ("email", "by ", "ann.olsen AT ibidem DOT org", ""),
+    ("email", "by ", "ann at ibidem dot org", ", who"),
+    ("email", "by ", "ann [at] ibidem [dot] org", ", who"),
+    ("email", "by ", "ann [ at ] ibidem [ dot ] org", ", who"),
+    ("email", "by ", "ann<at>ibidem<dot>org", ", who"),
+    ("email", "by ", "ann_at_ibidem_dot_org", ", who"),
+    ("email", "by ", "ann -at- ibidem -dot- org", ", who"),
+    ("email", "by ", "ann AT ibidem.org", ", who"),
     ("phone-number", "Telephone: ", "030 901820", ""),
     ("us-ssn", "SSN: ", "536904399", ""),
     ("key.bearer", "Authorization: Bearer ", scramble(ALNUM, 40), ""),
@@ -193,6 +217,32 @@ UNTOUCHED = [
     "y = X@W.it()",
     "Ciphers aes256-gcm@openssh.com,curve25519-sha256@libssh.org",
     "@app.route('/x')",
+    "password=changeme",
+    "password = 'test123'",
+    'password: "Passw0rd!"',
+    "password: ${DB_PASSWORD1}",
+    'password: "{{ vault_password1 }}"',
+    "password: <your password>",
+    'password: ""',
+    'password = os.environ["PW1"]',
+    "password = getpass()",
+    "PASSWORD=${PW1:-}",
+    "PASSWORD=$PW1",
+    "password=args.password2",
+    "password: sha256",
+    "password: 8-20 characters",
+    'passwordHint: "8 chars"',
+    'password_field = "field_22"',
+    'bypass = "v1.2.3a"',
+    'pwd = "C:\\\\temp1"',
+    "redis://user:authpassword@cache.ibidem.org",
+    "http://ann:tr0ub4dor@127.0.0.1:8080 http://ann:tr0ub4dor@192.0.2.1",
+    'oldPwdHashNT="31d6cfe0d16ae931b73c59d7e0c089c0"',
+    '"NextContinuationToken": "1w41l63U0xa8q7smH50vCxyTQqdxo69O3EmK28Bi5PcR"',
+    'ENCODE_KEY = "' + "".join(random.Random(3).sample(ALNUM + "+/", 64)) + '"',
+    'passwd = "Password:" + entry',
+    "password = 'secr3t'",
+    "value_at_x_dot_is and look_at_this_dot_net_2",
 ]
 
 
@@ -246,6 +296,10 @@ IN_CODE = [
     ("Shell", "cat <<EOF\nann@ibidem.org\nEOF\nmail c@ibidem.org", 'cat <<EOF\n<EMAIL>\nEOF\nmail "<EMAIL>"', 2),
     ("Shell", "x=$((1<<n)); ping 93.184.216.34", 'x=$((1<<n)); ping "<IP_ADDRESS>"', 1),
     ("Shell", "curl https://bob:x8Kq2vTz@ibidem.org/", 'curl https://bob:"<KEY:basic-auth>"@ibidem.org/', 1),
+    ("Shell", "DB_PASSWORD=hunter2secret make", 'DB_PASSWORD="<KEY:simple-password>" make', 1),
+    ("Python", "password = pw2secret\n", "password = pw2secret\n", 0),
+    ("TypeScript", "f({\n  password: pw2secret\n})", "f({\n  password: pw2secret\n})", 0),
+    ("Python", "f(password='x8Kq2vTz')", "f(password='<KEY:simple-password>')", 1),
     ("Go", "c.Phone = 4155552671", 'c.Phone = "<PHONE_NUMBER>"', 1),
 ]
 
@@ -302,6 +356,13 @@ def test_of_overlapping_finds_the_longest_wins():
     assert SCRUBBER(key) == ("<KEY:private-key>", {"key.private-key": 1})
 
 
+def test_a_key_beside_a_table_of_base64_is_found_and_the_table_stays():
+    table = "".join(random.Random(3).sample(ALNUM + "+/", 64))
+    key = scramble(ALNUM, 40)
+    text = f'TABLE_KEY = "{table}"\nAPI_KEY = "{key}"\n'
+    assert SCRUBBER(text) == (text.replace(key, "<KEY:password>"), {"key.password": 1})
+
+
 def test_the_specific_kind_wins_over_the_general_one():
     token = TOKENS[4][1]
     assert SCRUBBER(f'api_token = "{token}"')[1] == {"key.github": 1}
@@ -336,6 +397,17 @@ def test_a_policy_leaves_the_other_half_alone():
     assert set(Scrubber(ScrubPolicy(personal=False, health=False))(text)[1]) == {"key.aws-access-key"}
     assert set(Scrubber(ScrubPolicy(secrets=False))(text)[1]) == {"email"}
     assert Scrubber(ScrubPolicy(personal=False, secrets=False, health=False))(text) == (text, {})
+
+
+def test_a_test_is_dropped_for_its_keys_and_not_for_the_passwords_that_it_makes_up():
+    step = scrub(Policies())
+    assert step is not None
+    reasons = []
+    for text in ("f(password='x8Kq2vTz')\n", f"f('{TOKENS[0][1]}')\n"):
+        document = Document(raw=text.encode(), source="s", revision=None, record="1", path="tests/test_f.py")
+        drop = step(document)
+        reasons.append((drop and str(drop.reason), document.scrubbed))
+    assert reasons == [(None, {"key.simple-password": 1}), ("secret.test", {"key.aws-access-key": 1})]
 
 
 def test_secret_kinds_are_the_secrets():
@@ -376,9 +448,15 @@ def test_a_hostile_run_of_anchors_is_finished():
         "+1(2) ",
         "fe80:2001:",
         "x@y.",
+        "password='a1",
+        "passpass=a1b2c3",
+        "x at y dot ",
+        "<a at b.c",
+        "a-at-b.",
+        "ann@ibidem.org <<a\n",
     ):
         text = piece * (200_000 // len(piece))
-        assert SCRUBBER(text)[1].keys() <= {"ip-address", "email"}
+        assert SCRUBBER(text, "Shell")[1].keys() <= {"ip-address", "email", "key.simple-password"}
 
 
 def test_real_code_keeps_what_is_not_replaced():

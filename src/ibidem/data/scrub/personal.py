@@ -40,6 +40,8 @@ _GENERIC_DOMAINS = frozenset(
 )
 _SSH_NAME = re.compile(rb"[\w-]*-[\w-]*@(?:openssh\.com|libssh\.org)|zlib@openssh\.com")
 _MATRICES = re.compile(rb"[A-Z]@[A-Z]\.[a-z]+")
+_DISGUISED_DOT = re.compile(rb"(?i) {0,2}[\[({<] ?(?:dot|punkt|point) ?[\])}>] {0,2}| -?dot-? |[_-]dot[_-]")
+_FREQUENT_DOMAINS = (b"com", b"org", b"net", b"edu", b"gov", b"de", b"fr", b"uk")
 _URL_BEFORE = re.compile(rb"://[^\s/@\"']{0,128}$")
 _SERVICE_USERS = {b"git", b"hg", b"svn", b"cvs"}
 _VERSION_BEFORE = re.compile(
@@ -99,9 +101,14 @@ def _is_email(match: Match) -> bool:
 
 def _is_disguised_email(match: Match) -> bool:
     """Check the domain of an address whose signs are spelled out or encoded."""
-    domain = re.sub(rb"(?i) ?[\[({]dot[\])}] ?| dot ", b".", match["domain"]).lower()
+    domain = _DISGUISED_DOT.sub(b".", match["domain"]).lower()
     top = domain.rpartition(b".")[2]
     return (top in _COUNTRY_DOMAINS or top in _GENERIC_DOMAINS) and not RESERVED_DOMAIN.search(domain)
+
+
+def _is_joined_email(match: Match) -> bool:
+    """Check for the most frequent domains: `value_at_x_dot_is` is a name."""
+    return match["domain"].lower().endswith(_FREQUENT_DOMAINS) and _is_disguised_email(match)
 
 
 def _is_public_address(match: Match) -> bool:
@@ -209,6 +216,7 @@ def _is_ssn(match: Match) -> bool:
     return issued and digits not in _PUBLISHED_SSNS
 
 
+_BRACKETED_DOT = r" {0,2}[\[({<] ?(?:dot|punkt|point) ?[\])}>] {0,2}"
 _LOCAL_PART = IDENTIFIER + b".+" + bytes(range(0x80, 0x100))
 _PHONE_WORD = r"(?i)(?:phone|mobile|whatsapp|tel|fax|call|contact|cell)"
 _PHONE_WORD_WHOLE = (
@@ -239,15 +247,32 @@ PERSONAL: tuple[Rule, ...] = (
     Rule(
         "email",
         r"(?i)\w at [a-z0-9-]{1,32} dot [a-z]",
-        r"(?i) {0,3}(?:[\w+-]+ {1,3})*?"
-        r"(?P<found>[\w+-]+(?: dot [\w+-]+){0,3} at (?P<domain>[\w-]+(?: dot [\w-]+){1,4}))(?!\w)",
+        r"(?i) {0,3}(?:[\w.+-]+ {1,3})*?"
+        r"(?P<found>\w[\w+-]*(?:(?: dot |\.)[\w+-]+){0,3} at (?P<domain>[\w-]+(?: dot [\w-]+){1,4}))(?!\w)",
         _is_disguised_email,
-        IDENTIFIER + b"+ ",
+        IDENTIFIER + b"+. ",
     ),
     Rule(
         "email",
-        r"(?i)\w ?[\[({]at[\])}] ?\w",
-        r"(?i)(?P<found>\w[\w.+-]{0,63} ?[\[({]at[\])}] ?(?P<domain>[\w-]+(?:(?:\.| ?[\[({]dot[\])}] ?)[\w-]+){1,4}))",
+        r"(?i)\w {0,2}[\[({<] ?at ?[\])}>] {0,2}\w",
+        r"(?i)(?P<found>\w[\w.+-]{0,63} {0,2}[\[({<] ?at ?[\])}>] {0,2}"
+        rf"(?P<domain>[\w-]+(?:(?:\.|{_BRACKETED_DOT})[\w-]+){{1,4}}))",
+        _is_disguised_email,
+        IDENTIFIER + b".+",
+    ),
+    Rule(
+        "email",
+        r"(?i)[a-z0-9](?:_at_| -at- |-at-)[a-z0-9]",
+        r"(?i)(?P<found>[a-z0-9][\w.+-]{0,63}?(?:_at_| -at- |-at-)"
+        r"(?P<domain>[a-z0-9-]+?(?:(?:_dot_| -dot- |-dot-|\.)[a-z0-9]+){1,3}))(?!\w)",
+        _is_joined_email,
+        IDENTIFIER + b".+",
+    ),
+    Rule(
+        "email",
+        r"(?:<[\w.+-]{1,64} (?:at|@)|\w AT) [A-Za-z0-9]",
+        r"(?:[\w.+-]*<(?P<bracket>))?(?P<found>\w[\w.+-]{0,63} (?:at|AT|@) "
+        r"(?P<domain>[\w-]+(?:\.[\w-]+){1,4}))(?(bracket)>|(?!\w))",
         _is_disguised_email,
         IDENTIFIER + b".+",
     ),

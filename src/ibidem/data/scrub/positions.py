@@ -94,6 +94,8 @@ class Grammar(NamedTuple):
     """Yields strings and comments, ascending."""
     write: Callable[[bytes, Span, bytes], bytes | None]
     """Takes the text, a find in code and its placeholder; returns what is written; None: it is code, not a find."""
+    has_words: bool = False
+    """Whether a bare word is a value, as in shells."""
 
 
 _PRODUCT = re.compile(rb"[\w.]+@[\w.]+")
@@ -119,7 +121,7 @@ _FAMILIES = (
         Grammar(partial(_flat, _any_of(_LONG_DOUBLE, _LONG_SINGLE, _DOUBLE, _SINGLE, _HASH)), _in_python),
     ),
     ("javascript typescript tsx jsx", Grammar(partial(_nested, _SCRIPT), _in_script)),
-    ("shell bash zsh", Grammar(partial(_nested, _SHELL), _quoted)),
+    ("shell bash zsh", Grammar(partial(_nested, _SHELL), _quoted, has_words=True)),
     ("json json5 jsonld", Grammar(partial(_flat, _any_of(_DOUBLE, _C_COMMENT)), _quoted)),
     ("toml", Grammar(partial(_flat, _any_of(_LONG_DOUBLE, _LONG_SINGLE, _DOUBLE, rb"'[^'\n]*+'?", _HASH)), _quoted)),
     (

@@ -22,7 +22,7 @@ from ibidem.data.scrub.health import HEALTH
 from ibidem.data.scrub.personal import PERSONAL
 from ibidem.data.scrub.positions import Positions, grammar_of
 from ibidem.data.scrub.rules import Rule
-from ibidem.data.scrub.secrets import SECRET_KINDS, SECRETS
+from ibidem.data.scrub.secrets import SECRET_KINDS, SECRETS, SIMPLE_PASSWORD
 
 Span = tuple[int, int]
 Find = tuple[Span, str]
@@ -34,7 +34,7 @@ class ScrubPolicy:
     """What is replaced by placeholders."""
 
     secrets: bool = True
-    """Keys, tokens, private keys, passwords in URLs, and quoted random passwords of at least 16 characters."""
+    """Keys, tokens, private keys, and passwords: in URLs, random ones in quotes, shorter ones that have a digit."""
     personal: bool = True
     """Email and IP addresses, phone, card and account numbers, US social security numbers."""
     health: bool = True
@@ -171,12 +171,15 @@ def _written(data: bytes, finds: list[Find], language: str | None) -> list[tuple
     if grammar is None:
         return [(find, placeholder(find[1]).encode()) for find in finds]
     positions = Positions(data, grammar)
-    pairs = (
-        (find, grammar.write(data, find[0], mark) if positions.is_code(*find[0]) else mark)
-        for find in finds
-        for mark in [placeholder(find[1]).encode()]
-    )
-    return [(find, written) for find, written in pairs if written is not None]
+    pairs = []
+    for span, kind in finds:
+        written: bytes | None = placeholder(kind).encode()
+        if positions.is_code(*span):
+            is_name = kind == SIMPLE_PASSWORD and not grammar.has_words
+            written = None if is_name else grammar.write(data, span, placeholder(kind).encode())
+        if written is not None:
+            pairs.append(((span, kind), written))
+    return pairs
 
 
 def _disjoint(ranked: list[Find], size: int) -> list[Find]:
