@@ -1,15 +1,21 @@
+import ast
 import base64
 import json
 import random
 import string
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibidem.data.pipeline.steps import Policies, scrub
 from ibidem.data.scrub.scrubber import HEALTH, PERSONAL, SECRET_KINDS, SECRETS, Scrubber, ScrubPolicy, placeholder
+from ibidem.records import Document
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 SCRUBBER = Scrubber(ScrubPolicy())
@@ -100,6 +106,28 @@ IN_CONTEXT = [
     ("key.softlayer", "https://api.softlayer.com/soap/v3/", scramble(HEX, 64), ""),
     ("key.password", 'DB_PASSWORD = "', "vK8#tQ2!mZ5wX9$r", '"'),
     ("key.password", '"api_key": "', scramble(HEX, 32), '"'),
+    ("key.simple-password", "DB_PASSWORD=", "hunter2secret", ""),
+    ("key.simple-password", "export FTP_PASS=", "winter99", ""),
+    ("key.simple-password", "run -e MYSQL_PASSWORD=", "x8Kq2vTz", " mysql"),
+    ("key.simple-password", "db:\n  password: ", "tr0ub4dor", "  # of the database"),
+    ("key.simple-password", '  password: "', "tr0ub4dor", '"'),
+    ("key.simple-password", "[db]\npassword = ", "tr0ub4dor", ""),
+    ("key.simple-password", "spring.datasource.password=", "tr0ub4dor", ""),
+    ("key.simple-password", '"{\\"password\\": \\"', "x8Kq2vTz", '\\"}"'),
+    ("key.simple-password", 'connect(passwd="', "Summer2024!", '")'),
+    ("key.simple-password", 'dbPass: "', "x8Kq2vTz", '"'),
+    ("key.simple-password", '"Server=db;User Id=sa;Password=', "x8Kq2vTz", ';"'),
+    ("key.simple-password", "https://ibidem.org/login?user=ann&password=", "x8Kq2vTz", "&next=1"),
+    ("key.basic-auth", "redis://ann:", "tr0ub4dor", "@cache.ibidem.org"),
+    ("email", "Arnaud <", "ann.olsen at ibidem.org", ">"),
+    ("email", "by ", "ann.olsen AT ibidem DOT org", ""),
+    ("email", "by ", "ann at ibidem dot org", ", who"),
+    ("email", "by ", "ann [at] ibidem [dot] org", ", who"),
+    ("email", "by ", "ann [ at ] ibidem [ dot ] org", ", who"),
+    ("email", "by ", "ann<at>ibidem<dot>org", ", who"),
+    ("email", "by ", "ann_at_ibidem_dot_org", ", who"),
+    ("email", "by ", "ann -at- ibidem -dot- org", ", who"),
+    ("email", "by ", "ann AT ibidem.org", ", who"),
     ("phone-number", "Telephone: ", "030 901820", ""),
     ("us-ssn", "SSN: ", "536904399", ""),
     ("key.bearer", "Authorization: Bearer ", scramble(ALNUM, 40), ""),
@@ -168,6 +196,53 @@ UNTOUCHED = [
     "Authorization: Bearer ${TOKEN}",
     "API_TOKEN=os.environ.get('API_TOKEN')",
     "SECRET_KEY=correct_horse_battery_staple",
+    "fn.call(this, 4155552671)",
+    "cell_id = 2147483647",
+    "phoneSiteId: 2147483648, call_count = 4026531840",
+    "microphone = 4155552671",
+    "call_site(4026531840)",
+    "g = g.min.call(g, 2147483648, d + 65536)",
+    "r[0]+3614090360&4294967295",
+    'bytes.fromhex("01 02 03 04 05")',
+    "// Prints: <Buffer 02 31 42 53 64>",
+    "range [01:10:2] -> 01 03 05 07 09",
+    "univ.ObjectIdentifier('2.5.4.41') and 2.5.29.37 and 2.23.140.1",
+    "X25519 is 1.3.101.110",
+    "# 2.2.4.48 SERVER_INFO_1107",
+    "see sect 54.2.32.55",
+    "IEEE 802.11ax 9.4.2.249, Figure 9-788k",
+    "## [91.0.44.124] - 2024-01-02",
+    '<path d="M8 0 10-5.123 0 6.004 6.004 0 00-3.431 5.142.75.75 0 001.498.07">',
+    "32.0.0.0/3 ends at 63.255.255.255",
+    "y = X@W.it()",
+    "Ciphers aes256-gcm@openssh.com,curve25519-sha256@libssh.org",
+    "@app.route('/x')",
+    "password=changeme",
+    "password = 'test123'",
+    'password: "Passw0rd!"',
+    "password: ${DB_PASSWORD1}",
+    'password: "{{ vault_password1 }}"',
+    "password: <your password>",
+    'password: ""',
+    'password = os.environ["PW1"]',
+    "password = getpass()",
+    "PASSWORD=${PW1:-}",
+    "PASSWORD=$PW1",
+    "password=args.password2",
+    "password: sha256",
+    "password: 8-20 characters",
+    'passwordHint: "8 chars"',
+    'password_field = "field_22"',
+    'bypass = "v1.2.3a"',
+    'pwd = "C:\\\\temp1"',
+    "redis://user:authpassword@cache.ibidem.org",
+    "http://ann:tr0ub4dor@127.0.0.1:8080 http://ann:tr0ub4dor@192.0.2.1",
+    'oldPwdHashNT="31d6cfe0d16ae931b73c59d7e0c089c0"',
+    '"NextContinuationToken": "1w41l63U0xa8q7smH50vCxyTQqdxo69O3EmK28Bi5PcR"',
+    'ENCODE_KEY = "' + "".join(random.Random(3).sample(ALNUM + "+/", 64)) + '"',
+    'passwd = "Password:" + entry',
+    "password = 'secr3t'",
+    "value_at_x_dot_is and look_at_this_dot_net_2",
 ]
 
 
@@ -196,6 +271,71 @@ def test_what_is_nobodys_data_stays(text):
     assert scrubbed is text
 
 
+# (language, before, after, kinds): how a placeholder is written in code, and that what is none in a language stays.
+IN_CODE = [
+    ("Python", "phone = 4155552671  # or +49 30 901820", 'phone = "<PHONE_NUMBER>"  # or <PHONE_NUMBER>', 2),
+    ("Python", "y = weights@model.it\nz = f'{y}: ann@ibidem.org'", "y = weights@model.it\nz = f'{y}: <EMAIL>'", 1),
+    ("Python", 'r = """ann@ibidem.org"""; s = \'"\'; x = a@b.it', 'r = """<EMAIL>"""; s = \'"\'; x = a@b.it', 1),
+    ("Python", "# 93.184.216.34 - GET /\n@x.y\ndef f(): ...", "# <IP_ADDRESS> - GET /\n@x.y\ndef f(): ...", 1),
+    ("JavaScript", "const a = {phone: 4155552671}", 'const a = {phone: "<PHONE_NUMBER>"}', 1),
+    (
+        "JavaScript",
+        "a = `${f('ann@ibidem.org', `${{b}}`)} 93.184.216.34`",
+        "a = `${f('<EMAIL>', `${{b}}`)} <IP_ADDRESS>`",
+        2,
+    ),
+    ("JavaScript", "x = /[\"'`]/.test(s); phone = 4155552671", 'x = /["\'`]/.test(s); phone = "<PHONE_NUMBER>"', 1),
+    ("TSX", "f = () => <p>Write to ann@ibidem.org</p>", 'f = () => <p>Write to {"<EMAIL>"}</p>', 1),
+    ("JSON", '{"phone": 4155552671, "to": "ann@ibidem.org"}', '{"phone": "<PHONE_NUMBER>", "to": "<EMAIL>"}', 2),
+    ("JSON", '{"to": "a \\u00e9ann@ibidem.org\\nb@ibidem.org"}', '{"to": "a \\u00e9<EMAIL>\\n<EMAIL>"}', 2),
+    ("TOML", "phone = 4155552671 # ann@ibidem.org", 'phone = "<PHONE_NUMBER>" # <EMAIL>', 2),
+    ("YAML", "phone: 4155552671\nto: [ann@ibidem.org]", "phone: <PHONE_NUMBER>\nto: [<EMAIL>]", 2),
+    ("Shell", "ping -c 1 93.184.216.34\n", 'ping -c 1 "<IP_ADDRESS>"\n', 1),
+    ("Shell", "mail ann@ibidem.org; echo 'b@ibidem.org'", "mail \"<EMAIL>\"; echo '<EMAIL>'", 2),
+    ("Shell", 'a="$(ping 93.184.216.34)" # ann@ibidem.org', 'a="$(ping "<IP_ADDRESS>")" # <EMAIL>', 2),
+    ("Shell", "cat <<EOF\nann@ibidem.org\nEOF\nmail c@ibidem.org", 'cat <<EOF\n<EMAIL>\nEOF\nmail "<EMAIL>"', 2),
+    ("Shell", "x=$((1<<n)); ping 93.184.216.34", 'x=$((1<<n)); ping "<IP_ADDRESS>"', 1),
+    ("Shell", "curl https://bob:x8Kq2vTz@ibidem.org/", 'curl https://bob:"<KEY:basic-auth>"@ibidem.org/', 1),
+    ("Shell", "DB_PASSWORD=hunter2secret make", 'DB_PASSWORD="<KEY:simple-password>" make', 1),
+    ("Python", "password = pw2secret\n", "password = pw2secret\n", 0),
+    ("TypeScript", "f({\n  password: pw2secret\n})", "f({\n  password: pw2secret\n})", 0),
+    ("Python", "f(password='x8Kq2vTz')", "f(password='<KEY:simple-password>')", 1),
+    ("Go", "c.Phone = 4155552671", 'c.Phone = "<PHONE_NUMBER>"', 1),
+]
+
+
+def parses(language: str, text: str) -> bool:
+    try:
+        if language == "Python":
+            ast.parse(text)
+        elif language in {"JSON", "TOML", "YAML"}:
+            {"JSON": json.loads, "TOML": tomllib.loads, "YAML": yaml.safe_load}[language](text)
+    except (ValueError, SyntaxError, yaml.YAMLError):
+        return False
+    return language != "Shell" or subprocess.run(["bash", "-n"], input=text.encode(), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("language", "text", "scrubbed", "number"), IN_CODE)
+def test_a_file_that_parses_still_does(language, text, scrubbed, number):
+    found, counts = SCRUBBER(text, language)
+    assert (found, sum(counts.values())) == (scrubbed, number)
+    assert parses(language, text)
+    assert parses(language, found)
+    assert SCRUBBER(found, language) == (found, {})
+
+
+def test_a_number_beside_code_is_found_where_it_is_a_phone_number():
+    for text in (
+        "tel:033316005;isub=1",
+        'contact("030 901820")',
+        "Phone number: 4155552671",
+        "<phone>4155552671</phone>",
+    ):
+        assert SCRUBBER(text)[1] == {"phone-number": 1}, text
+    assert SCRUBBER("call +49 30 901820, 030 901821")[1] == {"phone-number": 2}
+    assert SCRUBBER("<PHONE_NUMBER>&4294967295")[1] == {}
+
+
 def test_putty_and_ssh2_keys_are_replaced_as_a_block():
     lines = "\n".join(scramble(ALNUM + "+/", 64, seed) for seed in range(4))
     putty = (
@@ -214,6 +354,13 @@ def test_a_key_block_without_its_end_is_replaced_as_far_as_it_goes():
 def test_of_overlapping_finds_the_longest_wins():
     key = pem("PGP PRIV" + "ATE KEY BLOCK").replace("-----\n", "-----\nComment: ann@ibidem.org\n\n", 1)
     assert SCRUBBER(key) == ("<KEY:private-key>", {"key.private-key": 1})
+
+
+def test_a_key_beside_a_table_of_base64_is_found_and_the_table_stays():
+    table = "".join(random.Random(3).sample(ALNUM + "+/", 64))
+    key = scramble(ALNUM, 40)
+    text = f'TABLE_KEY = "{table}"\nAPI_KEY = "{key}"\n'
+    assert SCRUBBER(text) == (text.replace(key, "<KEY:password>"), {"key.password": 1})
 
 
 def test_the_specific_kind_wins_over_the_general_one():
@@ -252,6 +399,17 @@ def test_a_policy_leaves_the_other_half_alone():
     assert Scrubber(ScrubPolicy(personal=False, secrets=False, health=False))(text) == (text, {})
 
 
+def test_a_test_is_dropped_for_its_keys_and_not_for_the_passwords_that_it_makes_up():
+    step = scrub(Policies())
+    assert step is not None
+    reasons = []
+    for text in ("f(password='x8Kq2vTz')\n", f"f('{TOKENS[0][1]}')\n"):
+        document = Document(raw=text.encode(), source="s", revision=None, record="1", path="tests/test_f.py")
+        drop = step(document)
+        reasons.append((drop and str(drop.reason), document.scrubbed))
+    assert reasons == [(None, {"key.simple-password": 1}), ("secret.test", {"key.aws-access-key": 1})]
+
+
 def test_secret_kinds_are_the_secrets():
     assert {rule.kind for rule in SECRETS} == SECRET_KINDS
     assert not SECRET_KINDS & {rule.kind for rule in PERSONAL}
@@ -271,12 +429,12 @@ PIECES = st.one_of(
 )
 
 
-@given(st.lists(PIECES, max_size=8))
-def test_scrubbing_its_own_output_changes_nothing(pieces):
+@given(st.lists(PIECES, max_size=8), st.sampled_from([None, "Python", "TypeScript", "Shell", "JSON", "TOML", "C"]))
+def test_scrubbing_its_own_output_changes_nothing(pieces, language):
     text = "".join(pieces)
-    once, counts = SCRUBBER(text)
-    assert SCRUBBER(once) == (once, {})
-    assert SCRUBBER(text) == (once, counts)
+    once, counts = SCRUBBER(text, language)
+    assert SCRUBBER(once, language) == (once, {})
+    assert SCRUBBER(text, language) == (once, counts)
     assert (once is text) == (not counts)
 
 
@@ -290,9 +448,15 @@ def test_a_hostile_run_of_anchors_is_finished():
         "+1(2) ",
         "fe80:2001:",
         "x@y.",
+        "password='a1",
+        "passpass=a1b2c3",
+        "x at y dot ",
+        "<a at b.c",
+        "a-at-b.",
+        "ann@ibidem.org <<a\n",
     ):
         text = piece * (200_000 // len(piece))
-        assert SCRUBBER(text)[1].keys() <= {"ip-address", "email"}
+        assert SCRUBBER(text, "Shell")[1].keys() <= {"ip-address", "email", "key.simple-password"}
 
 
 def test_real_code_keeps_what_is_not_replaced():

@@ -20,7 +20,7 @@ from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.licenses import policy
 from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.data.scrub.scrubber import Scrubber, ScrubPolicy
-from ibidem.data.scrub.secrets import SECRET_KINDS
+from ibidem.data.scrub.secrets import SECRET_KINDS, SIMPLE_PASSWORD
 from ibidem.data.text import clean as whitespace
 from ibidem.data.text import language
 from ibidem.records import Document, Drop, DropReason
@@ -131,17 +131,17 @@ def filters(policies: Policies) -> Step:
 
 
 def scrub(policies: Policies) -> Step:
-    """Replace secrets and personal data by placeholders; drop tests that contain secrets."""
+    """Replace secrets and personal data by placeholders; drop tests that contain secrets, simple passwords aside."""
     scrubber = Scrubber(policies.scrub)
 
     def step(document: Document) -> Drop | None:
         if document.messages is None:
-            document.text, document.scrubbed = scrubber(document.text)
+            document.text, document.scrubbed = scrubber(document.text, document.language)
         elif (drop := _scrub_turns(document, scrubber)) is not None:
             return drop
         if document.code_blocks and document.scrubbed:
             document.code_blocks = whitespace.code_blocks(document.text)
-        leaked = sorted(SECRET_KINDS.intersection(document.scrubbed))
+        leaked = sorted((SECRET_KINDS - {SIMPLE_PASSWORD}).intersection(document.scrubbed))
         if leaked and document.path and _TEST_PATH.search(document.path):
             return Drop(DropReason.SECRET_TEST, ", ".join(leaked))
         return None

@@ -2,16 +2,21 @@
 
 The following is kept, because it is not personal and the model should know it:
 
-* email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs;
+* email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs, names
+  of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
-  networks (`x.y.z.0`, `x:y::`), versions by their context (`version = `, `==`, `name-`, `name/`), and dotted quads
-  without a number above 31: these are section numbers, object identifiers and versions, but 1 in 3,500 addresses;
-* phone numbers: those reserved for fiction in North America (555-0100 to 555-0199).
+  networks and their last address (`x.y.z.0`, `x:y::`, `x.y.255.255`), versions by their context (`version = `, `==`,
+  `name-`, `name/`, a heading of a changelog), coordinates of a path in SVG, and what is a section number, an object
+  identifier or a version rather than an address: no number above 31 (1 in 3,500 addresses), two digits and a number up
+  to 63 in front (1 in 2,500), or an arc of ISO or ITU that is in use (`1.3`, `2.5`, `2.23.140`; 1 in 30,000);
+* phone numbers: those reserved for fiction in North America (555-0100 to 555-0199), operands (`x[0]+3614090360`), bytes
+  (`01 02 03 04 05`), and identifiers and sizes that a word for phones precedes (`cell_id = 2147483647`).
 """
 
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from ibidem.data.scrub.rules import IDENTIFIER, RESERVED_DOMAIN, Match, Rule, found_in, luhn
 
@@ -33,12 +38,17 @@ _GENERIC_DOMAINS = frozenset(
     b"africa codes works zone ninja guru rocks expert social chat top win icu vip link click one global "
     b"international google".split()
 )
+_SSH_NAME = re.compile(rb"[\w-]*-[\w-]*@(?:openssh\.com|libssh\.org)|zlib@openssh\.com")
+_MATRICES = re.compile(rb"[A-Z]@[A-Z]\.[a-z]+")
+_DISGUISED_DOT = re.compile(rb"(?i) {0,2}[\[({<] ?(?:dot|punkt|point) ?[\])}>] {0,2}| -?dot-? |[_-]dot[_-]")
+_FREQUENT_DOMAINS = (b"com", b"org", b"net", b"edu", b"gov", b"de", b"fr", b"uk")
 _URL_BEFORE = re.compile(rb"://[^\s/@\"']{0,128}$")
 _SERVICE_USERS = {b"git", b"hg", b"svn", b"cvs"}
 _VERSION_BEFORE = re.compile(
-    rb"(?i)(?:(?:(?:version|release|revision|firmware|build)\w*|(?<![a-z])(?:oid|ver|rev|section|sec\.|chapter|v))"
-    rb"[\"'\])]*\s*[:=(,]{0,2}\s*[\"'(]*|(?:[=~<>!]=|[\^~])\s*[\"']?)$"
+    rb"(?i)(?:(?:(?:version|release|revision|firmware|build)\w*|(?<![a-z])(?:oid|ver|rev|section|sect?\.?|chapter|v)"
+    rb"|object ?identifier)[\"'\])]*\s*[:=(,]{0,2}\s*[\"'(]*|(?:[=~<>!]=|[\^~])\s*[\"']?|(?:^|\n)#{2,6}[ \t]*\[?)$"
 )
+_SVG_PATH_BEFORE = re.compile(rb"\d(?:[mlhvcsqtazMLHVCSQTAZ]|-\.?)\d[-0-9., mlhvcsqtazMLHVCSQTAZ]*$")
 _RESOLVERS = frozenset(
     ipaddress.ip_address(address)
     for address in (
@@ -49,6 +59,9 @@ _RESOLVERS = frozenset(
     )
 )  # fmt: skip
 _LARGEST_VERSION_PART = 31
+_LARGEST_CHAPTER, _LARGEST_SECTION = 9, 63
+_ARCS = ([1, 3], [2, 5], [2, 23, 140])
+"""Of ISO's identified organizations, of the directory (X.500), and of certificates' policies."""
 _LOW_64_BITS = (1 << 64) - 1
 _MADE_UP_ADDRESSES = {b"12.34.56.78", b"98.76.54.32", b"123.45.67.89", b"11.22.33.44", b"1.2.3.255", b"1.2.3.128"}
 _CARD_ISSUERS = re.compile(
@@ -78,6 +91,8 @@ def _is_email(match: Match) -> bool:
     start = match.start("found")
     if match.string[start - 1 : start] == b"%" or local in _SERVICE_USERS or RESERVED_DOMAIN.search(domain):
         return False
+    if _SSH_NAME.fullmatch(match["found"]) or _MATRICES.fullmatch(match["found"]):
+        return False
     top = domain.rpartition(b".")[2]
     if not (top in _COUNTRY_DOMAINS or top in _GENERIC_DOMAINS or top.startswith(b"xn--") or top[0] >= 0x80):
         return False
@@ -86,9 +101,14 @@ def _is_email(match: Match) -> bool:
 
 def _is_disguised_email(match: Match) -> bool:
     """Check the domain of an address whose signs are spelled out or encoded."""
-    domain = re.sub(rb"(?i) ?[\[({]dot[\])}] ?| dot ", b".", match["domain"]).lower()
+    domain = _DISGUISED_DOT.sub(b".", match["domain"]).lower()
     top = domain.rpartition(b".")[2]
     return (top in _COUNTRY_DOMAINS or top in _GENERIC_DOMAINS) and not RESERVED_DOMAIN.search(domain)
+
+
+def _is_joined_email(match: Match) -> bool:
+    """Check for the most frequent domains: `value_at_x_dot_is` is a name."""
+    return match["domain"].lower().endswith(_FREQUENT_DOMAINS) and _is_disguised_email(match)
 
 
 def _is_public_address(match: Match) -> bool:
@@ -103,10 +123,18 @@ def _is_public_address(match: Match) -> bool:
 def _is_host(match: Match) -> bool:
     """Check whether it is the address of a host, not a network, a version or a section number."""
     parts = [int(part) for part in match[0].split(b".")]
-    if parts[-1] == 0 or max(parts) <= _LARGEST_VERSION_PART or len(set(parts)) == 1 or match[0] in _MADE_UP_ADDRESSES:
+    if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts)) == 1 or match[0] in _MADE_UP_ADDRESSES:
         return False
     before = match.string[max(0, match.start() - 48) : match.start()]
-    return not _VERSION_BEFORE.search(before) and _is_public_address(match)
+    if _is_numbering(parts) or _VERSION_BEFORE.search(before) or _SVG_PATH_BEFORE.search(before):
+        return False
+    return _is_public_address(match)
+
+
+def _is_numbering(parts: list[int]) -> bool:
+    """Check whether it rather is a version, a section number or an object identifier."""
+    is_section = max(parts[:2]) <= _LARGEST_CHAPTER and parts[2] <= _LARGEST_SECTION
+    return max(parts) <= _LARGEST_VERSION_PART or is_section or any(parts[: len(arc)] == arc for arc in _ARCS)
 
 
 def _digits(match: Match) -> str:
@@ -117,7 +145,7 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
     import phonenumbers
 
     written = found_in(match).decode()
-    if _digits(match) in _COUNTING:
+    if _digits(match) in _COUNTING or _is_bytes(match):
         return False
     for region in regions:
         phone = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)
@@ -126,6 +154,32 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
                 phonenumbers.format_number(phone.number, phonenumbers.PhoneNumberFormat.E164)
             )
     return False
+
+
+def _is_bytes(match: Match) -> bool:
+    """Check for pairs of digits in equal steps (`01 03 05 07 09`), or after a word for bytes."""
+    pairs = re.findall(rb"\d+", found_in(match))
+    if len(pairs) < 5 or {len(pair) for pair in pairs} != {2}:
+        return False
+    steps = {int(after) - int(pair) for pair, after in pairwise(pairs)}
+    return len(steps) == 1 or _BYTES_BEFORE.search(match.string[max(0, match.start() - 32) : match.start()]) is not None
+
+
+def _is_called_phone(match: Match) -> bool:
+    """Check that the word before a number calls it a phone number, and that a number without signs is a whole value."""
+    between, number = match["between"], match["found"]
+    if number.isdigit() and (_NO_PHONE.search(between) or not _is_value(match)):
+        return False
+    return _is_phone(match, _NATIONAL)
+
+
+def _is_value(match: Match) -> bool:
+    """Check for quotes around a number, or, after a word that only means phones, for a label or prose before it."""
+    between, after = match["between"], match.string[match.end("found") : match.end("found") + 1]
+    if between[-1:] in _QUOTES and between[-1:] == after:
+        return True
+    *words, label = _CLEAR_WORD.split(match["word"] + between)
+    return bool(words) and _LABEL.fullmatch(label) is not None
 
 
 def _is_phone_of(*regions: str | None) -> Callable[[Match], bool]:
@@ -162,9 +216,22 @@ def _is_ssn(match: Match) -> bool:
     return issued and digits not in _PUBLISHED_SSNS
 
 
+_BRACKETED_DOT = r" {0,2}[\[({<] ?(?:dot|punkt|point) ?[\])}>] {0,2}"
 _LOCAL_PART = IDENTIFIER + b".+" + bytes(range(0x80, 0x100))
 _PHONE_WORD = r"(?i)(?:phone|mobile|whatsapp|tel|fax|call|contact|cell)"
-_PHONE_WORD_WHOLE = r"(?i)(?:phone|mobile|whatsapp|(?<![a-z])(?:tel|fax|call|contact|cell))"
+_PHONE_WORD_WHOLE = (
+    r"(?!PHONE_NUMBER>[^ ,;/|])(?P<word>(?i:(?<!micro)(?<!head)(?<!ear)phone|(?<!auto)mobile|whatsapp"
+    r"|(?<![a-z])(?:tel|fax|call|contact|cell)))"
+)
+_CLEAR_WORD = re.compile(rb"(?i)phone|mobile|whatsapp|tel|fax")
+_NO_PHONE = re.compile(
+    rb"(?:(?<![A-Za-z])(?i:ids?|idx|index|count|hash|size|time|port|length|len|key|site|max|min|bits?|flags?|seed|offset"
+    rb"|mask|row|col|rate|width|height)|Ids?|Index|Count|Hash|Size|Time|Length|Key|Site|Max|Min|Offset|Mask|Rate)(?![a-z])"
+)
+_LABEL = re.compile(
+    rb"(?i)(?:e?(?:phone|fon)s?|s)?[ _-]?(?:numbers?|num|nr|no)?\.?[\"']?\]?[ \t]*(?:[:=][ \t]*|is |at |under )?[\"'>]?"
+)
+_BYTES_BEFORE = re.compile(rb"(?i)hex|bytes?|buffer|0x|\\x|dump")
 _SSN_WORD = r"(?i)(?:ssn|social[ _-]security)"
 _NATIONAL = ("US", "GB", "DE", "FR", "IL", "IN", "CA", "BR", "ES", "IT", "AU", "CH", "NL", "JP", "MX", "PL", "SE")
 
@@ -180,15 +247,32 @@ PERSONAL: tuple[Rule, ...] = (
     Rule(
         "email",
         r"(?i)\w at [a-z0-9-]{1,32} dot [a-z]",
-        r"(?i) {0,3}(?:[\w+-]+ {1,3})*?"
-        r"(?P<found>[\w+-]+(?: dot [\w+-]+){0,3} at (?P<domain>[\w-]+(?: dot [\w-]+){1,4}))(?!\w)",
+        r"(?i) {0,3}(?:[\w.+-]+ {1,3})*?"
+        r"(?P<found>\w[\w+-]*(?:(?: dot |\.)[\w+-]+){0,3} at (?P<domain>[\w-]+(?: dot [\w-]+){1,4}))(?!\w)",
         _is_disguised_email,
-        IDENTIFIER + b"+ ",
+        IDENTIFIER + b"+. ",
     ),
     Rule(
         "email",
-        r"(?i)\w ?[\[({]at[\])}] ?\w",
-        r"(?i)(?P<found>\w[\w.+-]{0,63} ?[\[({]at[\])}] ?(?P<domain>[\w-]+(?:(?:\.| ?[\[({]dot[\])}] ?)[\w-]+){1,4}))",
+        r"(?i)\w {0,2}[\[({<] ?at ?[\])}>] {0,2}\w",
+        r"(?i)(?P<found>\w[\w.+-]{0,63} {0,2}[\[({<] ?at ?[\])}>] {0,2}"
+        rf"(?P<domain>[\w-]+(?:(?:\.|{_BRACKETED_DOT})[\w-]+){{1,4}}))",
+        _is_disguised_email,
+        IDENTIFIER + b".+",
+    ),
+    Rule(
+        "email",
+        r"(?i)[a-z0-9](?:_at_| -at- |-at-)[a-z0-9]",
+        r"(?i)(?P<found>[a-z0-9][\w.+-]{0,63}?(?:_at_| -at- |-at-)"
+        r"(?P<domain>[a-z0-9-]+?(?:(?:_dot_| -dot- |-dot-|\.)[a-z0-9]+){1,3}))(?!\w)",
+        _is_joined_email,
+        IDENTIFIER + b".+",
+    ),
+    Rule(
+        "email",
+        r"(?:<[\w.+-]{1,64} (?:at|@)|\w AT) [A-Za-z0-9]",
+        r"(?:[\w.+-]*<(?P<bracket>))?(?P<found>\w[\w.+-]{0,63} (?:at|AT|@) "
+        r"(?P<domain>[\w-]+(?:\.[\w-]+){1,4}))(?(bracket)>|(?!\w))",
         _is_disguised_email,
         IDENTIFIER + b".+",
     ),
@@ -214,7 +298,7 @@ PERSONAL: tuple[Rule, ...] = (
     Rule(
         "phone-number",
         r"\+[1-9][0-9 ().-]{7}",
-        r"(?<![\w+])\+[1-9](?:[ ().-]{0,3}\d){5,13}\d(?!\w|\.\d)",
+        r"(?<![\w+)\]])\+[1-9](?:[ ().-]{0,3}\d){5,13}\d(?!\w|\.\d)",
         _is_phone_of(None),
     ),
     Rule(
@@ -240,8 +324,10 @@ PERSONAL: tuple[Rule, ...] = (
     Rule(
         "phone-number",
         _PHONE_WORD + r"[^0-9\n]{1,16}[0-9][0-9 ()./-]{5}[0-9]",
-        _PHONE_WORD_WHOLE + r"[^0-9\n]{1,16}?(?P<found>[+(]?\d(?:[ ()./-]{0,3}\d){5,13}\d)(?!\w|\.\d)",
-        _is_phone_of(*_NATIONAL),
+        _PHONE_WORD_WHOLE
+        + r"(?P<between>[^0-9\n]{0,15}?[^0-9\n(+])"
+        + r"(?P<found>(?:\+|\((?=\d{1,5}\)))?\d(?:[ ()./-]{0,3}\d){5,13}\d)(?!\w|\.\d)",
+        _is_called_phone,
     ),
     Rule(
         "credit-card",

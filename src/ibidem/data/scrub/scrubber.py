@@ -4,6 +4,7 @@ One hyperscan pass over the UTF-8 bytes finds the anchors of all rules; Python l
 a short, loose pattern whose start is known; the rule's own pattern is matched there, and a validator decides. Of
 overlapping finds the longest wins, then the earliest, then that of the first rule. Passes repeat until nothing is
 found, so that scrubbing a scrubbed text changes nothing. Names come last, outside of what was replaced.
+A file that parses still does: escapes stay whole, and a placeholder in code is quoted (see `positions`).
 What is kept on purpose: see `secrets`, `personal` and `health`.
 """
 
@@ -19,10 +20,13 @@ from ibidem.data.patterns import database
 from ibidem.data.scrub import names
 from ibidem.data.scrub.health import HEALTH
 from ibidem.data.scrub.personal import PERSONAL
+from ibidem.data.scrub.positions import Positions, grammar_of
 from ibidem.data.scrub.rules import Rule
-from ibidem.data.scrub.secrets import SECRET_KINDS, SECRETS
+from ibidem.data.scrub.secrets import SECRET_KINDS, SECRETS, SIMPLE_PASSWORD
 
 Span = tuple[int, int]
+Find = tuple[Span, str]
+"""A span, in bytes, and its kind."""
 
 
 @configuration
@@ -30,7 +34,7 @@ class ScrubPolicy:
     """What is replaced by placeholders."""
 
     secrets: bool = True
-    """Keys, tokens, private keys, passwords in URLs, and quoted random passwords of at least 16 characters."""
+    """Keys, tokens, private keys, and passwords: in URLs, random ones in quotes, shorter ones that have a digit."""
     personal: bool = True
     """Email and IP addresses, phone, card and account numbers, US social security numbers."""
     health: bool = True
@@ -62,20 +66,26 @@ class Scrubber:
             finders.append((names.INTRODUCED, names.introduced))
         self._finders = finders
 
-    def __call__(self, text: str) -> tuple[str, dict[str, int]]:
+    def __call__(self, text: str, language: str | None = None) -> tuple[str, dict[str, int]]:
         """Replace secrets and personal data; return the text and the counts by kind.
+
+        Args:
+            text: prose, or a file.
+            language: of a file, its programming language by its name in GitHub Linguist.
 
         Returns:
             the same object and {} if nothing was found.
 
         >>> Scrubber(ScrubPolicy())("Ask Ann <ann@ibidem.org>.")
         ('Ask Ann <<EMAIL>>.', {'email': 1})
+        >>> Scrubber(ScrubPolicy())("phone = 4155552671", "Python")
+        ('phone = "<PHONE_NUMBER>"', {'phone-number': 1})
         """
         counts: Counter[str] = Counter()
         data = text.encode("utf-8", "surrogatepass")
-        while finds := self._find(data):
+        while finds := _written(data, self._find(data), language):
             data = _replace(data, finds)
-            counts.update(kind for _, kind in finds)
+            counts.update(kind for (_, kind), _ in finds)
         if counts:
             text = data.decode("utf-8", "surrogatepass")
         for kind, find in self._finders:
@@ -84,7 +94,7 @@ class Scrubber:
                 counts[kind] += len(spans)
         return text, dict(counts)
 
-    def _find(self, data: bytes) -> list[tuple[Span, str]]:
+    def _find(self, data: bytes) -> list[Find]:
         """Return disjoint spans (in bytes) and their kinds, in order."""
         hits = array("Q")
         if self._database is not None:
@@ -104,7 +114,7 @@ class Scrubber:
         for rule in self._rules_of[anchor]:
             match = self._patterns[rule].match(data, _walk_back(data, start, rule.before) if rule.before else start)
             if match and (rule.is_genuine is None or rule.is_genuine(match)):
-                yield match.span("found" if "found" in match.re.groupindex else 0), rule
+                yield _between_escapes(data, match.span("found" if "found" in match.re.groupindex else 0)), rule
 
 
 def placeholder(kind: str) -> str:
@@ -123,6 +133,7 @@ def placeholder(kind: str) -> str:
 _ANCHOR_BITS = 8
 _ANCHOR_MASK = (1 << _ANCHOR_BITS) - 1
 _FARTHEST_BEFORE = 128
+_ESCAPE = re.compile(rb"u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[abfnrtv0]")
 
 
 def _compile(anchors: Sequence[str]) -> Any:
@@ -141,7 +152,37 @@ def _walk_back(data: bytes, start: int, characters: bytes) -> int:
     return start - len(window) + len(window.rstrip(characters))
 
 
-def _disjoint(ranked: list[tuple[Span, str]], size: int) -> list[tuple[Span, str]]:
+def _between_escapes(data: bytes, span: Span) -> Span:
+    r"""Leave an escape whole that the first or the last character belongs to: `\n` before it, `\"` behind it."""
+    start, end = span
+    if _is_escaped(data, start) and (escape := _ESCAPE.match(data, start, end - 1)):
+        start = escape.end()
+    return start, end - _is_escaped(data, end)
+
+
+def _is_escaped(data: bytes, place: int) -> bool:
+    before = data[max(0, place - _FARTHEST_BEFORE) : place]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def _written(data: bytes, finds: list[Find], language: str | None) -> list[tuple[Find, bytes]]:
+    """Pair each find with what is written in its place; in code, some are none."""
+    grammar = grammar_of(language) if finds else None
+    if grammar is None:
+        return [(find, placeholder(find[1]).encode()) for find in finds]
+    positions = Positions(data, grammar)
+    pairs = []
+    for span, kind in finds:
+        written: bytes | None = placeholder(kind).encode()
+        if positions.is_code(*span):
+            is_name = kind == SIMPLE_PASSWORD and not grammar.has_words
+            written = None if is_name else grammar.write(data, span, placeholder(kind).encode())
+        if written is not None:
+            pairs.append(((span, kind), written))
+    return pairs
+
+
+def _disjoint(ranked: list[Find], size: int) -> list[Find]:
     taken = bytearray(size)
     kept = []
     for (start, end), kind in ranked:
@@ -159,9 +200,9 @@ def _replace_names(text: str, spans: list[Span], kind: str) -> str:
     return "".join([*parts, text[done:]])
 
 
-def _replace(data: bytes, finds: list[tuple[Span, str]]) -> bytes:
+def _replace(data: bytes, finds: list[tuple[Find, bytes]]) -> bytes:
     parts, done = [], 0
-    for (start, end), kind in finds:
-        parts += [data[done:start], placeholder(kind).encode()]
+    for ((start, end), _), written in finds:
+        parts += [data[done:start], written]
         done = end
     return b"".join([*parts, data[done:]])

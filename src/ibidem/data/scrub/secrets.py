@@ -1,7 +1,12 @@
 """Keys, tokens, private keys and passwords, and their validators.
 
 The following is kept: values marked as examples (`EXAMPLE`, `xxxx`, runs such as `12345678`), templates (`${TOKEN}`,
-`{password}`), and the markers of a private key without a key between them.
+`{password}`), the markers of a private key without a key between them, alphabets (32 characters or more, none twice),
+tokens of pages (`NextContinuationToken`), and passwords of the hosts that are reserved for examples.
+
+A password of fewer than 16 characters is found where a name for passwords is assigned a value that is none of the words
+that people make up (`changeme`, `test123`, `my-secret`), has a digit, and is in quotes, alone on its line, or in the
+environment (`DB_PASSWORD=...`). Bare words of a programming language are names, not passwords.
 """
 
 import base64
@@ -28,10 +33,30 @@ _TEMPLATE = re.compile(rb"[$%{(\[<]|.*(?:\{|\}|\$\(|%s)")
 _NO_PASSWORD = re.compile(
     rb"(?i)[$%{(\[<]|.*(?:\{|\}|\$\(|%s)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|\d{4}-\d\d-\d\dT|https?:"
 )
-_EXAMPLE_PASSWORD = re.compile(
-    rb"(?i)(?:my|the|some|your|user|db|test|a|an)?[_-]?(?:pass(?:word|wd|phrase)?|pwd?|secret|token|user(?:name)?|foo"
-    rb"|bar|baz|test|postgres|mysql|root|guest|admin|tiger|hunter2|credentials?|hello|x-oauth-basic|port|(.)\1*)[0-9]{0,3}"
+_MADE_UP_WORDS = (
+    b"credentials? p[a@4][s$5]{2}w[o0]rd passphrase passwd passw? p[a@4][s$5]{2} pwd? username user postgres "
+    b"x-oauth-basic mysql mongo redis oracle scott tiger guest admin root test demo sample default s[e3]cr[e3]t "
+    b"secure strong weak super wrong invalid correct login auth access token string value random initial temp "
+    b"letmein welcome hello world qwerty abcdef abcd abc asdf some your the new old bad good my db key foo bar baz "
+    b"qux info port none null true false an a"
 )
+_MADE_UP = re.compile(
+    rb"(?i)(?>(?:%b)[_@!#.-]*)++[0-9]{0,9}[!@#$.:]*|hunter2|(.)\1*[0-9]{0,3}" % b"|".join(_MADE_UP_WORDS.split())
+)
+_NO_SIMPLE_PASSWORD = re.compile(
+    rb"(?i)[:@?*&]|.*[/\\]|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
+    rb"|(?:utf-?8|base64|md5|sha\d+|u?int\d+|bcrypt\d*|argon2\w*|pbkdf2\w*|v?\d+(?:\.\d+)*[a-z]{0,3})\Z"
+)
+_PAGE_BEFORE = re.compile(rb"(?i)(?:next|page|continuation|sync|cursor)[_-]?$")
+_EMPTY_DIGESTS = {
+    b"d41d8cd98f00b204e9800998ecf8427e",
+    b"31d6cfe0d16ae931b73c59d7e0c089c0",
+    b"aad3b435b51404eeaad3b435b51404ee",
+}
+"""Of nothing: by MD5, and as a password by NTLM and LM."""
+_ALPHABET_CHARS = 32
+_ESCAPES = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)")
+_RESERVED_HOST = re.compile(rb"$|localhost|127\.|192\.0\.2\.|198\.51\.100\.|203\.0\.113\.|0\.0\.0\.0|\[::1\]")
 _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24}")
 
 
@@ -48,8 +73,14 @@ def _is_scrambled(match: Match) -> bool:
 
 def _is_password(match: Match, bits: float = 3.5) -> bool:
     """Check whether a string after a word such as `password` is random: at least so many bits per character."""
-    value = found_in(match)
+    value = _ESCAPES.sub(b"", found_in(match))
     digits = sum(map(str.isdigit, characters(value)))
+    if (
+        _PAGE_BEFORE.search(match.string[max(0, match.start() - 16) : match.start()])
+        or value in _EMPTY_DIGESTS
+        or len(set(value)) == len(value) >= _ALPHABET_CHARS
+    ):
+        return False
     if digits < 2 or digits == len(value) or _NO_PASSWORD.match(value) or not is_no_example(match):
         return False
     if _HEX.fullmatch(value):
@@ -64,9 +95,25 @@ def _entropy(value: bytes) -> float:
 
 def _is_url_password(match: Match) -> bool:
     value, host = match["found"], match["host"].lower()
-    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value) or _EXAMPLE_PASSWORD.fullmatch(value):
+    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value) or _MADE_UP.fullmatch(value):
         return False
-    return not (RESERVED_DOMAIN.search(host) or host.startswith(b"localhost"))
+    return not (RESERVED_DOMAIN.search(host) or _RESERVED_HOST.match(host))
+
+
+def _is_simple_password(match: Match) -> bool:
+    """Check for letters and a digit, or a sign and both cases, in no word that people make up and no code."""
+    value = match["found"]
+    if (
+        _NO_PASSWORD.match(value)
+        or _NO_SIMPLE_PASSWORD.match(value)
+        or EXAMPLE.search(value)
+        or _MADE_UP.fullmatch(value)
+    ):
+        return False
+    signs = characters(value)
+    has_digit, has_sign = any(map(str.isdigit, signs)), not signs.isalnum()
+    has_upper, has_lower = any(map(str.isupper, signs)), any(map(str.islower, signs))
+    return (has_upper or has_lower) and (has_digit or (has_sign and has_upper and has_lower))
 
 
 def _is_jwt(match: Match) -> bool:
@@ -104,6 +151,11 @@ _QUOTED = (
     r"(?i)(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|private|encryption|auth|signing)[_-]?key)"
     r"""[a-z_-]{0,8}["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}["']"""
 )
+_SIMPLE_NAME = r"(?:(?i:password|passwd|passphrase|pwd)|(?<![A-Za-z])(?i:pass)|(?<=[a-z])Pass)[0-9]?"
+_SIMPLE_ANCHOR = (
+    r"""(?i)(?:password|passwd|passphrase|pwd|pass)[0-9]?\\?["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}"""
+)
+_SIMPLE_SIGN = r"""[^\s"'`<>()\[\]{},;\x00-\x1f\x80-\xff]"""
 _BEARER = r"""(?i)authorization["']?\]?[ \t]{0,4}[:=][ \t]{0,4}["']?(?:bearer|token)[ \t]{1,4}"""
 _ENVIRONMENT = r"(?:PASSWORD|PASSWD|SECRET|TOKEN|_KEY)[A-Z_]{0,12}="
 _URL_USER = r"""://[^\s/?#@:"'<>\[\]]{0,64}:"""
@@ -112,6 +164,8 @@ _PEM_BODY = r"(?P<body>(?:(?!-----)[\t\n\r\x20-\x7e]){40,20000}?)-----END [A-Z0-
 _SSH2_BODY = r"(?P<body>(?:(?!---- )[\t\n\r\x20-\x7e]){40,20000}?)---- END SSH2 (?:ENCRYPTED )?PRIVATE KEY ----"
 _OPEN_BODY = r"(?P<body>(?:(?:\\[nr]|[\s\"',+])*[A-Za-z0-9+/=]{40,100}(?![A-Za-z0-9+/=]))+)"
 _PUTTY_BODY = r"[23]:(?P<body>(?:(?!PuTTY-User-Key)[\t\n\r\x20-\x7e]){40,20000}?)Private-MAC: ?[0-9a-f]{40,64}"
+
+SIMPLE_PASSWORD = "key.simple-password"  # noqa: S105 - a kind
 
 SECRETS: tuple[Rule, ...] = (
     Rule(
@@ -232,6 +286,28 @@ SECRETS: tuple[Rule, ...] = (
         _ENVIRONMENT + "[!-~]{12}",
         _ENVIRONMENT + r"""(?P<found>[^\s"'`<>()\[\]{},;\x00-\x1f\x80-\xff]{12,128})(?=\s|$)""",
         lambda match: _is_password(match, 3.0),
+    ),
+    Rule(
+        SIMPLE_PASSWORD,
+        _SIMPLE_ANCHOR + r"""\\?["'][!-~]{6}""",
+        _SIMPLE_NAME + r"""\\?["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}"""
+        r"""(?P<quote>\\?["'])(?P<found>[^\s"'<>\x00-\x1f\x80-\xff]{6,15})(?P=quote)""",
+        _is_simple_password,
+    ),
+    Rule(
+        SIMPLE_PASSWORD,
+        _SIMPLE_ANCHOR + "[!-~]{6}",
+        r"(?m)^[ \t]*(?:export[ \t]+|ENV[ \t]+|-[ \t]+)?(?:[\w.-]*[_.-])??" + _SIMPLE_NAME + r"[ \t]{0,4}[:=][ \t]{0,4}"
+        rf"(?P<found>{_SIMPLE_SIGN}{{6,15}})(?=[ \t]*$|[ \t]+[#;])",
+        _is_simple_password,
+        IDENTIFIER + b". ",
+    ),
+    Rule(
+        SIMPLE_PASSWORD,
+        _SIMPLE_ANCHOR + "[!-~]{6}",
+        r"(?:(?<![a-z])(?:PASSWORD|PASSWD|PWD|PASS)[0-9]?|(?<=[?&;])(?i:password|pwd)|(?<=; )(?i:password|pwd))="
+        rf"(?P<found>(?:(?!&){_SIMPLE_SIGN}){{6,15}})(?=[\s\\;&\"']|$)",
+        _is_simple_password,
     ),
     Rule("key.bearer", _BEARER + "[a-z0-9]", _BEARER + r"(?P<found>[\w.~+/=-]{20,512})(?![\w.~+/=-])", _is_mixed),
 )
