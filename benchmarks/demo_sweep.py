@@ -33,7 +33,8 @@ from ibidem.page import Axis, join, tag, ticks
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.config import OptimConfig
 from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
-from ibidem.training.tokens import Windows, tokenize, window_at
+from ibidem.training.permutation import item_at
+from ibidem.training.tokens import Windows, tokenize
 
 HELD_OUT_SHARE = 0.02
 PLACES = 10_000
@@ -109,7 +110,7 @@ class Corpus:
 
     def batch(self, windows: Windows, places: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of some positions of the training order."""
-        ids = np.stack([windows[window_at(place, windows.number, SEED)[1]] for place in places])
+        ids = np.stack([windows[item_at(place, windows.number, SEED)[1]] for place in places])
         return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
 
     def documents(self, ids_BT: torch.Tensor) -> Documents:

@@ -39,7 +39,8 @@ from ibidem.modeling.modeling_custom import Decoder
 from ibidem.records import DOCUMENTS_FILE
 from ibidem.training.config import OptimConfig
 from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
-from ibidem.training.tokens import Windows, tokenize, window_at
+from ibidem.training.permutation import item_at
+from ibidem.training.tokens import Windows, tokenize
 
 BUDGET_S, SWEEP_BUDGET_S, SHARE = 200.0, 90.0, 0.3
 """CPU-seconds of the peer, of each run of its sweep, and our share of the first."""
@@ -80,7 +81,7 @@ class Corpus:
     def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step; the same for both systems."""
         places = range(step * BATCH, (step + 1) * BATCH)
-        return _split(np.stack([self.train[window_at(place, self.train.number, seed)[1]] for place in places]))
+        return _split(np.stack([self.train[item_at(place, self.train.number, seed)[1]] for place in places]))
 
     def bits_per_byte(self, recipe: Recipe) -> float:
         """Measure all windows of the held-out documents."""

@@ -23,7 +23,7 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
-from ibidem.training.tokens import Windows, default_share, tokenize, window_at
+from ibidem.training.tokens import Windows, default_share, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,6 @@ def test_tokenizing_twice_is_found_done(tokens: artifacts.Artifact, dataset: Pat
     again, _ = tokenize(dataset, tokenizer_dir, tokens.path.parent, held_out_share=0.1)
     assert again.digest == tokens.digest
     assert (tokens.path / artifacts.MANIFEST).stat().st_mtime_ns == before
-
-
-def test_every_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
-    order = [window_at(position, 50, seed=3) for position in range(150)]
-    epochs = [[window for epoch, window in order if epoch == number] for number in range(3)]
-    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert [window_at(position, 50, seed=3) for position in (77, 3, 149)] == [order[77], order[3], order[149]]
 
 
 def test_matrices_decay_and_norms_do_not() -> None:

@@ -1,6 +1,7 @@
 """A session takes any objective: its steps begin, its figures are logged, its state comes back."""
 
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,27 @@ def test_the_eta_counts_only_the_steps_of_this_run(monkeypatch: pytest.MonkeyPat
     assert shown[-1]["per_second"] == pytest.approx(0.08)
     assert shown[-1]["eta_s"] == pytest.approx(96 / 0.08)
     assert shown[0]["eta_s"] is None
+
+
+@pytest.mark.parametrize(("recorded", "named"), [({}, "unnamed"), ({"order": "feistel-8"}, "feistel-8")])
+def test_a_checkpoint_that_was_trained_in_another_order_is_not_gone_on_with(
+    recorded: dict[str, str], named: str, train_settings: Settings, tmp_path: Path
+) -> None:
+    train_settings["training"] |= {"steps": 2, "stop_at_step": 1}
+    train(build(TrainConfig, train_settings))
+    made = artifacts.load(folder_of(tmp_path / "run", 1))
+    assert made.config["order"] == "feistel-24"
+    (other := tmp_path / "other" / "checkpoints" / "step-000001").parent.mkdir(parents=True)
+    with artifacts.create(
+        other,
+        kind=made.kind,
+        config={key: value for key, value in made.config.items() if key != "order"} | recorded,
+        inputs=[artifacts.load(made.path / item.name).as_input(item.role, of=other) for item in made.inputs],
+    ) as draft:
+        draft.counts |= made.counts
+        shutil.copytree(made.path, draft.path, dirs_exist_ok=True)
+        (draft.path / artifacts.MANIFEST).unlink()
+    train_settings["training"] |= {"stop_at_step": None, "resume_from": "latest"}
+    with pytest.raises(CheckpointError, match=rf"another order of its data \({named}, not feistel-24\).* --initial$"):
+        train(build(TrainConfig, train_settings | {"output_dir": tmp_path / "other"}))
+    train(build(TrainConfig, train_settings))

@@ -25,7 +25,6 @@ from ibidem.attribution.index import DATASET, FACTS, KIND, TOKENS, parent, paren
 from ibidem.attribution.suffix_array import Ids, Span, maximal, occurrences, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
-from ibidem.grounding.encoder import characters_of
 from ibidem.readers import check_reader
 from ibidem.records import DOCUMENTS_FILE
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -128,7 +127,7 @@ class Attribution:
             raise ConfigError(
                 f"a text of {len(ids):,} tokens is too long, the most are {MOST_TOKENS:,}; cut it into parts"
             )
-        spans_T2 = characters_of(text, self.tokenizer.bytes_of_V[ids])
+        spans_T2 = self.tokenizer.spans(text, ids)
         return [
             repetition._replace(start=int(spans_T2[repetition.start, 0]), end=int(spans_T2[repetition.end - 1, 1]))
             for repetition in self.of_ids(ids)

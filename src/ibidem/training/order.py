@@ -7,7 +7,7 @@ import torch
 
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch, Loader
-from ibidem.training.tokens import window_at
+from ibidem.training.permutation import items_at
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Order:
     def of_step(self, step: int) -> list[int]:
         """Return the items of a step, over all processes."""
         size = self.training.batch_sequences
-        return [self._item(place) for place in range(step * size, (step + 1) * size)]
+        return self._items(range(step * size, (step + 1) * size))
 
     def of_micro_batch(self, step: int, micro: int) -> list[int]:
         """Return this process's items of a micro batch."""
         size = self.training.micro_batch_sequences
         first = step * self.training.batch_sequences + (micro * self.processes + self.process) * size
-        return [self._item(place) for place in range(first, first + size)]
+        return self._items(range(first, first + size))
 
     def loader(self, make: Callable[[Sequence[int]], Batch], device: torch.device) -> Loader:
         """Return the loader of this process's micro batches; `make` packs items."""
@@ -45,5 +45,5 @@ class Order:
             device=device,
         )
 
-    def _item(self, place: int) -> int:
-        return window_at(place, self.number, self.training.seed)[1]
+    def _items(self, places: range) -> list[int]:
+        return list(map(int, items_at(places, self.number, self.training.seed)[1]))

@@ -21,8 +21,9 @@ from ibidem.training import sharding
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.permutation import items_at
 from ibidem.training.processes import shared_out
-from ibidem.training.tokens import Fim, Ids, Windows, fill_in_middle, window_at
+from ibidem.training.tokens import Fim, Ids, Windows, fill_in_middle
 
 NATS_PER_BIT = float(np.log(2))
 
@@ -144,15 +145,14 @@ class Pretraining:
         size = self.config.training.micro_batch_sequences
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
         first = step * self.config.training.batch_sequences + place * size
-        return self._batch([self._window(position) for position in range(first, first + size)])
+        places = items_at(range(first, first + size), self.windows.number, self.config.training.seed)
+        return self._batch([self._window(int(epoch), int(index)) for epoch, index in zip(*places, strict=True)])
 
-    def _window(self, position: int) -> Ids:
-        seed = self.config.training.seed
-        epoch, index = window_at(position, self.windows.number, seed)
+    def _window(self, epoch: int, index: int) -> Ids:
         ids = self.windows[index]
         if self.fim is None:
             return ids
-        return fill_in_middle(ids, self.fim, rng=np.random.default_rng((seed, epoch, index)))
+        return fill_in_middle(ids, self.fim, rng=np.random.default_rng((self.config.training.seed, epoch, index)))
 
     def _batch(self, windows: Sequence[Ids]) -> Batch:
         windows_BS = torch.from_numpy(np.stack(windows))

@@ -32,7 +32,7 @@ from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
-from ibidem.training import interrupts, loop, sharding, state
+from ibidem.training import interrupts, loop, permutation, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
@@ -76,7 +76,7 @@ class Provenance:
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint's manifest says of model and training."""
-        config = {"model": resolved(self.shape), "train": self.settings}
+        config = {"model": resolved(self.shape), "train": self.settings, "order": permutation.NAME}
         if self.imported is not None:
             config[IMPORTED] = self.imported
         return config if self.readers is None else config | {KEY: self.readers.as_json()}
@@ -379,7 +379,16 @@ def _digest_of(made: Provenance, role: str) -> str | None:
 
 
 def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
-    """Refuse a checkpoint of another tokenizer, encoder, shape or data; report changed settings; return its step."""
+    """Refuse a checkpoint of another order, tokenizer, encoder, shape or data; report changed settings.
+
+    Returns:
+        Its step.
+    """
+    if (order := checkpoint.config.get("order")) != made.config["order"]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained by another version of ibidem, in another order of its data "
+            f"({order or 'unnamed'}, not {made.config['order']}): start a new run from its weights with --initial"
+        )
     for role in PARENTS:
         theirs, mine = checkpoint.digest_of(role) or "none", _digest_of(made, role) or "none"
         if mine != theirs:

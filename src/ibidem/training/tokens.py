@@ -11,7 +11,7 @@ import hashlib
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -179,18 +179,6 @@ class Windows:
         return [index * self.number // number for index in range(number)]
 
 
-def window_at(position: int, num_windows: int, seed: int) -> tuple[int, int]:
-    """Return the window at a position of the endless training order, as (epoch, window).
-
-    Each epoch is a permutation of its own, so the window of any step is known without reading up to it.
-
-    >>> [window_at(position, 3, seed=0)[0] for position in range(4)]
-    [0, 0, 0, 1]
-    """
-    epoch, place = divmod(position, num_windows)
-    return epoch, int(_permutation(num_windows, seed, epoch)[place])
-
-
 def fill_in_middle(ids: Ids, fim: Fim, *, rng: np.random.Generator) -> Ids:
     """Move the middle of some documents of a window to their ends, in one of two orders.
 
@@ -228,11 +216,6 @@ def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None
         parts = [fim.prefix, *prefix, fim.suffix, *suffix, fim.middle, *middle]
     changed = np.array([*head, *parts], dtype=np.int64)
     return changed if len(changed) >= len(document) else None
-
-
-@lru_cache(maxsize=2)
-def _permutation(num_windows: int, seed: int, epoch: int) -> Ids:
-    return np.random.default_rng((seed, epoch)).permutation(num_windows)
 
 
 def _dtype(vocab_size: int) -> "np.dtype[Any]":

@@ -42,8 +42,8 @@ from ibidem.training import sharding
 from ibidem.training.config import LoopConfig
 from ibidem.training.loader import Batch
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.permutation import items_at
 from ibidem.training.rlhf.config import RolloutConfig
-from ibidem.training.tokens import window_at
 
 Floats = NDArray[np.float32]
 NONE = np.zeros(0, np.float32)
@@ -170,7 +170,7 @@ class Plan:
         """Return the prompts of a rollout; each epoch over all prompts has an order of its own."""
         count = self.answers // self.config.samples
         places = range(rollout * count, (rollout + 1) * count)
-        return [window_at(place, self.prompts, self.training.seed)[1] for place in places]
+        return list(map(int, items_at(places, self.prompts, self.training.seed)[1]))
 
     def seeds_of(self, rollout: int, group: int) -> list[int]:
         """Return the random seeds of the answers to one of a rollout's prompts."""
