@@ -33,11 +33,11 @@ from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
 
 FIRST_ROWS, FIRST_SIZE = 4, 256
 """Slots and positions that a cache has at least once anything is in it."""
-MORE_ROWS, MORE_SIZE = 4, 2
-"""How many times as many it has when it grows: seldom, since what is freed then is in pieces."""
+MORE_ROWS, MORE_SIZE = 4, 1.25
+"""How many times as many it has when it grows: what is reserved of positions takes memory, of rows hardly any."""
 PAGES_FROM = 1 << 20
 """Size in bytes from which keys and values have pages of their own."""
-SPARE = 2 * MORE_ROWS * MORE_SIZE
+SPARE = 16
 """How many times the memory of the rows in use it has before it shrinks: more than when it grew for them."""
 
 
@@ -99,11 +99,11 @@ class KVCache:
         if rows > have_rows:
             have_rows = min(self.slots, max(rows, MORE_ROWS * have_rows, FIRST_ROWS))
         if size > have_size:
-            have_size = min(self.size, max(size, MORE_SIZE * have_size, FIRST_SIZE))
+            have_size = min(self.size, max(size, int(MORE_SIZE * have_size), FIRST_SIZE))
         self._resize(have_rows, have_size)
 
     def shrink(self) -> None:
-        """Give memory back if hardly any of it is in use, or none."""
+        """Free memory if no row is in use, or if much less would do."""
         rows = min(self.slots, max(self.rows, FIRST_ROWS))
         size = min(self.size, max(0, *self.lengths, FIRST_SIZE))
         have_rows, have_size = self._reserved
