@@ -81,11 +81,12 @@ def test_logits_and_greedy_answers_are_those_of_transformers(kind: str, tied: bo
         row = torch.tensor([prompt])
         done = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=40, do_sample=False)
         assert done[0, len(prompt) :].tolist() == answer
-    assert len(set(answers[0])) > 5, "the answers say little"
+    assert answers[0] != answers[1], "the answers say little"
 
 
 def test_sixteen_bits_stay_on_disk_and_are_read_in_float32(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "m", "Qwen3", dtype=torch.bfloat16)
+    make_model(tmp_path / "m", "Qwen3", dtype=torch.bfloat16)
+    model = self_test.load_hf_model(tmp_path / "m").eval()
     checkpoint = bring(tmp_path / "m", tmp_path / "run")
     weights = load_file(checkpoint.path / WEIGHTS)
     assert {each.dtype for each in weights.values()} == {torch.bfloat16}

@@ -9,6 +9,7 @@ tokenizer.json   -> the tokenizer              with our markers, for which the m
 Nothing is written before all of it was looked at.
 """
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,11 +145,19 @@ def _about(folder: Path, model: Model) -> dict[str, Any]:
     }
 
 
+def _copy(tokenizer: Path, place: Path) -> None:
+    """Copy a tokenizer without when and where it was made, by which the same import would differ each time."""
+    shutil.copytree(tokenizer, place)
+    manifest = json.loads((tokenizer / artifacts.MANIFEST).read_text(encoding="utf-8")) | {"volatile": {}}
+    text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False)
+    (place / artifacts.MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
 def _write(draft: artifacts.Draft, model: Model, tokenizer: Tokenizer) -> None:
     shape = _shape_with(model.shape, tokenizer)
     assert tokenizer.path is not None, "it was just written"
     save_file(converted(model.weights, shape), draft.path / WEIGHTS, metadata={"format": "pt"})
-    shutil.copytree(tokenizer.path, draft.path / TOKENIZER_DIR)
+    _copy(tokenizer.path, draft.path / TOKENIZER_DIR)
     draft.counts |= {
         "step": 0,
         "parameters": shape.parameters,
