@@ -167,6 +167,7 @@ EVENTS = {
     "train.reference": "The initial checkpoint scores all pairs.",
     "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",
     "train.started": "A process began or resumed the run: step, parameters, processes.",
+    "train.adapters": "Adapters were added (`--lora.rank`): how many parameters are trained, and how many frozen.",
     "train.step": "One optimizer step: tokens so far and tokens per second (of PPO and GRPO as if all answers had "
     "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "
     "`objective/scores` of the step's rollout. With `--contrast.weight`, `loss` is what is minimized: the "
@@ -532,6 +533,9 @@ def _checkpoint() -> Kind:
         ),
         files=TRAINED,
         sometimes={
+            "{training.lora:ADAPTER}": "With `--lora.rank`: A and B of the adapters, as peft names them for an export "
+            "of the initial checkpoint. `model.safetensors` has them merged.",
+            "{training.lora:ADAPTER_CONFIG}": "Rank, scale and matrices of the adapters, as peft writes them.",
             "{training.state:OBJECTIVE_TENSORS}": "Tensors of the objective. PPO and GRPO: the current rollout, whose "
             "policy is gone: ids, log-probabilities under policy and reference, values, scores.",
             "{training.state:OBJECTIVE_VALUES}": "Other values of the objective. PPO: the weight of the KL penalty, "

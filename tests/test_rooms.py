@@ -34,6 +34,7 @@ def test_the_import_contract_holds() -> None:
         ("ibidem.modeling.modeling_custom", {"transformers", "datasets"}),
         ("ibidem.tokenization.train_tokenizer", {"torch", "transformers", "datasets"}),
         ("ibidem.training.config", {"torch"}),
+        ("ibidem.training.lora", {"peft", "transformers"}),
         ("ibidem.training.rlhf.problems", {"torch", "transformers"}),
         ("ibidem.demo", {"torch"}),
         ("ibidem.sandbox.judge", {"torch", "numpy", "pyarrow", "pydantic"}),
@@ -50,7 +51,7 @@ def test_a_room_imports_nothing_heavy(room: str, heavy: set[str]) -> None:
 def runtime_packages() -> set[str]:
     """Every distribution that an installation with all extras but the prey pulls in, transitively."""
     found: set[str] = set()
-    todo = [("ibidem", {"evaluation", "huggingface", "tensorboard"})]
+    todo = [("ibidem", {"evaluation", "huggingface", "lora", "tensorboard"})]
     while todo:
         name, extras = todo.pop()
         for line in metadata.requires(name) or ():

@@ -32,6 +32,7 @@ Tree = dict[str, Any]
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache
+OPTIONAL = "optional"  # Annotated[Group, OPTIONAL]: settings leave the group out while all its values are the defaults
 REPORTED = "reported"  # Annotated[..., REPORTED]: where figures are sent, which affects no result
 
 
@@ -182,11 +183,17 @@ def resolved(config: Any) -> Tree:
 
 
 def settings(config: Any) -> Tree:
-    """Return the values that affect a result: all except paths and trackers, which say where and never what."""
+    """Return the values that affect a result: all except paths and trackers, which say where and never what.
+
+    An optional group at its defaults is left out, so that a result is described as before there was such a group.
+    """
     kept: Tree = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if REPORTED in _fields(type(config))[field.name].metadata:
+        declared = _fields(type(config))[field.name]
+        if REPORTED in declared.metadata:
+            continue
+        if OPTIONAL in declared.metadata and value == declared.get_default(call_default_factory=True):
             continue
         if dataclasses.is_dataclass(value):
             kept[field.name] = settings(value)

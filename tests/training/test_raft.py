@@ -197,6 +197,25 @@ def refused(act: Callable[[], object], who: str) -> None:
         act()
 
 
+def test_adapters_tuned_on_documents_are_for_their_readers_and_resume_to_the_bit(
+    settings: Settings, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    adapted = changed(settings, lora__rank=2)
+    run(adapted, output_dir=tmp_path / "whole")
+    run(adapted, training__stop_at_step=2)
+    run(adapted, training__resume_from="latest")
+    folders = [output / "checkpoints" / "step-000004" for output in (settings["output_dir"], tmp_path / "whole")]
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    last = artifacts.verify(folders[0], kind="checkpoint")
+    assert last.config["readers"] == {"read": ["dev-1", "dev-2"], "deny": ["engineering"]}
+    assert last.path.stat().st_mode & 0o077 == 0
+    refused(lambda: open_model(last.path), this_user())
+    refused(lambda: run(adapted, initial=last.path, principal="hr", output_dir=tmp_path / "next"), "hr")
+    assert open_model(last.path, principal="dev-2").digest == last.digest
+
+
 def test_whoever_is_no_reader_is_refused_wherever_a_checkpoint_is_opened(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

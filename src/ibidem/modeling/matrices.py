@@ -187,12 +187,12 @@ class FrozenDecoder:
             qk_norm_XK = torch.cat([self._vector(norm).expand(count, -1) for norm, count in norms])  # type: ignore[arg-type]
         return FrozenBlock(
             self._vector(block.attention_norm),
-            self._matrix(attention.qkv.weight),
+            self._matrix(attention.qkv.whole),
             qk_norm_XK,
-            self._matrix(attention.out.weight),
+            self._matrix(attention.out.whole),
             self._vector(block.ffn_norm),
-            self._matrix(ffn.gate_up.weight),
-            self._matrix(ffn.down.weight),
+            self._matrix(ffn.gate_up.whole),
+            self._matrix(ffn.down.whole),
         )
 
     def _vector(self, norm: "RMSNorm") -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from ibidem.modeling.adapters import Adapter
 from ibidem.modeling.attention import Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
@@ -27,14 +28,23 @@ INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-    """A matrix without bias, in the dtype of its input."""
+    """A matrix without bias, in the dtype of its input; perhaps with an adapter."""
+
+    adapter: Adapter | None
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
+        self.adapter = None
+
+    @property
+    def whole(self) -> Tensor:
+        """The matrix that is multiplied by: the weight, and its adapter's update."""
+        return self.weight if self.adapter is None else self.weight + self.adapter.update()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x @ weight.T."""
-        return linear(x, self.weight.to(x.dtype))
+        """Return x @ whole.T."""
+        result = linear(x, self.weight.to(x.dtype))
+        return result if self.adapter is None else result + self.adapter(x)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -49,7 +59,11 @@ class RMSNorm(nn.RMSNorm):
         """Return matrix(norm(x)), its first heads rotated, without keeping norm(x)."""
         assert self.eps is not None
         weights = self.weight.to(x.dtype), matrix.weight.to(x.dtype)
-        return rms_norm_linear(x, *weights, self.eps, rotation=rotation, heads=heads)
+        result = rms_norm_linear(x, *weights, self.eps, rotation=rotation, heads=heads)
+        if matrix.adapter is None:
+            return result
+        assert not heads, "the adapter's part would not be rotated"
+        return result + matrix.adapter.behind_norm(x, weights[0], self.eps)
 
 
 class Attention(nn.Module):
@@ -67,12 +81,14 @@ class Attention(nn.Module):
 
     def project(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of norm(x), normalized and rotated: (B, T, H, K) and twice (B, T, G, K)."""
-        heads = 0 if self.has_norms else sum(self.split[:2])
+        heads = 0 if self.has_norms or self.qkv.adapter is not None else sum(self.split[:2])
         joined = norm.then(self.qkv, x_BTD, rotation=rotation, heads=heads)
         heads_BTXK = joined.view(*joined.shape[:-1], -1, self.head_width)
         q_BTHK, k_BTGK, v_BTGK = torch.split(heads_BTXK, self.split, dim=2)
         if self.has_norms:
             q_BTHK, k_BTGK = rotation(self.q_norm(q_BTHK)), rotation(self.k_norm(k_BTGK))
+        elif not heads:
+            q_BTHK, k_BTGK = rotation(q_BTHK), rotation(k_BTGK)
         return q_BTHK, k_BTGK, v_BTGK
 
     def forward(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, documents: Layout | None) -> Tensor:
@@ -91,7 +107,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
         """Transform norm(x), each token independently."""
-        return swiglu_linear(norm.then(self.gate_up, x_BTD), self.down.weight.to(x_BTD.dtype))
+        gate_up_BTF = norm.then(self.gate_up, x_BTD)
+        result_BTD = swiglu_linear(gate_up_BTF, self.down.weight.to(x_BTD.dtype))
+        return result_BTD if self.down.adapter is None else result_BTD + self.down.adapter.behind_swiglu(gate_up_BTF)
 
 
 class Block(nn.Module):

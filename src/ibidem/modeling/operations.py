@@ -99,7 +99,9 @@ class _RMSNormLinear(torch.autograd.Function):
         if cos is not None:
             grad = grad.clone(memory_format=torch.contiguous_format)
             _rotate_first(grad, ctx.heads, cos, -signed_sin)
-        grad_weight = grad.flatten(0, -2).T @ _normed(x, norm_weight, scale).flatten(0, -2)
+        grad_weight = None
+        if ctx.needs_input_grad[2]:  # a frozen matrix has none
+            grad_weight = grad.flatten(0, -2).T @ _normed(x, norm_weight, scale).flatten(0, -2)
         return *_norm_gradients(grad @ weight, x, norm_weight, scale), grad_weight, None, None, None, None
 
 
@@ -123,11 +125,11 @@ class _SwiGLULinear(torch.autograd.Function):
         return linear(silu(gate).mul_(up), weight_DF)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         gate_up, weight_DF = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         active = silu(gate)
-        grad_weight = grad.flatten(0, -2).T @ (active * up).flatten(0, -2)
+        grad_weight = grad.flatten(0, -2).T @ (active * up).flatten(0, -2) if ctx.needs_input_grad[1] else None
         grad_product = grad @ weight_DF
         grad_gate = torch.ops.aten.silu_backward(grad_product * up, gate)
         return torch.cat([grad_gate, active.mul_(grad_product)], dim=-1), grad_weight

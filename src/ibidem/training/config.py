@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -201,6 +201,38 @@ class ContrastConfig:
     weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of their mean loss, which is added to the mean loss of the targets; 0: there are none. Each step has as
     many cloze questions as conversations."""
+
+
+LoraTarget = Literal["qkv", "out", "gate_up", "down"]
+
+
+@configuration
+class LoraConfig:
+    """Low-rank adapters (LoRA), which are trained instead of all weights."""
+
+    rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the adapters; 0: there are none, and all weights are trained. Adapters want about ten times the
+    optim.lr of all weights."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """An adapter's update is scaled by alpha / rank; by default alpha is 2 x rank."""
+    dropout: Share = 0.0
+    """Dropout probability of the adapters' inputs, in training."""
+    targets: Annotated[tuple[LoraTarget, ...], Field(min_length=1)] = ("qkv", "out", "gate_up", "down")
+    """The matrices of each block that have one: queries, keys and values; the attention's output; gate and up, and down
+    of the feed-forward."""
+
+    @model_validator(mode="after")
+    def _has_a_rank(self) -> "LoraConfig":
+        if not self.rank and (self.alpha is not None or self.dropout or len(self.targets) < len(get_args(LoraTarget))):
+            raise ValueError("alpha, dropout and targets are settings of adapters: give lora.rank too")
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets: one is named twice")
+        return self
+
+    @property
+    def strength(self) -> float:
+        """Alpha, resolved."""
+        return float(self.alpha or 2 * self.rank)
 
 
 @configuration

@@ -19,7 +19,7 @@ from ibidem.modeling.checkpoint import TOKENIZER_DIR, model_config
 from ibidem.runs import steps_of
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import session
+from ibidem.training import lora, session
 from ibidem.training.contrastive import Contrast
 from ibidem.training.rlhf.config import RaftConfig
 from ibidem.training.rlhf.setup import Setup, set_up_with
@@ -45,6 +45,7 @@ def run(config: RaftConfig) -> Artifact:
         DataError: there is no question to learn from.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
+    lora.check(config.lora, config.optim)
     setup = set_up_with(config, partial(_training_set, config))
     conversations, left_out = read_conversations(setup.dataset), Counter[str]()
     data = split_conversations(conversations, left_out, config, setup, setup.dataset.path)

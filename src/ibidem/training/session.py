@@ -32,7 +32,7 @@ from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
-from ibidem.training import interrupts, loop, permutation, sharding, state
+from ibidem.training import interrupts, loop, lora, permutation, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
@@ -140,6 +140,7 @@ def run(
     *,
     build: Callable[[], Model],
     rebuild: Callable[[], Model] | None = None,
+    adapt: Callable[[Model, Accelerator], None] | None = None,
     tokens_per_step: int,
 ) -> Path:
     """Train until the last step of the configuration; return the folder of the last checkpoint.
@@ -151,6 +152,7 @@ def run(
         made: inputs and settings of the checkpoints.
         build: makes the model with its initial weights; called only if there is something to train.
         rebuild: makes the model of a run that resumes, before its weights are loaded; by default as `build`.
+        adapt: freezes the initial weights, which a run that resumes then loads too, and adds what is trained instead.
         tokens_per_step: tokens of one optimizer step over all processes, for the speed that is reported.
 
     Raises:
@@ -182,7 +184,7 @@ def run(
         else:
             objective.check()
             new_model = build if checkpoint is None else rebuild or build
-            built = partial(_build, new_model, objective, config, accelerator, checkpoint, made.initial)
+            built = partial(_build, new_model, adapt, objective, config, accelerator, checkpoint, made.initial)
             last = _train(schedule, objective, built(), config, accelerator, made)
     accelerator.free_memory()  # before the group: freed by DDP's reducer, it waits for a thread that waits for the GIL
     accelerator.end_training()
@@ -205,6 +207,7 @@ def _shut(run: Path) -> None:
 
 def _build(
     build: Callable[[], Model],
+    adapt: Callable[[Model, Accelerator], None] | None,
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
@@ -214,8 +217,10 @@ def _build(
     """Build model and optimizer on their devices; restore the state of the checkpoint, or load the initial weights."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
     model = build()
-    if checkpoint is None and initial is not None:
+    if initial is not None and (checkpoint is None or adapt is not None):
         load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
+    if adapt is not None:
+        adapt(model, accelerator)
     if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
     learner = _placed(model, config, accelerator)
@@ -397,6 +402,7 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
         raise CheckpointError(f"{checkpoint.path} was trained on other data, or from other weights (--initial)")
+    lora.check_resume(checkpoint.path, checkpoint.config["train"], made.config["train"])
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)

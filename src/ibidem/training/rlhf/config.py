@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ibidem.config import configuration
+from ibidem.config import OPTIONAL, configuration
 from ibidem.data.filters.contamination import ContaminationPolicy
 from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.licenses.policy import LicensePolicy
@@ -17,6 +17,7 @@ from ibidem.training.config import (
     ContrastConfig,
     DatasetContrastConfig,
     LoopConfig,
+    LoraConfig,
     OptimConfig,
     Positive,
     SessionConfig,
@@ -136,6 +137,7 @@ class SftConfig(DatasetConfig):
     """Teach a checkpoint to answer, from conversations."""
 
     contrast: DatasetContrastConfig = Field(default_factory=DatasetContrastConfig)
+    lora: Annotated[LoraConfig, OPTIONAL] = Field(default_factory=LoraConfig)
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
 
@@ -161,6 +163,7 @@ class RaftConfig(AlignConfig):
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
     """How questions, passages and answers are put together."""
     contrast: ContrastConfig = Field(default_factory=ContrastConfig)
+    lora: Annotated[LoraConfig, OPTIONAL] = Field(default_factory=LoraConfig)
     optim: AlignOptimConfig = Field(default_factory=AlignOptimConfig)
 
     @property

@@ -4,6 +4,7 @@ The loss of a step is the mean over all its targets: not a mean of the means of 
 weigh a short answer more than a long one.
 Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 
+With `lora.rank`, adapters are trained instead of all weights (`training.lora`).
 With `contrast.weight`, contrastive batches of public passages are trained on beside (`training.contrastive`).
 """
 
@@ -22,7 +23,7 @@ from ibidem.conversation import Conversation
 from ibidem.data import shards
 from ibidem.modeling.loss import IGNORE
 from ibidem.runs import folder_of
-from ibidem.training import session
+from ibidem.training import lora, session
 from ibidem.training.contrastive import Contrast, new_grounded_decoder
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
@@ -32,7 +33,7 @@ from ibidem.training.pretraining import NATS_PER_BIT
 from ibidem.training.processes import shared_out
 from ibidem.training.rlhf.answers import check_questions, choose_questions, report_answers
 from ibidem.training.rlhf.batches import Encoded, encode, pack, spread
-from ibidem.training.rlhf.config import AlignConfig, SftConfig
+from ibidem.training.rlhf.config import AlignConfig, RaftConfig, SftConfig
 from ibidem.training.rlhf.examples import prompt_of, read_conversations, report_data, split_checked
 from ibidem.training.rlhf.setup import Setup, set_up
 from ibidem.training.rlhf.step_means import StepMeans
@@ -50,10 +51,11 @@ def run(config: SftConfig) -> artifacts.Artifact:
     """Read and render the conversations, build or resume, run the loop; return the last checkpoint.
 
     Raises:
-        ConfigError: the checkpoint, data, batch sizes or processes do not fit together.
+        ConfigError: the checkpoint, data, batch sizes or processes do not fit together, or adapters cannot be trained.
         DataError: there is no conversation to train on.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
+    lora.check(config.lora, config.optim)
     setup = set_up(config)
     data = read(config, setup)
     if config.contrast.data is None:
@@ -65,7 +67,7 @@ def run(config: SftConfig) -> artifacts.Artifact:
 
 
 def train(
-    config: AlignConfig, setup: Setup, data: "Conversations", contrast: Contrast | None = None
+    config: SftConfig | RaftConfig, setup: Setup, data: "Conversations", contrast: Contrast | None = None
 ) -> artifacts.Artifact:
     """Build or resume, and run the loop on conversations; return the last checkpoint.
 
@@ -83,6 +85,7 @@ def train(
         setup.accelerator,
         setup.made,
         build=partial(new_model, setup.shape, config.training),
+        adapt=partial(lora.attach, config.lora, config.training.seed) if config.lora.rank else None,
         tokens_per_step=objective.tokens_per_step,
     )
     return artifacts.load(last)
