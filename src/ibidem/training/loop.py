@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -57,6 +57,13 @@ class Learner(NamedTuple):
     """Clips gradients and skips steps."""
 
 
+class Save(Protocol):
+    """Saves a checkpoint."""
+
+    def __call__(self, step: int, figures: dict[str, float], *, is_last: bool) -> None:
+        """Save what was learned in so many steps."""
+
+
 def run(
     schedule: Schedule,
     objective: Objective,
@@ -64,7 +71,7 @@ def run(
     accelerator: Accelerator,
     *,
     learning_rate: Callable[[int], float],
-    save: Callable[[int, dict[str, float]], None],
+    save: Save,
     asked_to_stop: Callable[[], bool],
 ) -> int:
     """Train from `schedule.start` to `schedule.stop`; return the last step, whose checkpoint is saved.
@@ -75,7 +82,7 @@ def run(
         learner: model, optimizer and guard.
         accelerator: the processes and devices.
         learning_rate: returns the learning rate of a step.
-        save: saves a checkpoint after so many steps.
+        save: saves a checkpoint after so many steps; only the last one has to succeed.
         asked_to_stop: whether to save after the current step and return.
 
     Raises:
@@ -101,7 +108,7 @@ def run(
             measured = _measure(objective, model, accelerator, done) if measures else {}
             if saves:
                 _check_finite(model, accelerator, done)
-                save(done, {**reports.headlines, **measured})
+                save(done, {**reports.headlines, **measured}, is_last=done == schedule.stop or stops)
             reports.resume()
             if stops:
                 break
