@@ -183,9 +183,12 @@ EVENTS = {
     "train.starts_anew": "The run was to be resumed, but there is no checkpoint.",
     "train.long_warmup": "The warmup is longer than the run: the learning rate never reaches its peak.",
     "train.settings_changed": "A resumed run has other settings than its checkpoint.",
+    "train.processes_changed": "Another number of processes goes on from a checkpoint.",
     "train.precision": "The precision is not the one asked for.",
     "train.no_samples": "Completions are left out: the weights are sharded, or the context is too short for them.",
     "checkpoint.saved": "A checkpoint is sealed.",
+    "checkpoint.not_saved": "A checkpoint could not be saved, as on a full disk; the run goes on, and saves the next "
+    "one.",
     "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",
     "checkpoint.set_aside": "A checkpoint was renamed, because the run does not go on from it.",
 }
@@ -411,11 +414,18 @@ def _attribution() -> Kind:
 
 
 TRAINED_ALONE = {
-    "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model.",
-    "random_states_<process>.pkl": "Random states of each process.",
-    "{training.sharding:OPTIMIZER}": "State of the optimizer; of a sharded run that of all processes together.",
-    "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; whether the "
-    "run is `sharded`.",
+    "{modeling.checkpoint:WEIGHTS}": "Weights of the whole model. A sharded run has `{modeling.checkpoint:MODEL}/` "
+    "instead; every command reads both.",
+    "random_states_<process>.json": "Random states of each process.",
+    "{training.state:OPTIMIZER}{modeling.tensor_files:SUFFIX}": "State of the optimizer: PARAMETER/STATE. A sharded "
+    "run has `{training.state:OPTIMIZER}/` instead.",
+    "{training.state:PROGRESS}": "The step, as `step`; what decides which steps are skipped, as `guard`; the kind of "
+    "`optimizer`; the number of `processes`.",
+}
+SHARDED = {
+    "{modeling.checkpoint:MODEL}/<process>-of-<processes>{modeling.tensor_files:SUFFIX}": "Of a sharded run, the rows "
+    "of the weights that one process holds; where they begin is in the header, as torch.distributed.checkpoint has it.",
+    "{training.state:OPTIMIZER}/<process>-of-<processes>{modeling.tensor_files:SUFFIX}": "The same of the optimizer.",
 }
 TRAINED = {
     **TRAINED_ALONE,
@@ -439,6 +449,7 @@ def _reward_model() -> Kind:
         made_by=REWARDS,
         read_by=(*REWARDS, *REWARDED_BY_MODEL),
         files=TRAINED,
+        sometimes=SHARDED,
         counts={
             "step": "Number of steps taken.",
             "loss": "Loss of the last step, in nats per pair.",
@@ -533,6 +544,7 @@ def _checkpoint() -> Kind:
         ),
         files=TRAINED,
         sometimes={
+            **SHARDED,
             "{training.lora:ADAPTER}": "With `--lora.rank`: A and B of the adapters, as peft names them for an export "
             "of the initial checkpoint. `model.safetensors` has them merged.",
             "{training.lora:ADAPTER_CONFIG}": "Rank, scale and matrices of the adapters, as peft writes them.",

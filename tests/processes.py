@@ -38,11 +38,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def together(function: Callable[..., None], *arguments: object) -> None:
-    """Run a function in two processes, each with its rank, and a port to meet at, before the arguments."""
+def together(function: Callable[..., None], *arguments: object, processes: int = 2) -> None:
+    """Run a function in processes, each with its rank, and a port to meet at, before the arguments."""
     import torch
 
-    torch.multiprocessing.start_processes(function, (free_port(), *arguments), nprocs=2, start_method="forkserver")
+    torch.multiprocessing.start_processes(
+        function, (free_port(), *arguments), nprocs=processes, start_method="forkserver"
+    )
 
 
 def start(launcher: Path, arguments: Sequence[str], said: Path, ranks: Mapping[str, str] | None = None) -> Any:
@@ -54,16 +56,22 @@ def start(launcher: Path, arguments: Sequence[str], said: Path, ranks: Mapping[s
     return process
 
 
-def launch(launcher: Path, arguments: Sequence[str], folder: Path, processes: int = 2) -> None:
-    """Run a launcher to its end in processes that know their ranks.
-
-    If one fails, the others are killed; if they hang, what they say ends with where each of their threads is.
-    """
+def start_all(launcher: Path, arguments: Sequence[str], folder: Path, processes: int = 2) -> list[ForkServerProcess]:
+    """Start a launcher in processes that know their ranks; what they say is in `said-<rank>.txt`."""
     port, started = str(free_port()), list[ForkServerProcess]()
     for rank in map(str, range(processes)):
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         ranks = {**places, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
         started.append(start(launcher, arguments, folder / f"said-{rank}.txt", ranks))
+    return started
+
+
+def launch(launcher: Path, arguments: Sequence[str], folder: Path, processes: int = 2) -> None:
+    """Run a launcher to its end in processes that know their ranks.
+
+    If one fails, the others are killed; if they hang, what they say ends with where each of their threads is.
+    """
+    started = start_all(launcher, arguments, folder, processes)
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline and {each.exitcode for each in started} <= {None, 0}:
         if all(each.exitcode == 0 for each in started):

@@ -94,6 +94,8 @@ class Draft:
     path: Path
     counts: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """sha256 of files that were hashed while they were written; they are not read again."""
     mark: Callable[[str], str] | None = None
     """Returns a mark of the digest, which the manifest keeps in `volatile`."""
     is_discarded: bool = False
@@ -382,11 +384,11 @@ def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
 def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
     names = sorted(_file_names(draft.path))
     on_each(flush, [draft.path / name for name in names])
-    hashes = on_each(sha256_of, [draft.path / name for name in names])
+    read = on_each(lambda name: draft.hashes.get(name) or sha256_of(draft.path / name), names)
     stats = {name: (draft.path / name).stat() for name in names}
     files = {
         name: File(sha256=sha256, bytes=stats[name].st_size, rows=draft.rows.get(name))
-        for name, sha256 in zip(names, hashes, strict=True)
+        for name, sha256 in zip(names, read, strict=True)
     }
     settled_ns = time.time_ns() - SETTLED_NS
     times_ns = {name: stat.st_mtime_ns for name, stat in stats.items() if stat.st_mtime_ns < settled_ns}

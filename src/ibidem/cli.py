@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from ibidem import __version__, config, runtime
 from ibidem.commands import COMMANDS, GROUPS, Command, CommonFlags, flags_of, load
 from ibidem.console import console
-from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched
+from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched, Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt as stop:
-        print(f"ibidem: interrupted; {str(stop) or 'finished work is kept'}", file=sys.stderr)
-        return 130
+        if is_main_process():
+            print(f"ibidem: interrupted; {str(stop) or 'finished work is kept'}", file=sys.stderr)
+        return 0 if isinstance(stop, Terminated) else 130
 
 
 def _answer(words: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ Tree = dict[str, Any]
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache
 OPTIONAL = "optional"  # Annotated[Group, OPTIONAL]: settings leave the group out while all its values are the defaults
-REPORTED = "reported"  # Annotated[..., REPORTED]: where figures are sent, which affects no result
+REPORTED = "reported"  # Annotated[..., REPORTED]: where figures are sent or how a run is kept: it affects no result
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -73,6 +73,10 @@ class AuditError(IbidemError, RuntimeError):
     """The audit log cannot be written, or is not what it was."""
 
 
+class Terminated(KeyboardInterrupt):
+    """A scheduler ended a run, whose last step is saved; the message says how to go on."""
+
+
 class SandboxError(IbidemError, RuntimeError):
     """Model-written code cannot be run safely here."""
 

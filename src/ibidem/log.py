@@ -7,10 +7,13 @@ Nothing is shown until a sink is opened: `recording(path)` appends events to a f
 shows them to a person.
 """
 
+import errno
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,30 +25,47 @@ Sink = Callable[[Record], None]
 
 PROGRESS_INTERVAL_S = 0.1  # between two records of the same progress; each sink shows as many as it wants
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a disk without room answers."""
+
 _sinks: list[Sink] = []
+_one_at_a_time = threading.RLock()  # a signal's handler may interrupt an event with another
 
 
 def event(name: str, /, **fields: Any) -> None:
     """Send one event to every open sink."""
     record = {"time": round(time.time(), 3), "event": name, **fields}
-    for sink in _sinks:
-        sink(record)
+    with _one_at_a_time:
+        for sink in _sinks:
+            sink(record)
 
 
 @contextmanager
 def recording(path: Path) -> Iterator[None]:
-    """Append every event except progress to the JSON-lines file `path`."""
+    """Append every event except progress to the JSON-lines file `path`; what a full disk refuses is appended later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    left = bytearray(b"\n" if torn else b"")  # by a kill: start on a new line
 
     def record(each: Record) -> None:
         if each["event"] != "progress":
-            write_json(file, each)
+            data = bytes(left) + _line(each).encode()
+            left.clear()
+            left[:0] = _append(file, data)
 
-    with path.open("a", encoding="utf-8") as file, showing(record):
-        if torn:  # by a kill: start on a new line
-            file.write("\n")
+    with path.open("ab", buffering=0) as file, showing(record):
         yield
+
+
+def _append(file: FileIO, data: bytes) -> bytes:
+    """Append bytes; return those for which the disk has no room."""
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    return data
 
 
 class Bar:
@@ -116,5 +136,9 @@ def showing(sink: Sink) -> Iterator[None]:
 
 def write_json(file: TextIO, record: Record) -> None:
     """Write an event as one JSON line."""
-    file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+    file.write(_line(record))
     file.flush()
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False, default=str) + "\n"

@@ -17,7 +17,7 @@ from ibidem.config import build, parse
 from ibidem.config import settings as settings_of
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import load_model
+from ibidem.modeling.checkpoint import load_model, weights_of
 from ibidem.serving.export.hf_model import hf_config, save_weights
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import lora
@@ -27,7 +27,7 @@ pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks
 LAUNCHER = REPOSITORY / "src" / "training" / "rlhf" / "sft_pipeline.py"
 LORA = {"rank": 4, "dropout": 0.1}
-FILES = ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "optimizer.bin")
+FILES = ("model.safetensors", "adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
 
 
 @pytest.fixture
@@ -67,10 +67,11 @@ def test_adapters_alone_are_trained_and_the_rest_is_the_base_to_the_bit(adapted:
     assert set(after) == set(before)
     assert changes == matrices
     (said_of,) = events(adapted["output_dir"], "train.adapters")
-    moments = torch.load(last.path / "optimizer.bin", weights_only=True)["state"].values()
+    moments = load_file(last.path / "optimizer.safetensors")
     assert said_of["rank"] == 4
     assert said_of["frozen"] == sum(tensor.numel() for tensor in before.values())
-    assert sum(each["exp_avg"].numel() for each in moments) == said_of["trained"] < said_of["frozen"] / 3
+    means = [tensor for name, tensor in moments.items() if name.endswith("/exp_avg")]
+    assert sum(tensor.numel() for tensor in means) == said_of["trained"] < said_of["frozen"] / 3
 
 
 def test_held_out_answers_become_likelier(adapted: Settings) -> None:
@@ -182,16 +183,14 @@ def test_gradients_are_those_that_peft_computes_on_the_parts_of_a_matrix(
 ) -> None:
     """The parts of a fused matrix share A: its gradient is the sum of theirs, and that of B is theirs, row by row."""
     import peft
-    from accelerate import Accelerator
 
     run(adapted, lora={"rank": 2, "targets": targets})
     config = build(SftConfig, changed(adapted, lora={"rank": 2, "targets": targets})).lora
     ids = torch.randint(512, (2, 24), generator=torch.Generator().manual_seed(0))
     model, _ = load_model(checkpoint)
-    accelerator = Accelerator(cpu=True)
-    lora.attach(config, 0, model.cpu().train(), accelerator)
-    (load,) = accelerator._load_model_state_pre_hook.values()
-    load([], str(last_of(adapted)))
+    adapters = lora.attach(config, 0, model.cpu().train())
+    with weights_of(last_of(adapted)) as weights:
+        adapters.restore(last_of(adapted), weights)
     model(ids[:, :-1], ids[:, 1:]).backward()
     base = in_transformers(checkpoint, tmp_path / "base")
     peer = peft.PeftModel.from_pretrained(base, last_of(adapted), is_trainable=True)

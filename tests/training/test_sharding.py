@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.training.test_resume import Settings, changed, in_two, losses, train,
 from torch.nn.parallel import DistributedDataParallel
 
 from ibidem.errors import TrainingError
+from ibidem.modeling import tensor_files
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.checkpoint import load_weights
 from ibidem.modeling.config import ModelConfig
@@ -22,6 +24,8 @@ from ibidem.modeling.generate import Sample, sample
 from ibidem.modeling.heads import ValueDecoder
 from ibidem.modeling.log_probabilities import Scoring
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.serving.config import GenerateConfig
+from ibidem.serving.generate import generate
 from ibidem.training import sharding
 from ibidem.training.config import OptimConfig
 from ibidem.training.loop import _check_finite, gradient_norm
@@ -58,8 +62,18 @@ def test_sharded_training_is_launched_equals_one_process_and_resumes_to_the_bit(
     assert list(one.values()) == pytest.approx(list(whole.values()), rel=1e-5)
     assert whole == losses(tmp_path / "parts")
     assert weights(tmp_path / "whole", 6) == weights(tmp_path / "parts", 6)
+    assert generated(tmp_path / "whole") == generated(tmp_path / "one") != ""
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000006")
+    alone = changed(settings, training__num_processes=1, output_dir=tmp_path / "parts")
+    train(alone)
+    assert list(losses(tmp_path / "parts").values()) == pytest.approx(list(whole.values()), rel=1e-5)
     said = (tmp_path / "whole" / "events.jsonl").read_text().splitlines()
     assert "the weights are sharded" in [json.loads(line).get("reason") for line in said]
+
+
+def generated(run: Path) -> str:
+    """Complete a prompt as `ibidem generate` does, greedily; its weights may be in two files."""
+    return generate(GenerateConfig(checkpoint=run, prompt=("def ",), temperature=0, max_tokens=8))
 
 
 def sharded_step(rank: int, port: int, out: Path, dtype: torch.dtype) -> None:
@@ -146,7 +160,8 @@ def sampled_while_training(rank: int, port: int, out: Path) -> None:
     }
     policy = sharding.whole(sharded)
     assert not any(parameter.requires_grad for parameter in policy.parameters())
-    sharding.save(sharded, make_optimizer(sharded, OptimConfig()), out)
+    parts = [sharding.part_of(name, tensor) for name, tensor in sharded.state_dict().items()]
+    tensor_files.write(out / tensor_files.name_of_file("model", rank, of=2), parts)
     torch.save({**found, "weights": policy.state_dict()}, out / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -1,5 +1,11 @@
-"""Trained models on disk: `step-000040/` with safetensors weights, their shape, and their tokenizer."""
+"""Trained models on disk: `step-000040/` with safetensors weights, their shape, and their tokenizer.
 
+The weights are `model.safetensors`, or, of a run that was sharded, `model/`, a file for each process. Every stage reads
+both.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ibidem.modeling.modeling_custom import Decoder
+    from ibidem.modeling.tensor_files import Tensors
 
 KIND = "checkpoint"
+MODEL = "model"
 WEIGHTS = "model.safetensors"
 TOKENIZER_DIR = "tokenizer"
 VALUE_HEAD = "value_1D"
@@ -99,16 +107,36 @@ def load_weights(model: "nn.Module", folder: Path) -> None:
     Raises:
         CheckpointError: the weights cannot be read, or do not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        own, saved = model.state_dict(), load_file(folder / WEIGHTS)
+    own = model.state_dict()
+    with weights_of(folder) as saved:
         kept = {name: tensor for name, tensor in own.items() if is_of_head(name) and name not in saved}
-        taken = {name: tensor for name, tensor in saved.items() if name in own or not is_of_head(name)}
-        model.load_state_dict(taken | kept)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
+        taken = {name: saved.read(name) for name in saved if name in own or not is_of_head(name)}
+        try:
+            model.load_state_dict(taken | kept)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
+
+
+@contextmanager
+def weights_of(folder: Path) -> "Iterator[Tensors]":
+    """Open the weights of a checkpoint, in one file or in one for each process that trained it.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be read.
+    """
+    from ibidem.modeling.tensor_files import files_of, opened
+
+    with opened(files_of(folder, MODEL) or [folder / WEIGHTS]) as tensors:
+        yield tensors
+
+
+def has_weights(files: Iterable[str]) -> bool:
+    """Return whether files of these names hold the weights of a model.
+
+    >>> has_weights(["model/00001-of-00002.safetensors"]), has_weights(["train.bin"])
+    (True, False)
+    """
+    return any(name == WEIGHTS or name.startswith(f"{MODEL}/") for name in files)
 
 
 def is_of_head(name: str) -> bool:

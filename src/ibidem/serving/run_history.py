@@ -12,7 +12,7 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import ArtifactError
 from ibidem.lineage import walk
-from ibidem.modeling.checkpoint import INITIAL, WEIGHTS
+from ibidem.modeling.checkpoint import INITIAL, has_weights
 from ibidem.page import Point
 from ibidem.readers import check_reader
 from ibidem.runs import folder_of, steps_of
@@ -141,7 +141,7 @@ def open_run(folder: Path) -> Run:
         except ArtifactError as error:
             log.event("report.skipped", path=str(path), reason=str(error))
             continue
-        if WEIGHTS not in found.files:
+        if not has_weights(found.files):
             raise ArtifactError(f"{path}: {artifacts.with_article(found.kind)}, not a checkpoint of a run")
         check_reader(found)
         return Run(folder, found, history_of(events), torn)

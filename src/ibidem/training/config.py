@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ibidem.config import configuration
+from ibidem.config import REPORTED, configuration
 from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -126,6 +126,9 @@ class LoopConfig:
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
     """Fail unless this many processes run; launchers may silently start fewer than requested."""
+    timeout_minutes: Annotated[float, Field(gt=0), REPORTED] = 10.0
+    """Minutes that processes wait in a step for one that does not answer; one that died is noticed at once. What only
+    the main process does first, such as tokenizing, may take longer."""
 
     @model_validator(mode="after")
     def _check_batch(self) -> "LoopConfig":

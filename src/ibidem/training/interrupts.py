@@ -1,8 +1,11 @@
-"""Ctrl-C or a termination in a training: the first finishes the step and saves it, the second stops at once.
+"""Ctrl-C or a termination in a training: the step is finished and saved, and all processes stop after the same one.
 
-Schedulers send SIGTERM some time before they kill a job.
+    SIGTERM   a scheduler needs the machine: the run ends with exit code 0. Repeated, it changes nothing, since Slurm
+              and torchrun both send it; what they send at last is SIGKILL.
+    SIGINT    Ctrl-C, where one process trains: exit code 130, and the second one stops at once.
 
-Only where one process trains: several would have to agree on the step.
+Of several processes, each may be told at another step: after each step they agree, over sockets of their own, so that
+no device waits.
 """
 
 import signal
@@ -13,31 +16,68 @@ from types import FrameType
 
 from ibidem import log
 
+Agreement = Callable[[bool], bool]
+"""Returns on every process whether one of them says yes."""
+
+
+class Notice:
+    """Whether this run is to stop; after each step all processes ask at once."""
+
+    def __init__(self, agree: Agreement | None) -> None:
+        """Begin without a signal.
+
+        Args:
+            agree: how several processes agree; None: there is one.
+        """
+        self._agree = agree
+        self.signal: signal.Signals | None = None
+        """What this process was sent first."""
+
+    def __call__(self) -> bool:
+        """Return whether to stop after this step."""
+        asked = self.signal is not None
+        if self._agree is None:
+            return asked
+        agreed = self._agree(asked)
+        if agreed and not asked:
+            log.event("train.stopping", reason="a termination of another process: the step is finished and saved")
+        return agreed
+
+    @property
+    def is_termination(self) -> bool:
+        """Whether a scheduler ended the run, not a person."""
+        return self.signal != signal.SIGINT
+
 
 @contextmanager
-def noticed(*, is_alone: bool) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether the user has asked to stop.
+def noticed(agree: Agreement | None) -> Iterator[Notice]:
+    """Yield the notice of the signals that are sent meanwhile; outside of the main thread, none is caught.
 
     Args:
-        is_alone: whether this is the only process; otherwise, and outside of the main thread, Ctrl-C is not caught.
+        agree: how several processes agree; None: there is one, which catches Ctrl-C too.
     """
-    if not is_alone or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = threading.Event()
+    notice = Notice(agree)
+    before: dict[signal.Signals, object] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def restore(number: signal.Signals) -> None:
+        if number in before:
+            signal.signal(number, before.pop(number))  # type: ignore[arg-type]
 
-    def notice(number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        restore()
-        name = "Ctrl-C" if number == signal.SIGINT else "a termination"
-        log.event("train.stopping", reason=f"{name}: the step is finished and saved; again stops at once")
+    def note(number: int, _frame: FrameType | None) -> None:
+        if notice.signal is not None:
+            return
+        notice.signal = signal.Signals(number)
+        restore(signal.SIGINT)
+        if number == signal.SIGINT:
+            log.event("train.stopping", reason="Ctrl-C: the step is finished and saved; again stops at once")
+        else:
+            log.event("train.stopping", reason="a termination: the step is finished and saved")
 
-    before = {number: signal.signal(number, notice) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is threading.main_thread():
+        caught = (signal.SIGTERM, signal.SIGINT) if agree is None else (signal.SIGTERM,)
+        before |= {number: signal.signal(number, note) for number in caught}
     try:
-        yield asked.is_set
+        yield notice
     finally:
-        restore()
+        restore(signal.SIGINT)
+        restore(signal.SIGTERM)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.nn.utils import get_total_norm
 
 from ibidem import log
 from ibidem.errors import TrainingError
+from ibidem.modeling.tensor_files import Tensors
 from ibidem.training import sharding
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
@@ -47,6 +49,23 @@ class Schedule:
     save_every: int
 
 
+class Adapters(Protocol):
+    """Adapters that are trained instead of a model's weights, and what a checkpoint holds of them."""
+
+    @property
+    def settings(self) -> str:
+        """The file of their settings."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return them by the names that the checkpoint has."""
+
+    def merged(self) -> Mapping[str, Tensor]:
+        """Return the weights of the model with the adapters added: what every other stage opens."""
+
+    def restore(self, folder: Path, weights: Tensors) -> None:
+        """Read them from a checkpoint, and what else is trained from its weights."""
+
+
 class Learner(NamedTuple):
     """What a step changes."""
 
@@ -55,6 +74,15 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     guard: Guard
     """Clips gradients and skips steps."""
+    adapters: Adapters | None = None
+    """What is trained instead of the model's weights; None: the weights are."""
+
+
+class Save(Protocol):
+    """Saves a checkpoint."""
+
+    def __call__(self, step: int, figures: dict[str, float], *, is_last: bool) -> None:
+        """Save what was learned in so many steps."""
 
 
 def run(
@@ -64,7 +92,7 @@ def run(
     accelerator: Accelerator,
     *,
     learning_rate: Callable[[int], float],
-    save: Callable[[int, dict[str, float]], None],
+    save: Save,
     asked_to_stop: Callable[[], bool],
 ) -> int:
     """Train from `schedule.start` to `schedule.stop`; return the last step, whose checkpoint is saved.
@@ -75,7 +103,7 @@ def run(
         learner: model, optimizer and guard.
         accelerator: the processes and devices.
         learning_rate: returns the learning rate of a step.
-        save: saves a checkpoint after so many steps.
+        save: saves a checkpoint after so many steps; only the last one has to succeed.
         asked_to_stop: whether to save after the current step and return.
 
     Raises:
@@ -101,7 +129,7 @@ def run(
             measured = _measure(objective, model, accelerator, done) if measures else {}
             if saves:
                 _check_finite(model, accelerator, done)
-                save(done, {**reports.headlines, **measured})
+                save(done, {**reports.headlines, **measured}, is_last=done == schedule.stop or stops)
             reports.resume()
             if stops:
                 break
@@ -221,7 +249,7 @@ def update(
     Returns:
         Its loss per target (nats), the gradient's norm, and how many steps in a row were skipped, on the device.
     """
-    model, optimizer, guard = learner
+    model, optimizer, guard, _ = learner
     model.train()
     set_learning_rate(optimizer.param_groups, lr)
     total = torch.zeros((), device=accelerator.device)

@@ -12,7 +12,7 @@ tests compare logits, and peft's own merging, on an export of the base.
     model.safetensors           W + alpha / rank * B A: what every other stage opens, as of any checkpoint
     adapter_model.safetensors   A and B as peft names them for an export of the base, where `qkv` is three matrices and
     adapter_config.json         `gate_up` two: each has its rows of B, and all the same A
-    optimizer.bin               the running means of A and B alone
+    optimizer.safetensors       the running means of A and B alone
 
 Merging rounds, so a run that resumes takes W from the checkpoint that it began with, whose digest its own ones name,
 and A and B from the adapter.
@@ -21,22 +21,22 @@ Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
 """
 
 import importlib.util
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ibidem import log
 from ibidem.config import build
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.modeling.adapters import Adapter, merged
-from ibidem.modeling.checkpoint import WEIGHTS, is_of_head
+from ibidem.modeling.checkpoint import is_of_head
 from ibidem.modeling.modeling_custom import Block, Decoder, Linear
+from ibidem.modeling.tensor_files import Tensors
 from ibidem.training import sharding
 from ibidem.training.config import LoraConfig, LoraTarget, OptimConfig
 
@@ -102,8 +102,8 @@ def _said(settings: Mapping[str, Any] | None) -> str:
     return f"lora.rank {config.rank}, lora.alpha {config.strength}, lora.targets {' '.join(_targets(config))}"
 
 
-def attach(config: LoraConfig, seed: int, model: nn.Module, accelerator: Accelerator) -> None:
-    """Freeze a decoder, give it adapters, and have the accelerator save and load them.
+def attach(config: LoraConfig, seed: int, model: nn.Module) -> "Adapters":
+    """Freeze a decoder, and give it adapters.
 
     A grounding head beside it, which the initial checkpoint does not have, is trained as without adapters.
 
@@ -111,7 +111,6 @@ def attach(config: LoraConfig, seed: int, model: nn.Module, accelerator: Acceler
         config: the adapters.
         seed: decides the initial A.
         model: the decoder, with the weights of the initial checkpoint.
-        accelerator: the processes; the model is not prepared yet.
     """
     assert isinstance(model, Decoder)
     for name, parameter in model.named_parameters():
@@ -121,11 +120,49 @@ def attach(config: LoraConfig, seed: int, model: nn.Module, accelerator: Acceler
         torch.manual_seed(seed)
         for place in _places(model, _targets(config)):
             place.matrix.adapter = _new(place.matrix, settings)
-    places = list(_places(model, _targets(config)))
-    accelerator.register_save_state_pre_hook(partial(_save, accelerator, model, places, settings))
-    accelerator.register_load_state_pre_hook(partial(_load, model, places))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     log.event("train.adapters", rank=config.rank, trained=trained, frozen=model.num_parameters - trained)
+    return Adapters(model, list(_places(model, _targets(config))), _text(settings))
+
+
+class Adapters:
+    """The adapters of a decoder, as a checkpoint holds them."""
+
+    def __init__(self, model: Decoder, places: Sequence["_Place"], settings: str) -> None:
+        """Take them where they are: `attach` put them there."""
+        self._model, self._places = model, places
+        self.settings = settings
+        """The file that peft reads them by."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return A and B of each matrix of an export."""
+        tensors: dict[str, Tensor] = {}
+        for place in self._places:
+            a_RD, b_OR = place.adapter.a_RD.detach(), place.adapter.b_OR.detach()
+            for name, rows_OR in zip(place.rows, torch.split(b_OR, list(place.rows.values())), strict=True):
+                tensors |= {f"{name}.lora_A.weight": a_RD, f"{name}.lora_B.weight": rows_OR}
+        return tensors
+
+    def merged(self) -> Mapping[str, Tensor]:
+        """Return the weights of the decoder with the adapters added."""
+        return merged(self._model)
+
+    def restore(self, folder: Path, weights: Tensors) -> None:
+        """Read the adapters, and a head; the frozen weights are there already.
+
+        Raises:
+            CheckpointError: a head has another shape, or is in only one of them.
+        """
+        own = {name: tensor for name, tensor in self._model.state_dict().items() if is_of_head(name)}
+        if differing := sorted(own.keys() ^ set(filter(is_of_head, weights))):
+            raise CheckpointError(f"{differing[0]} is in only one of them")
+        adapters = load_file(folder / ADAPTER)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(weights.read(name))
+            for place in self._places:
+                place.adapter.a_RD.copy_(adapters[f"{next(iter(place.rows))}.lora_A.weight"])
+                place.adapter.b_OR.copy_(torch.cat([adapters[f"{name}.lora_B.weight"] for name in place.rows]))
 
 
 class _Place(NamedTuple):
@@ -174,49 +211,15 @@ def _peft_config(config: LoraConfig) -> "PeftConfig":
     return made
 
 
+def _text(settings: "PeftConfig") -> str:
+    with tempfile.TemporaryDirectory(prefix="ibidem-") as folder:
+        settings.save_pretrained(folder)
+        return Path(folder, ADAPTER_CONFIG).read_text(encoding="utf-8")
+
+
 def _new(matrix: Linear, settings: "PeftConfig") -> Adapter:
     from peft.tuners.lora import Linear as PeftLinear
 
     layer = PeftLinear(matrix, NAME, settings, r=settings.r, lora_alpha=settings.lora_alpha)
     a_RD, b_OR = (layer.get_parameter(f"lora_{part}.{NAME}.weight").detach() for part in "AB")
     return Adapter(a_RD, b_OR, scale=layer.scaling[NAME], dropout=settings.lora_dropout)
-
-
-def _save(
-    accelerator: Accelerator,
-    model: Decoder,
-    places: Sequence[_Place],
-    settings: "PeftConfig",
-    _models: list[nn.Module],
-    weights: list[Mapping[str, Tensor]],
-    folder: str,
-) -> None:
-    """Write the adapters, and have accelerate write the merged weights instead of the model's own."""
-    if not accelerator.is_main_process:
-        return
-    weights[:] = [merged(model)]
-    save_file(_of_export(places), Path(folder) / ADAPTER, metadata={"format": "pt"})
-    settings.save_pretrained(folder)
-
-
-def _of_export(places: Sequence[_Place]) -> dict[str, Tensor]:
-    """Return A and B of each matrix of an export."""
-    found: dict[str, Tensor] = {}
-    for place in places:
-        a_RD, b_OR = place.adapter.a_RD.detach(), place.adapter.b_OR.detach()
-        for name, rows_OR in zip(place.rows, torch.split(b_OR, list(place.rows.values())), strict=True):
-            found |= {f"{name}.lora_A.weight": a_RD.clone(), f"{name}.lora_B.weight": rows_OR.clone()}
-    return found
-
-
-def _load(model: Decoder, places: Sequence[_Place], models: list[nn.Module], folder: str) -> None:
-    """Read the adapters, and a head; accelerate reads no weights, as the frozen ones are there already."""
-    models.clear()
-    saved, own = load_file(Path(folder) / WEIGHTS), model.state_dict()
-    heads = {name: tensor for name, tensor in saved.items() if is_of_head(name)}
-    model.load_state_dict({name: tensor for name, tensor in own.items() if not is_of_head(name)} | heads)
-    adapters = load_file(Path(folder) / ADAPTER)
-    with torch.no_grad():
-        for place in places:
-            place.adapter.a_RD.copy_(adapters[f"{next(iter(place.rows))}.lora_A.weight"])
-            place.adapter.b_OR.copy_(torch.cat([adapters[f"{name}.lora_B.weight"] for name in place.rows]))

@@ -3,9 +3,11 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -14,7 +16,10 @@ from ibidem.errors import ConfigError
 from ibidem.training import sharding
 from ibidem.training.config import LoopConfig, SessionConfig
 
-LONGEST_WAIT = timedelta(hours=12)
+LONGEST_PREPARATION = timedelta(hours=12)
+"""For what the main process does while the others wait, such as tokenizing: if it ends, their sockets tell them."""
+LONGEST_SAVE = timedelta(hours=1)
+"""For the slowest process that writes its part of a checkpoint."""
 
 
 def start_accelerator(config: SessionConfig) -> Accelerator:
@@ -39,9 +44,40 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
             project_dir=str(config.output_dir),
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=LONGEST_WAIT),  # the others wait while the main process tokenizes
+                InitProcessGroupKwargs(timeout=timeout_of_steps(config)),
             ],
         )
+
+
+def timeout_of_steps(config: SessionConfig) -> timedelta:
+    """Return how long the processes wait for one another in a step."""
+    return timedelta(minutes=config.training.timeout_minutes)
+
+
+def host_group(accelerator: Accelerator, timeout: timedelta) -> dist.ProcessGroup | None:
+    """Return a group of all processes that talks over sockets of its own; None if there is one process.
+
+    All must call it. Devices are not involved, and a process that ends is noticed at once, whatever the timeout.
+    """
+    return dist.new_group(backend="gloo", timeout=timeout) if accelerator.num_processes > 1 else None
+
+
+@contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Let the main process go through the block before the others do, however long it takes."""
+    group = host_group(accelerator, LONGEST_PREPARATION)
+    if group is not None and not accelerator.is_main_process:
+        dist.barrier(group)
+    yield
+    if group is not None and accelerator.is_main_process:
+        dist.barrier(group)
+
+
+def any_says_yes(group: dist.ProcessGroup, *, yes: bool) -> bool:
+    """Return on every process whether one of them says yes."""
+    votes = torch.tensor(int(yes))
+    dist.all_reduce(votes, dist.ReduceOp.MAX, group)
+    return bool(votes)
 
 
 def shared_out(number: int, size: int, accelerator: Accelerator) -> Iterator[list[tuple[int, bool]]]:

@@ -24,7 +24,7 @@ from torch import nn
 from ibidem import artifacts, log, trackers
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved, settings
-from ibidem.errors import CheckpointError, ConfigError
+from ibidem.errors import CheckpointError, ConfigError, Terminated
 from ibidem.figures import percent
 from ibidem.modeling.checkpoint import IMPORTED, INITIAL, KIND, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
@@ -32,12 +32,12 @@ from ibidem.modeling.heads import GroundingHead, RewardModel
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
-from ibidem.training import interrupts, loop, lora, permutation, sharding, state
+from ibidem.training import interrupts, loop, lora, permutation, saving, sharding, state
 from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import learning_rate, make_optimizer
-from ibidem.training.processes import compute_dtype
+from ibidem.training.processes import any_says_yes, compute_dtype, host_group, timeout_of_steps
 
 COMPILER = "inductor"
 PARENTS = ("tokenizer", "encoder")
@@ -140,7 +140,7 @@ def run(
     *,
     build: Callable[[], Model],
     rebuild: Callable[[], Model] | None = None,
-    adapt: Callable[[Model, Accelerator], None] | None = None,
+    adapt: Callable[[Model], loop.Adapters] | None = None,
     tokens_per_step: int,
 ) -> Path:
     """Train until the last step of the configuration; return the folder of the last checkpoint.
@@ -157,9 +157,11 @@ def run(
 
     Raises:
         KeyboardInterrupt: the user stopped it; its message says how to go on.
+        Terminated: a scheduler did.
         AccessDenied: what it starts or resumes from was tuned on documents, of which the user is no reader.
         ConfigError: the batch cannot be shared out evenly, or the run is over already.
-        CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
+        CheckpointError: no intact checkpoint to resume from, or it belongs to another run; or the last one cannot be
+            saved.
         ArtifactError: another process writes to the run.
     """
     is_private = _readers(config, made, None) is not None
@@ -180,14 +182,16 @@ def run(
         if start > config.training.steps:
             raise ConfigError(f"training.steps={config.training.steps}, but the checkpoint is already at step {start}")
         if checkpoint is not None and schedule.start == schedule.stop:
-            last = checkpoint.path
+            last, stopped = checkpoint.path, None
         else:
             objective.check()
             new_model = build if checkpoint is None else rebuild or build
             built = partial(_build, new_model, adapt, objective, config, accelerator, checkpoint, made.initial)
-            last = _train(schedule, objective, built(), config, accelerator, made)
+            last, stopped = _train(schedule, objective, built(), config, accelerator, made)
     accelerator.free_memory()  # before the group: freed by DDP's reducer, it waits for a thread that waits for the GIL
     accelerator.end_training()
+    if stopped is not None:
+        raise stopped
     return last
 
 
@@ -207,7 +211,7 @@ def _shut(run: Path) -> None:
 
 def _build(
     build: Callable[[], Model],
-    adapt: Callable[[Model, Accelerator], None] | None,
+    adapt: Callable[[Model], loop.Adapters] | None,
     objective: Objective,
     config: SessionConfig,
     accelerator: Accelerator,
@@ -219,11 +223,10 @@ def _build(
     model = build()
     if initial is not None and (checkpoint is None or adapt is not None):
         load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
-    if adapt is not None:
-        adapt(model, accelerator)
+    adapters = None if adapt is None else adapt(model)
     if config.training.compile and _can_compile(accelerator):
         compile_blocks(model.blocks)
-    learner = _placed(model, config, accelerator)
+    learner = _placed(model, config, accelerator)._replace(adapters=adapters)
     if config.trackers:
         values = trackers.plain(flattened(resolved(config)))
         options = {"wandb": trackers.wandb_options(config.output_dir)}
@@ -280,12 +283,16 @@ def _train(
     config: SessionConfig,
     accelerator: Accelerator,
     made: Provenance,
-) -> Path:
-    def save(step: int, figures: dict[str, float]) -> None:
-        saved = state.Saved(made.kind, made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state())
-        state.save(accelerator, learner, folder_of(config.output_dir, step), saved)
-        if accelerator.is_main_process:
-            state.prune(config.output_dir, config.checkpoints.keep_last)
+) -> tuple[Path, KeyboardInterrupt | None]:
+    """Run the loop; return the last checkpoint, and what stopped the run, if it was stopped."""
+    saver = saving.Saver(accelerator, config.output_dir, config.checkpoints.keep_last)
+
+    def save(step: int, figures: dict[str, float], *, is_last: bool) -> None:
+        adapters = None if learner.adapters is None else learner.adapters.settings
+        saved = saving.Saved(
+            made.kind, made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state(), adapters
+        )
+        saver.save(learner, saved, is_last=is_last)
 
     log.event(
         "train.started",
@@ -294,7 +301,7 @@ def _train(
         processes=accelerator.num_processes,
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
-    with interrupts.noticed(is_alone=accelerator.num_processes == 1) as asked_to_stop:
+    with interrupts.noticed(_agreement(config, accelerator)) as notice:
         done = loop.run(
             schedule,
             objective,
@@ -302,12 +309,19 @@ def _train(
             accelerator,
             learning_rate=rate,
             save=save,
-            asked_to_stop=asked_to_stop,
+            asked_to_stop=notice,
         )
     last = folder_of(config.output_dir, done)
-    if done < schedule.stop:
-        raise KeyboardInterrupt(f"{last} is saved; go on with the same command and --training.resume-from latest")
-    return last
+    if done == schedule.stop:
+        return last, None
+    said = f"{last} is saved; go on with the same command and --training.resume-from latest"
+    return last, Terminated(said) if notice.is_termination else KeyboardInterrupt(said)
+
+
+def _agreement(config: SessionConfig, accelerator: Accelerator) -> interrupts.Agreement | None:
+    """Return how the processes agree whether to stop; None if there is one."""
+    group = host_group(accelerator, timeout_of_steps(config))
+    return None if group is None else lambda yes: any_says_yes(group, yes=yes)
 
 
 def _warn(config: SessionConfig, *, starts_anew: bool) -> None:

@@ -11,30 +11,24 @@ one process computes: parameters in `compute_dtype`, gradients reduced and accum
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn.parallel import DistributedDataParallel
 
-from ibidem.modeling.checkpoint import WEIGHTS, is_of_head
+from ibidem.modeling.checkpoint import is_of_head
 from ibidem.modeling.heads import RewardModel
 from ibidem.modeling.modeling_custom import Decoder
+from ibidem.modeling.tensor_files import Part
 
 FLAG = "ACCELERATE_USE_FSDP"
 """What `accelerate launch` sets in the environment."""
-OPTIMIZER = "optimizer.bin"
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def is_requested() -> bool:
@@ -89,17 +83,10 @@ def whole(model: nn.Module) -> Decoder:
     return decoder.requires_grad_(requires_grad=False).eval()
 
 
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Gather weights and optimizer states, and save them on the main process."""
-    weights, states = get_state_dict(model, optimizer, options=WHOLE)
-    if dist.get_rank() == 0:
-        tensors = {name: tensor.contiguous() for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-        save_file(tensors, folder / WEIGHTS)
-        torch.save(states, folder / OPTIMIZER)
-
-
-def load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Load what `save` saved; each process keeps its part."""
-    states = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
-    weights = load_file(folder / WEIGHTS)
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states, options=WHOLE)  # type: ignore[arg-type]
+def part_of(name: str, tensor: Tensor) -> Part:
+    """Return the rows of a tensor that this process holds; all of it unless it is divided."""
+    if not isinstance(tensor, DTensor):
+        return Part(name, tensor)
+    assert all(placement.is_shard(0) for placement in tensor.placements), "divided by rows, as `shard` does"
+    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return Part(name, tensor.to_local(), offsets[0], tensor.shape[0])

@@ -1,101 +1,76 @@
-"""Checkpoints of a run: saved atomically, and verified before a run resumes from them."""
+"""Checkpoints of a run: verified before it resumes from one, and removed when there are too many."""
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ibidem import artifacts, log
-from ibidem.artifacts import Input
 from ibidem.errors import AccessDenied, ArtifactError, CheckpointError
-from ibidem.modeling.checkpoint import KIND, TOKENIZER_DIR, verified
-from ibidem.readers import readers_of
+from ibidem.modeling.checkpoint import KIND, verified, weights_of
+from ibidem.modeling.tensor_files import files_of, opened
 from ibidem.runs import folder_of, newest, steps_of
-from ibidem.training import sharding
+from ibidem.training import snapshot
 from ibidem.training.loop import Learner
 from ibidem.training.objective import ObjectiveState
 
-NEARLY_FULL_BYTES = 16 << 20
+OPTIMIZER = "optimizer"
 PROGRESS = "progress.json"
 LATEST = Path("latest")
 OBJECTIVE_TENSORS, OBJECTIVE_VALUES = "objective.safetensors", "objective.json"
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint contains besides weights and optimizer."""
-
-    kind: str
-    """Of the artifact."""
-    config: Mapping[str, Any]
-    inputs: Sequence[Input]
-    tokenizer_dir: Path | None
-    step: int
-    figures: Mapping[str, float]
-    objective: ObjectiveState
-
-
-def save(accelerator: Accelerator, learner: Learner, folder: Path, saved: Saved) -> None:
-    """Save weights, optimizer, random states and the objective's state, on all processes, as one artifact.
-
-    Raises:
-        CheckpointError: the disk is full; earlier checkpoints are as they were.
-    """
-    if not accelerator.is_main_process:
-        _save_state(accelerator, learner, _agree(None))
-        accelerator.wait_for_everyone()  # until the main process has sealed it
-        return
-    is_private = readers_of(saved.config) is not None
-    with artifacts.create(
-        folder, kind=saved.kind, config=saved.config, inputs=saved.inputs, is_private=is_private
-    ) as draft:
-        _save_state(accelerator, learner, _agree(str(draft.path)))
-        _write_objective(draft.path, saved.objective)
-        if saved.tokenizer_dir is not None:
-            shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
-        progress = {"step": saved.step, "guard": learner.guard.state(), "sharded": sharding.is_requested()}
-        (draft.path / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
-        draft.counts |= {"step": saved.step, **saved.figures}
-    accelerator.wait_for_everyone()
-    log.event("checkpoint.saved", step=saved.step, path=str(folder))
+def random_states_file(process: int) -> str:
+    """Return the name of the file with a process's random states."""
+    return f"random_states_{process}.json"
 
 
 def load(accelerator: Accelerator, learner: Learner, checkpoint: artifacts.Artifact) -> None:
-    """Restore weights, optimizer, random states and guard.
+    """Restore weights, optimizer, random states and guard, however the run was divided that saved them.
 
     Raises:
-        CheckpointError: one run is sharded and the other is not, or one has a head and the other has not.
+        CheckpointError: the checkpoint is of another version, optimizer or model.
     """
-    progress = _progress(checkpoint)
-    if not {"sharded", "guard"} <= progress.keys():
+    progress, folder = _progress(checkpoint), checkpoint.path
+    if not {"optimizer", "guard", "processes"} <= progress.keys():
         raise CheckpointError(
-            f"{checkpoint.path} was saved by another version of ibidem: start a new run from its data and tokenizer"
+            f"{folder} was saved by another version of ibidem, whose states are pickles, which are not read: "
+            "start a new run from its weights with --initial"
         )
-    if progress["sharded"] != sharding.is_requested():
-        saved, now = ("FSDP", "without") if progress["sharded"] else ("one process or DDP", "with FSDP")
+    if (mine := snapshot.optimizer_name(learner)) != progress["optimizer"]:
         raise CheckpointError(
-            f"{checkpoint.path} was saved by {saved}, and this run is {now}: "
-            "start it the same way, or start a new run from its weights with --initial"
+            f"{folder}: the states are those of {progress['optimizer']}, and this run has {mine}: keep optim.name, "
+            "or start a new run from its weights with --initial"
         )
     try:
-        accelerator.load_state(str(checkpoint.path))
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
-            raise
+        with weights_of(folder) as weights, opened(files_of(folder, OPTIMIZER)) as states:
+            if learner.adapters is None:
+                snapshot.restore_weights(learner, weights)
+            else:
+                learner.adapters.restore(folder, weights)
+            snapshot.restore_optimizer(learner, states)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{checkpoint.path}: its weights are not those of this run's model; resume with the settings that it was "
+            f"{folder}: its weights are not those of this run's model ({error}); resume with the settings that it was "
             "trained with (contrast.weight: 0, or not), or start a new run from its weights with --initial"
         ) from None
-    if sharding.is_requested():
-        sharding.load(learner.model, learner.optimizer, checkpoint.path)
+    _restore_random_states(accelerator, folder, progress["processes"])
     learner.guard.restore(progress["guard"])
+
+
+def _restore_random_states(accelerator: Accelerator, folder: Path, processes: int) -> None:
+    """Restore this process's random states; another number of processes begins with those of the seed."""
+    if processes != accelerator.num_processes:
+        reason = f"{folder} was saved by {processes}, and {accelerator.num_processes} go on: what dropout draws differs"
+        log.event("train.processes_changed", reason=reason)
+        return
+    text = (folder / random_states_file(accelerator.process_index)).read_text(encoding="utf-8")
+    snapshot.restore_random_states(json.loads(text))
 
 
 def _progress(checkpoint: artifacts.Artifact) -> dict[str, Any]:
@@ -113,7 +88,8 @@ def read_objective(checkpoint: artifacts.Artifact) -> ObjectiveState:
     )
 
 
-def _write_objective(folder: Path, objective: ObjectiveState) -> None:
+def write_objective(folder: Path, objective: ObjectiveState) -> None:
+    """Write the objective's state, if it has any."""
     if objective.tensors:
         save_file({name: tensor.contiguous() for name, tensor in objective.tensors.items()}, folder / OBJECTIVE_TENSORS)
     if objective.values:
@@ -211,26 +187,3 @@ def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
             number += 1
         folder.rename(target)
         log.event("checkpoint.set_aside", path=str(target))
-
-
-def _save_state(accelerator: Accelerator, learner: Learner, path: str) -> None:
-    """Save every process's part; sharded weights are also gathered into the single file that other stages read."""
-    try:
-        accelerator.save_state(path)
-        if sharding.is_requested():
-            sharding.save(learner.model, learner.optimizer, Path(path))
-    except (RuntimeError, SafetensorError) as error:  # torch and safetensors do not say that the disk is full
-        free = shutil.disk_usage(Path(path).parent).free
-        if free > NEARLY_FULL_BYTES and isinstance(error, RuntimeError):
-            raise
-        why = f"the disk is full ({free:,} bytes free)" if free <= NEARLY_FULL_BYTES else str(error)
-        raise CheckpointError(
-            f"{Path(path).parent}: {why}, so the checkpoint was not saved; "
-            "make room, and go on with --training.resume-from latest"
-        ) from error
-    accelerator.wait_for_everyone()
-
-
-def _agree(path: str | None) -> str:
-    """Return the main process's folder on all processes."""
-    return str(broadcast_object_list([path])[0])

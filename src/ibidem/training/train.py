@@ -12,7 +12,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import plan, session
 from ibidem.training.config import TrainConfig
 from ibidem.training.pretraining import Pretraining
-from ibidem.training.processes import check_processes, start_accelerator
+from ibidem.training.processes import check_processes, main_process_first, start_accelerator
 from ibidem.training.tokens import tokenize
 
 
@@ -32,7 +32,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
     context = config.data.context or shape.context
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         tokens, tokenizer = tokenize(
             config.data.dataset,
             config.data.tokenizer,

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ibidem.modeling.checkpoint import WEIGHTS
+from ibidem.modeling.checkpoint import weights_of
 from ibidem.modeling.config import ModelConfig, RopeScaling
 from ibidem.modeling.modeling_custom import INIT_STD, Decoder
 from ibidem.tokenization.chat import ChatTemplate
@@ -56,8 +55,8 @@ class Part(NamedTuple):
 
 def dtype_of(checkpoint: Path) -> torch.dtype:
     """Return the dtype of a checkpoint's weights; of several, float32."""
-    with safe_open(checkpoint / WEIGHTS, "pt") as file:
-        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    with weights_of(checkpoint) as weights:
+        found = weights.dtypes()
     return _DTYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 

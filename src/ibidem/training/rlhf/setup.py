@@ -14,7 +14,7 @@ from ibidem.runs import folder_of
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import session
-from ibidem.training.processes import check_processes, start_accelerator
+from ibidem.training.processes import check_processes, main_process_first, start_accelerator
 from ibidem.training.rlhf.config import AlignConfig, DatasetConfig
 from ibidem.training.rlhf.examples import open_dataset
 
@@ -60,7 +60,7 @@ def set_up_with(
     tokenizer_dir = initial.path / TOKENIZER_DIR
     tokenizer = Tokenizer.load(tokenizer_dir)
     template = ChatTemplate(tokenizer)
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         dataset = prepare(initial)
     place, shape = folder_of(config.output_dir, 0), model_config(initial)
     made = session.Provenance(

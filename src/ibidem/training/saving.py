@@ -1,0 +1,199 @@
+"""Checkpoints are saved by all processes together: each writes and hashes its own part, the main one seals the whole.
+
+    main process                                    every other process
+    opens the hidden folder         --- where --->
+    writes its part                                 writes its part
+                                    <-- hashes ---  or says why it could not
+    fills in the rest, seals, publishes
+                                    --- outcome -->
+
+The three messages are always exchanged, so that all processes know the same: the checkpoint is there, or it is not and
+why. A disk that is full or gone then costs a checkpoint and not the run, which tries again at the next one.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from ibidem import artifacts, log
+from ibidem.artifacts import Input
+from ibidem.errors import ArtifactError, CheckpointError
+from ibidem.modeling.checkpoint import MODEL, TOKENIZER_DIR
+from ibidem.modeling.tensor_files import SUFFIX, name_of_file, write
+from ibidem.readers import readers_of
+from ibidem.runs import folder_of
+from ibidem.training import sharding, snapshot, state
+from ibidem.training.loop import Learner
+from ibidem.training.lora import ADAPTER, ADAPTER_CONFIG
+from ibidem.training.objective import ObjectiveState
+from ibidem.training.processes import LONGEST_SAVE, host_group
+from ibidem.training.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint contains besides weights and optimizer."""
+
+    kind: str
+    """Of the artifact."""
+    config: Mapping[str, Any]
+    inputs: Sequence[Input]
+    tokenizer_dir: Path | None
+    step: int
+    figures: Mapping[str, float]
+    objective: ObjectiveState
+    adapters: str | None = None
+    """Settings of the adapters, if adapters are trained."""
+
+
+class _Part(NamedTuple):
+    """What a process has written of a checkpoint."""
+
+    hashes: dict[str, str]
+    failure: str | None = None
+    """Why it could not."""
+
+
+class Saver:
+    """Saves the checkpoints of a run, on all processes."""
+
+    def __init__(self, accelerator: Accelerator, run: Path, keep_last: int) -> None:
+        """Open the sockets over which the processes agree; all must call it.
+
+        Args:
+            accelerator: the processes.
+            run: the run's folder.
+            keep_last: number of checkpoints to keep.
+        """
+        self._is_main, self._process = accelerator.is_main_process, accelerator.process_index
+        self._processes, self._group = accelerator.num_processes, host_group(accelerator, LONGEST_SAVE)
+        self._run, self._keep_last = run, keep_last
+
+    def save(self, learner: Learner, saved: Saved, *, is_last: bool) -> None:
+        """Save a checkpoint; if that fails, report it and go on, unless it is the last one.
+
+        Raises:
+            CheckpointError: the last one could not be saved; earlier checkpoints are as they were.
+        """
+        taken = snapshot.take(learner, is_main=self._is_main)
+        progress = {
+            "step": saved.step,
+            "guard": learner.guard.state(),
+            "optimizer": snapshot.optimizer_name(learner),
+            "processes": self._processes,
+        }
+        self._report(saved.step, self._write(taken, saved, progress), is_last=is_last)
+
+    def _report(self, step: int, failure: str | None, *, is_last: bool) -> None:
+        folder = folder_of(self._run, step)
+        if failure is None:
+            log.event("checkpoint.saved", step=step, path=str(folder))
+        elif is_last:
+            raise CheckpointError(
+                f"{folder} was not saved: {failure}; make room, and go on with --training.resume-from latest"
+            )
+        else:
+            log.event("checkpoint.not_saved", step=step, reason=f"{failure}; the next one is tried as usual")
+
+    def _write(self, taken: Snapshot, saved: Saved, progress: Mapping[str, Any]) -> str | None:
+        """Write a checkpoint; return why it could not be, the same on every process."""
+        if self._is_main:
+            return self._write_as_main(taken, saved, progress)
+        where = self._tell(None)
+        if where is not None:
+            self._gather(self._write_part(Path(where), taken))
+        return self._tell(None)
+
+    def _write_as_main(self, taken: Snapshot, saved: Saved, progress: Mapping[str, Any]) -> str | None:
+        folder, is_open, failure = folder_of(self._run, saved.step), False, None
+        is_private = readers_of(saved.config) is not None
+        try:
+            with artifacts.create(
+                folder, kind=saved.kind, config=saved.config, inputs=saved.inputs, is_private=is_private
+            ) as draft:
+                is_open = True
+                self._tell(str(draft.path))
+                parts = self._gather(self._write_part(draft.path, taken))
+                _check(parts, draft.path)
+                draft.hashes |= {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
+                _fill(draft, saved, progress)
+            state.prune(self._run, self._keep_last)
+        except (OSError, ArtifactError) as error:
+            failure = _reason(error, folder)
+        if not is_open:
+            self._tell(None)
+        return self._tell(failure)
+
+    def _write_part(self, folder: Path, taken: Snapshot) -> _Part:
+        part = _Part({})
+        try:
+            for name, parts in ((MODEL, taken.weights), (state.OPTIMIZER, taken.optimizer)):
+                if parts or self._is_main:
+                    file = self._file(name)
+                    part.hashes[file] = write(folder / file, parts)
+            if taken.adapters:
+                part.hashes[ADAPTER] = write(folder / ADAPTER, taken.adapters)
+            text = json.dumps(taken.random_states, separators=(",", ":"))
+            (folder / state.random_states_file(self._process)).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            return _Part({}, _reason(error, folder))
+        return part
+
+    def _file(self, name: str) -> str:
+        return name_of_file(name, self._process, self._processes) if sharding.is_requested() else f"{name}{SUFFIX}"
+
+    def _tell(self, text: str | None) -> str | None:
+        """Return on every process what the main process says."""
+        said = [text]
+        if self._group is not None:
+            dist.broadcast_object_list(said, src=0, group=self._group)
+        return said[0]
+
+    def _gather(self, part: _Part) -> list[_Part]:
+        parts = [part] * self._processes
+        if self._group is not None:
+            dist.all_gather_object(parts, part, self._group)
+        return parts
+
+
+def _check(parts: Sequence[_Part], folder: Path) -> None:
+    """Fail if a process could not write, or wrote where the main process cannot see it.
+
+    Raises:
+        CheckpointError: of the first such process.
+    """
+    for process, part in enumerate(parts):
+        if part.failure is not None:
+            raise CheckpointError(part.failure if len(parts) == 1 else f"process {process}: {part.failure}")
+        if any(not (folder / name).is_file() for name in part.hashes):
+            raise CheckpointError(
+                f"process {process} writes to another disk: output_dir must be a folder that all machines share"
+            )
+
+
+def _fill(draft: artifacts.Draft, saved: Saved, progress: Mapping[str, Any]) -> None:
+    state.write_objective(draft.path, saved.objective)
+    if saved.adapters is not None:
+        (draft.path / ADAPTER_CONFIG).write_text(saved.adapters, encoding="utf-8")
+    if saved.tokenizer_dir is not None:
+        shutil.copytree(saved.tokenizer_dir, draft.path / TOKENIZER_DIR)
+    (draft.path / state.PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+    draft.counts |= {"step": saved.step, **saved.figures}
+
+
+def _reason(error: OSError | ArtifactError, folder: Path) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno not in log.FULL:
+        return f"{error.filename or folder}: {error.strerror or error}"
+    try:
+        free = f"{shutil.disk_usage(folder.parent).free:,} bytes free"
+    except OSError:
+        free = "its free space cannot be read"
+    return f"the disk is full ({folder.parent}: {free})"
