@@ -16,6 +16,7 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.config import build
 from ibidem.conversation import Turn
+from ibidem.errors import CheckpointError
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.evaluation.gate.pin import pins_of
 from ibidem.modeling.checkpoint import IMPORTED, TOKENIZER_DIR, WEIGHTS
@@ -23,6 +24,7 @@ from ibidem.serving.config import ImportConfig
 from ibidem.serving.imports.import_model import run
 from ibidem.serving.server.own_model import OwnSpeaker
 from ibidem.serving.server.speech import Said, SamplingParams
+from ibidem.training.state import steps_done
 
 SHORT = ["--training.batch-sequences", "4", "--training.mixed-precision", "no", "--quiet"]
 STEP = "checkpoints/step-000000"
@@ -93,7 +95,9 @@ def test_a_training_is_not_resumed_from_it_in_one_line(
     more = ["--data.tokenizer", str(imported / STEP / TOKENIZER_DIR), "--output-dir", str(tmp_path / "run")]
     flags = ["--training.resume-from", str(imported), "--training.steps", "3"]
     assert main(["train", *words, *more, *flags, *SHORT]) == 2
-    assert "no training is to be resumed; start one from it with --initial" in capsys.readouterr().err
+    assert "was trained on other data, or from other weights (--initial)" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="no training is to be resumed; start one from it with --initial"):
+        steps_done(last_of(imported))
 
 
 def test_it_completes_answers_speaks_and_is_scored(
