@@ -535,8 +535,9 @@ def _problems() -> Kind:
 def _checkpoint() -> Kind:
     return Kind(
         constant="modeling.checkpoint:KIND",
-        about="A model after some steps, with everything that is needed to go on.",
-        made_by=tuple(name for name in TRAININGS if name not in (*REWARDS, *HEADS)),
+        about="A model after some steps, with everything that is needed to go on. An imported one has weights and "
+        "tokenizer alone.",
+        made_by=(*(name for name in TRAININGS if name not in (*REWARDS, *HEADS)), "import"),
         read_by=(
             *(*TRAININGS, "generate", "serve", "chat", "export", "evaluate perplexity", "evaluate dashboard"),
             *(name for name in TASK_COMMANDS if name != "evaluate ratings"),
@@ -555,6 +556,9 @@ def _checkpoint() -> Kind:
         },
         counts={
             "step": "Number of steps taken.",
+            "parameters": "Number of parameters (import).",
+            "dtype": "Precision of the weights (import).",
+            "added_rows": "Rows that the matrix got for markers (import).",
             "loss": "Loss of the last step: of text in nats per token.",
             "objective/scores": "Mean reward of the answers of the last rollout (ppo, grpo).",
             "bits_per_byte": "Bits per byte on the held-out windows, if they were measured at this step.",

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ibidem import artifacts
 from ibidem.config import build, configuration, shipped
 from ibidem.errors import ConfigError
+from ibidem.runs import newest
 
 Positive = Annotated[int, Field(ge=1)]
 Above = Annotated[float, Field(gt=0)]
@@ -163,8 +165,17 @@ class ModelConfig:
         return self.block_parameters - 2 * self.width - (2 * self.head_width if self.qk_norm else 0)
 
 
+def _of_checkpoint(folder: Path) -> ModelConfig:
+    artifact = artifacts.load(folder)
+    if "vocab_size" not in (tree := artifact.config.get("model", {})):
+        raise ConfigError(f"model {folder}: {artifacts.with_article(artifact.kind)}, and no checkpoint")
+    return build(ModelConfig, tree, origin=f"{folder}: ")
+
+
 def read_model_config(path: Path) -> ModelConfig:
     """Read a shape: `MODEL` of a Python file such as configs/model/base.py, a JSON file, or the name of a shipped one.
+
+    A checkpoint or a run has the shape of its model.
 
     >>> read_model_config(Path("tiny")).parameters
     6623232
@@ -175,6 +186,8 @@ def read_model_config(path: Path) -> ModelConfig:
     names = [each.stem for each in sorted(shipped("model").glob("*.py"))]
     if str(path) in names and not path.exists():
         path = shipped(f"model/{path}.py")
+    if path.is_dir():
+        return _of_checkpoint(newest(path))
     if path.suffix not in {".py", ".json"}:
         raise ConfigError(f"model {path}: no .py file that sets MODEL, no .json file, and none of {', '.join(names)}")
     try:

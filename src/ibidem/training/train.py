@@ -89,7 +89,8 @@ def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -
     Raises:
         ConfigError: the sizes differ.
     """
-    has_spare_rows = config.initial is not None and shape.vocab_size > tokenizer.vocab_size  # of a foreign model
+    goes_on = config.initial is not None or config.training.resume_from is not None
+    has_spare_rows = goes_on and shape.vocab_size > tokenizer.vocab_size  # as some models have that were imported
     if shape.vocab_size != tokenizer.vocab_size and not has_spare_rows:
         raise ConfigError(
             f"model {config.model} has vocab_size={shape.vocab_size}, "
