@@ -84,12 +84,15 @@ def _compare_texts(ours: Tokenizer, theirs: Any, texts: list[str]) -> None:
     decoded = theirs.decode(ids_of, skip_special_tokens=True)
     for text, ids, back in zip(texts, ids_of, decoded, strict=True):
         _compare_ids("text", text, ours.encode(text), ids)
-        if back != text:
+        if back != ours.decode(ids):  # an imported tokenizer may change a text, and says so when it is imported
             raise differs(f"text {shown(text)} comes back as {shown(back)}")
 
 
 def _compare_conversations(ours: Tokenizer, theirs: Any, conversations: Sequence[Conversation]) -> None:
-    """Compare prompts; they must be the same where texts are searched for special tokens."""
+    """Compare prompts; they must be the same where texts are searched for special tokens.
+
+    No text spells the special tokens of an imported tokenizer, so its texts are searched always.
+    """
     template = ChatTemplate(ours)
     given = list(map(hostile.messages, conversations))
     searched, plain = (
@@ -99,7 +102,7 @@ def _compare_conversations(ours: Tokenizer, theirs: Any, conversations: Sequence
             return_dict=False,
             tokenizer_kwargs={"split_special_tokens": splits, "verbose": False},
         )
-        for splits in (False, True)
+        for splits in (False, not ours.is_imported)
     )
     for turns, ids, searched_ids in zip(conversations, plain, searched, strict=True):
         _compare_ids("conversation", str(turns), template.prompt(turns), ids)
