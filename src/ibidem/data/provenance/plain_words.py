@@ -218,7 +218,8 @@ def _filters(policy: Mapping[str, Any]) -> Iterator[str]:
     mostly = f"more than {_share(share)} of their characters in " if share else ""
     yield (
         f"Files with {mostly}lines longer than {policy['max_line']:,} characters of code, or with lines longer than "
-        f"{policy['max_line_of_text']:,} characters of other text, with more than {policy['max_lines']:,} lines, or with minified code were dropped."
+        f"{policy['max_line_of_text']:,} characters of other text, with more than {policy['max_lines']:,} lines, or "
+        "with minified code were dropped."
     )
     yield (
         f"Data files, such as JSON, shorter than {shortest:,} characters, longer than {longest:,} characters or longer "
