@@ -44,7 +44,7 @@ class DropReason(StrEnum):
     LICENSE_UNSTATED = "license.unstated"
     """The source states no licenses, and the policy requires them."""
     FILTER_GENERATED = "filter.generated"
-    """The head of the file says that a program wrote it."""
+    """A program wrote the file: its head says so, it is a lock file, or a bundler put it together."""
     FILTER_MINIFIED = "filter.minified"
     """Minified code."""
     FILTER_LINES = "filter.lines"

@@ -40,7 +40,7 @@ from ibidem.data.counts import (
 from ibidem.data.dedup import Part, find_duplicates
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
-from ibidem.data.pipeline import decide, finish, steps
+from ibidem.data.pipeline import decide, finish, losses, steps
 from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
 from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
@@ -89,6 +89,8 @@ class PreprocessConfig(Policies, EngineConfig):
     """Maximum number of documents to read from each dataset."""
     package_cap_bytes: Annotated[int, Field(ge=1)] = 2_000_000
     """Maximum bytes to read from each package of installed-packages."""
+    explain: bool = False
+    """List what is lost, file by file, with reason and detail; with --dry-run, before anything is written."""
     reply_trees: Trees = "best_path"
     """What becomes of a tree of replies, as OpenAssistant has them: best_path is one conversation, of the best ranked
     reply to each message; all_paths is a conversation for each path from the root to a leaf; ranked_pairs is a
@@ -104,7 +106,9 @@ def preprocess(config: PreprocessConfig) -> str:
     """
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
-    return summary(make(config, [source.as_input() for source in sources], lambda _: Opened(sources)))
+    dataset = make(config, [source.as_input() for source in sources], lambda _: Opened(sources))
+    lost = losses.listed(losses.of_dataset(dataset), dataset.counts["read"]) if config.explain else []
+    return "\n".join([summary(dataset), *lost])
 
 
 class Opened(NamedTuple):
@@ -210,7 +214,21 @@ def preview(config: PreprocessConfig) -> list[str]:
     """Say what would be read, a line for each source; what is on the hub is not fetched."""
     sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
-    return [f"reads   {source.spec.name}  {_extent(source, config)}" for source in sources]
+    lines = []
+    for source in sources:
+        lines.append(f"reads   {source.spec.name}  {_extent(source, config)}")
+        if config.explain and not isinstance(source, HubDataset):
+            lines += _explained(source, config)
+    return lines
+
+
+def _explained(source: Source, config: PreprocessConfig) -> list[str]:
+    process = processing(tuple(STEPS.items()), _policies(config))
+    with tempfile.TemporaryDirectory() as spool:
+        pieces = _capped(source.pieces(Path(spool)), config)
+        count, lost = losses.of_pieces(pieces, process, config.max_documents or sys.maxsize)
+    looked_for = ["(duplicates are found only by the run itself)"] if config.dedup.exact or config.dedup.near else []
+    return [*losses.listed(lost, count), *looked_for]
 
 
 def _extent(source: Source, config: PreprocessConfig) -> str:
@@ -305,9 +323,8 @@ def _check_removals(path: Path, honored: Collection[str]) -> None:
 
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:
-    elsewhere = {
-        field.name for field in dataclasses.fields(EngineConfig)
-    }  # where the tasks run does not change the result
+    elsewhere = {field.name for field in dataclasses.fields(EngineConfig)}  # where the tasks run changes no result
+    elsewhere.add("explain")  # nor does what is told of it
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
@@ -367,7 +384,7 @@ def _cut(
 
 
 def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
-    policies = Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
+    policies = _policies(config)
     processing.cache_clear()  # the files that policies name may have changed since an earlier run of this process
     function = partial(prepare, STEPS, policies)
     total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
@@ -380,6 +397,10 @@ def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
             reason = next(filter(None, map(_first_unreadable, prepared)), "it contains no documents")
             shutil.rmtree(work.folder, ignore_errors=True)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
+
+
+def _policies(config: PreprocessConfig) -> Policies:
+    return Policies(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Policies)})
 
 
 def _is_empty(prepared: Prepared) -> bool:

@@ -18,6 +18,7 @@ from ibidem.page import Html, Row, bars, join, share, table, tag, top
 from ibidem.records import DropReason
 
 MOST_EXAMPLES = 3  # of a reason
+MOST_LOSSES = 1000  # of all repositories
 UNNAMED = {
     "license": "none stated",
     "language": "not recognized",
@@ -137,7 +138,7 @@ def _drops(dataset: Artifact) -> list[Html]:
     if path is None:
         evidence = [tag("p", None, f" {shards.DROPPED} is missing, or differs from the manifest.")]
     else:
-        evidence = [_examples(path, dropped or {}), *_license_drops(path)]
+        evidence = [_examples(path, dropped or {}), *_losses(path), *_license_drops(path)]
     return [tag("h3", "Dropped, and why"), counted, *evidence]
 
 
@@ -162,6 +163,26 @@ def _examples(path: Path, dropped: Mapping[str, int]) -> Html:
     rows = [(reason, tag("div", *examples[reason], cls="wrap")) for reason in dropped if examples[reason]]
     title = f"The first documents that each reason dropped, at most {MOST_EXAMPLES}"
     return join(tag("h3", title), table(("Reason", "Documents, and the evidence"), rows))
+
+
+def _losses(path: Path) -> list[Html]:
+    """List what each repository lost, file by file; those removed on request are not named again."""
+    columns = ["reason", "repo", "source", "path", "record", "detail", "kept", "similarity"]
+    rows = [row for row in shards.read_rows(path, columns) if not row["reason"].startswith("removal.")]
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows[:MOST_LOSSES]:
+        why = join(tag("div", row["reason"]), _evidence(row))
+        groups[row["repo"] or row["source"]].append((tag("code", row["path"] or row["record"]), why))
+    shown = [
+        tag(
+            "details",
+            tag("summary", f"{repository} ({len(lost):,})", cls="note"),
+            table(("File", "Reason, and the evidence"), lost),
+        )
+        for repository, lost in groups.items()
+    ]
+    more = f", the first {MOST_LOSSES:,} of {len(rows):,} files" if len(rows) > MOST_LOSSES else ""
+    return [tag("h3", f"What each repository lost{more}"), *shown]
 
 
 def _evidence(row: Mapping[str, Any]) -> Html:

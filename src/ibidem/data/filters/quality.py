@@ -1,7 +1,7 @@
 """Filter documents by the heuristics of the literature on code and web data, each cited with its source.
 
     language       a programming language, or prose in a natural language, that was not asked for
-    generated      the head of the file says that a program wrote it
+    generated      the head of the file says that a program wrote it; lock files; what a bundler put together
     minified       minified scripts and styles
     lines          lines or files longer than people write
     symbols        data: too few letters, long runs of numbers or base64, markup with hardly any text
@@ -41,7 +41,8 @@ Count = Annotated[int, Field(ge=0)]
 PROFANITY = Path(__file__).with_name("profanity.txt")
 HEAD_BYTES, HEAD_LINES = 2000, 5
 SHOWN_BYTES = 80
-SCRIPTS_AND_STYLES = frozenset({"javascript", "typescript", "css", "scss", "less", "vue", "svelte"})
+SCRIPTS = frozenset({"javascript", "typescript"})
+SCRIPTS_AND_STYLES = SCRIPTS | {"css", "scss", "less", "vue", "svelte"}
 MARKUP = frozenset({"html"})
 DATA = frozenset(
     {"json", "json5", "jsonld", "yaml", "xml", "svg", "csv", "tsv", "web ontology language", "graphviz (dot)"}
@@ -49,7 +50,11 @@ DATA = frozenset(
 LONG_LINED = DATA | {"html", "markdown", "roff", "roff manpage", "smt", "tex", "text"}
 
 # The first 5 lines are searched for StarCoder2's words, the rest of the head for statements about the file itself.
-_IN_FIRST_LINES = r"auto-?generated|automatically generated|generated automatically|this file is generated|do not edit"
+_IN_FIRST_LINES = (
+    r"(auto-?generated|automatically generated|generated automatically)\W*?"
+    r"($|\b(by|from|using|with|via|on|at|for|but|file|code|source|header|module|bindings|do|don't|please)\b)"
+    r"|this file is generated|do not edit"
+)
 _IN_HEAD = (
     r"@generated\b",
     r"\bgenerated\b[^\n]{0,200}\n?[^\n]{0,80}\bdo(n't| not) (edit|modify|change)",
@@ -59,7 +64,27 @@ _IN_HEAD = (
         r"((auto-?|automatically )?generated) (by|from|with|using|on)\b"
     ),
 )
+_STATEMENT = re.compile(rb"(?i)generated|do(?:n't| not) (?:edit|modify|change)")
+_NO_STATEMENT = re.compile(
+    rb"(?i)\w[^\n]*[\"'`](?:(?!//|/\*|(?<![\"'`])(?:#|<!--))[^\n])*\Z"  # in a string
+    rb"|^[ \t]*\*[ \t]+(?://|#)"  # an example in a comment
+)
+_OF_A_SECTION = re.compile(rb"(?i)(?:edit|modify|change) (?:this|the) (?:section|block|table|list|toc)")
+_RUNS_ON = re.compile(rb"[\w,(-][ \t]*\n[^\w\n]*\Z")
 _NOTHING = r"\b\B"  # matches nowhere
+_LOCK_FILE = re.compile(
+    r"(?:^|/)((?:package-lock|npm-shrinkwrap|packages\.lock)\.json|pnpm-lock\.yaml|go\.sum|bun\.lockb?"
+    r"|(?:yarn|poetry|pdm|uv|pixi|Cargo|Gemfile|Pipfile|composer|mix|Podfile|flake|gradle|pubspec)\.(?:lock|lockfile))$"
+)
+_BUNDLED = (
+    r"^[/* \t]*function __webpack_require__\(|^\(function webpackUniversalModuleDefinition\(|^/\*{6}/ \("
+    r"|^var __commonJS = |^// (\.\./)*node_modules/|^parcelRequire ?="
+)
+_WRAPPED = (
+    r"typeof exports ?={2,3} ?[\"']object[\"'] ?&& ?typeof module ?!={1,2} ?[\"']undefined[\"'] ?\? ?"
+    r"(module\.exports|factory\()"
+)
+_BUILT_PATH = re.compile(r"(?:^|/)(?:dist|build|umd|bundles?|fesm\d*)/(?!.*\.d\.[cm]?ts$)")
 _MINIFIED_NAME = re.compile(r"[.-]min\.(?:m?js|css)$")
 
 
@@ -68,15 +93,27 @@ class FilterPolicy:
     """Which documents are good enough to learn from."""
 
     generated: bool = True
-    """Drop files whose head says that a program wrote them (StarCoder2, Linguist)."""
+    """Drop files whose head says that a program wrote them, lock files, and scripts that a bundler put together
+    (StarCoder2, Linguist)."""
+    bundle_lines: Count = 2000
+    """Maximum number of lines of a script in a folder of built files, such as `dist`, or wrapped for every loader of
+    modules (ours: a bundle has more)."""
     minified_mean_line: Count = 110
-    """Maximum mean line length of scripts and styles; longer ones are minified (Linguist: 110)."""
+    """Mean line length from which scripts and styles are minified if they have hardly any blanks (Linguist: 110)."""
+    minified_blanks: Share = 0.06
+    """Share of blanks below which they are (ours: minified ones have at most 0.05, others at least 0.07)."""
+    minified_any_mean_line: Count = 500
+    """Mean line length from which scripts and styles are minified however many blanks they have (ours)."""
     max_line: Count = 1000
-    """Maximum characters in a line of code (Codex, StarCoder2: 1000)."""
+    """Characters from which a line of code is long (Codex, StarCoder2: 1000)."""
+    max_long_lines: Share = 0.6
+    """Maximum share of the characters of code in long lines (ours: a table in one line of an ordinary file stays)."""
+    max_longest_line: Count = 10_000
+    """Maximum characters in a line of code, however few lines are long (ours: exports of a bundle, embedded files)."""
     max_mean_line: Count = 100
-    """Maximum mean line length of code, in characters (Codex, StarCoder2: 100)."""
+    """Maximum mean line length of code, in characters; not of scripts and styles (Codex, StarCoder2: 100)."""
     max_line_of_text: Count = 100_000
-    """Maximum characters in a line of prose, markup and data (StarCoder2: 100,000)."""
+    """Maximum characters in any line (StarCoder2: 100,000)."""
     max_lines: Count = 100_000
     """Maximum number of lines that are not blank (StarCoder2: 100,000)."""
     data_chars: tuple[Count, Count] = (50, 5000)
@@ -161,6 +198,7 @@ class Filters:
 
         self._statistics = statistics
         self._heads = GeneratedHeads() if policy.generated else None
+        self._bundled = Scanner([_BUNDLED, _WRAPPED]) if policy.generated else None
         self._languages = {name.lower() for name in policy.languages}
         self._words = WordList.read(policy.profanity_words or PROFANITY) if policy.profanity else None
         self._scorer = _load(policy.scorer) if policy.scorer else None
@@ -175,9 +213,9 @@ class Filters:
         if document.category == "code" and self._languages and name not in self._languages:
             return Drop(DropReason.FILTER_LANGUAGE, document.language or "unknown")
         data = document.encoded
-        if self._heads is not None and (line := self._heads.find(data)):
-            return Drop(DropReason.FILTER_GENERATED, line)
-        counted = self._statistics(data)
+        if (what := self._find_generator(document, name)) is not None:
+            return Drop(DropReason.FILTER_GENERATED, what)
+        counted = self._statistics(data, long_line=self._policy.max_line)
         judge = _judge_code if document.category == "code" else _judge_prose
         return (
             judge(self._policy, document, counted)
@@ -185,6 +223,23 @@ class Filters:
             or self._judge_natural_language(document)
             or self._judge_score(document.text)
         )
+
+    def _find_generator(self, document: Document, name: str) -> str | None:
+        """Return what says that a program wrote the file; None if nothing does."""
+        if self._heads is None or self._bundled is None:
+            return None
+        path, data = document.path or "", document.encoded
+        if lock := _LOCK_FILE.search(path):
+            return f"name: {lock[1]}"
+        if line := self._heads.find(data, is_code=document.category == "code"):
+            return line
+        if name not in SCRIPTS:
+            return None
+        lines, marks = data.count(b"\n"), self._bundled.find(data)
+        if marks and marks[0][0] == 0:
+            return f"bundle: {_line_at(data, marks[0][1])}"
+        is_built = lines > self._policy.bundle_lines and (marks or _BUILT_PATH.search(path))
+        return f"lines of a built file: {lines}, at most {self._policy.bundle_lines}" if is_built else None
 
     def _judge_words(self, data: bytes, chars: int) -> Drop | None:
         if self._words is None:
@@ -264,15 +319,41 @@ class GeneratedHeads:
     def __init__(self) -> None:
         self._scanner = Scanner([_IN_FIRST_LINES, *_IN_HEAD])
 
-    def find(self, text: bytes) -> str | None:
-        """Return the line that says so, None if there is none."""
+    def find(self, text: bytes, *, is_code: bool = True) -> str | None:
+        """Return the line that says so, None if there is none; prose may speak of generated things."""
         head = text[:HEAD_BYTES]
         for number, end in self._scanner.find(head):
-            if number > 0 or head.count(b"\n", 0, end) < HEAD_LINES:
-                start = max(head.rfind(b"\n", 0, end) + 1, end - SHOWN_BYTES)
-                line = head[start:].split(b"\n", 1)[0]
-                return line.decode(errors="replace").strip()[:SHOWN_BYTES]
+            is_weak = number in {_FIRST_LINES, _LINE_ALONE}
+            if (is_weak and not is_code) or not _is_statement(head, end):
+                continue
+            if number != _FIRST_LINES or head.count(b"\n", 0, end) < HEAD_LINES:
+                return _line_at(head, end)
         return None
+
+
+def _line_at(text: bytes, end: int) -> str:
+    """Return the line in which a match ends, or the part of it that shows the match."""
+    start = max(text.rfind(b"\n", 0, end) + 1, end - SHOWN_BYTES)
+    line = text[start : start + 2 * SHOWN_BYTES].split(b"\n", 1)[0]
+    return line.decode(errors="replace").strip()[:SHOWN_BYTES]
+
+
+_FIRST_LINES, _LINE_ALONE = 0, 4
+"""Numbers of the patterns that only words about code follow."""
+
+
+def _is_statement(head: bytes, end: int) -> bool:
+    """Check that a line speaks of its file: not a string, an example, a section, or the middle of a sentence."""
+    start = head.rfind(b"\n", 0, end) + 1
+    line = head[start:].split(b"\n", 1)[0]
+    match = _STATEMENT.search(line)
+    before = line[: match.start()] if match else line
+    if _NO_STATEMENT.search(before) or _OF_A_SECTION.search(line):
+        return False
+    if b"<!--" in before and not head.lstrip().startswith(b"<"):
+        return False
+    runs_on = match is not None and match[0].islower() and re.search(rb"\w", before) is None
+    return not (runs_on and _RUNS_ON.search(head[: start + len(before)]))
 
 
 class WordList:
@@ -381,22 +462,36 @@ def _judge_minified(policy: FilterPolicy, path: str | None, counted: "Statistics
     if name not in SCRIPTS_AND_STYLES:
         return None
     mean = counted.line_chars / max(counted.lines, 1)
-    if mean > policy.minified_mean_line:
-        return _above(DropReason.FILTER_MINIFIED, "mean line", mean, policy.minified_mean_line, digits=0)
+    is_dense = counted.chars > (1 - policy.minified_blanks) * counted.line_chars
+    most = policy.minified_mean_line if is_dense else policy.minified_any_mean_line
+    if mean > most:
+        return _above(DropReason.FILTER_MINIFIED, "mean line", mean, most, digits=0)
     if path and (name_ends := _MINIFIED_NAME.search(path)):
         return Drop(DropReason.FILTER_MINIFIED, f"name: {name_ends[0]}")
     return None
 
 
 def _judge_length(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
-    longest = policy.max_line_of_text if name in LONG_LINED else policy.max_line
-    if counted.longest_line > longest:
-        return _above(DropReason.FILTER_LINES, "longest line", counted.longest_line, longest, digits=0)
-    mean = counted.line_chars / max(counted.lines, 1)
-    if name not in LONG_LINED and mean > policy.max_mean_line:
-        return _above(DropReason.FILTER_LINES, "mean line", mean, policy.max_mean_line, digits=0)
+    if counted.longest_line > policy.max_line_of_text:
+        most = policy.max_line_of_text
+        return _above(DropReason.FILTER_LINES, "longest line", counted.longest_line, most, digits=0)
+    if name not in LONG_LINED and (drop := _judge_lines_of_code(policy, counted, name)):
+        return drop
     if counted.lines > policy.max_lines:
         return _above(DropReason.FILTER_LINES, "lines", counted.lines, policy.max_lines, digits=0)
+    return None
+
+
+def _judge_lines_of_code(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
+    if counted.longest_line > policy.max_longest_line:
+        most = policy.max_longest_line
+        return _above(DropReason.FILTER_LINES, "longest line", counted.longest_line, most, digits=0)
+    if counted.long_chars > policy.max_long_lines * counted.line_chars:
+        share = counted.long_chars / counted.line_chars
+        return _above(DropReason.FILTER_LINES, "characters in long lines", share, policy.max_long_lines)
+    mean = counted.line_chars / max(counted.lines, 1)
+    if name not in SCRIPTS_AND_STYLES and mean > policy.max_mean_line:
+        return _above(DropReason.FILTER_LINES, "mean line", mean, policy.max_mean_line, digits=0)
     return None
 
 

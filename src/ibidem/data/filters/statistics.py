@@ -51,6 +51,8 @@ class Statistics(NamedTuple):
     """Including blanks."""
     line_chars: int
     """Characters of all lines, including blanks."""
+    long_chars: int
+    """Characters of the long ones among them."""
     duplicate_lines: int
     """Lines that already occurred, ignoring indentation."""
     duplicate_chars: int
@@ -62,17 +64,24 @@ class Statistics(NamedTuple):
     """Bytes in runs of hexadecimal digits, separators and brackets, at least a third of them digits."""
 
 
-def statistics(text: bytes, *, words_only: bool = False) -> Statistics:
-    r"""Compute the counts of a UTF-8 text; with `words_only`, lines without a letter or a digit count as blank.
+def statistics(text: bytes, *, words_only: bool = False, long_line: int = 1000) -> Statistics:
+    r"""Compute the counts of a UTF-8 text.
+
+    Args:
+        text: the text.
+        words_only: whether lines without a letter or a digit count as blank.
+        long_line: lines with more characters are long.
 
     >>> counted = statistics(b"def f(a):\n    return a\n\n\n    return a\n")
     >>> counted.lines, counted.longest_line, counted.duplicate_lines, counted.duplicate_chars
     (3, 12, 1, 7)
-    >>> statistics(b"|--|\n|--|\n| a |\n", words_only=True)[3:7]
-    (1, 5, 5, 0)
+    >>> statistics(b"|--|\n|--|\n| a |\n", words_only=True)[3:6]
+    (1, 5, 5)
+    >>> statistics(b"ab\nabcd\n", long_line=3).long_chars
+    4
     """
     data = np.frombuffer(text, np.uint8)
-    return Statistics(*_statistics(data, _increments(), _salts(), _classes(), words_only))
+    return Statistics(*_statistics(data, _increments(), _salts(), _classes(), words_only, long_line))
 
 
 def top_ngram_shares(text: bytes, limits: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -147,17 +156,19 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def _statistics(data: Bytes, increments: Hashes, salts: Hashes, classes: Bytes, words_only: bool) -> tuple[int, ...]:
-    return *_count(data, increments, salts, words_only), *_count_runs(data, classes)
+def _statistics(
+    data: Bytes, increments: Hashes, salts: Hashes, classes: Bytes, words_only: bool, long_line: int
+) -> tuple[int, ...]:
+    return *_count(data, increments, salts, words_only, long_line), *_count_runs(data, classes)
 
 
 @_compiled
 def _count(
-    data: Bytes, increments: Hashes, salts: Hashes, words_only: bool
-) -> tuple[int, int, int, int, int, int, int, int]:
+    data: Bytes, increments: Hashes, salts: Hashes, words_only: bool, long_line: int
+) -> tuple[int, int, int, int, int, int, int, int, int]:
     hashes = np.empty(len(data) // 2 + 1, np.uint64)
     sizes = np.empty(len(hashes), np.int64)
-    num_lines = chars = letters = digits = longest_line = line_chars = 0
+    num_lines = chars = letters = digits = longest_line = line_chars = long_chars = 0
     i = width = blanks = 0
     has_word = not words_only
     h = np.uint64(0)
@@ -193,10 +204,12 @@ def _count(
             width -= code == _NEWLINE
             longest_line = max(longest_line, width)
             line_chars += width
+            long_chars += width * (width > long_line)
         width = blanks = 0
         has_word = not words_only
         h = np.uint64(0)
-    return chars, letters, digits, num_lines, longest_line, line_chars, *_count_repeated(hashes, sizes, num_lines)
+    repeated = _count_repeated(hashes, sizes, num_lines)
+    return chars, letters, digits, num_lines, longest_line, line_chars, long_chars, *repeated
 
 
 @_compiled

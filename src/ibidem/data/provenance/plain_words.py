@@ -213,10 +213,13 @@ def _names(expressions: Sequence[str]) -> str:
 def _filters(policy: Mapping[str, Any]) -> Iterator[str]:
     shortest, longest = policy["data_chars"]
     if policy["generated"]:
-        yield "Files whose first lines say that a program generated them were dropped."
+        yield "Files whose first lines say that a program generated them, lock files and bundles were dropped."
+    share = policy.get("max_long_lines", 0)  # of datasets that were made before there was one: any line
+    mostly = f"more than {_share(share)} of their characters in " if share else ""
     yield (
-        f"Files with lines longer than {policy['max_line']:,} characters of code or {policy['max_line_of_text']:,} "
-        f"characters of other text, with more than {policy['max_lines']:,} lines, or with minified code were dropped."
+        f"Files with {mostly}lines longer than {policy['max_line']:,} characters of code, or with lines longer than "
+        f"{policy['max_line_of_text']:,} characters of other text, with more than {policy['max_lines']:,} lines, or "
+        "with minified code were dropped."
     )
     yield (
         f"Data files, such as JSON, shorter than {shortest:,} characters, longer than {longest:,} characters or longer "
@@ -252,7 +255,8 @@ def _share(share: float) -> str:
 
 def _scrub(policy: Mapping[str, Any]) -> Iterator[str]:
     if policy["secrets"]:
-        yield "Keys, tokens and passwords were replaced by placeholders; tests that contain any were dropped."
+        yield "Keys, tokens and passwords were replaced by placeholders."
+        yield "Tests that contain any of them, short passwords aside, were dropped."
     if policy["personal"]:
         yield (
             "Email and IP addresses, phone, card and account numbers, and US social security numbers were replaced by "
