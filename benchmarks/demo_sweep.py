@@ -34,7 +34,8 @@ from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_toke
 from ibidem.training.config import OptimConfig
 from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
 from ibidem.training.permutation import item_at
-from ibidem.training.tokens import Windows, tokenize
+from ibidem.training.tokenize import tokenized
+from ibidem.training.tokens import Windows
 
 HELD_OUT_SHARE = 0.02
 PLACES = 10_000
@@ -106,7 +107,7 @@ class Corpus:
                 held_out_share=HELD_OUT_SHARE,
             )
         )
-        self.tokens, self.tokenizer = tokenize(demo / "data", folder, work / "tokens", held_out_share=HELD_OUT_SHARE)
+        self.tokens, self.tokenizer = tokenized(demo / "data", folder, work / "tokens", held_out_share=HELD_OUT_SHARE)
 
     def batch(self, windows: Windows, places: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of some positions of the training order."""

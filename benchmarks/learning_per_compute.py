@@ -40,7 +40,8 @@ from ibidem.records import DOCUMENTS_FILE
 from ibidem.training.config import OptimConfig
 from ibidem.training.optim import learning_rate, make_optimizer, set_learning_rate
 from ibidem.training.permutation import item_at
-from ibidem.training.tokens import Windows, tokenize
+from ibidem.training.tokenize import tokenized
+from ibidem.training.tokens import Windows
 
 BUDGET_S, SWEEP_BUDGET_S, SHARE = 200.0, 90.0, 0.3
 """CPU-seconds of the peer, of each run of its sweep, and our share of the first."""
@@ -72,7 +73,7 @@ class Corpus:
     """The demo's tokens."""
 
     def __init__(self, demo: Path) -> None:
-        self.tokens, self.tokenizer = tokenize(
+        self.tokens, self.tokenizer = tokenized(
             demo / "data", demo / "tokenizer", demo / "tokens-of-benchmark", held_out_share=HELD_OUT_SHARE
         )
         self.train = Windows(self.tokens, "train", WINDOW)
@@ -100,7 +101,8 @@ class Corpus:
 
     def held_out_hashes(self) -> list[str]:
         """Return the sha256 of every held-out document."""
-        rows = pq.read_table(self.tokens.path / DOCUMENTS_FILE, columns=["sha256", "split"]).to_pylist()
+        files = self.tokens.path.rglob(DOCUMENTS_FILE)
+        rows = [row for file in files for row in pq.read_table(file, columns=["sha256", "split"]).to_pylist()]
         return sorted(row["sha256"] for row in rows if row["split"] == "validation")
 
 

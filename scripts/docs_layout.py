@@ -25,11 +25,14 @@ from ibidem.data.shards import SCHEMA
 from ibidem.evaluation.gate.tasks import TASKS
 from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
+from ibidem.training.token_shards import PLACES
+from ibidem.training.tokenize import SHARDS
 
 INTERNAL = {
     *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
     "tokenization.import_tokenizer:SETTINGS",
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
+    "training.token_shards:COUNTS_FILE",
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
 }
 """Schemas and file names of workspaces, of the package alone and of foreign models: no finished artifact holds them."""
@@ -120,15 +123,24 @@ REMOVALS = {
     "value": "What was to be removed; of a text only its SHA-256.",
     "repo": "Repository that a path was limited to; null without one.",
 }
-SCHEMAS = {"data.shards:SCHEMA": SHARD, "data.shards:DROPPED_SCHEMA": DROPPED}
-DOCUMENTS_SCHEMA = pa.schema(
-    [("sha256", pa.string()), ("split", pa.string()), ("start", pa.int64()), ("tokens", pa.int64())]
-)
 DOCUMENTS = {
     "sha256": "The document, by the hash of its text.",
     "split": "`train` or `validation`.",
-    "start": "Place of its first token in the file of the split.",
+    "start": "Place of its first token in the shard's file of the split.",
     "tokens": "Number of its tokens, the document token before it included.",
+}
+TOKEN_SHARDS = {
+    "shard": "Its file in the dataset.",
+    "sha256": "Digest of that file: while it is the same, the tokens of the shard are not made again.",
+    "documents": "Number of its documents.",
+    "tokens": "Number of their tokens, by split.",
+    "bytes": "UTF-8 bytes of their texts, by split.",
+}
+SCHEMAS = {
+    "data.shards:SCHEMA": SHARD,
+    "data.shards:DROPPED_SCHEMA": DROPPED,
+    "training.token_shards:PLACES": DOCUMENTS,
+    "training.tokenize:SHARDS": TOKEN_SHARDS,
 }
 PROBLEM = {
     "task_id": "The file's own id of the problem; without one, its record.",
@@ -288,7 +300,7 @@ def _dataset() -> Kind:
         "alone.",
         made_by=("preprocess", "synthesize", "blend", "takedown apply"),
         read_by=(
-            *("preprocess", "synthesize", "blend", *TAKEDOWN, "card", "train-tokenizer", *TRAININGS),
+            *("preprocess", "synthesize", "blend", *TAKEDOWN, "card", "train-tokenizer", "tokenize", *TRAININGS),
             *(
                 "evaluate perplexity",
                 "evaluate dashboard",
@@ -384,20 +396,27 @@ def _tokenizer() -> Kind:
 def _tokens() -> Kind:
     return Kind(
         constant="training.tokens:KIND",
-        about="A dataset as one long row of ids for each split. The folder is named by the digests of dataset and "
-        "tokenizer, so a later run finds it.",
-        made_by=PRETRAININGS,
-        read_by=(*PRETRAININGS, *TAKEDOWN),
+        about="A dataset as ids, shard by shard. One after another, the files of a split are one long row, which a "
+        "document token ends; windows run across them. The tokens of a shard depend on it, the tokenizer and the "
+        "held-out share alone. A training names the folder after these, so that a later one finds it.",
+        made_by=("tokenize", *PRETRAININGS),
+        read_by=("tokenize", *PRETRAININGS, *TAKEDOWN),
         files={
-            "train.bin": "Ids of the training documents: uint16, or uint32 for a vocabulary beyond 65,536. `config` "
-            "names the type. The document token precedes each document and ends the file.",
-            "validation.bin": "The same for the held-out documents.",
-            "{records:DOCUMENTS_FILE}": "Place of each document in the ids.",
+            "<dataset>/<split>/<shard>/{attribution.index:IDS}": "Ids of the shard's training documents: uint16, or uint32 for a "
+            "vocabulary beyond 65,536. `config` names the type, and the id of the document token, which precedes each "
+            "document.",
+            "<dataset>/<split>/<shard>/validation.bin": "The same for its held-out documents.",
+            "<dataset>/<split>/<shard>/{records:DOCUMENTS_FILE}": "Place of each of its documents in these.",
+            "{training.tokenize:SHARDS_FILE}": "The shards, in the order in which they are read.",
         },
-        columns=(Columns("{records:DOCUMENTS_FILE}", _types(DOCUMENTS_SCHEMA), DOCUMENTS),),
+        columns=(
+            Columns("{records:DOCUMENTS_FILE}", _types(PLACES), DOCUMENTS),
+            Columns("{training.tokenize:SHARDS_FILE}", _types(SHARDS), TOKEN_SHARDS),
+        ),
         counts={
+            "shards": "Number of shards.",
             "documents": "Number of documents.",
-            "tokens": "Number of tokens by split, without the last one.",
+            "tokens": "Number of tokens by split, without the one that ends it.",
             "bytes": "UTF-8 bytes of the texts by split.",
         },
     )
@@ -405,7 +424,7 @@ def _tokens() -> Kind:
 
 def _attribution() -> Kind:
     facts = {name: SHARD[name] for name in FACTS}
-    types = [*DOCUMENTS_SCHEMA, *(SCHEMA.field(name) for name in FACTS)]
+    types = [*PLACES, *(SCHEMA.field(name) for name in FACTS)]
     return Kind(
         constant="attribution.index:KIND",
         about="Where a text occurs in the training documents: suffix arrays of the tokens' ids. Its inputs are the "
@@ -413,8 +432,9 @@ def _attribution() -> Kind:
         made_by=("attribute build",),
         read_by=("attribute build", "attribute", "generate"),
         files={
-            "train.suffixes": "Places of the ids in `train.bin` of the tokens, sorted by what follows there; int32.",
-            "{records:DOCUMENTS_FILE}": "The training documents.",
+            "<dataset>/<split>/<shard>/{attribution.index:SUFFIXES}": "Places of the ids in `train.bin` of the shard's "
+            "tokens, sorted by what follows there; int32.",
+            "<dataset>/<split>/<shard>/{records:DOCUMENTS_FILE}": "The shard's training documents.",
         },
         columns=(Columns("{records:DOCUMENTS_FILE}", _types(pa.schema(types)), DOCUMENTS | facts),),
         counts={"documents": "Number of training documents.", "tokens": "Number of their tokens."},

@@ -360,7 +360,7 @@ def make_folder(path: Path) -> Iterator[Path]:
 
     Workers may create the same folder concurrently, since they write the same content: the first one stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial

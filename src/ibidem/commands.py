@@ -124,6 +124,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train a tokenizer that reproduces every byte",
             "ibidem train-tokenizer --input data/public/processed --output-dir artifacts/tokenizer",
         ),
+        "tokenize": Command(
+            "ibidem.training.tokenize:TokenizeConfig",
+            "ibidem.training.tokenize:tokenize",
+            "tokenize a dataset shard by shard, before the training that would wait for it",
+            "ibidem tokenize --dataset data/public/processed --tokenizer artifacts/tokenizer --output-dir tokens",
+            preview="ibidem.training.tokenize:preview",
+        ),
         "train": Command(
             "ibidem.training.config:TrainConfig",
             "ibidem.training.train:train",

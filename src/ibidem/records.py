@@ -14,6 +14,8 @@ DASHBOARD_FILE = "dashboard.json"
 """The figures of a dashboard: perplexity by checkpoint, text, category and language."""
 DOCUMENTS_FILE = "documents.parquet"
 """In an artifact of tokens: `sha256`, `split`, `start` and `tokens` of each document."""
+IDS_FILES = {"train": "train.bin", "validation": "validation.bin"}
+"""In an artifact of tokens: the ids of a shard's documents, by split."""
 ITEMS_FILE = "items.jsonl"
 """In an artifact of an evaluation: the judged items."""
 PROBLEMS_FILE = "problems.jsonl"

@@ -21,7 +21,8 @@ from ibidem.training.config import TrainConfig
 from ibidem.training.loader import AHEAD, Batch, Loader
 from ibidem.training.pretraining import Pretraining
 from ibidem.training.processes import compute_dtype, start_accelerator
-from ibidem.training.tokens import Windows, tokenize
+from ibidem.training.tokenize import tokenized
+from ibidem.training.tokens import Windows
 from ibidem.training.train import train
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def test_an_error_is_raised_in_the_step_that_needs_the_batch() -> None:
 
 def objective_of(settings: dict[str, Any], tmp_path: Path) -> Pretraining:
     config = build(TrainConfig, settings)
-    tokens, tokenizer = tokenize(config.data.dataset, config.data.tokenizer, tmp_path / "tokens", held_out_share=0.1)
+    tokens, tokenizer = tokenized(config.data.dataset, config.data.tokenizer, tmp_path / "tokens", held_out_share=0.1)
     assert isinstance(tokenizer, Tokenizer)
     return Pretraining(config, read_model_config(config.model), tokens, tokenizer, Accelerator(cpu=True))
 

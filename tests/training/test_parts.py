@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.config import OptimConfig, TrainConfig
 from ibidem.training.optim import adamw, learning_rate
-from ibidem.training.tokens import Windows, default_share, tokenize
+from ibidem.training.tokenize import tokenized
+from ibidem.training.tokens import Windows, default_share
 
 
 @pytest.fixture(scope="module")
 def tokens(dataset: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> artifacts.Artifact:
     cache = tmp_path_factory.mktemp("tokens")
-    return tokenize(dataset, tokenizer_dir, cache, held_out_share=0.1)[0]
+    return tokenized(dataset, tokenizer_dir, cache, held_out_share=0.1)[0]
 
 
 def test_windows_hold_every_token_once_and_documents_start_with_their_token(
@@ -39,23 +41,33 @@ def test_windows_hold_every_token_once_and_documents_start_with_their_token(
     assert tokens.config["dtype"] == "uint16"
     windows = Windows(tokens, "train", 32)
     ids = np.concatenate([windows[index][:-1] for index in range(windows.number)])
-    whole = np.fromfile(tokens.path / "train.bin", dtype=np.uint16)
-    assert (ids == whole[: len(ids)]).all()
     assert windows[0][-1] == windows[1][0]
-    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
-    texts = {
-        row["sha256"]: row["text"]
-        for path in shards.shard_paths(dataset)
-        for row in shards.read_rows(path, ["sha256", "text"])
-    }
-    held_out = [place for place in places if place["split"] == "validation"]
+    whole: list[int] = []
+    texts: dict[str, str] = {}
+    for path in shards.shard_paths(dataset):
+        for row in shards.read_rows(path, ["sha256", "text"]):
+            texts[row["sha256"]] = row["text"]
+            if not shards.is_held_out(row["sha256"], 0.1):
+                whole += [tokenizer.document_id, *tokenizer.encode(row["text"])]
+    assert len(shards.shard_paths(dataset)) == 3
+    assert windows.number == len(whole) // 32
+    assert ids.tolist() == whole[: len(ids)]
+    places = list(places_of(tokens))
+    held_out = [place for place, _ in places if place["split"] == "validation"]
     assert len(places) == len(texts)
     assert 5 < len(held_out) < len(places) / 2
-    for place in places[:50]:
-        if place["split"] == "train":
-            row = whole[place["start"] : place["start"] + place["tokens"]]
-            assert row[0] == tokenizer.document_id
-            assert tokenizer.decode(row[1:].tolist()) == texts[place["sha256"]]
+    for place, row in places[:50]:
+        assert row[0] == tokenizer.document_id
+        assert tokenizer.decode(row[1:].tolist()) == texts[place["sha256"]]
+
+
+def places_of(tokens: artifacts.Artifact) -> Iterator[tuple[dict[str, Any], "np.ndarray[Any, Any]"]]:
+    """Yield the place and the ids of each document."""
+    for name in sorted(name for name in tokens.files if name.endswith("documents.parquet")):
+        folder = (tokens.path / name).parent
+        ids = {split: np.fromfile(folder / f"{split}.bin", dtype=np.uint16) for split in ("train", "validation")}
+        for place in pq.read_table(tokens.path / name).to_pylist():
+            yield place, ids[place["split"]][place["start"] : place["start"] + place["tokens"]]
 
 
 def test_conversations_are_tokenized_by_the_chat_template_and_pairs_without_their_rejected_answer(
@@ -80,18 +92,16 @@ def test_conversations_are_tokenized_by_the_chat_template_and_pairs_without_thei
     columns = {"chosen": "chosen", "messages": "messages", "plain": "text"}
     specs = tuple(f"{tmp_path}/{name}.jsonl:train:{column}" for name, column in columns.items())
     preprocess(PreprocessConfig(dataset=specs, output_dir=tmp_path / "data", dedup=DedupPolicy(near=False)))
-    tokens, _ = tokenize(tmp_path / "data", tokenizer_dir, tmp_path / "tokens", held_out_share=0.2)
+    tokens, _ = tokenized(tmp_path / "data", tokenizer_dir, tmp_path / "tokens", held_out_share=0.2)
     documents = {
         row["sha256"]: row
         for path in shards.shard_paths(tmp_path / "data")
         for row in shards.read_rows(path, ["sha256", "text", "messages", "rejected"])
     }
-    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
-    assert {place["sha256"] for place in places} == set(documents)
+    assert {place["sha256"] for place, _ in places_of(tokens)} == set(documents)
     assert sum(row["rejected"] is not None for row in documents.values()) == 20
     num_bytes = dict.fromkeys(("train", "validation"), 0)
-    for place in places:
-        ids = np.fromfile(tokens.path / f"{place['split']}.bin", dtype=np.uint16)
+    for place, ids in places_of(tokens):
         row = documents[place["sha256"]]
         turns = None if row["messages"] is None else from_rows(row["messages"])
         texts = [row["text"]] if turns is None else [part.text for turn in turns for part in turn.parts]
@@ -100,7 +110,7 @@ def test_conversations_are_tokenized_by_the_chat_template_and_pairs_without_thei
             if turns is None
             else ChatTemplate(tokenizer).render(turns).ids
         )
-        assert ids[place["start"] : place["start"] + place["tokens"]].tolist() == expected
+        assert ids.tolist() == expected
         num_bytes[place["split"]] += sum(len(text.encode()) for text in texts)
     assert tokens.counts["bytes"] == num_bytes
 
@@ -115,7 +125,7 @@ def answer(text: str) -> dict[str, str]:
 
 def test_tokenizing_twice_is_found_done(tokens: artifacts.Artifact, dataset: Path, tokenizer_dir: Path) -> None:
     before = (tokens.path / artifacts.MANIFEST).stat().st_mtime_ns
-    again, _ = tokenize(dataset, tokenizer_dir, tokens.path.parent, held_out_share=0.1)
+    again, _ = tokenized(dataset, tokenizer_dir, tokens.path.parent, held_out_share=0.1)
     assert again.digest == tokens.digest
     assert (tokens.path / artifacts.MANIFEST).stat().st_mtime_ns == before
 
@@ -185,9 +195,8 @@ def few_documents(folder: Path, count: int) -> Path:
 
 
 def test_some_of_a_few_documents_are_held_out(tokenizer_dir: Path, tmp_path: Path) -> None:
-    tokens, _ = tokenize(few_documents(tmp_path, 40), tokenizer_dir, tmp_path / "tokens", held_out_share=None)
-    places = pq.read_table(tokens.path / "documents.parquet").to_pylist()
-    assert sum(place["split"] == "validation" for place in places) == 8
+    tokens, _ = tokenized(few_documents(tmp_path, 40), tokenizer_dir, tmp_path / "tokens", held_out_share=None)
+    assert sum(place["split"] == "validation" for place, _ in places_of(tokens)) == 8
 
 
 @given(st.sets(st.integers(0, 16**8 - 1), min_size=2, max_size=40))
@@ -203,7 +212,7 @@ def test_a_share_that_holds_out_nothing_is_refused_with_one_that_does(tokenizer_
     data = few_documents(tmp_path, 12)
     for share, left in ((0.0001, "nothing held out"), (0.9999, "nothing to train on")):
         with pytest.raises(ConfigError, match=f"leaves {left} of 12 documents") as refused:
-            tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=share)
+            tokenized(data, tokenizer_dir, tmp_path / "tokens", held_out_share=share)
         better = float(re.search(r"--data.held-out-share ([\d.]+)$", str(refused.value))[1])
-        tokens, _ = tokenize(data, tokenizer_dir, tmp_path / "tokens", held_out_share=better)
+        tokens, _ = tokenized(data, tokenizer_dir, tmp_path / "tokens", held_out_share=better)
         assert min(tokens.counts["tokens"].values()) > 0

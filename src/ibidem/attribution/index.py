@@ -1,17 +1,16 @@
-"""The index of a training's tokens on disk: a suffix array for each file of them, and where each document is from.
+"""The index of a training's tokens on disk: for each shard a suffix array, and where each document is from.
 
-    tokens/train.bin            ids of the documents, one after the other
-    index/train.suffixes        their suffix array, int32, memory-mapped
-    index/documents.parquet     start and number of tokens of each document; path, license, SWHID and more
+    tokens/<shard>/train.bin           ids of the documents, one after the other
+    index/<shard>/train.suffixes       their suffix array, int32, memory-mapped
+    index/<shard>/documents.parquet    start and number of tokens of each document; path, license, SWHID and more
 
-A suffix array depends on the ids of its file alone. Building again after a takedown makes those of changed files, and
-takes over the others.
+What the index has of a shard depends on that shard alone. Building again after a takedown makes it for the shards that
+changed, and takes over the others.
 """
 
 import os
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,30 +20,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ibidem import artifacts, log
-from ibidem.artifacts import Artifact
+from ibidem.artifacts import Artifact, Input
 from ibidem.attribution.config import BuildConfig
 from ibidem.attribution.suffix_array import suffix_array
-from ibidem.data import shards
 from ibidem.data.engine import Engine
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted, size
-from ibidem.files import hidden
 from ibidem.readers import check_reader, readers_of, recorded
-from ibidem.records import DOCUMENTS_FILE
+from ibidem.records import DOCUMENTS_FILE, IDS_FILES
 
 KIND = "attribution-index"
 TOKENS, DATASET = "tokens", "dataset"
 """Roles of the inputs, which are the kinds of what they name."""
+TRAIN = "train"
+IDS, SUFFIXES = IDS_FILES[TRAIN], "train.suffixes"
+FILES = (SUFFIXES, DOCUMENTS_FILE)
 FACTS = ("record", "source", "revision", "repo", "path", "url", "license", "language", "swhid")
 """What the index knows of a document, beside its tokens and the hash of its text."""
 
 
 class Task(NamedTuple):
-    """A file of ids whose suffix array is to be made."""
+    """A shard that is to be indexed."""
 
-    ids: Path
+    tokens: Path
+    """Folder of its tokens."""
     dtype: str
-    suffixes: Path
+    shard: Path
+    """Its documents, in the dataset."""
+    folder: Path
+    """Of the index."""
 
 
 def build(config: BuildConfig) -> str:
@@ -60,28 +64,27 @@ def build(config: BuildConfig) -> str:
     check_reader(tokens)
     dataset = parent(tokens, DATASET)
     inputs = [tokens.as_input(TOKENS, of=config.output_dir), dataset.as_input(DATASET, of=config.output_dir)]
-    chosen = {"dtype": tokens.config["dtype"], "tokenizer": tokens.digest_of("tokenizer"), "ids": ids_files(tokens)}
+    chosen = {"dtype": tokens.config["dtype"], "shards": _shards(tokens, dataset)}
     chosen |= recorded(inputs, config.output_dir)
     with artifacts.writing(config.output_dir):
         if artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs) is None:
             with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
-                _make(tokens, chosen["ids"], config, work)
-                _seal(config.output_dir, tokens, dataset, chosen, inputs, work)
+                _make(tokens, dataset, chosen["shards"], config, work)
+                _seal(config.output_dir, chosen, inputs, work)
     return _summary(artifacts.load(config.output_dir, kind=KIND))
 
 
-def ids_files(tokens: Artifact) -> dict[str, str]:
-    """Return the files with the ids of the training documents, and their hashes."""
-    return {name: file.sha256 for name, file in sorted(tokens.files.items()) if Path(name).name.startswith("train")}
-
-
-def suffixes_name(ids: str) -> str:
-    """Return the name of the suffix array of a file of ids.
-
-    >>> suffixes_name("train.bin")
-    'train.suffixes'
-    """
-    return str(Path(ids).with_suffix(".suffixes"))
+def _shards(tokens: Artifact, dataset: Artifact) -> dict[str, list[str]]:
+    """Return the digests of what the index of each shard is made from, by the folder of its tokens."""
+    folders = sorted(name.removesuffix(f"/{IDS}") for name in tokens.files if name.endswith(f"/{IDS}"))
+    return {
+        folder: [
+            tokens.files[f"{folder}/{IDS}"].sha256,
+            tokens.files[f"{folder}/{DOCUMENTS_FILE}"].sha256,
+            dataset.files[f"{folder}.parquet"].sha256,
+        ]
+        for folder in folders
+    }
 
 
 def parent(artifact: Artifact, role: str) -> Artifact:
@@ -104,17 +107,16 @@ def parent_path(artifact: Artifact, role: str) -> Path:
     return Path(os.path.normpath(artifact.path.resolve() / item.name))
 
 
-def _make(tokens: Artifact, ids: dict[str, str], config: BuildConfig, work: Path) -> None:
-    """Make the suffix arrays that are not there yet; what a killed run or an older index has is taken over."""
+def _make(tokens: Artifact, dataset: Artifact, digests: dict[str, list[str]], config: BuildConfig, work: Path) -> None:
+    """Index the shards that are not there yet; what a killed run or an older index has is taken over."""
     old = _older(config.output_dir)
-    tasks = []
-    for name, digest in ids.items():
-        target = work / suffixes_name(name)
-        if target.exists() or (old is not None and _taken_over(old, name, digest, target)):
-            continue
-        tasks.append(Task(tokens.path / name, tokens.config["dtype"], target))
-    with log.progress("attribution", len(tasks), "files") as bar:
-        for _ in Engine(config.engine).map(_write_suffixes, tasks, processes=False):
+    tasks = [
+        Task(tokens.path / folder, tokens.config["dtype"], dataset.path / f"{folder}.parquet", work / folder)
+        for folder, of_shard in digests.items()
+        if not (work / folder).exists() and not (old is not None and _taken_over(old, folder, of_shard, work / folder))
+    ]
+    with log.progress("attribution", len(tasks), "shards") as bar:
+        for _ in Engine(config.engine).map(index_shard, tasks, processes=False):
             bar.advance()
 
 
@@ -125,62 +127,53 @@ def _older(path: Path) -> Artifact | None:
         return None
 
 
-def _taken_over(old: Artifact, name: str, digest: str, target: Path) -> bool:
-    if old.config["ids"].get(name) != digest:
+def _taken_over(old: Artifact, folder: str, digests: list[str], target: Path) -> bool:
+    if old.config["shards"].get(folder) != digests:
         return False
     try:
-        artifacts.check(old, [suffixes_name(name)])
+        artifacts.check(old, [f"{folder}/{name}" for name in FILES])
     except DigestMismatch:
         return False
-    _write(target, partial(shutil.copyfile, old.path / suffixes_name(name)))
+    with artifacts.make_folder(target) as partial:
+        for name in FILES:
+            shutil.copyfile(old.path / folder / name, partial / name)
     return True
 
 
-def _write_suffixes(task: Task) -> None:
-    suffixes = suffix_array(np.fromfile(task.ids, task.dtype))
-    _write(task.suffixes, suffixes.tofile)
-
-
-def _write(path: Path, write: Any) -> None:
-    """Write a file of a workspace under another name first, so that a kill leaves none that is cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partly = hidden(path, "partial")
-    write(partly)
-    partly.rename(path)
-
-
-def _seal(
-    output_dir: Path, tokens: Artifact, dataset: Artifact, config: dict[str, Any], inputs: Sequence[Any], work: Path
-) -> None:
-    is_private = readers_of(config) is not None
-    with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs, is_private=is_private) as draft:
-        for name in map(suffixes_name, config["ids"]):
-            (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).rename(draft.path / name)
-        documents = _documents(tokens, dataset)
-        pq.write_table(documents, draft.path / DOCUMENTS_FILE)
-        num_tokens = sum((draft.path / suffixes_name(name)).stat().st_size // 4 for name in config["ids"])
-        draft.counts |= {"documents": len(documents), "tokens": num_tokens}
-
-
-def _documents(tokens: Artifact, dataset: Artifact) -> pa.Table:
-    """Return start, tokens and hash of each training document, in order, and the facts of it.
+def index_shard(task: Task) -> None:
+    """Write the index of a shard.
 
     Raises:
-        ConfigError: the dataset lacks one.
+        ConfigError: the dataset lacks one of its documents.
     """
-    artifacts.check(tokens, [DOCUMENTS_FILE])
-    documents = pq.read_table(tokens.path / DOCUMENTS_FILE)
-    documents = documents.filter(pc.equal(documents["split"], "train"))
-    facts = pa.concat_tables(
-        pq.read_table(path, columns=["sha256", *FACTS]) for path in shards.checked_shards(dataset)
-    ).combine_chunks()
+    with artifacts.make_folder(task.folder) as partial:
+        pq.write_table(_documents(task), partial / DOCUMENTS_FILE)
+        suffix_array(np.fromfile(task.tokens / IDS, task.dtype)).tofile(partial / SUFFIXES)
+
+
+def _documents(task: Task) -> pa.Table:
+    """Return start, tokens and hash of each training document, in order, and the facts of it."""
+    documents = pq.read_table(task.tokens / DOCUMENTS_FILE)
+    documents = documents.filter(pc.equal(documents["split"], TRAIN))
+    facts = pq.read_table(task.shard, columns=["sha256", *FACTS]).combine_chunks()
     rows = pc.index_in(documents["sha256"], facts["sha256"])
     if rows.null_count:
-        raise ConfigError(f"{dataset.path}: it lacks {counted(rows.null_count, 'document')} of {tokens.path}")
+        raise ConfigError(f"{task.shard}: it lacks {counted(rows.null_count, 'document')} of {task.tokens}")
     for name in FACTS:
         documents = documents.append_column(name, facts[name].take(rows))
     return documents
+
+
+def _seal(output_dir: Path, config: dict[str, Any], inputs: Sequence[Input], work: Path) -> None:
+    is_private = readers_of(config) is not None
+    with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs, is_private=is_private) as draft:
+        documents, num_bytes = 0, 0
+        for folder in config["shards"]:
+            (draft.path / folder).parent.mkdir(parents=True, exist_ok=True)
+            (work / folder).rename(draft.path / folder)
+            documents += pq.read_metadata(draft.path / folder / DOCUMENTS_FILE).num_rows
+            num_bytes += (draft.path / folder / SUFFIXES).stat().st_size
+        draft.counts |= {"documents": documents, "tokens": num_bytes // np.dtype(np.int32).itemsize}
 
 
 def _summary(index: Artifact) -> str:

@@ -9,19 +9,20 @@ encoded as a whole: near its beginning, and wherever it differs from a document,
 than in the document, so a copy may be found some characters shorter than it is.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
-from ibidem.attribution.index import DATASET, FACTS, KIND, TOKENS, parent, parent_path, suffixes_name
+from ibidem.attribution.index import DATASET, FACTS, IDS, KIND, SUFFIXES, TOKENS, parent, parent_path
 from ibidem.attribution.suffix_array import Ids, Span, maximal, occurrences, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
@@ -32,7 +33,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 MOST_TOKENS = 1 << 20
 """Of a text."""
 MOST_PLACES = 1 << 16
-"""Of a span: in how many documents the others are is not counted."""
+"""Of a span in a shard: in how many documents the others are is not counted."""
 MOST_SOURCES = 10
 """Documents that are named for a span."""
 
@@ -57,22 +58,30 @@ class Repetition(NamedTuple):
     num_places: int
     """Number of places in the documents where it occurs."""
     num_documents: int
-    """Number of these documents; of the first `MOST_PLACES` places, if there are more."""
+    """Number of these documents; of the first `MOST_PLACES` places of a shard, if it has more."""
     is_common: bool
     """Whether more documents have it than a text repeats by chance or by copying."""
     sources: tuple[Source, ...]
     """Up to `MOST_SOURCES` of them, in the order of the training's documents."""
 
 
-class _Part(NamedTuple):
-    """A file of ids, its suffix array, and its documents."""
+class _Shard:
+    """The ids of a shard, their suffix array, and its documents."""
 
-    ids_N: Ids
-    suffixes_N: NDArray[np.int32]
-    starts_D: NDArray[np.int64]
-    """Where each document starts, ascending."""
-    first_row: int
-    """Row of its first document in the table of all."""
+    def __init__(self, tokens: Path, index: Path, dtype: str) -> None:
+        self.ids_N: Ids = np.memmap(tokens / IDS, dtype, "r")
+        self.suffixes_N: NDArray[np.int32] = np.memmap(index / SUFFIXES, np.int32, "r")
+        self._index = index
+
+    @cached_property
+    def documents(self) -> pa.Table:
+        return pq.read_table(self._index / DOCUMENTS_FILE).combine_chunks()
+
+    def rows_at(self, places_P: NDArray[np.int32]) -> list[int]:
+        """Return the rows of the documents in which places are, ascending."""
+        starts_D = self.documents["start"].to_numpy()
+        rows: list[int] = np.unique(np.searchsorted(starts_D, places_P, side="right") - 1).tolist()
+        return rows
 
 
 class Attribution:
@@ -103,11 +112,16 @@ class Attribution:
         check_reader(self._index, principal)
         artifacts.check(self._index)
         tokens = parent(self._index, TOKENS)
-        artifacts.check(tokens, self._index.config["ids"])
+        artifacts.check(tokens, [f"{folder}/{IDS}" for folder in self._index.config["shards"]])
         self.tokenizer = Tokenizer.load(parent(tokens, "tokenizer").path)
         self._least, self._common = least_tokens, common_documents
-        self._documents = pq.read_table(self._index.path / DOCUMENTS_FILE).combine_chunks()
-        self._parts = list(self._mapped(tokens.path))
+        dtype = self._index.config["dtype"]
+        self._dtype = np.dtype(dtype)
+        self._shards = [
+            _Shard(tokens.path / folder, self._index.path / folder, dtype)
+            for folder in self._index.config["shards"]
+            if tokens.files[f"{folder}/{IDS}"].bytes
+        ]
 
     @property
     def digest(self) -> str:
@@ -135,23 +149,25 @@ class Attribution:
 
     def of_ids(self, ids: Sequence[int]) -> list[Repetition]:
         """Return the spans of a sequence of ids, as `of_text` does; start and end count ids."""
-        text_Q = np.array(ids, self._parts[0].ids_N.dtype)
-        found = [span for part in self._parts for span in spans(part.ids_N, part.suffixes_N, text_Q, self._least)]
-        return [self._repetition(span, text_Q[span.start : span.end]) for span in maximal(found)]
+        text_Q = np.array(ids, self._dtype)
+        of_shards = (spans(shard.ids_N, shard.suffixes_N, text_Q, self._least) for shard in self._shards)
+        return [
+            self._repetition(span, text_Q[span.start : span.end]) for span in maximal([*chain.from_iterable(of_shards)])
+        ]
 
     def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
-        num_places, rows = 0, list[NDArray[np.int64]]()
-        for part in self._parts:
-            places_P = occurrences(part.ids_N, part.suffixes_N, sequence_Q)
-            num_places += len(places_P)
-            rows.append(part.first_row + np.searchsorted(part.starts_D, places_P[:MOST_PLACES], side="right") - 1)
-        documents = np.unique(np.concatenate(rows))
-        sources = tuple(self._source(int(row)) for row in documents[:MOST_SOURCES])
-        num_tokens, num_documents = span.end - span.start, len(documents)
-        return Repetition(*span, num_tokens, num_places, num_documents, num_documents > self._common, sources)
+        num_places, num_documents, sources = 0, 0, list[Source]()
+        for shard in self._shards:
+            places_P = occurrences(shard.ids_N, shard.suffixes_N, sequence_Q)
+            if len(places_P):
+                rows = shard.rows_at(places_P[:MOST_PLACES])
+                num_places, num_documents = num_places + len(places_P), num_documents + len(rows)
+                named = rows[: MOST_SOURCES - len(sources)]
+                sources += [self._source(shard.documents.slice(row, 1).to_pylist()[0]) for row in named]
+        num_tokens, is_common = span.end - span.start, num_documents > self._common
+        return Repetition(*span, num_tokens, num_places, num_documents, is_common, tuple(sources))
 
-    def _source(self, row: int) -> Source:
-        document = self._documents.slice(row, 1).to_pylist()[0]
+    def _source(self, document: Mapping[str, Any]) -> Source:
         sha256 = document["sha256"]
         return Source(sha256, {name: document[name] for name in FACTS}, self._is_removed(sha256))
 
@@ -171,16 +187,6 @@ class Attribution:
             return _All()
         columns = (pq.read_table(path, columns=["sha256"])["sha256"] for path in shards.checked_shards(dataset))
         return {sha256 for column in columns for sha256 in column.to_pylist()}
-
-    def _mapped(self, tokens: Path) -> Iterator[_Part]:
-        """Yield the parts; the table has the documents of the first file first, each file's from 0 on."""
-        starts_D = self._documents["start"].to_numpy()
-        bounds = [0, *(np.flatnonzero(np.diff(starts_D) < 0) + 1), len(starts_D)]
-        files = self._index.config["ids"]
-        for name, (first, last) in zip(files, pairwise(bounds), strict=True):
-            ids_N = np.memmap(tokens / name, self._index.config["dtype"], "r")
-            suffixes_N = np.memmap(self._index.path / suffixes_name(name), np.int32, "r")
-            yield _Part(ids_N, suffixes_N, starts_D[first:last], int(first))
 
 
 class _All:

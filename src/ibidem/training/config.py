@@ -30,10 +30,12 @@ def measure_every(steps: int) -> int:
 class DataConfig:
     """What to train on."""
 
-    dataset: Path
-    """A preprocessed dataset."""
     tokenizer: Path
     """A trained tokenizer."""
+    dataset: Path | None = None
+    """A preprocessed dataset; the training tokenizes it first."""
+    tokens: Path | None = None
+    """The tokens of a dataset, made by `ibidem tokenize`, so that no GPU waits; if both are given, of that one."""
     cache_dir: Path | None = None
     """Where tokenized datasets are kept; by default OUTPUT_DIR/tokens."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -47,6 +49,12 @@ class DataConfig:
     """Share of the documents whose middle is moved to the end (fill in the middle)."""
     fim_spm_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of these in which the suffix comes first (SPM); in the others the prefix does (PSM)."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "DataConfig":
+        if self.dataset is None and self.tokens is None:
+            raise ValueError("give a dataset, or its tokens")
+        return self
 
 
 @configuration

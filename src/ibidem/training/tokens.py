@@ -1,44 +1,38 @@
-"""Token windows: the dataset is tokenized once, memory-mapped, and read in an order that follows from the step number.
+"""Token windows: a tokenized dataset, read as one long row of ids.
 
-    <document> a a a a a <document> b b <document> c c c c ...        one long row of ids
-    [------- window 0 -------][------- window 1 -------]              T inputs each, and one more for the last target
+    shard-00000                              shard-00001
+    <document> a a a a a <document> b b b    <document> c c c c ...    <document>    the ids of a split, shard by shard
+    [-------- window 0 --------][-------- window 1 --------]                         T inputs, and one more as a target
 
-The document token precedes every document: from it the model learns how documents start, and where they end.
-Conversations are rendered by the chat template; of a preference pair, the prompt and the chosen answer.
+The document token precedes every document and ends the last one: from it the model learns how documents start, and
+where they end. A file is opened when a window of it is read, so a dataset may have any number of them.
 """
 
-import hashlib
 import os
+import weakref
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import islice, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from operator import ne
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibidem import artifacts, log
-from ibidem.conversation import from_rows
+from ibidem import artifacts
 from ibidem.data import shards
-from ibidem.errors import ConfigError, DataError
-from ibidem.figures import counted
-from ibidem.readers import readers_of, recorded
-from ibidem.records import DOCUMENTS_FILE
-from ibidem.tokenization.chat import ChatTemplate, joined
-from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.errors import ArtifactError, DataError
+from ibidem.records import IDS_FILES
 
 KIND = "tokens"
 SPLITS = ("train", "validation")
-ENCODE_AT_ONCE = 512
+DOCUMENT_ID = "document_id"
+"""In the config of tokens: the id of the document token."""
+MOST_OPEN = 256
+"""Files that are open at once."""
 DEFAULT_SHARE, FEWEST_HELD_OUT = 0.02, 8
 """What is held out by default: this share of the documents, and of a small dataset this number of them."""
-MOST_HASHED = 100_000
-"""Rows of a dataset whose hashes are looked at for that."""
 
 FEWEST_CHARACTERS = 3
 """Of a document that can be cut in three."""
@@ -70,21 +64,6 @@ class Codec(Protocol):
         """Return the text of ids."""
 
 
-class _Encoded:
-    """A tokenizer that has encoded some texts already, all at once."""
-
-    def __init__(self, tokenizer: Tokenizer, ids_of: Mapping[str, list[int]]) -> None:
-        self.document_id, self.id_of, self.decode = tokenizer.document_id, tokenizer.id_of, tokenizer.decode
-        self._ids_of = ids_of
-
-    def encode(self, text: str) -> list[int]:
-        return self._ids_of[text]
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        return ChatTemplate(self)
-
-
 class Fim(NamedTuple):
     """How to fill in the middle: the special tokens, and how often."""
 
@@ -99,46 +78,6 @@ class Fim(NamedTuple):
     """Share of these whose suffix comes first."""
 
 
-def tokenize(
-    dataset: Path, tokenizer_dir: Path, cache_dir: Path, *, held_out_share: float | None
-) -> tuple[artifacts.Artifact, Tokenizer]:
-    """Tokenize a dataset, or load its tokens; the folder is named after the digests of dataset and tokenizer.
-
-    Files: `train.bin` and `validation.bin` (uint16 if the vocabulary fits, else uint32), and `documents.parquet` with
-    the position of each document. Without a share, `default_share` decides.
-    """
-    data = shards.load_dataset(dataset)
-    held_out_share = held_out_share or (DEFAULT_SHARE if _is_large(data) else default_share(_hashes(data.path)))
-    tokenizer = Tokenizer.load(tokenizer_dir)
-    key = hashlib.sha256(f"{data.digest} {tokenizer.digest} {held_out_share}".encode()).hexdigest()[:16]
-    folder = cache_dir / key
-    inputs = [
-        data.as_input("dataset", of=folder),
-        artifacts.load(tokenizer_dir).as_input("tokenizer", of=folder),
-    ]
-    config = {"held_out_share": held_out_share, "dtype": _dtype(tokenizer.vocab_size).name}
-    config |= recorded(inputs, folder)
-    tokens = artifacts.finished(folder, kind=KIND, config=config, inputs=inputs)
-    if tokens is not None:
-        artifacts.verify(folder)
-    else:
-        is_private = readers_of(config) is not None
-        with artifacts.create(folder, kind=KIND, config=config, inputs=inputs, is_private=is_private) as draft:
-            draft.counts |= _write(draft.path, dataset, tokenizer, data.counts["kept"], held_out_share)
-        tokens = artifacts.load(folder, kind=KIND)
-        log.event("tokens.finished", path=str(folder), **tokens.counts)
-    return tokens, tokenizer
-
-
-def _is_large(dataset: artifacts.Artifact) -> bool:
-    """Return whether 2 % of a dataset are surely enough documents, even if each of them comes several times."""
-    return int(dataset.counts["kept"]) > MOST_HASHED
-
-
-def _hashes(dataset: Path) -> Iterator[str]:
-    return (row["sha256"] for path in shards.shard_paths(dataset) for row in shards.read_rows(path, ["sha256"]))
-
-
 def default_share(sha256s: Iterable[str]) -> float:
     """Return the share of the documents to hold out: 2 %, or as much as holds out eight of a few, at most half.
 
@@ -148,43 +87,122 @@ def default_share(sha256s: Iterable[str]) -> float:
     places = sorted(map(shards.place_of, set(sha256s)))
     if len(places) < 2 or FEWEST_HELD_OUT <= bisect_left(places, DEFAULT_SHARE) <= len(places) // 2:
         return DEFAULT_SHARE
-    return _share_before(places, min(FEWEST_HELD_OUT, len(places) // 2))
+    return share_before(places, min(FEWEST_HELD_OUT, len(places) // 2))
 
 
-def _share_before(places: Sequence[float], count: int) -> float:
-    """Return a share that holds out exactly the first `count` places, with as few digits as that takes."""
+def share_before(places: Sequence[float], count: int) -> float:
+    """Return a share that holds out exactly the first `count` places, with as few digits as that takes.
+
+    >>> share_before([0.123, 0.5, 0.9], 1)
+    0.3
+    """
     low, high = places[count - 1], places[count]
     middle = (low + high) / 2
     return next((share for digits in range(2, 12) if low < (share := round(middle, digits)) <= high), middle)
 
 
+def dtype_of(vocab_size: int) -> "np.dtype[Any]":
+    """Return the type of the ids of a vocabulary.
+
+    >>> dtype_of(65_536).name, dtype_of(65_537).name
+    ('uint16', 'uint32')
+    """
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 class Windows:
-    """The windows of one split of a tokenized dataset."""
+    """The windows of one split of a tokenized dataset: the ids of all its shards, one after another."""
 
     def __init__(self, tokens: artifacts.Artifact, split: str, context: int) -> None:
-        """Map the file.
+        """Find the shards; none is read.
 
         Raises:
+            ArtifactError: the tokens were written by another version of ibidem.
             DataError: the split is shorter than one window.
         """
+        if DOCUMENT_ID not in tokens.config:
+            raise ArtifactError(f"{tokens.path}: tokens of another version of ibidem; tokenize the dataset again")
         self.context = context
-        self._ids = np.memmap(tokens.path / f"{split}.bin", dtype=tokens.config["dtype"], mode="r")
-        self.number = (len(self._ids) - 1) // context
+        self._last, self._dtype = tokens.config[DOCUMENT_ID], np.dtype(tokens.config["dtype"])
+        names = (name for name in tokens.files if PurePosixPath(name).name == IDS_FILES[split])
+        self._names = sorted(names, key=lambda name: name.split("/"))
+        sizes = [tokens.files[name].bytes // self._dtype.itemsize for name in self._names]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._files = _Files(tokens)
+        num_ids = sum(sizes) + 1  # the document token that ends the last document
+        self.number = (num_ids - 1) // context
         if self.number < 1:
             raise DataError(
-                f"{tokens.path}: {split} has {len(self._ids)} tokens, less than one window of {context} + 1; "
-                "give more data, a smaller --data.context or another --data.held-out-share"
+                f"{tokens.path}: {split} has {num_ids} tokens, less than one window of {context} + 1; "
+                "give more data, a smaller --data.context or another held-out share"
             )
 
     def __getitem__(self, index: int) -> Ids:
-        """Return the context + 1 ids of a window; int64."""
-        start = index * self.context
-        return self._ids[start : start + self.context + 1].astype(np.int64)
+        """Return the context + 1 ids of a window; int64.
+
+        Raises:
+            DataError: a shard is gone, or is another one than before.
+        """
+        start, end = index * self.context, (index + 1) * self.context + 1
+        shard, pieces = int(np.searchsorted(self._ends, start, side="right")), []
+        while start < end and shard < len(self._names):
+            first = int(self._ends[shard - 1]) if shard else 0
+            stop = min(end, int(self._ends[shard]))
+            pieces.append(self._read(self._names[shard], start - first, stop - start))
+            start, shard = stop, shard + 1
+        if start < end:
+            pieces.append(np.array([self._last], self._dtype))
+        return np.concatenate(pieces).astype(np.int64)
 
     def spread(self, number: int) -> list[int]:
         """Return the indices of `number` windows, evenly spread over the split."""
         number = min(number, self.number)
         return [index * self.number // number for index in range(number)]
+
+    def _read(self, name: str, first: int, count: int) -> NDArray[Any]:
+        size = self._dtype.itemsize
+        return np.frombuffer(self._files.read(name, first * size, count * size), self._dtype)
+
+
+class _Files:
+    """Files of an artifact, opened when they are read; an artifact that takes its place is not read instead of it."""
+
+    def __init__(self, artifact: artifacts.Artifact) -> None:
+        self._artifact = artifact
+        self._open: dict[str, int] = {}
+        self._folder = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, _close_all, self._folder, self._open)
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor(name), size, offset)
+        except OSError as error:
+            raise self._changed(name, error.strerror or "cannot be read") from None
+        if len(data) != size:
+            raise self._changed(name, "shorter than before")
+        return data
+
+    def _descriptor(self, name: str) -> int:
+        if (descriptor := self._open.pop(name, None)) is None:
+            while len(self._open) >= MOST_OPEN:
+                os.close(self._open.pop(next(iter(self._open))))
+            descriptor = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+            if os.fstat(descriptor).st_size != self._artifact.files[name].bytes:
+                os.close(descriptor)
+                raise self._changed(name, "another size than its manifest says")
+        self._open[name] = descriptor  # the last one used is the last one closed
+        return descriptor
+
+    def _changed(self, name: str, what: str) -> DataError:
+        return DataError(
+            f"{self._artifact.path / name}: {what}; the tokens changed while they were trained on; bring them back, "
+            "and go on with --training.resume-from latest"
+        )
+
+
+def _close_all(folder: int, files: Mapping[str, int]) -> None:
+    for descriptor in (folder, *files.values()):
+        os.close(descriptor)
 
 
 def fill_in_middle(ids: Ids, fim: Fim, *, rng: np.random.Generator) -> Ids:
@@ -228,64 +246,3 @@ def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None
         parts = [fim.prefix, *prefix, fim.suffix, *suffix, fim.middle, *middle]
     changed = np.array([*head, *parts], dtype=np.int64)
     return changed if len(changed) >= len(document) else None
-
-
-def _dtype(vocab_size: int) -> "np.dtype[Any]":
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-def _write(
-    folder: Path, dataset: Path, tokenizer: Tokenizer, num_documents: int, held_out_share: float
-) -> dict[str, Any]:
-    dtype = _dtype(tokenizer.vocab_size)
-    sizes = dict.fromkeys(SPLITS, 0)
-    num_bytes = dict.fromkeys(SPLITS, 0)
-    places: list[tuple[str, str, int, int]] = []
-    files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
-    try:
-        with log.progress("tokens", num_documents, "documents") as bar:
-            for sha256, ids in _encoded(dataset, tokenizer):
-                split = SPLITS[shards.is_held_out(sha256, held_out_share)]
-                row = np.array([tokenizer.document_id, *ids], dtype=dtype)
-                row.tofile(files[split])
-                places.append((sha256, split, sizes[split], len(row)))
-                sizes[split] += len(row)
-                num_bytes[split] += int(tokenizer.bytes_of_V[row].sum())
-                bar.advance()
-        for file in files.values():  # the last document ends too
-            np.array([tokenizer.document_id], dtype=dtype).tofile(file)
-    finally:
-        for file in files.values():
-            file.close()
-    if min(sizes.values()) == 0:
-        left = "nothing to train on" if sizes["train"] == 0 else "nothing held out"
-        raise ConfigError(
-            f"{dataset}: a held-out share of {held_out_share:g} leaves {left} of "
-            f"{counted(len(places), 'document')}; {_remedy(place[0] for place in places)}"
-        )
-    names = ("sha256", "split", "start", "tokens")
-    pq.write_table(pa.table(dict(zip(names, zip(*places, strict=True), strict=True))), folder / DOCUMENTS_FILE)
-    return {"documents": len(places), "tokens": sizes, "bytes": num_bytes}
-
-
-def _remedy(sha256s: Iterable[str]) -> str:
-    """Name a share of the documents that leaves none of the splits empty."""
-    places = sorted(map(shards.place_of, set(sha256s)))
-    if len(places) < 2:
-        return "give more data"
-    return f"give more data, or --data.held-out-share {_share_before(places, 1)}"
-
-
-def _encoded(dataset: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield the hash and the ids of each document; conversations are rendered by the chat template."""
-    columns = ["text", "messages", "sha256"]
-    rows = (row for path in shards.shard_paths(dataset) for row in shards.read_rows(path, columns))
-    while batch := list(islice(rows, ENCODE_AT_ONCE)):
-        conversations = [None if row["messages"] is None else from_rows(row["messages"]) for row in batch]
-        texts = [row["text"] for row, turns in zip(batch, conversations, strict=True) if turns is None]
-        texts += [part.text for turns in conversations for turn in turns or () for part in joined(turn.parts)]
-        encoded = tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
-        codec = _Encoded(tokenizer, dict(zip(texts, encoded, strict=True)))
-        for row, turns in zip(batch, conversations, strict=True):
-            ids = codec.encode(row["text"]) if turns is None else codec.template.render(turns).ids[1:]
-            yield row["sha256"], ids

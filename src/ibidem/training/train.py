@@ -4,16 +4,15 @@ from functools import partial
 
 from ibidem import artifacts
 from ibidem.config import settings
-from ibidem.data import shards
 from ibidem.errors import ConfigError
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import plan, session
 from ibidem.training.config import TrainConfig
+from ibidem.training.prepared import check_tokens, tokens_of
 from ibidem.training.pretraining import Pretraining
-from ibidem.training.processes import check_processes, main_process_first, start_accelerator
-from ibidem.training.tokens import tokenize
+from ibidem.training.processes import check_processes, start_accelerator
 
 
 def train(config: TrainConfig) -> str:
@@ -32,13 +31,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
     context = config.data.context or shape.context
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
-    with main_process_first(accelerator):
-        tokens, tokenizer = tokenize(
-            config.data.dataset,
-            config.data.tokenizer,
-            config.data.cache_dir or config.output_dir / "tokens",
-            held_out_share=config.data.held_out_share,
-        )
+    tokens, tokenizer = tokens_of(config.data, config.output_dir, accelerator)
     objective = Pretraining(config, shape, tokens, tokenizer, accelerator)
     place = folder_of(config.output_dir, 0)
     made = session.Provenance(
@@ -72,7 +65,7 @@ def check(config: TrainConfig) -> ModelConfig:
     """
     session.check(config, initial=config.initial)
     shape = read_model_config(config.model)
-    artifacts.load(config.data.dataset, kind=shards.KIND)
+    check_tokens(config.data)
     check_shape(shape, Tokenizer.load(config.data.tokenizer), config)
     return shape
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import normpath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -178,7 +178,12 @@ def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
 
 
 def _lists(artifact: Artifact) -> bool:
-    return artifact.kind == shards.KIND or not {DOCUMENTS_FILE, PROBLEMS_FILE}.isdisjoint(artifact.files)
+    return artifact.kind == shards.KIND or bool(_listings(artifact)) or PROBLEMS_FILE in artifact.files
+
+
+def _listings(artifact: Artifact) -> list[str]:
+    """Return the names of the files of tokens that list documents: one for each shard."""
+    return sorted(name for name in artifact.files if PurePosixPath(name).name == DOCUMENTS_FILE)
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
@@ -188,10 +193,12 @@ def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
             rows = pc.indices_nonzero(pc.is_in(hashes, sha256s)).to_pylist()
             name = path.relative_to(artifact.path).as_posix()
             yield from ({"shard": name, "row": row, "sha256": hashes[row].as_py()} for row in rows)
-    elif DOCUMENTS_FILE in artifact.files:
-        artifacts.check(artifact, [DOCUMENTS_FILE])
-        table = pq.read_table(artifact.path / DOCUMENTS_FILE)
-        yield from table.filter(pc.is_in(table["sha256"], sha256s)).to_pylist()
+    elif names := _listings(artifact):
+        artifacts.check(artifact, names)
+        for name in names:
+            table = pq.read_table(artifact.path / name)
+            shard = {"shard": name.removesuffix(f"/{DOCUMENTS_FILE}")} if name != DOCUMENTS_FILE else {}
+            yield from (shard | row for row in table.filter(pc.is_in(table["sha256"], sha256s)).to_pylist())
     elif PROBLEMS_FILE in artifact.files:
         artifacts.check(artifact, [PROBLEMS_FILE])
         wanted = set(sha256s.to_pylist())

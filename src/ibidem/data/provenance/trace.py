@@ -1,6 +1,6 @@
 """Answer "is this in the model?": find every artifact that contains or saw a document."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,9 +104,13 @@ def _describe(use: Use) -> str:
     places = [
         f"row {span['row']:,}"
         if "row" in span
-        else f"{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}"
+        else f"{_shard(span)}{span['split']} tokens {span['start']:,} to {span['start'] + span['tokens'] - 1:,}"
         for span in use.spans
     ]
     return f"  {use.artifact.kind} {use.artifact.path}: " + (
         "; ".join(places) or "made from an artifact that contains it"
     )
+
+
+def _shard(span: Mapping[str, Any]) -> str:
+    return f"{span['shard']} " if "shard" in span else ""
