@@ -25,6 +25,7 @@ from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
 
 INTERNAL = {
+    *("serving.imports.hf_folder:README", "serving.imports.hf_weights:OUTPUT"),
     *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
