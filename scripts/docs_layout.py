@@ -27,10 +27,11 @@ from ibidem.training.plan import PlanConfig
 INTERNAL = {
     *("serving.imports.hf_folder:README", "serving.imports.hf_weights:OUTPUT"),
     *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
+    "tokenization.import_tokenizer:SETTINGS",
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
 }
-"""Schemas and file names of workspaces and of the package alone: a finished artifact never holds them."""
+"""Schemas and file names of workspaces, of the package alone and of foreign models: no finished artifact holds them."""
 
 MANIFEST = {
     "kind": "What the artifact is: one of the kinds below.",
@@ -345,12 +346,16 @@ def _dataset() -> Kind:
 def _tokenizer() -> Kind:
     return Kind(
         constant="tokenization.tokenizer:KIND",
-        about="A sentencepiece unigram model that gives every byte back.",
+        about="A sentencepiece unigram model that gives every byte back, or the tokenizer of an imported model.",
         made_by=("train-tokenizer",),
         read_by=("blend", *TRAININGS, "report"),
         files={
             "{records:TOKENIZER_FILE}": "The model, as sentencepiece reads it.",
             "tokenizer.vocab": "Every piece with its score, one per line, in the order of the ids.",
+        },
+        sometimes={
+            "{records:TOKENIZER_JSON}": "Of an imported model, instead of both: the tokenizer as the library "
+            "`tokenizers` reads it, with our markers.",
         },
         counts={
             "trained": "Documents that it was trained on.",
@@ -364,6 +369,9 @@ def _tokenizer() -> Kind:
             "broken": "SHA-256 of those that did not.",
             "bytes_per_token": "Bytes of a token on average, on the held-out documents.",
             "byte_pieces_share": "Share of tokens that are single bytes, on the held-out documents.",
+            "markers_added": "Markers that an imported tokenizer did not have. Only of an imported one, as the next.",
+            "texts": "Trial texts that were encoded and decoded.",
+            "texts_changed": "Those that came back changed; `config` has their number by kind.",
         },
     )
 
@@ -403,7 +411,7 @@ TRAINED = {
         f"{{modeling.checkpoint:TOKENIZER_DIR}}/{name}": text
         for name, text in (
             ("{artifacts:MANIFEST}", "Manifest of the tokenizer: the folder is a copy of that artifact."),
-            ("{records:TOKENIZER_FILE}", "The tokenizer's model."),
+            ("{records:TOKENIZER_FILE}", "The tokenizer's model; of an imported one `tokenizer.json` alone."),
             ("tokenizer.vocab", "The tokenizer's pieces."),
         )
     },

@@ -58,6 +58,12 @@ def document_of(tree: Tree) -> str | None:
     return None
 
 
+def unknown_id(model: Tree) -> int | None:
+    """Return the id that a model has for unknown characters."""
+    number = model["unk_id"] if model["type"] == "Unigram" else model["vocab"].get(model.get("unk_token"))
+    return None if number is None else int(number)
+
+
 def controls_of(tree: Tree, alphabet: Alphabet) -> dict[str, int]:
     """Return the ids that no text becomes, by their plain names, of a file in our form."""
     found = ((alphabet.plain(token["content"]), token["id"]) for token in tree["added_tokens"])
@@ -121,6 +127,19 @@ def bare(tree: Tree) -> Tree:
     }
 
 
+def without_blank(tree: Tree) -> Tree:
+    """Return a tokenizer that writes no blank before the first word of a text."""
+    normalizers = [step for step in components(tree.get("normalizer")) if step["type"] != "Prepend"]
+    steps = [
+        step | {"prepend_scheme": "never"} if step["type"] == "Metaspace" else step
+        for step in components(tree.get("pre_tokenizer"))
+    ]
+    return tree | {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if steps else None,
+    }
+
+
 def plain(tree: Tree) -> Tree:
     """Return a foreign tokenizer without what makes the ids of a text depend on anything but the text."""
     off = {"truncation": None, "padding": None, "post_processor": None}
@@ -137,10 +156,9 @@ def _sorted_out(tree: Tree, own: Alphabet | None) -> tuple[dict[str, int], list[
             plain.append({"id": token["id"], "content": token["content"]} | FLAGS | token | {"special": False})
         else:
             controls[name or token["content"]] = token["id"]
-    model = tree["model"]
-    unknown = model["vocab"][model["unk_id"]][0] if model["type"] == "Unigram" else model.get("unk_token")
-    number = model["unk_id"] if model["type"] == "Unigram" else model["vocab"].get(unknown)
+    model, number = tree["model"], unknown_id(tree["model"])
     if number is not None:
+        unknown = model["vocab"][number][0] if model["type"] == "Unigram" else model["unk_token"]
         controls.setdefault((own.plain(unknown) if own else None) or unknown, number)
     return controls, plain
 

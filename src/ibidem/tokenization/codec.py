@@ -19,6 +19,10 @@ class Codec(Protocol):
         """Number of ids."""
 
     @property
+    def unknown_id(self) -> int | None:
+        """Id of characters that have no other."""
+
+    @property
     def texts_of_V(self) -> Sequence[str | bytes]:  # noqa: N802 - the shape
         """What each id adds to a text: a text, bytes that may be part of a character, or of a special token nothing."""
 
@@ -31,6 +35,9 @@ class Codec(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; never that of a special token."""
+
+    def encode_continued(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another: without a blank before its first word."""
 
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
         """Encode many texts, in parallel."""

@@ -34,7 +34,7 @@ from ibidem.tokenization.unigram_json import exported_pieces
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
+SETTINGS = "tokenizer_config.json"
 OUTSIDE = "outside"
 """Role of the files that were read: no artifact of ours."""
 MOST_NAMES = 100
@@ -71,7 +71,7 @@ def import_tokenizer(source: Path, output_dir: Path) -> Tokenizer:
         DataError: a file is damaged, or the tokenizer is one that does not give texts back.
     """
     artifacts.check_replaceable(output_dir, KIND)
-    path, beside = source / TOKENIZER_JSON, source / TOKENIZER_CONFIG
+    path, beside = source / TOKENIZER_JSON, source / SETTINGS
     tree = checked(read_json(path), path)
     settings = read_json(beside) if beside.exists() else {}
     inputs = [Input.of_file(OUTSIDE, each) for each in (path, beside) if each.exists()]

@@ -5,6 +5,7 @@ Texts are encoded without its special tokens, and each id stands for what `piece
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.tokenization import special
-from ibidem.tokenization.canonical import alphabet_of, bare, controls_of, document_of
+from ibidem.tokenization.canonical import alphabet_of, bare, controls_of, document_of, unknown_id, without_blank
 from ibidem.tokenization.json_file import Tree, names_of
 from ibidem.tokenization.piece_texts import piece_texts
 from ibidem.tokenization.utf8 import joined
@@ -37,6 +38,8 @@ class JsonCodec:
         if alphabet is None or document is None:
             raise ArtifactError(f"{where}: not written by ibidem; ibidem import takes the tokenizer of a model")
         self.model_bytes, self.alphabet, self.document = model, alphabet, document
+        self._where = where
+        self.unknown_id = unknown_id(tree["model"])
         self._controls = controls_of(tree, alphabet)
         self._controls[special.DOCUMENT] = self._controls[alphabet.plain(document) or document]
         names = names_of(tree, where)
@@ -70,6 +73,11 @@ class JsonCodec:
         """Return the ids of a text; never that of a special token."""
         return list(self._model.encode(text, add_special_tokens=False).ids)
 
+    def encode_continued(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another: without a blank before its first word."""
+        model = self._continuing if self.first_texts else self._model
+        return list(model.encode(text, add_special_tokens=False).ids)
+
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:  # noqa: ARG002 - the library decides
         """Encode many texts, in parallel."""
         return [done.ids for done in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -86,6 +94,10 @@ class JsonCodec:
         """Return the span of each id of a text in characters, as the library states it."""
         spans = self._model.encode(text, add_special_tokens=False).offsets
         return np.array(spans, dtype=np.int64).reshape(-1, 2).clip(0, len(text))
+
+    @cached_property
+    def _continuing(self) -> "Tokenizer":
+        return library(json.dumps(without_blank(bare(json.loads(self.model_bytes)))), self._where)
 
     def _parts(self, ids: Iterable[int], *, is_continued: bool) -> Iterator[str | bytes]:
         is_first = not is_continued

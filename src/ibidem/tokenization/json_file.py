@@ -36,13 +36,15 @@ def read_json(path: Path) -> Tree:
     """
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes; a tokenizer has at most {MOST_BYTES:,}")
-        tree = json.loads(path.read_bytes().decode("utf-8-sig"))
+        raw = path.read_bytes() if size <= MOST_BYTES else b""
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{path}: missing; give the folder of a Hugging Face model that has one") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if size > MOST_BYTES:
+        raise ConfigError(f"{path}: {size:,} bytes; a tokenizer has at most {MOST_BYTES:,}")
+    try:
+        tree = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(tree, dict):

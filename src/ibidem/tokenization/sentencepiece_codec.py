@@ -33,13 +33,14 @@ class SentencePieceCodec:
         self.model_bytes = model
         self._model = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._model.vocab_size()
+        self.unknown_id: int = self._model.unk_id()
         self._byte_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(special.NUM_BYTES)]
         self._spelled = {char: [self._byte_ids[byte] for byte in char.encode()] for char in (NEWLINE, BLANK)}
 
     def special_id(self, token: str) -> int | None:
         """Return the id of a special token; None if there is no such token."""
         number = int(self._model.piece_to_id(token))
-        return None if number == self._model.unk_id() and token != special.UNKNOWN else number
+        return None if number == self.unknown_id and token != special.UNKNOWN else number
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; never that of a special token."""
@@ -49,6 +50,10 @@ class SentencePieceCodec:
         for part in _CARRIERS.split(text):
             ids += self._spelled.get(part) or self._model.encode(part)
         return ids
+
+    def encode_continued(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another: the same."""
+        return self.encode(text)
 
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
         """Encode many texts, in parallel."""

@@ -64,6 +64,10 @@ class Tokenizer:
         """Return the ids of a text; never that of a special token."""
         return self.codec.encode(text)
 
+    def encode_continued(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another: without the blank that `continued` tells of."""
+        return self.codec.encode_continued(text)
+
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
         """Encode many texts, in parallel."""
         return self.codec.encode_batch(texts, threads=threads)
@@ -97,6 +101,11 @@ class Tokenizer:
         return self.codec.offsets(text)[: len(ids)]
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return not isinstance(self.codec, SentencePieceCodec)
+
+    @property
     def model_bytes(self) -> bytes:
         """The file of the model."""
         return self.codec.model_bytes
@@ -115,9 +124,8 @@ class Tokenizer:
     def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
         """Number of bytes of text that each id represents; 0 for special tokens."""
         sizes = np.array([num_bytes(text) for text in self.texts_of_V], dtype=np.int32)
-        unknown = self.codec.special_id(special.UNKNOWN)
-        if unknown is not None:
-            sizes[unknown] = 0
+        if self.codec.unknown_id is not None:
+            sizes[self.codec.unknown_id] = 0
         return sizes
 
     @cached_property
@@ -133,7 +141,8 @@ class Tokenizer:
 
         Behind a special token a text begins.
         """
-        return np.where(self.bytes_of_V[before] == 0, self.first_bytes_of_V[ids], self.bytes_of_V[ids])
+        begins = (self.bytes_of_V[before] == 0) & (before != self.codec.unknown_id)
+        return np.where(begins, self.first_bytes_of_V[ids], self.bytes_of_V[ids])
 
 
 def codec_of(artifact: artifacts.Artifact) -> Codec:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import islice, pairwise
+from operator import ne
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -49,8 +50,15 @@ class Codec(Protocol):
     """What fill-in-the-middle requires of a tokenizer."""
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+
+    @property
     def bytes_of_V(self) -> NDArray[np.int32]:  # noqa: N802 - the shape
         """Number of bytes of text that each id represents."""
+
+    def encode_continued(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another."""
 
     def bytes_of(self, ids: Ids, before: Ids) -> NDArray[np.int32]:
         """Return the number of bytes of text of each id, given the id before it."""
@@ -221,8 +229,12 @@ def _rearranged(document: Ids, fim: Fim, rng: np.random.Generator) -> Ids | None
     if len(text) < FEWEST_CHARACTERS or len(text.encode()) != fim.codec.bytes_of(body, before).sum():
         return None
     low, high = sorted(rng.integers(0, len(text) + 1, size=2).tolist())
-    prefix, middle, suffix = (fim.codec.encode(part) for part in (text[:low], text[low:high], text[high:]))
+    texts = text[:low], text[low:high], text[high:]
+    prefix, middle, suffix = (fim.codec.encode(part) for part in texts)
+    if fim.codec.is_imported and any(map(ne, map(fim.codec.decode, (prefix, middle, suffix)), texts)):
+        return None  # it may take a blank for its own at the beginning of a part
     if rng.random() < fim.spm_rate:
+        middle = fim.codec.encode_continued(text[low:high]) if low else middle
         parts = [fim.prefix, fim.suffix, *suffix, fim.middle, *prefix, *middle]
     else:
         parts = [fim.prefix, *prefix, fim.suffix, *suffix, fim.middle, *middle]

@@ -178,6 +178,7 @@ def _write(
         beside.head,
         beside.results,
         beside.decision,
+        alphabet.plain(form.document) if form.is_imported else None,
     )
     _write_text(draft.path / CARD, model_card(about))
     draft.counts |= {"parameters": decoder.num_parameters, "dtype": name_of(dtype), **compared}

@@ -66,7 +66,7 @@ def _item(rng: random.Random, families: Sequence[Sequence[str]]) -> str:
 def conversations(pieces: Pieces, alphabet: Alphabet, number: int, seed: int = 0) -> Iterator[Conversation]:
     """Yield conversations of hostile texts: any role after any other, parts of every kind, LEAD and ESCAPE anywhere.
 
-    A text is cut in two parts that follow each other, each of which is encoded by itself.
+    A text is cut in two parts that follow each other, and are one text.
     """
     rng = random.Random(seed)
     source = texts(pieces, alphabet, 20 * number, seed + 1)

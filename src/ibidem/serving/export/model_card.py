@@ -42,6 +42,8 @@ class About(NamedTuple):
     head: Artifact | None
     results: Sequence[Record]
     decision: Artifact | None
+    begins: str | None = None
+    """Name of the token that begins a document, of an imported tokenizer."""
 
 
 def model_card(about: About) -> str:
@@ -113,17 +115,22 @@ def _private(readers: Readers | None) -> list[str]:
 def _tokens(about: About) -> Iterator[str]:
     lead, escape = (f"U+{ord(each):X}" for each in about.alphabet)
     compared = about.compared
+    begins = about.begins or "<|endoftext|>"
     yield (
-        "A document begins with `<|endoftext|>`, which the tokenizer adds. A text ends with `<|end|>`, the end of a "
-        "turn, or with `<|endoftext|>`. A content of the chat template is a text, or a list of parts of type `text`, "
+        f"A document begins with `{begins}`, which the tokenizer adds. A text ends with `<|end|>`, the end of a "
+        f"turn, or with `{begins}`. A content of the chat template is a text, or a list of parts of type `text`, "
         "`passage`, `cite` and `tool_call`."
     )
     yield (
-        "`<|user|>` in a text stays text (`split_special_tokens`): only the chat template writes markers, as "
-        f"{lead} followed by `|user|>`, and it escapes its texts with {escape}. So a text that has {lead} before "
-        f"`|user|>`, or {escape} after `<` or {lead}, is not encoded as it stands if it does not come through the "
-        "template. A program that reads `tokenizer.json` alone, or switches `split_special_tokens` off, takes "
-        "`<|user|>` in a text for the marker, unless it comes through the template."
+        _imported(lead, escape)
+        if about.begins
+        else (
+            "`<|user|>` in a text stays text (`split_special_tokens`): only the chat template writes markers, as "
+            f"{lead} followed by `|user|>`, and it escapes its texts with {escape}. So a text that has {lead} before "
+            f"`|user|>`, or {escape} after `<` or {lead}, is not encoded as it stands if it does not come through the "
+            "template. A program that reads `tokenizer.json` alone, or switches `split_special_tokens` off, takes "
+            "`<|user|>` in a text for the marker, unless it comes through the template."
+        )
     )
     yield (
         f"Compared with the checkpoint when this was written: the ids of {compared['texts']:,} hostile texts and "
@@ -131,6 +138,15 @@ def _tokens(about: About) -> Iterator[str]:
         f"{counted(compared['text_ties'] + compared['conversation_ties'], 'tie')} among them: two segmentations with "
         "the same score, between which rounding decides, in float32 here and in float64 there. Both are of the same "
         "text."
+    )
+
+
+def _imported(lead: str, escape: str) -> str:
+    return (
+        "The tokenizer was imported with the model. Its special tokens have other names here, with "
+        f"{lead} in place of `<`, so that `<|user|>` in a text stays text, whoever reads `tokenizer.json`. The chat "
+        f"template writes {escape} after {lead} in a text. So a text that has {lead} before `|user|>`, or {escape} "
+        f"after {lead}, is not encoded as it stands if it does not come through the template."
     )
 
 

@@ -97,14 +97,17 @@ def _compare_texts(comparison: Comparison, ours: Tokenizer, theirs: Any, texts: 
     decoded = theirs.decode(ids_of, skip_special_tokens=True)
     for text, ids, back in zip(texts, ids_of, decoded, strict=True):
         comparison.compare("text", text, ours.encode(text), ids)
-        if back != text:
+        if back != ours.decode(ids):  # an imported tokenizer may change a text, and says so when it is imported
             raise differs(f"text {_shown(text)} comes back as {_shown(back)}")
 
 
 def _compare_conversations(
     comparison: Comparison, ours: Tokenizer, theirs: Any, conversations: Sequence[Conversation]
 ) -> None:
-    """Compare prompts; they must be the same where texts are searched for special tokens."""
+    """Compare prompts; they must be the same where texts are searched for special tokens.
+
+    No text spells the special tokens of an imported tokenizer, so its texts are searched always.
+    """
     template = ChatTemplate(ours)
     given = list(map(hostile.messages, conversations))
     searched, plain = (
@@ -114,7 +117,7 @@ def _compare_conversations(
             return_dict=False,
             tokenizer_kwargs={"split_special_tokens": splits, "verbose": False},
         )
-        for splits in (False, True)
+        for splits in (False, not ours.is_imported)
     )
     for turns, ids, searched_ids in zip(conversations, plain, searched, strict=True):
         comparison.compare("conversation", str(turns), template.prompt(turns), ids)
