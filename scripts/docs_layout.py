@@ -29,6 +29,7 @@ from ibidem.training.token_shards import PLACES
 from ibidem.training.tokenize import SHARDS
 
 INTERNAL = {
+    *("serving.imports.hf_folder:README", "serving.imports.hf_weights:OUTPUT"),
     *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
     "tokenization.import_tokenizer:SETTINGS",
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
@@ -402,7 +403,7 @@ def _tokens() -> Kind:
         made_by=("tokenize", *PRETRAININGS),
         read_by=("tokenize", *PRETRAININGS, *TAKEDOWN),
         files={
-            "<dataset>/<split>/<shard>/{attribution.index:IDS}": "Ids of the shard's training documents: uint16, or uint32 for a "
+            "<dataset>/<split>/<shard>/train.bin": "Ids of the shard's training documents: uint16, or uint32 for a "
             "vocabulary beyond 65,536. `config` names the type, and the id of the document token, which precedes each "
             "document.",
             "<dataset>/<split>/<shard>/validation.bin": "The same for its held-out documents.",
