@@ -200,7 +200,7 @@ EVENTS = {
     "train.processes_changed": "Another number of processes goes on from a checkpoint.",
     "train.precision": "The precision is not the one asked for.",
     "train.no_samples": "Completions are left out: the weights are sharded, or the context is too short for them.",
-    "checkpoint.saved": "A checkpoint is sealed.",
+    "checkpoint.saved": "A checkpoint is sealed; with `--checkpoints.asynchronous`, some steps after it was taken.",
     "checkpoint.not_saved": "A checkpoint could not be saved, as on a full disk; the run goes on, and saves the next "
     "one.",
     "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",

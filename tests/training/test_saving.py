@@ -5,7 +5,8 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from ibidem.errors import CheckpointError
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.modeling.tensor_files import Part, files_of, name_of_file, opened, write
-from ibidem.training import sharding, snapshot
+from ibidem.training import saving, sharding, snapshot
 from ibidem.training.config import OptimConfig
 from ibidem.training.guard import Guard
 from ibidem.training.loop import Learner
@@ -80,18 +81,23 @@ def events_of(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_full_disk_costs_a_checkpoint_and_neither_the_run_nor_an_event(
-    small_disk: Path, train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asynchronous: bool, small_disk: Path, train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_disk / "run"
 
     def make_room() -> None:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
         assert artifacts.verify(run / "checkpoints" / "step-000010")
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000010"]
         (small_disk / "filler").unlink()
 
     at_steps(monkeypatch, {12: lambda: fill(small_disk), 25: make_room})
-    train(train_settings, output_dir=run, data__cache_dir=tmp_path / "tokens", checkpoints__every=10)
+    settings = changed(train_settings, checkpoints__every=10, checkpoints__asynchronous=asynchronous)
+    train(settings, output_dir=run, data__cache_dir=tmp_path / "tokens")
     assert sorted(steps_of(run)) == [10, 30, 40]
     assert sorted(losses(run)) == list(range(1, 41))
     lost = [event for event in events_of(run) if event["event"] == "checkpoint.not_saved"]
@@ -125,12 +131,13 @@ runpy.run_path({launcher!r}, run_name="__main__")
 """
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_disk_that_is_full_for_one_of_two_processes_is_reported_by_the_main_one(
-    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asynchronous: bool, train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(sharding.FLAG, "true")
     settings = changed(train_settings, training__steps=4, checkpoints__every=2, validation__every=4)
-    settings = changed(settings, training__num_processes=2)
+    settings = changed(settings, training__num_processes=2, checkpoints__asynchronous=asynchronous)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     (tmp_path / "full.py").write_text(FULL_FOR_ONE.format(launcher=str(LAUNCHER)))
     started = processes.start_all(tmp_path / "full.py", ["--config", str(tmp_path / "config.yaml")], tmp_path)
@@ -146,6 +153,29 @@ def test_a_disk_that_is_full_for_one_of_two_processes_is_reported_by_the_main_on
     said = [(tmp_path / f"said-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert "step-000004 was not saved: process 1: the disk is full" in said[0][-1]
     assert "Traceback" not in "\n".join(said[0] + said[1])
+
+
+def test_the_next_steps_do_not_wait_for_a_checkpoint_and_do_not_change_it(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(train_settings, checkpoints__every=10, checkpoints__keep_last=9)
+    train(settings, output_dir=tmp_path / "waits")
+    gone_on, usual = threading.Event(), saving.write
+
+    def write_later(path: Path, parts: Sequence[Part]) -> str:
+        assert gone_on.wait(60), "the steps wait for the checkpoint"
+        return usual(path, parts)
+
+    monkeypatch.setattr(saving, "write", write_later)
+    at_steps(monkeypatch, {15: gone_on.set, 31: gone_on.clear, 35: gone_on.set})
+    train(settings, output_dir=tmp_path / "goes on", checkpoints__asynchronous=True)
+    for run in ("waits", "goes on"):
+        assert sorted(steps_of(tmp_path / run)) == [10, 20, 30, 40]
+    for number in (10, 20, 30, 40):
+        found = [
+            artifacts.verify(tmp_path / run / "checkpoints" / f"step-{number:06d}") for run in ("waits", "goes on")
+        ]
+        assert found[0].digest == found[1].digest
 
 
 def learner_of(kind: str) -> Learner:
@@ -257,7 +287,7 @@ def sharded_run(
         "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 32},
         "training": {"steps": 6, "batch_sequences": 2, "mixed_precision": "no", "num_processes": 2, "stop_at_step": 4},
         "validation": {"every": 6, "windows": 2},
-        "checkpoints": {"every": 2},
+        "checkpoints": {"every": 2, "asynchronous": True},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     with pytest.MonkeyPatch.context() as patch:

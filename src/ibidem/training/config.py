@@ -171,6 +171,8 @@ class CheckpointConfig:
     """Steps between two checkpoints; the last step always saves one."""
     keep_last: Positive = 3
     """Number of checkpoints to keep; older ones are removed."""
+    asynchronous: Annotated[bool, REPORTED] = False
+    """Write checkpoints while the training goes on, from a copy of weights and optimizer state in host memory."""
 
 
 @configuration

@@ -9,26 +9,36 @@
 
 The three messages are always exchanged, so that all processes know the same: the checkpoint is there, or it is not and
 why. A disk that is full or gone then costs a checkpoint and not the run, which tries again at the next one.
+
+Asynchronously, all of this happens in a thread on each process, on copies in host memory, while the training goes on.
+The messages have a group of their own, so that they never meet those of a step. One checkpoint is written at a time.
 """
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Input
 from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import MODEL, TOKENIZER_DIR
-from ibidem.modeling.tensor_files import SUFFIX, name_of_file, write
+from ibidem.modeling.tensor_files import SUFFIX, Part, name_of_file, write
 from ibidem.readers import readers_of
 from ibidem.runs import folder_of
 from ibidem.training import sharding, snapshot, state
+from ibidem.training.config import CheckpointConfig
 from ibidem.training.loop import Learner
 from ibidem.training.lora import ADAPTER, ADAPTER_CONFIG
 from ibidem.training.objective import ObjectiveState
@@ -63,17 +73,29 @@ class _Part(NamedTuple):
 class Saver:
     """Saves the checkpoints of a run, on all processes."""
 
-    def __init__(self, accelerator: Accelerator, run: Path, keep_last: int) -> None:
+    def __init__(self, accelerator: Accelerator, run: Path, config: CheckpointConfig, patience_s: float) -> None:
         """Open the sockets over which the processes agree; all must call it.
 
         Args:
             accelerator: the processes.
             run: the run's folder.
-            keep_last: number of checkpoints to keep.
+            config: what to keep, and whether to write beside the training.
+            patience_s: how long a run that fails waits for a checkpoint that is being written.
         """
         self._is_main, self._process = accelerator.is_main_process, accelerator.process_index
         self._processes, self._group = accelerator.num_processes, host_group(accelerator, LONGEST_SAVE)
-        self._run, self._keep_last = run, keep_last
+        self._run, self._keep_last, self._patience_s = run, config.keep_last, patience_s
+        self._copies = _HostCopies() if config.asynchronous else None
+        self._writing: tuple[threading.Thread, Future[None]] | None = None
+
+    def __enter__(self) -> Self:
+        """Save checkpoints in the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the checkpoint that is being written; not forever, since another process may be lost."""
+        if self._writing is not None:
+            self._writing[0].join(self._patience_s)
 
     def save(self, learner: Learner, saved: Saved, *, is_last: bool) -> None:
         """Save a checkpoint; if that fails, report it and go on, unless it is the last one.
@@ -81,6 +103,7 @@ class Saver:
         Raises:
             CheckpointError: the last one could not be saved; earlier checkpoints are as they were.
         """
+        self._wait()
         taken = snapshot.take(learner, is_main=self._is_main)
         progress = {
             "step": saved.step,
@@ -88,9 +111,42 @@ class Saver:
             "optimizer": snapshot.optimizer_name(learner),
             "processes": self._processes,
         }
-        self._report(saved.step, self._write(taken, saved, progress), is_last=is_last)
+        if self._copies is None:
+            self._save(taken, saved, progress, is_last=is_last)
+            return
+        taken = self._copies.of(taken)
+        saved = replace(saved, objective=_copy(saved.objective))
+        self._start(partial(self._save, taken, saved, progress, is_last=is_last))
+        if is_last:
+            self._wait()
 
-    def _report(self, step: int, failure: str | None, *, is_last: bool) -> None:
+    def _start(self, save: Callable[[], None]) -> None:
+        """Save in a thread, which does not keep a process alive that fails."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                save()
+                done.set_result(None)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                done.set_exception(error)
+
+        thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._writing = thread, done
+        thread.start()
+
+    def _wait(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            CheckpointError: it is the last one, and could not be saved.
+        """
+        if self._writing is not None:
+            self._writing[1].result()
+            self._writing = None
+
+    def _save(self, taken: Snapshot, saved: Saved, progress: Mapping[str, Any], *, is_last: bool) -> None:
+        failure, step = self._write(taken, saved, progress), saved.step
         folder = folder_of(self._run, step)
         if failure is None:
             log.event("checkpoint.saved", step=step, path=str(folder))
@@ -160,6 +216,34 @@ class Saver:
         if self._group is not None:
             dist.all_gather_object(parts, part, self._group)
         return parts
+
+
+class _HostCopies:
+    """Copies of tensors in host memory, in the same memory for every checkpoint."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def of(self, taken: Snapshot) -> Snapshot:
+        """Copy what is to be saved; a device copies everything at once."""
+        copied = taken._replace(
+            weights=list(map(self._of, taken.weights)), optimizer=list(map(self._of, taken.optimizer))
+        )
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
+
+    def _of(self, part: Part) -> Part:
+        held, tensor = self._held.get(part.name), part.tensor.detach()
+        if held is None or (held.shape, held.dtype) != (tensor.shape, tensor.dtype):
+            held = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._held[part.name] = held
+        return part._replace(tensor=held.copy_(tensor, non_blocking=True))
+
+
+def _copy(state: ObjectiveState) -> ObjectiveState:
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
+    return ObjectiveState(tensors, deepcopy(state.values))
 
 
 def _check(parts: Sequence[_Part], folder: Path) -> None:

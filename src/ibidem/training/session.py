@@ -285,7 +285,8 @@ def _train(
     made: Provenance,
 ) -> tuple[Path, KeyboardInterrupt | None]:
     """Run the loop; return the last checkpoint, and what stopped the run, if it was stopped."""
-    saver = saving.Saver(accelerator, config.output_dir, config.checkpoints.keep_last)
+    patience = timeout_of_steps(config).total_seconds()
+    saver = saving.Saver(accelerator, config.output_dir, config.checkpoints, patience)
 
     def save(step: int, figures: dict[str, float], *, is_last: bool) -> None:
         adapters = None if learner.adapters is None else learner.adapters.settings
@@ -301,7 +302,7 @@ def _train(
         processes=accelerator.num_processes,
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
-    with interrupts.noticed(_agreement(config, accelerator)) as notice:
+    with saver, interrupts.noticed(_agreement(config, accelerator)) as notice:
         done = loop.run(
             schedule,
             objective,
