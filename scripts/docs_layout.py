@@ -704,7 +704,7 @@ def _export() -> Kind:
             "dtype": "Precision of the weights.",
             "texts": "Number of hostile texts whose ids were compared.",
             "conversations": "Number of hostile conversations whose ids were compared (hf).",
-            "llama_cpp": "Version of llama-cpp-python that compared it (gguf).",
+            "llama_cpp": "Version of llama.cpp that compared it (gguf).",
         },
     )
 

@@ -208,7 +208,7 @@ class ExportConfig:
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision of the weights; by default the checkpoint's."""
     llama_cpp: Path | None = None
-    """A Python that has llama_cpp, with which a GGUF file is compared; by default the one that runs ibidem."""
+    """A Python that has llama-cpp-py-sync, to compare a GGUF file; by default the one that runs ibidem."""
     head: Path | None = None
     """A grounding head of `ibidem train-head` to put beside the model."""
     evaluation: tuple[Path, ...] = ()

@@ -111,7 +111,7 @@ def _tokens_gguf(about: About) -> Iterator[str]:
         "`<|endoftext|>`. Whether `<|user|>` in a text becomes the marker is up to the program (`parse_special`)."
     )
     yield (
-        f"Compared with the checkpoint when this was written, by llama-cpp-python {about.compared['llama_cpp']}: the "
+        f"Compared with the checkpoint when this was written, by llama.cpp {about.compared['llama_cpp']}: the "
         f"ids of {about.compared['texts']:,} hostile texts, which are the same, and logits on random ids. The chat "
         "template is in the file; how a program renders it was not compared."
     )
