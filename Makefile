@@ -49,7 +49,7 @@ setup: .venv/.ready
 
 # What developers need too.
 .venv/.ready: .venv/.demo
-	$(INSTALL) -e ".[demo,dev,evaluation,huggingface,lora,ray,tensorboard]"
+	$(INSTALL) -e ".[demo,dev,evaluation,gguf,huggingface,lora,ray,tensorboard]"
 	touch $@
 
 .venv/.docs: .venv/.ready

@@ -755,18 +755,17 @@ def _decision() -> Kind:
 def _export() -> Kind:
     return Kind(
         constant="serving.export.export:KIND",
-        about="A checkpoint as transformers opens it, compared with the checkpoint before it appeared.",
+        about="A checkpoint as transformers or llama.cpp opens it, compared with the checkpoint before it appeared.",
         made_by=("export",),
         read_by=(),
-        files={
-            "{serving.export.hf_model:CONFIG}": "The shape: Qwen3 or Llama.",
+        files={"{serving.export.export:CARD}": "The model card."},
+        sometimes={
+            "{serving.export.hf_model:CONFIG}": "The shape: Qwen3 or Llama (`--format hf`, as the next four).",
             "{serving.export.hf_model:GENERATION}": "The ids that end a text.",
             "{modeling.checkpoint:WEIGHTS}": "The weights, under their names in transformers.",
             "{serving.export.hf_tokenizer:TOKENIZER_JSON}": "The tokenizer.",
             "{serving.export.hf_tokenizer:TOKENIZER_CONFIG}": "Its settings, and the chat template.",
-            "{serving.export.export:CARD}": "The model card.",
-        },
-        sometimes={
+            "{serving.export.export:GGUF}": "Shape, tokenizer, chat template and weights (`--format gguf`).",
             "{serving.export.export:HEAD_FILE}": "Digest, encoder and shape of a grounding head (`--head`).",
             "grounding_head/{modeling.checkpoint:WEIGHTS}": "Its weights.",
         },
@@ -774,7 +773,8 @@ def _export() -> Kind:
             "parameters": "Number of parameters.",
             "dtype": "Precision of the weights.",
             "texts": "Number of hostile texts whose ids were compared.",
-            "conversations": "Number of hostile conversations whose ids were compared.",
+            "conversations": "Number of hostile conversations whose ids were compared (hf).",
+            "llama_cpp": "Version of llama.cpp that compared it (gguf).",
         },
     )
 

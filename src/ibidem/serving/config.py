@@ -198,16 +198,19 @@ class ChatConfig:
 
 @configuration
 class ExportConfig:
-    """Write a checkpoint as a folder that transformers, lm-evaluation-harness and vLLM open without code of ours."""
+    """Write a checkpoint as a folder that transformers, lm-evaluation-harness, vLLM or llama.cpp open by themselves."""
 
     checkpoint: Path
     """A checkpoint, or the folder of a run, for its newest one."""
     output_dir: Path
     """Folder of the export, an artifact."""
-    format: Literal["hf"] = "hf"
-    """hf: Qwen3 or Llama of transformers, with its tokenizer and its chat template."""
-    dtype: Literal["float32", "bfloat16"] | None = None
+    format: Literal["hf", "gguf"] = "hf"
+    """hf: Qwen3 or Llama of transformers, with its tokenizer and its chat template; gguf: one file for llama.cpp, of a
+    checkpoint with an imported tokenizer of byte-level BPE."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision of the weights; by default the checkpoint's."""
+    llama_cpp: Path | None = None
+    """A Python that has llama-cpp-py-sync, to compare a GGUF file; by default the one that runs ibidem."""
     head: Path | None = None
     """A grounding head of `ibidem train-head` to put beside the model."""
     evaluation: tuple[Path, ...] = ()

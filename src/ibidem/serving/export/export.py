@@ -1,17 +1,19 @@
-"""`ibidem export`: a checkpoint as a folder that transformers opens, tested before it appears: the wiring.
+"""`ibidem export`: a checkpoint as a folder that other programs open, tested before it appears: the wiring.
 
-checkpoint -> weights, config.json            Qwen3 or Llama
-           -> tokenizer.json, chat template   a text never spells a marker
-           -> compare with the checkpoint     ids, texts, chats, logits: else nothing is written
-           -> README.md                       what manifests say
+                                hf                                gguf
+checkpoint -> weights, shape    model.safetensors, config.json    model.gguf, for llama.cpp
+           -> tokenizer         tokenizer.json, chat template     in the same file
+           -> compare with the checkpoint: ids, texts, logits; else nothing is written
+           -> README.md: what manifests say
 """
 
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,13 +21,16 @@ from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import settings
 from ibidem.errors import ArtifactError, CheckpointError, ConfigError
-from ibidem.figures import size
+from ibidem.figures import counted, size
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, WEIGHTS, load_model, verified
 from ibidem.modeling.heads import HEAD_KIND
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import readers_of, recorded
 from ibidem.runs import newest
 from ibidem.serving.config import ExportConfig
+from ibidem.serving.export.gguf_check import check_gguf, python_of
+from ibidem.serving.export.gguf_model import write_gguf
+from ibidem.serving.export.gguf_vocabulary import Vocabulary, vocabulary_of
 from ibidem.serving.export.hf_chat_template import chat_template
 from ibidem.serving.export.hf_model import (
     CONFIG,
@@ -33,6 +38,7 @@ from ibidem.serving.export.hf_model import (
     dtype_of,
     generation_config,
     hf_config,
+    hf_weights,
     name_of,
     round_to,
     save_weights,
@@ -40,6 +46,7 @@ from ibidem.serving.export.hf_model import (
 from ibidem.serving.export.hf_tokenizer import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
+    Form,
     form_of,
     tokenizer_config,
     tokenizer_json,
@@ -52,7 +59,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.tokenization.train_tokenizer import has_exact_sums
 
 KIND = "export"
-CARD = "README.md"
+CARD, GGUF = "README.md", "model.gguf"
 HEAD_FOLDER = "grounding_head"
 """A folder of its own, because some programs load every weight file that is beside the model's."""
 HEAD_FILE = "grounding_head/head.json"
@@ -76,23 +83,49 @@ def export(config: ExportConfig) -> str:
         AccessDenied: the checkpoint or the head was tuned on documents that the user may not read.
         ArtifactError: something else is at `output_dir`, or the export is not the same as the checkpoint.
         CheckpointError: the checkpoint is damaged, or its tokenizer is another one's.
-        ConfigError: transformers is not installed, or what was given is about another checkpoint.
+        ConfigError: what an export is compared with is not installed, llama.cpp has no such tokenizer, or what was
+            given is about another checkpoint.
     """
     artifacts.check_replaceable(config.output_dir, KIND)
-    if importlib.util.find_spec("transformers") is None:
-        raise ConfigError("an export is compared with transformers: pip install 'ibidem[huggingface]'")
+    _check_installed(config.format)
     decoder, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = _tokenizer(checkpoint, decoder)
+    vocabulary = _vocabulary(tokenizer, decoder) if config.format == "gguf" else None
     beside = _beside(config, checkpoint)
     inputs = [checkpoint.as_input("checkpoint", of=config.output_dir), *beside.inputs]
-    chosen = settings(config) | recorded(inputs, config.output_dir)
+    chosen = {key: value for key, value in settings(config).items() if key != "llama_cpp"}
+    chosen |= recorded(inputs, config.output_dir)
     if artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs) is None:
         is_private = readers_of(chosen) is not None
         with artifacts.create(
             config.output_dir, kind=KIND, config=chosen, inputs=inputs, is_private=is_private
         ) as draft:
-            _write(draft, config, decoder, checkpoint, tokenizer, beside, chosen)
+            dtype = _rounded(decoder, config, checkpoint)
+            about = About(
+                checkpoint, name_of(dtype), readers_of(chosen), beside.head, beside.results, beside.decision, {}
+            )
+            if vocabulary is None:
+                about = _write_hf(draft.path, about, decoder, tokenizer)
+            else:
+                about = _write_gguf(draft.path, about, decoder, tokenizer, vocabulary, python_of(config.llama_cpp))
+            log.event("export.compared", **about.compared)
+            if beside.head is not None:
+                _copy_head(beside.head, draft.path)
+            _write_text(draft.path / CARD, model_card(about))
+            draft.counts |= {"parameters": decoder.num_parameters, "dtype": about.dtype, **_counts(about.compared)}
     return _summary(artifacts.load(config.output_dir, kind=KIND))
+
+
+def _check_installed(name: str) -> None:
+    """Check that what an export needs is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name == "hf" and importlib.util.find_spec("transformers") is None:
+        raise ConfigError("an export is compared with transformers: pip install 'ibidem[huggingface]'")
+    if name == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ConfigError("a GGUF file is written by gguf: pip install 'ibidem[gguf]'")
 
 
 def _tokenizer(checkpoint: Artifact, decoder: Decoder) -> Tokenizer:
@@ -151,44 +184,76 @@ def _evaluation(path: Path, output_dir: Path) -> Input:
     return Input.of_file("evaluation", path)
 
 
-def _write(
-    draft: artifacts.Draft,
-    config: ExportConfig,
-    decoder: Decoder,
-    checkpoint: Artifact,
-    tokenizer: Tokenizer,
-    beside: Beside,
-    chosen: dict[str, object],
-) -> None:
-    dtype = getattr(torch, config.dtype) if config.dtype else dtype_of(checkpoint.path)
-    round_to(decoder, dtype)
-    save_weights(decoder, dtype, draft.path / WEIGHTS)
-    _write_text(draft.path / CONFIG, hf_config(decoder.config, tokenizer, dtype))
-    _write_text(draft.path / GENERATION, generation_config(tokenizer))
-    form = form_of(tokenizer)
-    pieces, alphabet = form.pieces, form.alphabet
-    template = chat_template(alphabet, document=form.document if form.is_imported else None)
-    _write_text(draft.path / TOKENIZER_JSON, form.text or tokenizer_json(pieces, alphabet))
-    context = decoder.config.context
-    _write_text(draft.path / TOKENIZER_CONFIG, tokenizer_config(form, context=context, chat_template=template))
-    difference = check_logits(draft.path, decoder)
-    compared = check_tokenizer(draft.path, tokenizer, pieces, alphabet)
-    log.event("export.compared", **compared, logits_difference=difference)
-    if beside.head is not None:
-        _copy_head(beside.head, draft.path)
-    about = About(
-        checkpoint,
-        name_of(dtype),
-        alphabet,
-        compared,
-        readers_of(chosen),
-        beside.head,
-        beside.results,
-        beside.decision,
-        alphabet.plain(form.document) if form.is_imported else None,
+def _vocabulary(tokenizer: Tokenizer, decoder: Decoder) -> Vocabulary:
+    """Return the tokenizer as llama.cpp has it.
+
+    Raises:
+        ConfigError: llama.cpp has no such tokenizer.
+    """
+    assert tokenizer.path is not None
+    path = tokenizer.path / TOKENIZER_JSON
+    return vocabulary_of(
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else None,
+        where=path,
+        rows=decoder.config.vocab_size,
+        document_id=tokenizer.document_id,
+        turn_end_id=tokenizer.turn_end_id,
+        pad_id=tokenizer.pad_id,
     )
-    _write_text(draft.path / CARD, model_card(about))
-    draft.counts |= {"parameters": decoder.num_parameters, "dtype": name_of(dtype), **compared}
+
+
+def _rounded(decoder: Decoder, config: ExportConfig, checkpoint: Artifact) -> torch.dtype:
+    """Round the weights to the dtype of the export, and return it.
+
+    Raises:
+        ConfigError: a weight is too large for it.
+    """
+    dtype: torch.dtype = getattr(torch, config.dtype) if config.dtype else dtype_of(checkpoint.path)
+    round_to(decoder, dtype)
+    if not all(bool(parameter.isfinite().all()) for parameter in decoder.parameters()):
+        raise ConfigError(f"--dtype {name_of(dtype)}: a weight is too large for it; use bfloat16 or float32")
+    return dtype
+
+
+def _write_hf(folder: Path, about: About, decoder: Decoder, tokenizer: Tokenizer) -> About:
+    dtype = getattr(torch, about.dtype)
+    save_weights(decoder, dtype, folder / WEIGHTS)
+    _write_text(folder / CONFIG, hf_config(decoder.config, tokenizer, dtype))
+    _write_text(folder / GENERATION, generation_config(tokenizer))
+    form = form_of(tokenizer)
+    _write_text(folder / TOKENIZER_JSON, form.text or tokenizer_json(form.pieces, form.alphabet))
+    template, context = _template(form), decoder.config.context
+    _write_text(folder / TOKENIZER_CONFIG, tokenizer_config(form, context=context, chat_template=template))
+    difference = check_logits(folder, decoder)
+    compared = check_tokenizer(folder, tokenizer, form.pieces, form.alphabet)
+    begins = form.alphabet.plain(form.document) if form.is_imported else None
+    return about._replace(alphabet=form.alphabet, begins=begins, compared={**compared, "logits_difference": difference})
+
+
+def _template(form: Form) -> str:
+    return chat_template(form.alphabet, document=form.document if form.is_imported else None)
+
+
+def _write_gguf(
+    folder: Path, about: About, decoder: Decoder, tokenizer: Tokenizer, vocabulary: Vocabulary, python: Path
+) -> About:
+    dtype = getattr(torch, about.dtype)
+    write_gguf(
+        folder / GGUF,
+        name=about.checkpoint.path.resolve().name,
+        config=json.loads(hf_config(decoder.config, tokenizer, dtype)),
+        weights=hf_weights(decoder.state_dict(), decoder.config),
+        dtype=dtype,
+        vocabulary=vocabulary,
+        chat_template=_template(form_of(tokenizer)),
+    )
+    pieces = vocabulary.pieces
+    return about._replace(compared=check_gguf(folder / GGUF, python, decoder, tokenizer, pieces, dtype=dtype))
+
+
+def _counts(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest counts; the difference of logits depends on the machine."""
+    return {name: value for name, value in compared.items() if name != "logits_difference"}
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -206,8 +271,10 @@ def _copy_head(head: Artifact, folder: Path) -> None:
 def _summary(exported: Artifact) -> str:
     num_bytes = sum(file.bytes for file in exported.files.values())
     private = "; private: made from private documents, for their readers alone" if readers_of(exported.config) else ""
+    counts = exported.counts
+    texts = counted(counts["texts"], "text")
+    chats = f", {counted(counts['conversations'], 'conversation')}" if "conversations" in counts else ""
     return (
-        f"{exported.path}: {exported.counts['parameters']:,} parameters in {exported.counts['dtype']}, "
-        f"{size(num_bytes)}; the same as the checkpoint on {exported.counts['texts']:,} texts, "
-        f"{exported.counts['conversations']:,} conversations and random ids{private}"
+        f"{exported.path}: {counts['parameters']:,} parameters in {counts['dtype']}, {size(num_bytes)}; the same as "
+        f"the checkpoint on {texts}{chats} and random ids{private}"
     )

@@ -30,25 +30,32 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=40, do_sample=False)[0
 ```"""
 
 
+_OPEN_GGUF = """```bash
+llama-cli --model model.gguf --prompt "def add("
+```"""
+
+
 class About(NamedTuple):
     """What a card tells of."""
 
     checkpoint: Artifact
     dtype: str
-    alphabet: Alphabet
-    compared: Mapping[str, int]
-    """Counts of the self-test."""
     readers: Readers | None
     head: Artifact | None
     results: Sequence[Record]
     decision: Artifact | None
+    compared: Mapping[str, Any]
+    """Counts of the self-test."""
+    alphabet: Alphabet | None = None
+    """The characters that a tokenizer of transformers uses itself; None in a GGUF file."""
     begins: str | None = None
     """Name of the token that begins a document, of an imported tokenizer."""
 
 
 def model_card(about: About) -> str:
     """Return the card as Markdown, with the front matter of the Hugging Face hub."""
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["ibidem"]}
+    library = "llama.cpp" if about.alphabet is None else "transformers"
+    front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["ibidem"]}
     imported = about.checkpoint.config.get(IMPORTED)
     if imported is not None and imported["license"] != UNKNOWN:
         front["license"] = imported["license"].lower()
@@ -58,9 +65,9 @@ def model_card(about: About) -> str:
         *_model(about),
         *_private(about.readers),
         "## Open it",
-        _OPEN,
+        _OPEN_GGUF if about.alphabet is None else _OPEN,
         "## Tokens and chats",
-        *_tokens(about),
+        *(_tokens_gguf(about) if about.alphabet is None else _tokens(about, about.alphabet)),
         "## Training",
         *_training(walk(about.checkpoint.path)),
         "## Data and their licenses",
@@ -77,11 +84,12 @@ def model_card(about: About) -> str:
 
 def _model(about: About) -> Iterator[str]:
     shape = model_config(about.checkpoint)
-    family = "Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"
+    family = "Qwen3" if shape.qk_norm else "Llama"
+    program = "llama.cpp" if about.alphabet is None else "transformers"
     yield (
-        f"`{family}` of transformers: {shape.parameters:,} parameters in {about.dtype}, {shape.layers} layers of width "
+        f"A {family} of {program}: {shape.parameters:,} parameters in {about.dtype}, {shape.layers} layers of width "
         f"{shape.width}, {shape.heads} heads, {shape.num_kv_heads} key-value heads, a context of {shape.context:,} "
-        f"tokens, {shape.vocab_size:,} ids. It needs no code but that of transformers."
+        f"tokens, {shape.vocab_size:,} ids. It needs no code but that of {program}."
     )
     yield (
         f"Made by `ibidem export` {about.checkpoint.version} from the checkpoint `{about.checkpoint.digest}`, with the "
@@ -112,8 +120,20 @@ def _private(readers: Readers | None) -> list[str]:
     ]
 
 
-def _tokens(about: About) -> Iterator[str]:
-    lead, escape = (f"U+{ord(each):X}" for each in about.alphabet)
+def _tokens_gguf(about: About) -> Iterator[str]:
+    yield (
+        "A document begins with `<|endoftext|>`. A text ends with `<|end|>`, the end of a turn, or with "
+        "`<|endoftext|>`. Whether `<|user|>` in a text becomes the marker is up to the program (`parse_special`)."
+    )
+    yield (
+        f"Compared with the checkpoint when this was written, by llama.cpp {about.compared['llama_cpp']}: the "
+        f"ids of {about.compared['texts']:,} hostile texts, which are the same, and logits on random ids. The chat "
+        "template is in the file; how a program renders it was not compared."
+    )
+
+
+def _tokens(about: About, alphabet: Alphabet) -> Iterator[str]:
+    lead, escape = (f"U+{ord(each):X}" for each in alphabet)
     compared = about.compared
     begins = about.begins or "<|endoftext|>"
     yield (
