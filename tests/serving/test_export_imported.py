@@ -20,7 +20,7 @@ from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.import_tokenizer import import_tokenizer
 from ibidem.tokenization.tokenizer import Tokenizer
 
-KINDS = [name for name in foreign.KINDS if name != "unigram"]
+KINDS = [*foreign.KINDS]
 
 
 @pytest.fixture(scope="module")

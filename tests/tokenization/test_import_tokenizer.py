@@ -24,7 +24,7 @@ from ibidem.records import TOKENIZER_JSON
 from ibidem.serving.server.detokenizer import Detokenizer
 from ibidem.tokenization import json_file, special
 from ibidem.tokenization.alphabet import Alphabet
-from ibidem.tokenization.canonical import canonical
+from ibidem.tokenization.canonical import bare, canonical
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.import_tokenizer import import_tokenizer, summary
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -154,6 +154,17 @@ def test_a_special_token_within_a_unigram_vocabulary_is_not_found(made: Made, th
     end = theirs["unigram"].token_to_id("</s>")
     assert end in theirs["unigram"].encode("x</s>", add_special_tokens=False).ids, "the file's own model finds it"
     assert end not in made["unigram"].encode("x</s>")
+
+
+@pytest.mark.parametrize("name", foreign.KINDS)
+def test_what_encodes_texts_does_not_have_the_special_tokens(name: str, made: Made) -> None:
+    tree = json.loads(made[name].model_bytes)
+    special_names = {token["content"] for token in tree["added_tokens"] if token["special"]}
+    vocab = bare(tree)["model"]["vocab"]
+    names = {*vocab} if isinstance(vocab, dict) else {piece for piece, _ in vocab}
+    assert len(special_names) > len(special.CONTROL)
+    assert names & special_names <= {tree["model"].get("unk_token")}
+    assert not [token for token in bare(tree)["added_tokens"] if token["special"]]
 
 
 def test_dropout_and_truncation_of_the_file_are_off(tmp_path: Path, made: Made) -> None:
@@ -385,7 +396,7 @@ def test_an_export_of_our_own_comes_back_as_the_model_that_it_was(tokenizer_dir:
 def test_an_export_of_our_own_that_was_changed_is_not_taken_for_one(tokenizer_dir: Path, tmp_path: Path) -> None:
     pieces = Pieces.of(Tokenizer.load(tokenizer_dir).model_bytes)
     tree = json.loads(tokenizer_json(pieces, Alphabet.outside(pieces.texts)))
-    tree["normalizer"]["normalizers"].pop()
+    tree["added_tokens"].pop()
     with pytest.raises(DataError, match="decoder Replace"):
         import_tokenizer(foreign.write(tmp_path / "f", tree), tmp_path / "t")
 
@@ -421,8 +432,20 @@ REFUSED = {
     "no decoder": (altered(lambda t: t.update(decoder=None)), "it has no decoder"),
     "a decoder that forgets": (altered(lambda t: t.update(decoder=WORD_PIECES)), "its decoder WordPiece"),
     "a damaged table": (
+        altered(lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="})),
+        "its table of characters",
+    ),
+    "a table that is too short": (
         altered(lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
-        "precompiled_charsmap",
+        "its table of characters",
+    ),
+    "a table of nothing": (
+        altered(lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAP/////////"})),
+        "its table of characters",
+    ),
+    "a table that points nowhere": (
+        altered(lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="})),
+        "tokenizers cannot read it",
     ),
     "no unknown id": (altered(lambda t: t["model"].update(unk_id=None), "unigram"), "unk_id"),
     "half a surrogate": (altered(lambda t: t["added_tokens"][-1].update(content="\ud800")), "cannot read it"),

@@ -48,5 +48,5 @@ class Codec(Protocol):
     def names(self, ids: Iterable[int]) -> list[str]:
         """Return the text of each id, or the name of a special token or of a byte."""
 
-    def offsets(self, text: str) -> NDArray[np.int64]:
-        """Return the span of each id of a text in characters, as the library states it."""
+    def spans(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return the span in characters of each of the first ids of a text."""

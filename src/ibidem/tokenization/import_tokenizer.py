@@ -24,7 +24,7 @@ from ibidem.tokenization import fidelity
 from ibidem.tokenization.canonical import alphabet_of, canonical, document_of, plain
 from ibidem.tokenization.codec import Codec
 from ibidem.tokenization.fidelity import SPELLED, Fidelity
-from ibidem.tokenization.json_codec import JsonCodec, library
+from ibidem.tokenization.json_codec import JsonCodec, library, one_line
 from ibidem.tokenization.json_file import Tree, checked, read_json
 from ibidem.tokenization.sentencepiece_codec import SentencePieceCodec
 from ibidem.tokenization.tokenizer import KIND, Tokenizer
@@ -75,7 +75,8 @@ def import_tokenizer(source: Path, output_dir: Path) -> Tokenizer:
     tree = checked(read_json(path), path)
     settings = read_json(beside) if beside.exists() else {}
     inputs = [Input.of_file(OUTSIDE, each) for each in (path, beside) if each.exists()]
-    found = _ours(tree) or _foreign(tree, path, begins=_begins(tree, settings))
+    with one_line(path):
+        found = _ours(tree) or _foreign(tree, path, begins=_begins(tree, settings))
     config = {"markers_added": list(found.markers), "texts_changed": found.fidelity.changed}
     if artifacts.finished(output_dir, kind=KIND, config=config, inputs=inputs) is None:
         with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs) as draft:

@@ -5,6 +5,7 @@ Texts are encoded without its special tokens, and each id stands for what `piece
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ibidem.errors import ArtifactError, ConfigError, DataError
+from ibidem.errors import ArtifactError, ConfigError, DataError, IbidemError
 from ibidem.tokenization import special
 from ibidem.tokenization.canonical import alphabet_of, bare, controls_of, document_of, unknown_id, without_blank
 from ibidem.tokenization.json_file import Tree, names_of
@@ -90,10 +91,10 @@ class JsonCodec:
         """Return the text of each id, or the name of a special token or of bytes."""
         return [self._name_of.get(number) or _shown(self._texts_of_V[number]) for number in ids]
 
-    def offsets(self, text: str) -> NDArray[np.int64]:
-        """Return the span of each id of a text in characters, as the library states it."""
+    def spans(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return the span in characters of each of the first ids of a text, as the library finds them."""
         spans = self._model.encode(text, add_special_tokens=False).offsets
-        return np.array(spans, dtype=np.int64).reshape(-1, 2).clip(0, len(text))
+        return np.array(spans[: len(ids)], dtype=np.int64).reshape(-1, 2)
 
     @cached_property
     def _continuing(self) -> "Tokenizer":
@@ -118,9 +119,25 @@ def library(text: str, where: Path) -> "Tokenizer":
         from tokenizers import Tokenizer
     except ImportError:
         raise ConfigError(f"{where}: it is read by tokenizers: pip install 'ibidem[huggingface]'") from None
-    try:
+    with one_line(where):
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+
+
+@contextmanager
+def one_line(where: Path) -> Iterator[None]:
+    """Say in one line what `tokenizers` makes of a damaged file, which it may only notice when it encodes.
+
+    Raises:
+        DataError: it raised an error, or panicked.
+    """
+    try:
+        yield
+    except IbidemError:
+        raise
+    except BaseException as error:
+        is_theirs = type(error) is Exception or type(error).__module__ == "pyo3_runtime"
+        if not is_theirs:
+            raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: tokenizers cannot read it: {reason}") from None
 

@@ -87,9 +87,9 @@ def _byte(part: Part) -> Part:
 
 def _byte_level(part: Part) -> Part:
     """Return the text of a name in the alphabet of GPT-2, in which each byte is a visible character."""
-    if isinstance(part, bytes) or not all(char in BYTES for char in part):
+    if isinstance(part, bytes) or not BYTES.keys() >= set(part):
         return part
-    return as_text(bytes(BYTES[char] for char in part))
+    return as_text(part.translate(_LATIN_1).encode("latin-1"))
 
 
 def _alphabet() -> dict[str, int]:
@@ -100,3 +100,4 @@ def _alphabet() -> dict[str, int]:
 
 BYTES = _alphabet()
 """The byte of each character of the alphabet of GPT-2."""
+_LATIN_1 = {ord(char): byte for char, byte in BYTES.items()}

@@ -81,9 +81,9 @@ class SentencePieceCodec:
         """Return the text of each id, or the name of a special token or of a byte."""
         return [readable(self._model.id_to_piece(number)) for number in ids]
 
-    def offsets(self, text: str) -> NDArray[np.int64]:
-        """Return the span of each id of a text in characters."""
-        sizes = [num_bytes(self.texts_of_V[number]) for number in self.encode(text)]
+    def spans(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return the span in characters of each of the first ids of a text, by their lengths."""
+        sizes = [num_bytes(self.texts_of_V[number]) for number in ids]
         return characters_of(text, np.array(sizes, dtype=np.int32))
 
     @cached_property

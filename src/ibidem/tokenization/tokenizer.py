@@ -19,7 +19,6 @@ from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON
 from ibidem.tokenization import special
 from ibidem.tokenization.codec import Codec
 from ibidem.tokenization.sentencepiece_codec import SentencePieceCodec
-from ibidem.tokenization.spans import characters_of
 from ibidem.tokenization.utf8 import num_bytes
 
 KIND = "tokenizer"
@@ -94,11 +93,7 @@ class Tokenizer:
 
     def spans(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
         """Return the span in characters of each of the first ids of a text."""
-        texts = [self.texts_of_V[number] for number in ids]
-        texts[:1] = [self.first_texts.get(number, self.texts_of_V[number]) for number in ids[:1]]
-        if text.encode().startswith(b"".join(each if isinstance(each, bytes) else each.encode() for each in texts)):
-            return characters_of(text, np.array([*map(num_bytes, texts)], dtype=np.int32))
-        return self.codec.offsets(text)[: len(ids)]
+        return self.codec.spans(text, ids)
 
     @property
     def is_imported(self) -> bool:

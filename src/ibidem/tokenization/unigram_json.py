@@ -31,7 +31,7 @@ NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6
 MARKER_NAMES = tuple(name.strip("<|>") for name in (special.DOCUMENT, *special.CONTROL))
 """user, end, /cite and so on: what stands between <| and |>."""
 
-_COMPARED = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
+_COMPARED = ("added_tokens", "decoder", "model")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _RESERVED = r"<\|reserved_[0-9]+\|>"
 """Ids without a learned piece, which may be most of a vocabulary. Decoding drops them; they are no special tokens of
@@ -93,7 +93,7 @@ def tokenizer_json(pieces: Pieces, alphabet: Alphabet) -> str:
 def exported_pieces(tree: Tree) -> Pieces | None:
     """Return the pieces of an export of a tokenizer of ours; None if a `tokenizer.json` is no such export.
 
-    It is one if the export of these pieces would be the same.
+    It is one if an export of these pieces has the same model, special tokens and decoder.
     """
     escape = _escape(tree)
     if tree["model"]["type"] != "Unigram" or escape is None:
