@@ -34,9 +34,10 @@ streams, with its default and with continuous batching. llama.cpp would be one m
 converted to GGUF in float32 by its `convert_hf_to_gguf.py`, then `llama-server --model FILE --threads 1 --parallel 64
 --cont-batching`, which answers the same requests.
 
-    python benchmarks/serving.py PYTHON_WITH_PEER benchmarks/results/serving.json
+    python benchmarks/serving.py PYTHON_WITH_PEER benchmarks/results/serving.json [PART ...]
 
-PYTHON_WITH_PEER has `pip install -c constraints.txt 'transformers[serving]'`.
+PART is in_process, clients or peers: only these are measured, and replace what the file has of them. It takes 20
+minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PEER has `pip install -c constraints.txt 'transformers[serving]'`.
 """
 
 import asyncio
@@ -76,6 +77,7 @@ CROWD, NEWCOMERS, NEWCOMER_TOKENS = 480, 10, 8
 PEER_STREAMS, PEER_TOKENS, PEER_RUNS = (1, 16, 64), 64, 3
 LEAST_ANSWERS = 4
 """A stream alone answers so often, one after the other: less CPU time could not be told from none."""
+PARTS = ("in_process", "clients", "peers")
 PEERS: dict[str, tuple[str, ...]] = {
     "transformers": (),
     "transformers, continuous batching": ("--continuous-batching",),
@@ -93,17 +95,21 @@ def main() -> None:
         run_jobs(Path(sys.argv[2]), Path(sys.argv[3]))
         return
     peer, path = sys.argv[1], Path(sys.argv[2])
-    started = time.monotonic()
+    parts = tuple(sys.argv[3:]) or PARTS
+    result = {} if parts == PARTS else json.loads(path.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="ibidem-") as name:
         scratch = Path(name)
         os.environ["XDG_STATE_HOME"] = str(scratch / "home")
         tokenizer = make_tokenizer(scratch)
         checkpoint = make_checkpoint(scratch / "step-000000", tokenizer)
-        result = {"in_process": in_process(checkpoint)}
-        result["clients"], result["newcomer"] = clients(scratch, checkpoint)
-        write(path, result)
-        result["peers"] = peers(scratch, tokenizer, peer)
-    write(path, {**result, "minutes": (time.monotonic() - started) / 60})
+        if "in_process" in parts:
+            result["in_process"] = in_process(checkpoint)
+            write(path, result)
+        if "clients" in parts:
+            result["clients"], result["newcomer"] = clients(scratch, checkpoint)
+            write(path, result)
+        if "peers" in parts:
+            write(path, result | {"peers": peers(scratch, tokenizer, peer)})
 
 
 def make_tokenizer(folder: Path) -> Path:
@@ -807,13 +813,13 @@ def write(path: Path, result: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     whole = {
+        **result,
         "command": f"python benchmarks/serving.py PYTHON_WITH_PEER {path.as_posix()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS=1 for servers and batches",
         "versions": {name: version(name) for name in ("torch", "starlette", "uvicorn", "transformers")},
         "shape": SHAPE,
         "in_process_streams": {"streams": STREAMS, "prompt_tokens": PROMPT, "new_tokens": NEW},
         "bars": BARS,
-        **result,
     }
     path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
