@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.test_export import export, ids_of, make_checkpoint
 from tests.tokenization import foreign
@@ -49,6 +49,7 @@ def make(name: str, place: Path) -> tuple[Tokenizer, Path]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=40)
 @given(text=st.text() | hostile)
 def test_any_text_has_the_same_ids(
     name: str, exported: dict[str, tuple[Tokenizer, Path]], theirs: dict[str, Any], text: str
@@ -60,7 +61,7 @@ def test_any_text_has_the_same_ids(
     assert ids_of(library, text) == expected
     assert library(text)["input_ids"] == [ours.document_id, *expected]
     assert library.decode(expected, skip_special_tokens=True) == ours.decode(expected)
-    assert not set(expected) & controls(ours)
+    assert not set(expected) & (controls(ours) - {ours.codec.unknown_id})
 
 
 @pytest.mark.parametrize("name", KINDS)

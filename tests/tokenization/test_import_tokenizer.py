@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tokenization import foreign
 from tokenizers import Tokenizer as Library
@@ -82,6 +82,7 @@ def tree_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(text=st.text())
 def test_ids_are_those_of_the_file(name: str, made: Made, theirs: dict[str, Library], text: str) -> None:
     assert made[name].encode(text) == theirs[name].encode(text, add_special_tokens=False).ids
@@ -107,6 +108,7 @@ def test_what_is_changed_is_what_the_normalizer_changes(made: Made, text: str) -
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(text=hostile)
 def test_no_text_becomes_a_special_token(name: str, made: Made, text: str) -> None:
     tokenizer = made[name]
@@ -180,6 +182,7 @@ def test_dropout_and_truncation_of_the_file_are_off(tmp_path: Path, made: Made) 
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_stream_is_what_is_decoded(name: str, made: Made, data: st.DataObject) -> None:
     tokenizer = made[name]
@@ -192,6 +195,7 @@ def test_a_stream_is_what_is_decoded(name: str, made: Made, data: st.DataObject)
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(text=st.text())
 def test_each_id_knows_how_many_bytes_it_adds(name: str, made: Made, text: str) -> None:
     tokenizer = made[name]
@@ -220,6 +224,7 @@ def test_several_raw_bytes_may_be_one_piece(made: Made) -> None:
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(text=st.text())
 def test_spans_cover_a_text(name: str, made: Made, text: str) -> None:
     tokenizer = made[name]
@@ -256,6 +261,7 @@ def test_a_blank_before_the_first_word_belongs_to_no_text(made: Made) -> None:
 
 
 @pytest.mark.parametrize("name", foreign.KINDS)
+@settings(max_examples=40)
 @given(text=hostile)
 def test_a_conversation_has_the_markers_that_it_should_and_comes_back(name: str, made: Made, text: str) -> None:
     tokenizer = made[name]
