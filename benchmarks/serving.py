@@ -37,7 +37,8 @@ converted to GGUF in float32 by its `convert_hf_to_gguf.py`, then `llama-server 
     python benchmarks/serving.py PYTHON_WITH_PEER benchmarks/results/serving.json [PART ...]
 
 PART is in_process, clients or peers: only these are measured, and replace what the file has of them. It takes 20
-minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PEER has `pip install -c constraints.txt 'transformers[serving]'`.
+minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PEER has
+`pip install -c constraints.txt 'transformers[serving]'`.
 """
 
 import asyncio

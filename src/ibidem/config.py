@@ -19,16 +19,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ibidem.errors import ConfigError
 
 C = TypeVar("C")
 Tree = dict[str, Any]
+
+Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")]
+"""Of a store that fsspec opens."""
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache

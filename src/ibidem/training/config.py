@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ibidem.config import REPORTED, configuration
+from ibidem.config import REPORTED, Url, configuration
 from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -128,8 +128,9 @@ class LoopConfig:
     """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
-    resume_from: Path | None = None
-    """Checkpoint to resume from: `latest`, or the folder of a checkpoint, or of a run for its newest one."""
+    resume_from: Url | Path | None = None
+    """Checkpoint to resume from: `latest`; the folder of a checkpoint, or of a run for its newest one; or a URL that
+    checkpoints were copied to, for the newest whole one, here or there."""
     stop_at_step: Positive | None = None
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
@@ -171,6 +172,9 @@ class CheckpointConfig:
     """Steps between two checkpoints; the last step always saves one."""
     keep_last: Positive = 3
     """Number of checkpoints to keep; older ones are removed."""
+    copy_to: Annotated[Url | None, REPORTED] = None
+    """Copy each checkpoint to this URL in the background, the newest first: file://, s3:// and others that fsspec
+    opens. A store that is gone stops no run."""
     asynchronous: Annotated[bool, REPORTED] = False
     """Write checkpoints while the training goes on, from a copy of weights and optimizer state in host memory."""
 

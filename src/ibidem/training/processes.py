@@ -36,6 +36,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     if on_cpu and precision != "no":
         log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
     trackers.check(config.trackers)
+    _check_device()
     with sharding.hidden_from_accelerate():
         return Accelerator(
             cpu=on_cpu,
@@ -46,6 +47,21 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=timeout_of_steps(config)),
             ],
+        )
+
+
+def _check_device() -> None:
+    """Fail in one line if there are more processes than GPUs.
+
+    Raises:
+        ConfigError: this process has none.
+    """
+    place, number = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if torch.cuda.is_available() and place >= number:
+        raise ConfigError(
+            f"process {place} of this machine has no GPU: {number} are here, and "
+            f"{os.environ.get('LOCAL_WORLD_SIZE', place + 1)} processes; start {number} with --num_processes or "
+            "--nproc-per-node"
         )
 
 

@@ -36,6 +36,7 @@ from ibidem.errors import ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import MODEL, TOKENIZER_DIR
 from ibidem.modeling.tensor_files import SUFFIX, Part, name_of_file, write
 from ibidem.readers import readers_of
+from ibidem.remote import Copier
 from ibidem.runs import folder_of
 from ibidem.training import sharding, snapshot, state
 from ibidem.training.config import CheckpointConfig
@@ -87,15 +88,18 @@ class Saver:
         self._run, self._keep_last, self._patience_s = run, config.keep_last, patience_s
         self._copies = _HostCopies() if config.asynchronous else None
         self._writing: tuple[threading.Thread, Future[None]] | None = None
+        self._copier = Copier(config.copy_to) if config.copy_to is not None and self._is_main else None
 
     def __enter__(self) -> Self:
         """Save checkpoints in the block."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Wait for the checkpoint that is being written; not forever, since another process may be lost."""
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Wait for the checkpoint that is being written and copied; not forever: a process or a store may be lost."""
         if self._writing is not None:
             self._writing[0].join(self._patience_s)
+        if self._copier is not None:
+            self._copier.close(self._patience_s if failed is None else 0.0)
 
     def save(self, learner: Learner, saved: Saved, *, is_last: bool) -> None:
         """Save a checkpoint; if that fails, report it and go on, unless it is the last one.
@@ -179,7 +183,9 @@ class Saver:
                 _check(parts, draft.path)
                 draft.hashes |= {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
                 _fill(draft, saved, progress)
-            state.prune(self._run, self._keep_last)
+            state.prune(self._run, self._keep_last, but=None if self._copier is None else self._copier.copying)
+            if self._copier is not None:
+                self._copier.offer(folder)
         except (OSError, ArtifactError) as error:
             failure = _reason(error, folder)
         if not is_open:

@@ -10,14 +10,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, remote
 from ibidem.errors import AccessDenied, ArtifactError, CheckpointError
 from ibidem.modeling.checkpoint import KIND, verified, weights_of
 from ibidem.modeling.tensor_files import files_of, opened
-from ibidem.runs import folder_of, newest, steps_of
+from ibidem.runs import folder_of, newest, step_of, steps_of
 from ibidem.training import snapshot
 from ibidem.training.loop import Learner
 from ibidem.training.objective import ObjectiveState
+from ibidem.training.processes import main_process_first
 
 OPTIMIZER = "optimizer"
 PROGRESS = "progress.json"
@@ -97,21 +98,27 @@ def write_objective(folder: Path, objective: ObjectiveState) -> None:
         (folder / OBJECTIVE_VALUES).write_text(text + "\n", encoding="utf-8")
 
 
-def prune(run: Path, keep_last: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for step in steps_of(run)[keep_last:]:
-        shutil.rmtree(folder_of(run, step))
+def prune(run: Path, keep_last: int, but: Path | None = None) -> None:
+    """Remove all but the newest checkpoints, and one that is still needed."""
+    for folder in (folder_of(run, step) for step in steps_of(run)[keep_last:]):
+        if folder != but:
+            shutil.rmtree(folder)
 
 
 def find(
-    accelerator: Accelerator, run: Path, resume_from: Path | None, kind: str = KIND, *, principal: str | None = None
+    accelerator: Accelerator,
+    run: Path,
+    resume_from: Path | str | None,
+    kind: str = KIND,
+    *,
+    principal: str | None = None,
 ) -> artifacts.Artifact | None:
     """Choose the checkpoint to resume from, on the main process, for all; None to start from scratch.
 
     Args:
         accelerator: the processes.
         run: the run's folder.
-        resume_from: `latest`, a checkpoint or a run.
+        resume_from: `latest`, a checkpoint or a run; or a URL with copies.
         kind: kind of the artifacts.
         principal: who opens them; None: the user who runs the program.
 
@@ -120,11 +127,12 @@ def find(
         CheckpointError: the named checkpoint is damaged, all of them are, or a new run would replace old ones.
     """
     chosen: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            chosen = [_find(run, resume_from, kind, principal)]
-        except (CheckpointError, AccessDenied) as error:
-            chosen = [error]
+    with main_process_first(accelerator):  # to fetch and to hash may take longer than a step
+        if accelerator.is_main_process:
+            try:
+                chosen = [_find(run, resume_from, kind, principal)]
+            except (CheckpointError, AccessDenied) as error:
+                chosen = [error]
     chosen = broadcast_object_list(chosen)
     if isinstance(chosen[0], Exception):
         raise chosen[0]
@@ -136,13 +144,15 @@ def steps_done(checkpoint: artifacts.Artifact) -> int:
     return int(_progress(checkpoint)["step"])
 
 
-def check_resume(run: Path, resume_from: Path | None, kind: str = KIND) -> None:
+def check_resume(run: Path, resume_from: Path | str | None, kind: str = KIND) -> None:
     """Check, without reading any weights, that a run can begin, or resume from a checkpoint.
 
     Raises:
         CheckpointError: there is no such checkpoint, or a new run would replace old ones.
     """
-    if resume_from is not None and resume_from != LATEST:
+    if isinstance(resume_from, str):
+        remote.opened(resume_from)
+    elif resume_from is not None and resume_from != LATEST:
         try:
             artifacts.load(newest(resume_from), kind=kind)
         except ArtifactError as error:
@@ -154,16 +164,37 @@ def check_resume(run: Path, resume_from: Path | None, kind: str = KIND) -> None:
         )
 
 
-def _find(run: Path, resume_from: Path | None, kind: str, principal: str | None) -> Path | None:
+def _find(run: Path, resume_from: Path | str | None, kind: str, principal: str | None) -> Path | None:
     check_resume(run, resume_from, kind)
     steps = steps_of(run)
     if resume_from is None:
         return None
+    if isinstance(resume_from, str):
+        return _here_or_there(run, resume_from, kind, principal)
     if resume_from != LATEST:
         checkpoint = verified(newest(resume_from), kind, principal=principal)
         _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
         return checkpoint.path
-    refused: list[CheckpointError] = []
+    return _latest(run, kind, principal)
+
+
+def _here_or_there(run: Path, url: str, kind: str, principal: str | None) -> Path | None:
+    """Return the newest intact checkpoint of a run, or of its copies if they have a later one."""
+    own, damaged = None, None
+    try:
+        own = _latest(run, kind, principal)
+    except CheckpointError as error:
+        damaged = error
+        _set_aside(run, steps_of(run), "damaged")
+    step = None if own is None else step_of(own)
+    fetched = remote.fetch(url, run, kind, beyond=-1 if step is None else step)
+    if fetched is None and damaged is not None:
+        raise damaged
+    return own if fetched is None else verified(fetched, kind, principal=principal).path
+
+
+def _latest(run: Path, kind: str, principal: str | None) -> Path | None:
+    steps, refused = steps_of(run), list[CheckpointError]()
     for step in steps:
         try:
             checkpoint = verified(folder_of(run, step), kind, principal=principal)

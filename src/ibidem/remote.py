@@ -1,0 +1,278 @@
+"""Copies of checkpoints at a URL: a folder, memory, S3, or whatever else fsspec opens.
+
+    URL/step-000040/model.safetensors ...    each file is hashed on its way: what arrives is what was sealed
+    URL/step-000040/manifest.json            last; without it there is no copy
+
+A copier never stops a run: while the remote is gone, it tries again, and goes to the newest checkpoint. Nothing is
+deleted at the remote except the manifest of a copy that is replaced. `fetch` brings back the newest copy that is whole.
+"""
+
+import hashlib
+import json
+import shutil
+import stat
+import threading
+import time
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from ibidem import artifacts, log
+from ibidem.artifacts import MANIFEST, Artifact
+from ibidem.errors import ArtifactError, CheckpointError, ConfigError, DigestMismatch
+from ibidem.files import flush, hidden, sweep
+from ibidem.readers import readers_of
+from ibidem.runs import folder_of, step_of
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+CHUNK_BYTES = 8 << 20
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+"""How long a copier waits after a failure: each time twice as long."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""The extra of this package that a protocol takes."""
+
+
+class Place(NamedTuple):
+    """A folder at a remote."""
+
+    files: "AbstractFileSystem"
+    root: str
+
+    def at(self, *names: str) -> str:
+        """Return the path of what is below it."""
+        return "/".join((self.root.rstrip("/"), *names))
+
+
+def opened(url: str) -> Place:
+    """Return the place that a URL names; nothing is sent.
+
+    Raises:
+        ConfigError: the protocol is unknown, or its package is not installed.
+    """
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+    except ImportError:
+        extra = EXTRAS.get(protocol)
+        remedy = f"pip install 'ibidem[{extra}]'" if extra else f"install what fsspec needs for {protocol}"
+        raise ConfigError(f"{url}: {remedy}") from None
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}") from None
+    return Place(files, root)
+
+
+class Copier:
+    """Copies the newest checkpoint of a run to a URL, in a thread of its own."""
+
+    def __init__(self, url: str) -> None:
+        """Begin without a checkpoint.
+
+        Raises:
+            ConfigError: the URL cannot be opened here.
+        """
+        self._url, self._place = url, opened(url)
+        self._changed = threading.Condition()
+        self._waiting: Path | None = None
+        self._done: set[str] = set()
+        self._failure: str | None = None
+        self._ends = False
+        self.copying: Path | None = None
+        """The checkpoint that must stay until it is copied."""
+        self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
+        self._thread.start()
+
+    def offer(self, checkpoint: Path) -> None:
+        """Copy a checkpoint as soon as the one before is copied, unless there is a newer one by then."""
+        with self._changed:
+            self._waiting = checkpoint
+            self._changed.notify_all()
+
+    def close(self, patience_s: float) -> None:
+        """Wait for the copy of the newest checkpoint; once it fails, only so long. What is not copied is reported."""
+        deadline = time.monotonic() + patience_s
+        with self._changed:
+            while self._left() and not (self._failure and time.monotonic() >= deadline):
+                self._changed.wait(0.1)
+            left, self._ends = self._left(), True
+            self._changed.notify_all()
+        if left is not None:
+            log.event("checkpoint.not_copied", path=str(left), reason=f"the run ends: {self._failure}")
+
+    def _left(self) -> Path | None:
+        return self._waiting or self.copying
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._left() or self._ends)
+                if self._ends:
+                    return
+                if self._waiting is not None:
+                    self.copying, self._waiting, self._done = self._waiting, None, set()
+            assert self.copying is not None
+            failure = self._copy(self.copying)
+            with self._changed:
+                if failure is None:
+                    self.copying, self._failure, retry_s = None, None, FIRST_RETRY_S
+                    self._changed.notify_all()
+                    continue
+                if failure != self._failure:
+                    log.event("checkpoint.not_copied", path=str(self.copying), reason=f"{failure}; it is tried again")
+                self._failure = failure
+                self._changed.wait_for(lambda: self._ends or self._waiting is not None, timeout=retry_s)
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    def _copy(self, checkpoint: Path) -> str | None:
+        """Copy what is not copied yet; return why it could not be."""
+        try:
+            copy(checkpoint, self._place, self._done)
+        except Exception as error:  # noqa: BLE001 - every store has errors of its own
+            if not (checkpoint / MANIFEST).exists():
+                return None  # it was removed meanwhile; a newer one follows
+            return f"{self._url}: {_said(error)}"
+        log.event("checkpoint.copied", path=str(checkpoint), url=f"{self._url.rstrip('/')}/{checkpoint.name}")
+        return None
+
+
+def copy(folder: Path, place: Place, done: set[str]) -> None:
+    """Copy an artifact, the manifest last.
+
+    Args:
+        folder: the artifact.
+        place: where its folder is to be.
+        done: names of files that are there already; those that are copied are added.
+
+    Raises:
+        DigestMismatch: a file is not what was sealed.
+    """
+    artifact, target = artifacts.load(folder), folder.name
+    manifest = (folder / MANIFEST).read_bytes()
+    at = place.at(target, MANIFEST)
+    if place.files.exists(at):
+        if place.files.cat_file(at) == manifest:
+            return
+        place.files.rm_file(at)
+    for name, file in artifact.files.items():
+        if name in done:
+            continue
+        path = place.at(target, name)
+        place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with (folder / name).open("rb") as source, place.files.open(path, "wb") as sink:
+            found = _stream(source, sink)
+        if found != file.sha256:
+            raise DigestMismatch(f"{folder / name}: damaged; its sha256 differs from the manifest's")
+        done.add(name)
+    place.files.pipe_file(at, manifest)
+
+
+def fetch(url: str, run: Path, kind: str, *, beyond: int) -> Path | None:
+    """Bring back the newest whole copy of a run's checkpoint.
+
+    Args:
+        url: where the checkpoints were copied to.
+        run: the run's folder, which has no checkpoint after the step `beyond`.
+        kind: kind of the artifacts.
+        beyond: only later steps are fetched.
+
+    Returns:
+        The folder in the run; None if there is nothing later at the URL.
+
+    Raises:
+        CheckpointError: the remote cannot be read, or has copies none of which is whole.
+        ConfigError: the URL cannot be opened here.
+    """
+    place = opened(url)
+    try:
+        steps = _steps(place)
+    except Exception as error:  # noqa: BLE001 - every store has errors of its own
+        raise CheckpointError(f"{url}: cannot be read: {_said(error)}; nothing was started") from None
+    refused: list[str] = []
+    for step in (step for step in steps if step > beyond):
+        try:
+            return _fetch(place, folder_of(run, step), kind)
+        except ArtifactError as error:
+            refused.append(str(error))
+            log.event("checkpoint.refused", step=step, reason=str(error))
+        except Exception as error:  # noqa: BLE001
+            raise CheckpointError(f"{url}: step {step} cannot be fetched: {_said(error)}; try again") from None
+    if refused and beyond < 0:
+        raise CheckpointError(f"{url}: no copy is whole; {refused[0]}")
+    return None
+
+
+def _steps(place: Place) -> list[int]:
+    """Return the steps whose manifest is there, newest first."""
+    place.files.invalidate_cache()
+    try:
+        names = [PurePosixPath(path) for path in place.files.ls(place.root, detail=False)]
+    except FileNotFoundError:
+        return []
+    steps = {path.name: step_of(Path(path.name)) for path in names}
+    whole = (step for name, step in steps.items() if step is not None and place.files.exists(place.at(name, MANIFEST)))
+    return sorted(whole, reverse=True)
+
+
+def _fetch(place: Place, folder: Path, kind: str) -> Path:
+    """Fetch one copy into a hidden folder, check every file, and let it appear.
+
+    Raises:
+        ArtifactError: it is not whole, or of another kind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent)
+    beside = hidden(folder, "partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(mode=0o700)
+    try:
+        (beside / MANIFEST).write_bytes(place.files.cat_file(place.at(folder.name, MANIFEST)))
+        artifact = artifacts.load(beside, kind=kind)
+        for name in artifact.files:
+            _check_name(name, artifact)
+            _download(place, folder.name, name, artifact)
+        if readers_of(artifact.config) is None:
+            beside.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
+        flush(beside)
+        beside.rename(folder)
+        flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    log.event("checkpoint.fetched", path=str(folder), digest=artifact.digest)
+    return folder
+
+
+def _download(place: Place, folder: str, name: str, artifact: Artifact) -> None:
+    path = artifact.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with place.files.open(place.at(folder, name), "rb") as source, path.open("wb") as sink:
+            found = _stream(source, sink)
+    except FileNotFoundError:
+        raise DigestMismatch(f"{folder}/{name}: missing, but listed in the manifest") from None
+    if found != artifact.files[name].sha256:
+        raise DigestMismatch(f"{folder}/{name}: damaged; its sha256 differs from the manifest's")
+    flush(path)
+
+
+def _check_name(name: str, artifact: Artifact) -> None:
+    """Refuse a name that leads out of the folder: a manifest at a remote may be anybody's."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise ArtifactError(f"{artifact.path.name}: the manifest names {json.dumps(name)}, outside of its folder")
+
+
+def _stream(source: BinaryIO, sink: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        sink.write(chunk)
+    return digest.hexdigest()
+
+
+def _said(error: Exception) -> str:
+    said: Any = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return str(said) or type(error).__name__
