@@ -95,7 +95,7 @@ class FilterPolicy:
     generated: bool = True
     """Drop files whose head says that a program wrote them, lock files, and scripts that a bundler put together
     (StarCoder2, Linguist)."""
-    bundle_lines: Count = 2000
+    bundle_lines: Count = 1500
     """Maximum number of lines of a script in a folder of built files, such as `dist`, or wrapped for every loader of
     modules (ours: a bundle has more)."""
     minified_mean_line: Count = 110
