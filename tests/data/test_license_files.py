@@ -87,6 +87,24 @@ def test_a_page_with_terms_of_its_own_inherits_nothing(page: str, tmp_path: Path
     assert license_of(tmp_path, {"LICENSE": MIT, "docs/license.rst": page}) in {UNKNOWN, "GPL-1.0-or-later"}
 
 
+@pytest.mark.parametrize(
+    ("page", "expression"),
+    [
+        ("*attrs* is licensed under the [MIT](https://example.org/mit/) license.\nThe [text](../LICENSE).", "MIT"),
+        ("Foo is licensed under a three clause BSD License. It basically means: do whatever you want.", "BSD-3-Clause"),
+        ("The code is released under the `MIT License`_. The data is available under CC0.", "MIT AND CC0-1.0"),
+        ("The code is released under the MIT License. The data is available under terms of our own.", UNKNOWN),
+        ("Foo is not licensed under the MIT License.", UNKNOWN),
+        ("Foo is licensed under the MIT License, parts of it under the GPL.", "GPL-1.0-or-later"),
+    ],
+)  # fmt: skip
+def test_the_sentences_of_a_license_page_count_if_all_are_understood(
+    page: str, expression: str, tmp_path: Path
+) -> None:
+    found = license_of(tmp_path, {"LICENSE": BSD, "docs/license.md": page})
+    assert found == expression or (expression.startswith("GPL") and "GPL" in found)
+
+
 def test_the_page_at_the_root_inherits_nothing(tmp_path: Path) -> None:
     assert license_of(tmp_path, {"LICENSE.md": "See the license there."}, "a.py") == UNKNOWN
 

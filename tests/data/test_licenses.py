@@ -604,3 +604,102 @@ def test_the_text_of_a_gnu_license_never_enters(text: str) -> None:
     assert verdict.reason == "license.header"
     quoted = "NAMES = {'gpl': 'GNU General Public License version 2, June 1991'}\n"
     assert judge_license("MIT", quoted, POLICY, stated=True).reason is None
+
+
+SENTENCES = {
+    "/* CC0 (Public domain) - see ccan/licenses/CC0 file for details */": "CC0-1.0",
+    '/*\n *  This file is part of the "Coroutine" project and released under the MIT License.\n *\n */': "MIT",
+    "# Copyright Jonathan Hartley 2013. BSD 3-Clause license, see LICENSE file.": "BSD-3-Clause",
+    "# Copyright: (c) 2018, Ansible Project\n# Simplified BSD License (see licenses/simplified_bsd.txt or https://x.org)":
+        "BSD-2-Clause",
+    "/*!\n * jQuery Library v3\n * Copyright JS Foundation and other contributors\n * Released under the MIT license\n"
+    " * https://jquery.org/license\n */": "MIT",
+    "/*! (c) someone | Released under the MIT license */": "MIT",
+    "# This source code is licensed under the Apache 2.0 license found in the LICENSE file.": "Apache-2.0",
+    "/* This source file is subject to version 3.01 of the PHP license,\n   that is bundled with it */": "PHP-3.01",
+    "# :Copyright: This module has been placed in the public domain.\n# See the license.":
+        "LicenseRef-scancode-public-domain",
+    "# This file is dual licensed under the terms of the Apache License, Version\n# 2.0, and the BSD License.":
+        "Apache-2.0 AND BSD-3-Clause",
+    "# Foo 1.2, https://example.org\n# Licensed under the MIT license": "MIT",
+    "# Distributed under the terms of the MIT or BSD license.": "MIT OR BSD-3-Clause",
+}  # fmt: skip
+
+NOT_OF_THIS_FILE = [
+    "# This file is not released under the MIT License.",
+    "# This file isn't licensed under the MIT License.",
+    "# Nothing here is licensed under the MIT License.",
+    "# This file is released under the MIT License.\n# Some functions come from a GPL program.",
+    "# Based on a program that is released under the MIT License.",
+    "# Based on jQuery,\n# released under the MIT License.",
+    "# Portions of this file are released under the MIT License.",
+    "# latex2sympy is licensed under the MIT license https://example.org",
+    "# This file was licensed under the MIT License until 2010.",
+    "# This file uses code released under the MIT License.",
+    "# If you pay, this file is released under the MIT License.",
+    "# This file is released under the MIT License and the license of the database.",
+    "# This file is released under the MIT License with restrictions.",
+    "# This file is released under an MIT-style license that can be found in the LICENSE file.",
+    "# This file is licensed under the MIT License for research only.",
+    "# This program is licensed under a license of its own.",
+    "# For the license, see LICENSE.",
+    "# This package was published by Intel under no license.",
+    "# This license is not in the public domain.",
+    "- Changed the license: version 2 is released under the MIT License.",
+    'TEXT = "This file is released under the MIT License."\n# license',
+    "x = 1\n# This file is released under the MIT License.",
+]
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_a_sentence_at_the_head_states_the_license_of_a_file(text: str) -> None:
+    verdict = judge_license("ISC", text + "\n", POLICY, stated=True)
+    assert verdict[:3:2] == (SENTENCES[text], None)
+    assert verdict.evidence is not None
+    assert verdict.evidence.startswith("sentence: ")
+    assert judge_license("who knows", text + "\n", POLICY, stated=True).expression == SENTENCES[text]
+    assert judge_license(None, text + "\n", POLICY, stated=False).expression == SENTENCES[text]
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_a_sentence_lifts_no_denial(text: str) -> None:
+    assert judge_license("GPL-2", text + "\n", POLICY, stated=True).reason == "license.denied"
+    only = LicensePolicy(allowed=("ISC",))
+    assert judge_license("ISC", text + "\n", only, stated=True).reason == "license.header"
+
+
+@pytest.mark.parametrize("text", NOT_OF_THIS_FILE)
+def test_a_sentence_about_something_else_states_nothing(text: str) -> None:
+    assert judge_license("ISC", text + "\n", POLICY, stated=True)[::4] == ("ISC", "metadata")
+    assert judge_license("who knows", text + "\n", POLICY, stated=True).reason == "license.unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        (
+            "/* Permission to use, copy, modify, and distribute this software for any purpose without fee is hereby\n"
+            " * granted, provided that this entire notice is included in all copies. */",
+            "ISC",
+        ),
+        (
+            "# Permission to use, copy, modify, and distribute this software and its\n# documentation for any purpose "
+            "and without fee is hereby granted,\n# provided that the above copyright notice appear in all copies",
+            "HPND",
+        ),
+        (
+            "/* Permission to use, copy, modify, and distribute this software and its documentation for any purpose,\n"
+            "   without fee, and without a written agreement is hereby granted */",
+            "PostgreSQL",
+        ),
+        (
+            "/* Written in 2018 by someone. To the extent possible under law, the author has dedicated all copyright\n"
+            "and related and neighboring rights to this software to the public domain worldwide. */",
+            "CC0-1.0",
+        ),
+        ("# The ASF licenses this file to You under the Apache License, Version 2.0", "Apache-2.0"),
+    ],
+)
+def test_a_grant_without_a_name_is_a_license_text(text: str, expression: str) -> None:
+    assert judge_license("GPL-2", text + "\n", POLICY, stated=True)[:3:2] == (expression, None)
+    assert normalize("Copyright 1999 someone. " * 9 + re.sub("[#*/]", "", text)) == expression

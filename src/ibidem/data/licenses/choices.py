@@ -33,7 +33,7 @@ _OR_AFTER = re.compile(rf"{_FILLER}\bor,? {_DETERMINERS}", re.IGNORECASE)
 _OR_BEFORE = re.compile(rf",? \bor,? {_DETERMINERS}(?:the )?[\"'`]?$", re.IGNORECASE)
 _SIDE_ENDS = re.compile(r"[.;](?:\s|$)|\s--|\bhttps?:", re.IGNORECASE)
 # Words after or before a name that make it less than a side of its own.
-_NARROWS = re.compile(
+NARROWS = re.compile(
     r"[\s,)\"'`]*(?:and|&|with|plus|except|but|for|on|in|when|if|unless|only|like|style|compatible|modified)\b",
     re.IGNORECASE,
 )
@@ -110,7 +110,7 @@ def _side_after(text: str, resolve: Resolve) -> str | None:
     words = _SIDE_ENDS.split(text[match.end() :])[0].split(" ")[:MAX_NAME_WORDS]
     for count in range(len(words), 0, -1):
         if side := resolve(" ".join(words[:count]).strip(" ,:()\"'`")):
-            return None if _NARROWS.match(text[match.end() + len(" ".join(words[:count])) :]) else side
+            return None if NARROWS.match(text[match.end() + len(" ".join(words[:count])) :]) else side
     return None
 
 

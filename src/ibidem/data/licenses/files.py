@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data.licenses import includes
+from ibidem.data.licenses import includes, sentences
 from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
@@ -137,7 +137,7 @@ def _read(path: Path, root: Path, around: tuple[Path, ...] = ()) -> _Page:
 
 
 def _of_text(text: str) -> _Page:
-    license_id = normalize(text)
+    license_id = normalize(text) or sentences.of_page(text)
     words = _LINK.sub(" ", text).split()
     is_silent = license_id is None and 0 < len(words) <= MAX_SILENT_WORDS and not _SAYS.search(" ".join(words))
     return _Page(license_id, is_silent=is_silent, names_gnu=GNU_NAME.search(text) is not None)

@@ -1,8 +1,9 @@
 """Find the license stated at the head of a file: an SPDX tag, a GNU grant, a license line or a license text."""
 
 import re
+from functools import lru_cache
 
-from ibidem.data.licenses import choices
+from ibidem.data.licenses import choices, sentences
 from ibidem.data.licenses.spdx import GNU, GNU_NAME, GNU_TITLE, GRANT, gnu_id, normalize, pattern, render, texts_of
 
 HEAD_CHARS, HEAD_LINES = 8192, 100
@@ -67,9 +68,8 @@ def header_license(text: str) -> tuple[str, str] | None:
         return None
     if "general public" in lowered[:1000] and (gnu_text := _gnu_text(head)):
         return gnu_text
-    lines = head.splitlines()[:HEAD_LINES]
-    comment = _leading_comment(lines)
-    tagged = _spdx_tags(lines) if "spdx" in lowered else None
+    comment = _leading_comment(head)
+    tagged = _spdx_tags(head.splitlines()[:HEAD_LINES]) if "spdx" in lowered else None
     words = " ".join(" ".join(comment).split())
     folded = words.lower()
     names_gnu = "gpl" in folded or "general public" in folded
@@ -82,16 +82,30 @@ def header_license(text: str) -> tuple[str, str] | None:
     return stated[0], stated[1].strip()[:200]
 
 
+def license_sentence(text: str) -> tuple[str, str] | None:
+    """Find the license that sentences at the head of a file state, as (SPDX expression, the words that state it).
+
+    >>> license_sentence("/* CC0 (Public domain) - see ccan/licenses/CC0 file for details */")[0]
+    'CC0-1.0'
+    """
+    head = text[:HEAD_CHARS].removeprefix("\ufeff")
+    lowered = head.lower()
+    if not any(hint in lowered for hint in sentences.HINTS):
+        return None
+    return sentences.of_header(_leading_comment(head))
+
+
 def _gnu_text(head: str) -> tuple[str, str] | None:
     title = GNU_TITLE.match(" ".join(_MARKUP.sub(" ", head[:1000]).split()))
     return (gnu_id(title), title[0]) if title else None
 
 
-def _leading_comment(lines: list[str]) -> list[str]:
+@lru_cache(maxsize=1)  # a head is asked for a header, then for a sentence
+def _leading_comment(head: str) -> list[str]:
     """Return the lines of the leading comments and docstring, without their comment signs."""
     comment: list[str] = []
     closer = ""
-    for line in lines:
+    for line in head.splitlines()[:HEAD_LINES]:
         bare = line.strip()
         if closer:
             closer = "" if closer in bare else closer

@@ -10,7 +10,7 @@ from pydantic import ValidationInfo, field_validator
 
 from ibidem.config import configuration, suggest
 from ibidem.data.licenses import dep5
-from ibidem.data.licenses.headers import header_license
+from ibidem.data.licenses.headers import header_license, license_sentence
 from ibidem.data.licenses.spdx import (
     GNU_FAMILIES,
     UNKNOWN,
@@ -31,7 +31,8 @@ class LicenseVerdict(NamedTuple):
     reason: str | None
     detail: str | None
     evidence: str | None = None
-    """What the expression was read from: `metadata`, `license-file: <path>`, `dep-5: <glob>` or `header: <words>`."""
+    """What the expression was read from: `metadata`, `license-file: <path>`, `dep-5: <glob>`, `header: <words>` or
+    `sentence: <words>`."""
 
 
 @configuration
@@ -85,7 +86,8 @@ def judge_license(
 ) -> LicenseVerdict:
     """Judge one document: first denied metadata, then a denied header, then missing and unknown licenses.
 
-    A license stated by the header is the license of the file, whatever the metadata says.
+    A license stated by the header is the license of the file, whatever the metadata says. A license that only a
+    sentence at its head names is the license of the file too, unless the metadata deny it.
 
     Args:
         raw: the license as supplied by the source, in any form.
@@ -108,6 +110,9 @@ def judge_license(
         return LicenseVerdict(expression, supplied, "license.denied", expression[:200], evidence)
     if header is not None:
         return LicenseVerdict(header[0], supplied, "license.header", header[1], f"header: {header[1]}")
+    if sentence := license_sentence(text):
+        reason, detail = ("license.header", sentence[1]) if policy.refuses(sentence[0]) else (None, None)
+        return LicenseVerdict(sentence[0], supplied, reason, detail, f"sentence: {sentence[1]}")
     if not stated:
         return LicenseVerdict(None, supplied, "license.unstated" if policy.unstated == "drop" else None, None)
     if not texts(raw):

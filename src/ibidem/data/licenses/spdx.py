@@ -106,10 +106,18 @@ NAMED_CHOICES = dict.fromkeys(("perl", "perl 5", "same as perl", "same as perl i
 
 # Sentences that occur only in the text or the grant of one license, in lower case with single spaces.
 _ISC = r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose with or without fee is "
+_HISTORICAL = (
+    r"permission to use, copy, modify,?(?: and)? distribute,?(?: and sell)? this software and its documentation "
+    r"(?:is hereby granted )?for any purpose(?: is hereby granted|,? and without fee| without fee)"
+)
 TEXTS = {
     "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy",
-    "Apache-2.0": r"apache license,? version 2\.0, january 2004|licensed under the apache license, version 2",
-    "ISC": _ISC + "hereby granted, provided",
+    "Apache-2.0": r"apache license,? version 2\.0, january 2004"
+    r"|licen[sc](?:ed|es this (?:file|work|code|software) to you) under the apache license, version 2",
+    "ISC": _ISC
+    + r"hereby granted, provided|"
+    + _ISC.replace("with or without", "without")
+    + "hereby granted, provided",
     "0BSD": _ISC + r"hereby granted\.",
     "BSD-4-Clause": r"redistribution and use in source and binary forms(?=.*all advertising materials)",
     "BSD-3-Clause": r"redistribution and use in source and binary forms(?!.*all advertising materials)"
@@ -123,7 +131,10 @@ TEXTS = {
     "BSL-1.0": r"boost software license\W+version 1\.0",
     "PSF-2.0": r"python software foundation license version 2",
     "WTFPL": r"do what the fuck you want to public license",
-    "CC0-1.0": r"cc0 1\.0 universal",
+    "CC0-1.0": r"cc0 1\.0 universal|(?:dedicated|waived) all copyright and related (?:and|or) neighboring rights",
+    "HPND": _HISTORICAL,
+    "PostgreSQL": r"this software and its documentation for any purpose, without fee, and without a written agreement "
+    r"is hereby granted",
 }
 
 
@@ -132,7 +143,7 @@ def pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.IGNORECASE)
 
 
-_WORDS_OF_TEXTS = ("permission ", "redistribution ", "version", "public", "license", "altered source")
+_WORDS_OF_TEXTS = ("permission ", "redistribution ", "version", "public", "license", "altered source", "neighboring")
 
 # The name of a GNU license, unless it is part of a path, a file name or a remark on compatibility.
 GNU = (
