@@ -94,7 +94,8 @@ def _plain(text: str) -> str:
 
 def _before(text: str, match: re.Match[str]) -> str:
     """Return the words of the sentence in front of its verb."""
-    return _SENTENCE_START.split(text[max(0, match.start() - 400) : match.start()])[-1]
+    upto = text[max(0, match.start() - 400) : match.start() + 1]  # with the first letter: it may begin a sentence
+    return _SENTENCE_START.split(upto)[-1][:-1]
 
 
 def _is_of_this(text: str, match: re.Match[str]) -> bool:
