@@ -283,6 +283,7 @@ def kinds() -> list[Kind]:
     trained = [_tokens(), _checkpoint(), _reference(), _reward_model(), _grounding_head(), _problems()]
     return [
         _dataset(),
+        _data_export(),
         _tokenizer(),
         *trained,
         _attribution(),
@@ -304,7 +305,8 @@ def _dataset() -> Kind:
         "alone.",
         made_by=("preprocess", "synthesize", "blend", "takedown apply"),
         read_by=(
-            *("preprocess", "synthesize", "blend", *TAKEDOWN, "card", "train-tokenizer", "tokenize", *TRAININGS),
+            *("preprocess", "synthesize", "blend", *TAKEDOWN, "card", "export-data", "train-tokenizer", "tokenize"),
+            *TRAININGS,
             *(
                 "evaluate perplexity",
                 "evaluate dashboard",
@@ -752,6 +754,26 @@ def _decision() -> Kind:
             "{evaluation.gate.gate:CARD}": "The model card.",
         },
         counts={"decision": "RELEASE or BLOCK.", "criteria": "Number of criteria."},
+    )
+
+
+def _data_export() -> Kind:
+    return Kind(
+        constant="data.provenance.export_data:KIND",
+        about="A copy of a dataset that `datasets.load_dataset` and readers of Croissant open. Its columns are those "
+        "of a dataset, but `scrubbed` is a list of `kind` and `places`.",
+        made_by=("export-data", "takedown copy"),
+        read_by=("takedown copy", *TAKEDOWN),
+        files={
+            "{data.provenance.export_data:CARD}": "What it is; in its front matter, which files are which split.",
+            "{data.provenance.export_data:CROISSANT}": "Croissant 1.0: every shard with its sha256, every plain column.",
+        },
+        sometimes={"<dataset>/<split>/shard-<number>.parquet": "Documents, as in the dataset."},
+        counts={
+            "documents": "Number of documents.",
+            "splits": "Documents by split.",
+            "license": "Documents by license; `none` where none is stated.",
+        },
     )
 
 

@@ -91,6 +91,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem card data/public/processed",
             preview="ibidem.data.provenance.card:preview",
         ),
+        "export-data": Command(
+            "ibidem.data.provenance.export_data:ExportDataConfig",
+            "ibidem.data.provenance.export_data:export_data",
+            "copy a dataset so that datasets.load_dataset and readers of Croissant open it",
+            "ibidem export-data data/public/processed --output-dir export/data",
+        ),
         "data get": Command(
             "ibidem.evaluation.obtain:GetConfig",
             "ibidem.evaluation.obtain:get",
@@ -115,6 +121,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "ibidem.data.provenance.takedown:verify_command",
             "check that nothing named by the removal requests is left",
             "ibidem takedown verify requests.jsonl --dataset data/public/processed",
+        ),
+        "takedown copy": Command(
+            "ibidem.data.provenance.export_data:TakedownCopyConfig",
+            "ibidem.data.provenance.export_data:takedown_copy",
+            "remove the documents of a certificate from exported copies, wherever they are",
+            "ibidem takedown copy processed.takedown-0123456789ab.json --copy export/data",
         ),
     },
     "Model": {

@@ -164,7 +164,7 @@ def write_shard(path: Path, facts: pa.Table, contents: Iterable[pa.RecordBatch])
     columns = [facts[name].combine_chunks() for name in FACTS]
     first, writer = 0, None
     with ExitStack() as stack:
-        for batch in _rebatched(contents):
+        for batch in rebatched(contents):
             writer = writer or stack.enter_context(
                 pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_REPETITIVE)
             )
@@ -263,7 +263,7 @@ def read_column(path: Path, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([batch[name] for batch in read_batches(path, [name])], pa.string())
 
 
-def _rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Split batches into batches of BATCH_ROWS rows."""
     pending: list[pa.RecordBatch] = []
     count = 0

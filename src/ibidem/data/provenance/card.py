@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import yaml
 
 from ibidem import artifacts
@@ -21,6 +20,7 @@ from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.data import shards
 from ibidem.data.blend import size_of
+from ibidem.data.provenance.croissant import described
 from ibidem.data.provenance.eu_summary import eu_summary, sources_in_words, steps_in_words
 from ibidem.data.provenance.plain_words import table
 from ibidem.data.provenance.source_facts import (
@@ -101,7 +101,7 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
         "license": "other",
         "license_name": "see-the-column-license",
         "language": sorted(code for code in counts["natural_language"] if code != "none"),
-        "size_categories": [_size_category(counts["kept"])],
+        "size_categories": [size_category(counts["kept"])],
         "task_categories": ["text-generation"],
         "configs": [{"config_name": "default", "data_files": f"**/{shards.SHARDS}"}],
     }
@@ -142,100 +142,16 @@ def data_card(dataset: Artifact, name: str, origins: Sequence[Artifact], found: 
 
 
 def croissant(dataset: Artifact, name: str) -> dict[str, Any]:
-    """Describe a dataset as Croissant 1.0 JSON-LD: shards with their sha256, columns with their types."""
-    paths = shards.shard_paths(dataset.path)
-    files = {path.relative_to(dataset.path).as_posix(): path for path in paths}
-    distribution: list[dict[str, Any]] = [
-        {
-            "@type": "cr:FileObject",
-            "@id": shard,
-            "name": shard,
-            "contentUrl": shard,
-            "contentSize": f"{dataset.files[shard].bytes} B",
-            "encodingFormat": "application/x-parquet",
-            "sha256": dataset.files[shard].sha256,
-        }
-        for shard in files
-    ]
-    distribution.append(
-        {
-            "@type": "cr:FileSet",
-            "@id": "shards",
-            "name": "shards",
-            "containedIn": [{"@id": shard} for shard in files],
-            "encodingFormat": "application/x-parquet",
-            "includes": f"**/{shards.SHARDS}",
-        }
+    """Describe a dataset as Croissant 1.0 JSON-LD."""
+    return described(
+        name=name,
+        description=f"{size_of(dataset)}; licenses by row; made by ibidem {dataset.version}.",
+        licenses=sorted(name for name in dataset.counts["license"] if name != "none"),
+        version=dataset.version,
+        identifier=dataset.digest,
+        files={shard: dataset.files[shard] for shard in shards.shard_names(dataset)},
+        schema=shards.SCHEMA,
     )
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": name,
-        "description": f"{size_of(dataset)}; licenses by row; made by ibidem {dataset.version}.",
-        "license": sorted(name for name in dataset.counts["license"] if name != "none"),
-        "version": dataset.version,
-        "identifier": dataset.digest,
-        "distribution": distribution,
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "documents",
-                "name": "documents",
-                "field": [_field(column) for column in shards.SCHEMA],
-            }
-        ],
-    }
-
-
-_CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
-
-
-def _field(column: pa.Field) -> dict[str, Any]:
-    is_number = {"sc:Integer": pa.types.is_integer, "sc:Float": pa.types.is_floating}
-    kind = next((name for name, matches in is_number.items() if matches(column.type)), "sc:Text")
-    return {
-        "@type": "cr:Field",
-        "@id": f"documents/{column.name}",
-        "name": column.name,
-        "dataType": kind,
-        "source": {"fileSet": {"@id": "shards"}, "extract": {"column": column.name}},
-    }
 
 
 def _count_table(name: str, counts: Mapping[str, int], what: str = "documents") -> str:
@@ -246,6 +162,11 @@ def _count_table(name: str, counts: Mapping[str, int], what: str = "documents") 
     return table((name, what), rows) or "none"
 
 
-def _size_category(num_documents: int) -> str:
+def size_category(num_documents: int) -> str:
+    """Return the size of a dataset in the words of the Hugging Face hub.
+
+    >>> size_category(2_000)
+    '1K<n<10K'
+    """
     bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
     return next((name for bound, name in bounds.items() if num_documents < bound), "n>10M")

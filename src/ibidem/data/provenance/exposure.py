@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
+from ibidem.data.provenance.export_data import KIND as COPY
 from ibidem.errors import ArtifactError, DigestMismatch
 from ibidem.records import DOCUMENTS_FILE, PROBLEMS_FILE
 
+OF_DOCUMENTS = frozenset({shards.KIND, COPY})
+"""Kinds of the artifacts whose shards hold documents."""
 State = Literal["holds", "saw", "may have seen"]
 
 
@@ -178,7 +181,7 @@ def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
 
 
 def _lists(artifact: Artifact) -> bool:
-    return artifact.kind == shards.KIND or bool(_listings(artifact)) or PROBLEMS_FILE in artifact.files
+    return artifact.kind in OF_DOCUMENTS or bool(_listings(artifact)) or PROBLEMS_FILE in artifact.files
 
 
 def _listings(artifact: Artifact) -> list[str]:
@@ -187,7 +190,7 @@ def _listings(artifact: Artifact) -> list[str]:
 
 
 def _spans(artifact: Artifact, sha256s: pa.Array) -> Iterator[dict[str, Any]]:
-    if artifact.kind == shards.KIND:
+    if artifact.kind in OF_DOCUMENTS:
         for path in shards.checked_shards(artifact):
             hashes = pq.read_table(path, columns=["sha256"])["sha256"]
             rows = pc.indices_nonzero(pc.is_in(hashes, sha256s)).to_pylist()

@@ -38,7 +38,7 @@ from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_r
 from ibidem.data.pipeline import decide
 from ibidem.data.pipeline.finish import write_staying
 from ibidem.data.provenance.certificate import Certificate, beside, now, statement_of
-from ibidem.data.provenance.exposure import Use, artifacts_in, uses
+from ibidem.data.provenance.exposure import OF_DOCUMENTS, Use, artifacts_in, uses
 from ibidem.data.provenance.plan import (
     REMOVED,
     Gone,
@@ -148,7 +148,7 @@ def _apply_command(config: TakedownConfig) -> str:
     if any(left):
         raise DataError(f"{path}: residuals were found; the certificate lists them")
     removed = sum(len(plan.sha256s) for plan in plans)
-    seen = sum(use.artifact.kind not in (shards.KIND, "tokens") for plan in plans for use in plan.uses)
+    seen = sum(use.artifact.kind not in (*OF_DOCUMENTS, "tokens") for plan in plans for use in plan.uses)
     held = _still_held([use for plan in plans for use in plan.uses])
     keep = counted(seen, "artifact keeps", "artifacts keep")
     result = f"{counted(removed, 'document')} removed, 0 residuals; {keep} what they learned{held}"
@@ -185,9 +185,10 @@ def verify_command(config: TakedownConfig) -> str:
 
 
 def _still_held(used: Sequence[Use]) -> str:
-    """Name the other datasets that contain removed documents."""
-    held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind == shards.KIND})
-    return f"; these datasets still contain removed documents, make them again: {', '.join(held)}" if held else ""
+    """Name the other datasets and copies that contain removed documents."""
+    held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind in OF_DOCUMENTS})
+    remedy = "make them again, or take copies down by ibidem takedown copy"
+    return f"; these datasets still contain removed documents, {remedy}: {', '.join(held)}" if held else ""
 
 
 def _searched(folders: Sequence[Path]) -> str:
