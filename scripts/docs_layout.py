@@ -766,7 +766,8 @@ def _data_export() -> Kind:
         read_by=("takedown copy", *TAKEDOWN),
         files={
             "{data.provenance.export_data:CARD}": "What it is; in its front matter, which files are which split.",
-            "{data.provenance.export_data:CROISSANT}": "Croissant 1.0: every shard with its sha256, every plain column.",
+            "{data.provenance.export_data:CROISSANT}": "Croissant 1.0: every shard with its sha256, every plain "
+            "column.",
         },
         sometimes={"<dataset>/<split>/shard-<number>.parquet": "Documents, as in the dataset."},
         counts={
