@@ -7,6 +7,7 @@ import torch
 from tests.modeling.test_modeling_custom import decoder, small
 from torch import Tensor
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from ibidem.modeling.adapters import Adapter, is_of_adapter, merged
 from ibidem.modeling.attention import Documents
@@ -108,7 +109,19 @@ def test_sixteen_bits_come_close_to_float32() -> None:
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-def test_a_frozen_matrix_has_no_gradient_and_what_is_kept_does_not_grow_with_it() -> None:
+def test_the_gradients_of_frozen_matrices_are_not_computed() -> None:
+    counts = []
+    for with_adapters in (False, True):
+        model = decoder(small(width=64, ffn_hidden=256)).train()
+        model = adapted(model) if with_adapters else model
+        loss = model(IDS[:, :-1], IDS[:, 1:])
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+        counts.append(counter.get_total_flops())
+    assert counts[1] < 0.7 * counts[0]  # half, and what the adapters take
+
+
+def test_what_is_kept_for_the_backward_pass_grows_by_the_rank_alone() -> None:
     kept = []
     for with_adapters in (False, True):
         model = decoder(small(width=64, ffn_hidden=256)).train()
