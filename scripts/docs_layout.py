@@ -766,8 +766,7 @@ def _data_export() -> Kind:
         read_by=("takedown copy", *TAKEDOWN),
         files={
             "{data.provenance.export_data:CARD}": "What it is; in its front matter, which files are which split.",
-            "{data.provenance.export_data:CROISSANT}": "Croissant 1.0: every shard with its sha256, every plain "
-            "column.",
+            "{data.provenance.export_data:CROISSANT}": "Croissant 1.0: shards with their sha256, plain columns.",
         },
         sometimes={"<dataset>/<split>/shard-<number>.parquet": "Documents, as in the dataset."},
         counts={

@@ -71,6 +71,28 @@ def described(
         files: its shards.
         schema: their columns.
     """
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": description,
+        "license": licenses,
+        "version": version,
+        "identifier": identifier,
+        "distribution": _distribution(files),
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "documents",
+                "name": "documents",
+                "field": [_field(column) for column in schema if not pa.types.is_nested(column.type)],
+            }
+        ],
+    }
+
+
+def _distribution(files: Mapping[str, File]) -> list[dict[str, Any]]:
     distribution: list[dict[str, Any]] = [
         {
             "@type": "cr:FileObject",
@@ -92,25 +114,7 @@ def described(
             "includes": f"**/{shards.SHARDS}",
         }
     )
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": name,
-        "description": description,
-        "license": licenses,
-        "version": version,
-        "identifier": identifier,
-        "distribution": distribution,
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "documents",
-                "name": "documents",
-                "field": [_field(column) for column in schema if not pa.types.is_nested(column.type)],
-            }
-        ],
-    }
+    return distribution
 
 
 def _field(column: pa.Field) -> dict[str, Any]:

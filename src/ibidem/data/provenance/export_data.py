@@ -4,8 +4,8 @@
     README.md                          what it is, and for `datasets.load_dataset(folder)` which files are which split
     croissant.json                     Croissant 1.0, with the sha256 of every shard
 
-The copy is an artifact: it can be moved anywhere, and `ibidem verify` rehashes it. Its rows keep their `sha256`, by
-which the certificate of a takedown names the documents that have to leave it.
+The copy is an artifact of its own, which may be moved anywhere. Its rows keep their `sha256`, by which the certificate
+of a takedown names the documents that have to leave it.
 """
 
 import glob
@@ -114,6 +114,8 @@ def removed_by(certificate: Path) -> frozenset[str]:
         removed = [row["sha256"] for statement in statements for row in statement["predicate"]["removed"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{certificate}: not a certificate of ibidem takedown apply: {error}") from None
+    if not statements:
+        raise DataError(f"{certificate}: not a certificate of ibidem takedown apply: it states nothing")
     return frozenset(removed)
 
 
@@ -241,8 +243,8 @@ def _card(draft: Draft, name: str, digest: str, splits: Mapping[str, list[str]])
         "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---",
         f"# {name}",
         f"A copy of the dataset `{digest}`, written by `ibidem export-data`. It opens with "
-        "`datasets.load_dataset(FOLDER)`; `croissant.json` describes it to other programs, and `ibidem verify` "
-        "rehashes it.",
+        "`datasets.load_dataset(FOLDER)`; `croissant.json` describes it to other programs, and `manifest.json` "
+        "has the hash of every file.",
         table(("split", "documents"), counts),
         table(("license", "documents"), licenses),
         "If documents have to be removed: `ibidem takedown copy CERTIFICATE --copy FOLDER`, or filter the rows whose "
