@@ -44,9 +44,11 @@ class SentencePieceCodec:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; never that of a special token."""
+        ids: list[int]
         if NEWLINE not in text and BLANK not in text:
-            return list(self._model.encode(text))
-        ids: list[int] = []
+            ids = self._model.encode(text)
+            return ids
+        ids = []
         for part in _CARRIERS.split(text):
             ids += self._spelled.get(part) or self._model.encode(part)
         return ids

@@ -12,19 +12,18 @@ as a whole, so whatever is there is finished, and workers that make the same one
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property, lru_cache
-from itertools import pairwise
+from functools import lru_cache
+from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.conversation import from_rows
@@ -40,7 +39,7 @@ COUNTS_FILE = "counts.json"
 FILES = (*IDS_FILES.values(), DOCUMENTS_FILE)
 PLACES = pa.schema([("sha256", pa.string()), ("split", pa.string()), ("start", pa.int64()), ("tokens", pa.int64())])
 ENCODE_AT_ONCE = 1 << 22
-"""Bytes of text whose ids are in memory as Python integers, at most, unless one document has more."""
+"""Bytes of text whose ids are in memory at once, unless one document has more."""
 PLACES_AT_ONCE = 1 << 16
 """Documents in a row group of their places."""
 COLUMNS = ("text", "messages", "sha256")
@@ -145,47 +144,45 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, end - start)
 
 
-class _Encoded:
-    """A tokenizer that has encoded some texts already, all at once."""
+def _encoded(batch: pa.RecordBatch, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the ids of each document, without the document token, and the bytes of its text, or of all its turns."""
+    texts, sizes = batch["text"].to_pylist(), pc.binary_length(batch["text"]).to_pylist()
+    conversations = [None if rows is None else from_rows(rows) for rows in batch["messages"].to_pylist()]
+    parts = [
+        [text] if turns is None else [part.text for turn in turns for part in joined(turn.parts)]
+        for text, turns in zip(texts, conversations, strict=True)
+    ]
+    codec = tokenizer if threads == 1 else _Encoded(tokenizer, list(chain.from_iterable(parts)), threads)
+    template = None if batch["messages"].null_count == len(batch) else ChatTemplate(codec)
+    for text, size, turns, spoken in zip(texts, sizes, conversations, parts, strict=True):
+        if turns is None or template is None:
+            yield codec.encode(text), size
+        else:
+            yield list(template.render(turns).ids[1:]), sum(len(part.encode()) for part in spoken)
 
-    def __init__(self, tokenizer: Tokenizer, ids_of: Mapping[str, list[int]]) -> None:
+
+class _Encoded:
+    """A tokenizer that has encoded some texts already, on several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], threads: int) -> None:
         self.document_id, self.id_of, self.decode = tokenizer.document_id, tokenizer.id_of, tokenizer.decode
-        self._ids_of = ids_of
+        self._ids_of = dict(zip(texts, tokenizer.encode_batch(texts, threads=threads), strict=True))
 
     def encode(self, text: str) -> list[int]:
         return self._ids_of[text]
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        return ChatTemplate(self)
-
-
-def _encoded(batch: pa.RecordBatch, tokenizer: Tokenizer, threads: int) -> Sequence[list[int]]:
-    """Return the ids of each document, without the document token; the chat template renders conversations."""
-    texts = batch["text"].to_pylist()
-    if batch["messages"].null_count == len(batch):
-        return tokenizer.encode_batch(texts, threads=threads)
-    conversations = [None if rows is None else from_rows(rows) for rows in batch["messages"].to_pylist()]
-    parts = [text for text, turns in zip(texts, conversations, strict=True) if turns is None]
-    parts += [part.text for turns in conversations for turn in turns or () for part in joined(turn.parts)]
-    codec = _Encoded(tokenizer, dict(zip(parts, tokenizer.encode_batch(parts, threads=threads), strict=True)))
-    return [
-        codec.encode(text) if turns is None else list(codec.template.render(turns).ids[1:])
-        for text, turns in zip(texts, conversations, strict=True)
-    ]
 
 
 class _Writer:
     """Writes the ids of documents, and their places in batches."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, held_out_share: float) -> None:
-        self._document_id, self._bytes_of_V = tokenizer.document_id, tokenizer.bytes_of_V
-        self._dtype, self._share = dtype_of(tokenizer.vocab_size), held_out_share
+        self._document_id, self._dtype = tokenizer.document_id, dtype_of(tokenizer.vocab_size)
+        self._share = held_out_share
         self.tokens, self.bytes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
         self.documents = 0
         self._pending: list[pa.RecordBatch] = []
         self._stack = ExitStack()
-        self._files = [self._stack.enter_context((folder / IDS_FILES[split]).open("wb")) for split in SPLITS]
+        self._files = {split: self._stack.enter_context((folder / IDS_FILES[split]).open("wb")) for split in SPLITS}
         self._places = self._stack.enter_context(pq.ParquetWriter(folder / DOCUMENTS_FILE, PLACES, compression="zstd"))
 
     def __enter__(self) -> Self:
@@ -196,29 +193,27 @@ class _Writer:
             if kind is None:
                 self._write_places()
 
-    def add(self, sha256s: pa.Array, encoded: Sequence[list[int]]) -> None:
-        """Append documents to their splits."""
-        is_held_out = np.array([shards.is_held_out(each, self._share) for each in sha256s.to_pylist()], dtype=bool)
-        sizes = np.array([1 + len(ids) for ids in encoded], dtype=np.int64)
-        starts = np.zeros_like(sizes)
-        for split, file, chosen in zip(SPLITS, self._files, (~is_held_out, is_held_out), strict=True):
-            starts[chosen] = self.tokens[split] + np.cumsum(sizes[chosen]) - sizes[chosen]
-            row = self._row([encoded[place] for place in np.flatnonzero(chosen).tolist()])
-            row.tofile(file)
-            self.tokens[split] += len(row)
-            self.bytes[split] += int(self._bytes_of_V[row].sum(dtype=np.int64))
-        splits = pa.array(np.array(SPLITS)[is_held_out.astype(np.int64)])
-        self._pending.append(pa.record_batch([sha256s, splits, pa.array(starts), pa.array(sizes)], schema=PLACES))
-        self.documents += len(sizes)
-        if sum(map(len, self._pending)) >= PLACES_AT_ONCE:
-            self._write_places()
-
-    def _row(self, encoded: Sequence[list[int]]) -> NDArray[Any]:
-        row = array("I")  # the fastest way from a list of integers to memory
-        for ids in encoded:
+    def add(self, sha256s: pa.Array, encoded: Iterable[tuple[list[int], int]]) -> None:
+        """Append documents to their splits; each is packed before the next one is encoded, while it is in the cache."""
+        rows = {split: array("I") for split in SPLITS}
+        places = []
+        for sha256, (ids, size) in zip(sha256s.to_pylist(), encoded, strict=True):
+            split = SPLITS[shards.is_held_out(sha256, self._share)]
+            row = rows[split]
+            places.append((sha256, split, self.tokens[split] + len(row), 1 + len(ids)))
             row.append(self._document_id)
             row.fromlist(ids)
-        return np.asarray(row).astype(self._dtype)
+            self.bytes[split] += size
+        for split, row in rows.items():
+            np.asarray(row).astype(self._dtype).tofile(self._files[split])
+            self.tokens[split] += len(row)
+        columns = (
+            pa.array(values, field.type) for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
+        )
+        self._pending.append(pa.record_batch(list(columns), schema=PLACES))
+        self.documents += len(places)
+        if sum(map(len, self._pending)) >= PLACES_AT_ONCE:
+            self._write_places()
 
     def _write_places(self) -> None:
         if self._pending:
