@@ -14,6 +14,7 @@ BSD = (
     "of the author may be used. THIS SOFTWARE IS PROVIDED AS IS. " * 2
 )
 GPL = "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007. Copyright (C) 2007 Free Software Foundation. " * 3
+CHOICE = '{"license": "MIT OR GPL-3.0-only"}'
 ODD = "You may look at it, but only on Sundays. " * 9
 
 
@@ -153,3 +154,57 @@ def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
 def test_hostile_targets_name_no_file(tmp_path: Path) -> None:
     for target in ("\0", "x" * 5000, ".", "..", "", "\ud800"):
         assert includes.find(target, tmp_path, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expression"),
+    [
+        ("package.json", '{"license": "(MIT OR Apache-2.0)"}', "MIT OR Apache-2.0"),
+        ("package.json", '{"license": {"type": "ISC", "url": "https://example.org"}}', "ISC"),
+        ("package.json", '{"licenses": [{"type": "MIT"}, {"type": "GPL-2.0"}]}', "MIT AND GPL-2.0-only"),
+        ("package.json", '{"license": "SEE LICENSE IN legal/terms.inc"}', "BSD-3-Clause"),
+        ("package.json", '{"license": "SEE LICENSE IN ../../secret.txt"}', UNKNOWN),
+        ("package.json", '{"license": "UNLICENSED"}', UNKNOWN),
+        ("composer.json", '{"license": ["MIT", "GPL-2.0-or-later"]}', "MIT OR GPL-2.0-or-later"),
+        ("META.json", '{"license": ["perl_5"]}', "Artistic-1.0-Perl OR GPL-1.0-or-later"),
+        ("Cargo.toml", '[package]\nlicense = "MIT/Apache-2.0"\n', "MIT OR Apache-2.0"),
+        ("Cargo.toml", '[workspace.package]\nlicense = "ISC"\n', "ISC"),
+        ("Cargo.toml", '[package]\nlicense-file = "legal/terms.inc"\n', "BSD-3-Clause"),
+        ("pyproject.toml", '[project]\nlicense = "Apache-2.0"\n', "Apache-2.0"),
+        ("pyproject.toml", '[project]\nlicense = {text = "GPLv3"}\n', "GPL-3.0-only"),
+        ("pyproject.toml", '[project]\nlicense = {file = "legal/terms.inc"}\n', "BSD-3-Clause"),
+        ("pyproject.toml", '[project]\nclassifiers = ["License :: OSI Approved :: MIT License"]\n', "MIT"),
+        ("pyproject.toml", '[tool.poetry]\nlicense = "MIT"\n', "MIT"),
+        ("foo.gemspec", 'Gem.new do |s|\n  s.licenses = ["Ruby", "BSD-2-Clause"] # both\n', "Ruby AND BSD-2-Clause"),
+        ("PKG-INFO", "Metadata-Version: 2.1\nName: x\nLicense: MIT\n", "MIT"),
+    ],
+)  # fmt: skip
+def test_a_manifest_states_the_license_of_its_package(name: str, text: str, expression: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text(MIT)
+    files = {f"lib/{name}": text, "lib/legal/terms.inc": BSD, "lib/src/a.py": ""}
+    assert license_of(tmp_path, files, "lib/src/a.py") == expression
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"license": null}', '{"license": ""}', '"MIT"', "[" * 9999])
+def test_a_manifest_without_a_license_says_nothing(text: str, tmp_path: Path) -> None:
+    root = corpus(tmp_path / "p", {"package.json": text, "Cargo.toml": text, "pyproject.toml": text, "x.gemspec": text})
+    assert LicenseFiles(root).of(root / "a.js") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "expression"),
+    [
+        ({"LICENSE": GPL, "web/package.json": '{"license": "ISC"}'}, "GPL-3.0-only AND ISC"),
+        ({"LICENSE": MIT, "web/package.json": '{"license": "GPL-3.0-only"}'}, "MIT AND GPL-3.0-only"),
+        ({"LICENSE": MIT, "web/package.json": '{"license": "who knows"}'}, "MIT"),
+        ({"LICENSE": ODD, "web/package.json": '{"license": "MIT"}'}, UNKNOWN),
+        ({"web/LICENSE": GPL, "web/package.json": '{"license": "MIT"}'}, "GPL-3.0-only AND MIT"),
+        ({"web/LICENSE": GPL, "web/package.json": CHOICE}, "GPL-3.0-only AND (MIT OR GPL-3.0-only)"),
+        ({"web/LICENSE-GPL": GPL, "web/LICENSE-MIT": MIT, "web/package.json": CHOICE}, "MIT OR GPL-3.0-only"),
+        ({"web/LICENSE": ODD, "web/package.json": '{"license": "MIT"}'}, UNKNOWN),
+    ],
+)  # fmt: skip
+def test_a_manifest_lifts_nothing_that_license_files_state(
+    files: dict[str, str], expression: str, tmp_path: Path
+) -> None:
+    assert license_of(tmp_path, files, "web/a.js") == expression
