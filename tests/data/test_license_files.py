@@ -123,6 +123,12 @@ def test_an_include_never_leaves_the_corpus(target: str, tmp_path: Path, monkeyp
     assert opened == [root / "docs" / "license.rst"]
 
 
+def test_a_license_text_is_read_even_if_a_page_that_it_includes_is_missing(tmp_path: Path) -> None:
+    page = f".. include:: ../docs/header.txt\n\nLicense\n\n{MIT}\n"
+    assert license_of(tmp_path, {"docs/LICENSE.rst": page}) == "MIT"
+    assert license_of(tmp_path, {"docs/header.txt": GPL}) == "MIT AND GPL-3.0-only"
+
+
 def test_an_include_leaves_the_corpus_through_no_link(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "MIT.txt").write_text(MIT)
@@ -145,7 +151,7 @@ def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
     }
     assert license_of(tmp_path, files) == "MIT"
     chain = {f"docs/{n}.rst": f"{n}\n\n.. include:: {n + 1}.rst\n" for n in range(99)}
-    assert license_of(tmp_path, files | chain | {"docs/more.rst": ".. include:: 0.rst\n"}) == UNKNOWN
+    assert license_of(tmp_path, chain | {"docs/license.rst": ".. include:: 0.rst\n"}) == UNKNOWN
     root = corpus(tmp_path / "q", {"docs/license.rst": ".. include:: loop.txt\n", "LICENSE": MIT})
     (root / "docs" / "loop.txt").symlink_to("loop.txt")
     assert stated(root, "docs/conf.py").expression == UNKNOWN
@@ -201,6 +207,10 @@ def test_a_manifest_without_a_license_says_nothing(text: str, tmp_path: Path) ->
         ({"web/LICENSE": GPL, "web/package.json": '{"license": "MIT"}'}, "GPL-3.0-only AND MIT"),
         ({"web/LICENSE": GPL, "web/package.json": CHOICE}, "GPL-3.0-only AND (MIT OR GPL-3.0-only)"),
         ({"web/LICENSE-GPL": GPL, "web/LICENSE-MIT": MIT, "web/package.json": CHOICE}, "MIT OR GPL-3.0-only"),
+        (
+            {"web/LICENSE.md": MIT + GPL, "web/package.json": CHOICE.replace("only", "or-later")},
+            "MIT OR GPL-3.0-or-later",
+        ),
         ({"web/LICENSE": ODD, "web/package.json": '{"license": "MIT"}'}, UNKNOWN),
     ],
 )  # fmt: skip

@@ -100,10 +100,15 @@ def _joined(stated: Stated | None, claims: Stated | None, *, beside: bool) -> St
         return stated or claims
     if UNKNOWN in {claims.expression, stated.expression}:
         return stated
-    same = beside and licenses_in(stated.expression) == licenses_in(claims.expression)
+    same = beside and _texts_in(stated.expression) == _texts_in(claims.expression)
     expression = claims.expression if same else normalize([stated.expression, claims.expression])
     evidence = f"{stated.evidence}, {claims.evidence.removeprefix('license-file: ')}"
     return Stated(expression or UNKNOWN, evidence, (*stated.files, *claims.files))
+
+
+def _texts_in(expression: str) -> set[str]:
+    """List the licenses of an expression by their texts, which are the same for `-only` and `-or-later`."""
+    return {re.sub("-(?:only|or-later)$", "", name) for name in licenses_in(expression)}
 
 
 def _claims(folder: Path, root: Path) -> Iterator[_File]:
@@ -149,16 +154,21 @@ class _Page(NamedTuple):
 
 
 def _read(path: Path, root: Path, around: tuple[Path, ...] = ()) -> _Page:
-    """Read a license file with all that it includes; an include that cannot be followed leaves the license open."""
+    """Read a license file with all that it includes.
+
+    An include that cannot be followed leaves the license open, unless the words of the page itself state one: the
+    license file of a whole repository includes a header that its package does not have.
+    """
     text = _text(path)
     if text is None or len(around) > MAX_INCLUDES:
         return _Page(None, is_readable=False)
     around = (*around, path.resolve())
     found = [includes.find(target, path.parent, root) for target in includes.targets(text)]
     inner = dict.fromkeys(one for one in found if one is not None and one.resolve() not in around)
-    pages = [_of_text(includes.without(text)), *(_read(one, root, around) for one in inner)]
+    own = _of_text(includes.without(text))
+    pages = [own, *(_read(one, root, around) for one in inner)]
     known = [page.license for page in pages if page.license is not None]
-    is_readable = None not in found and all(page.is_readable for page in pages)
+    is_readable = own.license is not None or (None not in found and all(page.is_readable for page in pages))
     hides_gnu = any(page.names_gnu and page.license is None for page in pages)
     return _Page(
         normalize(known) if is_readable and not hides_gnu else None,
