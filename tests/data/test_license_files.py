@@ -151,7 +151,7 @@ def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
     }
     assert license_of(tmp_path, files) == "MIT"
     chain = {f"docs/{n}.rst": f"{n}\n\n.. include:: {n + 1}.rst\n" for n in range(99)}
-    assert license_of(tmp_path, chain | {"docs/license.rst": ".. include:: 0.rst\n"}) == UNKNOWN
+    assert license_of(tmp_path, chain | {"docs/license.rst": ".. include:: 0.rst\n", "docs/99.rst": MIT}) == UNKNOWN
     root = corpus(tmp_path / "q", {"docs/license.rst": ".. include:: loop.txt\n", "LICENSE": MIT})
     (root / "docs" / "loop.txt").symlink_to("loop.txt")
     assert stated(root, "docs/conf.py").expression == UNKNOWN
@@ -218,3 +218,12 @@ def test_a_manifest_lifts_nothing_that_license_files_state(
     files: dict[str, str], expression: str, tmp_path: Path
 ) -> None:
     assert license_of(tmp_path, files, "web/a.js") == expression
+
+
+def test_the_choice_of_a_manifest_opens_no_license_text(tmp_path: Path) -> None:
+    root = corpus(tmp_path / "p", {"LICENSE.md": MIT + GPL, "package.json": CHOICE, "a.js": ""})
+    files = LicenseFiles(root)
+    found = [files.of(root / name) for name in ("a.js", "LICENSE.md", "package.json")]
+    assert [one and one.expression for one in found] == [
+        "MIT OR GPL-3.0-only", "MIT AND GPL-3.0-only", "MIT OR GPL-3.0-only",
+    ]  # fmt: skip

@@ -66,14 +66,18 @@ class LicenseFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._by_folder: dict[Path, Stated | None] = {}
+        self._texts: dict[Path, Stated] = {}
 
     def of(self, path: Path) -> Stated | None:
         """Return what the nearest license files state for a file below the root, None if there are none."""
-        return self._below(path.parent)
+        around = self._below(path.parent)
+        return self._texts.get(path, around)  # a choice of a manifest opens no text of a license
 
     def _below(self, folder: Path) -> Stated | None:
         if folder not in self._by_folder:
             stated = self._stated(list(_files(folder, self._root)))
+            if stated is not None:
+                self._texts |= dict.fromkeys((path for path in stated.files if path.parent == folder), stated)
             above = None if stated or folder == self._root else self._below(folder.parent)
             claims = self._stated(list(_claims(folder, self._root)))
             self._by_folder[folder] = _joined(stated or above, claims, beside=stated is not None)
