@@ -14,6 +14,7 @@ BSD = (
     "of the author may be used. THIS SOFTWARE IS PROVIDED AS IS. " * 2
 )
 GPL = "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007. Copyright (C) 2007 Free Software Foundation. " * 3
+CHOICE = '{"license": "MIT OR GPL-3.0-only"}'
 ODD = "You may look at it, but only on Sundays. " * 9
 
 
@@ -122,6 +123,12 @@ def test_an_include_never_leaves_the_corpus(target: str, tmp_path: Path, monkeyp
     assert opened == [root / "docs" / "license.rst"]
 
 
+def test_a_license_text_is_read_even_if_a_page_that_it_includes_is_missing(tmp_path: Path) -> None:
+    page = f".. include:: ../docs/header.txt\n\nLicense\n\n{MIT}\n"
+    assert license_of(tmp_path, {"docs/LICENSE.rst": page}) == "MIT"
+    assert license_of(tmp_path, {"docs/header.txt": GPL}) == "MIT AND GPL-3.0-only"
+
+
 def test_an_include_leaves_the_corpus_through_no_link(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "MIT.txt").write_text(MIT)
@@ -144,7 +151,7 @@ def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
     }
     assert license_of(tmp_path, files) == "MIT"
     chain = {f"docs/{n}.rst": f"{n}\n\n.. include:: {n + 1}.rst\n" for n in range(99)}
-    assert license_of(tmp_path, files | chain | {"docs/more.rst": ".. include:: 0.rst\n"}) == UNKNOWN
+    assert license_of(tmp_path, chain | {"docs/license.rst": ".. include:: 0.rst\n", "docs/99.rst": MIT}) == UNKNOWN
     root = corpus(tmp_path / "q", {"docs/license.rst": ".. include:: loop.txt\n", "LICENSE": MIT})
     (root / "docs" / "loop.txt").symlink_to("loop.txt")
     assert stated(root, "docs/conf.py").expression == UNKNOWN
@@ -153,3 +160,70 @@ def test_pages_that_include_one_another_end(tmp_path: Path) -> None:
 def test_hostile_targets_name_no_file(tmp_path: Path) -> None:
     for target in ("\0", "x" * 5000, ".", "..", "", "\ud800"):
         assert includes.find(target, tmp_path, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expression"),
+    [
+        ("package.json", '{"license": "(MIT OR Apache-2.0)"}', "MIT OR Apache-2.0"),
+        ("package.json", '{"license": {"type": "ISC", "url": "https://example.org"}}', "ISC"),
+        ("package.json", '{"licenses": [{"type": "MIT"}, {"type": "GPL-2.0"}]}', "MIT AND GPL-2.0-only"),
+        ("package.json", '{"license": "SEE LICENSE IN legal/terms.inc"}', "BSD-3-Clause"),
+        ("package.json", '{"license": "SEE LICENSE IN ../../secret.txt"}', UNKNOWN),
+        ("package.json", '{"license": "UNLICENSED"}', UNKNOWN),
+        ("composer.json", '{"license": ["MIT", "GPL-2.0-or-later"]}', "MIT OR GPL-2.0-or-later"),
+        ("META.json", '{"license": ["perl_5"]}', "Artistic-1.0-Perl OR GPL-1.0-or-later"),
+        ("Cargo.toml", '[package]\nlicense = "MIT/Apache-2.0"\n', "MIT OR Apache-2.0"),
+        ("Cargo.toml", '[workspace.package]\nlicense = "ISC"\n', "ISC"),
+        ("Cargo.toml", '[package]\nlicense-file = "legal/terms.inc"\n', "BSD-3-Clause"),
+        ("pyproject.toml", '[project]\nlicense = "Apache-2.0"\n', "Apache-2.0"),
+        ("pyproject.toml", '[project]\nlicense = {text = "GPLv3"}\n', "GPL-3.0-only"),
+        ("pyproject.toml", '[project]\nlicense = {file = "legal/terms.inc"}\n', "BSD-3-Clause"),
+        ("pyproject.toml", '[project]\nclassifiers = ["License :: OSI Approved :: MIT License"]\n', "MIT"),
+        ("pyproject.toml", '[tool.poetry]\nlicense = "MIT"\n', "MIT"),
+        ("foo.gemspec", 'Gem.new do |s|\n  s.licenses = ["Ruby", "BSD-2-Clause"] # both\n', "Ruby AND BSD-2-Clause"),
+        ("PKG-INFO", "Metadata-Version: 2.1\nName: x\nLicense: MIT\n", "MIT"),
+    ],
+)  # fmt: skip
+def test_a_manifest_states_the_license_of_its_package(name: str, text: str, expression: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text(MIT)
+    files = {f"lib/{name}": text, "lib/legal/terms.inc": BSD, "lib/src/a.py": ""}
+    assert license_of(tmp_path, files, "lib/src/a.py") == expression
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"license": null}', '{"license": ""}', '"MIT"', "[" * 9999])
+def test_a_manifest_without_a_license_says_nothing(text: str, tmp_path: Path) -> None:
+    root = corpus(tmp_path / "p", {"package.json": text, "Cargo.toml": text, "pyproject.toml": text, "x.gemspec": text})
+    assert LicenseFiles(root).of(root / "a.js") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "expression"),
+    [
+        ({"LICENSE": GPL, "web/package.json": '{"license": "ISC"}'}, "GPL-3.0-only AND ISC"),
+        ({"LICENSE": MIT, "web/package.json": '{"license": "GPL-3.0-only"}'}, "MIT AND GPL-3.0-only"),
+        ({"LICENSE": MIT, "web/package.json": '{"license": "who knows"}'}, "MIT"),
+        ({"LICENSE": ODD, "web/package.json": '{"license": "MIT"}'}, UNKNOWN),
+        ({"web/LICENSE": GPL, "web/package.json": '{"license": "MIT"}'}, "GPL-3.0-only AND MIT"),
+        ({"web/LICENSE": GPL, "web/package.json": CHOICE}, "GPL-3.0-only AND (MIT OR GPL-3.0-only)"),
+        ({"web/LICENSE-GPL": GPL, "web/LICENSE-MIT": MIT, "web/package.json": CHOICE}, "MIT OR GPL-3.0-only"),
+        (
+            {"web/LICENSE.md": MIT + GPL, "web/package.json": CHOICE.replace("only", "or-later")},
+            "MIT OR GPL-3.0-or-later",
+        ),
+        ({"web/LICENSE": ODD, "web/package.json": '{"license": "MIT"}'}, UNKNOWN),
+    ],
+)  # fmt: skip
+def test_a_manifest_lifts_nothing_that_license_files_state(
+    files: dict[str, str], expression: str, tmp_path: Path
+) -> None:
+    assert license_of(tmp_path, files, "web/a.js") == expression
+
+
+def test_the_choice_of_a_manifest_opens_no_license_text(tmp_path: Path) -> None:
+    root = corpus(tmp_path / "p", {"LICENSE.md": MIT + GPL, "package.json": CHOICE, "a.js": ""})
+    files = LicenseFiles(root)
+    found = [files.of(root / name) for name in ("a.js", "LICENSE.md", "package.json")]
+    assert [one and one.expression for one in found] == [
+        "MIT OR GPL-3.0-only", "MIT AND GPL-3.0-only", "MIT OR GPL-3.0-only",
+    ]  # fmt: skip

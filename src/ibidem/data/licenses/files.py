@@ -6,7 +6,7 @@ makes the license unknown. Other files count if their text is recognized (`LICEN
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 
 What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
-counts for nothing.
+counts for nothing. A manifest (`package.json`) states a license beside them, which applies too.
 """
 
 import codecs
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data.licenses import includes, sentences
-from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, normalize, pattern
+from ibidem.data.licenses import includes, manifests, sentences
+from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, licenses_in, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
 
@@ -66,16 +66,21 @@ class LicenseFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._by_folder: dict[Path, Stated | None] = {}
+        self._texts: dict[Path, Stated] = {}
 
     def of(self, path: Path) -> Stated | None:
         """Return what the nearest license files state for a file below the root, None if there are none."""
-        return self._below(path.parent)
+        around = self._below(path.parent)
+        return self._texts.get(path, around)  # a choice of a manifest opens no text of a license
 
     def _below(self, folder: Path) -> Stated | None:
         if folder not in self._by_folder:
-            files = list(_files(folder, self._root))
-            is_root = folder == self._root
-            self._by_folder[folder] = self._stated(files) if files or is_root else self._below(folder.parent)
+            stated = self._stated(list(_files(folder, self._root)))
+            if stated is not None:
+                self._texts |= dict.fromkeys((path for path in stated.files if path.parent == folder), stated)
+            above = None if stated or folder == self._root else self._below(folder.parent)
+            claims = self._stated(list(_claims(folder, self._root)))
+            self._by_folder[folder] = _joined(stated or above, claims, beside=stated is not None)
         return self._by_folder[folder]
 
     def _stated(self, files: list[_File]) -> Stated | None:
@@ -87,6 +92,43 @@ class LicenseFiles:
         names = ", ".join(printable(path.relative_to(self._root).as_posix()) for path in paths)
         readable = tuple(path for path in paths if is_file(path))
         return Stated(expression or UNKNOWN, f"license-file: {names}", readable)
+
+
+def _joined(stated: Stated | None, claims: Stated | None, *, beside: bool) -> Stated | None:
+    """Join what license files state with what the manifests of a folder claim: a claim lifts nothing.
+
+    Beside license files of the same licenses, the claim says how they combine: "MIT OR Apache-2.0". One that is not
+    recognized says nothing where there are license files.
+    """
+    if stated is None or claims is None:
+        return stated or claims
+    if UNKNOWN in {claims.expression, stated.expression}:
+        return stated
+    same = beside and _texts_in(stated.expression) == _texts_in(claims.expression)
+    expression = claims.expression if same else normalize([stated.expression, claims.expression])
+    evidence = f"{stated.evidence}, {claims.evidence.removeprefix('license-file: ')}"
+    return Stated(expression or UNKNOWN, evidence, (*stated.files, *claims.files))
+
+
+def _texts_in(expression: str) -> set[str]:
+    """List the licenses of an expression by their texts, which are the same for `-only` and `-or-later`."""
+    return {re.sub("-(?:only|or-later)$", "", name) for name in licenses_in(expression)}
+
+
+def _claims(folder: Path, root: Path) -> Iterator[_File]:
+    for path in sorted(folder.iterdir()):
+        if manifests.is_manifest(path.name) and is_file(path) and (claim := manifests.claim_of(path.name, _head(path))):
+            file = None if claim.file is None else includes.find(claim.file, folder, root)
+            page = _read(file, root) if file else _Page(normalize(claim.raw))
+            yield _File(path, page.license, page.license is None, (file, *page.included) if file else ())
+
+
+def _head(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(manifests.MAX_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
 
 
 def _files(folder: Path, root: Path) -> Iterator[_File]:
@@ -116,16 +158,21 @@ class _Page(NamedTuple):
 
 
 def _read(path: Path, root: Path, around: tuple[Path, ...] = ()) -> _Page:
-    """Read a license file with all that it includes; an include that cannot be followed leaves the license open."""
+    """Read a license file with all that it includes.
+
+    An include that cannot be followed leaves the license open, unless the words of the page itself state one: the
+    license file of a whole repository includes a header that its package does not have.
+    """
     text = _text(path)
     if text is None or len(around) > MAX_INCLUDES:
         return _Page(None, is_readable=False)
     around = (*around, path.resolve())
     found = [includes.find(target, path.parent, root) for target in includes.targets(text)]
     inner = dict.fromkeys(one for one in found if one is not None and one.resolve() not in around)
-    pages = [_of_text(includes.without(text)), *(_read(one, root, around) for one in inner)]
+    own = _of_text(includes.without(text))
+    pages = [own, *(_read(one, root, around) for one in inner)]
     known = [page.license for page in pages if page.license is not None]
-    is_readable = None not in found and all(page.is_readable for page in pages)
+    is_readable = own.license is not None or (None not in found and all(page.is_readable for page in pages))
     hides_gnu = any(page.names_gnu and page.license is None for page in pages)
     return _Page(
         normalize(known) if is_readable and not hides_gnu else None,

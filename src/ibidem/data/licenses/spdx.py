@@ -228,6 +228,15 @@ def identifiers(*, exceptions: bool = False) -> list[str]:
     return sorted({symbol.key for symbol in _licensing().known_symbols.values() if symbol.is_exception == exceptions})
 
 
+def licenses_in(expression: str) -> frozenset[str]:
+    """List the licenses of an SPDX expression, however they are combined.
+
+    >>> sorted(licenses_in("MIT OR (ISC AND MIT)"))
+    ['ISC', 'MIT']
+    """
+    return frozenset(_licensing().license_keys(_parse(expression)))
+
+
 def normalize(raw: object) -> str | None:
     """Convert any raw license to an SPDX expression; None if it cannot be resolved.
 
