@@ -46,9 +46,13 @@ _URL_BEFORE = re.compile(rb"://[^\s/@\"']{0,128}$")
 _SERVICE_USERS = {b"git", b"hg", b"svn", b"cvs"}
 _VERSION_BEFORE = re.compile(
     rb"(?i)(?:(?:(?:version|release|revision|firmware|build)\w*|(?<![a-z])(?:oid|ver|rev|section|sect?\.?|chapter|v)"
-    rb"|object ?identifier)[\"'\])]*\s*[:=(,]{0,2}\s*[\"'(]*|(?:[=~<>!]=|[\^~])\s*[\"']?|(?:^|\n)#{2,6}[ \t]*\[?)$"
+    rb"|object ?identifier)[\"'\])]*\s*[:=(,]{0,2}\s*[\"'(]*|(?:[=~<>!]=|[\^~])\s*[\"']?|(?:^|\n)#{2,6}[ \t]*\[?"
+    rb"|(?:(?<![a-z0-9])v8|deps)(?![a-z0-9])[^\n]{0,32}(?<![a-z])(?:to|from)\s+|(?<![a-z0-9])v8\s+)$"
 )
-_SVG_PATH_BEFORE = re.compile(rb"\d(?:[mlhvcsqtazMLHVCSQTAZ]|-\.?)\d[-0-9., mlhvcsqtazMLHVCSQTAZ]*$")
+_SVG_PATH_BEFORE = re.compile(
+    rb"(?<![\d.])\d*\.\d+\.\d+[ ,]+$|"
+    rb"\d(?:[mlhvcsqtazMLHVCSQTAZ]|-\.?)\d[-0-9., mlhvcsqtazMLHVCSQTAZ]*$"
+)
 _RESOLVERS = frozenset(
     ipaddress.ip_address(address)
     for address in (
@@ -221,7 +225,7 @@ _LOCAL_PART = IDENTIFIER + b".+" + bytes(range(0x80, 0x100))
 _PHONE_WORD = r"(?i)(?:phone|mobile|whatsapp|tel|fax|call|contact|cell)"
 _PHONE_WORD_WHOLE = (
     r"(?!PHONE_NUMBER>[^ ,;/|])(?P<word>(?i:(?<!micro)(?<!head)(?<!ear)phone|(?<!auto)mobile|whatsapp"
-    r"|(?<![a-z])(?:tel|fax|call|contact|cell)))"
+    r"|(?<![a-z])(?:tel(?!net|em|eg|ev)|fax|call|contact|cell)))"
 )
 _CLEAR_WORD = re.compile(rb"(?i)phone|mobile|whatsapp|tel|fax")
 _NO_PHONE = re.compile(
