@@ -34,6 +34,8 @@ PACKED_FOR = 16
 ROW_STEPS = ((64, 8), (512, 32), (2048, 64), (math.inf, 256))
 """Up to so many rows a packed product computes a multiple of so many."""
 INT8_MAX = 127
+INT8_STEP = 16
+"""Number of inputs that torch's kernel reads at once: behind the end of a row, unless it is a multiple of that."""
 
 
 class Matrix(Protocol):
@@ -91,12 +93,15 @@ class Int8Matrix:
 
     def __init__(self, weight_NK: Tensor) -> None:
         scale_N = weight_NK.abs().amax(dim=1).clamp_(min=1e-12).float() / INT8_MAX
-        self._int8_NK = (weight_NK / scale_N[:, None]).round_().to(torch.int8)
+        self._missing = -weight_NK.shape[1] % INT8_STEP
+        self._int8_NK = pad((weight_NK / scale_N[:, None]).round_().to(torch.int8), (0, self._missing))
         self._scale_N = scale_N
         self._ones_N = torch.ones_like(scale_N, dtype=torch.bfloat16)
         self._packed: Tensor | None = None
 
     def __call__(self, x_BK: Tensor) -> Tensor:
+        if self._missing:
+            x_BK = pad(x_BK, (0, self._missing))
         if len(x_BK) <= FEW_ROWS:
             product_BN = torch._weight_int8pack_mm(x_BK.bfloat16(), self._int8_NK, self._ones_N)  # noqa: SLF001 - the kernel has no public name
         else:
@@ -106,7 +111,8 @@ class Int8Matrix:
         return product_BN.to(x_BK.dtype).mul_(self._scale_N)
 
     def rows(self, ids_B: Tensor) -> Tensor:
-        return embedding(ids_B, self._int8_NK).float().mul_(self._scale_N[ids_B, None])
+        rows_BK = embedding(ids_B, self._int8_NK).float().mul_(self._scale_N[ids_B, None])
+        return rows_BK[:, : rows_BK.shape[1] - self._missing]
 
 
 def packed(weight_NK: Tensor) -> Tensor:

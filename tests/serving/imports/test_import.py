@@ -132,6 +132,20 @@ def test_spare_rows_serve_the_markers_first_and_are_never_generated(tmp_path: Pa
     assert all(text.strip() for text in texts)
 
 
+def test_the_command_and_the_function_say_what_was_made(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ibidem.import_model(llama, output_dir=tmp_path / "one")
+    assert (made.kind, made.path) == ("checkpoint", tmp_path / "one" / STEP)
+    assert main(["import", "--from", str(llama), "--output-dir", str(tmp_path / "two"), "--quiet"]) == 0
+    added, parameters = made.counts["added_rows"], made.counts["parameters"]
+    assert capsys.readouterr().out == (
+        f"{tmp_path / 'two' / STEP}: LlamaForCausalLM llama, {parameters:,} parameters in float32, "
+        f"{added} rows added to the matrix; license MIT (README.md: mit)\n"
+    )
+    assert not list(tmp_path.rglob(".*.partial.*"))
+
+
 # Lineage, license
 
 
