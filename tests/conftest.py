@@ -25,6 +25,8 @@ MAY_SKIP = (
         "name a Python that has it in PEERS_PYTHON",
         "the release of EvalPlus is not here",
         "no chromium is installed",
+        "moto[server] is not installed",
+        "s3fs is not installed",
     ),
 )
 """What a machine may lack though data and extras are there."""

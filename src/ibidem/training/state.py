@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ibidem import artifacts, log, remote
 from ibidem.errors import AccessDenied, ArtifactError, CheckpointError
+from ibidem.files import hidden
 from ibidem.modeling.checkpoint import KIND, verified, weights_of
 from ibidem.modeling.tensor_files import files_of, opened
 from ibidem.runs import folder_of, newest, step_of, steps_of
@@ -102,7 +103,9 @@ def prune(run: Path, keep_last: int, but: Path | None = None) -> None:
     """Remove all but the newest checkpoints, and one that is still needed."""
     for folder in (folder_of(run, step) for step in steps_of(run)[keep_last:]):
         if folder != but:
-            shutil.rmtree(folder)
+            removed = hidden(folder, "partial")  # a kill leaves no half of a checkpoint
+            folder.rename(removed)
+            shutil.rmtree(removed)
 
 
 def find(
