@@ -50,9 +50,9 @@ class Job(NamedTuple):
 
     dataset: Path
     tokenizer: Path
-    tokenizer_digest: str
     folder: Path
     """Where finished shards are."""
+    tokenizer_digest: str
     held_out_share: float
     threads: int
     """Of one worker."""

