@@ -53,7 +53,7 @@ def test_dropped_documents_are_shown_with_figure_and_limit_and_text(
     assert main(["preprocess", "--dataset", "source:train:text", "--output-dir", "data"]) == 0
     capsys.readouterr()
     shown = show(ShowConfig(path=Path("data"), dropped="all"))
-    assert "long.py\n  filter.lines: longest line: 1606, at most 1000\n  | x = ['word', " in shown
+    assert "long.py\n  filter.lines: characters in long lines: 1.00, at most 0.6\n  | x = ['word', " in shown
     assert "rows.jsonl:1\n  empty\n" in shown
     assert "filter.lines: 1 of 1" in show(ShowConfig(path=Path("data"), dropped="filter"))
     kept = show(ShowConfig(path=Path("data"), lines=1))

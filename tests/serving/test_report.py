@@ -174,8 +174,8 @@ def test_whatever_comes_from_data_is_escaped(tmp_path: Path) -> None:
     )
     page = page_of(make_run(tmp_path, EVENTS), title=f"T {EVIL}", evaluation=(result,))
     assert EVIL not in page
-    # title twice, license, path twice, sample, task, digest, a figure and its value, a note and its value
-    assert Reader(page).text.count(EVIL) == 12
+    # title twice, license, path three times, sample, task, digest, a figure and its value, a note and its value
+    assert Reader(page).text.count(EVIL) == 13
 
 
 def test_an_attribute_cannot_end_its_own_quotes() -> None:

@@ -30,10 +30,13 @@ def test_the_first_drops_of_each_reason_are_shown_with_their_evidence(tmp_path: 
     rows = [dropped_row("filter.lines", "p", f"long-{n}.py", f"longest line: {n}") for n in range(5)]
     near = dropped_row("duplicate.near", "p", "copy.py", "") | {"kept": "original.py", "similarity": 0.92553}
     text = text_of(corpus(counted(tmp_path / "data", [*rows, near | {"detail": None}])))
+    examples, every = text.split("What each repository lost")
     for n in range(MOST_EXAMPLES):
-        assert f"long-{n}.py longest line: {n}" in text
-    assert f"long-{MOST_EXAMPLES}.py" not in text
-    assert re.search(r"copy\.py kept instead: original\.py , similarity 0\.926", text)
+        assert f"long-{n}.py longest line: {n}" in examples
+    assert f"long-{MOST_EXAMPLES}.py" not in examples
+    assert re.search(r"copy\.py kept instead: original\.py , similarity 0\.926", examples)
+    for n in range(5):
+        assert f"long-{n}.py filter.lines longest line: {n}" in every
 
 
 def test_what_was_removed_on_request_is_not_named_again(tmp_path: Path) -> None:

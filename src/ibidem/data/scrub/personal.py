@@ -47,7 +47,7 @@ _SERVICE_USERS = {b"git", b"hg", b"svn", b"cvs"}
 _VERSION_BEFORE = re.compile(
     rb"(?i)(?:(?:(?:version|release|revision|firmware|build)\w*|(?<![a-z])(?:oid|ver|rev|section|sect?\.?|chapter|v)"
     rb"|object ?identifier)[\"'\])]*\s*[:=(,]{0,2}\s*[\"'(]*|(?:[=~<>!]=|[\^~])\s*[\"']?|(?:^|\n)#{2,6}[ \t]*\[?"
-    rb"|(?:(?<![a-z0-9])v8|deps)(?![a-z0-9])[^\n]{0,32}(?<![a-z])(?:to|from)\s+|(?<![a-z0-9])v8\s+)$"
+    rb"|(?:(?<![a-z0-9])v8|deps)(?![a-z0-9])[^\n]{0,44}(?<![a-z])(?:to|from)\s+|(?<![a-z0-9])v8\s+)$"
 )
 _SVG_PATH_BEFORE = re.compile(
     rb"(?<![\d.])\d*\.\d+\.\d+[ ,]+$|"
@@ -129,7 +129,7 @@ def _is_host(match: Match) -> bool:
     parts = [int(part) for part in match[0].split(b".")]
     if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts)) == 1 or match[0] in _MADE_UP_ADDRESSES:
         return False
-    before = match.string[max(0, match.start() - 48) : match.start()]
+    before = match.string[max(0, match.start() - 64) : match.start()]
     if _is_numbering(parts) or _VERSION_BEFORE.search(before) or _SVG_PATH_BEFORE.search(before):
         return False
     return _is_public_address(match)
