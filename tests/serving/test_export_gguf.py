@@ -197,7 +197,7 @@ def test_without_llama_cpp_one_line_says_what_to_install(tmp_path: Path) -> None
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    with pytest.raises(ConfigError, match=r"pip install llama-cpp-py-sync .*--llama-cpp"):
+    with pytest.raises(ConfigError, match=r"pip install llama-cpp-py-sync.*--llama-cpp"):
         gguf_check.python_of(python)
     with pytest.raises(ConfigError, match="cannot be run: No such file"):
         gguf_check.python_of(tmp_path / "missing")

@@ -38,6 +38,7 @@ from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_r
 from ibidem.data.pipeline import decide
 from ibidem.data.pipeline.finish import write_staying
 from ibidem.data.provenance.certificate import Certificate, beside, now, statement_of
+from ibidem.data.provenance.export_data import KIND as COPY
 from ibidem.data.provenance.exposure import OF_DOCUMENTS, Use, artifacts_in, uses
 from ibidem.data.provenance.plan import (
     REMOVED,
@@ -185,10 +186,12 @@ def verify_command(config: TakedownConfig) -> str:
 
 
 def _still_held(used: Sequence[Use]) -> str:
-    """Name the other datasets and copies that contain removed documents."""
-    held = sorted({str(use.artifact.path) for use in used if use.spans and use.artifact.kind in OF_DOCUMENTS})
-    remedy = "make them again, or take copies down by ibidem takedown copy"
-    return f"; these datasets still contain removed documents, {remedy}: {', '.join(held)}" if held else ""
+    """Name the other datasets and the copies that contain removed documents."""
+    held = {(use.artifact.kind, str(use.artifact.path)) for use in used if use.spans}
+    datasets, copies = (sorted(path for kind, path in held if kind == wanted) for wanted in (shards.KIND, COPY))
+    again = f"; these datasets still contain removed documents, make them again: {', '.join(datasets)}"
+    down = f"; these copies still contain removed documents, use ibidem takedown copy: {', '.join(copies)}"
+    return (again if datasets else "") + (down if copies else "")
 
 
 def _searched(folders: Sequence[Path]) -> str:
