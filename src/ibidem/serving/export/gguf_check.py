@@ -102,7 +102,7 @@ def check_gguf(
         ArtifactError: the ids of a text differ, do not decode to it, or logits differ.
     """
     with log.progress("export.check", 1, "model") as bar:
-        texts = list(hostile.texts(pieces, Alphabet.outside(pieces), TEXTS))
+        texts = list(hostile.texts(pieces, Alphabet.outside(pieces.texts), TEXTS))
         size = ROWS, min(TOKENS, decoder.config.context)
         ids_BT = torch.randint(decoder.config.vocab_size, size, generator=torch.Generator().manual_seed(0))
         answer = ask(python, model, texts, ids_BT)
