@@ -259,7 +259,7 @@ def test_no_tokenizer_of_llama_cpp_has_the_ids_of_a_unigram(
     path = write(tmp_path / "m.gguf", decoder, config_of(decoder, tokenizer_dir), unigram(model, pieces, ours))
     runs = [" " * number for number in range(2, 120)]
     texts = ["def add(value, index):\n    return value", "漢字", "\ufeffx", *runs]
-    texts += hostile.texts(pieces, Alphabet.outside(pieces), 300)
+    texts += hostile.texts(pieces, Alphabet.outside(pieces.texts), 300)
     answer = ask(python, path, texts, torch.tensor([[1, 2]]))
     same = [ours.encode(text) == list(ids) for text, ids in zip(texts, answer.ids, strict=True)]
     assert same[0], "it does not even read the file as a unigram"
