@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.conftest import REPOSITORY
+from tests.serving.imports.foreign import make_model
 from tests.training.rlhf.preference_data import kill_and_resume
-from tests.training.test_resume import Settings, changed, in_two, losses, train
+from tests.training.test_resume import Settings, changed, in_two, losses
 from tests.training.test_sft import events, run, settings, talks  # noqa: F401 - two are fixtures
 
 from ibidem import artifacts
@@ -91,23 +92,13 @@ def test_a_killed_run_resumes_to_the_bit(adapted: Settings, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_ten_million_parameters_resumes_to_the_bit(
-    adapted: Settings, dataset: Path, tokenizer_dir: Path, tmp_path: Path
+def test_a_killed_run_of_an_imported_model_of_ten_million_parameters_resumes_to_the_bit(
+    adapted: Settings, tmp_path: Path
 ) -> None:
-    shape = tmp_path / "wide.py"
-    shape.write_text(
-        "from ibidem.modeling.config import ModelConfig\n"
-        "MODEL = ModelConfig(vocab_size=512, width=320, layers=8, heads=5, ffn_hidden=864, context=64)\n"
-    )
-    base = {
-        "model": shape,
-        "output_dir": tmp_path / "base",
-        "data": {"dataset": dataset, "tokenizer": tokenizer_dir, "held_out_share": 0.1, "context": 64},
-        "training": {"steps": 2, "batch_sequences": 2, "mixed_precision": "no"},
-        "validation": {"every": 2, "windows": 2, "prompts": []},
-    }
-    train(base)
-    assert load_model(tmp_path / "base" / "checkpoints" / "step-000002")[0].num_parameters > 10_000_000
+    wide = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 9}
+    (tmp_path / "llama").mkdir()
+    assert make_model(tmp_path / "llama", "Llama", **wide).num_parameters() > 10_000_000
+    assert main(["import", "--from", str(tmp_path / "llama"), "--output-dir", str(tmp_path / "base")]) == 0
     whole = changed(adapted, initial=tmp_path / "base", training__steps=20, checkpoints__every=5, validation__every=20)
     whole = changed(whole, lora={"rank": 16}, optim__lr=1e-3)
     run(whole, output_dir=tmp_path / "whole")
