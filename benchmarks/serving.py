@@ -29,16 +29,15 @@ The newcomer is a twentieth principal, who asks while 480 streams of the 19 othe
 to principals each of the 20 is given every 20th slot that becomes free; its share is thus 20 times the mean time
 between two answers that end. In a queue of requests it would have to wait for all 416 that have no slot.
 
-The peer is `transformers serve` with the same weights, exported by `ibidem export` as a Llama, greedy, at 1, 16 and 64
-streams, with its default and with continuous batching. llama.cpp would be one more entry of `PEERS`: the export
-converted to GGUF in float32 by its `convert_hf_to_gguf.py`, then `llama-server --model FILE --threads 1 --parallel 64
---cont-batching`, which answers the same requests.
+The peers are `transformers serve`, with its default and with continuous batching, and llama.cpp's server with a thread
+and 64 slots, as the package xllamacpp has it. All have the same weights, a Llama with byte-level BPE that is imported
+and then exported to each: greedy, at 1, 16 and 64 streams.
 
-    python benchmarks/serving.py PYTHON_WITH_PEER benchmarks/results/serving.json [PART ...]
+    python benchmarks/serving.py PYTHON_WITH_PEERS benchmarks/results/serving.json [PART ...]
 
 PART is in_process, clients or peers: only these are measured, and replace what the file has of them. It takes 20
-minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PEER has
-`pip install -c constraints.txt 'transformers[serving]'`.
+minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PEERS has
+`pip install -c constraints.txt 'transformers[serving]' llama-cpp-py-sync xllamacpp`.
 """
 
 import asyncio
@@ -71,6 +70,8 @@ OUT_SCALE, NORM_SCALE = 30.0, 10.0
 
 CLIENTS, PRINCIPALS, LOADS = 500, 20, 3
 CLIENT_PROMPT, SHORTEST, LONGEST = 196, 16, 64
+SPARE_IDS = 32
+"""Rows of the peers' model that the markers of chats get."""
 ALONE = 20
 """How many answers are asked for once more, one at a time."""
 SLOTS = 64
@@ -79,10 +80,17 @@ PEER_STREAMS, PEER_TOKENS, PEER_RUNS = (1, 16, 64), 64, 3
 LEAST_ANSWERS = 4
 """A stream alone answers so often, one after the other: less CPU time could not be told from none."""
 PARTS = ("in_process", "clients", "peers")
-PEERS: dict[str, tuple[str, ...]] = {
-    "transformers": (),
-    "transformers, continuous batching": ("--continuous-batching",),
-}
+PEERS = ("transformers", "transformers, continuous batching", "llama.cpp")
+LLAMA_CPP = """
+import sys, threading, xllamacpp
+chosen = xllamacpp.CommonParams()
+chosen.model.path, chosen.port, chosen.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
+chosen.n_parallel, chosen.n_ctx, chosen.cont_batching, chosen.use_jinja = 64, 64 * 512, True, True
+chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = 1
+server = xllamacpp.Server(chosen)
+threading.Event().wait()
+"""
+"""The program that runs the server of llama.cpp: its arguments are a model and a port."""
 BARS = {"share_of_the_batch": 0.85, "peak_rss_mb": 900, "newcomer": 1.5}
 SAME = 12
 """Characters by which an answer is recognized."""
@@ -752,12 +760,15 @@ def slots_free(served: Served) -> int:
 
 def peers(scratch: Path, trained: Path, python: str) -> dict[str, Any]:
     """Measure servers with the same weights, in turns."""
+    from ibidem.modeling.checkpoint import TOKENIZER_DIR
+    from ibidem.runs import newest
     from ibidem.tokenization.tokenizer import Tokenizer
 
-    checkpoint, export = make_checkpoint(scratch / "step-000001", trained, qk_norm=False), scratch / "export"
-    command = [sys.executable, "-m", "ibidem", "export", "--checkpoint", str(checkpoint), "--output-dir", str(export)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    questions = pieces(Tokenizer.load(trained), max(PEER_STREAMS), CLIENT_PROMPT)
+    checkpoint = newest(make_llama(scratch, trained))
+    ibidem("export", "--checkpoint", checkpoint, "--output-dir", scratch / "hf")
+    llama_cpp = ["--format", "gguf", "--llama-cpp", python]
+    ibidem("export", "--checkpoint", checkpoint, *llama_cpp, "--output-dir", scratch / "gguf")
+    questions = pieces(Tokenizer.load(checkpoint / TOKENIZER_DIR), max(PEER_STREAMS), CLIENT_PROMPT)
     jobs = [Job(number % PRINCIPALS, text, number, PEER_TOKENS) for number, text in enumerate(questions)]
     runs: dict[str, dict[int, list[float]]] = {
         name: {streams: [] for streams in PEER_STREAMS} for name in ("ibidem", *PEERS)
@@ -766,17 +777,49 @@ def peers(scratch: Path, trained: Path, python: str) -> dict[str, Any]:
     for _ in range(PEER_RUNS):
         with ours(scratch, "--checkpoint", str(checkpoint)) as served:
             texts["ibidem"] = peer_run(served, jobs, runs["ibidem"])
-        for name, flags in PEERS.items():
-            with theirs(scratch, python, export, flags) as served:
+        for name in PEERS:
+            with theirs(scratch, python, name) as served:
                 texts[name] = peer_run(served, jobs, runs[name])
     return summary(runs, texts)
 
 
+def make_llama(scratch: Path, trained: Path) -> Path:
+    """Import a Llama with random weights and byte-level BPE, which llama.cpp has too; some of its rows are spare."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    own = make_checkpoint(scratch / "step-000001", trained, qk_norm=False)
+    ibidem("export", "--checkpoint", own, "--output-dir", scratch / "own")
+    folder = scratch / "llama"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(scratch / "own" / name, folder)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        [path.read_text(encoding="utf-8") for path in sorted((scratch / "corpus").iterdir())],
+        trainers.BpeTrainer(vocab_size=SHAPE["vocab_size"] - SPARE_IDS, initial_alphabet=alphabet, show_progress=False),
+    )
+    bpe.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
+    ibidem("import", "--from", folder, "--license", "MIT", "--output-dir", scratch / "imported")
+    return scratch / "imported"
+
+
+def ibidem(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "ibidem", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
 @contextmanager
-def theirs(scratch: Path, python: str, export: Path, flags: Sequence[str]) -> Iterator[Served]:
-    port = free_port()
-    words = ["serve", str(export), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", *flags]
-    with started([python, "-m", "transformers.cli.transformers", *words], scratch / "peer.txt", port) as pid:
+def theirs(scratch: Path, python: str, name: str) -> Iterator[Served]:
+    port, export = free_port(), scratch / "hf"
+    if name == "llama.cpp":
+        command = [python, "-c", LLAMA_CPP, str(scratch / "gguf" / "model.gguf"), str(port)]
+    else:
+        flags = ["--continuous-batching"] if name.endswith("continuous batching") else []
+        place = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+        command = [python, "-m", "transformers.cli.transformers", "serve", str(export), *place, *flags]
+    with started(command, scratch / "peer.txt", port) as pid:
         yield warm(Served(pid, port, ["none"] * PRINCIPALS, str(export)))
 
 
@@ -815,7 +858,7 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
     whole = {
         **result,
-        "command": f"python benchmarks/serving.py PYTHON_WITH_PEER {path.as_posix()}",
+        "command": f"python benchmarks/serving.py PYTHON_WITH_PEERS {path.as_posix()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS=1 for servers and batches",
         "versions": {name: version(name) for name in ("torch", "starlette", "uvicorn", "transformers")},
         "shape": SHAPE,
