@@ -455,6 +455,15 @@ REFUSED = {
     ),
     "no unknown id": (altered(lambda t: t["model"].update(unk_id=None), "unigram"), "unk_id"),
     "half a surrogate": (altered(lambda t: t["added_tokens"][-1].update(content="\ud800")), "cannot read it"),
+    "no name": (altered(lambda t: t["model"].update(unk_token=["a"])), "unk_token) is no text"),
+    "a marker without a name": (
+        altered(lambda t: t["post_processor"]["processors"][1]["single"][0].update(SpecialToken={}), "llama3"),
+        "its post-processor is no list of special tokens and texts",
+    ),
+    "a template of nothing": (
+        altered(lambda t: t["post_processor"]["processors"][1].update(single={"a": 1}), "llama3"),
+        "its post-processor is no list of special tokens and texts",
+    ),
     "an added token without a name": (altered(lambda t: t["added_tokens"][-1].pop("content")), "without id or content"),
 }  # fmt: skip
 

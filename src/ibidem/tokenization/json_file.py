@@ -72,15 +72,18 @@ def checked(tree: Tree, where: Path) -> Tree:
             _refuse(where, "its table of characters (precompiled_charsmap) is damaged")
     return tree | {"model": {"type": kind, **model}, "added_tokens": added}
 
+    for part in components(tree.get("post_processor")):
+        if part["type"] == "TemplateProcessing" and not _is_template(part.get("single")):
+            _refuse(where, "its post-processor is no list of special tokens and texts")
 
 def components(part: Any) -> Iterator[Tree]:
-    """Yield the parts of a normalizer, pre-tokenizer or decoder, those of sequences one by one."""
+    """Yield the parts of a normalizer, pre-tokenizer, post-processor or decoder, those of sequences one by one."""
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return
     if part["type"] != "Sequence":
         yield part
         return
-    for name in ("normalizers", "pretokenizers", "decoders"):
+    for name in ("normalizers", "pretokenizers", "processors", "decoders"):
         inside = part.get(name)
         for each in inside if isinstance(inside, list) else []:
             yield from components(each)
@@ -146,6 +149,8 @@ def _is_piece(item: Any) -> bool:
 
 def _is_merge(item: Any) -> bool:
     parts = item.split(" ") if isinstance(item, str) else item
+    if not isinstance(model.get("unk_token"), str | None):
+        _refuse(where, "its name for unknown characters (unk_token) is no text")
     return isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)
 
 
@@ -164,6 +169,13 @@ def _is_charsmap(value: Any) -> bool:
         raw = base64.b64decode(value, validate=True)
         (size,) = struct.unpack_from("<I", raw)
     except (TypeError, ValueError, struct.error):
+def _is_template(single: Any) -> bool:
+    if not isinstance(single, list) or not all(isinstance(item, dict) for item in single):
+        return False
+    named = [item["SpecialToken"] for item in single if "SpecialToken" in item]
+    return all(isinstance(each, dict) and isinstance(each.get("id"), str) for each in named)
+
+
         return False
     return bool(0 < size <= len(raw) - 4 and size % 4 == 0)
 

@@ -258,6 +258,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "tied, with a matrix of its own": ({"tie_word_embeddings": True}, "lm_head.weight differs from the embedding"),
     "a billion layers": ({"num_hidden_layers": 10**9}, "model.layers.2.input_layernorm.weight is missing"),
     "another size": ({"intermediate_size": 80}, "gate_proj.weight is 72 x 48; by config.json it is 80 x 48"),
+    "positions by a list": ({"rope_parameters": {"rope_type": ["linear"]}}, 'rope_type ["linear"]'),
+    "heads of an object": ({"head_dim": {}}, "head_dim must be a number above 0, not {}"),
     "fewer layers": ({"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight has no place"),
 }  # fmt: skip
 
