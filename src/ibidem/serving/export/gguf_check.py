@@ -17,9 +17,10 @@ from ibidem import log
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.serving.export import hostile, llama_cpp_script
-from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
 from ibidem.serving.export.self_test import difference, shown
+from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.unigram_json import Pieces
 
 TEXTS = 1_000
 ROWS, TOKENS = 2, 64
@@ -102,7 +103,7 @@ def check_gguf(
         ArtifactError: the ids of a text differ, do not decode to it, or logits differ.
     """
     with log.progress("export.check", 1, "model") as bar:
-        texts = list(hostile.texts(pieces, Alphabet.outside(pieces), TEXTS))
+        texts = list(hostile.texts(pieces, Alphabet.outside(pieces.texts), TEXTS))
         size = ROWS, min(TOKENS, decoder.config.context)
         ids_BT = torch.randint(decoder.config.vocab_size, size, generator=torch.Generator().manual_seed(0))
         answer = ask(python, model, texts, ids_BT)
