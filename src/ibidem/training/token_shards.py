@@ -149,7 +149,8 @@ class _Encoded:
     """A tokenizer that has encoded some texts already, all at once."""
 
     def __init__(self, tokenizer: Tokenizer, ids_of: Mapping[str, list[int]]) -> None:
-        self.document_id, self.id_of, self.decode = tokenizer.document_id, tokenizer.id_of, tokenizer.decode
+        self.document_id, self.end_ids = tokenizer.document_id, tokenizer.end_ids
+        self.id_of, self.decode = tokenizer.id_of, tokenizer.decode
         self._ids_of = ids_of
 
     def encode(self, text: str) -> list[int]:

@@ -18,7 +18,7 @@ from ibidem.cli import main
 from ibidem.config import build
 from ibidem.errors import DataError, IbidemError
 from ibidem.modeling.checkpoint import IMPORTED, TOKENIZER_DIR, WEIGHTS, load_model
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.generate import Sampling, complete, generate
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.serving.config import ImportConfig
 from ibidem.serving.export import self_test
@@ -132,6 +132,25 @@ def test_spare_rows_serve_the_markers_first_and_are_never_generated(tmp_path: Pa
     assert all(text.strip() for text in texts)
 
 
+def test_an_end_of_text_of_its_own_ends_a_text(llama: Path, tmp_path: Path) -> None:
+    path = llama / WEIGHTS
+    weights = load_file(path)
+    weights["lm_head.weight"][1] = 50.0  # <|end_of_text|>, as the most likely id of half of the prompts
+    save_file(weights, path, metadata={"format": "pt"})
+    checkpoint = bring(llama, tmp_path / "run")
+    tokenizer, (decoder, _) = Tokenizer.load(checkpoint.path / TOKENIZER_DIR), load_model(checkpoint.path)
+    model = FrozenDecoder(decoder, num_ids=tokenizer.vocab_size)
+    prompts = ["def add(", "import os", "self.value", "for node in"]
+    ids = [[tokenizer.document_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    free = generate(model, ids, Sampling(8, 0.0), end_ids={tokenizer.document_id, tokenizer.turn_end_id})
+    assert any(1 in each[:-1] for each in free), "the model ends no text"
+    done = complete(model, tokenizer, prompts, Sampling(8, 0.0))
+    for whole, completion in zip(free, done, strict=True):
+        if 1 in whole:
+            assert (completion.finish, completion.num_tokens) == ("document", whole.index(1) + 1)
+            assert completion.text == tokenizer.continued(whole[: whole.index(1)])
+
+
 # Lineage, license
 
 
@@ -239,6 +258,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "code of its own": ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
     "a few experts": ({"num_local_experts": 8}, "num_local_experts 8"),
     "dynamic positions": ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+    "positions by a list": ({"rope_parameters": {"rope_type": ["linear"]}}, 'rope_type ["linear"]'),
+    "heads of an object": ({"head_dim": {}}, "head_dim must be a number above 0, not {}"),
     "longrope": ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope_type 'longrope'"),
     "positions by layers": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "by layers"),
     "yarn with mscale": (
@@ -258,8 +279,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "tied, with a matrix of its own": ({"tie_word_embeddings": True}, "lm_head.weight differs from the embedding"),
     "a billion layers": ({"num_hidden_layers": 10**9}, "model.layers.2.input_layernorm.weight is missing"),
     "another size": ({"intermediate_size": 80}, "gate_proj.weight is 72 x 48; by config.json it is 80 x 48"),
-    "positions by a list": ({"rope_parameters": {"rope_type": ["linear"]}}, 'rope_type ["linear"]'),
-    "heads of an object": ({"head_dim": {}}, "head_dim must be a number above 0, not {}"),
     "fewer layers": ({"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight has no place"),
 }  # fmt: skip
 
@@ -540,6 +559,9 @@ def test_an_export_of_an_import_is_the_model_again(
     assert back.files[WEIGHTS] == checkpoint.files[WEIGHTS]
     assert back.config["model"] == checkpoint.config["model"]
     assert back.config[IMPORTED]["license"] == "MIT"
+    ends = [Tokenizer.load(each.path / TOKENIZER_DIR).end_ids for each in (checkpoint, back)]
+    assert 1 in ends[0], "its own"
+    assert ends[0] == ends[1]
 
 
 def test_an_export_of_ours_comes_back_with_the_same_weights_and_ids(
