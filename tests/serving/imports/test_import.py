@@ -17,6 +17,7 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.config import build
 from ibidem.errors import DataError, IbidemError
+from ibidem.inference.weights_license import license_of
 from ibidem.modeling.checkpoint import IMPORTED, TOKENIZER_DIR, WEIGHTS, load_model
 from ibidem.modeling.generate import Sampling, complete, generate
 from ibidem.modeling.matrices import FrozenDecoder
@@ -197,6 +198,8 @@ def test_a_byte_of_the_folder_changes_the_digest_of_the_checkpoint(llama: Path, 
         ("license: mit", None, "Do no evil with it.", None, "unknown", "README.md: mit; LICENSE"),
         ("license: llama3.2", None, None, None, "LicenseRef-scancode-llama-3.2-license-2024", "README.md: llama3.2"),
         ("license: other\nlicense_name: odd-1", None, None, None, "unknown", "README.md: odd-1"),
+        ("license: MIT (non-commercial)", None, None, None, "unknown", "README.md: MIT (non-commercial)"),
+        ("license: {mit: cc0-1.0}", None, None, None, "unknown", "README.md: a license that is no name"),
         ("license: odd", None, None, "Apache-2.0", "Apache-2.0", "--license; README.md: odd"),
         (None, None, None, None, "unknown", "neither README.md nor config.json nor a license file states it"),
     ],
@@ -215,6 +218,28 @@ def test_the_license_is_what_the_folder_or_the_user_states(
     assert (about["license"], about["license_source"]) == (license, source)
     assert about["architecture"] == "LlamaForCausalLM"
     assert about["name"] == "llama"
+
+
+@pytest.mark.parametrize("begin", ["\n---\n", "\ufeff---\n", "--- \n", "\r\n---\r\n"])
+def test_the_front_matter_counts_wherever_the_hub_reads_it(begin: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"{begin}license: cc-by-nc-4.0\n---\n", newline="")
+    (tmp_path / "config.json").write_text('{"license": "mit"}')
+    assert license_of(tmp_path).expression == "CC-BY-NC-4.0 AND MIT"
+
+
+def test_aliases_of_a_front_matter_are_not_written_out(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 4)}]" for i in range(1, 60))]
+    (tmp_path / "README.md").write_text("\n".join(["---", *lines, "license: *a59", "---", ""]))
+    assert license_of(tmp_path).expression == "unknown"
+
+
+@pytest.mark.parametrize("name", ["LICENSE.md", "COPYING", "MODEL_LICENSE", "LICENSES/MIT.txt"])
+def test_the_digest_covers_every_file_that_states_the_license(name: str, llama: Path, tmp_path: Path) -> None:
+    (llama / name).parent.mkdir(exist_ok=True)
+    (llama / name).write_text("SPDX-License-Identifier: MIT\n")
+    about = bring(llama, tmp_path / "run").config[IMPORTED]
+    assert name in about["license_source"]
+    assert name in about["files"]
 
 
 def test_a_snapshot_of_the_cache_of_the_hub_is_read_through_its_links(llama: Path, tmp_path: Path) -> None:
