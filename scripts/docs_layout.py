@@ -31,7 +31,6 @@ from ibidem.training.tokenize import SHARDS
 INTERNAL = {
     *("serving.imports.hf_folder:README", "serving.imports.hf_weights:OUTPUT"),
     *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
-    "tokenization.import_tokenizer:SETTINGS",
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
     "training.token_shards:COUNTS_FILE",
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
@@ -785,11 +784,11 @@ def _export() -> Kind:
         read_by=(),
         files={"{serving.export.export:CARD}": "The model card."},
         sometimes={
-            "{serving.export.hf_model:CONFIG}": "The shape: Qwen3 or Llama (`--format hf`, as the next four).",
-            "{serving.export.hf_model:GENERATION}": "The ids that end a text.",
+            "{tokenization.json_file:CONFIG}": "The shape: Qwen3 or Llama (`--format hf`, as the next four).",
+            "{tokenization.json_file:GENERATION}": "The ids that end a text.",
             "{modeling.checkpoint:WEIGHTS}": "The weights, under their names in transformers.",
-            "{serving.export.hf_tokenizer:TOKENIZER_JSON}": "The tokenizer.",
-            "{serving.export.hf_tokenizer:TOKENIZER_CONFIG}": "Its settings, and the chat template.",
+            "{records:TOKENIZER_JSON}": "The tokenizer.",
+            "{tokenization.json_file:TOKENIZER_CONFIG}": "Its settings, and the chat template.",
             "{serving.export.export:GGUF}": "Shape, tokenizer, chat template and weights (`--format gguf`).",
             "{serving.export.export:HEAD_FILE}": "Digest, encoder and shape of a grounding head (`--head`).",
             "grounding_head/{modeling.checkpoint:WEIGHTS}": "Its weights.",

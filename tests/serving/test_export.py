@@ -33,13 +33,14 @@ from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.heads import HEAD_KIND
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.serving.export import export as wiring
-from ibidem.serving.export import hf_tokenizer, self_test
-from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
+from ibidem.serving.export import self_test
 from ibidem.serving.export.hostile import conversations, messages
 from ibidem.tokenization import special
+from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.unigram_json import NORMAL, Pieces, tokenizer_json
 
 SHAPES = {
     "Qwen3, grouped, untied": ModelConfig(
@@ -379,7 +380,7 @@ def with_scores(source: Path, folder: Path, change: Callable[[float], float]) ->
     proto = model_pb2.ModelProto()
     proto.ParseFromString((source / "tokenizer.model").read_bytes())
     for piece in proto.pieces:
-        piece.score = change(piece.score) if piece.type == hf_tokenizer.NORMAL else piece.score
+        piece.score = change(piece.score) if piece.type == NORMAL else piece.score
     with artifacts.create(folder, kind="tokenizer", config={}) as draft:
         (draft.path / "tokenizer.model").write_bytes(proto.SerializeToString())
 
@@ -644,7 +645,7 @@ def test_a_tokenizer_that_differs_does_not_appear(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    right = hf_tokenizer.tokenizer_json
+    right = tokenizer_json
 
     def wrong(pieces: Pieces, alphabet: Alphabet) -> str:
         tree = json.loads(right(pieces, alphabet))

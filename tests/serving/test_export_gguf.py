@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from ibidem.serving.export.gguf_check import ask, check_gguf
 from ibidem.serving.export.gguf_model import gguf_weights, interleaved, llama3_factors, write_gguf
 from ibidem.serving.export.gguf_vocabulary import CONTROL, NORMAL, UNUSED, Vocabulary, vocabulary_of
 from ibidem.serving.export.hf_model import hf_config, hf_weights
-from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
-from ibidem.tokenization.tokenizer import BLANK, Tokenizer
+from ibidem.tokenization.alphabet import Alphabet
+from ibidem.tokenization.sentencepiece_codec import BLANK
+from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.unigram_json import Pieces
 
 LLAMA3, QWEN2 = (next(pattern for pattern, name in gguf_vocabulary.PRE_TOKENIZERS.items() if name == wanted)
                  for wanted in ("llama-bpe", "qwen2"))  # fmt: skip
@@ -204,6 +207,29 @@ def test_without_llama_cpp_one_line_says_what_to_install(tmp_path: Path) -> None
 
 
 # llama.cpp
+
+
+def test_a_program_that_reads_it_as_we_do_passes_and_another_one_does_not(
+    tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, decoder = Bytes(LLAMA3), decoder_of(SHAPES["Llama, grouped, tied"])
+    path = write(tmp_path / "m.gguf", decoder, config_of(decoder, tokenizer_dir), tokenizer.vocabulary)
+    shift = 0
+
+    def answer(_: Path, __: Path, texts: Sequence[str], ids_BT: torch.Tensor) -> gguf_check.Answer:
+        ids = [[number + shift for number in tokenizer.encode(text)] for text in texts]
+        return gguf_check.Answer("b1", ids, [text.encode() for text in texts], decoder.logits(ids_BT).detach())
+
+    def check() -> dict[str, Any]:
+        pieces = tokenizer.vocabulary.pieces
+        return check_gguf(path, Path("python"), decoder, tokenizer, pieces, dtype=torch.float32)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gguf_check, "ask", answer)
+    monkeypatch.setattr(gguf_check, "TEXTS", 60)
+    assert check()["texts"] == 60
+    shift = 1
+    with pytest.raises(ArtifactError, match="from token 0 on ours has"):
+        check()
 
 
 @pytest.fixture(scope="module")

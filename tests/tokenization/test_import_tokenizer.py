@@ -325,6 +325,26 @@ def test_markers_are_added_behind_the_last_id_and_those_there_are_used(made: Mad
     assert config["markers_added"] == missing
 
 
+def test_a_text_ends_as_the_model_has_learned_it_too(tmp_path: Path) -> None:
+    tree = foreign.llama3()
+    ids = {token["content"]: token["id"] for token in tree["added_tokens"]}
+    folder = foreign.write(tmp_path / "f", tree, {"eos_token": {"content": "<|eot_id|>"}})
+    listed = [ids["<|end_of_text|>"], tree["model"]["vocab"]["e"], 1 << 20]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": None}))
+    tokenizer = import_tokenizer(folder, tmp_path / "t")
+    own = {tokenizer.document_id, tokenizer.turn_end_id}
+    assert tokenizer.end_ids == own | {ids["<|eot_id|>"], ids["<|end_of_text|>"]}, "a letter ends nothing"
+    assert Tokenizer.load(tmp_path / "t").end_ids == ChatTemplate(tokenizer).end_ids == tokenizer.end_ids
+
+
+def test_only_ids_end_a_text(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path / "f", foreign.llama3())
+    (folder / "generation_config.json").write_text('{"eos_token_id": [true]}')
+    with pytest.raises(DataError, match=r"generation_config.json: eos_token_id is no id, and no list of ids"):
+        import_tokenizer(folder, tmp_path / "t")
+
+
 def test_a_document_begins_as_the_model_has_learned_it(made: Made) -> None:
     assert made["llama3"].pieces([made["llama3"].document_id]) == ["<|begin_of_text|>"]
     assert made["llama2"].pieces([made["llama2"].document_id]) == ["<s>"]
@@ -435,6 +455,15 @@ REFUSED = {
     "an unknown pre-tokenizer": (altered(lambda t: t["pre_tokenizer"].update(type="Future")), "tokenizers cannot read"),
     "a merge without a piece": (altered(lambda t: t["model"]["merges"].append(["q", "\u1234"])), "out of vocabulary"),
     "a merge of one": (altered(lambda t: t["model"]["merges"].append(["q"])), "a merge that is not one of two pieces"),
+    "no name": (altered(lambda t: t["model"].update(unk_token=["a"])), "unk_token) is no text"),
+    "a marker without a name": (
+        altered(lambda t: t["post_processor"]["processors"][1]["single"][0].update(SpecialToken={}), "llama3"),
+        "its post-processor is no list of special tokens and texts",
+    ),
+    "a template of nothing": (
+        altered(lambda t: t["post_processor"]["processors"][1].update(single={"a": 1}), "llama3"),
+        "its post-processor is no list of special tokens and texts",
+    ),
     "no decoder": (altered(lambda t: t.update(decoder=None)), "it has no decoder"),
     "a decoder that forgets": (altered(lambda t: t.update(decoder=WORD_PIECES)), "its decoder WordPiece"),
     "a damaged table": (

@@ -10,6 +10,7 @@ license is recorded as unknown: never as the one that is usual.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ HUB_NAMES = {
 }
 """Names of the hub that are no names elsewhere."""
 _SHOWN = 60
+_LIMITS = re.compile(r"non[- ]?commercial|research|academic|personal|evaluation", re.IGNORECASE)
+"""Words beside the name of a license that take away what it grants: `MIT (non-commercial)`."""
+_FRONT = re.compile(r"[\ufeff\s]*---[^\S\n]*\n(.*?)\n---", re.DOTALL)
 
 
 class WeightsLicense(NamedTuple):
@@ -83,29 +87,35 @@ def _stated(folder: Path) -> Iterator[_Statement]:
         listed = tree.get("license")
         for word in listed if isinstance(listed, list) else [listed]:
             if word is not None:
-                yield _named(name, str(word), tree)
+                yield _named(name, word, tree)
     if files := LicenseFiles(folder).of(folder / "config.json"):
         names = files.evidence.removeprefix("license-file: ")
         yield _Statement(names, None if NOT_UNDERSTOOD in files.expression else files.expression)
 
 
-def _named(file: str, word: str, tree: dict[str, Any]) -> _Statement:
+def _named(file: str, word: object, tree: dict[str, Any]) -> _Statement:
     """Return a license that is stated by a name; `other` has its name in another key."""
-    name = str(tree.get("license_name") or word) if word.strip().lower() == "other" else word
+    is_other = isinstance(word, str) and word.strip().lower() == "other"
+    name = (tree.get("license_name") or word) if is_other else word
+    if not isinstance(name, str):
+        return _Statement(f"{file}: a license that is no name", None)
     shown = " ".join(name.split())[:_SHOWN]
-    return _Statement(f"{file}: {shown}", HUB_NAMES.get(name.strip().lower()) or normalize(name))
+    understood = None if _LIMITS.search(name) else normalize(name)
+    return _Statement(f"{file}: {shown}", HUB_NAMES.get(name.strip().lower()) or understood)
 
 
 def _front_matter(path: Path) -> dict[str, Any]:
-    """Return the YAML between the first two lines of dashes; empty if there is none."""
+    """Return the YAML between the first two lines of dashes; empty if there is none.
+
+    The hub reads it behind blank lines too, and with blanks behind the dashes.
+    """
     if not is_file(path):
         return {}
-    before, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    text, end, _ = rest.partition("\n---")
-    if before.strip("\ufeff") or not end:
+    found = _FRONT.match(path.read_text(encoding="utf-8", errors="replace"))
+    if found is None:
         return {}
     try:
-        tree = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - text only
+        tree = yaml.load(found[1], Loader=yaml.BaseLoader)  # noqa: S506 - text only
     except (yaml.YAMLError, RecursionError):
         return {"license": "front matter that is no YAML"}
     return tree if isinstance(tree, dict) else {}

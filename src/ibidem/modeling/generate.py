@@ -22,6 +22,7 @@ class TextCodec(Protocol):
 
     document_id: int
     turn_end_id: int
+    end_ids: frozenset[int]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -78,8 +79,8 @@ def complete(
         tail = tokenizer.continued(ids[-longest - 4 :])  # a token is at least one byte, a character at most four
         return any(word in tail for word in stop)
 
-    end_ids = (tokenizer.document_id, tokenizer.turn_end_id)
-    generated = generate(model, prompt_ids, sampling, end_ids=end_ids, is_stopped=is_stopped if stop else None)
+    ends = is_stopped if stop else None
+    generated = generate(model, prompt_ids, sampling, end_ids=tokenizer.end_ids, is_stopped=ends)
     return [_completion(tokenizer, ids, stop) for ids in generated]
 
 
@@ -183,8 +184,9 @@ def _continued(
 
 
 def _completion(tokenizer: TextCodec, ids: list[int], stop: Sequence[str]) -> Completion:
-    ends: dict[int, Finish] = {tokenizer.document_id: "document", tokenizer.turn_end_id: "turn"}
-    finish = ends.get(ids[-1], "length")
+    last_id = ids[-1]
+    ended: Finish = "turn" if last_id == tokenizer.turn_end_id else "document"
+    finish = ended if last_id in tokenizer.end_ids else "length"
     text = tokenizer.continued(ids if finish == "length" else ids[:-1])
     positions = [position for word in stop if (position := text.find(word)) >= 0]
     if positions:

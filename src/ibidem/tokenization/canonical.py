@@ -49,12 +49,9 @@ def alphabet_of(tree: Tree) -> Alphabet | None:
 
 def document_of(tree: Tree) -> str | None:
     """Return the special token that a file puts before a text, under the name that it has there."""
-    post = tree.get("post_processor")
-    steps = [post, *post.get("processors", [])] if isinstance(post, dict) else []
-    for step in steps:
-        first = (step.get("single") or [{}])[0] if step.get("type") == "TemplateProcessing" else {}
-        if "SpecialToken" in first:
-            return str(first["SpecialToken"]["id"])
+    for step in components(tree.get("post_processor")):
+        if step["type"] == "TemplateProcessing" and step["single"] and "SpecialToken" in step["single"][0]:
+            return str(step["single"][0]["SpecialToken"]["id"])
     return None
 
 

@@ -36,6 +36,7 @@ class ChatCodec(Protocol):
     """What the template requires of a tokenizer."""
 
     document_id: int
+    end_ids: frozenset[int]
 
     def id_of(self, token: str) -> int:
         """Return the id of a special token."""
@@ -68,7 +69,7 @@ class ChatTemplate:
         self._roles = {role: codec.id_of(name) for role, name in ROLE_MARKERS.items()}
         self._parts = {kind: tuple(map(codec.id_of, names)) for kind, names in PART_MARKERS.items()}
         self.turn_end_id = codec.id_of(special.TURN_END)
-        self.end_ids = frozenset({self.turn_end_id, codec.document_id})
+        self.end_ids = codec.end_ids
         """Ids that end a generated turn."""
         begins: dict[int, PartKind] = {last: "text" for _, last in self._parts.values()}
         begins |= {first: kind for kind, (first, _) in self._parts.items() if kind != "passage"}

@@ -3,6 +3,7 @@
 tokenizer.json -> checked              ids without gaps, a model that gives texts back, regular expressions that compile
                -> our form             names of special tokens that no text spells; our markers behind the last id
                -> compared             ids are those of the file; which texts come back changed is counted
+eos_token      -> end_ids              the model's own ends of a text, from all files that name some
                -> tokenizer artifact   from the digests of what was read
 
 An export of a tokenizer of ours becomes the sentencepiece model again that it was.
@@ -25,16 +26,24 @@ from ibidem.tokenization.canonical import alphabet_of, canonical, document_of, p
 from ibidem.tokenization.codec import Codec
 from ibidem.tokenization.fidelity import SPELLED, Fidelity
 from ibidem.tokenization.json_codec import JsonCodec, library, one_line
-from ibidem.tokenization.json_file import Tree, checked, read_json
+from ibidem.tokenization.json_file import (
+    CONFIG,
+    GENERATION,
+    TOKENIZER_CONFIG,
+    Tree,
+    checked,
+    ids_in,
+    read_json,
+)
 from ibidem.tokenization.sentencepiece_codec import SentencePieceCodec
-from ibidem.tokenization.tokenizer import KIND, Tokenizer
+from ibidem.tokenization.tokenizer import END_IDS, KIND, Tokenizer
 from ibidem.tokenization.train_tokenizer import model_of
 from ibidem.tokenization.unigram_json import exported_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-SETTINGS = "tokenizer_config.json"
+SETTINGS = (TOKENIZER_CONFIG, GENERATION, CONFIG)
 OUTSIDE = "outside"
 """Role of the files that were read: no artifact of ours."""
 MOST_NAMES = 100
@@ -61,7 +70,7 @@ class _Found:
 
 
 def import_tokenizer(source: Path, output_dir: Path) -> Tokenizer:
-    """Read `tokenizer.json` and `tokenizer_config.json` of a folder, and write a tokenizer; return it.
+    """Read `tokenizer.json` of a folder and the settings beside it, and write a tokenizer; return it.
 
     Its ids are those of the file, and behind them one for each of our markers that the file does not have.
 
@@ -71,13 +80,15 @@ def import_tokenizer(source: Path, output_dir: Path) -> Tokenizer:
         DataError: a file is damaged, or the tokenizer is one that does not give texts back.
     """
     artifacts.check_replaceable(output_dir, KIND)
-    path, beside = source / TOKENIZER_JSON, source / SETTINGS
+    path = source / TOKENIZER_JSON
     tree = checked(read_json(path), path)
-    settings = read_json(beside) if beside.exists() else {}
-    inputs = [Input.of_file(OUTSIDE, each) for each in (path, beside) if each.exists()]
+    beside = [each for each in (source / name for name in SETTINGS) if each.exists()]
+    settings = {each: read_json(each) for each in beside}
+    inputs = [Input.of_file(OUTSIDE, each) for each in (path, *beside)]
     with one_line(path):
-        found = _ours(tree) or _foreign(tree, path, begins=_begins(tree, settings))
-    config = {"markers_added": list(found.markers), "texts_changed": found.fidelity.changed}
+        found = _ours(tree) or _foreign(tree, path, begins=_begins(tree, settings.get(source / TOKENIZER_CONFIG, {})))
+    ends = _ends(settings, found.codec)
+    config = {"markers_added": list(found.markers), "texts_changed": found.fidelity.changed, END_IDS: ends}
     if artifacts.finished(output_dir, kind=KIND, config=config, inputs=inputs) is None:
         with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs) as draft:
             (draft.path / found.file).write_bytes(found.content)
@@ -98,10 +109,24 @@ def summary(tokenizer: Artifact) -> str:
 
 def _begins(tree: Tree, settings: Tree) -> str | None:
     """Return the name of the token with which the model expects a document to begin."""
-    named = settings.get("bos_token")
-    content = named.get("content") if isinstance(named, dict) else named
     own = document_of(tree) if alphabet_of(tree) else None
-    return own or (content if isinstance(content, str) else None) or document_of(tree)
+    return own or _named(settings, "bos_token") or document_of(tree)
+
+
+def _ends(settings: Mapping[Path, Tree], codec: Codec) -> list[int]:
+    """Return the ids with which the model ends a text; one that stands for a text is none."""
+    found = set[int | None]()
+    for path, tree in settings.items():
+        found |= {codec.special_id(_named(tree, "eos_token") or ""), *ids_in(tree, "eos_token_id", path)}
+    texts_of_V = codec.texts_of_V
+    return sorted(each for each in found if each is not None and each < len(texts_of_V) and not texts_of_V[each])
+
+
+def _named(settings: Tree, key: str) -> str | None:
+    """Return the name of a token in `tokenizer_config.json`, which may be in an object with its flags."""
+    named = settings.get(key)
+    content = named.get("content") if isinstance(named, dict) else named
+    return content if isinstance(content, str) else None
 
 
 def _ours(tree: Tree) -> _Found | None:

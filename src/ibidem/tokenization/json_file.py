@@ -19,6 +19,8 @@ from ibidem.tokenization import special
 
 Tree = dict[str, Any]
 
+CONFIG, GENERATION, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
+"""Files of a Hugging Face folder."""
 MOST_BYTES = 64 << 20
 """Of a `tokenizer.json`; the largest vocabularies of 2026, of 262,144 ids, take 33 MB."""
 MODELS = ("BPE", "Unigram")
@@ -70,17 +72,33 @@ def checked(tree: Tree, where: Path) -> Tree:
     for part in components(tree.get("normalizer")):
         if part["type"] == "Precompiled" and not _is_charsmap(part.get("precompiled_charsmap")):
             _refuse(where, "its table of characters (precompiled_charsmap) is damaged")
+    for part in components(tree.get("post_processor")):
+        if part["type"] == "TemplateProcessing" and not _is_template(part.get("single")):
+            _refuse(where, "its post-processor is no list of special tokens and texts")
     return tree | {"model": {"type": kind, **model}, "added_tokens": added}
 
 
+def ids_in(tree: Tree, key: str, where: Path) -> list[int]:
+    """Return the ids of a key that has one, several, or none.
+
+    Raises:
+        DataError: it has something else.
+    """
+    found = tree.get(key)
+    listed = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(map(_is_id, listed)):
+        _refuse(where, f"{key} is no id, and no list of ids")
+    return listed
+
+
 def components(part: Any) -> Iterator[Tree]:
-    """Yield the parts of a normalizer, pre-tokenizer or decoder, those of sequences one by one."""
+    """Yield the parts of a normalizer, pre-tokenizer, post-processor or decoder, those of sequences one by one."""
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return
     if part["type"] != "Sequence":
         yield part
         return
-    for name in ("normalizers", "pretokenizers", "decoders"):
+    for name in ("normalizers", "pretokenizers", "processors", "decoders"):
         inside = part.get(name)
         for each in inside if isinstance(inside, list) else []:
             yield from components(each)
@@ -131,6 +149,8 @@ def _check_vocabulary(kind: str, model: Tree, where: Path) -> None:
         _refuse(where, "its vocabulary is no list of pieces and scores")
     if kind == "Unigram" and not (_is_id(model.get("unk_id")) and model["unk_id"] < len(vocab)):
         _refuse(where, "it has no id for unknown characters (unk_id)")
+    if not isinstance(model.get("unk_token"), str | None):
+        _refuse(where, "its name for unknown characters (unk_token) is no text")
     merges = model.get("merges", [])
     if not isinstance(merges, list) or not all(map(_is_merge, merges)):
         _refuse(where, "a merge that is not one of two pieces")
@@ -147,6 +167,13 @@ def _is_piece(item: Any) -> bool:
 def _is_merge(item: Any) -> bool:
     parts = item.split(" ") if isinstance(item, str) else item
     return isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)
+
+
+def _is_template(single: Any) -> bool:
+    if not isinstance(single, list) or not all(isinstance(item, dict) for item in single):
+        return False
+    named = [item["SpecialToken"] for item in single if "SpecialToken" in item]
+    return all(isinstance(each, dict) and isinstance(each.get("id"), str) for each in named)
 
 
 def _is_added_token(token: Any) -> bool:

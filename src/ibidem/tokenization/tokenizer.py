@@ -22,17 +22,32 @@ from ibidem.tokenization.sentencepiece_codec import SentencePieceCodec
 from ibidem.tokenization.utf8 import num_bytes
 
 KIND = "tokenizer"
+END_IDS = "end_ids"
+"""In the manifest of an imported tokenizer: ids that end a text there."""
 
 
 class Tokenizer:
     """A tokenizer's model, its special tokens, and its digest."""
 
-    def __init__(self, codec: Codec, *, digest: str, path: Path | None = None) -> None:
+    def __init__(self, codec: Codec, *, digest: str, path: Path | None = None, ends: Iterable[int] = ()) -> None:
+        """Look up the special tokens.
+
+        Args:
+            codec: the model.
+            digest: of the artifact.
+            path: its folder.
+            ends: ids that end a text besides our own.
+
+        Raises:
+            ArtifactError: there is no token for documents, turns or padding.
+        """
         self.codec, self.digest, self.path = codec, digest, path
         self.vocab_size: int = codec.vocab_size
         self.document_id = self.id_of(special.DOCUMENT)
         self.turn_end_id = self.id_of(special.TURN_END)
         self.pad_id = self.id_of(special.PAD)
+        self.end_ids = frozenset({self.document_id, self.turn_end_id, *ends})
+        """Ids at which a generated text ends: an imported model has ends of its own, such as `</s>`."""
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.path)!r}, {self.vocab_size:,} ids, {self.digest[:19]})"
@@ -46,7 +61,8 @@ class Tokenizer:
             ConfigError: it was imported, and the library that reads it is not installed.
         """
         artifact = artifacts.verify(Path(folder), kind=KIND)
-        return cls(codec_of(artifact), digest=artifact.digest, path=artifact.path)
+        ends = artifact.config.get(END_IDS, ())
+        return cls(codec_of(artifact), digest=artifact.digest, path=artifact.path, ends=ends)
 
     def id_of(self, token: str) -> int:
         """Return the id of a special token.

@@ -165,7 +165,8 @@ class _Encoded:
     """A tokenizer that has encoded some texts already, on several threads."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], threads: int) -> None:
-        self.document_id, self.id_of, self.decode = tokenizer.document_id, tokenizer.id_of, tokenizer.decode
+        self.document_id, self.end_ids = tokenizer.document_id, tokenizer.end_ids
+        self.id_of, self.decode = tokenizer.id_of, tokenizer.decode
         self._ids_of = dict(zip(texts, tokenizer.encode_batch(texts, threads=threads), strict=True))
 
     def encode(self, text: str) -> list[int]:

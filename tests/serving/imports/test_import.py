@@ -17,8 +17,9 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.config import build
 from ibidem.errors import DataError, IbidemError
+from ibidem.inference.weights_license import license_of
 from ibidem.modeling.checkpoint import IMPORTED, TOKENIZER_DIR, WEIGHTS, load_model
-from ibidem.modeling.generate import Sampling, generate
+from ibidem.modeling.generate import Sampling, complete, generate
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.serving.config import ImportConfig
 from ibidem.serving.export import self_test
@@ -146,6 +147,25 @@ def test_the_command_and_the_function_say_what_was_made(
     assert not list(tmp_path.rglob(".*.partial.*"))
 
 
+def test_an_end_of_text_of_its_own_ends_a_text(llama: Path, tmp_path: Path) -> None:
+    path = llama / WEIGHTS
+    weights = load_file(path)
+    weights["lm_head.weight"][1] = 50.0  # <|end_of_text|>, as the most likely id of half of the prompts
+    save_file(weights, path, metadata={"format": "pt"})
+    checkpoint = bring(llama, tmp_path / "run")
+    tokenizer, (decoder, _) = Tokenizer.load(checkpoint.path / TOKENIZER_DIR), load_model(checkpoint.path)
+    model = FrozenDecoder(decoder, num_ids=tokenizer.vocab_size)
+    prompts = ["def add(", "import os", "self.value", "for node in"]
+    ids = [[tokenizer.document_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    free = generate(model, ids, Sampling(8, 0.0), end_ids={tokenizer.document_id, tokenizer.turn_end_id})
+    assert any(1 in each[:-1] for each in free), "the model ends no text"
+    done = complete(model, tokenizer, prompts, Sampling(8, 0.0))
+    for whole, completion in zip(free, done, strict=True):
+        if 1 in whole:
+            assert (completion.finish, completion.num_tokens) == ("document", whole.index(1) + 1)
+            assert completion.text == tokenizer.continued(whole[: whole.index(1)])
+
+
 # Lineage, license
 
 
@@ -192,6 +212,8 @@ def test_a_byte_of_the_folder_changes_the_digest_of_the_checkpoint(llama: Path, 
         ("license: mit", None, "Do no evil with it.", None, "unknown", "README.md: mit; LICENSE"),
         ("license: llama3.2", None, None, None, "LicenseRef-scancode-llama-3.2-license-2024", "README.md: llama3.2"),
         ("license: other\nlicense_name: odd-1", None, None, None, "unknown", "README.md: odd-1"),
+        ("license: MIT (non-commercial)", None, None, None, "unknown", "README.md: MIT (non-commercial)"),
+        ("license: {mit: cc0-1.0}", None, None, None, "unknown", "README.md: a license that is no name"),
         ("license: odd", None, None, "Apache-2.0", "Apache-2.0", "--license; README.md: odd"),
         (None, None, None, None, "unknown", "neither README.md nor config.json nor a license file states it"),
     ],
@@ -210,6 +232,28 @@ def test_the_license_is_what_the_folder_or_the_user_states(
     assert (about["license"], about["license_source"]) == (license, source)
     assert about["architecture"] == "LlamaForCausalLM"
     assert about["name"] == "llama"
+
+
+@pytest.mark.parametrize("begin", ["\n---\n", "\ufeff---\n", "--- \n", "\r\n---\r\n"])
+def test_the_front_matter_counts_wherever_the_hub_reads_it(begin: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"{begin}license: cc-by-nc-4.0\n---\n", newline="")
+    (tmp_path / "config.json").write_text('{"license": "mit"}')
+    assert license_of(tmp_path).expression == "CC-BY-NC-4.0 AND MIT"
+
+
+def test_aliases_of_a_front_matter_are_not_written_out(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 4)}]" for i in range(1, 60))]
+    (tmp_path / "README.md").write_text("\n".join(["---", *lines, "license: *a59", "---", ""]))
+    assert license_of(tmp_path).expression == "unknown"
+
+
+@pytest.mark.parametrize("name", ["LICENSE.md", "COPYING", "MODEL_LICENSE", "LICENSES/MIT.txt"])
+def test_the_digest_covers_every_file_that_states_the_license(name: str, llama: Path, tmp_path: Path) -> None:
+    (llama / name).parent.mkdir(exist_ok=True)
+    (llama / name).write_text("SPDX-License-Identifier: MIT\n")
+    about = bring(llama, tmp_path / "run").config[IMPORTED]
+    assert name in about["license_source"]
+    assert name in about["files"]
 
 
 def test_a_snapshot_of_the_cache_of_the_hub_is_read_through_its_links(llama: Path, tmp_path: Path) -> None:
@@ -253,6 +297,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "code of its own": ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
     "a few experts": ({"num_local_experts": 8}, "num_local_experts 8"),
     "dynamic positions": ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+    "positions by a list": ({"rope_parameters": {"rope_type": ["linear"]}}, 'rope_type ["linear"]'),
+    "heads of an object": ({"head_dim": {}}, "head_dim must be a number above 0, not {}"),
     "longrope": ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope_type 'longrope'"),
     "positions by layers": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "by layers"),
     "yarn with mscale": (
@@ -552,6 +598,9 @@ def test_an_export_of_an_import_is_the_model_again(
     assert back.files[WEIGHTS] == checkpoint.files[WEIGHTS]
     assert back.config["model"] == checkpoint.config["model"]
     assert back.config[IMPORTED]["license"] == "MIT"
+    ends = [Tokenizer.load(each.path / TOKENIZER_DIR).end_ids for each in (checkpoint, back)]
+    assert 1 in ends[0], "its own"
+    assert ends[0] == ends[1]
 
 
 def test_an_export_of_ours_comes_back_with_the_same_weights_and_ids(

@@ -26,6 +26,7 @@ from ibidem.modeling.checkpoint import TOKENIZER_DIR, WEIGHTS, load_model, verif
 from ibidem.modeling.heads import HEAD_KIND
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import readers_of, recorded
+from ibidem.records import TOKENIZER_JSON
 from ibidem.runs import newest
 from ibidem.serving.config import ExportConfig
 from ibidem.serving.export.gguf_check import check_gguf, python_of
@@ -33,8 +34,6 @@ from ibidem.serving.export.gguf_model import write_gguf
 from ibidem.serving.export.gguf_vocabulary import Vocabulary, vocabulary_of
 from ibidem.serving.export.hf_chat_template import chat_template
 from ibidem.serving.export.hf_model import (
-    CONFIG,
-    GENERATION,
     dtype_of,
     generation_config,
     hf_config,
@@ -43,20 +42,15 @@ from ibidem.serving.export.hf_model import (
     round_to,
     save_weights,
 )
-from ibidem.serving.export.hf_tokenizer import (
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    Form,
-    form_of,
-    tokenizer_config,
-    tokenizer_json,
-)
+from ibidem.serving.export.hf_tokenizer import Form, form_of, tokenizer_config
 from ibidem.serving.export.model_card import About, model_card
 from ibidem.serving.export.self_test import check_logits, check_tokenizer
 from ibidem.serving.report_evaluation import Record, read_result
 from ibidem.tokenization.chat import ChatTemplate
+from ibidem.tokenization.json_file import CONFIG, GENERATION, TOKENIZER_CONFIG
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.tokenization.train_tokenizer import has_exact_sums
+from ibidem.tokenization.unigram_json import tokenizer_json
 
 KIND = "export"
 CARD, GGUF = "README.md", "model.gguf"

@@ -17,9 +17,10 @@ from ibidem import log
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.serving.export import hostile, llama_cpp_script
-from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
 from ibidem.serving.export.self_test import difference, shown
+from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.unigram_json import Pieces
 
 TEXTS = 1_000
 ROWS, TOKENS = 2, 64

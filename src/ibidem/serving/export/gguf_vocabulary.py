@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibidem.errors import ConfigError
-from ibidem.serving.export.hf_tokenizer import Pieces
+from ibidem.tokenization.piece_texts import BYTES
+from ibidem.tokenization.unigram_json import Pieces
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """Types of a token, in sentencepiece as in llama.cpp."""
@@ -124,16 +125,6 @@ def text_of(token: str) -> str | None:
     (' def', None)
     """
     try:
-        return bytes(_BYTES[char] for char in token).decode()
+        return bytes(BYTES[char] for char in token).decode()
     except (KeyError, UnicodeDecodeError):
         return None
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return the byte that each character of byte-level BPE stands for (`bytes_to_unicode` of GPT-2)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()

@@ -12,8 +12,8 @@ special tokens in texts.
 import json
 
 from ibidem.conversation import PART_KINDS, ROLES
-from ibidem.serving.export.hf_tokenizer import Alphabet
 from ibidem.tokenization import special
+from ibidem.tokenization.alphabet import Alphabet
 
 _TEMPLATE = """\
 {%- macro text(words) -%}

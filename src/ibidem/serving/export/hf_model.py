@@ -28,7 +28,6 @@ from ibidem.modeling.modeling_custom import INIT_STD, Decoder
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
 FACTOR, LENGTH = {"factor": "factor"}, {"original_max_position_embeddings": "original_context"}
 ROPE_KEYS: dict[str, dict[str, str]] = {
     "linear": FACTOR,

@@ -13,22 +13,7 @@ from ibidem.tokenization import special
 from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.json_codec import JsonCodec
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.tokenization.unigram_json import BYTE, CONTROL, NORMAL, UNUSED, Pieces, tokenizer_json
-
-__all__ = [
-    "BYTE",
-    "NORMAL",
-    "TOKENIZER_CONFIG",
-    "TOKENIZER_JSON",
-    "Alphabet",
-    "Form",
-    "Pieces",
-    "form_of",
-    "tokenizer_config",
-    "tokenizer_json",
-]
-
-TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+from ibidem.tokenization.unigram_json import CONTROL, NORMAL, UNUSED, Pieces
 
 
 class Form(NamedTuple):

@@ -4,8 +4,9 @@ import random
 from collections.abc import Iterator, Sequence
 
 from ibidem.conversation import PART_KINDS, ROLES, Conversation, Part, Turn
-from ibidem.serving.export.hf_tokenizer import NORMAL, Alphabet, Pieces
+from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE
+from ibidem.tokenization.unigram_json import NORMAL, Pieces
 
 LONGEST = 40
 """Maximum number of items of a text."""

@@ -15,8 +15,8 @@ from ibidem.lineage import Node, walk
 from ibidem.modeling.checkpoint import IMPORTED, model_config
 from ibidem.modeling.checkpoint import KIND as CHECKPOINT
 from ibidem.readers import Readers
-from ibidem.serving.export.hf_tokenizer import Alphabet
 from ibidem.serving.report_evaluation import NO_SHARES, Record, bounds_of, metrics_of
+from ibidem.tokenization.alphabet import Alphabet
 
 MOST_LICENSES = 30
 

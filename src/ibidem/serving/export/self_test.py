@@ -15,9 +15,10 @@ from ibidem.errors import ArtifactError
 from ibidem.figures import visible
 from ibidem.modeling.modeling_custom import Decoder
 from ibidem.serving.export import hostile
-from ibidem.serving.export.hf_tokenizer import Alphabet, Pieces
+from ibidem.tokenization.alphabet import Alphabet
 from ibidem.tokenization.chat import ChatTemplate
 from ibidem.tokenization.tokenizer import Tokenizer
+from ibidem.tokenization.unigram_json import Pieces
 
 TEXTS, CONVERSATIONS = 10_000, 500
 BATCH = 500

@@ -132,8 +132,9 @@ def _heads(path: Path, tree: Tree, architecture: str) -> dict[str, Any]:
     if architecture == QWEN3:  # the defaults of transformers fit no other model than the one they are taken from
         own, shared = _number(path, tree, "head_dim"), _number(path, tree, "num_key_value_heads")
     else:
-        own = tree.get("head_dim") and _number(path, tree, "head_dim")
-        shared = tree.get("num_key_value_heads") and _number(path, tree, "num_key_value_heads")
+        own, shared = (
+            None if tree.get(key) is None else _number(path, tree, key) for key in ("head_dim", "num_key_value_heads")
+        )
     return {"head_dim": None if own is None or own * heads == width else own, "kv_heads": shared or heads}
 
 
@@ -145,9 +146,9 @@ def _rope(path: Path, tree: Tree, context: int) -> dict[str, Any]:
         raise DataError(f"{path}: rope_theta is {theta} in one place and {_shown(tree['rope_theta'])} in another")
     if not _is_one_of(found.pop("partial_rotary_factor", 1), (1, None)):
         raise _refused(path, "partial_rotary_factor", "other than 1")
-    kinds = {found.pop("rope_type", None), found.pop("type", None)} - {None}
-    kind = kinds.pop() if kinds else "default"
-    if kinds or (kind != "default" and kind not in ROPE_KEYS):
+    kinds = [each for each in (found.pop("rope_type", None), found.pop("type", None)) if each is not None]
+    kind = kinds[0] if kinds else "default"
+    if kinds != [kind] * len(kinds) or kind not in ("default", *ROPE_KEYS):
         raise _refused(path, "rope_type", kind)
     if kind == "default":
         return {"rope_theta": theta}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ibidem import artifacts
+from ibidem.data.licenses.files import LicenseFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.files import is_file, on_each, sha256_of
 from ibidem.modeling.checkpoint import KIND as CHECKPOINT
@@ -19,7 +20,7 @@ from ibidem.readers import check_outside_private
 
 SNAPSHOTS, BLOBS, CACHED = "snapshots", "blobs", "models--"
 """Names of the cache of the hub."""
-README, LICENSES = "README.md", ("license", "licence", "copying")
+README = "README.md"
 
 
 def check_folder(folder: Path) -> None:
@@ -67,8 +68,9 @@ def name_of(folder: Path) -> str:
 
 def hashed(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of the files that an import reads, and of those that say what the license is."""
-    beside = (path.name for path in folder.iterdir() if is_file(path) and _tells_license(path.name))
-    found = sorted({*names, *beside})
+    stated = LicenseFiles(folder).of(folder / README)
+    beside = [path.relative_to(folder).as_posix() for path in (stated.files if stated else ())]
+    found = sorted({*names, *beside, *([README] if is_file(folder / README) else [])})
     return dict(zip(found, on_each(sha256_of, [folder / name for name in found]), strict=True))
 
 
@@ -76,10 +78,6 @@ def digest_of(files: Mapping[str, str]) -> str:
     """Return the digest of files: of their names and contents."""
     lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
     return f"sha256:{hashlib.sha256(lines.encode(errors='surrogateescape')).hexdigest()}"
-
-
-def _tells_license(name: str) -> bool:
-    return name == README or name.lower().startswith(LICENSES)
 
 
 def _kind_of(folder: Path) -> str | None:

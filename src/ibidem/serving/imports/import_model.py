@@ -23,18 +23,20 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.config import resolved
 from ibidem.errors import ArtifactError, DataError
 from ibidem.figures import counted
+from ibidem.files import is_file
 from ibidem.inference.models import unchanged
 from ibidem.inference.weights_license import WeightsLicense, license_of
 from ibidem.modeling.checkpoint import IMPORTED, KIND, OUTSIDE, TOKENIZER_DIR, WEIGHTS
 from ibidem.modeling.config import ModelConfig
+from ibidem.records import TOKENIZER_JSON
 from ibidem.runs import folder_of, steps_of
 from ibidem.serving.config import ImportConfig
-from ibidem.serving.export.hf_model import CONFIG, name_of
-from ibidem.serving.export.hf_tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON
+from ibidem.serving.export.hf_model import name_of
 from ibidem.serving.imports import hf_folder
 from ibidem.serving.imports.hf_config import read_config, read_json
 from ibidem.serving.imports.hf_weights import Weights, check_weights, converted, find_weights
-from ibidem.tokenization.import_tokenizer import import_tokenizer
+from ibidem.tokenization.import_tokenizer import SETTINGS, import_tokenizer
+from ibidem.tokenization.json_file import CONFIG, TOKENIZER_CONFIG
 from ibidem.tokenization.tokenizer import Tokenizer
 
 _NEEDED = {
@@ -110,7 +112,8 @@ def look(folder: Path, license_given: str | None = None) -> Model:
     license_found = license_of(folder, license_given)
     weights = find_weights(folder, shape)
     check_weights(weights)
-    return Model(architecture, shape, weights, license_found, hf_folder.hashed(folder, [*paths, *weights.files]))
+    read = {*paths, *weights.files, *(name for name in SETTINGS if is_file(folder / name))}
+    return Model(architecture, shape, weights, license_found, hf_folder.hashed(folder, read))
 
 
 def _check_ids(path: Path, shape: ModelConfig) -> None:

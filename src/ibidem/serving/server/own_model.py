@@ -59,7 +59,7 @@ class OwnSpeaker:
         self.context = model.config.context
         self._tokenizer = Tokenizer.load(self.checkpoint.path / TOKENIZER_DIR)
         self._template = ChatTemplate(self._tokenizer)
-        self._end_ids = frozenset({self._tokenizer.document_id, self._tokenizer.turn_end_id})
+        self._end_ids = self._tokenizer.end_ids
         self._queues: dict[Stream, _TokenQueue] = {}
         self._prompts = _Prompts(self._tokenizer, self.context)
         self._loop: asyncio.AbstractEventLoop | None = None
