@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import stat
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ibidem import artifacts
+from ibidem import accounts, artifacts
 from ibidem.attribution import index as index_module
 from ibidem.attribution.attribute import attribute
 from ibidem.attribution.config import AttributeConfig, BuildConfig
@@ -14,6 +17,7 @@ from ibidem.attribution.index import build, index_shard
 from ibidem.attribution.lookup import Attribution
 from ibidem.cli import main
 from ibidem.data import shards
+from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.errors import ConfigError, DigestMismatch
 from ibidem.training.tokenize import tokenized
 
@@ -116,6 +120,61 @@ def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
     assert len(made) == 1, "only the shard that had it"
     changed = {path.parent.name for path, content in before_files.items() if path.read_bytes() != content}
     assert changed == {made[0].name}
+
+
+def test_a_document_that_a_blend_repeats_is_one_and_equal_texts_have_each_their_own_license(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset, tmp_path / "one")
+    other = artifacts.load(dataset)
+    with artifacts.create(tmp_path / "two", kind=shards.KIND, config=other.config) as draft:
+        draft.counts |= other.counts
+        for path in shards.shard_paths(dataset):
+            name = path.relative_to(dataset)
+            (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
+            table = pq.read_table(path)
+            for column in ("license", "source"):
+                values = pa.array(["elsewhere"] * len(table))
+                table = table.set_column(table.schema.get_field_index(column), column, values)
+            pq.write_table(table, draft.path / name)
+    ingredients = {
+        name: Ingredient(path=tmp_path / name, category="code", max_repeats=3, weight=weight)
+        for name, weight in (("one", 3.0), ("two", 1.0))
+    }
+    blend(BlendConfig(datasets=ingredients, output_dir=tmp_path / "data", shares={"code": 1.0}, shard_size=10**6))
+    lookup = Attribution(indexed(tmp_path, tokenizer_dir), least_tokens=LEAST)
+    sha256, text = long_document(tmp_path / "one")
+    longest = max(lookup.of_text(text), key=lambda each: each.num_tokens)
+    own = [source for source in longest.sources if source.sha256 == sha256]
+    assert longest.num_places > longest.num_documents
+    assert longest.num_documents == 2
+    assert sorted(str(source.facts["license"]) == "elsewhere" for source in own) == [False, True]
+
+
+def test_a_damaged_shard_of_the_dataset_is_refused(index: Path) -> None:
+    tokens = index_module.parent(artifacts.load(index), "tokens").path
+    path = shards.shard_paths(index.parent / "data")[0]
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    with pytest.raises(DigestMismatch, match="damaged"):
+        build(BuildConfig(tokens=tokens, output_dir=index.parent / "another"))
+
+
+def test_while_an_index_of_private_documents_is_made_nobody_else_sees_it(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = index_module.parent(artifacts.load(index), "tokens").path
+    modes: list[int] = []
+
+    def see(task: index_module.Task) -> None:
+        modes.append(stat.S_IMODE(next(each for each in task.folder.parents if ".work-" in each.name).stat().st_mode))
+        index_shard(task)
+
+    readers = {"readers": {"read": [accounts.this_user()], "deny": []}}
+    monkeypatch.setattr(index_module, "recorded", lambda *_: readers)
+    monkeypatch.setattr(index_module, "index_shard", see)
+    build(BuildConfig(tokens=tokens, output_dir=index.parent / "private"))
+    assert set(modes) == {0o700}
+    assert stat.S_IMODE((index.parent / "private").stat().st_mode) == 0o700
 
 
 def test_tokens_that_have_changed_are_one_line(index: Path) -> None:

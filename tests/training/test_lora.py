@@ -1,6 +1,8 @@
 """LoRA in a run of training: what it learns, what is on disk, that it resumes to the bit, and what is refused."""
 
 import importlib.util
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from ibidem.config import settings as settings_of
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.lineage import walk
 from ibidem.modeling.checkpoint import load_model, weights_of
+from ibidem.modeling.tensor_files import Part
 from ibidem.serving.export.hf_model import hf_config, save_weights
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import lora
+from ibidem.training import lora, saving
 from ibidem.training.rlhf.config import SftConfig
+from ibidem.training.rlhf.sft_pipeline import Sft
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks
@@ -89,6 +93,28 @@ def test_a_killed_run_resumes_to_the_bit(adapted: Settings, tmp_path: Path) -> N
     assert files(tmp_path / "killed", 40) == files(tmp_path / "whole", 40)
     digests = [artifacts.load(tmp_path / name / "checkpoints" / "step-000040").digest for name in ("killed", "whole")]
     assert digests[0] == digests[1]
+
+
+def test_adapters_that_are_written_beside_the_steps_are_those_of_their_step(
+    adapted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first checkpoint is written when the step after the next one has begun."""
+    run(adapted, checkpoints__every=2)
+    begun, write, begin = threading.Event(), saving.write, Sft.begin
+
+    def write_late(path: Path, parts: Iterable[Part]) -> str:
+        assert begun.wait(60)
+        return write(path, parts)
+
+    def begin_and_say(self: Sft, model: torch.nn.Module, step: int) -> None:
+        begin(self, model, step)
+        if step == 3:
+            begun.set()
+
+    monkeypatch.setattr(saving, "write", write_late)
+    monkeypatch.setattr(Sft, "begin", begin_and_say)
+    run(adapted, output_dir=tmp_path / "beside", checkpoints__every=2, checkpoints__asynchronous=True)
+    assert files(tmp_path / "beside", 2) == files(adapted["output_dir"], 2)
 
 
 @pytest.mark.slow

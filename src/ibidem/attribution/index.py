@@ -69,6 +69,7 @@ def build(config: BuildConfig) -> str:
     with artifacts.writing(config.output_dir):
         if artifacts.finished(config.output_dir, kind=KIND, config=chosen, inputs=inputs) is None:
             with artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as work:
+                work.chmod(0o700 if readers_of(chosen) is not None else work.stat().st_mode)
                 _make(tokens, dataset, chosen["shards"], config, work)
                 _seal(config.output_dir, chosen, inputs, work)
     return _summary(artifacts.load(config.output_dir, kind=KIND))
@@ -110,6 +111,7 @@ def parent_path(artifact: Artifact, role: str) -> Path:
 def _make(tokens: Artifact, dataset: Artifact, digests: dict[str, list[str]], config: BuildConfig, work: Path) -> None:
     """Index the shards that are not there yet; what a killed run or an older index has is taken over."""
     old = _older(config.output_dir)
+    artifacts.check(dataset, [f"{folder}.parquet" for folder in digests])
     tasks = [
         Task(tokens.path / folder, tokens.config["dtype"], dataset.path / f"{folder}.parquet", work / folder)
         for folder, of_shard in digests.items()
@@ -144,7 +146,7 @@ def index_shard(task: Task) -> None:
     """Write the index of a shard.
 
     Raises:
-        ConfigError: the dataset lacks one of its documents.
+        ConfigError: the dataset has other documents.
     """
     with artifacts.make_folder(task.folder) as partial:
         pq.write_table(_documents(task), partial / DOCUMENTS_FILE)
@@ -152,16 +154,17 @@ def index_shard(task: Task) -> None:
 
 
 def _documents(task: Task) -> pa.Table:
-    """Return start, tokens and hash of each training document, in order, and the facts of it."""
+    """Return start, tokens and hash of each training document, in order, and the facts of it.
+
+    Rows are matched by their places: in a blend, texts that are equal may be of different repositories and licenses.
+    """
     documents = pq.read_table(task.tokens / DOCUMENTS_FILE)
-    documents = documents.filter(pc.equal(documents["split"], TRAIN))
-    facts = pq.read_table(task.shard, columns=["sha256", *FACTS]).combine_chunks()
-    rows = pc.index_in(documents["sha256"], facts["sha256"])
-    if rows.null_count:
-        raise ConfigError(f"{task.shard}: it lacks {counted(rows.null_count, 'document')} of {task.tokens}")
+    facts = pq.read_table(task.shard, columns=["sha256", *FACTS])
+    if documents["sha256"] != facts["sha256"]:
+        raise ConfigError(f"{task.shard}: its documents are not those of {task.tokens}; tokenize the dataset again")
     for name in FACTS:
-        documents = documents.append_column(name, facts[name].take(rows))
-    return documents
+        documents = documents.append_column(name, facts[name])
+    return documents.filter(pc.equal(documents["split"], TRAIN))
 
 
 def _seal(output_dir: Path, config: dict[str, Any], inputs: Sequence[Input], work: Path) -> None:

@@ -9,7 +9,7 @@ encoded as a whole: near its beginning, and wherever it differs from a document,
 than in the document, so a copy may be found some characters shorter than it is.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -36,6 +36,8 @@ MOST_PLACES = 1 << 16
 """Of a span in a shard: in how many documents the others are is not counted."""
 MOST_SOURCES = 10
 """Documents that are named for a span."""
+IDENTITY = ["sha256", "source", "record"]
+"""Columns that are alike only in the rows of one document."""
 
 
 class Source(NamedTuple):
@@ -58,7 +60,8 @@ class Repetition(NamedTuple):
     num_places: int
     """Number of places in the documents where it occurs."""
     num_documents: int
-    """Number of these documents; of the first `MOST_PLACES` places of a shard, if it has more."""
+    """Number of these documents, each once, however often it was trained on; of the first `MOST_PLACES` places of a
+    shard, if it has more."""
     is_common: bool
     """Whether more documents have it than a text repeats by chance or by copying."""
     sources: tuple[Source, ...]
@@ -82,6 +85,11 @@ class _Shard:
         starts_D = self.documents["start"].to_numpy()
         rows: list[int] = np.unique(np.searchsorted(starts_D, places_P, side="right") - 1).tolist()
         return rows
+
+    def identities(self, rows: Sequence[int]) -> Iterator[tuple[str | None, ...]]:
+        """Return what tells the documents of some rows apart; a blend may have a document several times."""
+        documents = self.documents.select(IDENTITY).take(pa.array(rows, pa.int64()))
+        return zip(*(column.to_pylist() for column in documents.columns), strict=True)
 
 
 class Attribution:
@@ -156,16 +164,17 @@ class Attribution:
         ]
 
     def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
-        num_places, num_documents, sources = 0, 0, list[Source]()
+        num_places, known, sources = 0, set[tuple[str | None, ...]](), list[Source]()
         for shard in self._shards:
             places_P = occurrences(shard.ids_N, shard.suffixes_N, sequence_Q)
-            if len(places_P):
-                rows = shard.rows_at(places_P[:MOST_PLACES])
-                num_places, num_documents = num_places + len(places_P), num_documents + len(rows)
-                named = rows[: MOST_SOURCES - len(sources)]
-                sources += [self._source(shard.documents.slice(row, 1).to_pylist()[0]) for row in named]
-        num_tokens, is_common = span.end - span.start, num_documents > self._common
-        return Repetition(*span, num_tokens, num_places, num_documents, is_common, tuple(sources))
+            num_places += len(places_P)
+            rows = shard.rows_at(places_P[:MOST_PLACES]) if len(places_P) else []
+            for row, document in zip(rows, shard.identities(rows), strict=True):
+                if document not in known and len(sources) < MOST_SOURCES:
+                    sources.append(self._source(shard.documents.slice(row, 1).to_pylist()[0]))
+                known.add(document)
+        num_tokens, is_common = span.end - span.start, len(known) > self._common
+        return Repetition(*span, num_tokens, num_places, len(known), is_common, tuple(sources))
 
     def _source(self, document: Mapping[str, Any]) -> Source:
         sha256 = document["sha256"]

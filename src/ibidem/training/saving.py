@@ -233,7 +233,9 @@ class _HostCopies:
     def of(self, taken: Snapshot) -> Snapshot:
         """Copy what is to be saved; a device copies everything at once."""
         copied = taken._replace(
-            weights=list(map(self._of, taken.weights)), optimizer=list(map(self._of, taken.optimizer))
+            weights=list(map(self._of, taken.weights)),
+            optimizer=list(map(self._of, taken.optimizer)),
+            adapters=list(map(self._of, taken.adapters)),
         )
         if torch.cuda.is_available():
             torch.cuda.synchronize()
