@@ -13,6 +13,7 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -156,6 +157,10 @@ def copy(folder: Path, place: Place, done: set[str]) -> None:
         if place.files.cat_file(at) == manifest:
             return
         place.files.rm_file(at)
+    if readers_of(artifact.config) is not None and "file" in place.files.protocol:
+        private = Path(place.at(target))
+        private.mkdir(parents=True, exist_ok=True)
+        private.chmod(0o700)
     for name, file in artifact.files.items():
         if name in done:
             continue
@@ -169,7 +174,7 @@ def copy(folder: Path, place: Place, done: set[str]) -> None:
     place.files.pipe_file(at, manifest)
 
 
-def fetch(url: str, run: Path, kind: str, *, beyond: int) -> Path | None:
+def fetch(url: str, run: Path, kind: str, *, beyond: int, make_way: Callable[[], None] = lambda: None) -> Path | None:
     """Bring back the newest whole copy of a run's checkpoint.
 
     Args:
@@ -177,6 +182,7 @@ def fetch(url: str, run: Path, kind: str, *, beyond: int) -> Path | None:
         run: the run's folder, which has no checkpoint after the step `beyond`.
         kind: kind of the artifacts.
         beyond: only later steps are fetched.
+        make_way: called when a copy is whole, before it appears.
 
     Returns:
         The folder in the run; None if there is nothing later at the URL.
@@ -193,7 +199,7 @@ def fetch(url: str, run: Path, kind: str, *, beyond: int) -> Path | None:
     refused: list[str] = []
     for step in (step for step in steps if step > beyond):
         try:
-            return _fetch(place, folder_of(run, step), kind)
+            return _fetch(place, folder_of(run, step), kind, make_way)
         except ArtifactError as error:
             refused.append(str(error))
             log.event("checkpoint.refused", step=step, reason=str(error))
@@ -216,7 +222,7 @@ def _steps(place: Place) -> list[int]:
     return sorted(whole, reverse=True)
 
 
-def _fetch(place: Place, folder: Path, kind: str) -> Path:
+def _fetch(place: Place, folder: Path, kind: str, make_way: Callable[[], None]) -> Path:
     """Fetch one copy into a hidden folder, check every file, and let it appear.
 
     Raises:
@@ -236,6 +242,7 @@ def _fetch(place: Place, folder: Path, kind: str) -> Path:
         if readers_of(artifact.config) is None:
             beside.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
         flush(beside)
+        make_way()
         beside.rename(folder)
         flush(folder.parent)
     except BaseException:

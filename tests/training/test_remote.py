@@ -255,6 +255,38 @@ def test_a_store_that_cannot_be_read_starts_nothing(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_while_a_store_is_gone_a_damaged_run_is_left_and_not_begun_again(
+    memory: str, whole: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_with(whole["output_dir"], memory, (4,))
+    run = tmp_path / "run"
+    train(whole, output_dir=run, training__stop_at_step=4)
+    with (folder_of(run, 4) / "model.safetensors").open("r+b") as file:
+        file.write(b"\1")
+
+    def refuse(*_: object) -> None:
+        raise GoneError("connection refused")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(remote, "_steps", refuse)
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="cannot be read"):
+                train(whole, output_dir=run, training__resume_from=memory)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is intact"):
+        train(whole, output_dir=run, training__resume_from="latest")
+    train(whole, output_dir=run, training__resume_from=memory)
+    assert [event["step"] for event in events_of(run) if event["event"] == "train.started"] == [0, 4]
+    assert (run / "checkpoints" / "damaged-0-step-000004").is_dir()
+
+
+def test_a_copy_of_what_is_private_on_a_disk_is_its_owners(tmp_path: Path) -> None:
+    config = {"readers": {"read": ["ada"], "deny": []}}
+    with artifacts.create(tmp_path / "step-000004", kind="checkpoint", config=config, is_private=True) as draft:
+        (draft.path / "file").write_text("x")
+    remote.copy(tmp_path / "step-000004", remote.opened(f"file://{tmp_path}/remote"), set())
+    assert stat.S_IMODE((tmp_path / "remote" / "step-000004").stat().st_mode) == 0o700
+
+
 def test_a_copy_of_another_tokenizer_is_refused(memory: str, whole: Settings, dataset: Path, tmp_path: Path) -> None:
     from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 

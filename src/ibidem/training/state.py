@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +184,15 @@ def _find(run: Path, resume_from: Path | str | None, kind: str, principal: str |
 
 def _here_or_there(run: Path, url: str, kind: str, principal: str | None) -> Path | None:
     """Return the newest intact checkpoint of a run, or of its copies if they have a later one."""
-    own, damaged = None, None
+    own, damaged, in_the_way = None, None, list[int]()
     try:
         own = _latest(run, kind, principal)
     except CheckpointError as error:
-        damaged = error
-        _set_aside(run, steps_of(run), "damaged")
+        damaged, in_the_way = error, steps_of(run)
     step = None if own is None else step_of(own)
-    fetched = remote.fetch(url, run, kind, beyond=-1 if step is None else step)
+    # not before there is something in their place: the next start would take the run for one that has not begun
+    make_way = partial(_set_aside, run, in_the_way, "damaged")
+    fetched = remote.fetch(url, run, kind, beyond=-1 if step is None else step, make_way=make_way)
     if fetched is None and damaged is not None:
         raise damaged
     return own if fetched is None else verified(fetched, kind, principal=principal).path
