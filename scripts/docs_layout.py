@@ -203,6 +203,7 @@ EVENTS = {
     "checkpoint.not_saved": "A checkpoint could not be saved, as on a full disk; the run goes on, and saves the next "
     "one.",
     "checkpoint.copied": "A checkpoint is at the URL of `--checkpoints.copy-to`, its manifest last.",
+    "checkpoint.not_removed": "An older checkpoint could not be removed; the new one is there.",
     "checkpoint.not_copied": "A checkpoint could not be copied; it, or a newer one, is tried again until the run ends.",
     "checkpoint.fetched": "A checkpoint came back from the URL of `--training.resume-from`.",
     "checkpoint.refused": "A damaged checkpoint was skipped while resuming.",

@@ -118,6 +118,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file the same as another one: a hard link, or a copy where the file system or the system permits none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def on_each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Call a function that reads a file on each item, on all cores; return the results in the order of the items.
 

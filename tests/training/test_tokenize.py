@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ibidem.errors import ArtifactError, DataError, IbidemError
 from ibidem.runs import folder_of
 from ibidem.training import prepared, token_shards, tokenize
 from ibidem.training.config import TrainConfig
-from ibidem.training.tokenize import TokenizeConfig
+from ibidem.training.tokenize import TokenizeConfig, tokenized
 from ibidem.training.tokens import Windows
 from ibidem.training.train import train
 
@@ -393,8 +394,16 @@ class Ranks:
 @pytest.fixture
 def ranks(monkeypatch: pytest.MonkeyPatch) -> Ranks:
     ranks = Ranks(nodes=3, per_node=2)
-    monkeypatch.setattr(prepared, "broadcast_object_list", lambda values: [ranks.exchanged(values[0])[0]])
-    monkeypatch.setattr(prepared, "gather_object", lambda values: ranks.exchanged(values[0]))
+
+    def broadcast(said: list[Any], **_: object) -> None:
+        said[0] = ranks.exchanged(said[0])[0]
+
+    def gather(answers: list[Any], answer: Any, _: object) -> None:
+        answers[:] = ranks.exchanged(answer)
+
+    exchanges = SimpleNamespace(broadcast_object_list=broadcast, all_gather_object=gather)
+    monkeypatch.setattr(prepared, "dist", exchanges)
+    monkeypatch.setattr(prepared, "host_group", lambda *_: "sockets")
     return ranks
 
 
@@ -465,3 +474,15 @@ def test_the_command_says_what_it_would_do_and_what_it_did(
     rows = pq.read_table(tokens.path / "shards.parquet").to_pylist()
     assert [row["shard"] for row in rows] == shards.shard_names(artifacts.load(dataset))
     assert sum(row["tokens"]["train"] for row in rows) == tokens.counts["tokens"]["train"]
+
+
+def test_shards_are_copied_where_no_links_are_permitted(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    linked, _ = tokenized(dataset, tokenizer_dir, tmp_path / "one", held_out_share=0.1)
+    monkeypatch.setattr(os, "link", refuse)
+    copied, _ = tokenized(dataset, tokenizer_dir, tmp_path / "two", held_out_share=0.1)
+    assert copied.digest == linked.digest

@@ -78,6 +78,8 @@ def build(config: BuildConfig) -> str:
 def _shards(tokens: Artifact, dataset: Artifact) -> dict[str, list[str]]:
     """Return the digests of what the index of each shard is made from, by the folder of its tokens."""
     folders = sorted(name.removesuffix(f"/{IDS}") for name in tokens.files if name.endswith(f"/{IDS}"))
+    if not folders:
+        raise ConfigError(f"{tokens.path}: tokens of another version, which have no shards; run ibidem tokenize again")
     return {
         folder: [
             tokens.files[f"{folder}/{IDS}"].sha256,

@@ -159,6 +159,8 @@ class Adapters:
         adapters = load_file(folder / ADAPTER)
         with torch.no_grad():
             for name, tensor in own.items():
+                if weights.shape(name) != tuple(tensor.shape):
+                    raise CheckpointError(f"{name} has the shape {weights.shape(name)}, not {tuple(tensor.shape)}")
                 tensor.copy_(weights.read(name))
             for place in self._places:
                 place.adapter.a_RD.copy_(adapters[f"{next(iter(place.rows))}.lora_A.weight"])

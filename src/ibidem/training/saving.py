@@ -183,14 +183,21 @@ class Saver:
                 _check(parts, draft.path)
                 draft.hashes |= {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
                 _fill(draft, saved, progress)
-            state.prune(self._run, self._keep_last, but=None if self._copier is None else self._copier.copying)
-            if self._copier is not None:
-                self._copier.offer(folder)
         except (OSError, ArtifactError) as error:
             failure = _reason(error, folder)
+        else:
+            self._prune()
+            if self._copier is not None:
+                self._copier.offer(folder)
         if not is_open:
             self._tell(None)
         return self._tell(failure)
+
+    def _prune(self) -> None:
+        try:
+            state.prune(self._run, self._keep_last, but=None if self._copier is None else self._copier.copying)
+        except OSError as error:  # the new checkpoint is there all the same
+            log.event("checkpoint.not_removed", reason=f"{error.filename or self._run}: {error.strerror or error}")
 
     def _write_part(self, folder: Path, taken: Snapshot) -> _Part:
         part = _Part({})

@@ -23,13 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from ibidem import artifacts, log
+from ibidem import __version__, artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import configuration
 from ibidem.data import shards
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ArtifactError, ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted
+from ibidem.files import link_or_copy
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.token_shards import (
@@ -238,7 +239,8 @@ def _take_over(job: Job, data: Artifact, config: dict[str, Any], earlier: Iterab
             old = artifacts.load(path, kind=KIND)
         except ArtifactError:
             continue
-        if old.config != config or old.digest_of("tokenizer") != job.tokenizer_digest or SHARDS_FILE not in old.files:
+        is_alike = (old.version, old.config) == (__version__, config) and SHARDS_FILE in old.files
+        if not is_alike or old.digest_of("tokenizer") != job.tokenizer_digest:
             continue
         for row in pq.read_table(old.path / SHARDS_FILE).to_pylist():
             counts = ShardTokens(**row)
@@ -259,7 +261,7 @@ def _linked(job: Job, old: Artifact, counts: ShardTokens) -> bool:
         return False
     with artifacts.make_folder(job.folder / name) as folder:
         for file in FILES:
-            os.link(old.path / name / file, folder / file)
+            link_or_copy(old.path / name / file, folder / file)
         write_counts(folder, counts)
     return True
 
@@ -280,7 +282,7 @@ def _assemble(draft: artifacts.Draft, work: Path, names: Sequence[str]) -> None:
         counts = read_counts(work / folder)
         (draft.path / folder).mkdir(parents=True)
         for file in FILES:
-            os.link(work / folder / file, draft.path / folder / file)
+            link_or_copy(work / folder / file, draft.path / folder / file)
         rows.append(counts._asdict())
         total["documents"] += counts.documents
         for split in SPLITS:
