@@ -406,11 +406,6 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
     Returns:
         Its step.
     """
-    if (order := checkpoint.config.get("order")) != made.config["order"]:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained by another version of ibidem, in another order of its data "
-            f"({order or 'unnamed'}, not {made.config['order']}): start a new run from its weights with --initial"
-        )
     for role in PARENTS:
         theirs, mine = checkpoint.digest_of(role) or "none", _digest_of(made, role) or "none"
         if mine != theirs:
@@ -419,6 +414,11 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
     if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
         raise CheckpointError(f"{checkpoint.path} was trained on other data, or from other weights (--initial)")
+    if (order := checkpoint.config.get("order")) != made.config["order"]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained by another version of ibidem, in another order of its data "
+            f"({order or 'unnamed'}, not {made.config['order']}): start a new run from its weights with --initial"
+        )
     lora.check_resume(checkpoint.path, checkpoint.config["train"], made.config["train"])
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
