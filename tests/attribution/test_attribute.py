@@ -222,6 +222,23 @@ def test_bad_input_is_one_line(index: Path, tmp_path: Path) -> None:
         Attribution(index).of_text("a" * 10**8)
 
 
+def test_a_name_of_no_file_is_not_a_text_that_repeats_nothing(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in ((tmp_path / "answr.py", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["attribute", str(name), "--index", str(index)]) == 2
+        assert capsys.readouterr().err == f"ibidem: {name}: {said}; give a text, or a file that contains it\n"
+    assert main(["attribute", "", "--index", str(index)]) == 0
+    assert main(["attribute", "rows.append(row)", "--index", str(index)]) == 0
+
+
+@pytest.mark.parametrize("flag", ["--least-tokens", "--common-documents"])
+def test_a_number_that_no_text_reaches_is_one_line(index: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attribute", OWN, "--index", str(index), flag, str(10**20)]) == 2
+    assert capsys.readouterr().err.startswith(f"ibidem: {flag}: input should be less than 2147483648 (got 1000")
+    assert main(["attribute", OWN, "--index", str(index), flag, str(2**31 - 1)]) == 0
+
+
 def test_what_a_checkpoint_says_is_attributed(
     index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,22 @@ def taken_down(data: Path, copy: Path, tmp_path: Path) -> tuple[Path, Path, Path
     return tmp_path / "d" / "data", certificate, tmp_path / "far"
 
 
+def test_what_is_no_certificate_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "object.json").write_text('{"architectures": []}')
+    (tmp_path / "page.json").write_text("<html>")
+    for name, said in (
+        (
+            "object.json",
+            f"{tmp_path / 'object.json'}: not a certificate; give the JSON file that ibidem takedown apply",
+        ),
+        ("page.json", f"{tmp_path / 'page.json'}: not a certificate; give the JSON file that ibidem"),
+        (".", f"certificate {tmp_path}: Is a directory\n"),
+        ("none.json", f"certificate {tmp_path / 'none.json'}: No such file or directory\n"),
+    ):
+        assert main(["takedown", "copy", str(tmp_path / name), "--copy", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"ibidem: {said}")
+
+
 def test_a_takedown_reaches_a_copy_that_is_elsewhere(
     taken_down: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

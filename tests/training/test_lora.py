@@ -268,6 +268,10 @@ def test_the_same_adapters_said_otherwise_go_on(settings: Settings) -> None:  # 
     ("flags", "said"),
     [
         (["--lora.rank", "-1"], "--lora.rank: input should be greater than or equal to 0 (got -1)"),
+        (
+            ["--lora.rank", "1000000000000"],
+            "--lora.rank: input should be less than or equal to 4096 (got 1000000000000)",
+        ),
         (["--lora.rank", "x"], "--lora.rank must be a whole number, not 'x'"),
         (["--lora.rank", "4", "--lora.alpha", "0"], "--lora.alpha: input should be greater than 0 (got 0)"),
         (["--lora.rank", "4", "--lora.dropout", "1"], "--lora.dropout: input should be less than 1 (got 1)"),

@@ -1,6 +1,7 @@
 """`ibidem attribute`: which training documents a text repeats, with their licenses."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from ibidem.attribution.config import AttributeConfig
 from ibidem.attribution.lookup import Attribution, Repetition, Source
 from ibidem.errors import ConfigError
 from ibidem.figures import counted, percent, visible
-from ibidem.files import is_file
 
 SHOWN_CHARACTERS = 60
+FILE_NAME = re.compile(r"[\w./~-]{1,200}\.[A-Za-z]\w{0,9}")
+"""One word with a suffix: fewer tokens than a span has, so that as a text it would repeat nothing anyway."""
 
 
 def attribute(config: AttributeConfig) -> str:
@@ -19,7 +21,7 @@ def attribute(config: AttributeConfig) -> str:
     Raises:
         AccessDenied: the tokens are of private documents, and the user is not among their readers.
         ArtifactError: the index, or what it was made from, is missing or damaged.
-        ConfigError: the file is not UTF-8, the text too long, or the tokens have changed since.
+        ConfigError: the file cannot be read or is not UTF-8, the text too long, or the tokens have changed since.
     """
     index = Attribution(config.index, least_tokens=config.least_tokens, common_documents=config.common_documents)
     text = _text(config.text)
@@ -69,10 +71,28 @@ def _summary(text: str, repetitions: Sequence[Repetition]) -> str:
 
 
 def _text(text_or_file: str) -> str:
-    path = Path(text_or_file)
-    if "\0" in text_or_file or len(text_or_file) > 4096 or not is_file(path):
+    if not _is_path(text_or_file):
         return text_or_file
+    path = Path(text_or_file)
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start:,}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a text, or a file that contains it") from None
+
+
+def _is_path(text_or_file: str) -> bool:
+    """Return whether something is there, or would be: a mistyped name is not a text that repeats nothing.
+
+    >>> [_is_path(each) for each in ("no/answer.py", "no/answer", "a.append(1)", "see answer.py", "")]
+    [True, False, False, False, False]
+    """
+    if not text_or_file or "\0" in text_or_file or len(text_or_file) > 4096:
+        return False
+    if FILE_NAME.fullmatch(text_or_file):
+        return True
+    try:
+        return Path(text_or_file).exists()
+    except OSError:  # longer than any name, or behind a folder that we may not enter
+        return False

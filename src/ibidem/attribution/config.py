@@ -34,9 +34,9 @@ class AttributeConfig:
     """The text, or a file that contains it."""
     index: Path
     """Folder that `ibidem attribute build` made."""
-    least_tokens: Annotated[int, Field(ge=1)] = LEAST_TOKENS
+    least_tokens: Annotated[int, Field(ge=1, lt=2**31)] = LEAST_TOKENS
     """Smallest number of tokens of a span that is shown."""
-    common_documents: Annotated[int, Field(ge=1)] = COMMON_DOCUMENTS
+    common_documents: Annotated[int, Field(ge=1, lt=2**31)] = COMMON_DOCUMENTS
     """A span of more documents than this is common, such as the text of a license; only some of them are named."""
     json: bool = False
     """Print a JSON object a span."""

@@ -227,7 +227,7 @@ LoraTarget = Literal["qkv", "out", "gate_up", "down"]
 class LoraConfig:
     """Low-rank adapters (LoRA), which are trained instead of all weights."""
 
-    rank: Annotated[int, Field(ge=0)] = 0
+    rank: Annotated[int, Field(ge=0, le=4096)] = 0
     """Rank of the adapters; 0: there are none, and all weights are trained. Adapters want about ten times the
     optim.lr of all weights."""
     alpha: Annotated[float, Field(gt=0)] | None = None

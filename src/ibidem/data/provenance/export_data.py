@@ -112,8 +112,11 @@ def removed_by(certificate: Path) -> frozenset[str]:
     try:
         statements = json.loads(certificate.read_text(encoding="utf-8"))
         removed = [row["sha256"] for statement in statements for row in statement["predicate"]["removed"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{certificate}: not a certificate of ibidem takedown apply: {error}") from None
+    except OSError as error:
+        raise DataError(f"certificate {certificate}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        what = "not a certificate; give the JSON file that ibidem takedown apply wrote beside the dataset"
+        raise DataError(f"{certificate}: {what}") from None
     if not statements:
         raise DataError(f"{certificate}: not a certificate of ibidem takedown apply: it states nothing")
     return frozenset(removed)
