@@ -191,7 +191,7 @@ def train(game: Game, config: PpoConfig | GrpoConfig) -> Decoder:
     loop.run(
         schedule, objective, loop.Learner(model, optimizer, guard), accelerator,
         learning_rate=partial(learning_rate, total_steps=steps, config=config.optim),
-        save=lambda _step, _figures, *, is_last: None, asked_to_stop=lambda: False,
+        save=lambda _step, _figures, **_: None, asked_to_stop=lambda: False,
     )  # fmt: skip
     return model.eval()
 

@@ -111,7 +111,7 @@ def test_an_interrupt_stops_the_answer_and_what_was_said_stays_in_the_conversati
     monkeypatch.setattr(OwnSpeaker, "speak", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    code, out, _ = chat("def\nindex\n", "--max-tokens", "6", "--seed", "3", "--quiet")
+    code, out, _ = chat("value\nindex\n", "--max-tokens", "6", "--seed", "3", "--quiet")
     first, second = asked
     assert code == 0
     assert first == second[:1]

@@ -109,7 +109,7 @@ class ChatTemplate:
                 if text or kind != "text":
                     parts.append(Part(kind, text))
                 kind, start = self.begins.get(number, "text"), place + 1
-        return Turn("assistant", tuple(parts))
+        return Turn("assistant", tuple(joined(parts)))
 
     def _body(self, parts: Iterable[Part]) -> list[int]:
         ids: list[int] = []

@@ -175,8 +175,7 @@ def run(
             accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
         )
         _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
-        made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
-        made = replace(made, readers=_readers(config, made, checkpoint), imported=_imported(made, checkpoint))
+        made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
         start = 0 if checkpoint is None else _check_resume(checkpoint, made)
@@ -195,6 +194,12 @@ def run(
     if stopped is not None:
         raise stopped
     return last
+
+
+def _completed(made: Provenance, config: SessionConfig, checkpoint: Artifact | None) -> Provenance:
+    """Return what the checkpoints are made from, with what the one knows that the run resumes or starts from."""
+    made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
+    return replace(made, readers=_readers(config, made, checkpoint), imported=_imported(made, checkpoint))
 
 
 @contextmanager

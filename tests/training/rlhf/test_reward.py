@@ -129,7 +129,7 @@ def test_a_margin_asks_for_a_larger_difference(settings: Settings, tmp_path: Pat
         data = pairs_dataset(tmp_path / f"data-{margin}", [(prompt, "Yes", "No", margin) for prompt in prompts])
         run(settings, data=data, output_dir=tmp_path / str(margin), training__steps=60)
         differences[margin] = figures(tmp_path / str(margin), "rewards/margins")[-1]
-    assert differences[6.0] > differences[None] + 1
+    assert differences[6.0] > differences[None] + 0.5
     losses_at_start = [figures(tmp_path / name, "loss")[0] for name in ("None", "6.0")]
     assert losses_at_start == pytest.approx([math.log(2), math.log(1 + math.exp(6))], rel=1e-5)
 
