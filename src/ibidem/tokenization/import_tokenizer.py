@@ -93,7 +93,7 @@ def import_tokenizer(source: Path, output_dir: Path) -> Tokenizer:
         with artifacts.create(output_dir, kind=KIND, config=config, inputs=inputs) as draft:
             (draft.path / found.file).write_bytes(found.content)
             draft.counts |= found.counts
-        log.event("tokenizer.imported", path=str(output_dir), **found.counts)
+        log.event("tokenizer.imported", path=str(path), **found.counts)
     return Tokenizer.load(output_dir)
 
 

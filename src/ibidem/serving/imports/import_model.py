@@ -35,7 +35,7 @@ from ibidem.serving.export.hf_model import name_of
 from ibidem.serving.imports import hf_folder
 from ibidem.serving.imports.hf_config import read_config, read_json
 from ibidem.serving.imports.hf_weights import Weights, check_weights, converted, find_weights
-from ibidem.tokenization.import_tokenizer import SETTINGS, import_tokenizer
+from ibidem.tokenization.import_tokenizer import SETTINGS, import_tokenizer, summary
 from ibidem.tokenization.json_file import CONFIG, TOKENIZER_CONFIG
 from ibidem.tokenization.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ def import_model(config: ImportConfig) -> str:
     return (
         f"{made.path}: {about['architecture']} {about['name']}, {counts['parameters']:,} parameters in "
         f"{counts['dtype']}, {counted(counts['added_rows'], 'row')} added to the matrix; license {about['license']} "
-        f"({about['license_source']})"
+        f"({about['license_source']}); tokenizer: {summary(artifacts.load(made.path / TOKENIZER_DIR))}"
     )
 
 
