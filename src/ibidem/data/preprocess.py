@@ -324,7 +324,7 @@ def _check_removals(path: Path, honored: Collection[str]) -> None:
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:
     elsewhere = {field.name for field in dataclasses.fields(EngineConfig)}  # where the tasks run changes no result
-    elsewhere.add("explain")  # nor does what is told of it
+    elsewhere.add("explain")  # what is printed changes no result
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 

@@ -4,7 +4,7 @@ r"""Where a file is code, and where it is a string or a comment: a placeholder i
     Shell       ping -c 1 93.184.216.34                       ->  ping -c 1 "<IP_ADDRESS>"    (bare, `<` would redirect)
     TSX         <p>ann@ibidem.org</p>                         ->  <p>{"<EMAIL>"}</p>          (bare, it would be a tag)
 
-Strings and comments are told apart by one pattern for each family of languages, not by a parser: a file may be broken,
+One pattern for each family of languages finds strings and comments. No parser is used, because a file may be broken,
 or written for another version. A mistake costs the quotes of one placeholder and never hides a find, except in Python,
 where the pattern is exact (but for quotes nested in f-strings) and `X@W.it` is a product of matrices.
 """
