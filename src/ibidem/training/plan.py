@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from pydantic import Field
 from ibidem.config import configuration
 from ibidem.figures import counted, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig, read_model_config
+from ibidem.training.cluster import ClusterConfig, Work, table
 from ibidem.training.config import TrainConfig
 from ibidem.training.memory import CHUNK_TOKENS, WIDE, Setting, activation_bytes, learner_bytes, need
 
@@ -53,12 +54,18 @@ class PlanConfig(TrainConfig):
     figures are."""
     price_per_gpu_hour: Annotated[float, Field(ge=0)] = 2.5
     """Price of one accelerator per hour, in any currency."""
+    compare: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Numbers of GPUs to set side by side, such as 1 8 64 512, instead of the plan of one of them."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Speeds and failures of the machines that --compare assumes."""
 
 
 def plan(config: PlanConfig) -> str:
     """Return the figures as a table."""
     shape = read_model_config(config.model)
     context = config.data.context or shape.context
+    if config.compare:
+        return "\n".join(table(_work(shape, config, context), config.compare, config.cluster))
     rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context)]
     if not _has_gpu():
         rows += _here_rows(shape, config, context, cpu_flops())
@@ -66,9 +73,23 @@ def plan(config: PlanConfig) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
+def _work(shape: ModelConfig, config: PlanConfig, context: int) -> Work:
+    training = config.training
+    return Work(
+        shape=shape,
+        setting=_setting(config, context, compiled=training.compile),
+        context=context,
+        batch=training.batch_sequences,
+        micro_batch=training.micro_batch_sequences,
+        steps=training.steps,
+        flops_per_gpu=config.gpu_tflops * 1e12 * config.mfu,
+        price=config.price_per_gpu_hour,
+    )
+
+
 def preview(config: TrainConfig) -> list[str]:
     """Return the plan of a training, on as many GPUs as it asks for, line by line."""
-    same = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    same = {each.name: getattr(config, each.name) for each in fields(TrainConfig)}
     return plan(PlanConfig(**same, gpus=config.training.num_processes or 1)).splitlines()
 
 
