@@ -925,3 +925,52 @@ def test_a_document_of_an_ancestor_is_followed_to_every_checkpoint_that_was_tune
     states = {use.artifact.path.name: use.state for use in plans[0].uses}
     assert dict.fromkeys(chain, "may have seen").items() <= states.items()
     assert "apart" not in states
+
+
+def caches_of(folder: Path, source: Path) -> None:
+    """Tokens and an index of all documents, tokens of the last one alone, and a checkpoint."""
+    run(source, folder / "data")
+    documents = hashes_of(folder / "data")
+    made_of(folder / "tokens", "tokens", folder / "data", documents=documents)
+    made_of(folder / "other", "tokens", folder / "data", documents=documents[-1:])
+    made_of(folder / "index", "attribution-index", folder / "tokens", documents=documents)
+    made_of(folder / "step-1", "checkpoint", folder / "tokens")
+
+
+def test_tokens_and_indexes_that_still_hold_removed_documents_stand_on_the_screen(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches_of(tmp_path, source)
+    assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
+    said = capsys.readouterr().out
+    assert f"run ibidem tokenize again or delete them with --caches: {tmp_path / 'tokens'};" in said
+    assert f"run ibidem attribute build again or delete them with --caches: {tmp_path / 'index'};" in said
+    assert "1 artifact keeps what they learned" in said
+
+
+def test_caches_that_hold_removed_documents_are_deleted_if_asked(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches_of(tmp_path, source)
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    assert main(["takedown", "apply", *command, "--caches"]) == 0
+    said = capsys.readouterr().out
+    assert "2 caches deleted" in said
+    assert "still" not in said.split("certificate:")[0]
+    left = {path.parent.name for path in tmp_path.glob("*/manifest.json")}
+    assert left == {"data", "other", "step-1"}
+
+
+def test_caches_elsewhere_are_named_and_not_deleted(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches_of(tmp_path, source)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    made_of(elsewhere / "step-2", "checkpoint", tmp_path / "tokens")
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(elsewhere)]
+    assert main(["takedown", "apply", *command, "--caches"]) == 0
+    assert f"delete them with --caches: {tmp_path / 'tokens'}" in capsys.readouterr().out
+    assert (tmp_path / "tokens" / "manifest.json").exists()

@@ -38,8 +38,7 @@ from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_r
 from ibidem.data.pipeline import decide
 from ibidem.data.pipeline.finish import write_staying
 from ibidem.data.provenance.certificate import Certificate, beside, now, statement_of
-from ibidem.data.provenance.export_data import KIND as COPY
-from ibidem.data.provenance.exposure import OF_DOCUMENTS, Use, artifacts_in, uses
+from ibidem.data.provenance.exposure import OF_DOCUMENTS, artifacts_in, uses
 from ibidem.data.provenance.plan import (
     REMOVED,
     Gone,
@@ -50,6 +49,7 @@ from ibidem.data.provenance.plan import (
     policy_of,
     removed_only,
 )
+from ibidem.data.provenance.still_held import CACHES, delete_caches, still_held
 from ibidem.data.provenance.unmatched import idle_requests, lines
 from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
 from ibidem.figures import counted
@@ -84,6 +84,9 @@ class TakedownConfig(EngineConfig):
     others are carried out."""
     everything: bool = False
     """Confirm a request for a path, such as *, that every document has."""
+    caches: bool = False
+    """Delete the tokens and attribution indexes below the searched folders that contain removed documents, instead of
+    naming them."""
     certificate: Path | None = None
     """Path of the certificate that apply writes; if empty, NAME.takedown-ID.json beside the first dataset. A page for
     people is beside it, with the suffix .html."""
@@ -149,8 +152,10 @@ def _apply_command(config: TakedownConfig) -> str:
     if any(left):
         raise DataError(f"{path}: residuals were found; the certificate lists them")
     removed = sum(len(plan.sha256s) for plan in plans)
-    seen = sum(use.artifact.kind not in (*OF_DOCUMENTS, "tokens") for plan in plans for use in plan.uses)
-    held = _still_held([use for plan in plans for use in plan.uses])
+    used = [use for plan in plans for use in plan.uses]
+    seen = len({use.artifact.path for use in used if use.artifact.kind not in (*OF_DOCUMENTS, *CACHES)})
+    deleted = delete_caches(used, searched) if config.caches else ""
+    held = deleted + still_held(use for use in used if use.artifact.path.exists())
     keep = counted(seen, "artifact keeps", "artifacts keep")
     result = f"{counted(removed, 'document')} removed, 0 residuals; {keep} what they learned{held}"
     report = f"{result}; {_searched(searched)}; certificate: {path}"
@@ -179,19 +184,10 @@ def verify_command(config: TakedownConfig) -> str:
     result = f"0 residuals of {amount}, by request, exact hash, normalized hash and MinHash"
     try:
         used = [use for dataset, named in checked for use in uses(config.artifacts, named.gone, dataset=dataset)]
-        result += f"{_still_held(used)}; {_searched(config.artifacts)}"
+        result += f"{still_held(used)}; {_searched(config.artifacts)}"
     except IbidemError as error:  # the result for the datasets is still valid
         result += f"; other artifacts could not be checked: {error}"
     return _told(result, [(dataset, named.unmatched) for dataset, named in checked], requests, config)
-
-
-def _still_held(used: Sequence[Use]) -> str:
-    """Name the other datasets and the copies that contain removed documents."""
-    held = {(use.artifact.kind, str(use.artifact.path)) for use in used if use.spans}
-    datasets, copies = (sorted(path for kind, path in held if kind == wanted) for wanted in (shards.KIND, COPY))
-    again = f"; these datasets still contain removed documents, make them again: {', '.join(datasets)}"
-    down = f"; these copies still contain removed documents, use ibidem takedown copy: {', '.join(copies)}"
-    return (again if datasets else "") + (down if copies else "")
 
 
 def _searched(folders: Sequence[Path]) -> str:
