@@ -144,6 +144,16 @@ def test_a_mistake_is_one_line_that_names_it(argv: list[str], said: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_the_known_keys_are_listed_once_for_all_that_are_unknown(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("qq: 1\nzz: 2\noptim: {xyz: 3}\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, ["p", "--config", str(tmp_path / "c.yaml")])
+    said, known = str(caught.value).split("; known keys: ")
+    assert all(f"unknown key {key}" in said for key in ("qq", "zz", "optim.xyz"))
+    assert {"place", "optim.", "lr", "warmup_steps"} <= set(known.split(", "))
+    assert not [name for name in known.split(", ") if name.startswith("optim.") and name != "optim."]
+
+
 def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optim: {warmup_steps: some}\n")
     with pytest.raises(ConfigError) as caught:

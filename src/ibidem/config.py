@@ -81,7 +81,8 @@ def build(
             listed = of_flags if _is_given(flags or {}, problem["loc"]) else of_origin
             listed.append(_explain(config_type, problem, as_flag=listed is of_flags))
         said = [*of_flags, *([f"{origin}{'; '.join(of_origin)}"] if of_origin else [])]
-        raise ConfigError("; ".join(said)) from None
+        unknown = [_key_of(problem) for problem in error.errors() if problem["type"] in UNKNOWN]
+        raise ConfigError("; ".join(said) + _known(config_type, unknown)) from None
 
 
 def split_flags(config_type: type[C], argv: Sequence[str]) -> tuple[list[str], C]:
@@ -330,7 +331,8 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
         elif annotation is bool:
             _put_once(tree, keys, "true", name)
         else:
-            hint = _meant(config_type, ".".join(keys)) if annotation is None else ""
+            key = ".".join(keys)
+            hint = suggest(key, _names(config_type)) or _known(config_type, [key]) if annotation is None else ""
             raise ConfigError(f"--{name} needs a value{hint}")
     return tree
 
@@ -445,15 +447,21 @@ def _null(value: str) -> str | None:
 NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number", "int_from_float": "a whole number"}
 
 
+UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
+
+
+def _key_of(problem: Mapping[str, Any]) -> str:
+    return _as_key(".".join(map(str, problem["loc"])))
+
+
 def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: bool = False) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    field = _fields(config_type).get(key)
-    key = _as_key(key)
+    field = _fields(config_type).get(".".join(map(str, problem["loc"])))
+    key = _key_of(problem)
     is_positional = field is not None and POSITIONAL in field.metadata
     shown = key.upper() if is_positional else _flag(key) if as_flag else key
     match problem["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"unknown key {key}{_meant(config_type, key)}"
+        case kind if kind in UNKNOWN:
+            return f"unknown key {key}{suggest(key, _names(config_type))}"
         case "missing" | "missing_keyword_only_argument" | "missing_argument":
             if is_positional:
                 return f"{key} is required; give {key.upper()}"
@@ -476,9 +484,16 @@ def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def _meant(config_type: type[Any], key: str) -> str:
-    known = [flag.lstrip("-").replace("-", "_") for flag, *_ in describe(config_type)]
-    return suggest(key, known) or f"; known keys: {', '.join(known)}"
+def _names(config_type: type[Any]) -> list[str]:
+    return [flag.lstrip("-").replace("-", "_") for flag, *_ in describe(config_type)]
+
+
+def _known(config_type: type[Any], unknown: Iterable[str]) -> str:
+    """Return the keys beside those that are unknown, groups ending in a dot; empty if each is a mistyped known one."""
+    names = _names(config_type)
+    groups = sorted({key[: key.rfind(".") + 1] for key in unknown if not suggest(key, names)})
+    parts = [name.removeprefix(group).partition(".") for group in groups for name in names if name.startswith(group)]
+    return f"; known keys: {', '.join(dict.fromkeys(first + dot for first, dot, _ in parts))}" if parts else ""
 
 
 def _show(value: Any) -> str:
