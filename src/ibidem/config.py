@@ -239,14 +239,14 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
     return rows
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that was probably meant; empty if none is close.
+def suggest(word: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return a hint at the known word that was probably meant, behind a prefix; empty if none is close.
 
-    >>> suggest("lrr", ["lr", "seed"])
-    '; did you mean lr?'
+    >>> suggest("lrr", ["lr", "seed"]), suggest("lrr", ["lr", "seed"], prefix="optim.")
+    ('; did you mean lr?', '; did you mean optim.lr?')
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _fields(config_type: type[Any]) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def _read_flags(config_type: type[Any], argv: Sequence[str]) -> Tree:
             _put_once(tree, keys, "true", name)
         else:
             key = ".".join(keys)
-            hint = suggest(key, _names(config_type)) or _known(config_type, [key]) if annotation is None else ""
+            hint = _meant(config_type, key) or _known(config_type, [key]) if annotation is None else ""
             raise ConfigError(f"--{name} needs a value{hint}")
     return tree
 
@@ -461,7 +461,7 @@ def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: boo
     shown = key.upper() if is_positional else _flag(key) if as_flag else key
     match problem["type"]:
         case kind if kind in UNKNOWN:
-            return f"unknown key {key}{suggest(key, _names(config_type))}"
+            return f"unknown key {key}{_meant(config_type, key)}"
         case "missing" | "missing_keyword_only_argument" | "missing_argument":
             if is_positional:
                 return f"{key} is required; give {key.upper()}"
@@ -484,15 +484,27 @@ def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def _names(config_type: type[Any]) -> list[str]:
-    return [flag.lstrip("-").replace("-", "_") for flag, *_ in describe(config_type)]
+def _beside(config_type: type[Any], key: str) -> list[str]:
+    """Return the keys of the group that a key is in, without its name; all keys if there is no such group."""
+    names = [flag.lstrip("-").replace("-", "_").lower() for flag, *_ in describe(config_type)]
+    group = _group(key)
+    return [name.removeprefix(group) for name in names if name.startswith(group)] or names
+
+
+def _group(key: str) -> str:
+    return key[: key.rfind(".") + 1]
+
+
+def _meant(config_type: type[Any], key: str) -> str:
+    group, beside = _group(key), _beside(config_type, key)
+    groups = {name.partition(".")[0] for name in beside}
+    return suggest(key.removeprefix(group), [*beside, *groups], prefix=group)
 
 
 def _known(config_type: type[Any], unknown: Iterable[str]) -> str:
     """Return the keys beside those that are unknown, groups ending in a dot; empty if each is a mistyped known one."""
-    names = _names(config_type)
-    groups = sorted({key[: key.rfind(".") + 1] for key in unknown if not suggest(key, names)})
-    parts = [name.removeprefix(group).partition(".") for group in groups for name in names if name.startswith(group)]
+    far = [key for key in unknown if not _meant(config_type, key)]
+    parts = [name.partition(".") for key in far for name in _beside(config_type, key)]
     return f"; known keys: {', '.join(dict.fromkeys(first + dot for first, dot, _ in parts))}" if parts else ""
 
 
