@@ -41,6 +41,8 @@ minutes on an idle machine; the figures of a busy one say little. PYTHON_WITH_PE
 """
 
 import asyncio
+import http
+import http.client
 import json
 import os
 import platform
@@ -424,12 +426,12 @@ def warm(served: Served) -> Served:
 
 @contextmanager
 def started(command: Sequence[str], said: Path, port: int) -> Iterator[int]:
-    """Start a server, and wait until it listens; end it at the end of the block."""
+    """Start a server, and wait until it is ready; end it at the end of the block."""
     with said.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
         deadline = time.monotonic() + READY_S
-        while not is_open(port):
+        while not is_ready(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(said.read_text(errors="replace")[-4000:])
             time.sleep(0.05)
@@ -445,9 +447,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def is_open(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+def is_ready(port: int) -> bool:
+    """Return whether a server answers, with anything but 503, which llama.cpp's says while it loads its model."""
+    asked = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        asked.request("GET", "/health")
+        return asked.getresponse().status != http.HTTPStatus.SERVICE_UNAVAILABLE
+    except OSError:
+        return False
+    finally:
+        asked.close()
 
 
 def name_of(number: int) -> str:
