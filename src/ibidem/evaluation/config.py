@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
 from ibidem.config import configuration
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE
 from ibidem.sandbox.config import SandboxConfig
@@ -211,6 +212,37 @@ class RefusalsConfig(TrackersConfig, ResponseConfig):
     """JSON lines or CSV with id, prompt (or turns) and label, as XSTest has them."""
     output_dir: Path = Path("artifacts/evaluation/refusals")
     """Folder of the result."""
+
+
+@configuration
+class VerbatimConfig(TrackersConfig):
+    """Measure how much of what a model writes stands in its training documents, word for word."""
+
+    checkpoint: Path
+    """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
+    index: Path
+    """Folder that `ibidem attribute build` made of the training's tokens."""
+    prompts: Path
+    """JSON lines or CSV with id and prompt: texts that the model continues."""
+    output_dir: Path = Path("artifacts/evaluation/verbatim")
+    """Folder of the result."""
+    as_conversation: bool = False
+    """Give each prompt as a message of a user, and take the response, instead of continuing it."""
+    temperatures: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.8)
+    """Sampling temperatures, each measured apart; 0 takes the most likely token."""
+    max_tokens: Positive = 256
+    """Maximum length of a response, in tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling: draw from the most likely tokens that together have this probability."""
+    seed: int = 0
+    batch: Positive = 16
+    """Number of prompts continued together."""
+    limit: Positive | None = None
+    """Take only the first so many prompts; the gate never accepts such a part."""
+    least_tokens: Annotated[int, Field(ge=1, lt=2**31)] = LEAST_TOKENS
+    """Smallest number of tokens of a span that counts."""
+    common_documents: Annotated[int, Field(ge=1, lt=2**31)] = COMMON_DOCUMENTS
+    """A span of more documents than this is common, such as the text of a license, and is counted apart."""
 
 
 @configuration
