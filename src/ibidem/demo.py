@@ -6,13 +6,15 @@ Each stage is called as a user would call it and leaves an artifact; a stage who
 the same inputs with the same settings, is not run again.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from ibidem import artifacts, log
+from ibidem import artifacts, jsonl, log
 from ibidem.config import build, configuration, read_yaml, shipped
+from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.filters.benchmarks import HUMAN_EVAL
 from ibidem.data.preprocess import PreprocessConfig, preprocess
@@ -27,6 +29,7 @@ from ibidem.evaluation.config import (
     MbppConfig,
     MmluConfig,
     PerplexityConfig,
+    VerbatimConfig,
 )
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.files import write_file
@@ -79,6 +82,10 @@ DOCUMENTS_QUESTIONS = ("How do I add a filter?", "What proves that an audit log 
 """What only the developer may be told, and what both may."""
 HEAD: dict[str, Any] = {"steps": 10, "batch_sequences": 16, "micro_batch_sequences": 8}
 HEAD_MEASURED: dict[str, Any] = {"held_out_share": 0.3, "validation": {"every": 10, "windows": 160}}
+BEGINNINGS_FILE = "beginnings.jsonl"
+BEGINNINGS, BEGINNINGS_APART, BEGINNING_CHARS, ATTRIBUTED = 64, 20, 120, 3
+VERBATIM: dict[str, Any] = {"least_tokens": 16, "max_tokens": 48}
+"""A model of this size hardly ever repeats the 40 tokens that are looked for by default."""
 PRACTICE_SHARE = 1 / 40
 PRACTICE_ANSWERS = 128
 """Of a step: to 16 problems."""
@@ -129,9 +136,12 @@ def demo(config: DemoConfig) -> str:
     tuned = _tune(config, base, _conversations(config, public), out / run.name.replace("pretrain", "sft"))
     checkpoint = _practice(config, tuned, out / run.name.replace("pretrain", "grpo"))
     evaluations = _benchmarks(config, checkpoint, out / "evaluation")
+    index = _index(base, out / "attribution")
+    before, after = (_verbatim(each, index, data, out) for each in (base, checkpoint))
+    evaluations += [before, after]
     answers = _documents(out / "documents")
     head = _head(checkpoint, out / "documents" / "public", out / run.name.replace("pretrain", "head"))
-    completions = _generate(base)
+    completions = f"{_generate(base)}\n\n{_attributed(before)}"
     page = _report(run_of(checkpoint), [result, *evaluations], answers, head, out / "report.html")
     return f"{completions}\n\n{_gate(config, checkpoint, out)}\n{page}"
 
@@ -309,6 +319,36 @@ def _benchmarks(config: DemoConfig, checkpoint: Path, out: Path) -> list[Path]:
     return [*(path for name in names if (path := out / name / "results.json").exists()), out / "dashboard"]
 
 
+def _index(base: Path, out: Path) -> Path:
+    """Index the tokens that the model was trained on."""
+    from ibidem.attribution.config import BuildConfig
+    from ibidem.attribution.index import build as build_index
+    from ibidem.attribution.index import parent
+
+    say(build_index(BuildConfig(tokens=parent(artifacts.load(base), "tokens").path, output_dir=out)))
+    return out
+
+
+def _verbatim(checkpoint: Path, index: Path, data: Path, out: Path) -> Path:
+    """Let a model continue the beginnings of training documents, and measure what it repeats of them."""
+    from ibidem.evaluation.verbatim import verbatim
+
+    beginnings = (
+        row["text"][:BEGINNING_CHARS]
+        for path in shards.shard_paths(data)
+        for row in shards.read_rows(path, ["sha256", "text"])
+        if not shards.is_held_out(row["sha256"], HELD_OUT_SHARE)
+    )
+    distinct = {text.casefold(): text for text in islice(beginnings, 0, None, BEGINNINGS_APART)}
+    chosen = [*distinct.values()][:BEGINNINGS]
+    prompts = [{"id": f"{number:02d}", "prompt": text} for number, text in enumerate(chosen)]
+    write_file(out / BEGINNINGS_FILE, jsonl.dumps(prompts))
+    place = out / "evaluation" / f"verbatim-{run_of(checkpoint).name.partition('-')[0]}"
+    asked = {"checkpoint": checkpoint, "index": index, "prompts": out / BEGINNINGS_FILE, "output_dir": place}
+    say(verbatim(VerbatimConfig(**asked, **VERBATIM, batch=BEGINNINGS)))
+    return place
+
+
 def _documents(out: Path) -> list[Path]:
     """Index this program's own documentation, and ask as two principals; return the answers."""
     from ibidem.grounding import ask
@@ -362,12 +402,15 @@ def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     from ibidem.evaluation.gate.pin import pins_of
 
     tree = read_yaml(_configs(config) / "gate.yaml")
-    places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
+    verbatim = f"verbatim-{run_of(checkpoint).name.partition('-')[0]}"
+    places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review", "verbatim": verbatim}
     tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
     documents = _configs(config) / "documents.jsonl"
     at_hand = {"human-eval": HUMAN_EVAL, "mbpp": config.mbpp, "mmlu": config.mmlu, "documents": documents}
+    at_hand["verbatim"] = out / BEGINNINGS_FILE
     short = {"max_tokens": ANSWER_TOKENS}
     tree["settings"] |= {"human-eval": short, "mbpp": short, "documents": short}
+    tree["settings"]["verbatim"] = {"index": str(out / "attribution"), **VERBATIM}
     tree |= {"checkpoint": checkpoint, "output_dir": out / "gate", "unsigned": list(tree["evidence"])}
     tree["benchmarks"] = {key: str(place) for key, place in at_hand.items() if place}
     tree["pins"] = pins_of(build(GateConfig, tree))[0]
@@ -381,6 +424,19 @@ def _generate(checkpoint: Path) -> str:
     from ibidem.serving.generate import generate
 
     return generate(GenerateConfig(checkpoint=checkpoint, prompt=PROMPTS, max_tokens=48, temperature=0.6))
+
+
+def _attributed(evaluation: Path) -> str:
+    """Return the three completions that repeat the most words of training documents, with these documents."""
+    from ibidem.evaluation.evidence import read
+    from ibidem.evaluation.verbatim import described, variety
+
+    items = sorted(read(evaluation).items, key=lambda item: (-variety(item), item["id"], item["temperature"]))
+    distinct: dict[frozenset[str], dict[str, Any]] = {}
+    for item in items:
+        documents = frozenset(source["sha256"] for span in item["spans"] for source in span["sources"])
+        distinct.setdefault(documents, item)
+    return "\n\n".join(described(item) for item in [*distinct.values()][:ATTRIBUTED])
 
 
 def _report(run: Path, results: list[Path], answers: list[Path], head: Path, page: Path) -> str:

@@ -23,7 +23,7 @@ from ibidem.evaluation.chat import read_prompts
 from ibidem.evaluation.config import VerbatimConfig
 from ibidem.evaluation.task import Settings, Task, Trials, defaults
 from ibidem.evaluation.tracking import track
-from ibidem.figures import between, counted, percent, visible
+from ibidem.figures import between, counted, percent, terminal_text, visible
 from ibidem.inference import models
 from ibidem.inference.chat import PROMPT_FORMAT
 from ibidem.inference.model_id import identify
@@ -97,6 +97,26 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
     return {name: evidence.mean(list((_trials(items, name) or {}).values())) for name in names}
 
 
+def described(item: Row) -> str:
+    """Return a response, and the documents of its spans: of each set of documents the longest span alone."""
+    longest: dict[str, Row] = {}
+    for span in sorted(item["spans"], key=lambda span: span["start"] - span["end"]):
+        longest.setdefault("; ".join(map(place_of, span["sources"])), span)
+    lines = [
+        f"{counted(span['end'] - span['start'], 'token')} in {counted(span['num_documents'], 'document')}"
+        f"{', common' if span['is_common'] else ''}: {places}"
+        for places, span in longest.items()
+    ]
+    few, many = (percent(item[kind] / max(1, item["tokens"]), 0) for kind in ("verbatim", "common"))
+    head = f"{few} of the tokens stand in few training documents, {many} in many; temperature {item['temperature']:g}:"
+    return "\n".join([head, terminal_text(item["response"].strip("\n")), *(f"  {line}" for line in lines)])
+
+
+def variety(item: Row) -> int:
+    """Return the number of different words in a response's spans: a ruler of a hundred dashes is one."""
+    return len({word for span in item["spans"] for word in span["text"].split()})
+
+
 def _items(
     model: models.LanguageModel, index: Attribution, prompts: Sequence[Row], config: VerbatimConfig
 ) -> Iterator[Row]:
@@ -126,18 +146,19 @@ def _written(
 
 def _looked_up(index: Attribution, response: str) -> Row:
     ids = index.tokenizer.encode(response)
-    spans = [_span(each) for each in index.of_ids(ids)]
+    places_T2 = index.tokenizer.spans(response, ids)
+    spans = [_span(each, response[places_T2[each.start, 0] : places_T2[each.end - 1, 1]]) for each in index.of_ids(ids)]
     counts = {"verbatim": _covered(spans, is_common=False), "common": _covered(spans, is_common=True)}
     return {"response": response, "tokens": len(ids), **counts, "spans": spans}
 
 
-def _span(found: Repetition) -> Row:
+def _span(found: Repetition, text: str) -> Row:
     sources = [
         {"sha256": each.sha256, "is_removed": each.is_removed, **{name: each.facts[name] for name in FACTS}}
         for each in found.sources[:MOST_SOURCES]
     ]
     about = {"num_documents": found.num_documents, "is_common": found.is_common}
-    return {"start": found.start, "end": found.end, **about, "sources": sources}
+    return {"start": found.start, "end": found.end, "text": text, **about, "sources": sources}
 
 
 def _covered(spans: Sequence[Row], *, is_common: bool) -> int:
@@ -180,7 +201,10 @@ def _longest(items: Sequence[Row], most: int = 3) -> Iterator[str]:
 
 def _follows(item: Row, _settings: Settings) -> bool:
     counts = (_covered(item["spans"], is_common=False), _covered(item["spans"], is_common=True))
-    fits = all(0 <= span["start"] < span["end"] <= item["tokens"] for span in item["spans"])
+    fits = all(
+        0 <= span["start"] < span["end"] <= item["tokens"] and span["text"] in item["response"]
+        for span in item["spans"]
+    )
     return fits and (item["verbatim"], item["common"]) == counts
 
 
