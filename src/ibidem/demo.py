@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ibidem import artifacts, jsonl, log
+from ibidem.attribution.places import variety
 from ibidem.config import build, configuration, read_yaml, shipped
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
@@ -429,9 +430,9 @@ def _generate(checkpoint: Path) -> str:
 def _attributed(evaluation: Path) -> str:
     """Return the three completions that repeat the most words of training documents, with these documents."""
     from ibidem.evaluation.evidence import read
-    from ibidem.evaluation.verbatim import described, variety
+    from ibidem.evaluation.verbatim import described
 
-    items = sorted(read(evaluation).items, key=lambda item: (-variety(item), item["id"], item["temperature"]))
+    items = sorted(read(evaluation).items, key=lambda item: (-variety(item["spans"]), item["id"], item["temperature"]))
     distinct: dict[frozenset[str], dict[str, Any]] = {}
     for item in items:
         documents = frozenset(source["sha256"] for span in item["spans"] for source in span["sources"])

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ibidem.attribution.config import AttributeConfig
 from ibidem.attribution.lookup import Attribution, Repetition, Source
+from ibidem.attribution.places import place_of
 from ibidem.errors import ConfigError
 from ibidem.figures import counted, percent, visible
 
@@ -58,13 +58,6 @@ def _lines(text: str, repetition: Repetition) -> Iterator[str]:
 
 def _describe(source: Source) -> str:
     return place_of({**source.facts, "is_removed": source.is_removed})
-
-
-def place_of(source: Mapping[str, Any]) -> str:
-    """Return the repository, path, license and SWHID of a document, and whether it was removed since, on one line."""
-    place = " ".join(filter(None, (source["repo"], source["path"] or source["url"] or source["record"])))
-    removed = "removed since" if source["is_removed"] else None
-    return visible(", ".join(filter(None, [place, source["license"] or "no license", source["swhid"], removed])))
 
 
 def _summary(text: str, repetitions: Sequence[Repetition]) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ibidem import artifacts, log
-from ibidem.attribution.attribute import place_of
 from ibidem.attribution.index import KIND as INDEX_KIND
 from ibidem.attribution.lookup import Attribution, Repetition
+from ibidem.attribution.places import longest_by_documents, place_of
 from ibidem.config import build, settings
 from ibidem.conversation import Turn
 from ibidem.errors import DataError
@@ -99,22 +99,14 @@ def measure(items: Sequence[Row]) -> evidence.Metrics:
 
 def described(item: Row) -> str:
     """Return a response, and the documents of its spans: of each set of documents the longest span alone."""
-    longest: dict[str, Row] = {}
-    for span in sorted(item["spans"], key=lambda span: span["start"] - span["end"]):
-        longest.setdefault("; ".join(map(place_of, span["sources"])), span)
     lines = [
         f"{counted(span['end'] - span['start'], 'token')} in {counted(span['num_documents'], 'document')}"
         f"{', common' if span['is_common'] else ''}: {places}"
-        for places, span in longest.items()
+        for places, span in longest_by_documents(item["spans"]).items()
     ]
     few, many = (percent(item[kind] / max(1, item["tokens"]), 0) for kind in ("verbatim", "common"))
     head = f"{few} of the tokens stand in few training documents, {many} in many; temperature {item['temperature']:g}:"
     return "\n".join([head, terminal_text(item["response"].strip("\n")), *(f"  {line}" for line in lines)])
-
-
-def variety(item: Row) -> int:
-    """Return the number of different words in a response's spans: a ruler of a hundred dashes is one."""
-    return len({word for span in item["spans"] for word in span["text"].split()})
 
 
 def _items(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ibidem import artifacts, jsonl
+from ibidem.attribution.places import longest_by_documents, variety
 from ibidem.config import flattened
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import MARGIN, between, percent
@@ -61,9 +62,12 @@ def read_result(path: Path) -> Record:
 
 
 def _examples(items: Path | None) -> list[jsonl.Row]:
-    """Return some programs that passed and some that failed; none if the items are no programs."""
-    rows = [row for row in jsonl.read(items, "items") if "completion" in row] if items else []
-    return [*[row for row in rows if row["passed"]][:MOST], *[row for row in rows if not row["passed"]][:MOST]]
+    """Return some programs that passed and some that failed, or the responses that repeat most; otherwise none."""
+    rows = jsonl.read(items, "items") if items else []
+    repeating = sorted((row for row in rows if row.get("spans")), key=lambda row: -variety(row["spans"]))
+    programs = [row for row in rows if "completion" in row]
+    passed, failed = ([row for row in programs if row["passed"] is whether][:MOST] for whether in (True, False))
+    return [*passed, *failed, *repeating[:MOST]]
 
 
 def _is_dashboard(row: object) -> bool:
@@ -125,8 +129,9 @@ def _result(result: Record, names: Mapping[str, str]) -> Html:
     notes = flattened({key: value for key, value in result.items() if key not in others})
     shown = [(key, _setting(key, value)) for key, value in notes.items()]
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
-    programs = _programs(result.get(EXAMPLES, []))
-    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, programs, how)
+    examples = result.get(EXAMPLES, [])
+    shown_aside = join(_programs(examples), _repeating(examples), how)
+    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, shown_aside)
 
 
 def metrics_of(result: Record) -> list[str]:
@@ -136,10 +141,11 @@ def metrics_of(result: Record) -> list[str]:
 
 def _programs(rows: Sequence[jsonl.Row]) -> Html:
     """Show some completions with what the judge said of them."""
-    if not rows:
+    programs = [row for row in rows if "completion" in row]
+    if not programs:
         return join()
     shown = []
-    for row in rows:
+    for row in programs:
         verdict = tag("span", "passed", cls="good") if row["passed"] else tag("span", row["kind"], cls="bad")
         said = join(verdict, tag("div", tag("code", row["detail"]))) if row["detail"] else verdict
         code = (
@@ -148,6 +154,22 @@ def _programs(rows: Sequence[jsonl.Row]) -> Html:
         shown.append((row["task_id"], said, code))
     title = f"Programs, at most {MOST} that passed and {MOST} that failed"
     return tag("details", tag("summary", title, cls="note"), table(("Problem", "Verdict", "Completion"), shown))
+
+
+def _repeating(rows: Sequence[jsonl.Row]) -> Html:
+    """Show the responses that repeat most, with the documents of their longest spans."""
+    responses = [row for row in rows if "spans" in row]
+    if not responses:
+        return join()
+    shown: list[Row] = []
+    for row in responses:
+        spans = [
+            tag("div", f"{span['end'] - span['start']} tokens: {places}")
+            for places, span in longest_by_documents(row["spans"]).items()
+        ][:MOST]
+        shown.append((f"{row['id']}, temperature {row['temperature']:g}", join(*spans), tag("pre", row["response"])))
+    title = f"The {len(responses)} responses that repeat most words of training documents"
+    return tag("details", tag("summary", title, cls="note"), table(("Prompt", "Documents", "Response"), shown))
 
 
 def _setting(key: str, value: object) -> Html:
