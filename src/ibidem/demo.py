@@ -34,6 +34,7 @@ from ibidem.evaluation.config import (
 )
 from ibidem.evaluation.gate.config import GateConfig
 from ibidem.files import write_file
+from ibidem.jsonl import Row
 from ibidem.modeling.config import read_model_config
 from ibidem.runs import folder_of, run_of
 from ibidem.serving.config import GenerateConfig, ReportConfig
@@ -345,8 +346,8 @@ def _verbatim(checkpoint: Path, index: Path, data: Path, out: Path) -> Path:
     prompts = [{"id": f"{number:02d}", "prompt": text} for number, text in enumerate(chosen)]
     write_file(out / BEGINNINGS_FILE, jsonl.dumps(prompts))
     place = out / "evaluation" / f"verbatim-{run_of(checkpoint).name.partition('-')[0]}"
-    asked = {"checkpoint": checkpoint, "index": index, "prompts": out / BEGINNINGS_FILE, "output_dir": place}
-    say(verbatim(VerbatimConfig(**asked, **VERBATIM, batch=BEGINNINGS)))
+    asked: dict[str, Any] = {"checkpoint": checkpoint, "index": index, "batch": BEGINNINGS, **VERBATIM}
+    say(verbatim(VerbatimConfig(**asked, prompts=out / BEGINNINGS_FILE, output_dir=place)))
     return place
 
 
@@ -433,7 +434,7 @@ def _attributed(evaluation: Path) -> str:
     from ibidem.evaluation.verbatim import described
 
     items = sorted(read(evaluation).items, key=lambda item: (-variety(item["spans"]), item["id"], item["temperature"]))
-    distinct: dict[frozenset[str], dict[str, Any]] = {}
+    distinct: dict[frozenset[str], Row] = {}
     for item in items:
         documents = frozenset(source["sha256"] for span in item["spans"] for source in span["sources"])
         distinct.setdefault(documents, item)
