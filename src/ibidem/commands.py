@@ -374,6 +374,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "how often a model refuses safe and unsafe prompts",
             "ibidem evaluate refusals --checkpoint artifacts --prompts xstest_prompts.csv",
         ),
+        "evaluate verbatim": Command(
+            "ibidem.evaluation.config:VerbatimConfig",
+            "ibidem.evaluation.verbatim:verbatim",
+            "how much of what a model writes stands in its training data, and under which licenses",
+            "ibidem evaluate verbatim --checkpoint artifacts --prompts prompts.jsonl --index artifacts/attribution",
+        ),
         "evaluate ratings": Command(
             "ibidem.evaluation.config:RatingsConfig",
             "ibidem.evaluation.ratings:ratings",

@@ -3,12 +3,13 @@
 from collections import Counter
 
 from ibidem.errors import ArtifactError
-from ibidem.evaluation import doc_qa, human_eval, mbpp, mmlu, ratings, refusals
+from ibidem.evaluation import doc_qa, human_eval, mbpp, mmlu, ratings, refusals, verbatim
 from ibidem.evaluation.evidence import Evidence, Metrics
 from ibidem.evaluation.task import Task, Trials
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (human_eval.TASK, mbpp.TASK, mmlu.TASK, doc_qa.TASK, refusals.TASK, ratings.TASK)
+    task.name: task
+    for task in (human_eval.TASK, mbpp.TASK, mmlu.TASK, doc_qa.TASK, refusals.TASK, verbatim.TASK, ratings.TASK)
 }
 
 
