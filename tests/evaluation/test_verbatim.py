@@ -21,6 +21,7 @@ from ibidem.evaluation.task import Demand
 from ibidem.evaluation.verbatim import TASK, longest, rows, verbatim
 from ibidem.lineage import walk
 from ibidem.modeling.generate import Sampling
+from ibidem.serving.report_evaluation import evaluation, read_result
 
 OWN = 'fn carry_on() { while let Some(x) = queue.pop() { println!("{x:?}"); } }  // of no training document\n'
 PROMPTS, COPIES = 10, 3
@@ -120,3 +121,11 @@ def test_a_prompt_of_several_turns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text(jsonl.dumps([{"id": "a", "turns": ["x", "y"]}]))
     with pytest.raises(DataError, match="'a' has several turns"):
         rows(tmp_path / "prompts.jsonl")
+
+
+def test_the_report_shows_the_longest_spans_with_their_documents(measured: Path) -> None:
+    (span,) = longest(evidence.read(measured).items)
+    shown = evaluation([read_result(measured)], {"sha256:0": "another"})
+    assert "verbatim.0.8" in shown
+    assert span["sources"][0]["path"] in shown
+    assert f">{span['num_tokens']}<" in shown

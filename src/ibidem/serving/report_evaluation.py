@@ -62,7 +62,7 @@ def read_result(path: Path) -> Record:
 
 def _examples(items: Path | None) -> list[jsonl.Row]:
     """Return some programs that passed and some that failed; none if the items are no programs."""
-    rows = [row for row in jsonl.read(items, "items") if "completion" in row] if items else []
+    rows = [row for row in jsonl.read(items, "items") if row.keys() >= {"completion", "passed"}] if items else []
     return [*[row for row in rows if row["passed"]][:MOST], *[row for row in rows if not row["passed"]][:MOST]]
 
 
@@ -121,12 +121,12 @@ def _result(result: Record, names: Mapping[str, str]) -> Html:
             overlap = searched.get("problems") if isinstance(searched, dict) else None
             rows.append(("problems that occur in the training data", overlap, ""))
         figures = join(table(("Figure", "Result", "95 %"), rows, right=(1, 2)), tag("p", EXACT, cls="note"))
-    others = {*metrics, "task", "trials", EXAMPLES}
+    others = {*metrics, "task", "trials", "longest", EXAMPLES}
     notes = flattened({key: value for key, value in result.items() if key not in others})
     shown = [(key, _setting(key, value)) for key, value in notes.items()]
     how = tag("details", tag("summary", "How it was measured", cls="note"), table(("Setting", "Value"), shown))
-    programs = _programs(result.get(EXAMPLES, []))
-    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, programs, how)
+    shown_items = join(_repeated(result), _programs(result.get(EXAMPLES, [])))
+    return join(tag("h3", result["task"]), _is_of(result["checkpoint_digest"], names), figures, shown_items, how)
 
 
 def metrics_of(result: Record) -> list[str]:
@@ -148,6 +148,25 @@ def _programs(rows: Sequence[jsonl.Row]) -> Html:
         shown.append((row["task_id"], said, code))
     title = f"Programs, at most {MOST} that passed and {MOST} that failed"
     return tag("details", tag("summary", title, cls="note"), table(("Problem", "Verdict", "Completion"), shown))
+
+
+def _repeated(result: Record) -> Html:
+    """Show the longest spans that a model repeated of its training data, each with its documents and their licenses."""
+    if result["task"] != "verbatim":
+        return join()
+    spans = result.get("longest") or []
+    rows = [
+        (span["num_tokens"], span["temperature"], tag("pre", span["text"]), join(*map(_source, span["sources"])))
+        for span in spans
+    ]
+    heads = ("Tokens", "Temperature", "Span", "Documents")
+    return join(tag("h4", "Longest spans of the training data"), table(heads, rows, right=(0, 1)))
+
+
+def _source(source: Mapping[str, Any]) -> Html:
+    place = " ".join(filter(None, (source["repo"], source["path"] or source["url"] or source["record"])))
+    removed = ", removed since" if source["is_removed"] else ""
+    return tag("div", tag("code", place), f" {source['license'] or 'no license'}{removed}")
 
 
 def _setting(key: str, value: object) -> Html:
