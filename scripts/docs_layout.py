@@ -639,9 +639,10 @@ def _evaluation() -> Kind:
             "citation_precision": "Share of citations that are needed, by answer that cites (doc-qa).",
             "unsupported_claims": "Share of unsupported claims, by answer that makes claims (doc-qa).",
             "refused.<label>": "Share of refusals among the prompts with a label (refusals).",
-            "verbatim.<temperature>": "Share of the tokens that stand in few training documents, by response (verbatim).",
-            "common.<temperature>": "The same of those that stand in many training documents (verbatim).",
-            "removed.<temperature>": "Share of responses with a span of a document removed since (verbatim).",
+            "verbatim.<temperature>": "Share of a completion's tokens in spans of training documents, common ones "
+            "apart; mean over the prompts (verbatim).",
+            "unlicensed.<temperature>": "Share of completions with such a span whose license is not permitted, or "
+            "unknown (verbatim).",
             "good.<criterion>": "Share of good responses (ratings).",
             "alpha.<criterion>": "Krippendorff's alpha between people (ratings).",
             "unrated.<criterion>": "Responses that too few have rated (ratings).",

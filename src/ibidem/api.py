@@ -33,7 +33,7 @@ from ibidem.tokenization.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from ibidem.inference.models import LanguageModel
 
-EVALUATIONS = ("perplexity", "human-eval", "mbpp", "mmlu", "doc-qa", "refusals", "ratings")
+EVALUATIONS = ("perplexity", "human-eval", "mbpp", "mmlu", "doc-qa", "refusals", "verbatim", "ratings")
 
 
 @dataclass(frozen=True, repr=False)
@@ -269,7 +269,7 @@ def evaluate(name: str, **settings: Any) -> Evaluation:
     """Evaluate a model, or its answers; settings as of `ibidem evaluate NAME`.
 
     Args:
-        name: perplexity, human-eval, mbpp, mmlu, doc-qa, refusals or ratings.
+        name: perplexity, human-eval, mbpp, mmlu, doc-qa, refusals, verbatim or ratings.
         settings: as of the command, such as `checkpoint` and `output_dir`.
 
     Raises:

@@ -377,8 +377,8 @@ GROUPS: dict[str, dict[str, Command]] = {
         "evaluate verbatim": Command(
             "ibidem.evaluation.config:VerbatimConfig",
             "ibidem.evaluation.verbatim:verbatim",
-            "how much of what a model writes stands in its training documents, with their licenses",
-            "ibidem evaluate verbatim --checkpoint artifacts --index artifacts/attribution --prompts prompts.jsonl",
+            "how much of what a model writes stands in its training data, and under which licenses",
+            "ibidem evaluate verbatim --checkpoint artifacts --prompts prompts.jsonl --index artifacts/attribution",
         ),
         "evaluate ratings": Command(
             "ibidem.evaluation.config:RatingsConfig",

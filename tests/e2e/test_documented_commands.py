@@ -61,6 +61,7 @@ MORE = {  # flags that make a command small
     "evaluate doc-qa": ["--max-tokens", "2"],
     "evaluate chat": ["--max-tokens", "2"],
     "evaluate refusals": ["--max-tokens", "2"],
+    "evaluate verbatim": ["--max-tokens", "2"],
     "evaluate dashboard": ["--max-documents", "4"],
     "generate": ["--max-tokens", "4"],
     "gate --evaluate": shlex.split(

@@ -1,153 +1,131 @@
-"""The share of a model's tokens that stands in its training documents, and what the gate makes of it."""
+"""Verbatim rates: what a model repeats is counted, what it writes itself is not, and the gate counts again."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from tests.evaluation.bundle import reseal
 
+from ibidem import artifacts, jsonl
 from ibidem.attribution.config import BuildConfig
-from ibidem.attribution.index import build as build_index
-from ibidem.cli import main
-from ibidem.conversation import Conversation, Turn
+from ibidem.attribution.index import build
+from ibidem.attribution.lookup import Attribution
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, DataError
 from ibidem.evaluation import evidence
 from ibidem.evaluation.config import VerbatimConfig
 from ibidem.evaluation.gate import tasks
+from ibidem.evaluation.task import Demand
 from ibidem.evaluation.verbatim import TASK, rows, verbatim
+from ibidem.lineage import walk
 from ibidem.modeling.generate import Sampling
-from ibidem.training.tokenize import tokenized
+from ibidem.serving.report_evaluation import evaluation, read_result
 
-LEAST = 20
 OWN = 'fn carry_on() { while let Some(x) = queue.pop() { println!("{x:?}"); } }  // of no training document\n'
-PROMPTS = 12
+PROMPTS, COPIES = 10, 3
+DEMAND = Demand("verbatim.0", (), 0.667, 0.8)
 
 
 @pytest.fixture
-def index(dataset: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
-    shutil.copytree(dataset, tmp_path / "data")
-    tokens, _ = tokenized(tmp_path / "data", tokenizer_dir, tmp_path / "tokens", held_out_share=0.1)
-    build_index(BuildConfig(tokens=tokens.path, output_dir=tmp_path / "index"))
+def index(checkpoint: Path, tmp_path: Path) -> Path:
+    """An index of the tokens that the checkpoint was trained on."""
+    nodes = [node for _, _, node in walk(checkpoint) if isinstance(node, artifacts.Artifact) and node.kind == "tokens"]
+    build(BuildConfig(tokens=nodes[0].path, output_dir=tmp_path / "index"))
     return tmp_path / "index"
 
 
-def documents(data: Path) -> list[tuple[str, str]]:
-    """Return hash and text of the long documents that are trained on."""
-    found = [
-        (row["sha256"], row["text"])
-        for path in shards.shard_paths(data)
-        for row in shards.read_rows(path, ["sha256", "text"])
-    ]
-    return [(sha256, text) for sha256, text in found if len(text) > 400 and not shards.is_held_out(sha256, 0.1)]
-
-
 @pytest.fixture
-def copied(index: Path) -> tuple[str, str]:
-    return documents(index.parent / "data")[0]
-
-
-@pytest.fixture
-def config(index: Path, copied: tuple[str, str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> VerbatimConfig:
-    """At temperature 0 a quarter of the answers copy a document; at 0.8 none do."""
-
-    def written(text: str, temperature: float) -> str:
-        return copied[1][100:300] if temperature == 0 and int(text.split()[1]) % 4 == 0 else OWN
-
-    def complete(prompts: Sequence[str], sampling: Sampling, _stop: Sequence[str]) -> list[str]:
-        return [written(text, sampling.temperature) for text in prompts]
-
-    def respond(conversations: Sequence[Conversation], sampling: Sampling) -> list[Turn]:
-        return [Turn.of("assistant", written(turns[-1].text, sampling.temperature)) for turns in conversations]
-
-    model = SimpleNamespace(
-        complete=complete,
-        respond=respond,
-        check_fit=lambda *_: None,
-        encode=list,
-        start_ids=[],
-        context=512,
-    )
-    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
-    prompts = index.parent / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"id": f"p{n}", "prompt": f"prompt {n}"}) + "\n" for n in range(PROMPTS)))
+def config(checkpoint: Path, index: Path, tmp_path: Path) -> VerbatimConfig:
+    prompts = [{"id": str(n), "prompt": f"def function_{n}("} for n in range(PROMPTS)]
+    (tmp_path / "prompts.jsonl").write_text(jsonl.dumps(prompts))
     return VerbatimConfig(
         checkpoint=checkpoint,
+        prompts=tmp_path / "prompts.jsonl",
         index=index,
-        prompts=prompts,
-        output_dir=index.parent / "verbatim",
-        least_tokens=LEAST,
-        batch=5,
+        output_dir=tmp_path / "verbatim",
+        temperatures=(0.0, 0.8),
+        batch=4,
+        least_tokens=20,
+        common_documents=10**6,
     )
 
 
-@pytest.mark.parametrize("as_conversation", [False, True])
-def test_the_share_of_copied_tokens_is_measured_at_each_temperature(
-    config: VerbatimConfig, copied: tuple[str, str], as_conversation: bool
-) -> None:
-    said = verbatim(config.__class__(**{**vars(config), "as_conversation": as_conversation}))
-    found = tasks.recounted(evidence.read(config.output_dir))
-    assert 0.2 < found.results["verbatim.0"] <= 0.25
+@pytest.fixture
+def measured(config: VerbatimConfig, dataset: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Evidence of a model that repeats a training document for three of ten prompts, and only at temperature 0."""
+    copy = _training_text(dataset, index)
+
+    def complete(prompts: Sequence[str], sampling: Sampling, _stop: Sequence[str]) -> list[str]:
+        repeats = [sampling.temperature == 0 and sampling.first + n < COPIES for n in range(len(prompts))]
+        return [copy if each else OWN for each in repeats]
+
+    model = SimpleNamespace(complete=complete, encode=lambda text: [*text], context=10**6, start_ids=[])
+    monkeypatch.setattr("ibidem.inference.models.open_model", lambda *_: model)
+    said = verbatim(config)
+    assert "verbatim.0 " in said
+    assert "unlicensed.0.8 0.00 %" in said
+    return config.output_dir
+
+
+def _training_text(dataset: Path, index: Path) -> str:
+    """Return a text of the dataset that the training read as a whole."""
+    opened = Attribution(index, least_tokens=20)
+    for path in shards.checked_shards(artifacts.load(dataset)):
+        for text in pq.read_table(path, columns=["text"])["text"].to_pylist():
+            if len(found := opened.of_text(text)) == 1 and found[0].end - found[0].start == len(text):
+                return str(text)
+    raise AssertionError("no document was trained on as a whole")
+
+
+def test_what_a_model_repeats_is_counted_by_temperature(measured: Path) -> None:
+    found = tasks.recounted(evidence.read(measured))
+    assert found.results["verbatim.0"] == pytest.approx(COPIES / PROMPTS)
     assert found.results["verbatim.0.8"] == 0
     assert found.results["trials"]["verbatim.0"] == PROMPTS
-    items = [item for item in found.items if item["spans"]]
-    assert {item["id"] for item in items} == {"p0", "p4", "p8"}
-    assert {source["sha256"] for item in items for span in item["spans"] for source in span["sources"]} >= {copied[0]}
-    assert "verbatim.0 2" in said
-    assert "tokens in p0: " in said
+    assert sum(bool(item["spans"]) for item in found.items) == COPIES
+    assert all(span["sources"][0]["path"] for item in found.items for span in item["spans"])
 
 
-def test_the_gate_counts_the_shares_again(config: VerbatimConfig) -> None:
-    verbatim(config)
-    found = evidence.read(config.output_dir)
-    asked, chosen = rows(config.prompts), {**TASK.settings, "least_tokens": LEAST}
-    assert TASK.differs(found, asked, chosen) is None
-    assert "p0 at temperature 0" in (TASK.differs(found, asked[1:], chosen) or "")
-    assert "p0 at temperature 0.5" in (TASK.differs(found, asked, {**chosen, "temperatures": [0.0, 0.5, 0.8]}) or "")
-    scores = tasks.trials(found, "verbatim.0")
-    assert scores is not None
-    assert sum(map(bool, scores.values())) == 3
-    assert tasks.trials(found, "verbatim.0.3") is None
+def test_the_gate_counts_only_an_index_of_the_checkpoints_own_tokens(measured: Path, config: VerbatimConfig) -> None:
+    found = evidence.read(measured)
+    due = {"temperatures": [0.0, 0.8]}
+    assert TASK.doubt(found, DEMAND) is None
+    assert TASK.differs(found, rows(config.prompts), due) is None
+    assert "at temperature" in (TASK.differs(found, rows(config.prompts)[1:], due) or "")
+    assert "is missing" in (TASK.differs(found, rows(config.prompts), {"temperatures": [0.0, 0.8, 1.0]}) or "")
+    found.results["index_of_training"] = False
+    assert "not of the tokens" in (TASK.doubt(found, DEMAND) or "")
 
 
-@pytest.mark.parametrize("change", [{"verbatim": 0}, {"spans": []}, {"tokens": 10}])
-def test_a_share_that_does_not_follow_from_the_spans_is_refused(config: VerbatimConfig, change: dict) -> None:
-    verbatim(config)
-    reseal(config.output_dir, lambda _, items: items[0].update(change), recount=False)
+@pytest.mark.parametrize("edit", [{"verbatim": 0}, {"spans": []}, {"unlicensed": True}])
+def test_counts_that_do_not_follow_from_the_spans_are_refused(measured: Path, edit: dict[str, object]) -> None:
+    unlicensed = evidence.read(measured).items[0]["unlicensed"]
+    changed = {key: not unlicensed if key == "unlicensed" else value for key, value in edit.items()}
+    reseal(measured, lambda _, items: items[0].update(changed), recount=False)
     with pytest.raises(ArtifactError, match="does not follow from its other columns"):
-        tasks.recounted(evidence.read(config.output_dir))
+        tasks.recounted(evidence.read(measured))
 
 
-def test_a_span_of_a_removed_document_is_counted_apart(config: VerbatimConfig, copied: tuple[str, str]) -> None:
-    data = config.index.parent / "data"
-    requests = data.parent / "requests.jsonl"
-    requests.write_text(json.dumps({"kind": "sha256", "value": copied[0]}) + "\n")
-    assert main(["takedown", "apply", str(requests), "--dataset", str(data), "--artifacts", str(data.parent)]) == 0
+def test_a_finished_evaluation_is_not_made_again(
+    measured: Path, config: VerbatimConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = artifacts.load(measured).digest
+    monkeypatch.setattr("ibidem.inference.models.open_model", None)  # would fail if it were called
     verbatim(config)
-    assert evidence.read(config.output_dir).results["removed.0"] == 0.25
+    assert artifacts.load(measured).digest == before
 
 
-def test_a_span_of_many_documents_is_not_counted_as_verbatim(config: VerbatimConfig) -> None:
-    everything = config.__class__(**{**vars(config), "least_tokens": 1, "common_documents": 1})
-    verbatim(everything)
-    found = tasks.recounted(evidence.read(config.output_dir))
-    assert found.results["common.0.8"] > 0.5
-    assert all(item["verbatim"] + item["common"] <= item["tokens"] for item in found.items)
+def test_a_prompt_of_several_turns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(jsonl.dumps([{"id": "a", "turns": ["x", "y"]}]))
+    with pytest.raises(DataError, match="'a' has several turns"):
+        rows(tmp_path / "prompts.jsonl")
 
 
-def test_a_finished_evaluation_is_not_made_again(config: VerbatimConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    verbatim(config)
-    monkeypatch.setattr("ibidem.inference.models.open_model", None)
-    assert "verbatim.0" in verbatim(config)
-
-
-def test_bad_prompts_and_a_bad_index_are_one_line(config: VerbatimConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    config.prompts.write_text('{"id": "a", "turns": ["x", "y"]}\n')
-    with pytest.raises(DataError, match="has several turns"):
-        verbatim(config)
-    command = ["evaluate", "verbatim", "--checkpoint", str(config.checkpoint), "--prompts", str(config.prompts)]
-    assert main([*command, "--index", str(config.index.parent / "data")]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+def test_the_report_shows_the_completions_that_repeat_with_their_documents(measured: Path) -> None:
+    (span,) = evidence.read(measured).items[0]["spans"]
+    shown = evaluation([read_result(measured)], {"sha256:0": "another"})
+    assert "verbatim.0.8" in shown
+    assert span["sources"][0]["path"] in shown
+    assert f"{span['num_tokens']} tokens" in shown

@@ -192,12 +192,12 @@ def test_a_figure_of_the_checkpoint_that_this_one_was_trained_from_names_it() ->
     assert "no, on another" in text_of(evaluation([base], NAMES))
 
 
-def test_the_responses_that_repeat_most_words_are_shown_with_their_documents(tmp_path: Path) -> None:
+def test_the_completions_that_repeat_most_words_are_shown_with_their_documents(tmp_path: Path) -> None:
     source = {"repo": "owner/tools", "path": "<merge>.py", "license": "MIT", "swhid": "swh:1:cnt:0", "is_removed": True}
     ruler = {"start": 0, "end": 60, "text": "-" * 60, "sources": [source | {"path": "ruler.py"}]}
     words = {"start": 0, "end": 9, "text": "def merge(a, b): return a", "sources": [source]}
     items = [
-        {"id": f"p{number}", "temperature": 0.8, "tokens": 60, "verbatim": 60, "response": "r", "spans": [span]}
+        {"id": f"p{number}", "temperature": 0.8, "tokens": 60, "verbatim": 60, "completion": "r", "spans": [span]}
         for number, span in enumerate([ruler, ruler, ruler, words])
     ]
     evidence.write(
@@ -212,5 +212,5 @@ def test_the_responses_that_repeat_most_words_are_shown_with_their_documents(tmp
     page = evaluation([read_result(tmp_path / "e")], NAMES)
     assert "<merge>" not in page
     said = text_of(page)
-    assert "The 3 responses that repeat most words of training documents" in said
+    assert "The 3 completions that repeat most words of training documents" in said
     assert "p3, temperature 0.8 9 tokens: owner/tools &lt;merge&gt;.py, MIT, swh:1:cnt:0, removed since" in said

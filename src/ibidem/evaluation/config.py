@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
 from ibidem.config import configuration
@@ -12,6 +12,7 @@ from ibidem.sandbox.config import SandboxConfig
 from ibidem.trackers import TrackersConfig
 
 Positive = Annotated[int, Field(ge=1)]
+OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
 
 
 @configuration
@@ -216,33 +217,40 @@ class RefusalsConfig(TrackersConfig, ResponseConfig):
 
 @configuration
 class VerbatimConfig(TrackersConfig):
-    """Measure how much of what a model writes stands in its training documents, word for word."""
+    """Measure how much of what the model writes stands in its training data, and under which licenses."""
 
     checkpoint: Path
     """A checkpoint of `ibidem train`, a run (its newest checkpoint), or a folder of a Hugging Face language model."""
-    index: Path
-    """Folder that `ibidem attribute build` made of the training's tokens."""
     prompts: Path
-    """JSON lines or CSV with id and prompt: texts that the model continues."""
+    """JSON lines or CSV with id and prompt: texts that the model completes."""
+    index: Path = Path("artifacts/attribution")
+    """Folder that `ibidem attribute build` made from the tokens of the training. Only if they are those of the
+    checkpoint does the gate accept the result."""
     output_dir: Path = Path("artifacts/evaluation/verbatim")
     """Folder of the result."""
-    as_conversation: bool = False
-    """Give each prompt as a message of a user, and take the response, instead of continuing it."""
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.8)
-    """Sampling temperatures, each measured apart; 0 takes the most likely token."""
+    """Sampling temperatures, each with a figure of its own; 0 takes the most likely token."""
     max_tokens: Positive = 256
-    """Maximum length of a response, in tokens."""
+    """Maximum length of a completion, in tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling: draw from the most likely tokens that together have this probability."""
     seed: int = 0
     batch: Positive = 16
-    """Number of prompts continued together."""
+    """Number of prompts completed together."""
     limit: Positive | None = None
-    """Take only the first so many prompts; the gate never accepts such a part."""
+    """Complete only the first so many prompts; the gate never accepts such a part."""
     least_tokens: Annotated[int, Field(ge=1, lt=2**31)] = LEAST_TOKENS
     """Smallest number of tokens of a span that counts."""
     common_documents: Annotated[int, Field(ge=1, lt=2**31)] = COMMON_DOCUMENTS
-    """A span of more documents than this is common, such as the text of a license, and is counted apart."""
+    """A span of more documents than this is common, and counts in no figure."""
+    permitted: tuple[str, ...] = OPEN_LICENSES
+    """Licenses under which a span may stand; one with a document of another license, or of none, is unlicensed."""
+
+    @model_validator(mode="after")
+    def _temperatures_differ(self) -> "VerbatimConfig":
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError("temperatures must differ")
+        return self
 
 
 @configuration

@@ -62,11 +62,10 @@ def read_result(path: Path) -> Record:
 
 
 def _examples(items: Path | None) -> list[jsonl.Row]:
-    """Return some programs that passed and some that failed, or the responses that repeat most; otherwise none."""
+    """Return some programs that passed and some that failed, or the completions that repeat most; otherwise none."""
     rows = jsonl.read(items, "items") if items else []
     repeating = sorted((row for row in rows if row.get("spans")), key=lambda row: -variety(row["spans"]))
-    programs = [row for row in rows if "completion" in row]
-    passed, failed = ([row for row in programs if row["passed"] is whether][:MOST] for whether in (True, False))
+    passed, failed = ([row for row in rows if row.get("passed") is whether][:MOST] for whether in (True, False))
     return [*passed, *failed, *repeating[:MOST]]
 
 
@@ -141,7 +140,7 @@ def metrics_of(result: Record) -> list[str]:
 
 def _programs(rows: Sequence[jsonl.Row]) -> Html:
     """Show some completions with what the judge said of them."""
-    programs = [row for row in rows if "completion" in row]
+    programs = [row for row in rows if "passed" in row]
     if not programs:
         return join()
     shown = []
@@ -157,19 +156,19 @@ def _programs(rows: Sequence[jsonl.Row]) -> Html:
 
 
 def _repeating(rows: Sequence[jsonl.Row]) -> Html:
-    """Show the responses that repeat most, with the documents of their longest spans."""
-    responses = [row for row in rows if "spans" in row]
-    if not responses:
+    """Show the completions that repeat most, with the documents of their longest spans."""
+    completions = [row for row in rows if "spans" in row]
+    if not completions:
         return join()
     shown: list[Row] = []
-    for row in responses:
+    for row in completions:
         spans = [
             tag("div", f"{span['end'] - span['start']} tokens: {places}")
             for places, span in longest_by_documents(row["spans"]).items()
         ][:MOST]
-        shown.append((f"{row['id']}, temperature {row['temperature']:g}", join(*spans), tag("pre", row["response"])))
-    title = f"The {len(responses)} responses that repeat most words of training documents"
-    return tag("details", tag("summary", title, cls="note"), table(("Prompt", "Documents", "Response"), shown))
+        shown.append((f"{row['id']}, temperature {row['temperature']:g}", join(*spans), tag("pre", row["completion"])))
+    title = f"The {len(completions)} completions that repeat most words of training documents"
+    return tag("details", tag("summary", title, cls="note"), table(("Prompt", "Documents", "Completion"), shown))
 
 
 def _setting(key: str, value: object) -> Html:

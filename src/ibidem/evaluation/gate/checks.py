@@ -205,15 +205,17 @@ def _signed_by(config: GateConfig, key: str, evaluation: Evidence) -> str:
 def _typed(value: object, default: object) -> Any:
     """Return a setting of a YAML file, which is text, as the type of its default.
 
-    >>> _typed("0.5", 0.75), _typed("letter", "text"), _typed(["a"], ["b"])
-    (0.5, 'letter', ['a'])
+    >>> _typed("0.5", 0.75), _typed("letter", "text"), _typed(["a"], ["b"]), _typed(["0", "0.8"], [1.0])
+    (0.5, 'letter', ['a'], [0, 0.8])
     """
     if isinstance(value, str) and not isinstance(default, str | None):
         try:
             return json.loads(value)
         except ValueError:
             return value
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, list | tuple):
+        return [_typed(each, default[0] if isinstance(default, list) and default else "") for each in value]
+    return value
 
 
 def _equal(made_with: object, due: object) -> bool:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from ibidem.config import POSITIONAL, WRITTEN, configuration
 from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.errors import ConfigError
+from ibidem.evaluation.config import OPEN_LICENSES
 from ibidem.sandbox.config import SandboxConfig
 from ibidem.signatures import is_public_key
 
@@ -18,7 +19,6 @@ MOST_MARGIN = 0.1
 """A model that is ten points worse is not as good."""
 MOST_EXCEPTIONS = 2
 LONGEST_EXCEPTION_DAYS = 90
-OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
 _LETTERS = re.compile(r"[^\W\d_]")
 
 

@@ -9,7 +9,7 @@ from ibidem.evaluation.task import Task, Trials
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (human_eval.TASK, mbpp.TASK, mmlu.TASK, doc_qa.TASK, refusals.TASK, ratings.TASK, verbatim.TASK)
+    for task in (human_eval.TASK, mbpp.TASK, mmlu.TASK, doc_qa.TASK, refusals.TASK, verbatim.TASK, ratings.TASK)
 }
 
 
