@@ -69,7 +69,9 @@ def environment_of(file: str) -> dict[str, str]:
         for name, prepare in prepared.items():
             patch.setattr(command, name, lambda asked, prepare=prepare: found.append(prepare(asked)))
         command.launch_command(
-            command.launch_command_parser().parse_args(["--config_file", str(FILES / f"{file}.yaml"), "train.py"])
+            command.launch_command_parser().parse_args(
+                ["--config_file", str(FILES / f"{file}.yaml"), "--main_process_port", "0", "train.py"]
+            )
         )
     (environment,) = found
     return {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}

@@ -99,7 +99,7 @@ class Saver:
         if self._writing is not None:
             self._writing[0].join(self._patience_s)
         if self._copier is not None:
-            self._copier.close(self._patience_s if failed is None else 0.0)
+            self._copier.close(self._patience_s if failed is None else 0.0, silence_s=self._patience_s)
 
     def save(self, learner: Learner, saved: Saved, *, is_last: bool) -> None:
         """Save a checkpoint; if that fails, report it and go on, unless it is the last one.
