@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, D width, H heads, G key-value heads, K head width, F 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ibidem.modeling.adapters import Adapter
 from ibidem.modeling.attention import Layout, causal_attention
-from ibidem.modeling.checkpoint import is_of_head
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.initialization import draw, fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
@@ -182,19 +182,24 @@ class Decoder(nn.Module):
         """Draw normal weights; matrices that write to the residual stream are scaled by 1 / sqrt(2 * layers).
 
         A model that is divided over processes draws on each of them the rows that it holds; one without memory, none.
-        Heads are not among these weights.
+        Those of a head that a subclass adds are not among them.
 
         Source: Radford et al. 2019 (GPT-2), section 2.3.
         """
         residual_std = INIT_STD / math.sqrt(2 * self.config.layers)
-        for name, parameter in self.named_parameters():
-            if parameter.is_meta or is_of_head(name):
+        for name, parameter in self._own_parameters():
+            if parameter.is_meta:
                 continue
             if parameter.dim() < 2:
                 fill(parameter, 1.0)
             else:
                 std = residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD
                 draw(parameter, name, std=std, seed=seed)
+
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for part in ("embedding", "blocks", "norm", "head"):
+            if (module := getattr(self, part)) is not None:
+                yield from module.named_parameters(prefix=part)
 
     def hidden(self, ids_BT: Tensor, documents: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Return the normalized last hidden states, (B, T, D), and the output matrix, (V, D).
