@@ -1,7 +1,9 @@
 """The files of configs/accelerate start one program, which trains, saves and resumes the same under each of them."""
 
 import json
+import re
 import shutil
+import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,14 +14,16 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from tests import processes
 from tests.conftest import REPOSITORY
 from tests.processes import together
 from tests.training.test_resume import LAUNCHER, Settings, changed, losses
+from torch.distributed import run as torchrun
 from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import ProfilerActivity, profile
 
-from ibidem.config import build
+from ibidem.config import build, parse
 from ibidem.errors import ConfigError
 from ibidem.modeling import initialization, tensor_files
 from ibidem.modeling.checkpoint import load_model, load_weights
@@ -69,7 +73,7 @@ def environment_of(file: str) -> dict[str, str]:
         for name, prepare in prepared.items():
             patch.setattr(command, name, lambda asked, prepare=prepare: found.append(prepare(asked)))
         command.launch_command(
-            command.launch_command_parser().parse_args(
+            launch_command_parser().parse_args(
                 ["--config_file", str(FILES / f"{file}.yaml"), "--main_process_port", "0", "train.py"]
             )
         )
@@ -241,3 +245,50 @@ def test_a_model_that_each_process_would_train_alone_is_refused(monkeypatch: pyt
     monkeypatch.setenv(sharding.FLAG, "true")
     with check(match="FSDP was asked for, but the model is a Decoder"):
         sharding.check_wrapper(model)
+
+
+STUBS = {
+    "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
+    "scontrol": "echo node-0; echo node-1",
+    "accelerate": 'printf "%s\\n" "$@" > "$SAID"',
+    "torchrun": 'printf "%s\\n" "$@" > "$SAID"',
+}
+"""Programs of a cluster, which the scripts of a page are run with; two of them say what they were given."""
+
+
+def scripts_of_the_page() -> list[str]:
+    """Return the scripts in docs/cluster.md that start a training; what SkyPilot runs is one of them."""
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"```(bash|yaml)\n(.*?)```", page, re.DOTALL)
+    scripts = [text if kind == "bash" else yaml.safe_load(text)["run"] for kind, text in blocks]
+    return [script for script in scripts if "ibidem train" in script]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_the_scripts_of_the_page_on_clusters_start_a_training_that_is_understood(place: int, tmp_path: Path) -> None:
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node-[0-1]", "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_ID": "7"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SAID": str(tmp_path / "said"), "HEAD": "node-0"} | slurm
+    environment["SKYPILOT_NUM_GPUS_PER_NODE"] = "8"
+    script = scripts_of_the_page()[place]
+    done = subprocess.run(["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "said").read_text().splitlines()
+    if said[0] == "launch":
+        asked = launch_command_parser().parse_args(said[1:])
+        assert (REPOSITORY / asked.config_file).is_file()
+        number = asked.num_processes
+    else:
+        asked = torchrun.get_args_parser().parse_args(said)
+        number = int(asked.nnodes) * int(asked.nproc_per_node)
+    assert asked.module
+    command = [asked.training_script, *asked.training_script_args]
+    assert command[:2] == ["ibidem", "train"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        config = parse(TrainConfig, command[2:])
+    assert config.training.resume_from is not None
+    assert config.training.num_processes in {None, number}
+    assert number % (config.training.shard_processes or 1) == 0
