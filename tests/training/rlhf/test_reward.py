@@ -119,7 +119,7 @@ def test_an_answer_has_the_same_reward_alone_and_beside_others(trained: Path) ->
         cut = pack_whole([answer._replace(ids_S=answer.ids_S[:-1]) for answer in answers])
         without_end = model(cut.ids_BT, cut.documents, cut.counted_N)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    assert float((without_end - alone).abs().min()) > 1e-3, "it is the last token whose state is read"
+    assert float((without_end - alone).abs().min()) > 1e-4, "it is the last token whose state is read"
 
 
 def test_a_margin_asks_for_a_larger_difference(settings: Settings, tmp_path: Path) -> None:
