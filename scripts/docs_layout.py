@@ -179,7 +179,8 @@ EVENTS = {
     "train.not_measured": "There are too few prompts to hold any out of training.",
     "train.reference": "The initial checkpoint scores all pairs.",
     "reward.reliability": "Held-out pairs of about the same confidence: how many, their confidence and accuracy.",
-    "train.started": "A process began or resumed the run: step, parameters, processes.",
+    "train.started": "A process began or resumed the run: step, parameters, processes, how they share the model, and "
+    "over how many of them it is divided.",
     "train.adapters": "Adapters were added (`--lora.rank`): how many parameters are trained, and how many frozen.",
     "train.step": "One optimizer step: tokens so far and tokens per second (of PPO and GRPO as if all answers had "
     "`max_tokens`), loss, gradient norm, learning rate; and what the objective adds, such as `objective/kl` and "

@@ -80,6 +80,7 @@ class Copier:
         self._done: set[str] = set()
         self._failure: str | None = None
         self._ends = False
+        self._moved_at = time.monotonic()
         self.copying: Path | None = None
         """The checkpoint that must stay until it is copied."""
         self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
@@ -91,16 +92,32 @@ class Copier:
             self._waiting = checkpoint
             self._changed.notify_all()
 
-    def close(self, patience_s: float) -> None:
-        """Wait for the copy of the newest checkpoint; once it fails, only so long. What is not copied is reported."""
-        deadline = time.monotonic() + patience_s
+    def close(self, patience_s: float, silence_s: float) -> None:
+        """Wait for the copy of the newest checkpoint as long as it moves. What is not copied is reported.
+
+        Args:
+            patience_s: how long a store may fail.
+            silence_s: how long a store may neither take anything nor fail.
+        """
+        begun = self._moved_at = time.monotonic()
         with self._changed:
-            while self._left() and not (self._failure and time.monotonic() >= deadline):
+            while self._left() and (reason := self._gives_up(begun, patience_s, silence_s)) is None:
                 self._changed.wait(0.1)
             left, self._ends = self._left(), True
             self._changed.notify_all()
         if left is not None:
-            log.event("checkpoint.not_copied", path=str(left), reason=f"the run ends: {self._failure}")
+            log.event("checkpoint.not_copied", path=str(left), reason=f"the run ends: {reason}")
+
+    def _gives_up(self, begun: float, patience_s: float, silence_s: float) -> str | None:
+        now = time.monotonic()
+        if self._failure and now >= begun + patience_s:
+            return self._failure
+        if now >= self._moved_at + silence_s:
+            return self._failure or f"{self._url}: nothing has arrived for {silence_s:g} s, and no error came"
+        return None
+
+    def _moves(self) -> None:
+        self._moved_at = time.monotonic()
 
     def _left(self) -> Path | None:
         return self._waiting or self.copying
@@ -130,7 +147,7 @@ class Copier:
     def _copy(self, checkpoint: Path) -> str | None:
         """Copy what is not copied yet; return why it could not be."""
         try:
-            copy(checkpoint, self._place, self._done)
+            copy(checkpoint, self._place, self._done, self._moves)
         except Exception as error:  # noqa: BLE001 - every store has errors of its own
             if not (checkpoint / MANIFEST).exists():
                 return None  # it was removed meanwhile; a newer one follows
@@ -139,13 +156,14 @@ class Copier:
         return None
 
 
-def copy(folder: Path, place: Place, done: set[str]) -> None:
+def copy(folder: Path, place: Place, done: set[str], moved: Callable[[], None] = lambda: None) -> None:
     """Copy an artifact, the manifest last.
 
     Args:
         folder: the artifact.
         place: where its folder is to be.
         done: names of files that are there already; those that are copied are added.
+        moved: called whenever the store has taken something.
 
     Raises:
         DigestMismatch: a file is not what was sealed.
@@ -167,7 +185,8 @@ def copy(folder: Path, place: Place, done: set[str]) -> None:
         path = place.at(target, name)
         place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
         with (folder / name).open("rb") as source, place.files.open(path, "wb") as sink:
-            found = _stream(source, sink)
+            found = _stream(source, sink, moved)
+        moved()
         if found != file.sha256:
             raise DigestMismatch(f"{folder / name}: damaged; its sha256 differs from the manifest's")
         done.add(name)
@@ -272,11 +291,12 @@ def _check_name(name: str, artifact: Artifact) -> None:
         raise ArtifactError(f"{artifact.path.name}: the manifest names {json.dumps(name)}, outside of its folder")
 
 
-def _stream(source: BinaryIO, sink: BinaryIO) -> str:
+def _stream(source: BinaryIO, sink: BinaryIO, moved: Callable[[], None] = lambda: None) -> str:
     digest = hashlib.sha256()
     while chunk := source.read(CHUNK_BYTES):
         digest.update(chunk)
         sink.write(chunk)
+        moved()
     return digest.hexdigest()
 
 

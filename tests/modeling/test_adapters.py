@@ -103,6 +103,8 @@ def test_sixteen_bits_come_close_to_float32() -> None:
     gradients = []
     for dtype in (None, torch.bfloat16):
         model = adapted(decoder(small(width=64))).train()
+        for matrix in matrices(model).values():
+            matrix.adapter.b_OR.data.mul_(0.3)  # larger ones saturate the attention, whose gradients then are chaotic
         model.compute_dtype = dtype
         model(IDS[:, :-1], IDS[:, 1:]).backward()
         gradients.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))

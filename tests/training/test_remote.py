@@ -5,15 +5,18 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import fsspec
 import pytest
 from tests.training.test_resume import Settings, changed, losses, steps_of, train, weights
 from tests.training.test_saving import at_steps, events_of
 
-from ibidem import artifacts, remote
+from ibidem import artifacts, log, remote
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.runs import folder_of
 
@@ -98,11 +101,11 @@ def test_a_store_that_vanishes_stops_no_run_and_gets_the_newest_when_it_is_back(
     monkeypatch.setattr(remote, "FIRST_RETRY_S", 0.01)
     usual, gone, failed = remote.copy, threading.Event(), threading.Event()
 
-    def copy(folder: Path, place: remote.Place, done: set[str]) -> None:
+    def copy(folder: Path, place: remote.Place, done: set[str], moved: Callable[[], None]) -> None:
         if gone.is_set():
             failed.set()
             raise GoneError("connection refused")
-        usual(folder, place, done)
+        usual(folder, place, done, moved)
 
     def comes_back() -> None:
         assert failed.wait(60)
@@ -285,6 +288,59 @@ def test_a_copy_of_what_is_private_on_a_disk_is_its_owners(tmp_path: Path) -> No
         (draft.path / "file").write_text("x")
     remote.copy(tmp_path / "step-000004", remote.opened(f"file://{tmp_path}/remote"), set())
     assert stat.S_IMODE((tmp_path / "remote" / "step-000004").stat().st_mode) == 0o700
+
+
+def sealed(folder: Path) -> Path:
+    with artifacts.create(folder, kind="checkpoint", config={}) as draft:
+        (draft.path / "file").write_bytes(bytes(64))
+    return folder
+
+
+def not_copied(events: Path) -> list[str]:
+    found = [json.loads(line) for line in events.read_text().splitlines()]
+    return [event["reason"] for event in found if event["event"] == "checkpoint.not_copied"]
+
+
+def test_a_store_that_hangs_without_an_error_keeps_no_run_from_its_end(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(remote, "copy", lambda *_: answers.wait())
+    with log.recording(tmp_path / "events.jsonl"):
+        copier = remote.Copier(memory)
+        copier.offer(sealed(tmp_path / "step-000004"))
+        copier.close(60.0, silence_s=0.3)
+    answers.set()
+    (said,) = not_copied(tmp_path / "events.jsonl")
+    assert said == f"the run ends: {memory}: nothing has arrived for 0.3 s, and no error came"
+
+
+def test_a_store_that_is_slow_but_takes_what_it_gets_is_waited_for(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock by which each byte takes five seconds."""
+    clock, written = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), list[bytes]()
+    monkeypatch.setattr(remote, "time", clock)
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1)
+    usual = remote._stream
+
+    def slowly(source: BinaryIO, sink: BinaryIO, moved: Callable[[], None]) -> str:
+        def later() -> None:
+            clock.now += 5
+            moved()
+            time.sleep(0.01)
+            written.append(b"")
+
+        return usual(source, sink, later)
+
+    monkeypatch.setattr(remote, "_stream", slowly)
+    with log.recording(tmp_path / "events.jsonl"):
+        copier = remote.Copier(memory)
+        copier.offer(sealed(tmp_path / "step-000004"))
+        copier.close(8.0, silence_s=8.0)
+    assert len(written) == 64
+    assert not_copied(tmp_path / "events.jsonl") == []
+    assert "step-000004/manifest.json" in " ".join(remote.opened(memory).files.find(memory))
 
 
 def test_a_copy_of_another_tokenizer_is_refused(memory: str, whole: Settings, dataset: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def sampled_while_training(rank: int, port: int, out: Path) -> None:
     }
     policy = sharding.whole(sharded)
     assert not any(parameter.requires_grad for parameter in policy.parameters())
-    parts = [sharding.part_of(name, tensor) for name, tensor in sharded.state_dict().items()]
+    parts = [tensor_files.part_of(name, tensor) for name, tensor in sharded.state_dict().items()]
     tensor_files.write(out / tensor_files.name_of_file("model", rank, of=2), parts)
     torch.save({**found, "weights": policy.state_dict()}, out / f"{rank}.pt")
     dist.destroy_process_group()

@@ -100,7 +100,7 @@ def load_model(
 
 
 def load_weights(model: "nn.Module", folder: Path) -> None:
-    """Load the weights of a checkpoint into a model of the same shape.
+    """Load the weights of a checkpoint into a model of the same shape: the rows that this process holds.
 
     A head that the model lacks is left out; one that the checkpoint lacks stays as it is.
 
@@ -109,12 +109,13 @@ def load_weights(model: "nn.Module", folder: Path) -> None:
     """
     own = model.state_dict()
     with weights_of(folder) as saved:
-        kept = {name: tensor for name, tensor in own.items() if is_of_head(name) and name not in saved}
-        taken = {name: saved.read(name) for name in saved if name in own or not is_of_head(name)}
+        if differing := sorted(name for name in own.keys() ^ set(saved) if not is_of_head(name)):
+            raise CheckpointError(f"{folder / WEIGHTS}: {differing[0]} is only in the model or only in the file")
         try:
-            model.load_state_dict(taken | kept)
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder / WEIGHTS}: {' '.join(str(error).split())[:200]}") from None
+            for name in own.keys() & set(saved):
+                saved.fill(own[name], name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: {error}") from None
 
 
 @contextmanager

@@ -63,13 +63,6 @@ class GroundedDecoder(Decoder):
         self.grounding = GroundingHead(config.width, len(prior_I) - len(INTERACTIONS))
         self.grounding.set_prior(prior_I)
 
-    def init_weights(self, seed: int) -> None:
-        """Draw the weights of the decoder as without the head, which has those of its own making."""
-        head = self.grounding
-        del self.grounding
-        super().init_weights(seed)
-        self.grounding = head
-
     def forward(
         self,
         ids_BT: Tensor,

@@ -27,6 +27,7 @@ from ibidem.errors import CheckpointError
 from ibidem.modeling.attention import Documents
 from ibidem.modeling.checkpoint import best_device, load_weights, model_config, verified
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.initialization import fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores
 from ibidem.modeling.loss import wide_dtype
 from ibidem.modeling.modeling_custom import Block, Decoder
@@ -106,6 +107,12 @@ class RewardModel(nn.Module):
         """The decoder's precision."""
         return self.decoder.compute_dtype
 
+    def init_weights(self, seed: int) -> None:
+        """Draw the weights of the decoder; the row is zero, and there is no scale."""
+        self.decoder.init_weights(seed)
+        fill(self.weight_1D, 0.0)
+        self.set_scale(0.0, 0.0)
+
     @property
     def is_scaled(self) -> bool:
         """Whether the mean and the deviation of its raw rewards were measured."""
@@ -145,10 +152,8 @@ class ValueDecoder(Decoder):
 
     def init_weights(self, seed: int) -> None:
         """Draw the weights of the decoder as without the head, which is zero."""
-        head_1D = self.value_1D
-        del self.value_1D
         super().init_weights(seed)
-        self.value_1D = nn.Parameter(torch.zeros_like(head_1D))
+        fill(self.value_1D, 0.0)
 
     def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
         scores = super()._scores(hidden_ND, head_VD, targets_N, scoring)

@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, D width, H heads, G key-value heads, K head width, F 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ibidem.modeling.adapters import Adapter
 from ibidem.modeling.attention import Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.initialization import draw, fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
@@ -179,16 +181,25 @@ class Decoder(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Draw normal weights; matrices that write to the residual stream are scaled by 1 / sqrt(2 * layers).
 
+        A model that is divided over processes draws on each of them the rows that it holds; one without memory, none.
+        Those of a head that a subclass adds are not among them.
+
         Source: Radford et al. 2019 (GPT-2), section 2.3.
         """
-        generator = torch.Generator().manual_seed(seed)
         residual_std = INIT_STD / math.sqrt(2 * self.config.layers)
-        for name, parameter in self.named_parameters():
+        for name, parameter in self._own_parameters():
+            if parameter.is_meta:
+                continue
             if parameter.dim() < 2:
-                nn.init.ones_(parameter)
+                fill(parameter, 1.0)
             else:
                 std = residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD
-                nn.init.normal_(parameter, std=std, generator=generator)
+                draw(parameter, name, std=std, seed=seed)
+
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for part in ("embedding", "blocks", "norm", "head"):
+            if (module := getattr(self, part)) is not None:
+                yield from module.named_parameters(prefix=part)
 
     def hidden(self, ids_BT: Tensor, documents: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Return the normalized last hidden states, (B, T, D), and the output matrix, (V, D).

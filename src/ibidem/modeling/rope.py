@@ -41,6 +41,11 @@ class Rope(nn.Module):
         size = 1.0 if scaling is None else scaling.size
         return angles_TK.cos().mul_(size), (angles_TK.sin() * signs_K).mul_(size)
 
+    def compute(self) -> None:
+        """Compute the tables again, where a model that was made without memory has got some."""
+        for table, computed in zip((self.cos_TK, self.signed_sin_TK), self.tables(), strict=True):
+            table.copy_(computed)
+
     def first(self, tokens: int) -> Rotation:
         """Return the rotation of positions 0 to `tokens` - 1."""
         return Rotation(self.cos_TK[:tokens, None], self.signed_sin_TK[:tokens, None])

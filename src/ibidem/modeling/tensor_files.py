@@ -46,6 +46,20 @@ class Part(NamedTuple):
     """Rows of the whole tensor; None: this is the whole tensor."""
 
 
+def part_of(name: str, tensor: Tensor) -> Part:
+    """Return the rows of a tensor that this process holds; all of it unless it is divided."""
+    if type(tensor) in {Tensor, torch.nn.Parameter}:
+        return Part(name, tensor)
+    from torch.distributed.tensor import DTensor  # half a second, which only a training has reason to spend
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not isinstance(tensor, DTensor):
+        return Part(name, tensor)
+    assert all(each.is_shard(0) or each.is_replicate() for each in tensor.placements), "divided by rows"
+    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return Part(name, tensor.to_local(), offsets[0], tensor.shape[0])
+
+
 def name_of_file(name: str, number: int, of: int) -> str:
     """Return the name of one of several files, counted from 0.
 
@@ -134,6 +148,20 @@ class Tensors:
         if not pieces:
             return torch.empty(0, *shape[1:], dtype=found[0].slices[:0].dtype)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def fill(self, tensor: Tensor, name: str) -> None:
+        """Copy a tensor into another one of its shape: the rows that this process holds of it.
+
+        Raises:
+            CheckpointError: the shapes differ.
+        """
+        if tuple(tensor.shape) != self.shape(name):
+            raise CheckpointError(f"{name} has the shape {self.shape(name)}, not {tuple(tensor.shape)}")
+        part = part_of(name, tensor.detach())
+        if part.rows is None:
+            part.tensor.copy_(self.read(name))
+        elif part.tensor.shape[0]:
+            part.tensor.copy_(self.read(name, part.first_row, part.tensor.shape[0]))
 
     def _only(self, name: str) -> Tensor:
         whole: Tensor = self._found[name][0].slices[...]

@@ -135,6 +135,9 @@ class LoopConfig:
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
     """Fail unless this many processes run; launchers may silently start fewer than requested."""
+    shard_processes: Annotated[Positive | None, REPORTED] = None
+    """With FSDP, divide weights and optimizer states over groups of this many processes, such as the GPUs of a machine,
+    which then talk to other machines only once a step (HSDP); by default over all processes."""
     timeout_minutes: Annotated[float, Field(gt=0), REPORTED] = 10.0
     """Minutes that processes wait in a step for one that does not answer; one that died is noticed at once. What only
     the main process does first, such as tokenizing, may take longer."""

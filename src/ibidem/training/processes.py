@@ -26,7 +26,8 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     """Start accelerate on the devices of this machine; precision and sharding are the project's own.
 
     Raises:
-        ConfigError: a tracker is not installed.
+        ConfigError: a tracker is not installed, there are more processes than GPUs, or the launcher asks for something
+            that is not done here.
     """
     on_cpu = not torch.cuda.is_available()
     precision = config.training.mixed_precision
@@ -36,6 +37,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     if on_cpu and precision != "no":
         log.event("train.precision", asked=precision, used="float32", reason="a CPU is slower in 16 bits")
     trackers.check(config.trackers)
+    sharding.check(config.training.shard_processes)
     _check_device()
     with sharding.hidden_from_accelerate():
         return Accelerator(

@@ -38,7 +38,7 @@ from ibidem.modeling.tensor_files import SUFFIX, Part, name_of_file, write
 from ibidem.readers import readers_of
 from ibidem.remote import Copier
 from ibidem.runs import folder_of
-from ibidem.training import sharding, snapshot, state
+from ibidem.training import snapshot, state
 from ibidem.training.config import CheckpointConfig
 from ibidem.training.loop import Learner
 from ibidem.training.lora import ADAPTER, ADAPTER_CONFIG
@@ -99,7 +99,7 @@ class Saver:
         if self._writing is not None:
             self._writing[0].join(self._patience_s)
         if self._copier is not None:
-            self._copier.close(self._patience_s if failed is None else 0.0)
+            self._copier.close(self._patience_s if failed is None else 0.0, silence_s=self._patience_s)
 
     def save(self, learner: Learner, saved: Saved, *, is_last: bool) -> None:
         """Save a checkpoint; if that fails, report it and go on, unless it is the last one.
@@ -204,7 +204,7 @@ class Saver:
         try:
             for name, parts in ((MODEL, taken.weights), (state.OPTIMIZER, taken.optimizer)):
                 if parts or self._is_main:
-                    file = self._file(name)
+                    file = self._file(name, taken.shards)
                     part.hashes[file] = write(folder / file, parts)
             if taken.adapters:
                 part.hashes[ADAPTER] = write(folder / ADAPTER, taken.adapters)
@@ -214,8 +214,8 @@ class Saver:
             return _Part({}, _reason(error, folder))
         return part
 
-    def _file(self, name: str) -> str:
-        return name_of_file(name, self._process, self._processes) if sharding.is_requested() else f"{name}{SUFFIX}"
+    def _file(self, name: str, shards: int) -> str:
+        return name_of_file(name, self._process, shards) if shards > 1 else f"{name}{SUFFIX}"
 
     def _tell(self, text: str | None) -> str | None:
         """Return on every process what the main process says."""

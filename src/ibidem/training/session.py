@@ -227,7 +227,11 @@ def _build(
 ) -> loop.Learner:
     """Build model and optimizer on their devices; restore the state of the checkpoint, or load the initial weights."""
     set_seed(config.training.seed)  # of Python and numpy too: every random state is in the checkpoint
-    model = build()
+    with sharding.without_memory():
+        model = build()
+    if sharding.is_requested():
+        assert not isinstance(model, GroundingHead), "too small to be divided"
+        sharding.divide(model, accelerator.device, config.training)
     if initial is not None and (checkpoint is None or adapt is not None):
         load_weights(model.decoder if isinstance(model, RewardModel) else model, initial.path)
     adapters = None if adapt is None else adapt(model)
@@ -268,7 +272,7 @@ def _can_compile(accelerator: Accelerator) -> bool:
 
 
 def _placed(model: Model, config: SessionConfig, accelerator: Accelerator) -> loop.Learner:
-    """Move a model to its devices, sharded if the launcher asked for it, and make its optimizer."""
+    """Move a model to its devices, unless it is divided over them, and make its optimizer."""
     guard = Guard(
         accelerator.device,
         clip=config.optim.clip,
@@ -278,8 +282,6 @@ def _placed(model: Model, config: SessionConfig, accelerator: Accelerator) -> lo
     if not sharding.is_requested():
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config.optim))
         return loop.Learner(prepared, optimizer, guard)
-    assert not isinstance(model, GroundingHead), "too small to be divided"
-    sharding.shard(model.to(accelerator.device), accelerator.device)
     return loop.Learner(model, make_optimizer(model, config.optim), guard)
 
 
@@ -307,6 +309,8 @@ def _train(
         step=schedule.start,
         parameters=made.shape.parameters,
         processes=accelerator.num_processes,
+        wrapper=sharding.check_wrapper(learner.model),
+        shards=sharding.shards_of(learner.model),
     )
     rate = partial(learning_rate, total_steps=schedule.total_steps, config=config.optim)
     with saver, interrupts.noticed(_agreement(config, accelerator)) as notice:

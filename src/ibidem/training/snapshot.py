@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ibidem.errors import CheckpointError
-from ibidem.modeling.tensor_files import Part, Tensors
+from ibidem.modeling.tensor_files import Part, Tensors, part_of
 from ibidem.training import sharding
 from ibidem.training.loop import Learner
 
@@ -32,6 +31,8 @@ class Snapshot(NamedTuple):
     adapters: list[Part]
     """None but of a run that trains adapters."""
     random_states: dict[str, Any]
+    shards: int
+    """Number of processes that hold different rows, each of which writes a file; 1: nothing is divided."""
 
 
 def take(learner: Learner, *, is_main: bool) -> Snapshot:
@@ -48,6 +49,7 @@ def take(learner: Learner, *, is_main: bool) -> Snapshot:
         _parts(_optimizer_states(learner), is_main=is_main),
         [] if adapters is None else _parts(adapters.tensors().items(), is_main=is_main),
         random_states(),
+        sharding.shards_of(module),
     )
 
 
@@ -62,7 +64,7 @@ def restore_weights(learner: Learner, saved: Tensors) -> None:
         raise CheckpointError(f"{differing[0]} is in only one of them")
     with torch.no_grad():
         for name, tensor in own.items():
-            _fill(tensor, name, saved)
+            saved.fill(tensor, name)
 
 
 def restore_optimizer(learner: Learner, saved: Tensors) -> None:
@@ -77,7 +79,7 @@ def restore_optimizer(learner: Learner, saved: Tensors) -> None:
             optimizer.state.pop(parameter, None)
             for key in [each for each in left if each.rpartition("/")[0] == name]:
                 value = _like(parameter, saved.shape(key))
-                _fill(value, key, saved)
+                saved.fill(value, key)
                 optimizer.state[parameter][key.rpartition("/")[2]] = value
                 left.discard(key)
     if left:
@@ -116,7 +118,7 @@ def optimizer_name(learner: Learner) -> str:
 
 
 def _parts(tensors: Iterable[tuple[str, Tensor]], *, is_main: bool) -> list[Part]:
-    return [sharding.part_of(name, tensor) for name, tensor in tensors if is_main or isinstance(tensor, DTensor)]
+    return [part_of(name, tensor) for name, tensor in tensors if sharding.is_saved_here(tensor, is_main=is_main)]
 
 
 def _optimizer_states(learner: Learner) -> Iterator[tuple[str, Tensor]]:
@@ -135,16 +137,6 @@ def _named(learner: Learner) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _like(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.zeros((), device=parameter.device) if not shape else torch.zeros_like(parameter)
-
-
-def _fill(tensor: Tensor, name: str, saved: Tensors) -> None:
-    if tuple(tensor.shape) != saved.shape(name):
-        raise CheckpointError(f"{name} has the shape {saved.shape(name)}, not {tuple(tensor.shape)}")
-    part = sharding.part_of(name, tensor)
-    if part.rows is None:
-        part.tensor.copy_(saved.read(name))
-    elif part.tensor.shape[0]:
-        part.tensor.copy_(saved.read(name, part.first_row, part.tensor.shape[0]))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -75,11 +75,12 @@ def _digest(pairs: Pairs) -> str:
 
 def _compute(config: AlignConfig, setup: Setup, pairs: Pairs) -> dict[str, Tensor]:
     device = setup.accelerator.device
-    model = session.new_decoder(setup.shape, config.training)
+    with sharding.without_memory():
+        model = session.new_decoder(setup.shape, config.training)
+    if sharding.is_requested():
+        sharding.divide(model, device, config.training)
     load_weights(model, setup.initial.path)
     model = model.to(device).eval()
-    if sharding.is_requested():
-        sharding.shard(model, device)
     log.event("train.reference", pairs=len(pairs.train), held_out=len(pairs.held_out))
     with torch.no_grad():
         return {name: _of_all(model, found, config, setup) for name, found in pairs.sides.items()}
