@@ -119,7 +119,7 @@ def looked_up(scratch: Path) -> dict[str, Any]:
 
 def make_texts(lookup: Any) -> list[list[int]]:
     """Return texts that are half copied from documents, in pieces of 100, and half random pieces of 3."""
-    rng, shards = random.Random(0), lookup._shards
+    rng, shards = random.Random(0), lookup._parts
 
     def piece(size: int) -> list[int]:
         part = rng.choice(shards)
@@ -139,7 +139,7 @@ def make_texts(lookup: Any) -> list[list[int]]:
 
 def forget(lookup: Any) -> None:
     """Let the pages of the index leave the page cache."""
-    for part in lookup._shards:
+    for part in lookup._parts:
         for array in (part.ids_N, part.suffixes_N):
             array._mmap.madvise(4)  # MADV_DONTNEED
             with Path(array.filename).open("rb") as file:
@@ -153,13 +153,13 @@ def naive(lookup: Any, texts: Sequence[Sequence[int]]) -> dict[str, float]:
     from ibidem.attribution.suffix_array import maximal
     from ibidem.attribution.suffix_array import spans as exact
 
-    raw = [shard.ids_N.tobytes() for shard in lookup._shards]
+    raw = [shard.ids_N.tobytes() for shard in lookup._parts]
     seconds, same = [], 0
     for each in texts[:NAIVE_TEXTS]:
         text = np.array(each, np.uint16)
         expected, cpu_s = timed(lambda text=text: naive_spans(raw, text))
         seconds.append(cpu_s)
-        of_shards = (exact(shard.ids_N, shard.suffixes_N, text, LEAST) for shard in lookup._shards)
+        of_shards = (exact(shard.ids_N, shard.suffixes_N, text, LEAST) for shard in lookup._parts)
         same += expected == [tuple(span) for span in maximal([span for spans in of_shards for span in spans])]
     return {"cpu_ms": statistics.median(seconds) * 1e3, "texts": NAIVE_TEXTS, "same_spans": same}
 

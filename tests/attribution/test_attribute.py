@@ -12,8 +12,8 @@ import pytest
 from ibidem import accounts, artifacts
 from ibidem.attribution import index as index_module
 from ibidem.attribution.attribute import attribute
-from ibidem.attribution.config import AttributeConfig, BuildConfig
-from ibidem.attribution.index import build, index_shard
+from ibidem.attribution.config import PART_TOKENS, AttributeConfig, BuildConfig
+from ibidem.attribution.index import build, index_part
 from ibidem.attribution.lookup import Attribution
 from ibidem.cli import main
 from ibidem.data import shards
@@ -32,9 +32,9 @@ def index(dataset: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
     return indexed(tmp_path, tokenizer_dir)
 
 
-def indexed(folder: Path, tokenizer_dir: Path) -> Path:
+def indexed(folder: Path, tokenizer_dir: Path, part_tokens: int = PART_TOKENS) -> Path:
     tokens, _ = tokenized(folder / "data", tokenizer_dir, folder / "tokens", held_out_share=0.1)
-    build(BuildConfig(tokens=tokens.path, output_dir=folder / "index"))
+    build(BuildConfig(tokens=tokens.path, output_dir=folder / "index", part_tokens=part_tokens))
     return folder / "index"
 
 
@@ -100,9 +100,11 @@ def test_a_span_of_many_documents_is_common(index: Path) -> None:
 
 
 def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
-    index: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = index.parent
+    folder = tmp_path
+    shutil.copytree(dataset, folder / "data")
+    index = indexed(folder, tokenizer_dir, part_tokens=1)
     monkeypatch.chdir(folder)
     sha256, text = long_document(folder / "data")
     requests = folder / "requests.jsonl"
@@ -110,14 +112,14 @@ def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
     before = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in before for source in each.sources if source.sha256 == sha256] == [False]
     assert main(["takedown", "apply", str(requests), "--dataset", "data", "--artifacts", "tokens"]) == 0
-    before_files = {path: path.read_bytes() for path in index.rglob("*") if path.suffix in {".suffixes", ".parquet"}}
+    before_files = {path: path.read_bytes() for name in index_module.FILES for path in index.rglob(name)}
     stale = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in stale for source in each.sources if source.sha256 == sha256] == [True]
     made: list[Path] = []
-    monkeypatch.setattr(index_module, "index_shard", lambda task: (made.append(task.folder), index_shard(task)))
-    lookup = Attribution(indexed(folder, tokenizer_dir), least_tokens=LEAST)
+    monkeypatch.setattr(index_module, "index_part", lambda task: (made.append(task.folder), index_part(task)))
+    lookup = Attribution(indexed(folder, tokenizer_dir, part_tokens=1), least_tokens=LEAST)
     assert sha256 not in {source.sha256 for each in lookup.of_text(text) for source in each.sources}
-    assert len(made) == 1, "only the shard that had it"
+    assert len(made) == 1, "only the part that had it"
     changed = {path.parent.name for path, content in before_files.items() if path.read_bytes() != content}
     assert changed == {made[0].name}
 
@@ -167,11 +169,11 @@ def test_while_an_index_of_private_documents_is_made_nobody_else_sees_it(
 
     def see(task: index_module.Task) -> None:
         modes.append(stat.S_IMODE(next(each for each in task.folder.parents if ".work-" in each.name).stat().st_mode))
-        index_shard(task)
+        index_part(task)
 
     readers = {"readers": {"read": [accounts.this_user()], "deny": []}}
     monkeypatch.setattr(index_module, "recorded", lambda *_: readers)
-    monkeypatch.setattr(index_module, "index_shard", see)
+    monkeypatch.setattr(index_module, "index_part", see)
     build(BuildConfig(tokens=tokens, output_dir=index.parent / "private"))
     assert set(modes) == {0o700}
     assert stat.S_IMODE((index.parent / "private").stat().st_mode) == 0o700

@@ -133,6 +133,8 @@ def _spans(ids: Any, suffixes: Any, text: Any, least: int, starts: Any, ends: An
         row = _boundary(ids, suffixes, text, middle, middle + window, False)
         if row == len(ids) or _common(ids, suffixes[row], text, middle) < window:
             continue
+        if middle + _longest(ids, suffixes, text, middle) <= reached:
+            continue  # no earlier start reaches further than a later one
         for start in range(max(0, middle - step + 1), middle + 1):
             end = start + _longest(ids, suffixes, text, start)
             if end - start >= least and end > reached:
