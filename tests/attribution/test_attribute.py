@@ -18,7 +18,8 @@ from ibidem.attribution.lookup import Attribution
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
-from ibidem.errors import ConfigError, DigestMismatch
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
+from ibidem.files import sha256_of
 from ibidem.training.tokenize import tokenized
 
 LEAST = 20
@@ -71,6 +72,60 @@ def test_parts_of_documents_are_attributed_to_every_document_that_has_them(index
             holding = {other for other, whole in known.items() if span in whole}
             assert {source.sha256 for source in each.sources} <= holding
             assert each.num_documents <= len(holding)
+
+
+@pytest.mark.parametrize("part_tokens", [1, 70_000, PART_TOKENS])
+def test_however_shards_are_joined_the_answer_is_the_same(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, part_tokens: int
+) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    lookup = Attribution(indexed(tmp_path, tokenizer_dir, part_tokens), least_tokens=LEAST)
+    parts = {path.parent for path in (tmp_path / "index").rglob(index_module.SUFFIXES)}
+    shards_of = artifacts.load(tmp_path / "index").config["shards"]
+    assert (len(parts) == 1) == (part_tokens == PART_TOKENS)
+    assert (len(parts) == len(shards_of)) == (part_tokens == 1)
+    for sha256, text in trained(tmp_path / "data").items():
+        if len(text) > 300:
+            [longest, *_] = sorted(lookup.of_text(text), key=lambda each: -each.num_tokens)
+            assert (longest.start, longest.end) == (0, len(text))
+            assert sha256 in {source.sha256 for source in longest.sources}
+
+
+def test_no_span_crosses_from_a_document_into_the_next_one_of_its_shard_or_of_another(index: Path) -> None:
+    lookup = Attribution(index, least_tokens=LEAST)
+    [part] = lookup._parts
+    starts = part.documents["start"].to_pylist()
+    assert len(artifacts.load(index).config["shards"]) > 1
+    for start in starts[1:]:
+        around = part.ids_N[max(0, start - 60) : start + 60].tolist()
+        assert all(lookup.tokenizer.document_id not in around[each.start : each.end] for each in lookup.of_ids(around))
+
+
+def test_opening_hashes_no_file_that_has_not_changed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(artifacts, "sha256_of", lambda path: (hashed.append(path), sha256_of(path))[1])
+    Attribution(index)
+    assert not [path for path in hashed if index in path.parents]
+
+
+def test_an_index_of_another_version_is_one_line(index: Path) -> None:
+    before = artifacts.load(index)
+    older = {name: value for name, value in before.config.items() if name != "parts"}
+    shutil.rmtree(index)
+    with artifacts.create(index, kind=index_module.KIND, config=older, inputs=before.inputs):
+        pass
+    with pytest.raises(ArtifactError, match="index of another version of ibidem; run ibidem attribute build again"):
+        Attribution(index)
+
+
+def test_a_text_of_ten_megabytes_has_an_answer_of_bounded_size(index: Path) -> None:
+    _, text = long_document(index.parent / "data")
+    lookup = Attribution(index, least_tokens=LEAST)
+    with pytest.raises(ConfigError, match="too long, the most are 1,048,576; cut it into parts"):
+        lookup.of_text(OWN * (10_000_000 // len(OWN)))
+    repeated = lookup.of_text((text + OWN) * (200_000 // len(text + OWN)))
+    assert len(repeated) >= 200_000 // len(text + OWN)
+    assert all(len(each.sources) <= 10 for each in repeated)
 
 
 def test_a_text_of_ones_own_repeats_nothing(index: Path) -> None:

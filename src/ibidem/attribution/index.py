@@ -5,14 +5,15 @@
 
     <first shard>-<last shard>/train.bin          ids of the documents, one after the other
     <first shard>-<last shard>/train.suffixes     their suffix array, int32
+    <first shard>-<last shard>/train.tops         first ids of every 256th one
     <first shard>-<last shard>/documents.arrow    start and tokens of each document; path, license, SWHID and more
     <first shard>-<last shard>/documents.parquet  the same, compressed, for ibidem trace
 
-The first three are mapped into memory; a lookup reads the pages that it needs. A search costs much the same in a large
-part as in a small one, so that few parts are fast; but a part is sorted as a whole when one of its shards has changed.
-What the index has of a part depends on the shards of that part alone. Building again after a takedown makes the parts
-whose shards changed, and takes over the others. Shards are joined as the leaves of a binary tree are: one that shrinks
-can join its part with the one beside it, and moves no border elsewhere.
+Ids, suffixes and documents.arrow are mapped into memory; a lookup reads the pages that it needs. A search costs much
+the same in a large part as in a small one, so that few parts are fast; but a part is sorted as a whole when one of its
+shards has changed. What the index has of a part depends on the shards of that part alone. Building again after a
+takedown makes the parts whose shards changed, and takes over the others. Shards are joined as the leaves of a binary
+tree are: one that shrinks can join its part with the one beside it, and moves no border elsewhere.
 """
 
 import os
@@ -31,7 +32,7 @@ from pyarrow import feather
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.attribution.config import BuildConfig
-from ibidem.attribution.suffix_array import MOST_TOKENS, suffix_array
+from ibidem.attribution.suffix_array import MOST_TOKENS, suffix_array, tops
 from ibidem.data.engine import Engine
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted, size
@@ -42,8 +43,8 @@ KIND = "attribution-index"
 TOKENS, DATASET = "tokens", "dataset"
 """Roles of the inputs, which are the kinds of what they name."""
 TRAIN = "train"
-IDS, SUFFIXES, DOCUMENTS = IDS_FILES[TRAIN], "train.suffixes", "documents.arrow"
-FILES = (IDS, SUFFIXES, DOCUMENTS, DOCUMENTS_FILE)
+IDS, SUFFIXES, TOPS, DOCUMENTS = IDS_FILES[TRAIN], "train.suffixes", "train.tops", "documents.arrow"
+FILES = (IDS, SUFFIXES, TOPS, DOCUMENTS, DOCUMENTS_FILE)
 FACTS = ("record", "source", "revision", "repo", "path", "url", "license", "language", "swhid")
 """What the index knows of a document, beside its tokens and the hash of its text."""
 
@@ -221,7 +222,9 @@ def index_part(task: Task) -> None:
         pq.write_table(documents, partial / DOCUMENTS_FILE)
         feather.write_feather(documents, str(partial / DOCUMENTS), compression="uncompressed", chunksize=1 << 30)
         ids_N.tofile(partial / IDS)
-        suffix_array(ids_N).tofile(partial / SUFFIXES)
+        suffixes_N = suffix_array(ids_N)
+        suffixes_N.tofile(partial / SUFFIXES)
+        tops(ids_N, suffixes_N).tofile(partial / TOPS)
 
 
 def _documents(task: Task) -> pa.Table:

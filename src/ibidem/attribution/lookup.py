@@ -24,8 +24,8 @@ from pyarrow import feather
 
 from ibidem import artifacts
 from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
-from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFIXES, TOKENS, parent, parent_path
-from ibidem.attribution.suffix_array import Ids, Span, maximal, occurrences, spans
+from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFIXES, TOKENS, TOPS, parent, parent_path
+from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.readers import check_reader
@@ -75,6 +75,7 @@ class _Part:
     def __init__(self, folder: Path, dtype: str) -> None:
         self.ids_N: Ids = _mapped(folder / IDS, dtype)
         self.suffixes_N: NDArray[np.int32] = _mapped(folder / SUFFIXES, "int32")
+        self.tops_R: Ids = np.fromfile(folder / TOPS, dtype).reshape(-1, 1 + TOP_IDS)
         self._folder = folder
 
     @cached_property
@@ -85,6 +86,14 @@ class _Part:
     def _starts_D(self) -> NDArray[np.int64]:  # noqa: N802 - the shape
         starts: NDArray[np.int64] = self.documents["start"].to_numpy()
         return starts
+
+    def spans(self, text_Q: Ids, least: int) -> list[Span]:
+        """Return the maximal spans of a text that occur in the part, in order."""
+        return spans(self.ids_N, self.suffixes_N, self.tops_R, text_Q, least)
+
+    def occurrences(self, sequence_Q: Ids) -> NDArray[np.int32]:
+        """Return the places where a sequence occurs, int32 [P]."""
+        return occurrences(self.ids_N, self.suffixes_N, self.tops_R, sequence_Q)
 
     def rows_at(self, places_P: NDArray[np.int32]) -> list[int]:
         """Return the rows of the documents in which places are, ascending."""
@@ -178,14 +187,14 @@ class Attribution:
         text_Q = np.array(ids, self._dtype)
         found: list[Span] = []
         for start, end in _between(text_Q, self._index.config["document_id"]):
-            of_parts = (spans(part.ids_N, part.suffixes_N, text_Q[start:end], self._least) for part in self._parts)
+            of_parts = (part.spans(text_Q[start:end], self._least) for part in self._parts)
             found += (Span(start + each.start, start + each.end) for each in maximal([*chain.from_iterable(of_parts)]))
         return [self._repetition(span, text_Q[span.start : span.end]) for span in found]
 
     def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
         num_places, known, sources = 0, set[tuple[str | None, ...]](), list[Source]()
         for part in self._parts:
-            places_P = occurrences(part.ids_N, part.suffixes_N, sequence_Q)
+            places_P = part.occurrences(sequence_Q)
             if not len(places_P):
                 continue
             num_places += len(places_P)
