@@ -34,7 +34,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCAB, CONTEXT = 16_384, 512
 TEXTS, TEXT_TOKENS, LEAST = 200, 500, 40
-NAIVE_TEXTS = 3
+NAIVE_TEXTS = 1
 
 
 def main() -> None:

@@ -438,7 +438,7 @@ def _attribution() -> Kind:
         made_by=("attribute build",),
         read_by=("attribute build", "attribute", "generate"),
         files={
-            "<part>/{attribution.index:IDS}": "The ids of its shards' training documents, one shard after the other.",
+            "<part>/train.bin": "The ids of its shards' training documents, one shard after the other.",
             "<part>/{attribution.index:SUFFIXES}": "Places of these ids, sorted by what follows there; int32.",
             "<part>/{attribution.index:TOPS}": "Number of ids and the first eight of every 256th of these.",
             "<part>/{attribution.index:DOCUMENTS}": "The part's training documents, uncompressed, to be mapped.",
