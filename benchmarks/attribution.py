@@ -35,6 +35,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 VOCAB, CONTEXT = 16_384, 512
 TEXTS, TEXT_TOKENS, LEAST = 200, 500, 40
 NAIVE_TEXTS = 1
+PEER_TIMEOUT_S = 120
 
 
 def main() -> None:
@@ -197,7 +198,10 @@ def peer(scratch: Path, python: str) -> Any:
         np.ascontiguousarray(places).tofile(folder / f"table.{number}")
         (part.documents["start"].to_numpy().astype(np.uint64) * 2).tofile(folder / f"offset.{number}")
     words = [python, "-c", PEER, str(folder), str(LEAST)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PEER_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"NOT MEASURED: no answer within {PEER_TIMEOUT_S} s"
     if done.returncode:
         return f"NOT MEASURED: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
     return json.loads(done.stdout.splitlines()[-1])
