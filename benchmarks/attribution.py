@@ -1,16 +1,23 @@
 """What attribution costs: an index of the tokens of a corpus, and looking texts up in it.
 
 The corpus is source code of Python packages, preprocessed and tokenized by the program; the index is built from its
-tokens, whole and from their first quarter. Texts of 500 tokens are half copies of documents and half of other code.
+tokens, and its parts from the whole and from their first quarter. Texts of 500 tokens are half copies of documents and
+half of other code.
 
     build       CPU-seconds and bytes for a token, with one thread
+    open        CPU-milliseconds until the index can be asked
     lookup      CPU-milliseconds for a text: cold, after the files left the page cache, and warm
     naive       `bytes.find` of the same spans over the ids, in the same process
+    infini-gram the package's `attribute` of the same texts, over the same ids and suffixes in its own format; it runs
+                in an environment of its own, whose Python is the last argument
+    plan        what 10^12 tokens would take, from the figures measured here
 
+    python benchmarks/attribution.py CORPUS benchmarks/results/attribution.json [PEER_PYTHON]
 
-    python benchmarks/attribution.py CORPUS benchmarks/results/attribution.json
+CORPUS may be a folder of tokens, which are then indexed as they are.
 """
 
+import gc
 import json
 import os
 import random
@@ -27,7 +34,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCAB, CONTEXT = 16_384, 512
 TEXTS, TEXT_TOKENS, LEAST = 200, 500, 40
-NAIVE_TEXTS = 3
+NAIVE_TEXTS = 1
+PEER_TIMEOUT_S = 120
 
 
 def main() -> None:
@@ -36,9 +44,12 @@ def main() -> None:
 
     runtime.tune()
     with tempfile.TemporaryDirectory() as name:
-        tokens = make_tokens(corpus, Path(name))
+        is_made = (corpus / "manifest.json").exists()
+        tokens = corpus if is_made else make_tokens(corpus, Path(name))
         found = {"index": built(tokens, Path(name)), **looked_up(Path(name))}
         found["sorting"] = {"all": sorting(tokens, 1.0), "quarter": sorting(tokens, 0.25)}
+        found["infini_gram"] = peer(Path(name), sys.argv[3]) if len(sys.argv) > 3 else "NOT MEASURED: no PEER_PYTHON"
+    found["plan"] = plan(found, 10**12)
     write(output, found)
 
 
@@ -73,7 +84,7 @@ def built(tokens: Path, scratch: Path) -> dict[str, Any]:
         "cpu_s": cpu_s,
         "cpu_us_a_token": cpu_s / num_tokens * 1e6,
         "bytes_a_token": num_bytes / num_tokens,
-        "bytes_a_token_with_the_ids": num_bytes / num_tokens + 2,
+        "bytes_a_token_with_the_tokens": num_bytes / num_tokens + 2,
     }
 
 
@@ -81,25 +92,31 @@ def sorting(tokens: Path, share: float) -> dict[str, float]:
     """Sort the suffixes of the beginning of the ids, as one part."""
     import numpy as np
 
-    from ibidem.attribution.suffix_array import suffix_array
+    from ibidem.attribution.suffix_array import suffix_array, tops
 
     files = sorted(tokens.rglob("train.bin"))
     ids = np.concatenate([np.fromfile(path, np.uint16) for path in files])
     ids = ids[: int(len(ids) * share)]
-    _, cpu_s = timed(lambda: suffix_array(ids))
+    _, cpu_s = timed(lambda: tops(ids, suffix_array(ids)))
     return {"tokens": len(ids), "cpu_s": cpu_s, "cpu_us_a_token": cpu_s / len(ids) * 1e6}
 
 
 def looked_up(scratch: Path) -> dict[str, Any]:
     from ibidem.attribution.lookup import Attribution
 
-    lookup = Attribution(scratch / "index", least_tokens=LEAST)
+    def opened() -> Attribution:
+        return Attribution(scratch / "index", least_tokens=LEAST)
+
+    lookup = opened()
     texts = make_texts(lookup)
     lookup.of_ids(texts[0])  # compiled now
+    _, open_s = timed(opened)
     cold, found = [], []
     for text in texts[:20]:
-        forget(lookup)
-        cold.append(timed(lambda text=text: lookup.of_ids(text))[1])
+        del lookup  # a page that is mapped stays in memory
+        forget(scratch / "index")
+        lookup = opened()
+        cold.append(timed(lambda text=text, lookup=lookup: lookup.of_ids(text))[1])
     warm = []
     for text in texts:
         repetitions, cpu_s = timed(lambda text=text: lookup.of_ids(text))
@@ -108,6 +125,8 @@ def looked_up(scratch: Path) -> dict[str, Any]:
     return {
         "lookup": {
             "tokens": TEXT_TOKENS,
+            "parts": len(lookup._parts),
+            "open_cpu_ms": open_s * 1e3,
             "cold_cpu_ms": statistics.median(cold) * 1e3,
             "warm_cpu_ms": statistics.median(warm) * 1e3,
             "warm_worst_cpu_ms": max(warm) * 1e3,
@@ -119,7 +138,7 @@ def looked_up(scratch: Path) -> dict[str, Any]:
 
 def make_texts(lookup: Any) -> list[list[int]]:
     """Return texts that are half copied from documents, in pieces of 100, and half random pieces of 3."""
-    rng, shards = random.Random(0), lookup._shards
+    rng, shards = random.Random(0), lookup._parts
 
     def piece(size: int) -> list[int]:
         part = rng.choice(shards)
@@ -137,13 +156,71 @@ def make_texts(lookup: Any) -> list[list[int]]:
     return texts
 
 
-def forget(lookup: Any) -> None:
+def forget(index: Path) -> None:
     """Let the pages of the index leave the page cache."""
-    for part in lookup._shards:
-        for array in (part.ids_N, part.suffixes_N):
-            array._mmap.madvise(4)  # MADV_DONTNEED
-            with Path(array.filename).open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    gc.collect()
+    for path in index.rglob("train.*"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+PEER = """
+import json, statistics, sys, time
+sys.path.insert(0, sys.argv[1])
+from infini_gram.engine import InfiniGramEngine
+engine = InfiniGramEngine(sys.argv[1], eos_token_id=0, vocab_size=65535, version=4, token_dtype="u16")
+seconds, spans = [], 0
+for text in json.load(open(sys.argv[1] + "/texts.json")):
+    started = time.process_time()
+    found = engine.attribute(text, [], int(sys.argv[2]), 100, False)
+    seconds.append(time.process_time() - started)
+    assert "error" not in found, found
+    spans += len(found["spans"])
+print(json.dumps({"warm_cpu_ms": statistics.median(seconds[20:]) * 1e3, "spans_a_text": spans / len(seconds)}))
+"""
+
+
+def peer(scratch: Path, python: str) -> Any:
+    """Ask infini-gram for the same texts."""
+    import numpy as np
+
+    from ibidem.attribution.lookup import Attribution
+
+    lookup, folder = Attribution(scratch / "index", least_tokens=LEAST), scratch / "peer"
+    folder.mkdir()
+    texts = np.array(make_texts(lookup), np.uint16).byteswap()
+    (folder / "texts.json").write_text(json.dumps(texts.tolist()))
+    for number, part in enumerate(lookup._parts):
+        ids = part.ids_N.astype(">u2")  # it sorts by bytes
+        ids.tofile(folder / f"tokenized.{number}")
+        width = -(-((2 * len(ids) - 1).bit_length()) // 8)
+        places = (part.suffixes_N.astype("<u8") * 2).view(np.uint8).reshape(-1, 8)[:, :width]
+        np.ascontiguousarray(places).tofile(folder / f"table.{number}")
+        (part.documents["start"].to_numpy().astype(np.uint64) * 2).tofile(folder / f"offset.{number}")
+    words = [python, "-c", PEER, str(folder), str(LEAST)]
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PEER_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"NOT MEASURED: no answer within {PEER_TIMEOUT_S} s"
+    if done.returncode:
+        return f"NOT MEASURED: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def plan(found: dict[str, Any], tokens: int) -> dict[str, float]:
+    """Return what an index of parts of 2**30 tokens would take: a lookup asks each part once."""
+    parts = -(-tokens // (1 << 30))
+    index, lookup = found["index"], found["lookup"]
+    return {
+        "tokens": tokens,
+        "parts": parts,
+        "terabytes": tokens * index["bytes_a_token"] / 1e12,
+        "memory_gigabytes": tokens * 18 / 256 / 1e9,
+        "build_cpu_hours": tokens * found["sorting"]["all"]["cpu_us_a_token"] / 1e6 / 3600,
+        "memory_of_a_build_gigabytes": 17 * 2**30 / 1e9,
+        "cold_cpu_s": parts / lookup["parts"] * lookup["cold_cpu_ms"] / 1e3,
+        "warm_cpu_s": parts / lookup["parts"] * lookup["warm_cpu_ms"] / 1e3,
+    }
 
 
 def naive(lookup: Any, texts: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -151,15 +228,14 @@ def naive(lookup: Any, texts: Sequence[Sequence[int]]) -> dict[str, float]:
     import numpy as np
 
     from ibidem.attribution.suffix_array import maximal
-    from ibidem.attribution.suffix_array import spans as exact
 
-    raw = [shard.ids_N.tobytes() for shard in lookup._shards]
+    raw = [shard.ids_N.tobytes() for shard in lookup._parts]
     seconds, same = [], 0
     for each in texts[:NAIVE_TEXTS]:
         text = np.array(each, np.uint16)
         expected, cpu_s = timed(lambda text=text: naive_spans(raw, text))
         seconds.append(cpu_s)
-        of_shards = (exact(shard.ids_N, shard.suffixes_N, text, LEAST) for shard in lookup._shards)
+        of_shards = (shard.spans(text, LEAST) for shard in lookup._parts)
         same += expected == [tuple(span) for span in maximal([span for spans in of_shards for span in spans])]
     return {"cpu_ms": statistics.median(seconds) * 1e3, "texts": NAIVE_TEXTS, "same_spans": same}
 
@@ -196,7 +272,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     whole = {
-        "command": f"python benchmarks/attribution.py CORPUS {path.as_posix()}",
+        "command": f"python benchmarks/attribution.py CORPUS {path.as_posix()} [PEER_PYTHON]",
         "machine": f"{os.cpu_count()} cores, one thread",
         "bars": {"cpu_us_a_token": 300 / 130, "bytes_a_token": 12, "cold_cpu_ms": 20, "warm_cpu_ms": 5},
         **result,

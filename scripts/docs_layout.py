@@ -439,9 +439,11 @@ def _attribution() -> Kind:
         made_by=("attribute build",),
         read_by=("attribute build", "attribute", "generate"),
         files={
-            "<dataset>/<split>/<shard>/{attribution.index:SUFFIXES}": "Places of the ids in `train.bin` of the shard's "
-            "tokens, sorted by what follows there; int32.",
-            "<dataset>/<split>/<shard>/{records:DOCUMENTS_FILE}": "The shard's training documents.",
+            "<part>/train.bin": "The ids of its shards' training documents, one shard after the other.",
+            "<part>/{attribution.index:SUFFIXES}": "Places of these ids, sorted by what follows there; int32.",
+            "<part>/{attribution.index:TOPS}": "Number of ids and the first eight of every 256th of these.",
+            "<part>/{attribution.index:DOCUMENTS}": "The part's training documents, uncompressed, to be mapped.",
+            "<part>/{records:DOCUMENTS_FILE}": "The same.",
         },
         columns=(Columns("{records:DOCUMENTS_FILE}", _types(pa.schema(types)), DOCUMENTS | facts),),
         counts={"documents": "Number of training documents.", "tokens": "Number of their tokens."},

@@ -12,13 +12,14 @@ import pytest
 from ibidem import accounts, artifacts
 from ibidem.attribution import index as index_module
 from ibidem.attribution.attribute import attribute
-from ibidem.attribution.config import AttributeConfig, BuildConfig
-from ibidem.attribution.index import build, index_shard
+from ibidem.attribution.config import PART_TOKENS, AttributeConfig, BuildConfig
+from ibidem.attribution.index import build, index_part
 from ibidem.attribution.lookup import Attribution
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
-from ibidem.errors import ConfigError, DigestMismatch
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
+from ibidem.files import sha256_of
 from ibidem.training.tokenize import tokenized
 
 LEAST = 20
@@ -32,9 +33,9 @@ def index(dataset: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
     return indexed(tmp_path, tokenizer_dir)
 
 
-def indexed(folder: Path, tokenizer_dir: Path) -> Path:
+def indexed(folder: Path, tokenizer_dir: Path, part_tokens: int = PART_TOKENS) -> Path:
     tokens, _ = tokenized(folder / "data", tokenizer_dir, folder / "tokens", held_out_share=0.1)
-    build(BuildConfig(tokens=tokens.path, output_dir=folder / "index"))
+    build(BuildConfig(tokens=tokens.path, output_dir=folder / "index", part_tokens=part_tokens))
     return folder / "index"
 
 
@@ -73,6 +74,60 @@ def test_parts_of_documents_are_attributed_to_every_document_that_has_them(index
             assert each.num_documents <= len(holding)
 
 
+@pytest.mark.parametrize("part_tokens", [1, 70_000, PART_TOKENS])
+def test_however_shards_are_joined_the_answer_is_the_same(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, part_tokens: int
+) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    lookup = Attribution(indexed(tmp_path, tokenizer_dir, part_tokens), least_tokens=LEAST)
+    parts = {path.parent for path in (tmp_path / "index").rglob(index_module.SUFFIXES)}
+    shards_of = artifacts.load(tmp_path / "index").config["shards"]
+    assert (len(parts) == 1) == (part_tokens == PART_TOKENS)
+    assert (len(parts) == len(shards_of)) == (part_tokens == 1)
+    for sha256, text in trained(tmp_path / "data").items():
+        if len(text) > 300:
+            [longest, *_] = sorted(lookup.of_text(text), key=lambda each: -each.num_tokens)
+            assert (longest.start, longest.end) == (0, len(text))
+            assert sha256 in {source.sha256 for source in longest.sources}
+
+
+def test_no_span_crosses_from_a_document_into_the_next_one_of_its_shard_or_of_another(index: Path) -> None:
+    lookup = Attribution(index, least_tokens=LEAST)
+    [part] = lookup._parts
+    starts = part.documents["start"].to_pylist()
+    assert len(artifacts.load(index).config["shards"]) > 1
+    for start in starts[1:]:
+        around = part.ids_N[max(0, start - 60) : start + 60].tolist()
+        assert all(lookup.tokenizer.document_id not in around[each.start : each.end] for each in lookup.of_ids(around))
+
+
+def test_opening_hashes_no_file_that_has_not_changed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(artifacts, "sha256_of", lambda path: (hashed.append(path), sha256_of(path))[1])
+    Attribution(index)
+    assert not [path for path in hashed if index in path.parents]
+
+
+def test_an_index_of_another_version_is_one_line(index: Path) -> None:
+    before = artifacts.load(index)
+    older = {name: value for name, value in before.config.items() if name != "parts"}
+    shutil.rmtree(index)
+    with artifacts.create(index, kind=index_module.KIND, config=older, inputs=before.inputs):
+        pass
+    with pytest.raises(ArtifactError, match="index of another version of ibidem; run ibidem attribute build again"):
+        Attribution(index)
+
+
+def test_a_text_of_ten_megabytes_has_an_answer_of_bounded_size(index: Path) -> None:
+    _, text = long_document(index.parent / "data")
+    lookup = Attribution(index, least_tokens=LEAST)
+    with pytest.raises(ConfigError, match="too long, the most are 1,048,576; cut it into parts"):
+        lookup.of_text(OWN * (10_000_000 // len(OWN)))
+    repeated = lookup.of_text((text + OWN) * (200_000 // len(text + OWN)))
+    assert len(repeated) >= 200_000 // len(text + OWN)
+    assert all(len(each.sources) <= 10 for each in repeated)
+
+
 def test_a_text_of_ones_own_repeats_nothing(index: Path) -> None:
     lookup = Attribution(index)
     assert not lookup.of_text(OWN)
@@ -100,9 +155,11 @@ def test_a_span_of_many_documents_is_common(index: Path) -> None:
 
 
 def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
-    index: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = index.parent
+    folder = tmp_path
+    shutil.copytree(dataset, folder / "data")
+    index = indexed(folder, tokenizer_dir, part_tokens=1)
     monkeypatch.chdir(folder)
     sha256, text = long_document(folder / "data")
     requests = folder / "requests.jsonl"
@@ -110,14 +167,14 @@ def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
     before = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in before for source in each.sources if source.sha256 == sha256] == [False]
     assert main(["takedown", "apply", str(requests), "--dataset", "data", "--artifacts", "tokens"]) == 0
-    before_files = {path: path.read_bytes() for path in index.rglob("*") if path.suffix in {".suffixes", ".parquet"}}
+    before_files = {path: path.read_bytes() for name in index_module.FILES for path in index.rglob(name)}
     stale = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in stale for source in each.sources if source.sha256 == sha256] == [True]
     made: list[Path] = []
-    monkeypatch.setattr(index_module, "index_shard", lambda task: (made.append(task.folder), index_shard(task)))
-    lookup = Attribution(indexed(folder, tokenizer_dir), least_tokens=LEAST)
+    monkeypatch.setattr(index_module, "index_part", lambda task: (made.append(task.folder), index_part(task)))
+    lookup = Attribution(indexed(folder, tokenizer_dir, part_tokens=1), least_tokens=LEAST)
     assert sha256 not in {source.sha256 for each in lookup.of_text(text) for source in each.sources}
-    assert len(made) == 1, "only the shard that had it"
+    assert len(made) == 1, "only the part that had it"
     changed = {path.parent.name for path, content in before_files.items() if path.read_bytes() != content}
     assert changed == {made[0].name}
 
@@ -167,11 +224,11 @@ def test_while_an_index_of_private_documents_is_made_nobody_else_sees_it(
 
     def see(task: index_module.Task) -> None:
         modes.append(stat.S_IMODE(next(each for each in task.folder.parents if ".work-" in each.name).stat().st_mode))
-        index_shard(task)
+        index_part(task)
 
     readers = {"readers": {"read": [accounts.this_user()], "deny": []}}
     monkeypatch.setattr(index_module, "recorded", lambda *_: readers)
-    monkeypatch.setattr(index_module, "index_shard", see)
+    monkeypatch.setattr(index_module, "index_part", see)
     build(BuildConfig(tokens=tokens, output_dir=index.parent / "private"))
     assert set(modes) == {0o700}
     assert stat.S_IMODE((index.parent / "private").stat().st_mode) == 0o700

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ibidem.attribution.suffix_array import Span, maximal, occurrences, spans, suffix_array
+from ibidem.attribution.suffix_array import Span, maximal, occurrences, spans, suffix_array, tops
 
 DTYPES = (np.uint8, np.uint16, np.uint32)
 
@@ -41,7 +41,9 @@ def test_suffixes_are_sorted(ids: list[int], dtype: type, factor: int) -> None:
 @given(row(2, 30), row(2, 20), st.integers(1, 9))
 def test_spans_are_those_of_a_naive_scan(ids: list[int], text: list[int], least: int) -> None:
     searched = np.array(ids, np.uint16)
-    assert spans(searched, suffix_array(searched), np.array(text, np.uint16), least) == naive_spans(ids, text, least)
+    suffixes = suffix_array(searched)
+    found = spans(searched, suffixes, tops(searched, suffixes), np.array(text, np.uint16), least)
+    assert found == naive_spans(ids, text, least)
 
 
 def test_ten_thousand_parts_of_all_lengths_are_found_where_a_scan_finds_them() -> None:
@@ -49,13 +51,14 @@ def test_ten_thousand_parts_of_all_lengths_are_found_where_a_scan_finds_them() -
     ids = rng.integers(0, 40, 3000).astype(np.uint16)
     ids[1000:1400] = ids[2000:2400]
     suffixes, raw = suffix_array(ids), ids.tobytes()
+    highest = tops(ids, suffixes)
     for _ in range(10_000):
         size = int(rng.integers(1, 60))
         start = int(rng.integers(0, len(ids) - size))
         part = ids[start : start + size].copy()
         if rng.random() < 0.3:
             part[rng.integers(0, size)] = rng.integers(0, 41)
-        assert sorted(occurrences(ids, suffixes, part).tolist()) == scanned(raw, part.tobytes())
+        assert sorted(occurrences(ids, suffixes, highest, part).tolist()) == scanned(raw, part.tobytes())
 
 
 def scanned(raw: bytes, part: bytes) -> list[int]:
@@ -73,8 +76,11 @@ def test_extreme_rows(ids: list[int]) -> None:
     searched: NDArray[np.uint16] = np.array(ids, np.uint16)
     suffixes = suffix_array(searched)
     assert sorted(suffixes.tolist()) == list(range(len(ids)))
-    assert spans(searched, suffixes, searched, max(1, len(ids))) == ([Span(0, len(ids))] if ids else [])
-    assert not len(occurrences(searched, suffixes, np.array([9, 9, 9], np.uint16))) or ids[0] == 9
+    assert spans(searched, suffixes, tops(searched, suffixes), searched, max(1, len(ids))) == (
+        [Span(0, len(ids))] if ids else []
+    )
+    found = occurrences(searched, suffixes, tops(searched, suffixes), np.array([9, 9, 9], np.uint16))
+    assert not len(found)
 
 
 def test_maximal_spans_of_several_parts() -> None:

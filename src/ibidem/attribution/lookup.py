@@ -9,9 +9,10 @@ encoded as a whole: near its beginning, and wherever it differs from a document,
 than in the document, so a copy may be found some characters shorter than it is.
 """
 
+import mmap
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,21 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import feather
 
 from ibidem import artifacts
 from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
-from ibidem.attribution.index import DATASET, FACTS, IDS, KIND, SUFFIXES, TOKENS, parent, parent_path
-from ibidem.attribution.suffix_array import Ids, Span, maximal, occurrences, spans
+from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFIXES, TOKENS, TOPS, parent, parent_path
+from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.readers import check_reader
-from ibidem.records import DOCUMENTS_FILE
 from ibidem.tokenization.tokenizer import Tokenizer
 
 MOST_TOKENS = 1 << 20
 """Of a text."""
 MOST_PLACES = 1 << 16
-"""Of a span in a shard: in how many documents the others are is not counted."""
+"""Of a span in a part: in how many documents the others are is not counted."""
 MOST_SOURCES = 10
 """Documents that are named for a span."""
 IDENTITY = ["sha256", "source", "record"]
@@ -61,35 +62,57 @@ class Repetition(NamedTuple):
     """Number of places in the documents where it occurs."""
     num_documents: int
     """Number of these documents, each once, however often it was trained on; of the first `MOST_PLACES` places of a
-    shard, if it has more."""
+    part, if it has more."""
     is_common: bool
     """Whether more documents have it than a text repeats by chance or by copying."""
     sources: tuple[Source, ...]
     """Up to `MOST_SOURCES` of them, in the order of the training's documents."""
 
 
-class _Shard:
-    """The ids of a shard, their suffix array, and its documents."""
+class _Part:
+    """The ids of a part, their suffix array, and its documents; all mapped into memory."""
 
-    def __init__(self, tokens: Path, index: Path, dtype: str) -> None:
-        self.ids_N: Ids = np.memmap(tokens / IDS, dtype, "r")
-        self.suffixes_N: NDArray[np.int32] = np.memmap(index / SUFFIXES, np.int32, "r")
-        self._index = index
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.ids_N: Ids = _mapped(folder / IDS, dtype)
+        self.suffixes_N: NDArray[np.int32] = _mapped(folder / SUFFIXES, "int32")
+        self.tops_R: Ids = np.fromfile(folder / TOPS, dtype).reshape(-1, 1 + TOP_IDS)
+        self._folder = folder
 
     @cached_property
     def documents(self) -> pa.Table:
-        return pq.read_table(self._index / DOCUMENTS_FILE).combine_chunks()
+        return feather.read_table(str(self._folder / DOCUMENTS), memory_map=True)
+
+    @cached_property
+    def _starts_D(self) -> NDArray[np.int64]:  # noqa: N802 - the shape
+        starts: NDArray[np.int64] = self.documents["start"].to_numpy()
+        return starts
+
+    def spans(self, text_Q: Ids, least: int) -> list[Span]:
+        """Return the maximal spans of a text that occur in the part, in order."""
+        return spans(self.ids_N, self.suffixes_N, self.tops_R, text_Q, least)
+
+    def occurrences(self, sequence_Q: Ids) -> NDArray[np.int32]:
+        """Return the places where a sequence occurs, int32 [P]."""
+        return occurrences(self.ids_N, self.suffixes_N, self.tops_R, sequence_Q)
 
     def rows_at(self, places_P: NDArray[np.int32]) -> list[int]:
         """Return the rows of the documents in which places are, ascending."""
-        starts_D = self.documents["start"].to_numpy()
-        rows: list[int] = np.unique(np.searchsorted(starts_D, places_P, side="right") - 1).tolist()
+        rows: list[int] = np.unique(np.searchsorted(self._starts_D, places_P, side="right") - 1).tolist()
         return rows
 
     def identities(self, rows: Sequence[int]) -> Iterator[tuple[str | None, ...]]:
         """Return what tells the documents of some rows apart; a blend may have a document several times."""
         documents = self.documents.select(IDENTITY).take(pa.array(rows, pa.int64()))
         return zip(*(column.to_pylist() for column in documents.columns), strict=True)
+
+
+def _mapped(path: Path, dtype: str) -> Any:
+    """Map a file into memory, to be read page by page: a search jumps, and what is around a page is of no use."""
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        pages.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(pages, dtype)
 
 
 class Attribution:
@@ -117,18 +140,19 @@ class Attribution:
             ConfigError: the tokens are no longer those that were indexed.
         """
         self._index = artifacts.load(folder, kind=KIND)
+        if "parts" not in self._index.config:
+            raise ArtifactError(f"{folder}: an index of another version of ibidem; run ibidem attribute build again")
         check_reader(self._index, principal)
         artifacts.check(self._index)
         tokens = parent(self._index, TOKENS)
-        artifacts.check(tokens, [f"{folder}/{IDS}" for folder in self._index.config["shards"]])
         self.tokenizer = Tokenizer.load(parent(tokens, "tokenizer").path)
         self._least, self._common = least_tokens, common_documents
         dtype = self._index.config["dtype"]
         self._dtype = np.dtype(dtype)
-        self._shards = [
-            _Shard(tokens.path / folder, self._index.path / folder, dtype)
-            for folder in self._index.config["shards"]
-            if tokens.files[f"{folder}/{IDS}"].bytes
+        self._parts = [
+            _Part(self._index.path / part, dtype)
+            for part in self._index.config["parts"]
+            if self._index.files[f"{part}/{IDS}"].bytes
         ]
 
     @property
@@ -156,22 +180,28 @@ class Attribution:
         ]
 
     def of_ids(self, ids: Sequence[int]) -> list[Repetition]:
-        """Return the spans of a sequence of ids, as `of_text` does; start and end count ids."""
+        """Return the spans of a sequence of ids, as `of_text` does; start and end count ids.
+
+        No span contains a document token: none crosses from a document into another.
+        """
         text_Q = np.array(ids, self._dtype)
-        of_shards = (spans(shard.ids_N, shard.suffixes_N, text_Q, self._least) for shard in self._shards)
-        return [
-            self._repetition(span, text_Q[span.start : span.end]) for span in maximal([*chain.from_iterable(of_shards)])
-        ]
+        found: list[Span] = []
+        for start, end in _between(text_Q, self._index.config["document_id"]):
+            of_parts = (part.spans(text_Q[start:end], self._least) for part in self._parts)
+            found += (Span(start + each.start, start + each.end) for each in maximal([*chain.from_iterable(of_parts)]))
+        return [self._repetition(span, text_Q[span.start : span.end]) for span in found]
 
     def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
         num_places, known, sources = 0, set[tuple[str | None, ...]](), list[Source]()
-        for shard in self._shards:
-            places_P = occurrences(shard.ids_N, shard.suffixes_N, sequence_Q)
+        for part in self._parts:
+            places_P = part.occurrences(sequence_Q)
+            if not len(places_P):
+                continue
             num_places += len(places_P)
-            rows = shard.rows_at(places_P[:MOST_PLACES]) if len(places_P) else []
-            for row, document in zip(rows, shard.identities(rows), strict=True):
+            rows = part.rows_at(places_P[:MOST_PLACES])
+            for row, document in zip(rows, part.identities(rows), strict=True):
                 if document not in known and len(sources) < MOST_SOURCES:
-                    sources.append(self._source(shard.documents.slice(row, 1).to_pylist()[0]))
+                    sources.append(self._source(part.documents.slice(row, 1).to_pylist()[0]))
                 known.add(document)
         num_tokens, is_common = span.end - span.start, len(known) > self._common
         return Repetition(*span, num_tokens, num_places, len(known), is_common, tuple(sources))
@@ -196,6 +226,16 @@ class Attribution:
             return _All()
         columns = (pq.read_table(path, columns=["sha256"])["sha256"] for path in shards.checked_shards(dataset))
         return {sha256 for column in columns for sha256 in column.to_pylist()}
+
+
+def _between(text_Q: Ids, separator: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the parts between separators.
+
+    >>> list(_between(np.array([7, 7, 0, 8]), 0)), list(_between(np.array([7, 7]), 0))
+    ([(0, 2), (3, 4)], [(0, 2)])
+    """
+    edges = [-1, *np.flatnonzero(text_Q == separator).tolist(), len(text_Q)]
+    yield from ((before + 1, after) for before, after in pairwise(edges))
 
 
 class _All:

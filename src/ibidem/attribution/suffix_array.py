@@ -8,11 +8,14 @@ A text of Q tokens is looked up in steps of half the least length: a span of at 
 short windows between two steps, so that a text that repeats nothing costs few searches. Around each window that occurs,
 the longest match of every start is searched.
 
-The array takes 4 bytes a token. Sources: Manber and Myers 1993, "Suffix arrays: a new method for on-line string
-searches"; construction by libdivsufsort (Mori) over the bytes of the ids, most significant first, whose order is that
-of the ids.
+Most steps of a search need only the first ids of some suffix. The tops are those of every 256th one: they are small
+enough to stay in memory, so that a search reads one page of suffixes and a few places of the ids.
 
-Legend: N tokens of a part, Q tokens of a text, P places.
+The array takes 4 bytes a token, the tops of 16-bit ids 0.07. Sources: Manber and Myers 1993, "Suffix arrays: a new
+method for on-line string searches"; construction by libdivsufsort (Mori) over the bytes of the ids, most significant
+first, whose order is that of the ids.
+
+Legend: N tokens of a part, R rows of tops, Q tokens of a text, P places.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,10 @@ from numpy.typing import NDArray
 Ids = NDArray[np.unsignedinteger[Any]]
 MOST_TOKENS = (1 << 31) - 1
 """Of one suffix array: its places are int32."""
+
+
+TOP_EVERY, TOP_IDS = 256, 8
+"""A top is of every 256th suffix: between two of them are 1,024 bytes of suffixes."""
 
 
 class Span(NamedTuple):
@@ -58,6 +65,22 @@ def suffix_array(ids_N: Ids) -> NDArray[np.int32]:
     return kept
 
 
+def tops(ids_N: Ids, suffixes_N: NDArray[np.int32]) -> Ids:
+    """Return how many ids of every `TOP_EVERY`th suffix follow, and these: [R, 1 + TOP_IDS].
+
+    >>> ids = np.array([5, 7, 9], np.uint16)
+    >>> tops(ids, suffix_array(ids)).tolist()
+    [[3, 5, 7, 9, 0, 0, 0, 0, 0]]
+    """
+    places_R = suffixes_N[::TOP_EVERY].astype(np.int64)
+    kept = np.zeros((len(places_R), 1 + TOP_IDS), ids_N.dtype)
+    kept[:, 0] = np.minimum(len(ids_N) - places_R, TOP_IDS)
+    for offset in range(TOP_IDS):
+        is_there = places_R + offset < len(ids_N)
+        kept[is_there, 1 + offset] = ids_N[places_R[is_there] + offset]
+    return kept
+
+
 def _big_endian(ids_N: Ids, width: int) -> NDArray[np.uint8]:
     """Return the last `width` bytes of each id, the most significant first."""
     kept = min(size for size in (1, 2, 4, 8) if size >= width)
@@ -81,33 +104,36 @@ def _whole_ids(suffixes: Any, width: int, size: int) -> NDArray[np.int32]:
     return kept
 
 
-def spans(ids_N: Ids, suffixes_N: NDArray[np.int32], text_Q: Ids, least: int) -> list[Span]:
+def spans(ids_N: Ids, suffixes_N: NDArray[np.int32], tops_R: Ids, text_Q: Ids, least: int) -> list[Span]:
     """Return the maximal spans of a text that occur, in order: none of them lies within another one.
 
     Args:
         ids_N: the ids that are searched.
         suffixes_N: their suffix array.
+        tops_R: its tops.
         text_Q: the ids of the text.
         least: smallest length of a span, at least 1.
 
     >>> ids = np.array([5, 7, 5, 7, 9], np.uint16)
-    >>> spans(ids, suffix_array(ids), np.array([7, 9, 1, 5, 7, 5], np.uint16), 2)
+    >>> suffixes = suffix_array(ids)
+    >>> spans(ids, suffixes, tops(ids, suffixes), np.array([7, 9, 1, 5, 7, 5], np.uint16), 2)
     [Span(start=0, end=2), Span(start=3, end=6)]
     """
     starts, ends = np.empty(len(text_Q), np.int64), np.empty(len(text_Q), np.int64)
-    count = _spans(ids_N, suffixes_N, text_Q, least, starts, ends)
+    count = _spans(ids_N, suffixes_N, tops_R, text_Q, least, starts, ends)
     return list(map(Span, starts[:count].tolist(), ends[:count].tolist()))
 
 
-def occurrences(ids_N: Ids, suffixes_N: NDArray[np.int32], sequence: Ids) -> NDArray[np.int32]:
+def occurrences(ids_N: Ids, suffixes_N: NDArray[np.int32], tops_R: Ids, sequence: Ids) -> NDArray[np.int32]:
     """Return a view of the places where a sequence occurs, int32 [P], not in order; of an empty one, everywhere.
 
     >>> ids = np.array([5, 7, 5, 7, 9], np.uint16)
-    >>> occurrences(ids, suffix_array(ids), np.array([7], np.uint16)).tolist()
+    >>> suffixes = suffix_array(ids)
+    >>> occurrences(ids, suffixes, tops(ids, suffixes), np.array([7], np.uint16)).tolist()
     [1, 3]
     """
-    low = _boundary(ids_N, suffixes_N, sequence, 0, len(sequence), False)
-    high = _boundary(ids_N, suffixes_N, sequence, 0, len(sequence), True)
+    low = _boundary(ids_N, suffixes_N, tops_R, sequence, 0, len(sequence), False)
+    high = _boundary(ids_N, suffixes_N, tops_R, sequence, 0, len(sequence), True)
     return suffixes_N[low:high]
 
 
@@ -125,16 +151,18 @@ def maximal(found: Sequence[Span]) -> list[Span]:
 
 
 @_kernel
-def _spans(ids: Any, suffixes: Any, text: Any, least: int, starts: Any, ends: Any) -> int:
+def _spans(ids: Any, suffixes: Any, tops: Any, text: Any, least: int, starts: Any, ends: Any) -> int:
     step = max(1, least // 2)
     window = least - step + 1
     count, reached = 0, 0
     for middle in range(0, len(text) - window + 1, step):
-        row = _boundary(ids, suffixes, text, middle, middle + window, False)
+        row = _boundary(ids, suffixes, tops, text, middle, middle + window, False)
         if row == len(ids) or _common(ids, suffixes[row], text, middle) < window:
             continue
+        if middle + _longest(ids, suffixes, tops, text, middle) <= reached:
+            continue  # no earlier start reaches further than a later one
         for start in range(max(0, middle - step + 1), middle + 1):
-            end = start + _longest(ids, suffixes, text, start)
+            end = start + _longest(ids, suffixes, tops, text, start)
             if end - start >= least and end > reached:
                 starts[count], ends[count] = start, end
                 count += 1
@@ -143,9 +171,9 @@ def _spans(ids: Any, suffixes: Any, text: Any, least: int, starts: Any, ends: An
 
 
 @_kernel
-def _longest(ids: Any, suffixes: Any, text: Any, start: int) -> int:
+def _longest(ids: Any, suffixes: Any, tops: Any, text: Any, start: int) -> int:
     """Return the length of the longest sequence from `start` that occurs: with one of the suffixes around it."""
-    row = _boundary(ids, suffixes, text, start, len(text), False)
+    row = _boundary(ids, suffixes, tops, text, start, len(text), False)
     length = 0
     if row < len(ids):
         length = _common(ids, suffixes[row], text, start)
@@ -155,21 +183,43 @@ def _longest(ids: Any, suffixes: Any, text: Any, start: int) -> int:
 
 
 @_kernel
-def _boundary(ids: Any, suffixes: Any, text: Any, start: int, end: int, behind: bool) -> int:
+def _boundary(ids: Any, suffixes: Any, tops: Any, text: Any, start: int, end: int, behind: bool) -> int:
     """Return the first row whose suffix is not smaller than text[start:end]; `behind`: and does not begin with it."""
-    low, high = 0, len(ids)
+    low, high = 0, len(tops)
     while low < high:
         middle = (low + high) // 2
-        place, offset = suffixes[middle], start
-        while offset < end and place < len(ids) and ids[place] == text[offset]:
-            place += 1
+        count, offset = tops[middle, 0], 0
+        while offset < count and start + offset < end and tops[middle, 1 + offset] == text[start + offset]:
             offset += 1
-        is_before = behind if offset == end else place == len(ids) or ids[place] < text[offset]
+        if start + offset == end:
+            is_before = behind
+        elif offset < count:
+            is_before = tops[middle, 1 + offset] < text[start + offset]
+        else:
+            is_before = _is_before(ids, suffixes[middle * TOP_EVERY], text, start, end, behind)
         if is_before:
             low = middle + 1
         else:
             high = middle
+    low, high = max(0, (low - 1) * TOP_EVERY), min(len(ids), low * TOP_EVERY)
+    while low < high:
+        middle = (low + high) // 2
+        if _is_before(ids, suffixes[middle], text, start, end, behind):
+            low = middle + 1
+        else:
+            high = middle
     return low
+
+
+@_kernel
+def _is_before(ids: Any, place: int, text: Any, start: int, end: int, behind: bool) -> bool:
+    offset = start
+    while offset < end and place < len(ids) and ids[place] == text[offset]:
+        place += 1
+        offset += 1
+    if offset == end:
+        return behind
+    return bool(place == len(ids) or ids[place] < text[offset])
 
 
 @_kernel
