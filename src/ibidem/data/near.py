@@ -185,7 +185,7 @@ def _scatter(layout: Layout, threshold: Threshold, group: Group) -> None:
     exchange.save(layout.path("signatures", group.number), signatures.astype(np.uint8))
     signatures = signatures[rows]
     count = _num_keys(threshold)
-    keys, documents = np.empty((count, len(rows)), np.uint64), np.empty((count, len(rows)), np.int64)
+    keys, rows_of = np.empty((count, len(rows)), np.uint64), np.empty((count, len(rows)), np.uint32)
     bounds = np.empty((count, (1 << layout.bits) + 1), np.int64)
     for number in range(count):
         if number < shingles.NUM_KEYS:
@@ -193,9 +193,9 @@ def _scatter(layout: Layout, threshold: Threshold, group: Group) -> None:
         else:
             own = shingles.simhash_keys(simhashes, number - shingles.NUM_KEYS)
         order, bounds[number] = exchange.scatter(own, layout.bits)
-        keys[number], documents[number] = own[order], group.start + rows[order]
+        keys[number], rows_of[number] = own[order], rows[order]
     exchange.save(layout.path("places", group.number), bounds)
-    exchange.save(layout.path("documents", group.number), documents)
+    exchange.save(layout.path("rows", group.number), rows_of)
     exchange.save(target, keys)
 
 
@@ -241,7 +241,8 @@ def _keys_of(layout: Layout, key_number: int, partition: int) -> tuple[Hashes, I
     for group in range(len(layout.bounds) - 1):
         start, end = exchange.kept_open(layout.path("places", group))[key_number, partition : partition + 2]
         keys.append(exchange.kept_open(layout.path("keys", group))[key_number, start:end])
-        documents.append(exchange.kept_open(layout.path("documents", group))[key_number, start:end])
+        rows = exchange.kept_open(layout.path("rows", group))[key_number, start:end]
+        documents.append(layout.bounds[group] + rows.astype(np.int64))
     return np.concatenate(keys), np.concatenate(documents)
 
 
