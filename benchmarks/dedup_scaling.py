@@ -3,10 +3,10 @@
     random      documents of 40 words; none, or two in five, are another one with its last word changed
     families    documents that share 300 words and have 45 for themselves: Jaccard similarity 0.77, duplicates of none
 
-Documents are written as `ibidem preprocess` prepares them, with their sketches, and a process of its own decides: copies,
-near duplicates and verdicts, with one worker. It has decided about a small corpus before, so that all kernels are
-loaded. CPU is that of the process; memory is the most that was anonymous (what it holds, without mapped files) beyond
-that of the small corpus. Tasks run in the same process, so their buffers count, and they do not grow.
+Documents are written as `ibidem preprocess` prepares them, with their sketches, and a process of its own decides:
+copies, near duplicates and verdicts, with one worker. It has decided about a small corpus before, so that all kernels
+are loaded. CPU is that of the process; memory is the most that was anonymous (what it holds, without mapped files)
+beyond that of the small corpus. Tasks run in the same process, so their buffers count, and they do not grow.
 
     python benchmarks/dedup_scaling.py WORK_DIR benchmarks/results/dedup_scaling.json [MOST_RANDOM [MOST_OF_FAMILY]]
 
@@ -48,12 +48,12 @@ def main() -> None:
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     most_random, most_of_family = map(int, [*sys.argv[3:], RANDOM[-1], FAMILIES[-1]][:2])
     write(folder / "small", similar(np.random.default_rng(0), SHARD))
-    rows = []
-    for share in (0.0, SIMILAR):
-        for count in [size for size in RANDOM if size <= most_random]:
-            rows.append(one(folder, f"random, {share:.0%} similar", count, share))
-    for count in [size for size in FAMILIES if size <= most_of_family]:
-        rows.append(one(folder, "family", count, None))
+    jobs: list[tuple[str, int, float | None]] = [
+        (f"random, {share:.0%} similar", count, share) for share in (0.0, SIMILAR) for count in RANDOM
+    ]
+    jobs = [job for job in jobs if job[1] <= most_random]
+    jobs += [("family", count, None) for count in FAMILIES if count <= most_of_family]
+    rows = [one(folder, *job) for job in jobs]
     result: dict[str, Any] = {
         "command": f"python benchmarks/{Path(__file__).name} WORK_DIR {output.as_posix()}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",

@@ -49,6 +49,14 @@ class Engine:
         self._limit = config.workers
         self._cluster = _connect(config.ray_address) if config.runner == "ray" else None
 
+    @property
+    def workers(self) -> int:
+        """Number of tasks that run at a time, if there are enough."""
+        if self._limit is not None:
+            return self._limit
+        cores = os.cpu_count() if self._cluster is None else int(self._cluster.cluster_resources().get("CPU", 1))
+        return cores or 1
+
     def map(self, function: Callable[[T], R], tasks: Sequence[T], *, processes: bool) -> Iterator[R]:
         """Yield the result of each task: in task order locally, in completion order on a cluster.
 
@@ -58,7 +66,7 @@ class Engine:
         if self._cluster is not None:
             yield from _map_on_cluster(self._cluster, function, tasks, self._limit)
             return
-        workers = max(1, min(self._limit or os.cpu_count() or 1, len(tasks)))
+        workers = max(1, min(self.workers, len(tasks)))
         pool = (
             ProcessPoolExecutor(workers, initializer=_begin_work)
             if processes and workers > 1
@@ -79,7 +87,7 @@ def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], li
     left = iter(tasks)
     try:
         while True:
-            most = limit or _PER_CORE * int(ray.cluster_resources().get("CPU", 1))
+            most = limit or _PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
             more = islice(left, max(0, most - len(waiting)))
             waiting.update(remote.remote(shared, pickle.dumps(task)) for task in more)
             if not waiting:

@@ -29,7 +29,8 @@ from ibidem.data.exchange import Array, Hashes, Indices
 OUTCOME = np.dtype([("document", "<i8"), ("keeper", "<i8"), ("similarity", "<f8"), ("cluster", "<i8")])
 _SET = np.dtype([("root", "<i8"), ("document", "<i8"), ("start", "<i8"), ("length", "<i8")])
 _GROUP_DOCUMENTS = 1 << 15
-_BATCH_DOCUMENTS = 1 << 13
+_GROUP_GROWTH = 16
+_BATCH_DOCUMENTS, _BATCH_GROWTH = 1 << 13, 4
 _KEYS_OF_A_TASK = 1 << 22
 _DEVIATIONS = 4
 
@@ -98,7 +99,7 @@ def lay_out(parts: Sequence[Part], num_settled: int, folder: Path) -> tuple[Layo
     """
     sizes = [len(exchange.load(part.sketch)) for part in parts]
     bounds = np.cumsum([0, *sizes])
-    most = max(_GROUP_DOCUMENTS, 16 * math.isqrt(int(bounds[-1])))
+    most = max(_GROUP_DOCUMENTS, _GROUP_GROWTH * math.isqrt(int(bounds[-1])))
     starts = [0]
     for number in range(1, len(parts)):
         if number == num_settled or bounds[number + 1] - bounds[starts[-1]] > most:
@@ -268,7 +269,7 @@ def _connect(layout: Layout, threshold: Threshold) -> tuple[Indices, int]:
         exchange.save(target, root)
         del root
     roots = exchange.load(target)
-    size = max(_BATCH_DOCUMENTS, 4 * math.isqrt(len(roots)))
+    size = max(_BATCH_DOCUMENTS, _BATCH_GROWTH * math.isqrt(len(roots)))
     return families.batches(roots, size), int(np.count_nonzero(roots >= 0))
 
 
