@@ -49,7 +49,7 @@ def main() -> None:
     most_random, most_of_family = map(int, [*sys.argv[3:], RANDOM[-1], FAMILIES[-1]][:2])
     write(folder / "small", similar(np.random.default_rng(0), SHARD))
     jobs: list[tuple[str, int, float | None]] = [
-        (f"random, {share:.0%} similar", count, share) for share in (0.0, SIMILAR) for count in RANDOM
+        (f"random, {share:.0%} similar", count, share) for share in (SIMILAR, 0.0) for count in RANDOM
     ]
     jobs = [job for job in jobs if job[1] <= most_random]
     jobs += [("family", count, None) for count in FAMILIES if count <= most_of_family]

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Array = NDArray[Any]
-_OPEN_FILES = 512
+_OPEN_FILES = 4096
+_SORTED_FAST = 1 << 16
+"""Numbers of 16 bits are sorted digit by digit."""
 
 
 def save(path: Path, array: Array) -> None:
@@ -38,9 +40,9 @@ def replace(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def load(path: Path) -> Array:
-    """Map an array into memory, read-only; slices of a memmap are memmaps too, which is slow, so it is none."""
-    mapped: Array = np.load(path, mmap_mode="r")
-    return mapped.view(np.ndarray)
+    """Map an array into memory, read-only: a .npy file, or 64-bit words one after another."""
+    mapped: Array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, np.uint64, "r")
+    return mapped.view(np.ndarray)  # slices of a memmap are memmaps too, which is slow
 
 
 def kept_open(path: Path) -> Array:
@@ -71,9 +73,13 @@ def scatter(keys: Hashes, bits: int) -> tuple[Indices, Indices]:
     >>> order.tolist(), bounds.tolist()
     ([1, 2, 0], [0, 2, 3])
     """
-    partitions = prefixes(keys, bits)
-    order = np.argsort(partitions.astype(np.uint16 if bits <= 16 else np.uint32), kind="stable")
-    return order, np.cumsum([0, *np.bincount(partitions, minlength=1 << bits)])
+    return in_order(prefixes(keys, bits), 1 << bits)
+
+
+def in_order(partitions: Indices, count: int) -> tuple[Indices, Indices]:
+    """Return the order by partition, and where each of `count` partitions begins, and the end."""
+    order = np.argsort(partitions.astype(np.uint16 if count <= _SORTED_FAST else np.uint32), kind="stable")
+    return order, np.cumsum([0, *np.bincount(partitions, minlength=count)])
 
 
 def between(column: Array, start: int, end: int) -> slice:

@@ -1,7 +1,7 @@
 """Near duplicates as tasks: each reads and writes arrays, and none sees the whole corpus.
 
-    scatter   by group of documents     all keys of a document, sorted by (key number, prefix)      keys-G, signatures-G
-    link      by (key numbers, prefix)  documents with the same key whose MinHashes agree           edges-L
+    scatter   by group of documents     all keys of a document, sorted by (prefix, key number)      keys-G, signatures-G
+    link      by (prefix, key numbers)  documents with the same key whose MinHashes agree           edges-L
     connect   here                      components of all edges                                     roots
     sets      by group                  sets of shingles of the documents in components             sets-G
     cover     by range of components    which are kept, by exact Jaccard similarity                 outcomes-C
@@ -28,10 +28,10 @@ from ibidem.data.exchange import Array, Hashes, Indices
 
 OUTCOME = np.dtype([("document", "<i8"), ("keeper", "<i8"), ("similarity", "<f8"), ("cluster", "<i8")])
 _SET = np.dtype([("root", "<i8"), ("document", "<i8"), ("start", "<i8"), ("length", "<i8")])
-_GROUP_DOCUMENTS = 1 << 15
-_GROUP_GROWTH = 16
+_GROUP_DOCUMENTS, _GROUP_GROWTH = 1 << 14, 8
+_GROUPS_OF_A_PARTITION = 4
 _BATCH_DOCUMENTS, _BATCH_GROWTH = 1 << 13, 4
-_KEYS_OF_A_TASK = 1 << 22
+_KEYS_OF_A_TASK = 1 << 20
 _DEVIATIONS = 4
 
 
@@ -110,7 +110,7 @@ def lay_out(parts: Sequence[Part], num_settled: int, folder: Path) -> tuple[Layo
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         if end > start
     ]
-    bits = max(0, math.ceil(math.log2(max(1, bounds[-1]) / (2 * most))))
+    bits = max(0, math.ceil(math.log2(max(1, bounds[-1]) / (_GROUPS_OF_A_PARTITION * most))))
     return Layout(folder, bounds[[*starts, len(parts)]], int(bounds[num_settled]), bits), groups
 
 
@@ -174,8 +174,6 @@ def _num_keys(threshold: Threshold) -> int:
 
 def _scatter(layout: Layout, threshold: Threshold, group: Group) -> None:
     """Write the keys of the originals of a group, sorted by partition, and all signatures."""
-    from ibidem.data.text import shingles
-
     target = layout.path("keys", group.number)
     if target.exists():
         return
@@ -184,20 +182,25 @@ def _scatter(layout: Layout, threshold: Threshold, group: Group) -> None:
     )
     signatures, simhashes = group.column("signature"), group.column("simhash")[rows]
     exchange.save(layout.path("signatures", group.number), signatures.astype(np.uint8))
-    signatures = signatures[rows]
-    count = _num_keys(threshold)
-    keys, rows_of = np.empty((count, len(rows)), np.uint64), np.empty((count, len(rows)), np.uint32)
-    bounds = np.empty((count, (1 << layout.bits) + 1), np.int64)
+    keys = _all_keys(signatures[rows], simhashes, _num_keys(threshold))
+    partitions = (exchange.prefixes(keys, layout.bits) * len(keys) + np.arange(len(keys))[:, None]).ravel()
+    order, bounds = exchange.in_order(partitions, len(keys) << layout.bits)
+    exchange.save(layout.path("places", group.number), bounds)
+    exchange.save(layout.path("rows", group.number), np.tile(rows.astype(np.uint32), len(keys))[order])
+    exchange.save(target, keys.ravel()[order])
+
+
+def _all_keys(signatures: NDArray[np.uint32], simhashes: Hashes, count: int) -> Hashes:
+    """Compute the keys of documents; [keys, N]."""
+    from ibidem.data.text import shingles
+
+    keys = np.empty((count, len(simhashes)), np.uint64)
     for number in range(count):
         if number < shingles.NUM_KEYS:
-            own = shingles.band_keys(signatures, number)
+            keys[number] = shingles.band_keys(signatures, number)
         else:
-            own = shingles.simhash_keys(simhashes, number - shingles.NUM_KEYS)
-        order, bounds[number] = exchange.scatter(own, layout.bits)
-        keys[number], rows_of[number] = own[order], rows[order]
-    exchange.save(layout.path("places", group.number), bounds)
-    exchange.save(layout.path("rows", group.number), rows_of)
-    exchange.save(target, keys)
+            keys[number] = shingles.simhash_keys(simhashes, number - shingles.NUM_KEYS)
+    return keys
 
 
 def _link_tasks(layout: Layout, threshold: Threshold) -> list[tuple[int, int, range]]:
@@ -213,38 +216,58 @@ def _link_tasks(layout: Layout, threshold: Threshold) -> list[tuple[int, int, ra
 
 
 def _link(layout: Layout, threshold: Threshold, task: tuple[int, int, range]) -> None:
-    """Write the edges between documents of one partition that share one of some keys."""
+    """Write edges that connect the documents of one partition that share one of some keys, if they agree."""
+    from ibidem.data.text import families
+
     number, partition, key_numbers = task
     target = layout.path("edges", number)
     if target.exists():
         return
-    edges = [_edges(layout, threshold.similarity, key, partition) for key in key_numbers]
-    exchange.save(target, np.unique(np.concatenate(edges), axis=0))
+    found = [_buckets(*keys) for keys in _keys_of(layout, partition, key_numbers, _num_keys(threshold))]
+    known = np.unique(np.concatenate([documents for _, documents in found]))
+    signatures, root, edges = _signatures(layout, known), np.arange(len(known)), []
+    first_open, least = int(np.searchsorted(known, layout.first_open)), _least_agreement(threshold.similarity)
+    for buckets, documents in found:
+        places = np.searchsorted(known, documents)
+        edges.append(known[families.link(signatures, buckets, places, first_open, least, root)])
+    exchange.save(target, np.concatenate(edges))
 
 
-def _edges(layout: Layout, similarity: float, key_number: int, partition: int) -> Indices:
-    from ibidem.data.text import families, shingles
+def _least_agreement(similarity: float) -> float:
+    """Return the number of equal MinHashes that all but 1 in 10,000 similar documents exceed."""
+    from ibidem.data.text import shingles
 
-    keys, documents = _keys_of(layout, key_number, partition)
+    deviation = (similarity * (1 - similarity) / shingles.NUM_PERMUTATIONS) ** 0.5
+    return float(shingles.NUM_PERMUTATIONS * (similarity - _DEVIATIONS * deviation))
+
+
+def _buckets(keys: Hashes, documents: Indices) -> tuple[Indices, Indices]:
+    """Return the bucket of each document whose key another one has, sorted, and the documents."""
+    from ibidem.data.text import shingles
+
     first = shingles.first_equal(keys)
     inside = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
     order = inside[np.argsort(first[inside], kind="stable")]
-    deviation = (similarity * (1 - similarity) / shingles.NUM_PERMUTATIONS) ** 0.5
-    least = shingles.NUM_PERMUTATIONS * (similarity - _DEVIATIONS * deviation)
-    edges = np.empty((len(order), 2), np.int64)
-    signatures = _signatures(layout, documents[inside])[np.searchsorted(documents[inside], documents[order])]
-    return edges[: families.link(signatures, first[order], documents[order], layout.first_open, least, edges)]
+    return first[order], documents[order]
 
 
-def _keys_of(layout: Layout, key_number: int, partition: int) -> tuple[Hashes, Indices]:
-    """Read the keys with one number and prefix, and their documents, ascending."""
-    keys, documents = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for group in range(len(layout.bounds) - 1):
-        start, end = exchange.kept_open(layout.path("places", group))[key_number, partition : partition + 2]
-        keys.append(exchange.kept_open(layout.path("keys", group))[key_number, start:end])
-        rows = exchange.kept_open(layout.path("rows", group))[key_number, start:end]
-        documents.append(layout.bounds[group] + rows.astype(np.int64))
-    return np.concatenate(keys), np.concatenate(documents)
+def _keys_of(layout: Layout, partition: int, key_numbers: range, num_keys: int) -> Iterator[tuple[Hashes, Indices]]:
+    """Yield for each number the keys of a partition, and their documents, ascending."""
+    first, past = partition * num_keys + key_numbers.start, partition * num_keys + key_numbers.stop
+    keys, documents, places = [], [], []
+    for group, start in enumerate(layout.bounds[:-1].tolist()):
+        bounds = exchange.kept_open(layout.path("places", group))[first : past + 1]
+        keys.append(exchange.kept_open(layout.path("keys", group))[bounds[0] : bounds[-1]])
+        rows = exchange.kept_open(layout.path("rows", group))[bounds[0] : bounds[-1]]
+        documents.append(rows.astype(np.int64) + start)
+        places.append((bounds - bounds[0]).tolist())
+    for number in range(len(key_numbers)):
+        slices = [slice(bounds[number], bounds[number + 1]) for bounds in places]
+        yield _joined(keys, slices), _joined(documents, slices)
+
+
+def _joined(arrays: Sequence[Array], slices: Sequence[slice]) -> Array:
+    return np.concatenate([array[inside] for array, inside in zip(arrays, slices, strict=True)])
 
 
 def _signatures(layout: Layout, documents: Indices) -> NDArray[np.uint8]:
@@ -346,6 +369,6 @@ def _sets(layout: Layout, index: Array, groups: Indices, bounds: Indices) -> Has
     sets = np.empty(bounds[-1], np.uint64)
     for group in np.unique(groups).tolist():
         places = np.flatnonzero(groups == group)
-        source = np.memmap(layout.path("sets", group).with_suffix(".bin"), np.uint64, "r").view(np.ndarray)
+        source = exchange.kept_open(layout.path("sets", group).with_suffix(".bin"))
         families.gather(source, index["start"][places], index["length"][places], bounds[places], sets)
     return sets

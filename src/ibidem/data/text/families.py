@@ -312,48 +312,48 @@ def batches(root: Indices, size: int) -> Indices:
     return np.array(starts)
 
 
-@compiled
-def link(signatures: Bytes, buckets: Indices, texts: Indices, first_open: int, least: float, edges: Indices) -> int:
-    """Link the texts of each bucket whose MinHashes agree; write only edges that connect, and return their number.
+def link(signatures: Bytes, buckets: Indices, texts: Indices, first_open: int, least: float, root: Indices) -> Indices:
+    """Link the texts of each bucket whose MinHashes agree; return the edges [E, 2] that connect what was apart.
 
     Args:
-        signatures: the lowest byte of each MinHash of each entry; [N, H].
-        buckets: bucket of each entry, sorted.
-        texts: text of each entry, ascending in each bucket.
+        signatures: the lowest byte of each MinHash of each text; [N, H].
+        buckets: bucket of each entry, sorted; [K].
+        texts: text of each entry, ascending in each bucket; [K].
         first_open: texts before it are settled: two of them are not compared.
         least: number of equal MinHashes from which two texts agree.
-        edges: output; [N, 2].
+        root: tree of each text, merged here; [N].
     """
+    edges = np.empty((len(buckets), 2), np.int64)
+    return edges[: _link(signatures, buckets, texts, first_open, least, root, edges)]
+
+
+@compiled
+def _link(
+    signatures: Bytes, buckets: Indices, texts: Indices, first_open: int, least: float, root: Indices, edges: Indices
+) -> int:
     count = start = 0
-    root = np.arange(len(buckets))
     for end in range(1, len(buckets) + 1):
         if end < len(buckets) and buckets[end] == buckets[start]:
             continue
-        is_open = texts[end - 1] >= first_open
+        is_large = end - start > MOST_COMPARED and texts[end - 1] >= first_open
         for j in range(start + 1, end):
-            if is_open and end - start > MOST_COMPARED:
-                edges[count, 0], edges[count, 1] = texts[start], texts[j]
-                count += 1
-            elif texts[j] >= first_open:
-                count = _link_one(signatures, texts, root, start, j, least, edges, count)
+            for i in range(start, start + 1 if is_large else j if texts[j] >= first_open else start):
+                if _find(root, texts[i]) == _find(root, texts[j]):
+                    continue
+                if is_large or _num_equal(signatures, texts[i], texts[j]) >= least:
+                    unite(root, texts[i], texts[j])
+                    edges[count, 0], edges[count, 1] = texts[i], texts[j]
+                    count += 1
         start = end
     return count
 
 
 @compiled
-def _link_one(
-    signatures: Bytes, texts: Indices, root: Indices, start: int, j: int, least: float, edges: Indices, count: int
-) -> int:
-    for i in range(start, j):
-        if _find(root, i) != _find(root, j):
-            agreed = 0
-            for p in range(NUM_PERMUTATIONS):
-                agreed += signatures[i, p] == signatures[j, p]
-            if agreed >= least:
-                unite(root, i, j)
-                edges[count, 0], edges[count, 1] = texts[i], texts[j]
-                count += 1
-    return count
+def _num_equal(signatures: Bytes, a: int, b: int) -> int:
+    agreed = 0
+    for p in range(NUM_PERMUTATIONS):
+        agreed += signatures[a, p] == signatures[b, p]
+    return agreed
 
 
 @compiled
