@@ -57,7 +57,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for job in jobs:
         rows.append(one(folder, *job))
-        report(output, rows)  # after each, for the largest take an hour on a busy machine
+        report(output, rows)  # after each: the largest come last and take longest
 
 
 def report(output: Path, rows: list[dict[str, Any]]) -> None:
