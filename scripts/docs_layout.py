@@ -30,7 +30,12 @@ from ibidem.training.tokenize import SHARDS
 
 INTERNAL = {
     *("serving.imports.hf_folder:README", "serving.imports.hf_weights:OUTPUT"),
-    *("grounding.encoder:MODULES", "data.pipeline.decide:SCHEMA", "evaluation.coding:SAMPLES"),
+    *(
+        "grounding.encoder:MODULES",
+        "data.pipeline.decide:SCHEMA",
+        "data.pipeline.decide:_FACTS",
+        "evaluation.coding:SAMPLES",
+    ),
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
     "training.token_shards:COUNTS_FILE",
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),

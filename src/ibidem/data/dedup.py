@@ -2,22 +2,19 @@
 
     sketch      each text, once, in the stage that cleans it        -> SKETCH rows
     equal       the same words in the same order                    -> the first represents the others
-    candidates  those that agree in a band of MinHash, or in the bits of SimHash, and in most MinHashes
-    verify      exact Jaccard similarity of the 5-word shingles     -> candidates that are not similar stay
-    cover       in the order of the sources: keep a document unless one that is kept is similar to it
+    near        candidates by keys, verified by exact Jaccard similarity of the 5-word shingles (see `near`)
+                in the order of the sources: keep a document unless one that is kept is similar to it
+    resolve     what is decided about each document, copies included
 
 Every removed document is thus covered by a kept one, with at least the required similarity: a chain of documents, each
 similar to the next, does not shrink to one. Documents linked by similarity share a cluster, named after its first.
-What grows with the corpus is on disk; memory holds only a few numbers per document, for each worker.
+
+Every step is a set of tasks over groups of documents, ranges of keys or components, which exchange arrays through a
+folder; only components are found in the driver, which takes 13 bytes a document.
 """
 
-import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, pairwise
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,8 +25,10 @@ from pydantic import Field
 
 from ibidem import log
 from ibidem.config import configuration
-from ibidem.data import shards
+from ibidem.data import exchange, near
 from ibidem.data.engine import Engine
+from ibidem.data.exchange import Array, Indices
+from ibidem.data.near import Group, Layout, Part, Threshold
 
 SKETCH = np.dtype(
     [
@@ -39,8 +38,6 @@ SKETCH = np.dtype(
         ("signature", "<u4", 112),  # MinHash: the share of equal values estimates the similarity
     ]
 )
-Indices = NDArray[np.int64]
-_SETS_IN_MEMORY = 512
 
 
 @configuration
@@ -59,33 +56,27 @@ class DedupPolicy:
     """Existing datasets to deduplicate against: their near duplicates are dropped here."""
 
 
-class Part(NamedTuple):
-    """Documents with their sketches: `text` is a Parquet shard or an Arrow file with the same rows."""
+class Decisions(NamedTuple):
+    """What is decided about the documents, in files."""
 
-    sketch: Path
-    text: Path
+    layout: Layout
+    groups: Sequence[Group]
 
+    def of(self, group: Group) -> Array:
+        """Read the decisions about the documents of a group that are dropped or in a cluster, in order."""
+        return exchange.load(self.layout.path("decisions", group.number))
 
-class _Documents(NamedTuple):
-    """All documents that are compared."""
-
-    parts: Sequence[Part]
-    sketches: Sequence[NDArray[Any]]
-    bounds: Indices
-    """Index of the first document of each part, [parts + 1]."""
-    first_open: int
-    """Index of the first document that is not kept already."""
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """The decision about each document, in the order of the parts; -1 if there is no keeper or no cluster."""
-
-    keeper: Indices
-    """Index of the kept document that covers it."""
-    similarity: NDArray[np.float64]
-    cluster: Indices
-    """Index of the first document of its cluster."""
+    def clusters(self) -> dict[str, int]:
+        """Count clusters and their documents."""
+        sizes = np.zeros(int(self.layout.bounds[-1]), np.int32)
+        for group in self.groups:
+            heads, counts = np.unique(self.of(group)["cluster"], return_counts=True)
+            sizes[heads] += counts
+        return {
+            "clusters": int(np.count_nonzero(sizes)),
+            "documents": int(sizes.sum()),
+            "largest": int(sizes.max(initial=0)),
+        }
 
 
 def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bool) -> NDArray[Any]:
@@ -99,60 +90,33 @@ def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bo
     return rows
 
 
-def load_sketches(parts: Sequence[Part]) -> tuple[list[NDArray[Any]], Indices]:
-    """Memory-map the sketches of parts; return them and the index of the first document of each part, [parts + 1]."""
-    mapped = (np.load(part.sketch, mmap_mode="r") for part in parts)
-    sketches = [sketch.view(np.ndarray) for sketch in mapped]  # slices of a memmap are memmaps too, which is slow
-    return sketches, np.cumsum([0, *map(len, sketches)])
-
-
 def find_duplicates(
     parts: Sequence[Part], policy: DedupPolicy, engine: Engine, scratch: Path, *, num_settled: int = 0
-) -> Duplicates:
+) -> Decisions:
     """Decide which documents are duplicates, and show how many are decided.
 
     Args:
         parts: in order of precedence.
         policy: what counts as a duplicate.
-        engine: processes several parts at a time.
-        scratch: folder for what does not fit into memory.
+        engine: runs the tasks.
+        scratch: folder for what they exchange; a run that was killed goes on from what is there.
         num_settled: number of leading parts whose documents are all kept already.
     """
-    sketches, bounds = load_sketches(parts)
-    total, documents = int(bounds[-1]), _Documents(parts, sketches, bounds, int(bounds[num_settled]))
+    layout, groups = near.lay_out(parts, num_settled, scratch)
+    total, batches = int(layout.bounds[-1]), np.empty(0, np.int64)
     with log.progress("preprocess.deduplicate", total, "documents") as bar:
-        duplicates = _decide(documents, policy, engine, scratch, bar)
+        if policy.exact or policy.near:
+            name = "sequence" if policy.near else "sha256"
+            near.run(engine, partial(_scatter, layout, name), groups)
+            partitions = range(1 << layout.bits)
+            bar.advance(sum(engine.map(partial(_find_copies, layout), partitions, processes=False)))
+        if policy.near:
+            threshold = Threshold(policy.similarity, policy.simhash)
+            batches = near.find_near(layout, groups, threshold, engine, bar)
+        near.run(engine, partial(_resolve, layout, batches, policy.exact or policy.near), groups)
         bar.advance(total - bar.done)
-    return duplicates
-
-
-def _decide(documents: _Documents, policy: DedupPolicy, engine: Engine, scratch: Path, bar: log.Bar) -> Duplicates:
-    parts, sketches, bounds, first_open = documents
-    equal = ["sequence"] if policy.near else ["sha256"]
-    first = _first_of_equal(*(column.T for name in equal for column in [_column(sketches, name)]))
-    first[:first_open] = np.arange(first_open)
-    keeper, similarity = np.full(len(first), -1), np.full(len(first), np.nan)
-    if not policy.exact and not policy.near:
-        return Duplicates(keeper, similarity, keeper)
-    root = np.arange(len(first))
-    if policy.near:
-        originals = np.flatnonzero(first == np.arange(len(first)))
-        bar.advance(len(first) - len(originals))
-        entries = _candidates(sketches, originals, first_open, simhash=policy.simhash, workers=engine.workers)
-        entries = _likely(sketches, bounds, entries, policy.similarity)
-        sets = _write_sets(parts, bounds, np.unique(entries[0]), engine, scratch)
-        bar.advance(len(originals) - len(sets.documents))
-        for document, kept, similar, linked in _cover(entries, sets, policy.similarity, first_open, bar):
-            keeper[document], similarity[document] = kept, similar
-            _link(root, [document, *linked])
-    copies = np.flatnonzero(first != np.arange(len(first)))
-    originals = first[copies]
-    covered = keeper[originals] >= 0
-    keeper[copies] = np.where(covered, keeper[originals], originals)
-    similarity[copies] = np.where(covered, similarity[originals], 1.0)
-    root = _resolved(root)
-    root[copies] = root[originals]
-    return Duplicates(keeper, similarity, np.where(_is_shared(root), root, -1))
+    exchange.forget()
+    return Decisions(layout, groups)
 
 
 def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -160,175 +124,68 @@ def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDAr
     return np.asarray((others == signature).mean(axis=1))
 
 
-def _column(sketches: Sequence[NDArray[Any]], name: str) -> NDArray[np.uint64]:
-    return np.concatenate([sketch[name] for sketch in sketches])
+def _scatter(layout: Layout, name: str, group: Group) -> None:
+    """Write what equal documents of a group have in common, sorted by partition."""
+    target = layout.path("equal", group.number)
+    if target.exists():
+        return
+    column = group.column(name)
+    words = np.atleast_2d(column.T)
+    order, bounds = exchange.scatter(words[0], layout.bits)
+    exchange.save(layout.path("equal-places", group.number), bounds)
+    exchange.save(layout.path("equal-documents", group.number), group.start + order)
+    exchange.save(target, words[:, order])
 
 
-def _first_of_equal(*columns: NDArray[np.uint64]) -> Indices:
-    """Return the first row with equal values for each row; columns are [N] or [words, N]."""
-    keys = np.vstack(columns)
-    order = np.lexsort(keys)
-    starts = np.append(True, (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0))[: len(order)]
+def _find_copies(layout: Layout, partition: int) -> int:
+    """Write the copies of one partition with their originals, and the originals; return the number of copies."""
+    words, documents = [], []
+    for group in range(len(layout.bounds) - 1):
+        start, end = exchange.kept_open(layout.path("equal-places", group))[partition : partition + 2]
+        words.append(exchange.kept_open(layout.path("equal", group))[:, start:end])
+        documents.append(exchange.kept_open(layout.path("equal-documents", group))[start:end])
+    document = np.concatenate(documents)
+    first = document[_first_of_equal(np.concatenate(words, axis=1))]
+    is_copy = (first != document) & (document >= layout.first_open)
+    pairs = np.stack([document[is_copy], first[is_copy]])
+    exchange.save(layout.path("originals", partition), np.unique(pairs[1]))
+    exchange.save(layout.path("copies", partition), pairs)
+    return int(np.count_nonzero(is_copy))
+
+
+def _first_of_equal(words: NDArray[np.uint64]) -> Indices:
+    """Return the first column with equal values for each column of [words, N]."""
+    order = np.lexsort(words)
+    starts = np.append(True, (words[:, order[1:]] != words[:, order[:-1]]).any(axis=0))[: len(order)]
     first = np.empty(len(order), np.int64)
     first[order] = order[np.flatnonzero(starts)][np.cumsum(starts) - 1]
     return first
 
 
-def _candidates(
-    sketches: Sequence[NDArray[Any]], documents: Indices, first_open: int, *, simhash: bool, workers: int
-) -> tuple[Indices, Indices]:
-    """Group documents that share a key into buckets; return (document, bucket) entries sorted by document."""
-    from ibidem.data.text import shingles
-
-    simhashes = _column(sketches, "simhash")[documents] if simhash else np.empty(0, np.uint64)
-
-    def entries(number: int) -> tuple[Indices, Indices]:
-        if number < shingles.NUM_KEYS:
-            keys = np.concatenate([shingles.band_keys(sketch["signature"], number) for sketch in sketches])[documents]
-        else:
-            keys = simhashes & shingles.SIMHASH_MASKS[number - shingles.NUM_KEYS]
-        compared = documents
-        if first_open:  # settled documents come first; only those that share a key with a new one are compared
-            has_key = shingles.HashSet(keys[first_open:]).has(keys[:first_open])
-            chosen = np.append(np.flatnonzero(has_key), np.arange(first_open, len(documents)))
-            keys, compared = keys[chosen], documents[chosen]
-        first = shingles.first_equal(keys)
-        sizes = np.bincount(first, minlength=len(first))
-        inside = np.flatnonzero(sizes[first] > 1)
-        return compared[inside], first[inside] + number * len(documents)
-
-    num_keys = shingles.NUM_KEYS + (len(shingles.SIMHASH_MASKS) if simhash else 0)
-    with ThreadPoolExecutor(workers) as pool:
-        per_key = list(pool.map(entries, range(num_keys)))
-    entry_documents = np.concatenate([entry[0] for entry in per_key])
-    order = np.argsort(entry_documents, kind="stable")
-    return entry_documents[order], np.concatenate([entry[1] for entry in per_key])[order]
+def _resolve(layout: Layout, batches: Indices, is_decided: bool, group: Group) -> None:
+    """Write what is decided about the documents of a group that are dropped or in a cluster."""
+    found = near.nothing_about(np.arange(group.start, group.end))
+    if is_decided:
+        found = near.outcomes_of(layout, batches, found["document"])
+        for originals in _originals(layout, group):
+            alone = originals[found["cluster"][originals - group.start] < 0]
+            found["cluster"][alone - group.start] = alone
+        copies, originals = near.copies_between(layout, group.start, group.end)
+        found[copies - group.start] = _of_copies(layout, batches, copies, originals)
+    exchange.save(layout.path("decisions", group.number), found[found["cluster"] >= 0])
 
 
-def _likely(
-    sketches: Sequence[NDArray[Any]], bounds: Indices, entries: tuple[Indices, Indices], threshold: float
-) -> tuple[Indices, Indices]:
-    """Remove documents whose MinHashes agree too rarely with those of all others in their buckets.
-
-    Too rarely means 4 standard deviations below the required similarity.
-    """
-    from ibidem.data.text import shingles
-
-    documents, buckets = entries
-    candidates, places = np.unique(documents, return_inverse=True)
-    starts = np.searchsorted(candidates, bounds)
-    signatures = [
-        sketch["signature"][candidates[start:end] - first].astype(np.uint8)
-        for sketch, first, start, end in zip(sketches, bounds, starts, starts[1:], strict=False)
-    ]
-    deviation = (threshold * (1 - threshold) / shingles.NUM_PERMUTATIONS) ** 0.5
-    least = shingles.NUM_PERMUTATIONS * (threshold - 4 * deviation)
-    order = np.argsort(buckets, kind="stable")
-    likely = np.zeros(len(candidates), bool)
-    shingles.mark_agreeing(np.concatenate(signatures), buckets[order], places[order], least, likely)
-    inside = likely[places]
-    return documents[inside], buckets[inside]
+def _originals(layout: Layout, group: Group) -> Iterator[Indices]:
+    for partition in range(1 << layout.bits):
+        originals = exchange.kept_open(layout.path("originals", partition))
+        yield originals[exchange.between(originals, group.start, group.end)]
 
 
-class _Sets(NamedTuple):
-    """Locations of the shingle sets on disk, one for each document."""
-
-    documents: Indices
-    file: NDArray[np.int64]
-    start: Indices
-    length: Indices
-    paths: list[Path]
-
-    def get(self, place: int) -> NDArray[np.uint64]:
-        """Read the set at a place in `documents`."""
-        file = os.open(self.paths[self.file[place]], os.O_RDONLY)
-        try:
-            return np.frombuffer(os.pread(file, 8 * int(self.length[place]), 8 * int(self.start[place])), np.uint64)
-        finally:
-            os.close(file)
-
-
-def _write_sets(parts: Sequence[Part], bounds: Indices, documents: Indices, engine: Engine, scratch: Path) -> _Sets:
-    scratch.mkdir(parents=True, exist_ok=True)
-    numbers = np.searchsorted(bounds, documents, side="right") - 1
-    tasks = [
-        (parts[number].text, documents[numbers == number] - bounds[number], scratch / f"sets-{number:05d}.bin", number)
-        for number in np.unique(numbers)
-    ]
-    lengths = dict(engine.map(_write_part_sets, tasks, processes=False))
-    length = np.concatenate([lengths[task[3]] for task in tasks]) if tasks else np.empty(0, np.int64)
-    start = np.concatenate([np.cumsum(lengths[task[3]]) - lengths[task[3]] for task in tasks]) if tasks else length
-    files = np.searchsorted([task[3] for task in tasks], numbers)
-    return _Sets(documents, files, start, length, [task[2] for task in tasks])
-
-
-def _write_part_sets(task: tuple[Path, Indices, Path, int]) -> tuple[int, Indices]:
-    from ibidem.data.text import shingles
-
-    text, rows, path, number = task
-    lengths = []
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial_path.open("wb") as file:
-        for shingle_set in chain.from_iterable(map(shingles.shingle_sets, shards.read_texts(text, rows))):
-            file.write(shingle_set.data)
-            lengths.append(len(shingle_set))
-    partial_path.replace(path)
-    return number, np.array(lengths, np.int64)
-
-
-def _cover(
-    entries: tuple[Indices, Indices], sets: _Sets, threshold: float, first_open: int, bar: log.Bar
-) -> Iterator[tuple[int, int, float, list[int]]]:
-    """Yield (document, its keeper, similarity, all kept documents similar to it) for each covered document.
-
-    The entries contain the same documents as the sets, in the same order; a place is an index into these.
-    """
-    from ibidem.data.text.shingles import jaccard
-
-    kept_in: defaultdict[int, list[int]] = defaultdict(list)
-    documents, buckets = entries
-    lengths, read = sets.length.tolist(), lru_cache(_SETS_IN_MEMORY)(sets.get)
-    borders = np.flatnonzero(np.append(True, documents[1:] != documents[:-1]))[: len(documents)].tolist()
-    for place, (start, end) in enumerate(pairwise([*borders, len(documents)])):
-        bar.advance()
-        document, own = int(documents[start]), buckets[start:end].tolist()
-        candidates = sorted({kept for bucket in own for kept in kept_in[bucket]}) if document >= first_open else ()
-        length = lengths[place]
-        alike = [k for k in candidates if min(length, lengths[k]) / max(length, lengths[k]) >= threshold]
-        shingles = read(place) if alike else None
-        similar = {}
-        for kept in alike:
-            score = jaccard(shingles, read(kept))
-            if score >= threshold:
-                similar[kept] = score
-        if similar:
-            best = max(similar, key=lambda kept: (similar[kept], -kept))
-            yield document, int(sets.documents[best]), similar[best], sets.documents[list(similar)].tolist()
-        else:
-            for bucket in own:
-                kept_in[bucket].append(place)
-
-
-def _link(root: Indices, documents: Sequence[int]) -> None:
-    """Merge the clusters of documents under the least of their roots."""
-    roots = [_find(root, document) for document in documents]
-    root[roots] = min(roots)
-
-
-def _find(root: Indices, document: int) -> int:
-    while root[document] != document:
-        root[document] = root[root[document]]
-        document = int(root[document])
-    return document
-
-
-def _resolved(root: Indices) -> Indices:
-    while True:
-        above = root[root]
-        if (above == root).all():
-            return root
-        root = above
-
-
-def _is_shared(root: Indices) -> NDArray[np.bool_]:
-    return np.asarray(np.bincount(root, minlength=len(root))[root] > 1)
+def _of_copies(layout: Layout, batches: Indices, copies: Indices, originals: Indices) -> Array:
+    """Return what is decided about copies: what covers the original covers them, otherwise it does."""
+    found = near.outcomes_of(layout, batches, originals)
+    is_kept, is_alone = found["keeper"] < 0, found["cluster"] < 0
+    found["document"] = copies
+    found["keeper"][is_kept], found["similarity"][is_kept] = originals[is_kept], 1.0
+    found["cluster"][is_alone] = originals[is_alone]
+    return found

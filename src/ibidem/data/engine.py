@@ -1,4 +1,4 @@
-"""Run a function over tasks: on the cores of this computer, or with Daft on a Ray cluster.
+"""Run a function over tasks: on the cores of this computer, or on a Ray cluster.
 
 A task names files and a function turns them into other files, so only names are transferred; the result does not depend
 on which worker takes a task. Python-heavy functions run in separate processes; functions that spend their time in Arrow
@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -23,6 +24,10 @@ from ibidem.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_PER_CORE = 2
+_MOST_RETRIES = 5
+"""How often a task runs again when its process or node is lost."""
 
 
 @configuration
@@ -34,18 +39,23 @@ class EngineConfig:
     ray_address: str | None = None
     """Address of the cluster's head, HOST:PORT; if empty, the one that Ray finds."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Number of parallel tasks; if empty, one per core."""
+    """Number of parallel tasks; if empty, one per core: of this computer, or of the whole cluster."""
 
 
 class Engine:
-    """Runs tasks in threads and processes of the standard library, or with Daft on a cluster."""
+    """Runs tasks in threads and processes of the standard library, or on a cluster."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self._runner = config.runner
-        self.workers = config.workers or os.cpu_count() or 1
-        if config.runner == "ray":
-            _connect(config.ray_address)
-            _daft().set_runner_ray(address=config.ray_address, noop_if_initialized=True)
+        self._limit = config.workers
+        self._cluster = _connect(config.ray_address) if config.runner == "ray" else None
+
+    @property
+    def workers(self) -> int:
+        """Number of tasks that run at a time, if there are enough."""
+        if self._limit is not None:
+            return self._limit
+        cores = os.cpu_count() if self._cluster is None else int(self._cluster.cluster_resources().get("CPU", 1))
+        return cores or 1
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T], *, processes: bool) -> Iterator[R]:
         """Yield the result of each task: in task order locally, in completion order on a cluster.
@@ -53,38 +63,53 @@ class Engine:
         Raises:
             Exception: what the function raised, with the worker's traceback as a note.
         """
+        if self._cluster is not None:
+            yield from _map_on_cluster(self._cluster, function, tasks, self._limit)
+            return
         workers = max(1, min(self.workers, len(tasks)))
-        if self._runner == "native":
-            pool = (
-                ProcessPoolExecutor(workers, initializer=_begin_work)
-                if processes and workers > 1
-                else ThreadPoolExecutor(workers)
-            )
-            with pool:
-                yield from pool.map(function, tasks)
-            return
-        if not tasks:
-            return
-        daft = _daft()
+        pool = (
+            ProcessPoolExecutor(workers, initializer=_begin_work)
+            if processes and workers > 1
+            else ThreadPoolExecutor(workers)
+        )
+        with pool:
+            yield from pool.map(function, tasks)
 
-        def call(task: bytes) -> bytes:
-            try:
-                return pickle.dumps((function(pickle.loads(task)), None))  # noqa: S301 - from this run, in memory
-            except Exception as error:  # noqa: BLE001 - raised again below
-                error.add_note(traceback.format_exc())
-                return pickle.dumps((None, error))
 
-        class Worker:
-            def __call__(self, task: bytes) -> bytes:
-                return call(task)
+def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], limit: int | None) -> Iterator[R]:
+    """Yield results as they are ready; a task whose node is lost runs again on another.
 
-        run = daft.cls(Worker, max_concurrency=workers, use_process=processes)()
-        frame = daft.from_pydict({"task": [pickle.dumps(task) for task in tasks]})
-        for row in frame.into_batches(1).select(run(daft.col("task")).alias("result")).iter_rows():
-            result, error = pickle.loads(row["result"])  # noqa: S301
-            if error is not None:
-                raise error
-            yield result
+    Twice as many tasks as there are cores wait on the cluster, so that no core waits and memory stays bounded.
+    """
+    remote = ray.remote(num_cpus=1, max_retries=_MOST_RETRIES)(_call)
+    shared = ray.put(pickle.dumps(function))
+    waiting: set[Any] = set()
+    left = iter(tasks)
+    try:
+        while True:
+            most = limit or _PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            more = islice(left, max(0, most - len(waiting)))
+            waiting.update(remote.remote(shared, pickle.dumps(task)) for task in more)
+            if not waiting:
+                return
+            ready, _ = ray.wait([*waiting], num_returns=1)
+            waiting.difference_update(ready)
+            for content in ray.get(ready):
+                result, error = pickle.loads(content)  # noqa: S301 - from this run, in memory
+                if error is not None:
+                    raise error
+                yield result
+    finally:
+        for task in waiting:
+            ray.cancel(task)
+
+
+def _call(function: bytes, task: bytes) -> bytes:
+    try:
+        return pickle.dumps((pickle.loads(function)(pickle.loads(task)), None))  # noqa: S301 - from this run, in memory
+    except Exception as error:  # noqa: BLE001 - raised again in the driver
+        error.add_note(traceback.format_exc())
+        return pickle.dumps((None, error))
 
 
 def _begin_work() -> None:
@@ -103,15 +128,7 @@ def _begin_work() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _daft() -> Any:
-    os.environ["DO_NOT_TRACK"] = "1"  # before the import, to disable telemetry
-    os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-    import daft
-
-    return daft
-
-
-def _connect(address: str | None) -> None:
+def _connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
@@ -124,3 +141,4 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"runner ray: no cluster at {address or 'auto'} ({reason})") from None
+    return ray

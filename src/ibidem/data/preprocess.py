@@ -31,15 +31,16 @@ from pydantic import Field
 
 from ibidem import artifacts, jsonl, log
 from ibidem.config import configuration, settings
-from ibidem.data import shards
+from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     to_manifest,
     total_of,
 )
-from ibidem.data.dedup import Part, find_duplicates
+from ibidem.data.dedup import find_duplicates
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import contamination, removals
+from ibidem.data.near import Part
 from ibidem.data.pipeline import decide, finish, losses, steps
 from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
@@ -416,13 +417,17 @@ def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: 
     if (work.folder / "clusters.json").exists():
         return
     parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in work.shards]
-    duplicates = find_duplicates(parts, config.dedup, engine, work.folder / "sets", num_settled=len(settled))
-    requested = decide.find_requested(parts, duplicates, len(settled), config.removals, engine)
+    scratch = work.folder / "decisions"
+    decisions = find_duplicates(parts, config.dedup, engine, scratch, num_settled=len(settled))
+    requested = decide.find_requested(decisions, config.removals, engine)
     for shard in work.shards[:1]:
         shard.verdicts.parent.mkdir(exist_ok=True)
-    decide.write_verdicts(parts, duplicates, requested, config.removals, [shard.verdicts for shard in work.shards])
-    shutil.rmtree(work.folder / "sets", ignore_errors=True)
-    write_file(work.folder / "clusters.json", json.dumps(decide.summary(duplicates)))
+    verdicts = [shard.verdicts for shard in work.shards]
+    decide.write_verdicts(decisions, requested, config.removals, verdicts, engine)
+    clusters = json.dumps(decisions.clusters())
+    exchange.forget()
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_file(work.folder / "clusters.json", clusters)
 
 
 def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:

@@ -45,7 +45,6 @@ _OFFSET = np.uint64(0xCBF29CE484222325)
 _ROLL = np.uint64(0x9E3779B97F4A7C15)
 _SIGMA, _DOTTED_I = 0x3A3, 0x130  # the only two that `str.lower` does not map one to one regardless of context
 _IRREGULAR, _HAS_IRREGULAR = np.uint64(0xFFFFFFFFFFFFFFFF), -1
-_MOST_COMPARED = 64
 _MOST_VOTES = 63  # what six bit planes can count, for 64 bits at once
 
 
@@ -126,6 +125,13 @@ def band_keys(signatures: NDArray[np.uint32], band: int) -> Hashes:
     return keys
 
 
+def simhash_keys(simhashes: Hashes, number: int) -> Hashes:
+    """Hash the bits of SimHashes that one of SIMHASH_MASKS keeps to keys [N]."""
+    keys = np.empty(len(simhashes), np.uint64)
+    _simhash_keys(simhashes, SIMHASH_MASKS[number], keys)
+    return keys
+
+
 def first_equal(keys: Hashes) -> NDArray[np.int64]:
     """Return the index of the first equal key for each key, int64 [K].
 
@@ -188,11 +194,12 @@ def _permutations() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     return a | np.uint32(1), b
 
 
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
+    """Compile a kernel that runs without the GIL."""
     return numba.njit(cache=True, nogil=True, boundscheck=False)(function)
 
 
-@_compiled
+@compiled
 def _beyond_ascii(data: Bytes, i: np.uint64) -> tuple[np.int32, np.uint64]:
     """Decode the UTF-8 sequence at `i`; return its code point and its length in bytes."""
     byte, second = np.int32(data[i]), np.int32(data[i + _ONE] & 0x3F)
@@ -205,7 +212,7 @@ def _beyond_ascii(data: Bytes, i: np.uint64) -> tuple[np.int32, np.uint64]:
     return ((byte & 0x7) << 18) | (second << 12) | (third << 6) | fourth, np.uint64(4)
 
 
-@_compiled
+@compiled
 def _hash_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashes) -> int:
     """Hash the words by FNV-1a, from 0, over their letters; return the number of words.
 
@@ -240,7 +247,7 @@ def _hash_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashe
     return int(_folded(words, count + inside))
 
 
-@_compiled
+@compiled
 def _hash_ascii_words(data: Bytes, start: int, end: int, letters: Hashes, words: Hashes) -> int:
     """Do the same for ASCII text, both halves side by side, so that their multiplications overlap.
 
@@ -277,7 +284,7 @@ def _hash_ascii_words(data: Bytes, start: int, end: int, letters: Hashes, words:
     return int(_folded(words, count))
 
 
-@_compiled
+@compiled
 def _folded(words: Hashes, count: np.uint64) -> np.int64:
     """Fold the upper half of each hash into the lower half; only the upper half depends on every letter."""
     for n in range(count):
@@ -285,21 +292,21 @@ def _folded(words: Hashes, count: np.uint64) -> np.int64:
     return np.int64(count)
 
 
-@_compiled
-def _mix(x: np.uint64) -> np.uint64:
+@compiled
+def mixed(x: np.uint64) -> np.uint64:
     """Spread every bit over all 64: the finalizer of splitmix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
     first = min(num_words, size)
     h = np.uint64(first)
     for i in range(first):
         h = h * _ROLL + words[i]
-    hashes[0] = _mix(h)
+    hashes[0] = mixed(h)
     if num_words <= size:
         return 1
     oldest = _ONE
@@ -308,11 +315,11 @@ def _roll(words: Hashes, num_words: int, size: int, hashes: Hashes) -> int:
     salt = np.uint64(size) * (oldest * _ROLL - oldest)  # keeps the contribution of the length constant
     for i in range(num_words - size):
         h = h * _ROLL + (words[np.uint64(i + size)] - words[np.uint64(i)] * oldest - salt)
-        hashes[np.uint64(i + 1)] = _mix(h)
+        hashes[np.uint64(i + 1)] = mixed(h)
     return num_words - size + 1
 
 
-@_compiled
+@compiled
 def _shingles(
     data: Bytes, bounds: NDArray[np.int64], letters: Hashes, shingles: Hashes, ends: NDArray[np.int64]
 ) -> None:
@@ -326,7 +333,7 @@ def _shingles(
         ends[n] = end
 
 
-@_compiled
+@compiled
 def num_shared(a: Hashes, b: Hashes) -> int:
     """Count the common elements of two sorted sets."""
     i = j = shared = 0
@@ -338,14 +345,14 @@ def num_shared(a: Hashes, b: Hashes) -> int:
     return shared
 
 
-@_compiled
+@compiled
 def jaccard(a: Hashes, b: Hashes) -> float:
     """Return the Jaccard similarity of two sorted sets: shared / all."""
     shared = num_shared(a, b)
     return float(shared / (len(a) + len(b) - shared))
 
 
-@_compiled
+@compiled
 def _band_keys(signatures: NDArray[np.uint32], rows: NDArray[np.int64], keys: Hashes) -> None:
     for n in range(len(keys)):
         h = _OFFSET
@@ -355,42 +362,17 @@ def _band_keys(signatures: NDArray[np.uint32], rows: NDArray[np.int64], keys: Ha
         keys[n] = h
 
 
-@_compiled
-def mark_agreeing(
-    signatures: Bytes, buckets: NDArray[np.int64], texts: NDArray[np.int64], least: float, marked: NDArray[np.bool_]
-) -> None:
-    """Mark every text that agrees in at least `least` MinHashes with another text of one of its buckets.
-
-    Args:
-        signatures: the lowest byte of each MinHash; [N, H].
-        buckets: bucket of each entry, sorted; in buckets of more than _MOST_COMPARED texts all are marked.
-        texts: text of each entry.
-        least: number of MinHashes.
-        marked: output; [N].
-    """
-    start = 0
-    for end in range(1, len(buckets) + 1):
-        if end < len(buckets) and buckets[end] == buckets[start]:
-            continue
-        for j in range(start, end):
-            if end - start > _MOST_COMPARED:
-                marked[texts[j]] = True
-                continue
-            for i in range(start, j):
-                if not (marked[texts[i]] and marked[texts[j]]):
-                    agreed = 0
-                    for p in range(NUM_PERMUTATIONS):
-                        agreed += signatures[texts[i], p] == signatures[texts[j], p]
-                    if agreed >= least:
-                        marked[texts[i]] = marked[texts[j]] = True
-        start = end
+@compiled
+def _simhash_keys(simhashes: Hashes, mask: np.uint64, keys: Hashes) -> None:
+    for n in range(len(keys)):
+        keys[n] = mixed(simhashes[n] & mask)
 
 
-@_compiled
+@compiled
 def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64]) -> None:
     """Look up each key in a hash table with linear probing; its size is a power of 2, empty places are -1."""
     for n in range(len(keys)):
-        place = _mix(keys[n]) & np.uint64(len(table) - 1)
+        place = mixed(keys[n]) & np.uint64(len(table) - 1)
         while table[place] >= 0 and keys[table[place]] != keys[n]:
             place = (place + np.uint64(1)) & np.uint64(len(table) - 1)
         if table[place] < 0:
@@ -398,17 +380,17 @@ def _first_equal(keys: Hashes, table: NDArray[np.int64], first: NDArray[np.int64
         first[n] = table[place]
 
 
-@_compiled
+@compiled
 def _look_up(keys: Hashes, known: Hashes, table: NDArray[np.int64], is_known: NDArray[np.bool_]) -> None:
     """Look up each key among those that `_first_equal` put into the table."""
     for n in range(len(keys)):
-        place = _mix(keys[n]) & np.uint64(len(table) - 1)
+        place = mixed(keys[n]) & np.uint64(len(table) - 1)
         while table[place] >= 0 and known[table[place]] != keys[n]:
             place = (place + np.uint64(1)) & np.uint64(len(table) - 1)
         is_known[n] = table[place] >= 0
 
 
-@_compiled
+@compiled
 def _min_hashes(
     shingles: Hashes, count: int, a: NDArray[np.uint32], b: NDArray[np.uint32], least: NDArray[np.uint32]
 ) -> None:
@@ -424,21 +406,21 @@ def _min_hashes(
             least[p] = min(least[p], least_wx, least_yz)
 
 
-@_compiled
+@compiled
 def _upper_half(shingle: np.uint64) -> np.uint32:
     return np.uint32(shingle >> np.uint64(32))
 
 
-@_compiled
+@compiled
 def _in_order(words: Hashes, num_words: int) -> np.uint64:
     """Hash a word sequence: the sum of its words, each mixed with its position."""
     h = np.uint64(num_words)
     for i in range(num_words):
-        h += _mix(words[i] + np.uint64(i) * _ROLL)
-    return np.uint64(_mix(h))
+        h += mixed(words[i] + np.uint64(i) * _ROLL)
+    return np.uint64(mixed(h))
 
 
-@_compiled
+@compiled
 def _simhash(shingles: Hashes, count: int) -> np.uint64:
     """Return the majority of the shingles in each of 64 bits; votes are counted in bit planes, 64 bits at a time."""
     votes = np.zeros(64, np.int64)
@@ -462,7 +444,7 @@ def _simhash(shingles: Hashes, count: int) -> np.uint64:
     return simhash
 
 
-@_compiled
+@compiled
 def _sketch(
     data: Bytes,
     bounds: NDArray[np.int64],

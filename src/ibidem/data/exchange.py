@@ -1,0 +1,88 @@
+"""Intermediate arrays that tasks exchange through a folder: what one task writes by partition, others read by slice.
+
+    group 0  [ partition 0 | partition 1 | ... ]           a task writes one row of this table
+    group 1  [ partition 0 | partition 1 | ... ]           a later task reads one column
+
+A file appears as a whole or not at all, under a name that does not depend on the number of workers; a task whose file
+is there already has nothing to do.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+Array = NDArray[Any]
+_OPEN_FILES = 4096
+_SORTED_FAST = 1 << 16
+"""Numbers of 16 bits are sorted digit by digit."""
+
+
+def save(path: Path, array: Array) -> None:
+    """Write an array."""
+    replace(path, lambda partial: np.lib.format.write_array(partial, np.asarray(array)))
+
+
+def replace(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file by a function that takes it open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    with partial.open("wb") as file:
+        write(file)
+    partial.replace(path)
+
+
+def load(path: Path) -> Array:
+    """Map an array into memory, read-only: a .npy file, or 64-bit words one after another."""
+    mapped: Array = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, np.uint64, "r")
+    return mapped.view(np.ndarray)  # slices of a memmap are memmaps too, which is slow
+
+
+def kept_open(path: Path) -> Array:
+    """Map an array that many small slices are read from; it stays mapped until `forget`."""
+    facts = path.stat()
+    return _mapped(path, facts.st_ino, facts.st_mtime_ns)
+
+
+@lru_cache(_OPEN_FILES)
+def _mapped(path: Path, _inode: int, _modified: int) -> Array:
+    return load(path)
+
+
+def forget() -> None:
+    """Unmap what was kept open, so that the space of deleted files is free."""
+    _mapped.cache_clear()
+
+
+def prefixes(keys: Hashes, bits: int) -> Indices:
+    """Return the partition of each key: its first bits."""
+    return (keys >> np.uint64(63 - bits) >> np.uint64(1)).astype(np.int64)
+
+
+def scatter(keys: Hashes, bits: int) -> tuple[Indices, Indices]:
+    """Sort keys by partition; return their order, and where each of the 2**bits partitions begins, and the end.
+
+    >>> order, bounds = scatter(np.array([2**63, 0, 1], np.uint64), 1)
+    >>> order.tolist(), bounds.tolist()
+    ([1, 2, 0], [0, 2, 3])
+    """
+    return in_order(prefixes(keys, bits), 1 << bits)
+
+
+def in_order(partitions: Indices, count: int) -> tuple[Indices, Indices]:
+    """Return the order by partition, and where each of `count` partitions begins, and the end."""
+    order = np.argsort(partitions.astype(np.uint16 if count <= _SORTED_FAST else np.uint32), kind="stable")
+    return order, np.cumsum([0, *np.bincount(partitions, minlength=count)])
+
+
+def between(column: Array, start: int, end: int) -> slice:
+    """Return the slice of a sorted column with values from `start` up to `end`."""
+    first, past = np.searchsorted(column, [start, end])
+    return slice(int(first), int(past))
