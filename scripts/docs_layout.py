@@ -848,6 +848,8 @@ OTHERS = {
     "NAME.takedown-ID.intoto.jsonl": "`ibidem takedown apply --sign-with`: the certificate signed: a DSSE envelope for "
     "each of its statements, one a line.",
     "NAME.official.jsonl": "`ibidem evaluate human-eval --evaluator official`: disagreements, beside the result NAME.",
+    "{demo:BEGINNINGS_FILE}": "`ibidem demo`: beginnings of training documents, which the models continue: prompts of "
+    "`ibidem evaluate verbatim`.",
     "dashboard.html, {records:DASHBOARD_FILE}": "`ibidem evaluate dashboard`: in its output folder.",
     "{artifacts:SIGNATURE}": "`ibidem sign`, `ibidem gate --sign-with`: signatures, beside the manifest of an "
     "evaluation or a decision: a DSSE envelope around an in-toto statement.",
