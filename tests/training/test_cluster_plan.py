@@ -78,9 +78,7 @@ def test_one_gpu_sends_nothing() -> None:
 def test_only_gradients_travel_between_machines() -> None:
     one, two = estimated(8), estimated(16)
     assert one.between == 0
-    assert (
-        two.between == 4 * SHAPE.parameters / 8
-    )  # a ring of two: half a shard's sums, there and back
+    assert two.between == 4 * SHAPE.parameters / 8  # a ring of two: half a shard's sums, there and back
 
 
 @pytest.mark.parametrize("gpus", [1, 8, 64, 512])

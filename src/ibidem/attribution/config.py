@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from ibidem.data.engine import EngineConfig
 LEAST_TOKENS = 40
 """From this length on a span is more than an idiom: 40 tokens are three or four lines of code."""
 COMMON_DOCUMENTS = 10
+OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
+Action = Literal["allow", "mark", "block"]
+"""What happens to a span: it is sent, it is sent and its documents are named, or the answer ends before it."""
 PART_TOKENS = 1 << 26
 """A part of 64 million tokens is sorted in 20 seconds and 1.1 GB of memory."""
 
@@ -45,3 +48,28 @@ class AttributeConfig:
     """A span of more documents than this is common, such as the text of a license; only some of them are named."""
     json: bool = False
     """Print a JSON object a span."""
+
+
+@configuration
+class PolicyConfig:
+    """What happens to the spans of an answer that training documents contain."""
+
+    index: Path | None = None
+    """Folder that `ibidem attribute build` made of the model's training; empty: nothing is looked up."""
+    permitted: tuple[str, ...] = OPEN_LICENSES
+    """Licenses of documents that may be repeated, as SPDX identifiers."""
+    on_permitted: Action = "mark"
+    """A span whose documents all have a permitted license: allow, mark (name the documents) or block."""
+    on_other: Action = "block"
+    """A span of a document with another license or none, or that was removed from the dataset since."""
+    on_common: Action = "allow"
+    """A span of many documents, such as the text of a license."""
+    least_tokens: Annotated[int, Field(ge=1, lt=2**31)] = LEAST_TOKENS
+    """Smallest number of tokens of a span."""
+    common_documents: Annotated[int, Field(ge=1, lt=2**31)] = COMMON_DOCUMENTS
+    """A span of more documents than this is common."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether an answer may end before a span."""
+        return "block" in {self.on_permitted, self.on_other, self.on_common}

@@ -28,7 +28,7 @@ from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFI
 from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
-from ibidem.readers import check_reader
+from ibidem.readers import Readers, check_reader, readers_of
 from ibidem.tokenization.tokenizer import Tokenizer
 
 MOST_TOKENS = 1 << 20
@@ -159,6 +159,11 @@ class Attribution:
     def digest(self) -> str:
         """Digest of the index."""
         return self._index.digest
+
+    @property
+    def readers(self) -> Readers | None:
+        """Who may read what it is of; None: everyone."""
+        return readers_of(self._index.config)
 
     def of_text(self, text: str) -> list[Repetition]:
         """Return the spans of a text that occur in training documents, in order.

@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
+from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS, OPEN_LICENSES
 from ibidem.config import configuration
 from ibidem.grounding.config import ABSTENTIONS, WORD_SHARE
 from ibidem.sandbox.config import SandboxConfig
 from ibidem.trackers import TrackersConfig
 
 Positive = Annotated[int, Field(ge=1)]
-OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
 
 
 @configuration

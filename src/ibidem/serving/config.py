@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ibidem.attribution.config import PolicyConfig
 from ibidem.config import POSITIONAL, configuration
 from ibidem.grounding.config import HeadChoice
 
@@ -136,6 +137,8 @@ class ServeConfig(HeadChoice):
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     limits: LimitsConfig = LimitsConfig()
     """What one request, and one token, may cost."""
+    attribution: PolicyConfig = PolicyConfig()
+    """What happens to the spans of an answer that the model's training documents contain."""
 
     @model_validator(mode="after")
     def _something_answers(self) -> "ServeConfig":

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from ibidem.attribution.config import OPEN_LICENSES
 from ibidem.config import POSITIONAL, WRITTEN, configuration
 from ibidem.data.licenses.policy import LicensePolicy
 from ibidem.errors import ConfigError
-from ibidem.evaluation.config import OPEN_LICENSES
 from ibidem.sandbox.config import SandboxConfig
 from ibidem.signatures import is_public_key
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ibidem.serving.server import requests
 from ibidem.serving.server.requests import ChatAsked
-from ibidem.serving.server.responses import About, Pieces, around, sse, unchecked, usage
+from ibidem.serving.server.responses import About, Pieces, around, repetitions, sse, unchecked, usage
 from ibidem.serving.server.service import Service
 from ibidem.serving.server.speech import Cited, Delta, Ended
 from ibidem.serving.server.tokens import Caller
@@ -67,9 +67,10 @@ class ChatForm:
         return sse(self._chunk({"role": "assistant", "content": ""}))
 
     def event(self, delta: Delta) -> bytes:
-        if not delta.citations:
+        if not delta.citations and not delta.repeated:
             return b"".join((self._before, json.dumps(delta.text).encode(), self._behind))
-        return sse(self._chunk({"content": delta.text, "annotations": self._annotations(delta.citations)}))
+        annotations = self._annotations(delta.citations) + repetitions(delta.repeated)
+        return sse(self._chunk({"content": delta.text, "annotations": annotations}))
 
     def closing(self, ended: Ended) -> bytes:
         last = self._chunk({}, ended.finish) | _grounding(ended)
@@ -77,12 +78,12 @@ class ChatForm:
             return sse(last)
         return sse(last) + sse({**self._about.head(CHUNK), "choices": [], "usage": usage(ended)})
 
-    def whole(self, text: str, citations: Sequence[Cited], ended: Ended) -> dict[str, Any]:
+    def whole(self, whole: Delta, ended: Ended) -> dict[str, Any]:
         message = {
             "role": "assistant",
-            "content": text,
+            "content": whole.text,
             "refusal": None,
-            "annotations": self._annotations(citations),
+            "annotations": self._annotations(whole.citations) + repetitions(whole.repeated),
         }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ended.finish}
         return {**self._about.head("chat.completion"), "choices": [choice], "usage": usage(ended), **_grounding(ended)}

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from ibidem.serving.server import requests
 from ibidem.serving.server.errors import ApiError
 from ibidem.serving.server.requests import CompletionAsked
-from ibidem.serving.server.responses import About, Pieces, around, sse, unchecked, usage
+from ibidem.serving.server.responses import About, Pieces, around, repetitions, sse, unchecked, usage
 from ibidem.serving.server.service import Service
-from ibidem.serving.server.speech import Cited, Delta, Ended, Said, SamplingParams, Spoken
+from ibidem.serving.server.speech import Delta, Ended, Repeated, Said, SamplingParams, Spoken
 from ibidem.serving.server.tokens import Caller
 
 OBJECT = "text_completion"
@@ -66,6 +66,8 @@ class _TextForm:
         return b""
 
     def event(self, delta: Delta) -> bytes:
+        if delta.repeated:
+            return sse(self._chunk(delta.text, repeated=delta.repeated))
         return b"".join((self._before, json.dumps(delta.text).encode(), self._behind))
 
     def closing(self, ended: Ended) -> bytes:
@@ -74,14 +76,16 @@ class _TextForm:
             last + sse({**self._about.head(OBJECT), "choices": [], "usage": usage(ended)}) if self._with_usage else last
         )
 
-    def whole(self, text: str, citations: Sequence[Cited], ended: Ended) -> dict[str, Any]:
-        assert not citations
-        return {**self._about.head(OBJECT), "choices": [_choice(text, ended.finish)], "usage": usage(ended)}
+    def whole(self, whole: Delta, ended: Ended) -> dict[str, Any]:
+        assert not whole.citations
+        choice = _choice(whole.text, ended.finish, whole.repeated)
+        return {**self._about.head(OBJECT), "choices": [choice], "usage": usage(ended)}
 
-    def _chunk(self, text: str, finish: str | None = None) -> dict[str, Any]:
+    def _chunk(self, text: str, finish: str | None = None, repeated: Sequence[Repeated] = ()) -> dict[str, Any]:
         usage_to_come = {"usage": None} if self._with_usage else {}
-        return {**self._about.head(OBJECT), "choices": [_choice(text, finish)], **usage_to_come}
+        return {**self._about.head(OBJECT), "choices": [_choice(text, finish, repeated)], **usage_to_come}
 
 
-def _choice(text: str, finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+def _choice(text: str, finish: str | None, repeated: Sequence[Repeated]) -> dict[str, Any]:
+    annotations = {"annotations": repetitions(repeated)} if repeated else {}
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, **annotations}

@@ -15,13 +15,14 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ibidem.serving.server.errors import ApiError, refusal_of, shutting_down
-from ibidem.serving.server.speech import Cited, Delta, Ended, Said, Spoken
+from ibidem.serving.server.speech import Delta, Ended, Repeated, Said, Spoken
 
 HEAD_AFTER_S = 10.0
 """After this time without a first piece, the head of a streamed answer is sent, so that nobody takes it for dead."""
@@ -43,7 +44,7 @@ class Form(Protocol):
     def closing(self, ended: Ended) -> bytes:
         """Return the last events."""
 
-    def whole(self, text: str, citations: Sequence[Cited], ended: Ended) -> dict[str, Any]:
+    def whole(self, whole: Delta, ended: Ended) -> dict[str, Any]:
         """Return an answer that is not streamed."""
 
 
@@ -154,17 +155,15 @@ class Answer(Response):
             await (self._stream if self._is_streamed else self._send_whole)(scope, send)
 
     async def _send_whole(self, scope: Scope, send: Send) -> None:
-        texts: list[str] = []
-        citations: list[Cited] = []
+        deltas: list[Delta] = []
         try:
             async for piece in self._pieces:
                 self._check_permitted()
                 if isinstance(piece, Ended):
                     _count(scope, piece)
-                    body = dumps(self._form.whole("".join(texts), citations, piece))
+                    body = dumps(self._form.whole(_joined(deltas), piece))
                     break
-                texts.append(piece.text)
-                citations += piece.citations
+                deltas.append(piece)
         except asyncio.CancelledError:
             if (refusal := self._why_ended()) is not None:
                 raise refusal from None
@@ -244,6 +243,12 @@ class _Head:
         await self._send({"type": "http.response.body", "body": sse(refusal.body())})
 
 
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    citations = tuple(chain.from_iterable(each.citations for each in deltas))
+    repeated = tuple(chain.from_iterable(each.repeated for each in deltas))
+    return Delta("".join(each.text for each in deltas), citations, repeated)
+
+
 async def unchecked(said: AsyncGenerator[Said | Spoken]) -> Pieces:
     """Yield what a model says as it says it; citations of nothing are text in brackets."""
     async with aclosing(said):
@@ -273,6 +278,15 @@ def usage(ended: Ended) -> dict[str, int]:
     """
     prompt, completion = ended.prompt_tokens, ended.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def repetitions(repeated: Sequence[Repeated]) -> list[dict[str, Any]]:
+    """Return spans that training documents contain as annotations, beside those of citations."""
+    return [
+        {"type": "training_source", "start_index": each.start, "end_index": each.end}
+        | {name: getattr(each, name) for name in ("num_tokens", "num_documents", "is_common", "sources")}
+        for each in repeated
+    ]
 
 
 def dumps(value: Any) -> bytes:

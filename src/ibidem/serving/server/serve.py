@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
@@ -30,6 +30,9 @@ from ibidem.serving.server import app, connections
 from ibidem.serving.server.service import Documents, Service
 from ibidem.serving.server.speech import Speaker
 from ibidem.serving.server.tokens import TokenStore, check_principal
+
+if TYPE_CHECKING:
+    from ibidem.attribution.lookup import Attribution
 
 OTHER_FILES = 256
 """Open files that are no connections, and a margin for those that wait to be refused."""
@@ -58,6 +61,8 @@ def serve(config: ServeConfig) -> None:
             limits=limits,
             state=config.state,
             audit=_audit(config),
+            attribution=_attribution(config),
+            policy=config.attribution,
             reviews=config.review,
             hosts=(address.host, *config.allowed_host),
             proxies=config.trusted_proxy,
@@ -232,6 +237,15 @@ def _documents(config: ServeConfig, stack: ExitStack) -> Documents | None:
     from ibidem.serving.server.documents import OpenedDocuments
 
     return stack.enter_context(closing(OpenedDocuments(config)))
+
+
+def _attribution(config: ServeConfig) -> "Attribution | None":
+    policy = config.attribution
+    if policy.index is None:
+        return None
+    from ibidem.attribution.lookup import Attribution
+
+    return Attribution(policy.index, least_tokens=policy.least_tokens, common_documents=policy.common_documents)
 
 
 def _audit(config: ServeConfig) -> Path | None:

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from ibidem.attribution.config import PolicyConfig
 from ibidem.conversation import Conversation
 from ibidem.grounding.store import Chunk
 from ibidem.readers import is_reader
@@ -16,6 +17,9 @@ from ibidem.serving.server.requests import Wanted
 from ibidem.serving.server.responses import About, Answer, Form, OpenAnswers, Pieces
 from ibidem.serving.server.speech import Delta, Ended, SamplingParams, Speaker
 from ibidem.serving.server.tokens import Caller, TokenStore
+
+if TYPE_CHECKING:
+    from ibidem.attribution.lookup import Attribution
 
 
 class Documents(Protocol):
@@ -67,13 +71,18 @@ class Service:
     """Names under which the server is called besides those of this computer itself."""
     proxies: tuple[str, ...] = ()
     """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    attribution: "Attribution | None" = None
+    """The index of the model's training, in which answers are looked up."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """What happens to the spans of an answer that are in it."""
     answers: OpenAnswers = field(default_factory=OpenAnswers)
     """The answers that are being sent."""
 
     def may_use(self, caller: Caller) -> bool:
         """Return whether a caller may use the model: one that was made from private documents is for their readers."""
-        readers = None if self.speaker is None else self.speaker.readers
-        return readers is None or is_reader(caller.principal, readers)
+        of_model = None if self.speaker is None else self.speaker.readers
+        of_index = None if self.attribution is None else self.attribution.readers
+        return all(each is None or is_reader(caller.principal, each) for each in (of_model, of_index))
 
     def check_model(self, model: str, caller: Caller) -> None:
         """Refuse a model that is not listed for a caller, whether there is one or not.
@@ -91,6 +100,10 @@ class Service:
 
     def answer(self, pieces: Pieces, form: Form, wanted: Wanted, caller: Caller) -> Answer:
         """Return an answer that is sent as long as the caller's token and session are valid."""
+        if self.attribution is not None:
+            from ibidem.serving.server.sources import attributed
+
+            pieces = attributed(pieces, self.attribution, self.policy)
         return Answer(
             pieces,
             form,

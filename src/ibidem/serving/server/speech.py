@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from ibidem.conversation import Conversation, PartKind
 from ibidem.readers import Readers
 
-Finish = Literal["stop", "length"]
-"""Why an answer ended, in OpenAI's words: by itself or at a stop string, or at the maximum length."""
+Finish = Literal["stop", "length", "content_filter"]
+"""Why an answer ended, in OpenAI's words: by itself or at a stop string, at the maximum length, or before a span of
+training documents that the policy blocks."""
 
 
 class Said(NamedTuple):
@@ -94,11 +95,25 @@ class Cited(NamedTuple):
     """What a grounding head says of the claim, from 0 to 1; None without one."""
 
 
+class Repeated(NamedTuple):
+    """A span of the answer's text that training documents contain."""
+
+    start: int
+    end: int
+    """The span is `text[start:end]` of all that was sent, in characters."""
+    num_tokens: int
+    num_documents: int
+    is_common: bool
+    sources: tuple[dict[str, Any], ...]
+    """Documents that contain it: repo, path, license, swhid, is_removed and more."""
+
+
 class Delta(NamedTuple):
-    """More text, and the citations in it."""
+    """More text, the citations in it, and spans of all text so far that training documents contain."""
 
     text: str
     citations: tuple[Cited, ...] = ()
+    repeated: tuple[Repeated, ...] = ()
 
 
 class Ended(NamedTuple):

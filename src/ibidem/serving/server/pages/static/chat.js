@@ -82,7 +82,7 @@ const inside = (start, end) => (each) => each.start <= start && end <= each.end;
 function piecesOf(answer) {
   const points = Array.from(answer.text);
   const badges = answer.doubts.map((doubt) => badgeOf(points, doubt)).filter(Boolean);
-  const places = [...answer.citations, ...answer.doubts, ...badges].flatMap(({ start, end }) => [start, end]);
+  const places = [...answer.citations, ...answer.repeats, ...answer.doubts, ...badges].flatMap(({ start, end }) => [start, end]);
   return blocksOf(points).flatMap((block, number) => {
     const within = places.filter((place) => block.start < place && place < block.end);
     const cuts = [...new Set([block.start, ...within, block.end])].sort((one, other) => one - other);
@@ -91,7 +91,8 @@ function piecesOf(answer) {
       const citation = answer.citations.find(inside(start, end));
       const text = points.slice(start, end).join("");
       const isDoubted = WORD.test(text) && answer.doubts.some(inside(start, end));
-      const kind = citation ? "citation" : badges.some(inside(start, end)) ? "badge" : isDoubted ? "doubt" : "text";
+      const plain = answer.repeats.some(inside(start, end)) ? "repeat" : "text";
+      const kind = citation ? "citation" : badges.some(inside(start, end)) ? "badge" : isDoubted ? "doubt" : plain;
       return { number, block, kind, citation, text };
     });
   });
@@ -152,6 +153,8 @@ function nodeOf({ kind, text, citation }) {
       return citationButton(citation, text);
     case "doubt":
       return element("span", { class: "doubt" }, text);
+    case "repeat":
+      return element("span", { class: "repeat" }, text);
     case "badge":
       return element("span", { class: "badge" }, text);
     default:
@@ -183,6 +186,10 @@ function citationOf({ url_citation: place, ...about }) {
   };
 }
 
+function repeatOf({ start_index: start, end_index: end, num_tokens: tokens, num_documents: documents, sources }) {
+  return { start, end, tokens, documents, sources };
+}
+
 // ---------------------------------------------------------------- asking
 
 async function send() {
@@ -192,7 +199,7 @@ async function send() {
   byId("start").hidden = true;
   follow(() => message("user", "You").body.append(element("p", {}, text)));
   const asked = [...messages, { role: "user", content: text }];
-  const answer = { ...message("assistant", "Answer"), text: "", citations: [], doubts: [], pieces: [] };
+  const answer = { ...message("assistant", "Answer"), text: "", citations: [], repeats: [], doubts: [], pieces: [] };
   start(answer);
   try {
     await receive(answer, asked, running.signal);
@@ -224,6 +231,7 @@ function finish(answer, asked) {
     answer.article.classList.remove("writing");
     if (answer.text) messages = [...asked, { role: "assistant", content: answer.text }];
     sources(answer);
+    repeats(answer);
   });
   log.removeAttribute("aria-busy");
   setState(false, "");
@@ -252,8 +260,11 @@ function take(answer, chunk) {
   if (chunk.error) throw new Error(chunk.error.message);
   const [choice] = chunk.choices ?? [];
   answer.text += choice?.delta?.content ?? "";
-  answer.citations.push(...(choice?.delta?.annotations ?? []).map(citationOf));
+  const annotations = choice?.delta?.annotations ?? [];
+  answer.citations.push(...annotations.filter(({ type }) => type === "url_citation").map(citationOf));
+  answer.repeats.push(...annotations.filter(({ type }) => type === "training_source").map(repeatOf));
   if (choice?.finish_reason === "length") note(answer.article, "Cut at the maximum length.");
+  if (choice?.finish_reason === "content_filter") note(answer.article, "Ended before training text that is blocked.");
   if (chunk.grounding) judge(answer, chunk.grounding);
   follow(() => draw(answer));
 }
@@ -313,6 +324,21 @@ function sources(answer) {
     return element("li", {}, button);
   });
   answer.article.append(element("ul", { class: "sources", "aria-label": "Sources" }, ...items));
+}
+
+// The training documents that the answer repeats: a line for each span, which opens to its documents.
+function repeats(answer) {
+  if (!answer.repeats.length) return;
+  const items = answer.repeats.map(({ tokens, documents, sources: found }) => {
+    const head = `${tokens} tokens as in ${documents === 1 ? "a training document" : `${documents} training documents`}`;
+    const lines = found.map((each) => {
+      const place = [each.repo, each.path ?? each.url ?? each.record].filter(Boolean).join(" ");
+      const facts = [each.license ?? "no license", each.swhid, each.is_removed ? "removed since" : null].filter(Boolean);
+      return element("li", {}, element("code", {}, place), ` ${facts.join(", ")}`);
+    });
+    return element("details", { class: "repeats" }, element("summary", {}, head), element("ul", {}, ...lines));
+  });
+  answer.article.append(...items);
 }
 
 async function showPassage(citation, button) {
