@@ -503,3 +503,30 @@ def test_nothing_is_wider_than_a_narrow_screen(tab: Tab) -> None:
     assert re.search(
         "auto|scroll", str(page.evaluate("getComputedStyle(document.querySelector('.body pre')).overflowX"))
     )
+
+
+COPIED = '```python\ndef merge(a, b):\n    """Merge two sorted lists."""\n    return sorted(a + b)\n```'
+
+
+def repeated(start: int, end: int, path: str) -> dict[str, Any]:
+    """Return the annotation of a span that a training document contains."""
+    source = {"repo": "owner/tools", "path": path, "license": "MIT", "swhid": f"swh:1:cnt:{'0' * 40}"}
+    about = {"num_tokens": 74, "num_documents": 1, "is_common": False, "sources": [source | {"is_removed": True}]}
+    return {"type": "training_source", "start_index": start, "end_index": end, **about}
+
+
+@slow
+def test_training_documents_that_an_answer_repeats_are_marked_and_open_below_it(tab: Tab) -> None:
+    tab.open()
+    head = "Sort both lists together: "
+    start = len(head) + 2 + COPIED.index("def")
+    said = delta(f"{head}\n\n{COPIED}\n\nThat is all."), delta("", repeated(start, start + 16, f"{POISON}.py"))
+    page = tab.ask("How do I merge two lists?", *said, ended("content_filter"))
+    article = page.locator("article.assistant")
+    expect(article.locator(".repeat")).to_have_text("def merge(a, b):")
+    expect(article.get_by_text("Ended before training text that is blocked.")).to_be_visible()
+    article.get_by_text("74 tokens as in a training document").click()
+    expect(article.locator("details.repeats")).to_contain_text(f"owner/tools {POISON}.py MIT, swh:1:cnt:0000")
+    expect(article.locator("details.repeats")).to_contain_text("removed since")
+    assert page.locator("#chat").locator("img, script, style, link, iframe, svg, a, [style]").count() == 0
+    assert Axe().run(page).response["violations"] == []
