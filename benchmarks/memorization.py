@@ -26,9 +26,9 @@ from typing import Any
 COPIES = (1, 2, 4, 8, 16, 32, 64)
 OF_EACH = 6
 """Canaries with each number of copies."""
-REAL_BYTES, PLANTED_REAL_BYTES, PLANTED = 1_200_000, 150_000, 60
+REAL_BYTES, PLANTED_REAL_BYTES, PLANTED = 1_200_000, 300_000, 60
 STEPS, SEEDS, LEAST = 480, 2, 40
-PROMPT_CHARS, MAX_TOKENS, HELD_OUT = 60, 96, 0.03
+PROMPT_CHARS, MAX_TOKENS, HELD_OUT = 60, 96, 0.05
 SYLLABLES = ("ba", "do", "fe", "gi", "ku", "la", "me", "no", "pi", "ra", "so", "tu", "ve", "wi", "xo", "za")
 
 
@@ -122,16 +122,8 @@ def measured(
     data, tokenizer, run = work / "data", work / "tokenizer", work / "run"
     ibidem("preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", data, "--skip", "filters", *flags)
     ibidem("train-tokenizer", "--input", data, "--output-dir", tokenizer, "--vocab-size", 4096)
-    kept = [
-        "--data.dataset",
-        data,
-        "--data.tokenizer",
-        tokenizer,
-        "--data.context",
-        256,
-        "--data.held-out-share",
-        HELD_OUT,
-    ]
+    kept = ["--data.dataset", data, "--data.tokenizer", tokenizer, "--data.context", 256]
+    kept += ["--data.held-out-share", HELD_OUT]
     trained = ["--training.steps", steps, "--training.batch-sequences", 8, "--training.micro-batch-sequences", 8]
     learned = ["--optim.name", "muon", "--optim.lr", 3e-2, "--optim.matrix-lr", 6e-3, "--optim.floor", 0]
     seeded = ["--training.seed", seed, "--training.mixed-precision", "no", "--optim.warmup-steps", max(1, steps // 20)]
