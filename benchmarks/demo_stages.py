@@ -18,8 +18,8 @@ from typing import Any
 SITUATIONS = ("alone", "beside a busy process")
 STAGES = (
     "preprocess", "blend", "card", "tokenizer", "pretraining", "perplexity", "dashboard", "traces", "solved problems",
-    "conversations", "SFT", "problems", "GRPO", "human-eval", "doc-qa", "chat", "documents", "passages",
-    "grounding head", "kinds of questions", "gate and report",
+    "conversations", "SFT", "problems", "GRPO", "human-eval", "doc-qa", "chat", "attribution", "verbatim before",
+    "verbatim after", "documents", "passages", "grounding head", "kinds of questions", "gate and report",
 )  # fmt: skip
 REACHED = ("bits_per_byte", "passed", "hidden_passed")
 """Figures on held-out data: of pretraining and SFT; of GRPO, before training and on the way."""

@@ -88,6 +88,13 @@ BEGINNINGS_FILE = "beginnings.jsonl"
 BEGINNINGS, BEGINNINGS_APART, BEGINNING_CHARS, ATTRIBUTED = 64, 20, 120, 3
 VERBATIM: dict[str, Any] = {"least_tokens": 16, "max_tokens": 48}
 """A model of this size hardly ever repeats the 40 tokens that are looked for by default."""
+VERBATIM_CRITERION = {
+    "evidence": "verbatim",
+    "task": "verbatim",
+    "metric": "verbatim.0.8",
+    "least_items": 200,
+    "below": 0.02,
+}
 PRACTICE_SHARE = 1 / 40
 PRACTICE_ANSWERS = 128
 """Of a step: to 16 problems."""
@@ -404,14 +411,15 @@ def _gate(config: DemoConfig, checkpoint: Path, out: Path) -> str:
     from ibidem.evaluation.gate.pin import pins_of
 
     tree = read_yaml(_configs(config) / "gate.yaml")
-    verbatim = f"verbatim-{run_of(checkpoint).name.partition('-')[0]}"
-    places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review", "verbatim": verbatim}
+    places = {"chat": "ratings", "documents": "doc-qa", "grounding": "grounding-review"}
     tree["evidence"] = {key: out / "evaluation" / places.get(key, key) for key in tree["evidence"]}
     documents = _configs(config) / "documents.jsonl"
     at_hand = {"human-eval": HUMAN_EVAL, "mbpp": config.mbpp, "mmlu": config.mmlu, "documents": documents}
     at_hand["verbatim"] = out / BEGINNINGS_FILE
     short = {"max_tokens": ANSWER_TOKENS}
     tree["settings"] |= {"human-eval": short, "mbpp": short, "documents": short}
+    tree["evidence"]["verbatim"] = out / "evaluation" / f"verbatim-{run_of(checkpoint).name.partition('-')[0]}"
+    tree["criteria"]["output.verbatim"] = VERBATIM_CRITERION
     tree["settings"]["verbatim"] = {"index": str(out / "attribution"), **VERBATIM}
     tree |= {"checkpoint": checkpoint, "output_dir": out / "gate", "unsigned": list(tree["evidence"])}
     tree["benchmarks"] = {key: str(place) for key, place in at_hand.items() if place}

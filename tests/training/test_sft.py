@@ -131,11 +131,11 @@ def test_a_killed_run_resumes_to_the_bit(settings: Settings, tmp_path: Path) -> 
 def test_what_was_trained_to_stop_stops(settings: Settings) -> None:
     run(
         settings,
-        training__steps=120,
-        validation__every=120,
+        training__steps=200,
+        validation__every=200,
         validation__sample_tokens=30,
         validation__prompts=["Which color has the red car?", "Which color has the blue hat?"],
-        checkpoints__every=120,
+        checkpoints__every=200,
     )
     before, after = (events(settings["output_dir"], "train.sample")[part] for part in (slice(0, 2), slice(2, 4)))
     assert {event["finish"] for event in after} == {"turn"}
