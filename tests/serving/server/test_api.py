@@ -542,3 +542,22 @@ def test_parts_of_citations_without_documents_are_text() -> None:
         return [piece async for piece in responses.unchecked(said())]
 
     assert asyncio.run(collected()) == [Delta("At nine"), Delta(" [1]")]
+
+
+@pytest.mark.parametrize(("is_closing", "status"), [(True, 503), (False, 401)])
+def test_an_answer_that_is_ended_before_its_first_step_is_refused(is_closing: bool, status: int) -> None:
+    async def listening() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def ended() -> ApiError:
+        answers = responses.OpenAnswers()
+        work = asyncio.create_task(answers.run(asyncio.sleep(9), listening, lambda: True))
+        await asyncio.sleep(0)  # the task of the answer is made, and has not begun
+        answers.end_all()
+        answers.is_closing = is_closing
+        with pytest.raises(ApiError) as refusal:
+            await work
+        return refusal.value
+
+    assert asyncio.run(ended()).status == status

@@ -98,7 +98,8 @@ class OpenAnswers:
         if self.is_closing:
             work.close()
             raise shutting_down()
-        task = asyncio.create_task(work)
+        has_begun = asyncio.Event()
+        task = asyncio.create_task(_begun(work, has_begun))
         self._permissions[task] = is_permitted
         if self._watch is None:
             self._watch = asyncio.create_task(self._end_forbidden())
@@ -110,6 +111,10 @@ class OpenAnswers:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             del self._permissions[task]
+        if not has_begun.is_set():
+            work.close()
+            if tasks[1].cancelled():  # the reader is still there
+                raise shutting_down() if self.is_closing else _revoked()
         with suppress(asyncio.CancelledError):
             task.result()
 
@@ -315,6 +320,11 @@ def around(event: Mapping[str, Any], mark: str) -> tuple[bytes, bytes]:
     """
     before, _, behind = sse(event).partition(dumps(mark))
     return before, behind
+
+
+async def _begun(work: Coroutine[Any, Any, None], has_begun: asyncio.Event) -> None:
+    has_begun.set()  # a task that is canceled before its first step never runs, and answers nothing
+    await work
 
 
 async def _left(receive: Receive) -> None:
