@@ -23,7 +23,8 @@ from ibidem.serving import config
 from ibidem.serving.config import ServeConfig
 from ibidem.serving.server import requests
 from ibidem.serving.server.chat_completions import _annotation
-from ibidem.serving.server.speech import Cited
+from ibidem.serving.server.responses import repetitions
+from ibidem.serving.server.speech import Cited, Repeated
 
 PAGE = (REPOSITORY / "docs" / "serving.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
@@ -182,8 +183,11 @@ def test_the_annotation_of_the_page_is_one() -> None:
 
 def test_the_keys_and_figures_of_the_page_are_those_of_the_code() -> None:
     flags = {flag.lstrip("-") for flag, *_ in describe(ServeConfig)}
-    named = set(re.findall(r"`--([a-z-]+)", PAGE))
-    assert named - {"days", "admin", "limits"} <= flags
+    named = set(re.findall(r"`--([a-z.-]+)", PAGE))
+    assert named - {"days", "admin", "limits."} <= flags
+    annotation = json.loads(blocks("json")[1])
+    repeated = Repeated(112, 391, 74, 1, is_common=False, sources=tuple(annotation["sources"]))
+    assert json.loads(json.dumps(repetitions([repeated]))) == [annotation]
     limits = ServeConfig(upstream="http://a").limits
     assert f"nothing for {limits.stalled_s:.0f} s" in PAGE
     assert f"at most {requests.MOST_BY_DEFAULT} tokens" in PAGE
