@@ -28,7 +28,7 @@ OF_EACH = 6
 """Canaries with each number of copies."""
 REAL_BYTES, PLANTED_REAL_BYTES, PLANTED = 1_200_000, 300_000, 60
 STEPS, SEEDS, LEAST = 480, 2, 40
-PROMPT_CHARS, MAX_TOKENS, HELD_OUT = 60, 96, 0.05
+PROMPT_CHARS, MAX_TOKENS, HELD_OUT = 60, 96, 0.1
 SYLLABLES = ("ba", "do", "fe", "gi", "ku", "la", "me", "no", "pi", "ra", "so", "tu", "ve", "wi", "xo", "za")
 
 
