@@ -188,7 +188,8 @@ class Checking:
         """Add more text, or a whole citation; return what is seen now."""
         if part.kind != "cite":
             text = part.text.removeprefix("\n") if self._is_behind_return else part.text
-            self._is_behind_return = part.text.endswith("\r")
+            if part.text:
+                self._is_behind_return = part.text.endswith("\r")
             return self._added(cleaned(text))
         self._is_behind_return = False
         for number in _cited_passages(part.text, self._chunks):

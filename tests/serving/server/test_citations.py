@@ -103,6 +103,13 @@ def test_text_and_citations_of_our_models_do_not_depend_on_where_they_are_cut(
     assert other.grounding(0) == about.grounding(0)
 
 
+def test_a_line_end_of_two_characters_is_one_though_an_empty_piece_is_between() -> None:
+    line = Said("text", "The tower is 330 metres high\r")
+    one, _ = whole([line, Said("text", "\nIt is of iron.")])
+    many, _ = whole([line, Said("text", ""), Said("text", "\nIt is of iron.")])
+    assert joined(many) == joined(one)
+
+
 @given(own_saids, st.data())
 def test_a_long_sentence_is_looked_at_more_rarely_and_stays_the_same(saids: list[Said], data: st.DataObject) -> None:
     one, about = whole(merged(saids))
