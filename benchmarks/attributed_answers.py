@@ -1,6 +1,6 @@
 """What it costs a server that answers are looked up in the training's index while they are written.
 
-Answers of 500 tokens arrive token by token, as from a model. `own` ones are random pieces of documents, of 3 tokens each:
+Answers of 500 tokens arrive token by token, as from a model. `own` ones are random pieces of documents, 3 tokens long:
 text that repeats nothing. `copied` ones are half documents, in pieces of 100 tokens. Each is passed on as it is; with
 spans marked; and with a policy that could block, so that text is held back, and finds nothing to block.
 
