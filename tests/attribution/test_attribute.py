@@ -166,7 +166,10 @@ def test_after_a_takedown_nothing_is_attributed_to_what_was_removed(
     requests.write_text(json.dumps({"kind": "sha256", "value": sha256}) + "\n")
     before = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in before for source in each.sources if source.sha256 == sha256] == [False]
+    opened = Attribution(index, least_tokens=LEAST)
+    assert [source.is_removed for each in opened.of_text(text) for source in each.sources] == [False]
     assert main(["takedown", "apply", str(requests), "--dataset", "data", "--artifacts", "tokens"]) == 0
+    assert [source.is_removed for each in opened.of_text(text) for source in each.sources] == [True], "opened before"
     before_files = {path: path.read_bytes() for name in index_module.FILES for path in index.rglob(name)}
     stale = Attribution(index, least_tokens=LEAST).of_text(text)
     assert [source.is_removed for each in stale for source in each.sources if source.sha256 == sha256] == [True]

@@ -25,7 +25,7 @@ from pyarrow import feather
 from ibidem import artifacts
 from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
 from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFIXES, TOKENS, TOPS, parent, parent_path
-from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, spans
+from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, open_from, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.readers import Readers, check_reader, readers_of
@@ -95,6 +95,10 @@ class _Part:
         """Return the places where a sequence occurs, int32 [P]."""
         return occurrences(self.ids_N, self.suffixes_N, self.tops_R, sequence_Q)
 
+    def open_from(self, text_Q: Ids, start: int) -> int:
+        """Return the first place, not before `start`, from which the rest of a text occurs in the part."""
+        return open_from(self.ids_N, self.suffixes_N, self.tops_R, text_Q, start)
+
     def rows_at(self, places_P: NDArray[np.int32]) -> list[int]:
         """Return the rows of the documents in which places are, ascending."""
         rows: list[int] = np.unique(np.searchsorted(self._starts_D, places_P, side="right") - 1).tolist()
@@ -147,6 +151,7 @@ class Attribution:
         tokens = parent(self._index, TOKENS)
         self.tokenizer = Tokenizer.load(parent(tokens, "tokenizer").path)
         self._least, self._common = least_tokens, common_documents
+        self._known: tuple[tuple[int, int] | None, Container[str] | None] | None = None
         dtype = self._index.config["dtype"]
         self._dtype = np.dtype(dtype)
         self._parts = [
@@ -196,6 +201,15 @@ class Attribution:
             found += (Span(start + each.start, start + each.end) for each in maximal([*chain.from_iterable(of_parts)]))
         return [self._repetition(span, text_Q[span.start : span.end]) for span in found]
 
+    def open_from(self, ids: Sequence[int]) -> int:
+        """Return from which place on the end of a sequence may be the start of a longer span; its length if nowhere.
+
+        A span that has the least length already is one of `of_ids`, and is not looked for.
+        """
+        text_Q = np.array(ids, self._dtype)
+        start = max(0, len(ids) - self._least)
+        return min((part.open_from(text_Q, start) for part in self._parts), default=len(ids))
+
     def _repetition(self, span: Span, sequence_Q: Ids) -> Repetition:
         num_places, known, sources = 0, set[tuple[str | None, ...]](), list[Source]()
         for part in self._parts:
@@ -216,11 +230,20 @@ class Attribution:
         return Source(sha256, {name: document[name] for name in FACTS}, self._is_removed(sha256))
 
     def _is_removed(self, sha256: str) -> bool | None:
-        return None if self._present is None else sha256 not in self._present
+        present = self._present()
+        return None if present is None else sha256 not in present
 
-    @cached_property
     def _present(self) -> Container[str] | None:
-        """Hashes of the documents that the dataset still has; None: it is not where it was."""
+        """Return the hashes of the documents that the dataset still has; None: it is not where it was.
+
+        They are read again when its manifest has changed: a server may run longer than from one takedown to the next.
+        """
+        state = _state_of(parent_path(self._index, DATASET) / artifacts.MANIFEST)
+        if self._known is None or self._known[0] != state:
+            self._known = (state, self._read_present())
+        return self._known[1]
+
+    def _read_present(self) -> Container[str] | None:
         try:
             parent(self._index, DATASET)
         except ConfigError:  # it has changed since
@@ -231,6 +254,15 @@ class Attribution:
             return _All()
         columns = (pq.read_table(path, columns=["sha256"])["sha256"] for path in shards.checked_shards(dataset))
         return {sha256 for column in columns for sha256 in column.to_pylist()}
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    """Return what differs between two versions of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _between(text_Q: Ids, separator: int) -> Iterator[tuple[int, int]]:

@@ -137,6 +137,20 @@ def occurrences(ids_N: Ids, suffixes_N: NDArray[np.int32], tops_R: Ids, sequence
     return suffixes_N[low:high]
 
 
+def open_from(ids_N: Ids, suffixes_N: NDArray[np.int32], tops_R: Ids, text_Q: Ids, start: int) -> int:
+    """Return the first place, not before `start`, from which the rest of a text occurs; its length if there is none.
+
+    No sequence that occurs, and goes on behind the text, begins between the two.
+
+    >>> ids = np.array([5, 7, 5, 7, 9], np.uint16)
+    >>> suffixes = suffix_array(ids)
+    >>> texts = (np.array(text, np.uint16) for text in ([9, 5, 7], [5, 9, 5], [5, 1]))
+    >>> [open_from(ids, suffixes, tops(ids, suffixes), text_Q, 0) for text_Q in texts]
+    [1, 2, 2]
+    """
+    return int(_open_from(ids_N, suffixes_N, tops_R, text_Q, start))
+
+
 def maximal(found: Sequence[Span]) -> list[Span]:
     """Return the spans that lie within no other one, in order, each once.
 
@@ -168,6 +182,19 @@ def _spans(ids: Any, suffixes: Any, tops: Any, text: Any, least: int, starts: An
                 count += 1
                 reached = end
     return count
+
+
+@_kernel
+def _open_from(ids: Any, suffixes: Any, tops: Any, text: Any, start: int) -> int:
+    low, high = start, len(text)
+    while low < high:  # if the rest occurs from a place on, it does from each later one
+        middle = (low + high) // 2
+        row = _boundary(ids, suffixes, tops, text, middle, len(text), False)
+        if row < len(ids) and _common(ids, suffixes[row], text, middle) == len(text) - middle:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 @_kernel

@@ -524,6 +524,8 @@ def test_training_documents_that_an_answer_repeats_are_marked_and_open_below_it(
     page = tab.ask("How do I merge two lists?", *said, ended("content_filter"))
     article = page.locator("article.assistant")
     expect(article.locator(".repeat")).to_have_text("def merge(a, b):")
+    expect(article.locator(".repeat")).to_have_css("box-decoration-break", "clone")  # a mark beside each line
+    expect(article.locator("summary")).to_have_text("74 tokens as in a training document: def merge(a, b):")
     expect(article.get_by_text("Ended before training text that is blocked.")).to_be_visible()
     article.get_by_text("74 tokens as in a training document").click()
     expect(article.locator("details.repeats")).to_contain_text(f"owner/tools {POISON}.py MIT, swh:1:cnt:0000")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -87,8 +88,7 @@ def test_spans_are_those_of_the_whole_text_and_are_announced_behind_their_end(
     whole = max(index.of_text(answer), key=lambda each: each.num_tokens)
     found = [each for piece in pieces if isinstance(piece, Delta) for each in piece.repeated]
     longest = max(found, key=lambda each: each.num_tokens)
-    assert abs(longest.start - whole.start) < 40  # where a look begins, tokens may be cut in another way
-    assert abs(longest.end - whole.end) < 10
+    assert (longest.start, longest.end, longest.num_tokens) == (whole.start, whole.end, whole.num_tokens)
     assert longest.sources[0]["path"] == whole.sources[0].facts["path"]
     assert len(found) <= len(index.of_text(answer)) + 2
     before = ""
@@ -112,6 +112,59 @@ def test_nothing_of_a_blocked_span_is_sent(index: Attribution, copied: str, size
     assert OWN.startswith(shown[: len(OWN)])
     assert len(OWN) // 2 < len(shown) <= len(OWN) + 3
     assert not [each for piece in pieces if isinstance(piece, Delta) for each in piece.repeated]
+
+
+def answers(copied: str, number: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield answers that repeat a part of a document between other words, and the pieces in which they are said."""
+    rng = Random(0)
+    words = ("index", "of the", "(x)", "return", "=", "zq\n", "value,")
+    for _ in range(number):
+        before, behind = (" ".join(rng.choices(words, k=rng.randrange(90))) for _ in range(2))
+        start = rng.randrange(len(copied) - 300)
+        repeated = copied[start : start + rng.choice((40, 60, 120, 300))]
+        answer = before + rng.choice((" ", "\n", "")) + repeated + " " + behind
+        size = rng.choice((1, 3, 7, 20, 10_000))
+        yield answer, [answer[at : at + size] for at in range(0, len(answer), size)]
+
+
+def test_spans_while_an_answer_is_written_are_those_of_the_whole_to_the_character(
+    index: Attribution, copied: str
+) -> None:
+    num_spans = 0
+    for answer, texts in answers(copied, 150):
+        whole = [(each.start, each.end, each.num_tokens) for each in index.of_text(answer)]
+        pieces = sent(index, "mark", texts)
+        found = [each for piece in pieces if isinstance(piece, Delta) for each in piece.repeated]
+        assert [(each.start, each.end, each.num_tokens) for each in found] == whole
+        shown = text_of(blocked := sent(index, "block", texts))
+        assert shown == (answer[: whole[0][0]] if whole else answer)
+        assert isinstance(blocked[-1], Ended)
+        assert blocked[-1].finish == ("content_filter" if whole else "stop")
+        num_spans += len(whole)
+    assert num_spans > 75
+
+
+def test_what_is_held_back_is_the_last_word_and_what_a_document_may_go_on_with(index: Attribution) -> None:
+    """The text of a span of the least length is some 100 characters."""
+    num_said, num_sent, behind = 0, 0, list[int]()
+
+    async def pieces() -> AsyncGenerator[Delta | Ended]:
+        nonlocal num_said
+        for char in OWN * 3:
+            num_said += 1
+            yield Delta(char)
+        yield Ended("stop", 5, 7)
+
+    async def collect() -> None:
+        nonlocal num_sent
+        async for piece in attributed(pieces(), index, policy("block")):
+            if isinstance(piece, Delta):
+                num_sent += len(piece.text)
+                behind.append(num_said - num_sent)
+
+    asyncio.run(collect())
+    assert num_sent == len(OWN * 3)
+    assert max(behind) < 50
 
 
 def test_an_answer_that_repeats_nothing_is_sent_whole_if_spans_are_blocked(index: Attribution) -> None:

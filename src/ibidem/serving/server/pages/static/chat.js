@@ -14,6 +14,7 @@ const passage = byId("passage");
 const DOUBT = " (unsupported)";
 const WORD = /[^\p{P}\s]/u;
 const NEAR_END_PX = 120;
+const SHOWN_CHARS = 60; // of a span that training documents contain
 
 let messages = []; // what is sent: complete turns only
 let running = null; // what stops the answer that is being written
@@ -329,8 +330,12 @@ function sources(answer) {
 // The training documents that the answer repeats: a line for each span, which opens to its documents.
 function repeats(answer) {
   if (!answer.repeats.length) return;
-  const items = answer.repeats.map(({ tokens, documents, sources: found }) => {
-    const head = `${tokens} tokens as in ${documents === 1 ? "a training document" : `${documents} training documents`}`;
+  const points = Array.from(answer.text);
+  const items = answer.repeats.map(({ start, end, tokens, documents, sources: found }) => {
+    const words = points.slice(start, end).join("").replace(/\s+/g, " ").trim();
+    const shown = words.length > SHOWN_CHARS ? `${Array.from(words).slice(0, SHOWN_CHARS).join("")}...` : words;
+    const held = documents === 1 ? "a training document" : `${documents} training documents`;
+    const head = `${tokens} tokens as in ${held}: ${shown}`;
     const lines = found.map((each) => {
       const place = [each.repo, each.path ?? each.url ?? each.record].filter(Boolean).join(" ");
       const facts = [each.license ?? "no license", each.swhid, each.is_removed ? "removed since" : null].filter(Boolean);
