@@ -1,12 +1,15 @@
 """What attribution costs: an index of the tokens of a corpus, and looking texts up in it.
 
-The corpus is source code of Python packages, preprocessed and tokenized by the program; the index is built from its
-tokens, and its parts from the whole and from their first quarter. Texts of 500 tokens are half copies of documents and
-half of other code.
+The corpus is source code of Python packages, preprocessed and tokenized by the program; every document is kept. The
+index is built from its tokens, and its parts from the whole and from their first quarter. Texts of 500 tokens are half
+copies of documents and half of other code.
 
     build       CPU-seconds and bytes for a token, with one thread
     open        CPU-milliseconds until the index can be asked
     lookup      CPU-milliseconds for a text: cold, after the files left the page cache, and warm
+    similar     CPU-milliseconds for a second look at a text, and how many of the passages of 25 lines whose document it
+                names, by what was edited in them
+    longest     CPU-seconds for a text of about a million tokens, and its spans
     naive       `bytes.find` of the same spans over the ids, in the same process
     infini-gram the package's `attribute` of the same texts, over the same ids and suffixes in its own format; it runs
                 in an environment of its own, whose Python is the last argument
@@ -19,8 +22,10 @@ CORPUS may be a folder of tokens, which are then indexed as they are.
 
 import gc
 import json
+import keyword
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -34,7 +39,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCAB, CONTEXT = 16_384, 512
 TEXTS, TEXT_TOKENS, LEAST = 200, 500, 40
-NAIVE_TEXTS = 3
+NAIVE_TEXTS, PASSAGES, LONGEST_TOKENS = 3, 200, 1_000_000
 PEER_TIMEOUT_S = 120
 
 
@@ -55,7 +60,18 @@ def main() -> None:
 
 def make_tokens(corpus: Path, scratch: Path) -> Path:
     """Preprocess and tokenize the corpus with the program's commands."""
-    ibidem("preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", scratch / "data")
+    kept = [
+        "--dedup.near",
+        "false",
+        "--dedup.exact",
+        "false",
+        "--skip",
+        "filters",
+        "licenses",
+        "scrub",
+        "contamination",
+    ]
+    ibidem("preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", scratch / "data", *kept)
     trained = ["--input", scratch / "data", "--output-dir", scratch / "tokenizer", "--vocab-size", VOCAB]
     ibidem("train-tokenizer", *trained, "--max-corpus-bytes", 5_000_000)
     made = ["--dataset", scratch / "data", "--tokenizer", scratch / "tokenizer", "--output-dir", scratch / "tokens"]
@@ -132,8 +148,74 @@ def looked_up(scratch: Path) -> dict[str, Any]:
             "warm_worst_cpu_ms": max(warm) * 1e3,
             "spans_a_text": statistics.mean(found),
         },
+        "similar": similar(lookup, texts),
+        "longest": longest(lookup),
         "naive": naive(lookup, texts),
     }
+
+
+def similar(lookup: Any, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Look for what texts resemble, and for the documents of passages that were edited."""
+    seconds = [timed(lambda text=text: lookup.similar_to(text))[1] for text in map(lookup.tokenizer.decode, texts)]
+    rng = random.Random(1)
+    passages = [passage_of_a_document(lookup, rng) for _ in range(PASSAGES)]
+    named = dict.fromkeys(EDITS, 0)
+    for name, edit in EDITS.items():
+        for sha256, lines in passages:
+            found = lookup.similar_to("\n".join(edit(lines, rng)))
+            named[name] += sha256 in {each.source.sha256 for each in found}
+    return {
+        "cpu_ms": statistics.median(seconds) * 1e3,
+        "cpu_ms_worst": max(seconds) * 1e3,
+        "passages": PASSAGES,
+        "named": named,
+    }
+
+
+def passage_of_a_document(lookup: Any, rng: random.Random) -> tuple[str, list[str]]:
+    """Return the hash of a document and 25 lines of it that have words in them."""
+    while True:
+        part = rng.choice(lookup._parts)
+        row = rng.randrange(len(part.documents))
+        lines = [line for line in lookup.tokenizer.decode(part.ids_of(row)).splitlines() if line.strip()]
+        if len(lines) > 40:
+            start = rng.randrange(len(lines) - 25)
+            passage = lines[start : start + 25]
+            if len(set(re.findall(r"\w+", "\n".join(passage)))) > 40:
+                return part.documents["sha256"][row].as_py(), passage
+
+
+def renamed(lines: list[str], rng: random.Random, count: int) -> list[str]:
+    """Give other names to some of the words that occur more than once."""
+    words = re.findall(r"\b[a-z_]{3,}\b", "\n".join(lines))
+    repeated = sorted({word for word in words if words.count(word) > 1 and not keyword.iskeyword(word)})
+    text = "\n".join(lines)
+    for number, word in enumerate(rng.sample(repeated, min(count, len(repeated)))):
+        text = re.sub(rf"\b{word}\b", f"another{number}", text)
+    return text.splitlines()
+
+
+EDITS: dict[str, Callable[[list[str], random.Random], list[str]]] = {
+    "copied": lambda lines, _: lines,
+    "other layout": lambda lines, _: [" ".join(re.findall(r"\w+|[^\w\s]", line)) for line in lines],
+    "every fifth line left out": lambda lines, _: [line for number, line in enumerate(lines) if number % 5],
+    "one name changed": lambda lines, rng: renamed(lines, rng, 1),
+    "three names changed": lambda lines, rng: renamed(lines, rng, 3),
+    "all names changed": lambda lines, rng: renamed(lines, rng, 1000),
+}
+
+
+def longest(lookup: Any) -> dict[str, float]:
+    """Look up documents one after another, as one text of about a million tokens."""
+    part, ids = lookup._parts[0], list[int]()
+    for row in range(len(part.documents)):
+        if len(ids) > LONGEST_TOKENS:
+            break
+        ids += part.ids_of(row)
+    text = lookup.tokenizer.decode(ids[:LONGEST_TOKENS])
+    repetitions, cpu_s = timed(lambda: lookup.of_text(text))
+    _, similar_s = timed(lambda: lookup.similar_to(text, repetitions))
+    return {"characters": len(text), "cpu_s": cpu_s, "spans": len(repetitions), "similar_cpu_s": similar_s}
 
 
 def make_texts(lookup: Any) -> list[list[int]]:

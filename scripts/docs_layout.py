@@ -447,6 +447,8 @@ def _attribution() -> Kind:
             "<part>/train.bin": "The ids of its shards' training documents, one shard after the other.",
             "<part>/{attribution.index:SUFFIXES}": "Places of these ids, sorted by what follows there; int32.",
             "<part>/{attribution.index:TOPS}": "Number of ids and the first eight of every 256th of these.",
+            "<part>/{attribution.index:SHINGLES}": "Hashes of a quarter of all 3-word runs in the upper and the number "
+            "of the document in the lower 32 bits, sorted; uint64.",
             "<part>/{attribution.index:DOCUMENTS}": "The part's training documents, uncompressed, to be mapped.",
             "<part>/{records:DOCUMENTS_FILE}": "The same.",
         },

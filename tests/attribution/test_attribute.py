@@ -5,16 +5,19 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ibidem import accounts, artifacts
 from ibidem.attribution import index as index_module
+from ibidem.attribution import similar
 from ibidem.attribution.attribute import attribute
 from ibidem.attribution.config import PART_TOKENS, AttributeConfig, BuildConfig
 from ibidem.attribution.index import build, index_part
 from ibidem.attribution.lookup import Attribution
+from ibidem.attribution.similar import Shingled
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
@@ -91,6 +94,36 @@ def test_however_shards_are_joined_the_answer_is_the_same(
             assert sha256 in {source.sha256 for source in longest.sources}
 
 
+def test_ten_thousand_queries_of_all_lengths_occur_in_all_parts_as_often_as_a_scan_finds_them(
+    dataset: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    parts = Attribution(indexed(tmp_path, tokenizer_dir, 70_000))._parts
+    raw = [part.ids_N.tobytes() for part in parts]
+    assert len(parts) > 1
+    rng = np.random.default_rng(0)
+    for _ in range(10_000):
+        ids_N, size = parts[rng.integers(len(parts))].ids_N, int(rng.integers(1, 500))
+        start = int(rng.integers(len(ids_N) - size))
+        query_Q = ids_N[start : start + size].copy()
+        if rng.random() < 0.3:
+            query_Q[rng.integers(size)] += 1
+        wanted = query_Q.tobytes()
+        for part, ids in zip(parts, raw, strict=True):
+            places = part.occurrences(query_Q)
+            assert all(ids[2 * place : 2 * place + len(wanted)] == wanted for place in places[:10])
+            assert len(places) == occurring(ids, wanted)
+
+
+def occurring(ids: bytes, wanted: bytes) -> int:
+    """Count the places, at the beginning of a 16-bit id, at which a sequence occurs."""
+    count, place = 0, ids.find(wanted)
+    while place >= 0:
+        count += place % 2 == 0
+        place = ids.find(wanted, place + 1)
+    return count
+
+
 def test_no_span_crosses_from_a_document_into_the_next_one_of_its_shard_or_of_another(index: Path) -> None:
     lookup = Attribution(index, least_tokens=LEAST)
     [part] = lookup._parts
@@ -108,9 +141,10 @@ def test_opening_hashes_no_file_that_has_not_changed(index: Path, monkeypatch: p
     assert not [path for path in hashed if index in path.parents]
 
 
-def test_an_index_of_another_version_is_one_line(index: Path) -> None:
+@pytest.mark.parametrize("lacking", ["parts", "shingles"])
+def test_an_index_of_another_version_is_one_line(index: Path, lacking: str) -> None:
     before = artifacts.load(index)
-    older = {name: value for name, value in before.config.items() if name != "parts"}
+    older = {name: value for name, value in before.config.items() if name != lacking}
     shutil.rmtree(index)
     with artifacts.create(index, kind=index_module.KIND, config=older, inputs=before.inputs):
         pass
@@ -133,6 +167,59 @@ def test_a_text_of_ones_own_repeats_nothing(index: Path) -> None:
     assert not lookup.of_text(OWN)
     assert not lookup.of_text("")
     assert not lookup.of_ids([])
+
+
+def edited(text: str) -> str:
+    """Return a text with other layout, and with lines between its own."""
+    lines = (
+        line.replace("(", " ( ") + "\r\n# Of our own.\r\n" * (n % 8 == 4) for n, line in enumerate(text.splitlines())
+    )
+    return "\r\n  ".join(lines)
+
+
+def test_an_edited_copy_is_similar_to_its_document_and_to_no_other(index: Path) -> None:
+    lookup = Attribution(index)
+    known = {sha256: text for sha256, text in trained(index.parent / "data").items() if len(text) > 500}
+    for sha256, text in known.items():
+        answer = OWN + edited(text) + OWN
+        [found, *others] = sorted(lookup.similar_to(answer), key=lambda each: -each.similarity)
+        assert found.source.sha256 == sha256
+        assert found.start >= len(OWN) - 12
+        assert found.end <= len(answer) - len(OWN) + 12
+        for each in others:
+            passage = Shingled.of(answer[each.start : each.end])
+            assert each.similarity >= 0.5
+            assert similar.passage(passage, Shingled.of(known[each.source.sha256])) is not None
+
+
+def test_what_a_span_covers_is_not_also_similar(index: Path) -> None:
+    lookup = Attribution(index)
+    _, text = long_document(index.parent / "data")
+    spans = lookup.of_text(text)
+    assert not lookup.similar_to(text, spans)
+    assert max(each.similarity for each in lookup.similar_to(text)) == 1.0
+
+
+def test_a_text_of_ones_own_resembles_nothing(index: Path) -> None:
+    lookup = Attribution(index)
+    for text in ("", OWN, "\u0130 \u03a3\u03c2 " * 50, " ".join(map(str, range(5000)))):
+        assert not lookup.similar_to(text)
+
+
+def test_a_similar_passage_is_shown_with_its_document(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sha256, text = long_document(index.parent / "data")
+    asked = ["attribute", edited(text), "--index", str(index)]
+    assert main(asked) == 0
+    *_, passage, source, summary = capsys.readouterr().out.splitlines()
+    assert " % similar: " in passage
+    assert "pkg/module_" in source
+    assert summary.endswith("; 1 similar passage")
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [each["sha256"] for each in found["sources"]] == [sha256]
+    assert 0.5 <= found["similarity"] < 1
+    assert main([*asked, "--least-similarity", "1"]) == 0
+    assert " similar: " not in capsys.readouterr().out
 
 
 def test_held_out_documents_are_no_training_documents(index: Path) -> None:
@@ -316,4 +403,5 @@ def test_what_a_checkpoint_says_is_attributed(
     assert main(asked) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 spans of training documents; 0 % of ")
     assert main([*asked, "--output", str(tmp_path / "said.jsonl")]) == 0
-    assert json.loads((tmp_path / "said.jsonl").read_text())["repeats"] == []
+    said = json.loads((tmp_path / "said.jsonl").read_text())
+    assert (said["repeats"], said["resembles"]) == ([], [])

@@ -12,6 +12,7 @@ from ibidem.data.engine import EngineConfig
 LEAST_TOKENS = 40
 """From this length on a span is more than an idiom: 40 tokens are three or four lines of code."""
 COMMON_DOCUMENTS = 10
+LEAST_SIMILARITY = 0.5
 OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0")
 Action = Literal["allow", "mark", "block"]
 """What happens to a span: it is sent, it is sent and its documents are named, or the answer ends before it."""
@@ -46,8 +47,11 @@ class AttributeConfig:
     """Smallest number of tokens of a span that is shown."""
     common_documents: Annotated[int, Field(ge=1, lt=2**31)] = COMMON_DOCUMENTS
     """A span of more documents than this is common, such as the text of a license; only some of them are named."""
+    least_similarity: Annotated[float, Field(gt=0, le=1)] = LEAST_SIMILARITY
+    """Smallest similarity, from 0 to 1, of a passage that is no copy but much like one of a document: with other names,
+    lines or layout. It is the share of 3-word runs that the two have in common, of all that they have."""
     json: bool = False
-    """Print a JSON object a span."""
+    """Print a JSON object a span and a passage."""
 
 
 @configuration

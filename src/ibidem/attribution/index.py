@@ -6,20 +6,22 @@
     <first shard>-<last shard>/train.bin          ids of the documents, one after the other
     <first shard>-<last shard>/train.suffixes     their suffix array, int32
     <first shard>-<last shard>/train.tops         first ids of every 256th one
+    <first shard>-<last shard>/train.shingles     which documents have which 3 words in a row, of a quarter of these
     <first shard>-<last shard>/documents.arrow    start and tokens of each document; path, license, SWHID and more
     <first shard>-<last shard>/documents.parquet  the same, compressed, for ibidem trace
 
-Ids, suffixes and documents.arrow are mapped into memory; a lookup reads the pages that it needs. A search costs much
-the same in a large part as in a small one, so that few parts are fast; but a part is sorted as a whole when one of its
-shards has changed. What the index has of a part depends on the shards of that part alone. Building again after a
-takedown makes the parts whose shards changed, and takes over the others. Shards are joined as the leaves of a binary
-tree are: one that shrinks can join its part with the one beside it, and moves no border elsewhere.
+Ids, suffixes, shingles and documents.arrow are mapped into memory; a lookup reads the pages that it needs. A search
+costs much the same in a large part as in a small one, so that few parts are fast; but a part is sorted as a whole when
+one of its shards has changed. What the index has of a part depends on the shards of that part alone. Building again
+after a takedown makes the parts whose shards changed, and takes over the others. Shards are joined as the leaves of a
+binary tree are: one that shrinks can join its part with the one beside it, and moves no border elsewhere.
 """
 
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -32,8 +34,10 @@ from pyarrow import feather
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
 from ibidem.attribution.config import BuildConfig
+from ibidem.attribution.similar import SAMPLED, SHINGLE_WORDS, postings
 from ibidem.attribution.suffix_array import MOST_TOKENS, suffix_array, tops
 from ibidem.data.engine import Engine
+from ibidem.data.shards import read_batches
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted, size
 from ibidem.readers import check_reader, readers_of, recorded
@@ -44,7 +48,8 @@ TOKENS, DATASET = "tokens", "dataset"
 """Roles of the inputs, which are the kinds of what they name."""
 TRAIN = "train"
 IDS, SUFFIXES, TOPS, DOCUMENTS = IDS_FILES[TRAIN], "train.suffixes", "train.tops", "documents.arrow"
-FILES = (IDS, SUFFIXES, TOPS, DOCUMENTS, DOCUMENTS_FILE)
+SHINGLES = "train.shingles"
+FILES = (IDS, SUFFIXES, TOPS, SHINGLES, DOCUMENTS, DOCUMENTS_FILE)
 FACTS = ("record", "source", "revision", "repo", "path", "url", "license", "language", "swhid")
 """What the index knows of a document, beside its tokens and the hash of its text."""
 
@@ -86,6 +91,7 @@ def build(config: BuildConfig) -> str:
         "document_id": tokens.config["document_id"],
         "parts": _parts(tokens, list(shards), config.part_tokens),
         "shards": shards,
+        "shingles": [SHINGLE_WORDS, SAMPLED],
     }
     chosen |= recorded(inputs, config.output_dir)
     with artifacts.writing(config.output_dir):
@@ -198,6 +204,8 @@ def _taken_over(old: Artifact, part: str, chosen: dict[str, Any], target: Path) 
     before = old.config["shards"]
     if old.config.get("parts", {}).get(part) != folders or old.config["dtype"] != chosen["dtype"]:
         return False
+    if old.config.get("shingles") != chosen["shingles"]:
+        return False
     if any(before[folder] != chosen["shards"][folder] for folder in folders):
         return False
     try:
@@ -225,6 +233,19 @@ def index_part(task: Task) -> None:
         suffixes_N = suffix_array(ids_N)
         suffixes_N.tofile(partial / SUFFIXES)
         tops(ids_N, suffixes_N).tofile(partial / TOPS)
+        del ids_N, suffixes_N
+        postings(chain.from_iterable(map(_texts, task.shards))).tofile(partial / SHINGLES)
+
+
+def _texts(shard: Shard) -> Iterator[bytes]:
+    """Yield the texts of a shard's training documents, in UTF-8."""
+    split = pq.read_table(shard.tokens / DOCUMENTS_FILE, columns=["split"])["split"]
+    is_trained = pc.equal(split, TRAIN).combine_chunks()
+    first = 0
+    for batch in read_batches(shard.documents, ["text"]):
+        for text in batch["text"].filter(is_trained.slice(first, len(batch))):
+            yield text.as_buffer().to_pybytes()
+        first += len(batch)
 
 
 def _documents(task: Task) -> pa.Table:

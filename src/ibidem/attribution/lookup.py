@@ -1,4 +1,4 @@
-"""Which training documents a text repeats: exact, with the license of each, and whether it was removed since.
+"""Which training documents a text repeats or resembles, the license of each, and whether it was removed since.
 
     text           ... def merge(a, b): ... return out ...  # Licensed under the Apache License ...
     spans          [-------- 74 tokens --------]            [---- 61 tokens ----]
@@ -6,12 +6,14 @@
 
 A span is a sequence of tokens of the text that occurs in the documents, and that no longer one contains. A text is
 encoded as a whole: near its beginning, and wherever it differs from a document, a few tokens may be cut in another way
-than in the document, so a copy may be found some characters shorter than it is.
+than in the document, so a copy may be found some characters shorter than it is. A second look finds passages that are
+only similar to one of a document.
 """
 
 import mmap
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
+from heapq import nlargest
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,21 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from ibidem import artifacts
-from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_TOKENS
-from ibidem.attribution.index import DATASET, DOCUMENTS, FACTS, IDS, KIND, SUFFIXES, TOKENS, TOPS, parent, parent_path
+from ibidem.attribution.config import COMMON_DOCUMENTS, LEAST_SIMILARITY, LEAST_TOKENS
+from ibidem.attribution.index import (
+    DATASET,
+    DOCUMENTS,
+    FACTS,
+    IDS,
+    KIND,
+    SHINGLES,
+    SUFFIXES,
+    TOKENS,
+    TOPS,
+    parent,
+    parent_path,
+)
+from ibidem.attribution.similar import Passage, Shingled, passage, sample, sharing
 from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, open_from, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
@@ -37,6 +52,10 @@ MOST_PLACES = 1 << 16
 """Of a span in a part: in how many documents the others are is not counted."""
 MOST_SOURCES = 10
 """Documents that are named for a span."""
+MOST_CANDIDATES = 32
+"""Documents that are compared with a text whole: those that share most of its shingles."""
+MOST_COVERED = 0.9
+"""Share of a passage that the spans of a text cover; of more nothing new is told."""
 IDENTITY = ["sha256", "source", "record"]
 """Columns that are alike only in the rows of one document."""
 
@@ -69,13 +88,25 @@ class Repetition(NamedTuple):
     """Up to `MOST_SOURCES` of them, in the order of the training's documents."""
 
 
+class Resemblance(NamedTuple):
+    """A passage of a text that is similar to one of a training document."""
+
+    start: int
+    """In characters of the text."""
+    end: int
+    similarity: float
+    """Jaccard index of the passage's 3-word runs and those of its counterpart, above 0 to 1."""
+    source: Source
+
+
 class _Part:
-    """The ids of a part, their suffix array, and its documents; all mapped into memory."""
+    """The ids of a part, their suffix array and shingles, and its documents; all mapped into memory."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         self.ids_N: Ids = _mapped(folder / IDS, dtype)
         self.suffixes_N: NDArray[np.int32] = _mapped(folder / SUFFIXES, "int32")
         self.tops_R: Ids = np.fromfile(folder / TOPS, dtype).reshape(-1, 1 + TOP_IDS)
+        self.postings_S: NDArray[np.uint64] = _mapped(folder / SHINGLES, "uint64")
         self._folder = folder
 
     @cached_property
@@ -99,6 +130,12 @@ class _Part:
         """Return the first place, not before `start`, from which the rest of a text occurs in the part."""
         return open_from(self.ids_N, self.suffixes_N, self.tops_R, text_Q, start)
 
+    def ids_of(self, row: int) -> list[int]:
+        """Return the ids of a document."""
+        start = int(self._starts_D[row])
+        ids: list[int] = self.ids_N[start : start + self.documents["tokens"][row].as_py()].tolist()
+        return ids
+
     def rows_at(self, places_P: NDArray[np.int32]) -> list[int]:
         """Return the rows of the documents in which places are, ascending."""
         rows: list[int] = np.unique(np.searchsorted(self._starts_D, places_P, side="right") - 1).tolist()
@@ -112,6 +149,8 @@ class _Part:
 
 def _mapped(path: Path, dtype: str) -> Any:
     """Map a file into memory, to be read page by page: a search jumps, and what is around a page is of no use."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype)
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -144,7 +183,7 @@ class Attribution:
             ConfigError: the tokens are no longer those that were indexed.
         """
         self._index = artifacts.load(folder, kind=KIND)
-        if "parts" not in self._index.config:
+        if not {"parts", "shingles"} <= set(self._index.config):
             raise ArtifactError(f"{folder}: an index of another version of ibidem; run ibidem attribute build again")
         check_reader(self._index, principal)
         artifacts.check(self._index)
@@ -188,6 +227,33 @@ class Attribution:
             repetition._replace(start=int(spans_T2[repetition.start, 0]), end=int(spans_T2[repetition.end - 1, 1]))
             for repetition in self.of_ids(ids)
         ]
+
+    def similar_to(
+        self, text: str, known: Sequence[Repetition] = (), *, least_similarity: float = LEAST_SIMILARITY
+    ) -> list[Resemblance]:
+        """Return passages of a text that are similar to ones of training documents: one a document, the longest first.
+
+        Args:
+            text: of any length.
+            known: spans of the text; a passage that they cover is left out.
+            least_similarity: of the passages, above 0 to 1.
+        """
+        shingled = Shingled.of(text)
+        sampled = sample(shingled.hashes_W)
+        candidates = [
+            (count, part, row)
+            for part in self._parts
+            for row, count in zip(*(each.tolist() for each in sharing(part.postings_S, sampled)), strict=True)
+        ]
+        found: dict[tuple[str | None, ...], Resemblance] = {}
+        for _, part, row in nlargest(MOST_CANDIDATES, candidates, key=lambda each: each[0]):
+            [identity] = part.identities([row])
+            alike = passage(shingled, Shingled.of(self.tokenizer.decode(part.ids_of(row))))
+            if alike is None or alike.similarity < least_similarity or _covered(alike, known) > MOST_COVERED:
+                continue
+            found.setdefault(identity, Resemblance(*alike, self._source(part.documents.slice(row, 1).to_pylist()[0])))
+        longest = sorted(found.values(), key=lambda each: (each.start - each.end) * each.similarity)
+        return longest[:MOST_SOURCES]
 
     def of_ids(self, ids: Sequence[int]) -> list[Repetition]:
         """Return the spans of a sequence of ids, as `of_text` does; start and end count ids.
@@ -254,6 +320,20 @@ class Attribution:
             return _All()
         columns = (pq.read_table(path, columns=["sha256"])["sha256"] for path in shards.checked_shards(dataset))
         return {sha256 for column in columns for sha256 in column.to_pylist()}
+
+
+def _covered(alike: Passage, known: Sequence[Repetition]) -> float:
+    """Return the share of a passage's characters in spans.
+
+    >>> spans = [Repetition(start, end, 9, 1, 1, False, ()) for start, end in ((0, 4), (2, 6), (9, 99))]
+    >>> _covered(Passage(0, 10, 1.0), spans)
+    0.7
+    """
+    covered, reached = 0, alike.start
+    for each in known:  # in order, and none within another one
+        covered += max(0, min(each.end, alike.end) - max(each.start, reached))
+        reached = max(reached, each.end)
+    return covered / (alike.end - alike.start)
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:

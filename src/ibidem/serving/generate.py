@@ -1,7 +1,7 @@
 """`ibidem generate`: complete prompts with a checkpoint."""
 
 from ibidem import artifacts, jsonl, log
-from ibidem.attribution.attribute import as_json, report
+from ibidem.attribution.attribute import as_json, report, similar_as_json
 from ibidem.attribution.lookup import Attribution
 from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
@@ -35,7 +35,7 @@ def generate(config: GenerateConfig) -> str:
         )
     rows = [
         {"prompt": prompt, "completion": done.text, "finish": done.finish, "checkpoint": checkpoint.digest}
-        | ({} if index is None else {"repeats": [as_json(each) for each in index.of_text(done.text)]})
+        | ({} if index is None else _attributed_as_json(index, done.text))
         for prompt, done in zip(config.prompt, completions, strict=True)
     ]
     write_file(config.output, jsonl.dumps(rows))
@@ -43,7 +43,16 @@ def generate(config: GenerateConfig) -> str:
 
 
 def _attributed(index: Attribution | None, text: str) -> str:
-    return "" if index is None else "\n\n" + report(text, index.of_text(text))
+    if index is None:
+        return ""
+    repetitions = index.of_text(text)
+    return "\n\n" + report(text, repetitions, index.similar_to(text, repetitions))
+
+
+def _attributed_as_json(index: Attribution, text: str) -> dict[str, object]:
+    repetitions = index.of_text(text)
+    resemblances = index.similar_to(text, repetitions)
+    return {"repeats": [*map(as_json, repetitions)], "resembles": [*map(similar_as_json, resemblances)]}
 
 
 def report_untuned(checkpoint: artifacts.Artifact) -> None:
