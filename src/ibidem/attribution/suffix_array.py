@@ -5,8 +5,8 @@
     `5 7` occurs    at the suffixes that begin with it, which are neighbors: rows 0 and 1, places 0 and 2
 
 A text of Q tokens is looked up in steps of half the least length: a span of at least that length contains one of the
-short windows between two steps, so that a text that repeats nothing costs few searches. Around each window that occurs,
-the longest match of every start is searched.
+short windows between two steps, so that a text that repeats nothing costs few searches. Around a window that occurs the
+first start of a span is searched; from there, the first start of a sequence that goes further than the span.
 
 Most steps of a search need only the first ids of some suffix. The tops are those of every 256th one: they are small
 enough to stay in memory, so that a search reads one page of suffixes and a few places of the ids.
@@ -168,20 +168,38 @@ def maximal(found: Sequence[Span]) -> list[Span]:
 def _spans(ids: Any, suffixes: Any, tops: Any, text: Any, least: int, starts: Any, ends: Any) -> int:
     step = max(1, least // 2)
     window = least - step + 1
-    count, reached = 0, 0
-    for middle in range(0, len(text) - window + 1, step):
-        row = _boundary(ids, suffixes, tops, text, middle, middle + window, False)
-        if row == len(ids) or _common(ids, suffixes[row], text, middle) < window:
-            continue
-        if middle + _longest(ids, suffixes, tops, text, middle) <= reached:
-            continue  # no earlier start reaches further than a later one
-        for start in range(max(0, middle - step + 1), middle + 1):
-            end = start + _longest(ids, suffixes, tops, text, start)
-            if end - start >= least and end > reached:
-                starts[count], ends[count] = start, end
+    count, first, middle = 0, 0, 0  # no span that is not found yet begins before `first`
+    while middle + window <= len(text):
+        start = middle
+        if _occurs(ids, suffixes, tops, text, middle, middle + window):
+            start = max(first, middle - step + 1)
+            length = _longest(ids, suffixes, tops, text, start)
+            while start < middle and length < least:
+                start += 1
+                length = _longest(ids, suffixes, tops, text, start)
+            if length >= least:
+                starts[count], ends[count] = start, start + length
                 count += 1
-                reached = end
+                if start + length == len(text):
+                    break
+                first = _first_beyond(ids, suffixes, tops, text, start, start + length)
+                middle = first
+                continue
+        middle += step
     return count
+
+
+@_kernel
+def _first_beyond(ids: Any, suffixes: Any, tops: Any, text: Any, start: int, end: int) -> int:
+    """Return the first place after `start` from which the text occurs up to and with `end`; none before it does."""
+    low, high = start + 1, end + 1
+    while low < high:  # if it occurs from a place on, it does from each later one
+        middle = (low + high) // 2
+        if _occurs(ids, suffixes, tops, text, middle, end + 1):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 @_kernel
@@ -189,12 +207,17 @@ def _open_from(ids: Any, suffixes: Any, tops: Any, text: Any, start: int) -> int
     low, high = start, len(text)
     while low < high:  # if the rest occurs from a place on, it does from each later one
         middle = (low + high) // 2
-        row = _boundary(ids, suffixes, tops, text, middle, len(text), False)
-        if row < len(ids) and _common(ids, suffixes[row], text, middle) == len(text) - middle:
+        if _occurs(ids, suffixes, tops, text, middle, len(text)):
             high = middle
         else:
             low = middle + 1
     return low
+
+
+@_kernel
+def _occurs(ids: Any, suffixes: Any, tops: Any, text: Any, start: int, end: int) -> bool:
+    row = _boundary(ids, suffixes, tops, text, start, end, False)
+    return bool(row < len(ids) and _common(ids, suffixes[row], text, start, end, 0) == end - start)
 
 
 @_kernel
@@ -203,56 +226,59 @@ def _longest(ids: Any, suffixes: Any, tops: Any, text: Any, start: int) -> int:
     row = _boundary(ids, suffixes, tops, text, start, len(text), False)
     length = 0
     if row < len(ids):
-        length = _common(ids, suffixes[row], text, start)
+        length = _common(ids, suffixes[row], text, start, len(text), 0)
     if row > 0:
-        length = max(length, _common(ids, suffixes[row - 1], text, start))
+        length = max(length, _common(ids, suffixes[row - 1], text, start, len(text), 0))
     return length
 
 
 @_kernel
 def _boundary(ids: Any, suffixes: Any, tops: Any, text: Any, start: int, end: int, behind: bool) -> int:
-    """Return the first row whose suffix is not smaller than text[start:end]; `behind`: and does not begin with it."""
+    """Return the first row whose suffix is not smaller than text[start:end]; `behind`: and does not begin with it.
+
+    What the suffixes at both ends of the search have in common with the text, all between them have too.
+    """
     low, high = 0, len(tops)
+    low_common, high_common = 0, 0
     while low < high:
         middle = (low + high) // 2
-        count, offset = tops[middle, 0], 0
-        while offset < count and start + offset < end and tops[middle, 1 + offset] == text[start + offset]:
-            offset += 1
-        if start + offset == end:
-            is_before = behind
-        elif offset < count:
-            is_before = tops[middle, 1 + offset] < text[start + offset]
+        common, count = min(low_common, high_common), tops[middle, 0]
+        while common < count and start + common < end and tops[middle, 1 + common] == text[start + common]:
+            common += 1
+        if start + common < end and common < count:
+            is_before = tops[middle, 1 + common] < text[start + common]
         else:
-            is_before = _is_before(ids, suffixes[middle * TOP_EVERY], text, start, end, behind)
+            place = suffixes[middle * TOP_EVERY]
+            common = _common(ids, place, text, start, end, common)
+            is_before = _is_before(ids, place, text, start, end, common, behind)
         if is_before:
-            low = middle + 1
+            low, low_common = middle + 1, common
         else:
-            high = middle
+            high, high_common = middle, common
     low, high = max(0, (low - 1) * TOP_EVERY), min(len(ids), low * TOP_EVERY)
     while low < high:
         middle = (low + high) // 2
-        if _is_before(ids, suffixes[middle], text, start, end, behind):
-            low = middle + 1
+        place = suffixes[middle]
+        common = _common(ids, place, text, start, end, min(low_common, high_common))
+        if _is_before(ids, place, text, start, end, common, behind):
+            low, low_common = middle + 1, common
         else:
-            high = middle
+            high, high_common = middle, common
     return low
 
 
 @_kernel
-def _is_before(ids: Any, place: int, text: Any, start: int, end: int, behind: bool) -> bool:
-    offset = start
-    while offset < end and place < len(ids) and ids[place] == text[offset]:
-        place += 1
-        offset += 1
-    if offset == end:
+def _is_before(ids: Any, place: int, text: Any, start: int, end: int, common: int, behind: bool) -> bool:
+    """Return whether a suffix that has so many ids in common with text[start:end] is smaller."""
+    if start + common == end:
         return behind
-    return bool(place == len(ids) or ids[place] < text[offset])
+    return bool(place + common == len(ids) or ids[place + common] < text[start + common])
 
 
 @_kernel
-def _common(ids: Any, place: int, text: Any, start: int) -> int:
-    """Return how many ids two sequences have in common at their beginnings."""
-    length = 0
-    while start + length < len(text) and place + length < len(ids) and ids[place + length] == text[start + length]:
+def _common(ids: Any, place: int, text: Any, start: int, end: int, known: int) -> int:
+    """Return how many ids a suffix and text[start:end] have in common at their beginnings, of which some are known."""
+    length = known
+    while start + length < end and place + length < len(ids) and ids[place + length] == text[start + length]:
         length += 1
     return length
