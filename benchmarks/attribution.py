@@ -11,8 +11,8 @@ copies of documents and half of other code.
                 names, by what was edited in them
     longest     CPU-seconds for a text of about a million tokens, and its spans
     naive       `bytes.find` of the same spans over the ids, in the same process
-    infini-gram the package's own index of the same ids, and its `attribute` of the same texts; it runs in an environment
-                of its own, whose Python is the last argument
+    infini-gram the package's own index of the same ids, and its `attribute` of the same texts, in an environment of its
+                own, whose Python is the last argument
     plan        what 10^12 tokens would take, from the figures measured here
 
     python benchmarks/attribution.py CORPUS benchmarks/results/attribution.json [PEER_PYTHON]

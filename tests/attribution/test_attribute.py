@@ -17,7 +17,7 @@ from ibidem.attribution.attribute import attribute
 from ibidem.attribution.config import PART_TOKENS, AttributeConfig, BuildConfig
 from ibidem.attribution.index import build, index_part
 from ibidem.attribution.lookup import Attribution
-from ibidem.attribution.similar import Shingled
+from ibidem.attribution.similar import shingles
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
@@ -187,9 +187,9 @@ def test_an_edited_copy_is_similar_to_its_document_and_to_no_other(index: Path) 
         assert found.start >= len(OWN) - 12
         assert found.end <= len(answer) - len(OWN) + 12
         for each in others:
-            passage = Shingled.of(answer[each.start : each.end])
+            passage, document = answer[each.start : each.end], known[each.source.sha256].encode()
             assert each.similarity >= 0.5
-            assert similar.passage(passage, Shingled.of(known[each.source.sha256])) is not None
+            assert similar.passage(passage, shingles(passage.encode()), shingles(document)) is not None
 
 
 def test_what_a_span_covers_is_not_also_similar(index: Path) -> None:

@@ -39,7 +39,7 @@ from ibidem.attribution.index import (
     parent,
     parent_path,
 )
-from ibidem.attribution.similar import Passage, Shingled, passage, sample, sharing
+from ibidem.attribution.similar import Passage, passage, sample, sharing, shingles
 from ibidem.attribution.suffix_array import TOP_IDS, Ids, Span, maximal, occurrences, open_from, spans
 from ibidem.data import shards
 from ibidem.errors import ArtifactError, ConfigError
@@ -209,6 +209,12 @@ class Attribution:
         """Who may read what it is of; None: everyone."""
         return readers_of(self._index.config)
 
+    @cached_property
+    def _bytes_of_V(self) -> list[bytes]:  # noqa: N802 - the shape
+        """What each id adds to a document; a special token, which parts two words, a blank."""
+        texts = self.tokenizer.texts_of_V
+        return [each if isinstance(each, bytes) else each.encode() or b" " for each in texts]
+
     def of_text(self, text: str) -> list[Repetition]:
         """Return the spans of a text that occur in training documents, in order.
 
@@ -238,8 +244,8 @@ class Attribution:
             known: spans of the text; a passage that they cover is left out.
             least_similarity: of the passages, above 0 to 1.
         """
-        shingled = Shingled.of(text)
-        sampled = sample(shingled.hashes_W)
+        text_W = shingles(text.encode())
+        sampled = sample(text_W)
         candidates = [
             (count, part, row)
             for part in self._parts
@@ -248,7 +254,8 @@ class Attribution:
         found: dict[tuple[str | None, ...], Resemblance] = {}
         for _, part, row in nlargest(MOST_CANDIDATES, candidates, key=lambda each: each[0]):
             [identity] = part.identities([row])
-            alike = passage(shingled, Shingled.of(self.tokenizer.decode(part.ids_of(row))))
+            document = b"".join([self._bytes_of_V[number] for number in part.ids_of(row)])
+            alike = passage(text, text_W, shingles(document))
             if alike is None or alike.similarity < least_similarity or _covered(alike, known) > MOST_COVERED:
                 continue
             found.setdefault(identity, Resemblance(*alike, self._source(part.documents.slice(row, 1).to_pylist()[0])))

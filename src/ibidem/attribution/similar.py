@@ -15,7 +15,7 @@ Legend: W words, S postings.
 
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ LEAST_SHARED = 2
 """Sampled shingles that a text and a document share, at least."""
 LEAST_WORDS = 30
 """Of a passage: from some five lines of code on."""
+_DOTTED_I = "\u0130".encode()
+"""The only letter that is two characters when lower-cased."""
 _ROW_BITS = np.uint64(32)
 _HASH_BITS = np.uint64(64 - 32 - (SAMPLED.bit_length() - 1))
 """That are not kept: of the others the first are 0."""
@@ -45,23 +47,9 @@ class Passage(NamedTuple):
     """Jaccard index of the shingles."""
 
 
-class Shingled(NamedTuple):
-    """A text as the hashes of its shingles."""
-
-    hashes_W: Hashes
-    """Of the shingle that begins at each word; a text of fewer words than a shingle has one."""
-    text: str
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """Hash the shingles of a text."""
-        text = text.replace("\u0130", "I")  # the only letter that is two when lower-cased
-        return cls(runs(word_hashes(text.encode()), SHINGLE_WORDS), text)
-
-    def characters(self, first: int, end: int) -> tuple[int, int]:
-        """Return start and end, in characters, of the shingles from `first` to before `end`."""
-        words = [word.span() for word in re.finditer(r"\w+", self.text)]
-        return words[first][0], words[min(end + SHINGLE_WORDS - 1, len(words)) - 1][1]
+def shingles(text: bytes) -> Hashes:
+    """Hash the shingle that begins at each word of a UTF-8 text, [W]; a text of fewer words than a shingle has one."""
+    return runs(word_hashes(text.replace(_DOTTED_I, b"I")), SHINGLE_WORDS)
 
 
 def sample(hashes: Hashes) -> Hashes:
@@ -78,7 +66,7 @@ def postings(texts: Iterable[bytes]) -> Hashes:
     """
     found = [np.empty(0, np.uint64)]
     for row, text in enumerate(texts):
-        found.append(sample(runs(word_hashes(text), SHINGLE_WORDS)) << _ROW_BITS | np.uint64(row))
+        found.append(sample(shingles(text)) << _ROW_BITS | np.uint64(row))
     together = np.concatenate(found)
     together.sort()
     return together
@@ -98,19 +86,25 @@ def sharing(postings_S: Hashes, sampled: Hashes) -> tuple[NDArray[np.int64], NDA
     return documents[is_kept].astype(np.int64), counts[is_kept]
 
 
-def passage(text: Shingled, document: Shingled) -> Passage | None:
+def passage(text: str, text_W: Hashes, document_W: Hashes) -> Passage | None:
     """Return the passage of a text that is most like one of a document; None if it has fewer than `LEAST_WORDS`.
 
-    >>> text = " ".join(f"word{number}" for number in range(40))
-    >>> passage(Shingled.of(f"of our own {text}"), Shingled.of(f"of theirs. {text}"))
+    Args:
+        text: the text.
+        text_W: its shingles.
+        document_W: those of the document.
+
+    >>> text = "of our own " + " ".join(f"word{number}" for number in range(40))
+    >>> passage(text, shingles(text.encode()), shingles(b"of theirs. " + text[11:].encode()))
     Passage(start=11, end=280, similarity=1.0)
     """
-    start, end = _densest(HashSet(document.hashes_W).has(text.hashes_W))
-    if end - start + SHINGLE_WORDS - 1 < LEAST_WORDS:
+    first, end = _densest(HashSet(document_W).has(text_W))
+    if end - first + SHINGLE_WORDS - 1 < LEAST_WORDS:
         return None
-    ours = np.unique(text.hashes_W[start:end])
-    first, last = _densest(HashSet(ours).has(document.hashes_W))
-    return Passage(*text.characters(start, end), jaccard(ours, np.unique(document.hashes_W[first:last])))
+    ours = np.unique(text_W[first:end])
+    theirs = document_W[slice(*_densest(HashSet(ours).has(document_W)))]
+    words = [word.span() for word in re.finditer(r"\w+", text)]
+    return Passage(words[first][0], words[end + SHINGLE_WORDS - 2][1], jaccard(ours, np.unique(theirs)))
 
 
 @compiled
