@@ -244,7 +244,7 @@ class Attribution:
             known: spans of the text; a passage that they cover is left out.
             least_similarity: of the passages, above 0 to 1.
         """
-        text_W = shingles(text.encode())
+        text_W = shingles(text.encode(errors="replace"))
         sampled = sample(text_W)
         candidates = [
             (count, part, row)

@@ -224,11 +224,11 @@ def _link(layout: Layout, threshold: Threshold, task: tuple[int, int, range]) ->
     if target.exists():
         return
     found = [_buckets(*keys) for keys in _keys_of(layout, partition, key_numbers, _num_keys(threshold))]
-    known = np.unique(np.concatenate([documents for _, documents in found]))
+    known = _merged([documents for _, _, documents in found])
     signatures, root, edges = _signatures(layout, known), np.arange(len(known)), []
     first_open, least = int(np.searchsorted(known, layout.first_open)), _least_agreement(threshold.similarity)
-    for buckets, documents in found:
-        places = np.searchsorted(known, documents)
+    for buckets, order, documents in found:
+        places = np.searchsorted(known, documents)[order]
         edges.append(known[families.link(signatures, buckets, places, first_open, least, root)])
     exchange.save(target, np.concatenate(edges))
 
@@ -241,14 +241,29 @@ def _least_agreement(similarity: float) -> float:
     return float(shingles.NUM_PERMUTATIONS * (similarity - _DEVIATIONS * deviation))
 
 
-def _buckets(keys: Hashes, documents: Indices) -> tuple[Indices, Indices]:
-    """Return the bucket of each document whose key another one has, sorted, and the documents."""
+def _merged(rows: Sequence[Indices]) -> Indices:
+    """Return the elements of ascending rows, ascending, each once."""
+    together = np.concatenate(rows)
+    together.sort(kind="stable")  # merges what is in order already
+    return together[np.append(True, together[1:] != together[:-1])] if len(together) else together
+
+
+def _buckets(keys: Hashes, documents: Indices) -> tuple[Indices, Indices, Indices]:
+    """Return the documents whose key another one has, and the order in which they stand bucket by bucket.
+
+    Args:
+        keys: of each document.
+        documents: ascending.
+
+    Returns:
+        The bucket of each, sorted; its place among the documents; the documents, ascending.
+    """
     from ibidem.data.text import shingles
 
     first = shingles.first_equal(keys)
     inside = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
-    order = inside[np.argsort(first[inside], kind="stable")]
-    return first[order], documents[order]
+    order = np.argsort(first[inside], kind="stable")
+    return first[inside[order]], order, documents[inside]
 
 
 def _keys_of(layout: Layout, partition: int, key_numbers: range, num_keys: int) -> Iterator[tuple[Hashes, Indices]]:
