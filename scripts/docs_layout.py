@@ -25,7 +25,7 @@ from ibidem.data.shards import SCHEMA
 from ibidem.evaluation.gate.tasks import TASKS
 from ibidem.training.config import SessionConfig
 from ibidem.training.plan import PlanConfig
-from ibidem.training.token_shards import PLACES
+from ibidem.training.token_shards import GROUPS, PLACES
 from ibidem.training.tokenize import SHARDS
 
 INTERNAL = {
@@ -133,6 +133,8 @@ DOCUMENTS = {
     "split": "`train` or `validation`.",
     "start": "Place of its first token in the shard's file of the split.",
     "tokens": "Number of its tokens, the document token before it included.",
+    "category": "`code`, `text` or `instruction`.",
+    "language": "Programming or markup language; null where it is not recognized.",
 }
 TOKEN_SHARDS = {
     "shard": "Its file in the dataset.",
@@ -170,7 +172,8 @@ FORM = {
 }
 
 EVENTS = {
-    "train.windows": "Number of windows in the training and held-out tokens.",
+    "train.windows": "Number of windows in the training and held-out tokens; `groups` has those of each category or "
+    "language, if a stage has shares of them.",
     "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
     "train.questions": "Number of cloze questions to train on and held out, and of the passages they are made from.",
     "train.prior": "Share of wrong spans that proximity and late interaction, untrained, rank below the right one: the "
@@ -436,7 +439,8 @@ def _tokens() -> Kind:
 
 def _attribution() -> Kind:
     facts = {name: SHARD[name] for name in FACTS}
-    types = [*PLACES, *(SCHEMA.field(name) for name in FACTS)]
+    places = [each for each in PLACES if each.name not in GROUPS]
+    types = [*places, *(SCHEMA.field(name) for name in FACTS)]
     return Kind(
         constant="attribution.index:KIND",
         about="Where a text occurs in the training documents: suffix arrays of the tokens' ids. Its inputs are the "
@@ -452,7 +456,13 @@ def _attribution() -> Kind:
             "<part>/{attribution.index:DOCUMENTS}": "The part's training documents, uncompressed, to be mapped.",
             "<part>/{records:DOCUMENTS_FILE}": "The same.",
         },
-        columns=(Columns("{records:DOCUMENTS_FILE}", _types(pa.schema(types)), DOCUMENTS | facts),),
+        columns=(
+            Columns(
+                "{records:DOCUMENTS_FILE}",
+                _types(pa.schema(types)),
+                {each.name: DOCUMENTS[each.name] for each in places} | facts,
+            ),
+        ),
         counts={"documents": "Number of training documents.", "tokens": "Number of their tokens."},
     )
 
@@ -606,7 +616,10 @@ def _checkpoint() -> Kind:
             "loss": "Loss of the last step: of text in nats per token.",
             "objective/scores": "Mean reward of the answers of the last rollout (ppo, grpo).",
             "bits_per_byte": "Bits per byte on the held-out windows, if they were measured at this step.",
+            "bits_per_byte/category/<name>": "The same of one category, with `--validation.group-windows`.",
+            "bits_per_byte/language/<name>": "The same of one language.",
             "held_out_loss": "Loss on the held-out windows, in nats per token, if they were measured at this step.",
+            "trained_tokens": "Tokens that these steps take, by stage; `all` in a training without stages (train).",
             "accuracy": "Share of the held-out pairs whose chosen answer is preferred (dpo).",
             "margin": "How far it is ahead on average (dpo).",
             "score": "Mean score of answers to held-out prompts: of the reward model, or share of the visible tests "

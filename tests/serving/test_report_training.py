@@ -51,6 +51,18 @@ def charts(page: str) -> list[str]:
     return re.findall(r'<svg [^>]*aria-label="([^:]*):', section(page, "training"))
 
 
+def test_bits_per_byte_of_each_category_and_language_are_a_table(tmp_path: Path) -> None:
+    groups = {"bits_per_byte/category/code": 4.0, "bits_per_byte/language/C++": 6.0}
+    rows = [
+        measured(0, bits_per_byte=8.0, **groups),
+        measured(4, bits_per_byte=2.0, **{name: value / 4 for name, value in groups.items()}),
+    ]
+    page = section(page_of(make_run(tmp_path, [STARTED, rows[0], step(1, 104.0), rows[1]])), "training")
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", page[page.index("by category and language") :])
+    assert cells[5:9] == ["category", "code", "4.000", "1.000"]
+    assert cells[10:14] == ["language", "C++", "6.000", "1.500"]
+
+
 def test_a_run_on_tests_shows_rewards_passes_and_the_gap_as_curves(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, GRPO))
     shown = charts(page)

@@ -25,6 +25,7 @@ def estimated(gpus: int, *, shape: ModelConfig = SHAPE, value_bytes: int = 4, **
         shape=shape,
         setting=Setting(tokens=0, value_bytes=value_bytes),
         context=shape.context,
+        flops_per_token=shape.flops_per_token(shape.context, causal=False),
         batch=64,
         micro_batch=2,
         steps=1000,

@@ -261,7 +261,7 @@ def _documents(task: Task) -> pa.Table:
 
 def _documents_of(shard: Shard) -> pa.Table:
     """Match rows by their places: in a blend, texts that are equal may be of different repositories and licenses."""
-    documents = pq.read_table(shard.tokens / DOCUMENTS_FILE)
+    documents = pq.read_table(shard.tokens / DOCUMENTS_FILE, columns=["sha256", "split", "start", "tokens"])
     facts = pq.read_table(shard.documents, columns=["sha256", *FACTS])
     if documents["sha256"] != facts["sha256"]:
         raise ConfigError(f"{shard.documents}: its documents are not those of {shard.tokens}; tokenize it again")

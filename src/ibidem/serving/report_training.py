@@ -115,7 +115,23 @@ def _of_text(run: Run) -> Html:
         _chart(run, "train.measured", key, wide=True),
         _charts(run, "train.step", SETTING),
         *(tag("p", note, cls="note") for note in (_guessing(run) if key is BITS else ())),
+        *_groups(run),
     )
+
+
+def _groups(run: Run) -> list[Html]:
+    """Show what was measured for each category and language, before training and at last."""
+    rows = []
+    for key in run.history.keys("train.measured"):
+        _, _, group = key.partition(f"{BITS.key}/")
+        if group and (points := run.history.curve("train.measured", key)):
+            aspect, _, name = group.partition("/")
+            (_, first), (_, last) = points[0], points[-1]
+            rows.append((aspect, name, f"{first:.3f}", f"{last:.3f}", share(last, first)))
+    if not rows:
+        return []
+    head = ("Group by", "Group", "First", "Last", "Of the first")
+    return [tag("h3", "Held-out bits per byte by category and language"), table(head, rows)]
 
 
 def _of_answers(run: Run) -> Html:

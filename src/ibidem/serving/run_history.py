@@ -49,6 +49,10 @@ class History:
         rows = sorted((step, row.get(key)) for (name, step, _), row in self.rows.items() if name == event)
         return [(step, value) for step, value in rows if isinstance(value, int | float) and math.isfinite(value)]
 
+    def keys(self, event: str) -> list[str]:
+        """Return the names of all figures of an event, in order."""
+        return sorted({key for (name, _, _), row in self.rows.items() if name == event for key in row})
+
     def completions(self, prompt: str) -> dict[int, str]:
         """Return the completions of a prompt by step."""
         rows = (

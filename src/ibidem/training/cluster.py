@@ -57,6 +57,8 @@ class Work:
     shape: ModelConfig
     setting: Setting
     context: int
+    flops_per_token: float
+    """Forward and backward, with full attention; the mean over the training."""
     batch: int
     """Sequences of a step."""
     micro_batch: int
@@ -119,7 +121,7 @@ def estimate(work: Work, gpus: int, cluster: ClusterConfig) -> Estimate:
     setting = _setting(work, micro_batch, shards, accumulates=micro_batches > 1)
     inside, between = _sent(work.shape, setting, micro_batches, shards, machines)
     communication_s = (inside / cluster.link_gb_per_s + between / cluster.network_gb_per_s) / GIGA / cluster.link_share
-    compute_s = batch / gpus * work.context * work.shape.flops_per_token(work.context, causal=False)
+    compute_s = batch / gpus * work.context * work.flops_per_token
     compute_s /= work.flops_per_gpu
     hidden_s, shown_s = steps * max(compute_s, communication_s), steps * (compute_s + communication_s)
     checkpoint = learner_bytes(work.shape, setting) - GRADIENT * work.shape.parameters

@@ -1,12 +1,14 @@
 """Configurations of trainings. Imports no torch, so that flags are parsed at once."""
 
 import math
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ibidem.config import REPORTED, Url, configuration
+from ibidem.config import OPTIONAL, REPORTED, Url, configuration
 from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -24,6 +26,20 @@ def measure_every(steps: int) -> int:
     (1, 24, 1000)
     """
     return min(math.ceil(steps / MEASUREMENTS), MOST_STEPS_UNMEASURED)
+
+
+@configuration
+class StageConfig:
+    """A stage of a training."""
+
+    until: Positive | None = None
+    """The step at which the next stage begins; the last stage has none."""
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Relative numbers of its windows by category, such as code 0.8 and text 0.2, or by language; what is not named is
+    left out. By default all windows are taken alike."""
+    context: Positive | None = None
+    """Tokens in a sequence, which divide a window into several; by default a whole window. A step has the same tokens
+    in every stage."""
 
 
 @configuration
@@ -49,12 +65,29 @@ class DataConfig:
     """Share of the documents whose middle is moved to the end (fill in the middle)."""
     fim_spm_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of these in which the suffix comes first (SPM); in the others the prefix does (PSM)."""
+    stages: Annotated[dict[str, StageConfig], OPTIONAL] = Field(default_factory=dict)
+    """Stages of the training, in order; by default it is one."""
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
         if self.dataset is None and self.tokens is None:
             raise ValueError("give a dataset, or its tokens")
+        _check_order(self.stages)
         return self
+
+
+def _check_order(stages: Mapping[str, StageConfig]) -> None:
+    for (before, earlier), (name, later) in pairwise(stages.items()):
+        if earlier.until is None:
+            raise ValueError(
+                f"stages.{before}.until: give the step at which {name} begins; only the last stage has none"
+            )
+        if later.until is not None and later.until <= earlier.until:
+            raise ValueError(
+                f"stages are out of order: {before} lasts until step {earlier.until}, {name} until {later.until}"
+            )
+    if stages and stages[last := [*stages][-1]].until is not None:
+        raise ValueError(f"stages.{last}.until: the last stage lasts until training.steps; leave it out")
 
 
 @configuration
@@ -75,6 +108,8 @@ class OptimConfig:
     """Steps over which the learning rate rises from 0; by default a tenth of the run, and at most 100."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps in which wsd decays."""
+    decay_steps: Annotated[Positive | None, OPTIONAL] = None
+    """Number of these steps, instead of a share: so that a new run decays from any stable checkpoint of another one."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -98,6 +133,8 @@ class OptimConfig:
     def _check_matrices(self) -> "OptimConfig":
         if self.matrix_lr is not None and self.name != "muon":
             raise ValueError("matrix_lr is a setting of name muon")
+        if self.decay_steps is not None and self.schedule != "wsd":
+            raise ValueError("decay_steps is a setting of schedule wsd")
         return self
 
 
@@ -108,6 +145,15 @@ def warmup_steps(config: OptimConfig, steps: int) -> int:
     (5, 100)
     """
     return min(steps // 10, MOST_WARMUP_STEPS) if config.warmup_steps is None else config.warmup_steps
+
+
+def decay_steps(config: OptimConfig, steps: int) -> int:
+    """Return over how many of a run's last steps the learning rate of the schedule wsd falls.
+
+    >>> decay_steps(OptimConfig(), 50), decay_steps(OptimConfig(schedule="wsd", decay_steps=5), 50)
+    (10, 5)
+    """
+    return config.decay_steps or max(1, round(config.decay_share * steps))
 
 
 @configuration
@@ -168,6 +214,15 @@ class ValidationConfig:
 
 
 @configuration
+class TrainValidationConfig(ValidationConfig):
+    """What to measure on the way."""
+
+    group_windows: Annotated[int, Field(ge=0), OPTIONAL] = 0
+    """Number of held-out windows for the bits per byte of each category and of each language; 0: they are measured only
+    together."""
+
+
+@configuration
 class CheckpointConfig:
     """What to keep."""
 
@@ -195,6 +250,16 @@ class SessionConfig:
     trackers: Trackers = ()
     """Where to send the figures besides events.jsonl; wandb stays offline unless WANDB_MODE says otherwise."""
 
+    @model_validator(mode="after")
+    def _check_decay(self) -> "SessionConfig":
+        steps, decay = self.training.steps, self.optim.decay_steps
+        warmup = warmup_steps(self.optim, steps)
+        if decay is not None and decay > steps - warmup:
+            raise ValueError(
+                f"optim.decay_steps={decay} is longer than the run: training.steps={steps}, of which {warmup} warm up"
+            )
+        return self
+
     @property
     def reader(self) -> str | None:
         """Who opens checkpoints that were tuned on documents; None: the user who runs the program."""
@@ -212,6 +277,7 @@ class TrainConfig(SessionConfig):
     """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
     configs/model/base.py, or a JSON file."""
     data: DataConfig
+    validation: TrainValidationConfig = Field(default_factory=TrainValidationConfig)
 
 
 @configuration

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw as adamw_step
 
 from ibidem.modeling.checkpoint import GROUNDING_HEAD
 from ibidem.modeling.modeling_custom import Attention, FeedForward
-from ibidem.training.config import OptimConfig, warmup_steps
+from ibidem.training.config import OptimConfig, decay_steps, warmup_steps
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -232,11 +232,10 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     if config.schedule == "cosine":
         share = warmup_cosine(step, warmup_steps=warmup, total_steps=total_steps, floor=config.floor)
     else:
-        decay_steps = max(1, round(config.decay_share * total_steps))
         share = warmup_stable_decay(
             step,
             warmup_steps=warmup,
-            decay_steps=decay_steps,
+            decay_steps=decay_steps(config, total_steps),
             total_steps=total_steps,
             floor=config.floor,
         )

@@ -18,6 +18,7 @@ from ibidem.figures import counted, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig, read_model_config
 from ibidem.training.cluster import ClusterConfig, Work, table
 from ibidem.training.config import TrainConfig
+from ibidem.training.curriculum import Stage, stages_of
 from ibidem.training.memory import CHUNK_TOKENS, WIDE, Setting, activation_bytes, learner_bytes, need
 
 Positive = Annotated[float, Field(gt=0)]
@@ -64,21 +65,23 @@ def plan(config: PlanConfig) -> str:
     """Return the figures as a table."""
     shape = read_model_config(config.model)
     context = config.data.context or shape.context
+    stages = stages_of(config.data.stages, context=context, steps=config.training.steps)
     if config.compare:
-        return "\n".join(table(_work(shape, config, context), config.compare, config.cluster))
-    rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context)]
+        return "\n".join(table(_work(shape, config, context, stages), config.compare, config.cluster))
+    rows = [*_model_rows(shape), *_memory_rows(shape, config, context), *_run_rows(shape, config, context, stages)]
     if not _has_gpu():
-        rows += _here_rows(shape, config, context, cpu_flops())
+        rows += _here_rows(shape, config, context, stages, cpu_flops())
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _work(shape: ModelConfig, config: PlanConfig, context: int) -> Work:
+def _work(shape: ModelConfig, config: PlanConfig, context: int, stages: Sequence[Stage]) -> Work:
     training = config.training
     return Work(
         shape=shape,
         setting=_setting(config, context, compiled=training.compile),
         context=context,
+        flops_per_token=_flops_per_token(shape, stages, causal=False),
         batch=training.batch_sequences,
         micro_batch=training.micro_batch_sequences,
         steps=training.steps,
@@ -201,10 +204,38 @@ def _both(sizes: Sequence[float]) -> str:
     return f"eager {eager}, compiled {compiled}"
 
 
-def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tuple[str, str]]:
+def _flops_per_token(shape: ModelConfig, stages: Sequence[Stage], *, causal: bool) -> float:
+    """Return the mean over a training: every step has the same tokens, in shorter sequences with less attention."""
+    if len({stage.context for stage in stages}) == 1:
+        return shape.flops_per_token(stages[0].context, causal=causal)
+    total = sum(stage.steps * shape.flops_per_token(stage.context, causal=causal) for stage in stages)
+    return total / sum(stage.steps for stage in stages)
+
+
+def _stage_rows(config: PlanConfig, context: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    if not config.data.stages:
+        return []
+    batch = config.training.batch_sequences
+    return [
+        (
+            f"  stage {stage.name}",
+            f"{stage.steps * batch * context:,} in {counted(stage.steps, 'step')} of "
+            f"{counted(batch * context // stage.context, 'sequence')} of {stage.context:,}{_mix(stage)}",
+        )
+        for stage in stages
+    ]
+
+
+def _mix(stage: Stage) -> str:
+    total = sum(stage.shares.values())
+    parts = [f"{percent(share / total, digits=0)} {name}" for name, share in stage.shares.items()]
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def _run_rows(shape: ModelConfig, config: PlanConfig, context: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
     tokens_per_step = config.training.batch_sequences * context
     tokens = tokens_per_step * config.training.steps
-    full, causal = (shape.flops_per_token(context, causal=on) for on in (False, True))
+    full, causal = (_flops_per_token(shape, stages, causal=on) for on in (False, True))
     tokens_per_s = config.gpus * config.gpu_tflops * 1e12 * config.mfu / full
     hours = tokens / tokens_per_s / SECONDS_PER_HOUR
     compute_optimal = CHINCHILLA_TOKENS_PER_PARAMETER * shape.parameters
@@ -218,6 +249,7 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
             "total tokens",
             f"{tokens:,} ({tokens / shape.parameters:.1f} per parameter; 20 would be {compute_optimal:,})",
         ),
+        *_stage_rows(config, context, stages),
         ("total FLOP, with full attention", f"{full * tokens:.3g}"),
         (f"speed on {counted(config.gpus, 'GPU')} at {percent(config.mfu, digits=0)} MFU", _speed(tokens_per_s)),
         ("  MFU with the causal half counted", percent(config.mfu * causal / full, digits=0)),
@@ -226,9 +258,11 @@ def _run_rows(shape: ModelConfig, config: PlanConfig, context: int) -> list[tupl
     ]
 
 
-def _here_rows(shape: ModelConfig, config: PlanConfig, context: int, flops: float) -> list[tuple[str, str]]:
+def _here_rows(
+    shape: ModelConfig, config: PlanConfig, context: int, stages: Sequence[Stage], flops: float
+) -> list[tuple[str, str]]:
     tokens = config.training.batch_sequences * context * config.training.steps
-    tokens_per_s = flops * CPU_SHARE / shape.flops_per_token(context, causal=True)
+    tokens_per_s = flops * CPU_SHARE / _flops_per_token(shape, stages, causal=True)
     share = percent(CPU_SHARE, digits=0)
     return [
         ("on this computer, without a GPU", f"{flops / 1e9:,.0f} GFLOP/s in float32, {counted(_threads(), 'thread')}"),

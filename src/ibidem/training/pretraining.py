@@ -1,12 +1,14 @@
 """Pretraining's objective: next-token prediction on windows of a tokenized dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ibidem import artifacts, log
@@ -17,11 +19,11 @@ from ibidem.modeling.generate import Sampling, complete
 from ibidem.modeling.loss import IGNORE
 from ibidem.tokenization import special
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import sharding
+from ibidem.training import sharding, window_groups
 from ibidem.training.config import DEFAULT_PROMPTS, TrainConfig
+from ibidem.training.curriculum import Curriculum, Stage, stage_at, stages_of
 from ibidem.training.loader import Batch, Loader
 from ibidem.training.objective import ObjectiveState
-from ibidem.training.permutation import items_at
 from ibidem.training.processes import shared_out
 from ibidem.training.tokens import Fim, Ids, Windows, fill_in_middle
 
@@ -40,7 +42,7 @@ class Pretraining:
 
     def check(self) -> None:
         """Fail early if a split has no whole window, or a prompt does not fit into the context."""
-        log.event("train.windows", train=self.windows.number, held_out=self.held_out.number)
+        log.event("train.windows", train=self.windows.number, held_out=self.held_out.number, **self._groups_found())
         asked, length = self.config.validation.prompts, self.config.validation.sample_tokens
         if asked != DEFAULT_PROMPTS:
             for prompt in asked:
@@ -64,20 +66,45 @@ class Pretraining:
         return loss, self.config.training.batch_sequences * self._context
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Return bits per byte and loss per token on held-out windows; complete the prompts."""
+        """Return bits per byte and loss per token on held-out windows, of all and of each group; complete the prompts.
+
+        A group without text in its windows has no figure.
+        """
         self._sample(model, step)
+        chosen = [(window, None) for window in self.held_out.spread(self.config.validation.windows)]
+        parts = [self._nll(model, chosen), *(self._nll(model, samples) for samples in self.samples.values())]
+        sums = self.accelerator.reduce(torch.stack(parts).to(self.accelerator.device), "sum").tolist()
+        nll, num_bytes, num_tokens = sums[0]
+        return {
+            "bits_per_byte": nll / NATS_PER_BIT / num_bytes,
+            "held_out_loss": nll / num_tokens,
+            **{
+                f"bits_per_byte/{group}": nll / NATS_PER_BIT / num_bytes
+                for group, (nll, num_bytes, _) in zip(self.samples, sums[1:], strict=True)
+                if num_bytes
+            },
+        }
+
+    def _nll(self, model: nn.Module, windows: Sequence[tuple[int, NDArray[np.bool_] | None]]) -> Tensor:
+        """Return the sums over this process's share of held-out windows: nats, bytes and targets; float64 on the CPU.
+
+        Args:
+            model: on its devices.
+            windows: windows, and which of their targets count; None: all do.
+        """
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
-        chosen = self.held_out.spread(self.config.validation.windows)
         size, device = self.config.training.micro_batch_sequences, self.accelerator.device
-        for share in shared_out(len(chosen), size, self.accelerator):
-            batch = self._batch([self.held_out[chosen[place]] for place, _ in share]).to(device)
+        for share in shared_out(len(windows), size, self.accelerator):
+            batch = self._batch([self.held_out[windows[place][0]] for place, _ in share]).to(device)
             counts_B1 = torch.tensor([counts for _, counts in share], device=device)[:, None]
-            is_text_BT = (self.bytes_of_V[batch.targets_BT] > 0) & (counts_B1 > 0)
-            sizes_BT = self._sizes(batch.ids_BT, batch.targets_BT) * counts_B1
+            is_text_BT = (self.bytes_of_V[batch.targets_BT] > 0) & counts_B1
+            chosen = [windows[place][1] for place, _ in share]
+            if any(each is not None for each in chosen):
+                is_text_BT &= torch.from_numpy(np.stack([each for each in chosen if each is not None])).to(device)
+            sizes_BT = self._sizes(batch.ids_BT, batch.targets_BT) * is_text_BT
             nll = model(batch.ids_BT, batch.targets_BT.masked_fill(~is_text_BT, IGNORE), batch.documents)
             sums += torch.tensor([float(nll), float(sizes_BT.sum()), float(is_text_BT.sum())], dtype=torch.float64)
-        nll, num_bytes, num_tokens = self.accelerator.reduce(sums.to(device), "sum").tolist()
-        return {"bits_per_byte": nll / NATS_PER_BIT / num_bytes, "held_out_loss": nll / num_tokens}
+        return sums
 
     def figures(self) -> dict[str, float]:
         """Return no figures besides the loss."""
@@ -112,6 +139,41 @@ class Pretraining:
         return Windows(self.tokens, "train", self._context)
 
     @cached_property
+    def stages(self) -> list[Stage]:
+        """The stages of the training."""
+        return stages_of(self.config.data.stages, context=self._context, steps=self.config.training.steps)
+
+    @cached_property
+    def curriculum(self) -> Curriculum:
+        """Which windows each step takes."""
+        training = self.config.training
+        return Curriculum(
+            self.stages,
+            batch=training.batch_sequences,
+            number=self.windows.number,
+            seed=training.seed,
+            groups=self.groups,
+        )
+
+    @cached_property
+    def groups(self) -> window_groups.WindowGroups | None:
+        """The training windows by what the shares of the stages name, if they name anything."""
+        shares = list(chain.from_iterable(stage.shares for stage in self.stages))
+        return window_groups.groups_of(self.tokens, shares, context=self._context) if shares else None
+
+    @cached_property
+    def samples(self) -> dict[str, list[window_groups.Sample]]:
+        """The held-out windows that are measured for each category and language."""
+        count = self.config.validation.group_windows
+        if count == 0:
+            return {}
+        number = self.held_out.number
+        return window_groups.samples(self.tokens, "validation", context=self._context, windows=number, count=count)
+
+    def _groups_found(self) -> dict[str, dict[str, int]]:
+        return {} if self.groups is None else {"groups": dict(self.groups.sizes)}
+
+    @cached_property
     def held_out(self) -> Windows:
         """The held-out windows."""
         return Windows(self.tokens, "validation", self._context)
@@ -141,18 +203,21 @@ class Pretraining:
         return self.config.data.context or self.shape.context
 
     def _micro_batch(self, step: int, micro: int) -> Batch:
-        """Read this process's windows of a micro batch; the step alone determines which."""
+        """Read this process's windows of a micro batch; the step alone determines which, and into what they are cut."""
         size = self.config.training.micro_batch_sequences
-        place = micro * self.accelerator.num_processes + self.accelerator.process_index
-        first = step * self.config.training.batch_sequences + place * size
-        places = items_at(range(first, first + size), self.windows.number, self.config.training.seed)
-        return self._batch([self._window(int(epoch), int(index)) for epoch, index in zip(*places, strict=True)])
+        first = (micro * self.accelerator.num_processes + self.accelerator.process_index) * size
+        windows = self.curriculum.windows(step, range(first, first + size))
+        context = stage_at(self.stages, step).context
+        return self._batch([ids for epoch, index in windows for ids in self._sequences(epoch, index, context)])
 
-    def _window(self, epoch: int, index: int) -> Ids:
-        ids = self.windows[index]
-        if self.fim is None:
-            return ids
-        return fill_in_middle(ids, self.fim, rng=np.random.default_rng((self.config.training.seed, epoch, index)))
+    def _sequences(self, epoch: int, index: int, context: int) -> Iterable[Ids]:
+        """Return a window as sequences of context + 1 ids; each begins with the last id of the one before it."""
+        window = self.windows[index]
+        starts = range(0, len(window) - 1, context)
+        for number, start in enumerate(starts):
+            ids, seed = window[start : start + context + 1], (self.config.training.seed, epoch, index)
+            own = seed if len(starts) == 1 else (*seed, number)
+            yield ids if self.fim is None else fill_in_middle(ids, self.fim, rng=np.random.default_rng(own))
 
     def _batch(self, windows: Sequence[Ids]) -> Batch:
         windows_BS = torch.from_numpy(np.stack(windows))

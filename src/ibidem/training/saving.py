@@ -57,7 +57,7 @@ class Saved:
     inputs: Sequence[Input]
     tokenizer_dir: Path | None
     step: int
-    figures: Mapping[str, float]
+    figures: Mapping[str, Any]
     objective: ObjectiveState
     adapters: str | None = None
     """Settings of the adapters, if adapters are trained."""

@@ -40,6 +40,8 @@ from ibidem.training.optim import learning_rate, make_optimizer
 from ibidem.training.processes import any_says_yes, compute_dtype, host_group, timeout_of_steps
 
 COMPILER = "inductor"
+PARENT = "parent"
+"""Role of the checkpoint of another run from which a run went on."""
 PARENTS = ("tokenizer", "encoder")
 """Roles of the inputs without which nothing of a checkpoint fits."""
 Model = Decoder | RewardModel | GroundingHead
@@ -72,6 +74,8 @@ class Provenance:
     """Who may open the checkpoints, if they are tuned on documents, or from a checkpoint that was; `run` finds out."""
     imported: Mapping[str, Any] | None = None
     """What is known of weights from outside, if the run starts from some; `run` finds out."""
+    trained_tokens: Callable[[int], Mapping[str, int]] | None = None
+    """Returns the tokens that so many steps take, by stage; None: they are not recorded."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def run(
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
-        start = 0 if checkpoint is None else _check_resume(checkpoint, made)
+        start = 0 if checkpoint is None else _check_resume(checkpoint, made, config)
         schedule = make_schedule(config, accelerator, start, tokens_per_step)
         if start > config.training.steps:
             raise ConfigError(f"training.steps={config.training.steps}, but the checkpoint is already at step {start}")
@@ -198,7 +202,8 @@ def run(
 
 def _completed(made: Provenance, config: SessionConfig, checkpoint: Artifact | None) -> Provenance:
     """Return what the checkpoints are made from, with what the one knows that the run resumes or starts from."""
-    made = replace(made, inputs=[*made.inputs, *_initial_inputs(config, made, checkpoint)])
+    inputs = [*made.inputs, *_initial_inputs(config, made, checkpoint), *_parent_inputs(config, checkpoint)]
+    made = replace(made, inputs=inputs)
     return replace(made, readers=_readers(config, made, checkpoint), imported=_imported(made, checkpoint))
 
 
@@ -299,8 +304,11 @@ def _train(
 
     def save(step: int, figures: dict[str, float], *, is_last: bool) -> None:
         adapters = None if learner.adapters is None else learner.adapters.settings
+        counts: dict[str, Any] = dict(figures)
+        if made.trained_tokens is not None:
+            counts["trained_tokens"] = made.trained_tokens(step)
         saved = saving.Saved(
-            made.kind, made.config, made.inputs, made.tokenizer_dir, step, figures, objective.state(), adapters
+            made.kind, made.config, made.inputs, made.tokenizer_dir, step, counts, objective.state(), adapters
         )
         saver.save(learner, saved, is_last=is_last)
 
@@ -380,7 +388,8 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
         CheckpointError: it is damaged, has another shape, or another tokenizer.
     """
     if made.initial is None:
-        return [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
+        found = [] if checkpoint is None else [item for item in checkpoint.inputs if item.role == INITIAL]
+        return [_seen_from(folder_of(config.output_dir, 0), item, checkpoint) for item in found if checkpoint]
     initial = verified(made.initial.path, principal=config.reader)
     if model_config(initial) != made.shape:
         raise CheckpointError(f"initial {initial.path}: its model has another shape than the model of this run")
@@ -389,11 +398,45 @@ def _initial_inputs(config: SessionConfig, made: Provenance, checkpoint: Artifac
     return [initial.as_input(INITIAL, of=folder_of(config.output_dir, 0))]
 
 
+def _seen_from(folder: Path, item: Input, checkpoint: Artifact) -> Input:
+    """Return an input of a checkpoint by its path from another folder."""
+    path = checkpoint.path.resolve() / item.name
+    return replace(item, name=os.path.relpath(path, folder.resolve()))
+
+
+def _parent_inputs(config: SessionConfig, checkpoint: Artifact | None) -> list[Input]:
+    """Name the checkpoint of another run that this one goes on from; its own checkpoints keep it."""
+    if checkpoint is None:
+        return []
+    if _is_of(config.output_dir, checkpoint):
+        return [item for item in checkpoint.inputs if item.role == PARENT]
+    return [checkpoint.as_input(PARENT, of=folder_of(config.output_dir, 0))]
+
+
+def _is_of(run: Path, checkpoint: Artifact) -> bool:
+    return checkpoint.path.resolve().parent == folder_of(run, 0).resolve().parent
+
+
+def _check_decay(config: SessionConfig, start: int) -> None:
+    """Refuse to go on from a checkpoint of another run behind the step at which the learning rate begins to fall.
+
+    Raises:
+        ConfigError: the decay is longer than what is left of the run.
+    """
+    decay, left = config.optim.decay_steps, config.training.steps - start
+    if decay is not None and decay > left:
+        raise ConfigError(
+            f"optim.decay_steps={decay} is longer than what is left of the run: {left} steps, from the checkpoint at "
+            f"{start} to training.steps={config.training.steps}"
+        )
+
+
 def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
     """Return the readers that all that the run is made from has in common; None if none of it is private."""
     known = [readers_of(each.config) for each in (checkpoint, made.initial) if each is not None]
     # what a resumed run began with may be gone: its checkpoints know
-    inputs = [item for item in made.inputs if item.role != INITIAL or made.initial is not None]
+    left_out = {PARENT} if made.initial is not None else {PARENT, INITIAL}
+    inputs = [item for item in made.inputs if item.role not in left_out]
     found = [inherited(inputs, folder_of(config.output_dir, 0)), *known]
     private = [each for each in found if each is not None]
     return common(private) if private else None
@@ -409,8 +452,8 @@ def _digest_of(made: Provenance, role: str) -> str | None:
     return next((item.digest for item in made.inputs if item.role == role), None)
 
 
-def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
-    """Refuse a checkpoint of another order, tokenizer, encoder, shape or data; report changed settings.
+def _check_resume(checkpoint: Artifact, made: Provenance, config: SessionConfig) -> int:
+    """Refuse a checkpoint of another order, tokenizer, encoder, shape or data, or too late; report changed settings.
 
     Returns:
         Its step.
@@ -421,7 +464,7 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
             raise CheckpointError(f"{checkpoint.path} was trained with another {role} ({theirs[:23]}, not {mine[:23]})")
     if checkpoint.config["model"] != made.config["model"]:
         raise CheckpointError(f"{checkpoint.path} has another shape than the model of this run")
-    if {(item.role, item.digest) for item in made.inputs} != {(item.role, item.digest) for item in checkpoint.inputs}:
+    if _data_of(made.inputs) != _data_of(checkpoint.inputs):
         raise CheckpointError(f"{checkpoint.path} was trained on other data, or from other weights (--initial)")
     if (order := checkpoint.config.get("order")) != made.config["order"]:
         raise CheckpointError(
@@ -432,7 +475,14 @@ def _check_resume(checkpoint: Artifact, made: Provenance) -> int:
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
-    return state.steps_done(checkpoint)
+    start = state.steps_done(checkpoint)
+    if not _is_of(config.output_dir, checkpoint):
+        _check_decay(config, start)
+    return start
+
+
+def _data_of(inputs: Iterable[Input]) -> set[tuple[str, str]]:
+    return {(item.role, item.digest) for item in inputs if item.role != PARENT}
 
 
 def summary(last: Artifact, config: SessionConfig) -> str:

@@ -37,12 +37,22 @@ from ibidem.training.tokens import SPLITS, dtype_of
 
 COUNTS_FILE = "counts.json"
 FILES = (*IDS_FILES.values(), DOCUMENTS_FILE)
-PLACES = pa.schema([("sha256", pa.string()), ("split", pa.string()), ("start", pa.int64()), ("tokens", pa.int64())])
+GROUPS = ("category", "language")
+"""What is known of a document, so that windows and figures can be told apart by it."""
+PLACES = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("split", pa.string()),
+        ("start", pa.int64()),
+        ("tokens", pa.int64()),
+        *((name, pa.string()) for name in GROUPS),
+    ]
+)
 ENCODE_AT_ONCE = 1 << 22
 """Bytes of text whose ids are in memory at once, unless one document has more."""
 PLACES_AT_ONCE = 1 << 16
 """Documents in a row group of their places."""
-COLUMNS = ("text", "messages", "sha256")
+COLUMNS = ("text", "messages", "sha256", *GROUPS)
 
 
 class Job(NamedTuple):
@@ -130,7 +140,7 @@ def _tokenized(job: Job, name: str, sha256: str, tokenizer: Tokenizer, folder: P
     with _Writer(folder, tokenizer, job.held_out_share) as writer:
         for batch in shards.read_batches(path, COLUMNS):
             for part in _parts(batch):
-                writer.add(part["sha256"], _encoded(part, tokenizer, job.threads))
+                writer.add(part, _encoded(part, tokenizer, job.threads))
     if not path.exists() or stamp(path.stat()) != before:
         raise DataError(f"{path}: changed while it was tokenized; run the command again when nothing writes to it")
     return ShardTokens(name, sha256, writer.documents, writer.tokens, writer.bytes)
@@ -194,11 +204,11 @@ class _Writer:
             if kind is None:
                 self._write_places()
 
-    def add(self, sha256s: pa.Array, encoded: Iterable[tuple[list[int], int]]) -> None:
+    def add(self, documents: pa.RecordBatch, encoded: Iterable[tuple[list[int], int]]) -> None:
         """Append documents to their splits; each is packed before the next one is encoded, while it is in the cache."""
         rows = {split: array("I") for split in SPLITS}
         places = []
-        for sha256, (ids, size) in zip(sha256s.to_pylist(), encoded, strict=True):
+        for sha256, (ids, size) in zip(documents["sha256"].to_pylist(), encoded, strict=True):
             split = SPLITS[shards.is_held_out(sha256, self._share)]
             row = rows[split]
             places.append((sha256, split, self.tokens[split] + len(row), 1 + len(ids)))
@@ -208,10 +218,9 @@ class _Writer:
         for split, row in rows.items():
             np.asarray(row).astype(self._dtype).tofile(self._files[split])
             self.tokens[split] += len(row)
-        columns = (
-            pa.array(values, field.type) for values, field in zip(zip(*places, strict=True), PLACES, strict=True)
-        )
-        self._pending.append(pa.record_batch(list(columns), schema=PLACES))
+        columns = [*zip(*places, strict=True), *(documents[name] for name in GROUPS)]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, PLACES, strict=True)]
+        self._pending.append(pa.record_batch(arrays, schema=PLACES))
         self.documents += len(places)
         if sum(map(len, self._pending)) >= PLACES_AT_ONCE:
             self._write_places()

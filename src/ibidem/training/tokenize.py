@@ -35,6 +35,7 @@ from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.token_shards import (
     FILES,
+    GROUPS,
     Job,
     ShardTokens,
     folder_of,
@@ -161,6 +162,7 @@ def make(
     _check_place(output_dir, inputs)
     share = held_out_share or _default_share(data)
     config = {"held_out_share": share, "dtype": dtype_of(loaded.vocab_size).name, DOCUMENT_ID: loaded.document_id}
+    config["groups"] = list(GROUPS)
     config |= recorded(inputs, output_dir)
     tokens = artifacts.finished(output_dir, kind=KIND, config=config, inputs=inputs)
     if tokens is not None:

@@ -10,6 +10,7 @@ from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training import plan, session
 from ibidem.training.config import TrainConfig
+from ibidem.training.curriculum import stages_of, trained_tokens
 from ibidem.training.prepared import check_tokens, tokens_of
 from ibidem.training.pretraining import Pretraining
 from ibidem.training.processes import check_processes, start_accelerator
@@ -28,12 +29,12 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     shape = check(config)
-    context = config.data.context or shape.context
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     tokens, tokenizer = tokens_of(config.data, config.output_dir, accelerator)
     objective = Pretraining(config, shape, tokens, tokenizer, accelerator)
     place = folder_of(config.output_dir, 0)
+    tokens_per_step = config.training.batch_sequences * (config.data.context or shape.context)
     made = session.Provenance(
         inputs=[
             tokens.as_input("tokens", of=place),
@@ -43,6 +44,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         shape=shape,
         settings=settings(config),
         initial=session.initial_of(config.initial, accelerator),
+        trained_tokens=lambda steps: trained_tokens(objective.stages, steps, tokens_per_step),
     )
     last = session.run(
         objective,
@@ -50,7 +52,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         accelerator,
         made,
         build=partial(session.new_decoder, shape, config.training),
-        tokens_per_step=config.training.batch_sequences * context,
+        tokens_per_step=tokens_per_step,
     )
     return artifacts.load(last)
 
@@ -77,10 +79,10 @@ def preview(config: TrainConfig) -> list[str]:
 
 
 def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -> None:
-    """Refuse a model that does not fit the tokenizer or the context.
+    """Refuse a model that does not fit the tokenizer or the context, and stages that do not fit the training.
 
     Raises:
-        ConfigError: the sizes differ.
+        ConfigError: the sizes differ, or a stage is not possible.
     """
     goes_on = config.initial is not None or config.training.resume_from is not None
     has_spare_rows = goes_on and shape.vocab_size > tokenizer.vocab_size  # as some models have that were imported
@@ -92,3 +94,4 @@ def check_shape(shape: ModelConfig, tokenizer: Tokenizer, config: TrainConfig) -
         )
     if (config.data.context or 0) > shape.context:
         raise ConfigError(f"data.context={config.data.context} exceeds the model's context={shape.context}")
+    stages_of(config.data.stages, context=config.data.context or shape.context, steps=config.training.steps)
