@@ -143,7 +143,10 @@ class FilterPolicy:
     max_encoded_run: Count = 1024
     """Maximum characters in a run of base64 (StarCoder2: 1024)."""
     max_data_share: Share = 0.5
-    """Maximum share of the file in runs of base64, or of numbers (StarCoder2: 0.5)."""
+    """Maximum share of the file in runs of base64 (StarCoder2: 0.5)."""
+    max_number_share: Share = 0.65
+    """Maximum share of the file in runs of numbers (ours: code with tables of constants reaches 0.60; StarCoder2:
+    0.5)."""
     html_min_text: Share = 0.2
     """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2)."""
     html_min_text_chars: Count = 100
@@ -159,6 +162,9 @@ class FilterPolicy:
     """Maximum share of the characters of prose in such lines (Gopher: 0.20)."""
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
     """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
+    prose_of_manuals: Annotated[float, Field(ge=1)] = 1.5
+    """Factor by which prose with markup, such as Markdown, may repeat more (ours: manuals repeat signatures, headings
+    and remarks, pages of the web do not)."""
     prose_min_chars: Count = 250
     """Shorter prose, counted without blanks, is not judged by its repetitions (Gopher requires 50 words)."""
     profanity: bool = True
@@ -432,14 +438,22 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
     counted = statistics(prose, words_only=True)
     if counted.chars < policy.prose_min_chars:
         return None
-    repeated = _judge_repeated(policy.prose_max_repeated_lines, policy.prose_max_repeated, counted)
+    most_lines, most_chars, *limits = _limits_of_prose(policy, document)
+    repeated = _judge_repeated(most_lines, most_chars, counted)
     if repeated is not None:
         return repeated
-    limits = policy.prose_max_top_ngram
-    for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, limits), limits, strict=True):
+    two, three, four = limits
+    for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, (two, three, four)), limits, strict=True):
         if share > limit:
             return _above(DropReason.FILTER_REPETITION, f"top {n}-gram", share, limit)
     return None
+
+
+def _limits_of_prose(policy: FilterPolicy, document: Document) -> list[float]:
+    """Return the largest shares of repeated lines, of characters in them, and of the top 2-, 3- and 4-gram."""
+    limits = [policy.prose_max_repeated_lines, policy.prose_max_repeated, *policy.prose_max_top_ngram]
+    is_manual = document.language not in {None, "Text"} and document.messages is None
+    return [min(1.0, round(limit * policy.prose_of_manuals, 4)) if is_manual else limit for limit in limits]
 
 
 def _without_speakers(document: Document) -> str:
@@ -530,9 +544,12 @@ def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop 
     if counted.longest_encoded > policy.max_encoded_run:
         most = policy.max_encoded_run
         return _above(DropReason.FILTER_SYMBOLS, "encoded run", counted.longest_encoded, most, digits=0)
-    for name, count in (("encoded", counted.encoded_bytes), ("numbers", counted.number_bytes)):
-        if count > policy.max_data_share * size:
-            return _above(DropReason.FILTER_SYMBOLS, name, count / size, policy.max_data_share)
+    for name, count, share in (
+        ("encoded", counted.encoded_bytes, policy.max_data_share),
+        ("numbers", counted.number_bytes, policy.max_number_share),
+    ):
+        if count > share * size:
+            return _above(DropReason.FILTER_SYMBOLS, name, count / size, share)
     return None
 
 
