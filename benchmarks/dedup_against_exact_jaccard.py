@@ -1,6 +1,7 @@
 r"""What near-duplicate removal takes out of 7,000 real files, against exact Jaccard similarity between all pairs.
 
-A document is the set of its 5-grams of lower-cased `\w+` words; a shorter document is one shingle. All pairs at 0.8 or
+A document is the set of its 5-grams of lower-cased `\w+` words, without the license comments at its head; a shorter
+document is one shingle. All pairs at 0.8 or
 above are found with an inverted index over prefixes (Chaudhuri et al. 2006, doi:10.1109/ICDE.2006.9), which misses
 none, by code that shares nothing with the package.
 
@@ -23,6 +24,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+COMMENT = re.compile(
+    r"\s*(?:(?:<\?|#!)[^\n]*\n?\s*)*"  # what may stand in front of it
+    r"(/\*.*?\*/|<!--.*?-->|(?=(?P<sign>.))(?://|--|;;|##|%%|[#%](?=\s))[^\n]*(?:\n[ \t]*(?P=sign)[^\n]*)*)",
+    re.DOTALL,
+)
+HEAD_CHARS, MAX_COMMENTS = 8192, 4
 DOCUMENTS, SIMILARITY, WORDS = 7000, 0.8, 5
 SKIP = ("licenses", "filters", "scrub", "contamination")
 
@@ -68,8 +75,20 @@ def removed_and_kept(texts: list[str]) -> tuple[dict[int, int], set[int]]:
     return duplicates, {int(record.as_py()) for column in found for record in column}
 
 
+def body(text: str) -> str:
+    """Return a text without the leading comments up to the last that names a license or a copyright."""
+    place = end = 0
+    for _ in range(MAX_COMMENTS):
+        comment = COMMENT.match(text, place, HEAD_CHARS)
+        if comment is None:
+            break
+        place = comment.end()
+        end = place if re.search("licen|copyright", comment[1].lower()) else end
+    return text[end:] if len(re.findall(r"\w+", text[end:])) >= WORDS else text
+
+
 def shingles(text: str) -> frozenset[int]:
-    words = re.findall(r"\w+", text.lower())
+    words = re.findall(r"\w+", body(text).lower())
     return frozenset(hash(tuple(words[i : i + WORDS])) for i in range(max(1, len(words) - WORDS + 1)))
 
 

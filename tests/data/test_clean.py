@@ -79,6 +79,13 @@ def test_cleaning_the_parts_of_a_turn_loses_no_word_and_no_space_between_them(pa
         ("[one](https://a.b/c) ![two](d.png)", "[one ![two"),
         ("[one]\n\n[one]: https://a.b\n two", "[one]\n\n\n two"),
         ("see https://a.b/c?d=e now", "see  now"),
+        ("{% for a in b %}{{ a.name }}: x{% endfor %} {{ open", ": x {{ open"),
+        ("one::\n\n    code\n\n    more\n\ntwo\n", "one\ntwo\n"),
+        (".. code-block:: sh\n   :caption: x\n\n   code\ntwo\n", "\ntwo\n"),
+        (".. code-block::\n\n\tcode", "\n"),
+        ("- one\n\n  two::\n\n      code\n\n  three\n", "- one\n\ntwo\n  three\n"),
+        (".. note:: one\n\n   two std::vector three:: four\n", ".. note:: one\n\n   two std::vector three:: four\n"),
+        (".. class:: A\n   :members:\n\n   :undoc-members:\n", ".. class:: A\n\n\n\n"),
     ],
 )
 def test_a_reader_sees_the_prose_of_a_page(text: str, seen: str) -> None:
@@ -99,6 +106,13 @@ def test_a_reader_sees_the_prose_of_a_page(text: str, seen: str) -> None:
         ("](", "](" * 200_000),
         ("[a", "[a" * 200_000),
         ("> ", "> " * 200_000),
+        ("a::\n", "a::\n" * 200_000),
+        ("::\n ", "\n"),
+        ("a::", "a::" * 200_000),
+        (" ::", " ::" * 200_000),
+        ("{%", "{%" * 200_000),
+        ("{{ ", "{{ " * 200_000),
+        (":a", ":a" * 200_000),
     ],
 )
 def test_hostile_markup_does_not_take_forever(piece: str, seen: str) -> None:

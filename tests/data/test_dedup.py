@@ -21,11 +21,32 @@ from ibidem.data.text import shingles
 from ibidem.errors import ConfigError
 
 WORDS = re.compile(r"\w+")
+COMMENT = re.compile(
+    r"\s*(?:(?:<\?|#!)[^\n]*\n?\s*)*"  # what may stand in front of it
+    r"(/\*.*?\*/|<!--.*?-->|(?=(?P<sign>.))(?://|--|;;|##|%%|[#%](?=\s))[^\n]*(?:\n[ \t]*(?P=sign)[^\n]*)*)",
+    re.DOTALL,
+)
+APACHE = """Licensed to the Foundation under one or more contributor license agreements. See the NOTICE file
+distributed with this work for additional information regarding copyright ownership. You may not use this file except in
+compliance with the License. You may obtain a copy of the License at the address given in it. Unless required by law or
+agreed to in writing, software distributed under the License is distributed on an as is basis, without any warranties or
+conditions of any kind, either express or implied."""
+
+
+def body(text: str) -> str:
+    """Give a text without the leading comments, four at most, up to the last that names a license or a copyright."""
+    place = end = 0
+    for _ in range(4):
+        if (comment := COMMENT.match(text, place)) is None:
+            break
+        place = comment.end()
+        end = place if re.search("licen|copyright", comment[1].lower()) else end
+    return text[end:] if len(WORDS.findall(text[end:])) >= 5 else text
 
 
 def shingle_tuples(text: str) -> set[tuple[str, ...]]:
-    """Give the shingles as the definition says: 5 lower-cased words in a row; a shorter text is one shingle."""
-    words = WORDS.findall(text.lower())
+    """Give the shingles of the body: 5 lower-cased words in a row; a shorter text is one shingle."""
+    words = WORDS.findall(body(text).lower())
     return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
 
 
@@ -77,6 +98,38 @@ def test_removal_is_exactly_what_exact_similarity_covers(tmp_path: Path) -> None
         assert row["kept"] in stays
         assert similarity(sets[row["record"]], sets[row["kept"]]) == pytest.approx(row["similarity"], abs=1e-12)
         assert row["cluster"]
+
+
+def commented(words: str, sign: str) -> str:
+    if sign == "/*":
+        return "/*\n" + "".join(f" * {line}\n" for line in words.splitlines()) + " */\n"
+    return f"<!--\n{words}\n-->\n" if sign == "<!--" else "".join(f"{sign} {line}\n" for line in words.splitlines())
+
+
+@pytest.mark.parametrize("sign", ["/*", "//", "#", "--", ";;", "%", "<!--", "#!/bin/sh\n#", "<?php\n/*"])
+def test_files_are_not_similar_because_they_have_the_same_license(sign: str, tmp_path: Path) -> None:
+    first, _, last = sign.rpartition("\n")
+    head = (first + "\n" if first else "") + commented(APACHE, last)
+    names = ["one two three four five six seven eight", "alpha beta gamma delta epsilon zeta", "a b c d e f g h i j k"]
+    assert len(head.split()) > 7 * max(len(name.split()) for name in names)  # most of each file is the license
+    texts = [head + name + "\n" for name in names] + [f"{head}\n{names[0]}\n", names[1].upper() + "\n"]
+    run(tmp_path / "out", texts)
+    assert list(kept(tmp_path / "out")) == ["d0", "d1", "d2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/* Copyright of someone */ a b c d e f", "/* no terms */ /* LICENSE: MIT */\na b c d e f",
+        "# License\n\na b c d e\n", "#include <license.h>\na b c d e f", "/* license never closed a b c d e f",
+        "// license\n\n// a b c d e f\nx", "// license\n  // more\n/* a b */ c d e f g h", "a b c d e f /* license */",
+        "# license", "% license\n%% a\nb c d e f g", "/* \u03a3 \u0130 license */ \u03a3 \u0130 a b c d",
+        "-- license\n- a b c d e f", "", "<!-- license --> a b c d", "---\nlicense: x\n",
+    ],
+)  # fmt: skip
+def test_the_body_begins_behind_the_license(text: str) -> None:
+    (found,) = shingles.body_sets(pa.array([text], pa.large_string()))
+    assert found.tolist() == shingles.shingle_set(body(text).encode()).tolist()
 
 
 def test_a_cluster_links_the_dropped_to_the_kept(tmp_path: Path) -> None:
@@ -171,7 +224,7 @@ def test_of_pairs_at_the_threshold_one_in_thousands_is_missed() -> None:
 @given(st.lists(st.text(max_size=60), max_size=6))
 def test_many_texts_have_the_sets_of_each(texts: list[str]) -> None:
     texts = [text.encode(errors="ignore").decode() for text in [*texts, "ΑΣ İ ΣΑΣ", "a b c d e f g"]]
-    found = list(shingles.shingle_sets(pa.array(["before", *texts], pa.large_string()).slice(1)))
+    found = list(shingles.body_sets(pa.array(["before", *texts], pa.large_string()).slice(1)))
     assert [some.tolist() for some in found] == [shingles.shingle_set(text.encode()).tolist() for text in texts]
 
 

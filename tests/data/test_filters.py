@@ -15,6 +15,9 @@ from ibidem.data.filters.quality import FilterPolicy, Filters, WordList
 from ibidem.data.pipeline.prepare import processing
 from ibidem.data.pipeline.steps import Policies
 from ibidem.data.preprocess import STEPS
+from ibidem.data.sources.local import LocalFiles
+from ibidem.data.sources.readers import read
+from ibidem.data.sources.spec import Spec
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.records import Document
@@ -220,11 +223,11 @@ def detail_of(text: str, path: str = "notes.txt", **policy: object) -> str | Non
 
 def test_the_detail_is_the_figure_that_decided() -> None:
     assert detail_of("x = [" + "'word', " * 200 + "]\n", "m.py") == "characters in long lines: 1.00, at most 0.6"
-    few = "<html><body><p>" + "word " * 20 + "</p></body></html>\n"
+    few = "<html><body><p>" + "word " * 20 + "</p></body></html>" + "<br>" * 600 + "\n"
     assert detail_of(few, "a.html") == "characters of text in the page: 80, at least 100"
     assert (
         detail_of(few + '<div class="abc"></div>' * 100 + "word " * 20, "a.html")
-        == "text in the page: 0.07, at least 0.2"
+        == "text in the page: 0.03, at least 0.2"
     )
     assert detail_of("var total = 1;\n", "lib/x.min.js") == "name: .min.js"
     assert detail_of("var a=1;" * 100, "x.min.js") == "mean line: 800, at most 500"
@@ -232,6 +235,43 @@ def test_the_detail_is_the_figure_that_decided() -> None:
     assert detail_of(profane) == "profane words: 4, in 10,000 characters: 138.4, at most 5"
     head = "x = 1  # " + "a" * 90 + " this file is generated\n"
     assert (detail_of(head, "m.py") or "").endswith(" this file is generated")
+
+
+POM = "<project><dependency><artifactId>name</artifactId></dependency>\n" * 500 + "</project>\n"
+RECORDS = "<record name='one' kind='two' place='three'/>\n"
+NOTES = PROSE + "\n" + "".join(f"Method{i} is\n\nLogarithmic in it.\n\nOther{i}\n\n" for i in range(6))
+TABLE = "long powers[] = {\n" + "0x8e679c2f5e44ff8f, 0xb201833b35d63f73,\n" * 4 + "};\n" + "int next(int n);\n" * 5
+PAGE = "<div class='header'><a href='{{ page.url }}'></a></div>\n"
+SECTION = "<section name='a'><p>{}</p></section>\n".format(PROSE.replace(". ", ".</p>\n<p>"))
+CODE_BLOCKS = ".. code-block:: python\n\n    schema = Schema(strict=True)\n    schema.load(data)\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "reason"),
+    [
+        (POM, "a/pom.xml", None),
+        (POM, "a/data.xml", "filter.lines"),
+        ('{"a": "' + "some words " * 600 + '"}', "a/package.json", None),
+        ("".join(f"rule{i}:\n  enabled: true\n" for i in range(300)), ".linter.yml", None),
+        ("".join(f"rule{i}:\n  enabled: true\n" for i in range(300)), "rules.yml", "filter.lines"),
+        ("".join(f"rule{i}: a list of words\n" for i in range(500)), "rules.yml", None),
+        ("".join(f"word{i}: a list of words\n" for i in range(500)), "rules.json", "filter.lines"),
+        (RECORDS * 400, "a.xml", None),
+        (RECORDS * 600, "a.xml", "filter.lines"),
+        ("<a>" + "".join(SECTION.replace("card", f"card{i}") for i in range(100)) + "</a>", "a.xml", None),
+        (NOTES, "api.md", None),
+        (NOTES, "api.rst", None),
+        (NOTES, "api.txt", "filter.repetition"),
+        ("".join(f"/* block {i} */ {TABLE}\n" for i in range(6)), "tables.h", None),
+        (PAGE * 10, "_includes/header.html", None),
+        (PAGE * 60, "_includes/header.html", "filter.symbols"),
+        ("".join(CODE_BLOCKS + f"Then{i} goes{i} on{i}.\n\n" for i in range(9)) + PROSE, "a.rst", None),
+        ("".join(f".. autoclass:: E{i}\n   :members:\n   :docstring:\n\n" for i in range(40)) + PROSE, "a.rst", None),
+        ("int f(int a)\n{\n    check(a);\n    check(a, a);\n    check(a, a, a);\n}\n" * 6 + "int g();\n", "a.c", None),
+    ],
+)  # fmt: skip
+def test_manifests_manuals_and_parts_of_pages_survive(text: str, path: str, reason: str | None) -> None:
+    assert judged(text, path) == reason
 
 
 AT_MOST = {
@@ -356,3 +396,29 @@ def test_real_code_is_mostly_kept() -> None:
             reasons[str(drop.reason) if drop else "kept"] += 1
     assert reasons.total() > 50
     assert reasons["kept"] > 0.93 * reasons.total()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        *[("a.bats", "Shell"), ("a.html.erb", "HTML+ERB"), ("Gemfile", "Ruby"), ("go.mod", "Go Module"), (".in", None)],
+        *[("config.h.in", "C"), ("CMakeLists.txt.in", "CMake"), ("a.in", None), ("README.md.tmpl", "Markdown")],
+        *[("requirements.txt", "Pip Requirements"), ("dev-requirements.in", "Pip Requirements"), ("a.svg", None)],
+        *[("Makefile.am", "Makefile"), ("a.feature", "Gherkin"), ("LICENSE", None), ("required.txt", "Text")],
+    ],
+)  # fmt: skip
+def test_the_language_of_a_file_is_known_by_its_name(path: str, name: str | None) -> None:
+    assert language.by_name(f"folder/{path}") == name
+    assert name is None or name in language.known()
+
+
+def test_a_script_without_a_known_name_is_read_by_its_interpreter(tmp_path: Path) -> None:
+    heads = {"run": "#!/usr/bin/env bash\n", "a 1.x": "#! /bin/sh -e\n", "tool": "#!/usr/bin/python3\n", "odd": "#!a\n"}
+    for name, head in heads.items():
+        (tmp_path / name).write_text(f"{head}echo {name} of them\n")
+    source = LocalFiles(Spec(str(tmp_path), None, "train", "text"))
+    items = [item for piece in source.pieces() for _, item in read(piece)]
+    languages = {item.path: (item.language, item.category) for item in items if isinstance(item, Document)}
+    assert languages == {"run": ("Shell", "code"), "a 1.x": ("Shell", "code"), "tool": ("Python", "code")}
+    assert source.skipped == {"unknown kind odd": 1}
+    assert set(language.INTERPRETERS.values()) <= set(language.known())

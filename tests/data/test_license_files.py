@@ -227,3 +227,45 @@ def test_the_choice_of_a_manifest_opens_no_license_text(tmp_path: Path) -> None:
     assert [one and one.expression for one in found] == [
         "MIT OR GPL-3.0-only", "MIT AND GPL-3.0-only", "MIT OR GPL-3.0-only",
     ]  # fmt: skip
+
+
+DEP5 = "Format: x\n\nFiles: *\nLicense: MIT\n\nFiles: tools/*\nLicense: GPL-3.0-only\n\nFiles: odd.c\nLicense: Odd\n"
+TOML = """
+version = 1
+[[annotations]]
+path = ["**", "x"]
+SPDX-License-Identifier = "MIT"
+[[annotations]]
+path = "tools/**"
+SPDX-License-Identifier = ["GPL-3.0-only", "MIT"]
+[[annotations]]
+path = "*.c"
+SPDX-License-Identifier = "Odd"
+[[annotations]]
+path = "**"
+SPDX-FileCopyrightText = "someone"
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [(".reuse/dep5", DEP5), ("REUSE.toml", TOML)])
+@pytest.mark.parametrize("page", ["LICENSE.MIT", "LICENSES/MIT.txt"])
+def test_annotations_say_which_of_the_licenses_a_file_has(name: str, text: str, page: str, tmp_path: Path) -> None:
+    files = {"LICENSES/GPL-3.0-only.txt": GPL, page: MIT, name: text, "vendored/COPYING": GPL}
+    files |= {"claimed/package.json": '{"license": "GPL-2.0-only"}', "docs/package.json": "{}", "tools/deep/a.c": ""}
+    root = corpus(tmp_path / "p", files)
+    assert stated(root, "docs/a.py") == Stated("MIT", f"license-file: {name}", (root / name,))
+    assert "GPL-3.0-only" in stated(root, "tools/deep/a.c").expression
+    assert stated(root, "odd.c").expression == UNKNOWN
+    assert "GPL-3.0-only" in stated(root, "vendored/a.c").expression
+    assert "GPL-2.0-only" in stated(root, "claimed/a.js").expression
+
+
+@pytest.mark.parametrize("text", ["", "annotations = 1", "[[annotations]]\npath = 1\n", "[", "\0", "a" * 2_000_000])
+def test_annotations_that_cannot_be_read_lift_nothing(text: str, tmp_path: Path) -> None:
+    files = {"LICENSES/GPL-3.0-only.txt": GPL, "LICENSE": MIT, "REUSE.toml": text, ".reuse/dep5": text}
+    assert "GPL-3.0-only" in license_of(tmp_path, files, "a.py")
+
+
+def test_a_file_that_no_annotation_names_may_have_any_of_the_licenses(tmp_path: Path) -> None:
+    files = {"LICENSES/GPL-3.0-only.txt": GPL, "LICENSE": MIT, ".reuse/dep5": "Files: src/*\nLicense: MIT\n"}
+    assert "GPL-3.0-only" in license_of(tmp_path, files, "a.py")

@@ -141,6 +141,9 @@ IN_CONTEXT = [
 ]
 
 UNTOUCHED = [
+    "https://jo%40email.test:a%20secret@m\u00fcller.de:1234/",
+    'request("http://123.45.67.8:8329/")',
+    f"Bearer {base64url({'alg': 'HS256'})}.{base64url({'sub': '1'})}.Sfl" + "KxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
     "@pytest.fixture",
     "def f(a, b): return a@b",
     "y = W@x.to(device)",

@@ -324,7 +324,7 @@ def _write_sets(layout: Layout, group: Group) -> None:
     index["root"], index["document"] = roots[rows], group.start + rows
 
     def write(file: BinaryIO) -> None:
-        index["length"] = [_append(file, own) for texts in _texts(group, rows) for own in shingles.shingle_sets(texts)]
+        index["length"] = [_append(file, own) for texts in _texts(group, rows) for own in shingles.body_sets(texts)]
         index["start"] = np.cumsum(index["length"]) - index["length"]
 
     exchange.replace(target.with_suffix(".bin"), write)

@@ -13,9 +13,9 @@ Sources of the thresholds: Codex (arXiv:2107.03374, section 3.1), Gopher (arXiv:
 was set by reading what is dropped from 384 MB of packages: hand-written code must survive.
 
 Gopher's rules were made for text extracted from web pages. So repetition in prose is measured on what the reader of a
-page sees: code blocks with their fences, tags, targets of links and addresses do not count, nor do lines without a
-letter or a digit, such as the rules of tables. Of a conversation, the lines that name the speaker do not count either,
-nor does the rejected answer of a pair, which may well repeat the chosen one.
+page sees: code blocks, tags of HTML and of templates, targets of links and addresses do not count, nor do lines
+without a letter or a digit, such as the rules of tables. Of a conversation, the lines that name the speaker do not
+count either, nor does the rejected answer of a pair, which may well repeat the chosen one.
 """
 
 import importlib
@@ -47,6 +47,7 @@ MARKUP = frozenset({"html"})
 DATA = frozenset(
     {"json", "json5", "jsonld", "yaml", "xml", "svg", "csv", "tsv", "web ontology language", "graphviz (dot)"}
 )
+WRITTEN_DATA = frozenset({"yaml", "xml"})
 LONG_LINED = DATA | {"html", "markdown", "roff", "roff manpage", "smt", "tex", "text"}
 
 # The first 5 lines are searched for StarCoder2's words, the rest of the head for statements about the file itself.
@@ -76,6 +77,12 @@ _LOCK_FILE = re.compile(
     r"(?:^|/)((?:package-lock|npm-shrinkwrap|packages\.lock)\.json|pnpm-lock\.yaml|go\.sum|bun\.lockb?"
     r"|(?:yarn|poetry|pdm|uv|pixi|Cargo|Gemfile|Pipfile|composer|mix|Podfile|flake|gradle|pubspec)\.(?:lock|lockfile))$"
 )
+_MANIFEST = re.compile(
+    r"(?i)(?:^|/)(?:(?:pom|build|phpunit|androidmanifest)\.xml|(?:package|composer|bower|lerna|deno)\.json"
+    r"|(?:ts|js)config[\w.-]*\.json|[\w.-]+\.(?:cs|vcx|fs|vb)proj|(?:docker-)?compose[\w.-]*\.ya?ml|mkdocs\.ya?ml"
+    r"|pubspec\.ya?ml|\.[\w-]+\.(?:ya?ml|json|xml))$"
+)
+"""Names of manifests and settings: of a package, of a build, of a tool."""
 _BUNDLED = (
     r"^[/* \t]*function __webpack_require__\(|^\(function webpackUniversalModuleDefinition\(|^/\*{6}/ \("
     r"|^var __commonJS = |^// (\.\./)*node_modules/|^parcelRequire ?="
@@ -117,11 +124,15 @@ class FilterPolicy:
     max_lines: Count = 100_000
     """Maximum number of lines that are not blank (StarCoder2: 100,000)."""
     data_chars: tuple[Count, Count] = (50, 5000)
-    """Minimum and maximum characters of a data file such as JSON and YAML (StarCoder: 50 and 5,000)."""
+    """Minimum and maximum characters of a data file such as JSON (StarCoder: 50 and 5,000)."""
+    data_written_chars: Count = 20_000
+    """Maximum characters of YAML and XML, which people write more often than JSON (ours)."""
     data_max_lines: Count = 512
     """Maximum number of lines of a data file (StarCoder2: 512)."""
     data_min_letters: Share = 0.5
     """Minimum share of letters in a data file, without blanks (StarCoder: 0.5)."""
+    xml_min_text: Share = 0.4
+    """Share of visible text from which an XML file is prose rather than data (ours: a manual, a list of changes)."""
     code_min_letters: Share = 0.25
     """Minimum share of letters in code, without blanks, so that indentation does not count against it (StarCoder,
     StarCoder2: 0.25)."""
@@ -132,20 +143,28 @@ class FilterPolicy:
     max_encoded_run: Count = 1024
     """Maximum characters in a run of base64 (StarCoder2: 1024)."""
     max_data_share: Share = 0.5
-    """Maximum share of the file in runs of base64, or of numbers (StarCoder2: 0.5)."""
+    """Maximum share of the file in runs of base64 (StarCoder2: 0.5)."""
+    max_number_share: Share = 0.65
+    """Maximum share of the file in runs of numbers (ours: code with tables of constants reaches 0.60; StarCoder2:
+    0.5)."""
     html_min_text: Share = 0.2
     """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2)."""
     html_min_text_chars: Count = 100
     """Minimum characters of visible text in an HTML page (StarCoder, StarCoder2: 100)."""
-    code_max_repeated: Share = 0.8
+    html_min_chars: Count = 2000
+    """Shorter pages, counted without blanks, are not judged by their text (ours: a part or the frame of a page)."""
+    code_max_repeated: Share = 0.88
     """Maximum share of the characters of code in lines that already occurred (ours: hand-written overloads and
-    documented records reach 0.78)."""
+    documented records reach 0.78, tests 0.85)."""
     prose_max_repeated_lines: Share = 0.3
     """Maximum share of lines of prose that already occurred (Gopher: 0.30)."""
     prose_max_repeated: Share = 0.2
     """Maximum share of the characters of prose in such lines (Gopher: 0.20)."""
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
     """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
+    prose_of_manuals: Annotated[float, Field(ge=1)] = 1.5
+    """Factor by which prose with markup, such as Markdown, may repeat more (ours: manuals repeat signatures, headings
+    and remarks, pages of the web do not)."""
     prose_min_chars: Count = 250
     """Shorter prose, counted without blanks, is not judged by its repetitions (Gopher requires 50 words)."""
     profanity: bool = True
@@ -393,7 +412,7 @@ class WordList:
 def _judge_code(policy: FilterPolicy, document: Document, counted: "Statistics") -> Drop | None:
     name = (document.language or "").lower()
     if name in DATA or (document.encoded.startswith(b"<?xml") and name not in MARKUP):
-        return _judge_data(policy, counted, name)
+        return _judge_data(policy, document, counted, name or "xml")
     if name in MARKUP:
         return _judge_length(policy, counted, name) or _judge_markup(policy, document.encoded, counted)
     return (
@@ -419,14 +438,22 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
     counted = statistics(prose, words_only=True)
     if counted.chars < policy.prose_min_chars:
         return None
-    repeated = _judge_repeated(policy.prose_max_repeated_lines, policy.prose_max_repeated, counted)
+    most_lines, most_chars, *limits = _limits_of_prose(policy, document)
+    repeated = _judge_repeated(most_lines, most_chars, counted)
     if repeated is not None:
         return repeated
-    limits = policy.prose_max_top_ngram
-    for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, limits), limits, strict=True):
+    two, three, four = limits
+    for n, share, limit in zip((2, 3, 4), top_ngram_shares(prose, (two, three, four)), limits, strict=True):
         if share > limit:
             return _above(DropReason.FILTER_REPETITION, f"top {n}-gram", share, limit)
     return None
+
+
+def _limits_of_prose(policy: FilterPolicy, document: Document) -> list[float]:
+    """Return the largest shares of repeated lines, of characters in them, and of the top 2-, 3- and 4-gram."""
+    limits = [policy.prose_max_repeated_lines, policy.prose_max_repeated, *policy.prose_max_top_ngram]
+    is_manual = document.language not in {None, "Text"} and document.messages is None
+    return [min(1.0, round(limit * policy.prose_of_manuals, 4)) if is_manual else limit for limit in limits]
 
 
 def _without_speakers(document: Document) -> str:
@@ -434,18 +461,29 @@ def _without_speakers(document: Document) -> str:
     return document.text if document.messages is None else "\n\n".join(turn.text for turn in document.messages)
 
 
-def _judge_data(policy: FilterPolicy, counted: "Statistics", name: str) -> Drop | None:
+def _judge_data(policy: FilterPolicy, document: Document, counted: "Statistics", name: str) -> Drop | None:
     least, most = policy.data_chars
     if counted.line_chars < least:
         return _below(DropReason.FILTER_LINES, "characters of data", counted.line_chars, least, digits=0)
+    if _MANIFEST.search(document.path or "") or (name == "xml" and _is_prose(policy, document.encoded, counted)):
+        return _judge_length(policy, counted, name) or _judge_letters(policy, policy.code_min_letters, counted)
+    most = max(most, policy.data_written_chars) if name in WRITTEN_DATA else most
     if counted.line_chars > most:
         return _above(DropReason.FILTER_LINES, "characters of data", counted.line_chars, most, digits=0)
     if counted.lines > policy.data_max_lines:
         return _above(DropReason.FILTER_LINES, "lines of data", counted.lines, policy.data_max_lines, digits=0)
-    return _judge_length(policy, counted, name or "xml") or _judge_letters(policy, policy.data_min_letters, counted)
+    return _judge_length(policy, counted, name) or _judge_letters(policy, policy.data_min_letters, counted)
+
+
+def _is_prose(policy: FilterPolicy, data: bytes, counted: "Statistics") -> bool:
+    from ibidem.data.filters.statistics import visible_chars
+
+    return visible_chars(data) >= policy.xml_min_text * counted.chars
 
 
 def _judge_markup(policy: FilterPolicy, data: bytes, counted: "Statistics") -> Drop | None:
+    if counted.chars < policy.html_min_chars:
+        return None
     from ibidem.data.filters.statistics import visible_chars
 
     seen = visible_chars(data)
@@ -506,9 +544,12 @@ def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop 
     if counted.longest_encoded > policy.max_encoded_run:
         most = policy.max_encoded_run
         return _above(DropReason.FILTER_SYMBOLS, "encoded run", counted.longest_encoded, most, digits=0)
-    for name, count in (("encoded", counted.encoded_bytes), ("numbers", counted.number_bytes)):
-        if count > policy.max_data_share * size:
-            return _above(DropReason.FILTER_SYMBOLS, name, count / size, policy.max_data_share)
+    for name, count, share in (
+        ("encoded", counted.encoded_bytes, policy.max_data_share),
+        ("numbers", counted.number_bytes, policy.max_number_share),
+    ):
+        if count > share * size:
+            return _above(DropReason.FILTER_SYMBOLS, name, count / size, share)
     return None
 
 

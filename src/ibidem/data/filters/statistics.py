@@ -17,6 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ibidem.data.text.boilerplate import find
+
 Bytes = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
 
@@ -33,7 +35,6 @@ _BUCKETS = 4096
 _BLANKS = b" \t\n\r\f\v"
 _ONE, _LAST_BIT = np.uint64(1), np.uint64(63)
 _NEWLINE, _LESS, _GREATER, _SLASH, _BANG = 0x0A, 0x3C, 0x3E, 0x2F, 0x21
-_UPPER_A, _UPPER_Z = 0x41, 0x5A
 _COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END = (
     np.frombuffer(word, np.uint8) for word in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style")
 )
@@ -350,24 +351,12 @@ def _count_visible(data: Bytes, classes: Bytes) -> int:
 
 @_compiled
 def _end_of_markup(data: Bytes, start: int) -> int:
-    if _find(data, start, start + 1, _COMMENT) == start:
-        return _find(data, start, len(data), _COMMENT_END) + len(_COMMENT_END)
-    if _find(data, start, start + 1, _SCRIPT) == start:
-        start = _find(data, start, len(data), _SCRIPT_END)
-    elif _find(data, start, start + 1, _STYLE) == start:
-        start = _find(data, start, len(data), _STYLE_END)
+    if find(data, start, start + 1, _COMMENT) == start:
+        return find(data, start, len(data), _COMMENT_END) + len(_COMMENT_END)
+    if find(data, start, start + 1, _SCRIPT) == start:
+        start = find(data, start, len(data), _SCRIPT_END)
+    elif find(data, start, start + 1, _STYLE) == start:
+        start = find(data, start, len(data), _STYLE_END)
     while start < len(data) and data[start] != _GREATER:
         start += 1
     return start + 1
-
-
-@_compiled
-def _find(data: Bytes, start: int, stop: int, wanted: Bytes) -> int:
-    """Return the first position of `wanted` (lower case) in [start, stop), ignoring case; `stop` if absent."""
-    for i in range(start, min(stop, len(data) - len(wanted) + 1)):
-        k = 0
-        while k < len(wanted) and (data[i + k] | (0x20 if _UPPER_A <= data[i + k] <= _UPPER_Z else 0)) == wanted[k]:
-            k += 1
-        if k == len(wanted):
-            return i
-    return stop

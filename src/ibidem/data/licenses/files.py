@@ -5,6 +5,8 @@ The nearest folder with license files counts; all of them apply, with those in i
 makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 
+In a folder with annotations (see `reuse`), a file has the license that they state for it.
+
 What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
 counts for nothing. A manifest (`package.json`) states a license beside them, which applies too.
 """
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data.licenses import includes, manifests, sentences
+from ibidem.data.licenses import includes, manifests, reuse, sentences
 from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, licenses_in, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
@@ -60,28 +62,57 @@ class _File(NamedTuple):
     included: tuple[Path, ...] = ()
 
 
+class _Around(NamedTuple):
+    """What stands around the files of a folder."""
+
+    home: Path
+    """Folder of the nearest license files; the root if there are none."""
+    joined: Stated | None
+    claims: tuple[Stated, ...] = ()
+    """What manifests claim, from there down to the folder."""
+
+
 class LicenseFiles:
     """The license files below a folder; each folder is read once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._by_folder: dict[Path, Stated | None] = {}
+        self._by_folder: dict[Path, _Around] = {}
+        self._annotations: dict[Path, reuse.Annotations | None] = {}
         self._texts: dict[Path, Stated] = {}
 
     def of(self, path: Path) -> Stated | None:
         """Return what the nearest license files state for a file below the root, None if there are none."""
         around = self._below(path.parent)
-        return self._texts.get(path, around)  # a choice of a manifest opens no text of a license
+        if path in self._texts:
+            return self._texts[path]  # a choice of a manifest opens no text of a license
+        return self._annotated(path, around) or around.joined
 
-    def _below(self, folder: Path) -> Stated | None:
+    def _below(self, folder: Path) -> "_Around":
         if folder not in self._by_folder:
             stated = self._stated(list(_files(folder, self._root)))
             if stated is not None:
                 self._texts |= dict.fromkeys((path for path in stated.files if path.parent == folder), stated)
-            above = None if stated or folder == self._root else self._below(folder.parent)
+            is_top = stated is not None or folder == self._root
+            above = _Around(folder, stated) if is_top else self._below(folder.parent)
             claims = self._stated(list(_claims(folder, self._root)))
-            self._by_folder[folder] = _joined(stated or above, claims, beside=stated is not None)
+            joined = _joined(above.joined, claims, beside=stated is not None)
+            self._by_folder[folder] = _Around(above.home, joined, (*above.claims, *([claims] if claims else [])))
         return self._by_folder[folder]
+
+    def _annotated(self, path: Path, around: "_Around") -> Stated | None:
+        """Return what the annotations beside the nearest license files state, joined with the manifests below them."""
+        home = around.home
+        if home not in self._annotations:
+            self._annotations[home] = reuse.annotations(home)
+        notes = self._annotations[home]
+        raw = notes.of(path.relative_to(home).as_posix()) if notes else None
+        if notes is None or raw is None:
+            return None
+        stated: Stated | None = self._stated([_File(notes.path, normalize(raw), is_open=False)])
+        for claims in around.claims:
+            stated = _joined(stated, claims, beside=False)
+        return stated
 
     def _stated(self, files: list[_File]) -> Stated | None:
         if not files:

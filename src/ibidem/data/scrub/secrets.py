@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from math import log2
+from urllib.parse import unquote_to_bytes
 
 from ibidem.data.scrub.rules import (
     EXAMPLE,
@@ -47,6 +48,8 @@ _NO_SIMPLE_PASSWORD = re.compile(
     rb"(?i)[:@?*&]|.*[/\\]|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
     rb"|(?:utf-?8|base64|md5|sha\d+|u?int\d+|bcrypt\d*|argon2\w*|pbkdf2\w*|v?\d+(?:\.\d+)*[a-z]{0,3})\Z"
 )
+_SIGNATURE_OF_MANUALS = b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
+"""Of the token that https://jwt.io shows."""
 _PAGE_BEFORE = re.compile(rb"(?i)(?:next|page|continuation|sync|cursor)[_-]?$")
 _EMPTY_DIGESTS = {
     b"d41d8cd98f00b204e9800998ecf8427e",
@@ -95,7 +98,9 @@ def _entropy(value: bytes) -> float:
 
 def _is_url_password(match: Match) -> bool:
     value, host = match["found"], match["host"].lower()
-    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value) or _MADE_UP.fullmatch(value):
+    if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value):
+        return False
+    if _MADE_UP.fullmatch(unquote_to_bytes(value).replace(b" ", b"-")):
         return False
     return not (RESERVED_DOMAIN.search(host) or _RESERVED_HOST.match(host))
 
@@ -117,6 +122,8 @@ def _is_simple_password(match: Match) -> bool:
 
 
 def _is_jwt(match: Match) -> bool:
+    if match[0].endswith(_SIGNATURE_OF_MANUALS):
+        return False
     try:
         header, payload = (json.loads(_base64url(part)) for part in match[0].split(b".")[:2])
     except ValueError:

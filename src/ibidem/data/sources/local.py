@@ -205,12 +205,20 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
                 skipped["not a regular file"] += 1
             elif has_arrow and name in ARROW_METADATA:
                 skipped["metadata of an Arrow dataset"] += 1
-            elif name.endswith(DATA_SUFFIXES) or language.by_name(name):
+            elif name.endswith(DATA_SUFFIXES) or language.by_name(name) or _is_script(path):
                 files.append(relative)
             else:
                 skipped[f"{UNKNOWN_KIND}{path.suffix or name}"] += 1
     skipped += Counter()  # without the zeros
     return sorted(files)
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return language.by_shebang(file.read(language.SHEBANG_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def _is_repository(names: list[str]) -> bool:

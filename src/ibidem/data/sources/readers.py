@@ -120,7 +120,7 @@ def _read_source_file(piece: Piece) -> Item:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
-    kind, script = language.by_name(piece.name), None
+    kind, script = language.by_name(piece.name) or language.by_shebang(raw[: language.SHEBANG_BYTES]), None
     if notebooks.is_notebook(piece.name):
         try:
             script, kind = notebooks.read(raw)

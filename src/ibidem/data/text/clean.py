@@ -24,8 +24,18 @@ _MARKUP = (
     ("](", re.compile(r"\]\([^()\n]*\)")),
     ("]:", re.compile(r"\[(?<![^\n]\[)[^\]\n]+\]:.*")),
     ("://", re.compile(r"https?://\S+")),
+    ("{%", re.compile(r"\{%[^%\n]*%\}")),
+    ("{{", re.compile(r"\{\{[^{}\n]*\}\}")),
+    ("\n", re.compile(r"^[ \t]*:[\w-]+:[ \t]*$", re.MULTILINE)),
 )
-"""What a reader of the page does not see: comments and tags, targets of links, definitions of links, addresses."""
+"""What a reader of the page does not see: comments and tags, targets of links, definitions of links, addresses, tags
+of templates, options of directives."""
+_LITERAL = re.compile(
+    r"^(?P<indent>[ \t]*+)(?:\.\. (?:code|code-block|sourcecode|parsed-literal|doctest|testcode|literalinclude)"
+    r"::[^\n]*|(?P<line>[^\n]*[^\s:])?::)[ \t]*\n(?:[ \t]*+\n|(?P=indent)[ \t][^\n]*(?:\n|\Z))++",
+    re.MULTILINE,
+)
+"""A literal block or a code directive of reStructuredText; `line` is the paragraph that announces it."""
 _BLANKS = (" ", "\t")
 _BLANK_BORDER = re.compile(r"[ \t]*(\n{1,2})(?:[ \t]*\n)*")
 _LINE_ENDS = re.compile(r"\r\n?")
@@ -142,7 +152,7 @@ def block(code: str, language: str = "python") -> str:
 
 
 def visible(text: str) -> str:
-    r"""Return the prose of a page as its reader sees it: no code blocks with their fences, tags, targets of links.
+    r"""Return the prose of a page as its reader sees it: no code blocks, tags, targets of links.
 
     Fences deep in lists and quotes are found as well; one that is not closed takes only its own line with it.
 
@@ -155,6 +165,8 @@ def visible(text: str) -> str:
         unclosed_end = opened.end if opened.is_nested else len(text)
         position = unclosed_end if closed is None else closed.end
     prose = "".join([*pieces, text[position:]])
+    if "::" in prose:
+        prose = _LITERAL.sub(lambda block: f"{block['line'] or ''}\n", prose)
     for sign, pattern in _MARKUP:
         if sign in prose:
             prose = pattern.sub("", prose)

@@ -1,4 +1,4 @@
-"""Detect the language of a file by its name, and the natural language of prose by its words."""
+"""Detect the language of a file by its name or its first line, and the natural language of prose by its words."""
 
 import re
 from functools import cache
@@ -13,9 +13,17 @@ PROSE = {
     ".md": "Markdown",
     ".mdx": "MDX",
     ".markdown": "Markdown",
+    ".mkd": "Markdown",
+    ".mkdn": "Markdown",
+    ".mdown": "Markdown",
+    ".rmd": "RMarkdown",
     ".rst": "reStructuredText",
     ".txt": "Text",
     ".adoc": "AsciiDoc",
+    ".asciidoc": "AsciiDoc",
+    ".org": "Org",
+    ".pod": "Pod",
+    ".rdoc": "RDoc",
     ".tex": "TeX",
 }
 CODE = {
@@ -23,6 +31,7 @@ CODE = {
     ".pyi": "Python",
     ".pyx": "Cython",
     ".pxd": "Cython",
+    ".pxi": "Cython",
     ".c": "C",
     ".h": "C",
     ".cc": "C++",
@@ -30,16 +39,26 @@ CODE = {
     ".cxx": "C++",
     ".hh": "C++",
     ".hpp": "C++",
+    ".hxx": "C++",
+    ".inl": "C++",
+    ".ipp": "C++",
+    ".tpp": "C++",
     ".cu": "CUDA",
     ".cuh": "CUDA",
     ".m": "Objective-C",
+    ".mm": "Objective-C++",
     ".rs": "Rust",
     ".go": "Go",
     ".java": "Java",
     ".kt": "Kotlin",
+    ".kts": "Kotlin",
+    ".groovy": "Groovy",
+    ".gradle": "Gradle",
     ".scala": "Scala",
     ".cs": "C#",
     ".fs": "F#",
+    ".fsx": "F#",
+    ".fsi": "F#",
     ".swift": "Swift",
     ".js": "JavaScript",
     ".mjs": "JavaScript",
@@ -49,18 +68,43 @@ CODE = {
     ".mts": "TypeScript",
     ".cts": "TypeScript",
     ".tsx": "TypeScript",
+    ".coffee": "CoffeeScript",
     ".vue": "Vue",
     ".svelte": "Svelte",
     ".html": "HTML",
+    ".htm": "HTML",
+    ".xhtml": "HTML",
+    ".erb": "HTML+ERB",
+    ".haml": "Haml",
+    ".slim": "Slim",
+    ".ejs": "EJS",
+    ".pug": "Pug",
+    ".twig": "Twig",
+    ".liquid": "Liquid",
     ".hbs": "Handlebars",
     ".css": "CSS",
     ".scss": "SCSS",
+    ".sass": "Sass",
+    ".less": "Less",
+    ".styl": "Stylus",
     ".sh": "Shell",
     ".bash": "Shell",
     ".zsh": "Shell",
+    ".ksh": "Shell",
+    ".bats": "Shell",
+    ".fish": "Fish",
+    ".awk": "Awk",
     ".ps1": "PowerShell",
+    ".psm1": "PowerShell",
+    ".psd1": "PowerShell",
     ".bat": "Batchfile",
+    ".cmd": "Batchfile",
     ".rb": "Ruby",
+    ".rake": "Ruby",
+    ".ru": "Ruby",
+    ".gemspec": "Ruby",
+    ".podspec": "Ruby",
+    ".feature": "Gherkin",
     ".pl": "Perl",
     ".pm": "Perl",
     ".php": "PHP",
@@ -73,27 +117,58 @@ CODE = {
     ".exs": "Elixir",
     ".erl": "Erlang",
     ".clj": "Clojure",
+    ".cljs": "Clojure",
+    ".cljc": "Clojure",
     ".lisp": "Common Lisp",
     ".el": "Emacs Lisp",
     ".scm": "Scheme",
+    ".rkt": "Racket",
+    ".elm": "Elm",
+    ".purs": "PureScript",
+    ".nim": "Nim",
+    ".cr": "Crystal",
+    ".nix": "Nix",
     ".f90": "Fortran",
     ".f": "Fortran",
     ".asm": "Assembly",
     ".s": "Assembly",
     ".sql": "SQL",
     ".proto": "Protocol Buffer",
+    ".thrift": "Thrift",
+    ".graphql": "GraphQL",
+    ".gql": "GraphQL",
+    ".glsl": "GLSL",
+    ".vert": "GLSL",
+    ".frag": "GLSL",
+    ".hlsl": "HLSL",
+    ".sv": "SystemVerilog",
+    ".vhd": "VHDL",
+    ".vhdl": "VHDL",
+    ".sol": "Solidity",
+    ".y": "Yacc",
+    ".l": "Lex",
     ".tf": "HCL",
     ".tfvars": "HCL",
     ".hcl": "HCL",
     ".cmake": "CMake",
     ".mk": "Makefile",
+    ".am": "Makefile",
+    ".ac": "M4",
+    ".m4": "M4",
+    ".bzl": "Starlark",
+    ".bazel": "Starlark",
     ".yaml": "YAML",
     ".yml": "YAML",
     ".toml": "TOML",
     ".ini": "INI",
     ".cfg": "INI",
+    ".properties": "Java Properties",
     ".json": "JSON",
     ".xml": "XML",
+    ".xsd": "XML",
+    ".csproj": "XML",
+    ".xsl": "XSLT",
+    ".xslt": "XSLT",
     ".tcl": "Tcl",
     ".vim": "Vim Script",
     ".zig": "Zig",
@@ -103,13 +178,71 @@ CODE = {
 TEMPLATES = (".j2", ".jinja", ".jinja2")
 """Endings of Jinja templates, after the name of the file that they make."""
 TEMPLATE = "Jinja"
+FILLED_IN = (".in", ".tmpl", ".tpl", ".template", ".example", ".sample", ".dist")
+"""Endings of files that a program or a person fills in, after the name of the file that they become."""
 NAMES = {
     "Makefile": "Makefile",
+    "makefile": "Makefile",
+    "GNUmakefile": "Makefile",
     "Dockerfile": "Dockerfile",
+    "Containerfile": "Dockerfile",
     "CMakeLists.txt": "CMake",
-    "README": "Text",
+    "meson.build": "Meson",
+    "BUILD": "Starlark",
+    "WORKSPACE": "Starlark",
+    "Gemfile": "Ruby",
+    "Rakefile": "Ruby",
+    "rakefile": "Ruby",
+    "Vagrantfile": "Ruby",
+    "Podfile": "Ruby",
+    "Fastfile": "Ruby",
+    "Guardfile": "Ruby",
+    "Jenkinsfile": "Groovy",
+    "go.mod": "Go Module",
     "justfile": "Just",
+    "README": "Text",
+    "CHANGES": "Text",
+    "CHANGELOG": "Text",
+    "ChangeLog": "Text",
+    "NEWS": "Text",
+    "INSTALL": "Text",
+    "HACKING": "Text",
+    "CONTRIBUTING": "Text",
 }
+REQUIREMENTS = re.compile(r"(?:.*[-_.])?(?:requirements|constraints)(?:[-_.].*)?\.(?:txt|in)", re.IGNORECASE)
+"""Names of pip's lists of packages."""
+PIP = "Pip Requirements"
+INTERPRETERS = {
+    "ash": "Shell",
+    "bash": "Shell",
+    "bats": "Shell",
+    "dash": "Shell",
+    "ksh": "Shell",
+    "sh": "Shell",
+    "zsh": "Shell",
+    "fish": "Fish",
+    "awk": "Awk",
+    "gawk": "Awk",
+    "python": "Python",
+    "pypy": "Python",
+    "ruby": "Ruby",
+    "perl": "Perl",
+    "php": "PHP",
+    "node": "JavaScript",
+    "nodejs": "JavaScript",
+    "lua": "Lua",
+    "tclsh": "Tcl",
+    "wish": "Tcl",
+    "Rscript": "R",
+    "julia": "Julia",
+    "escript": "Erlang",
+    "elixir": "Elixir",
+    "pwsh": "PowerShell",
+    "make": "Makefile",
+    "groovy": "Groovy",
+}
+SHEBANG_BYTES = 256
+_SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+(?:(?:-\S+|\w+=\S*)[ \t]+)*(?:\S*/)?)?([A-Za-z]+)[\d.]*(?=\s|$)")
 OTHERS = Path(__file__).with_name("languages.txt")
 _PROSE_LANGUAGES = frozenset(PROSE.values())
 _CODES = """
@@ -136,18 +269,35 @@ def by_name(path: str) -> str | None:
 
     >>> by_name("src/Makefile"), by_name("a/b.py"), by_name("logo.png")
     ('Makefile', 'Python', None)
-    >>> by_name("page.html.j2"), by_name("page.jinja")
-    ('HTML', 'Jinja')
+    >>> by_name("page.html.j2"), by_name("page.jinja"), by_name("config.h.in")
+    ('HTML', 'Jinja', 'C')
     """
     name = path.rpartition("/")[2]
+    if REQUIREMENTS.fullmatch(name):
+        return PIP
     made, is_template = name, False
     while made.lower().endswith(TEMPLATES) and (stem := made.rpartition(".")[0]):
         made, is_template = stem, True
-    stem, dot, suffix = made.lower().rpartition(".")
-    kind = NAMES.get(made)
-    if kind is None and stem:
-        kind = CODE.get(dot + suffix) or PROSE.get(dot + suffix)
+    kind = _of_whole_name(made)
+    if kind is None and made.lower().endswith(FILLED_IN):
+        kind = _of_whole_name(made.rpartition(".")[0])
     return TEMPLATE if is_template and kind is None else kind
+
+
+def _of_whole_name(name: str) -> str | None:
+    stem, dot, suffix = name.lower().rpartition(".")
+    kind = NAMES.get(name)
+    return kind or (CODE.get(dot + suffix) or PROSE.get(dot + suffix) if stem else None)
+
+
+def by_shebang(head: bytes) -> str | None:
+    r"""Return the language of a script by the interpreter that its first line names, None if unknown.
+
+    >>> by_shebang(b"#!/usr/bin/env -S python3.11 -u\nx = 1\n"), by_shebang(b"#!/bin/sh"), by_shebang(b"# sh")
+    ('Python', 'Shell', None)
+    """
+    match = _SHEBANG.match(head)
+    return INTERPRETERS.get(match[1].decode()) if match else None
 
 
 def category(language: str | None, path: str | None = None) -> Category:
@@ -172,7 +322,7 @@ def known() -> tuple[str, ...]:
     """
     lines = OTHERS.read_text(encoding="utf-8").splitlines()
     others = [line for line in lines if not line.startswith("#")]
-    return tuple(dict.fromkeys([*CODE.values(), *NAMES.values(), *PROSE.values(), *others]))
+    return tuple(dict.fromkeys([*CODE.values(), *NAMES.values(), PIP, *PROSE.values(), *others]))
 
 
 def natural(text: str) -> str | None:
