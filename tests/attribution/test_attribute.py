@@ -1,6 +1,7 @@
 """A text is attributed to the training documents that it repeats, and to no others."""
 
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -21,6 +22,7 @@ from ibidem.attribution.similar import shingles
 from ibidem.cli import main
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
+from ibidem.data.engine import EngineConfig
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.files import sha256_of
 from ibidem.training.tokenize import tokenized
@@ -296,6 +298,20 @@ def test_a_document_that_a_blend_repeats_is_one_and_equal_texts_have_each_their_
     assert longest.num_places > longest.num_documents
     assert longest.num_documents == 2
     assert sorted(str(source.facts["license"]) == "elsewhere" for source in own) == [False, True]
+
+
+def test_only_as_many_parts_are_indexed_at_a_time_as_memory_has_room_for(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = index_module.parent(artifacts.load(index), "tokens")
+    parts = artifacts.load(index).config["parts"]
+    asked, on_cluster = EngineConfig(workers=6), EngineConfig(runner="ray", workers=6)
+    assert index_module._fitting(asked, tokens, parts).workers == 6
+    of_a_part = 17 * sum(tokens.files[f"{folder}/train.bin"].bytes // 2 for each in parts.values() for folder in each)
+    for room, workers in ((0, 1), (1, 1), (3, 3), (9, 6)):
+        monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2 * room, "SC_PHYS_PAGES": of_a_part + 1}.get)
+        assert index_module._fitting(asked, tokens, parts).workers == workers
+        assert index_module._fitting(on_cluster, tokens, parts) == on_cluster
 
 
 def test_a_damaged_shard_of_the_dataset_is_refused(index: Path) -> None:

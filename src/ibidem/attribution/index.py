@@ -20,7 +20,8 @@ binary tree are: one that shrinks can join its part with the one beside it, and 
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.attribution.config import BuildConfig
 from ibidem.attribution.similar import SAMPLED, SHINGLE_WORDS, postings
 from ibidem.attribution.suffix_array import MOST_TOKENS, suffix_array, tops
-from ibidem.data.engine import Engine
+from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.shards import read_batches
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted, size
@@ -44,6 +45,8 @@ from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import DOCUMENTS_FILE, IDS_FILES
 
 KIND = "attribution-index"
+BYTES_OF_A_TOKEN = 17
+"""Of memory, while a part is sorted."""
 TOKENS, DATASET = "tokens", "dataset"
 """Roles of the inputs, which are the kinds of what they name."""
 TRAIN = "train"
@@ -188,8 +191,21 @@ def _make(tokens: Artifact, dataset: Artifact, chosen: dict[str, Any], config: B
         if not (work / part).exists() and not (old is not None and _taken_over(old, part, chosen, work / part))
     ]
     with log.progress("attribution", len(tasks), "parts") as bar:
-        for _ in Engine(config.engine).map(index_part, tasks, processes=False):
+        for _ in Engine(_fitting(config.engine, tokens, chosen["parts"])).map(index_part, tasks, processes=False):
             bar.advance()
+
+
+def _fitting(engine: EngineConfig, tokens: Artifact, parts: Mapping[str, Sequence[str]]) -> EngineConfig:
+    """Lower the number of parts that are indexed at a time on this computer to what its memory has room for."""
+    if engine.runner != "native":
+        return engine
+    itemsize = np.dtype(tokens.config["dtype"]).itemsize
+    largest = (
+        max(sum(tokens.files[f"{each}/{IDS}"].bytes for each in folders) for folders in parts.values()) // itemsize
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = max(1, memory // 2 // (BYTES_OF_A_TOKEN * max(1, max(sizes) // itemsize)))
+    return replace(engine, workers=min(Engine(engine).workers, room))
 
 
 def _older(path: Path) -> Artifact | None:
