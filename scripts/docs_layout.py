@@ -37,7 +37,7 @@ INTERNAL = {
         "evaluation.coding:SAMPLES",
     ),
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
-    "training.token_shards:COUNTS_FILE",
+    *("training.token_shards:COUNTS_FILE", "data.sources.survey:FILE", "data.blend:_SCATTERED", "delivery:_PROBE"),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
 }
 """Schemas and file names of workspaces, of the package alone and of foreign models: no finished artifact holds them."""
@@ -69,6 +69,7 @@ VOLATILE = {
     "seconds": "Time that the work took.",
     "mark": "Of an evaluation: a MAC that only the user who made it can make; with it, a finished one is reused.",
     "times_ns": "Modification times of the files. A file whose time is unchanged is not hashed again.",
+    "stamps": "At a store instead: entity tags of the files, or their sizes and times.",
 }
 
 SHARD = {

@@ -122,7 +122,7 @@ def check_described(folder: Path) -> artifacts.Artifact:
         assert matches(key, kind.counts), f"{artifact.kind}: count {key} is not described"
     manifest = json.loads((folder / artifacts.MANIFEST).read_text())
     assert manifest.keys() == docs_layout.MANIFEST.keys()
-    assert manifest["volatile"].keys() | {"mark"} == docs_layout.VOLATILE.keys()
+    assert manifest["volatile"].keys() | {"mark", "stamps"} == docs_layout.VOLATILE.keys()
     for columns in kind.columns:
         check_columns(columns, [folder / name for name in artifact.files if matches(Path(name).name, [columns.file])])
     return artifact

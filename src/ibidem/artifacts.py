@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ibidem import __version__, log
-from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem import __version__, delivery, log
+from ibidem.errors import ArtifactError, DigestMismatch, StoreError
 from ibidem.files import flush, hidden, on_each, sha256_of, sweep
+from ibidem.places import StorePath, opened, relative, shut
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 SETTLED_NS = 2_000_000_000
@@ -84,7 +85,7 @@ class Artifact:
 
     def as_input(self, role: str, *, of: Path) -> Input:
         """Return this artifact as an input of the artifact that will be at `of`."""
-        return Input(role=role, digest=self.digest, name=os.path.relpath(self.path.resolve(), of.resolve()))
+        return Input(role=role, digest=self.digest, name=relative(self.path, of))
 
 
 @dataclass
@@ -114,6 +115,8 @@ def create(
     inputs: Sequence[Input] = (),
     started: float | None = None,
     is_private: bool = False,
+    beside: Path | None = None,
+    engine: delivery.Engine | None = None,
 ) -> Iterator[Draft]:
     """Create the artifact at `path` from what the block writes, or leave everything unchanged if it fails or discards.
 
@@ -122,15 +125,21 @@ def create(
     `time.monotonic()`, if that was before the block. Only the owner may open a folder that `is_private`; one that
     replaces another has the mode of that.
 
+    At a store, the artifact is delivered (see `delivery`): a kill then leaves the old one, the new one, or none, and
+    parts that the next `create` there removes. The draft is in the local folder `beside`, or in the current one, and
+    the tasks that deliver it run on `engine`, or here.
+
     Raises:
         ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
+        StoreError: the store fails.
     """
     check_replaceable(path, kind)
-    before = load(path, kind=kind).digest if (path / MANIFEST).exists() else None
+    before = load(path, kind=kind) if (path / MANIFEST).exists() else None
     started = time.monotonic() if started is None else started
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    draft = Draft(hidden(path, "partial"))
+    here = local(path, beside)
+    here.parent.mkdir(parents=True, exist_ok=True)
+    sweep(here.parent)
+    draft = Draft(hidden(here, "partial"))
     shutil.rmtree(draft.path, ignore_errors=True)
     draft.path.mkdir(mode=0o700 if is_private else 0o777)
     if is_private and path.exists():
@@ -140,10 +149,14 @@ def create(
         if draft.is_discarded:
             shutil.rmtree(draft.path)
             return
-        _seal(draft, kind=kind, config=config, inputs=inputs, seconds=time.monotonic() - started)
-        if before not in {None, load(draft.path).digest}:
-            log.event("artifact.replaced", kind=kind, path=str(path), digest=before)
-        _publish(draft.path, path)
+        facts = _Facts(kind, config, inputs, time.monotonic() - started)
+        digest = _deliver(draft, path, facts, before, engine) if isinstance(path, StorePath) else _seal(draft, facts)
+        if before is not None and before.digest != digest:
+            log.event("artifact.replaced", kind=kind, path=str(path), digest=before.digest)
+        if isinstance(path, StorePath):
+            shutil.rmtree(draft.path)
+        else:
+            _publish(draft.path, path)
     except BaseException:
         shutil.rmtree(draft.path, ignore_errors=True)
         raise
@@ -207,12 +220,28 @@ def check(artifact: Artifact, names: Iterable[str] | None = None) -> None:
     Raises:
         DigestMismatch: a file is missing or damaged.
     """
+    names = artifact.files if names is None else names
+    if isinstance(artifact.path, StorePath):
+        _check_held(artifact, artifact.path, names)
+        return
     times = artifact.volatile.get("times_ns", {})
-    for name in artifact.files if names is None else names:
+    for name in names:
         _check_file(artifact.path / name, artifact.files[name], time_ns=times.get(name))
 
 
-def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input]) -> Artifact | None:
+def _check_held(artifact: Artifact, path: StorePath, names: Iterable[str]) -> None:
+    """Check files of a store by one listing; those with another stamp than when they were sent are read."""
+    listing, stamps = path.listing(), artifact.volatile.get("stamps", {})
+    for name in names:
+        if name not in listing:
+            raise DigestMismatch(f"{path / name}: missing, but listed in the manifest")
+        if listing[name].stamp != stamps.get(name):
+            _check_file(path / name, artifact.files[name], time_ns=None)
+
+
+def finished(
+    path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], beside: Path | None = None
+) -> Artifact | None:
     """Return the artifact at `path` if it is intact and was made from these very inputs, settings and version."""
     try:
         artifact = load(path, kind=kind)
@@ -226,7 +255,7 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
     except DigestMismatch as error:
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
-    _clear_workspaces(path)  # of a run that was killed after it had finished
+    _clear_workspaces(local(path, beside))  # of a run that was killed after it had finished
     reason = "it was made from the same inputs and settings"
     log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest, reason=reason)
     return artifact
@@ -234,7 +263,12 @@ def finished(path: Path, *, kind: str, config: Mapping[str, Any], inputs: Sequen
 
 def check_replaceable(path: Path, kind: str) -> None:
     """Refuse to overwrite anything but an artifact of the same kind that contains only its own files."""
+    if isinstance(path, StorePath):
+        opened(str(path))
     check_outside(path)
+    if isinstance(path, StorePath):
+        _check_replaceable_at(path, kind)
+        return
     if path.is_symlink():
         raise ArtifactError(f"{path} is a symbolic link, and the link itself would be replaced; use {path.resolve()}")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -249,11 +283,58 @@ def check_replaceable(path: Path, kind: str) -> None:
         raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
 
 
+def _check_replaceable_at(path: StorePath, kind: str) -> None:
+    names, before = path.listing(), delivery.left_behind(path)
+    known = {MANIFEST, SIGNATURE, delivery.MARKER, *(before[1] if before else ())}
+    if MANIFEST in names or before is None or before[0] != kind:
+        if not names:
+            return
+        try:
+            known |= load(path, kind=kind).files.keys()
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{path} exists and is not {with_article(kind)} ({error}); delete it, or choose another place"
+            ) from None
+    if strangers := sorted(name for name in names if name not in known and not delivery.is_probe(name)):
+        raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
+
+
+def local(path: Path, beside: Path | None = None) -> Path:
+    """Return the path of this machine beside which the work on an artifact is: `path`, unless it is at a store.
+
+    Args:
+        path: of the artifact.
+        beside: a folder for work files; None: the current one.
+    """
+    if not isinstance(path, StorePath):
+        return path
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    return (beside or Path.cwd()) / f"{path.name}-{key}"
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place at a store to which nothing can be written, before the work is done.
+
+    Raises:
+        StoreError: the store cannot be reached, its bucket is not there, or we may not write to it.
+    """
+    if isinstance(path, StorePath):
+        delivery.check_writable(path)
+
+
 def check_outside(path: Path) -> None:
     """Refuse a path inside an artifact: writing there would damage it."""
     for folder in path.resolve().parents:
-        if (folder / MANIFEST).exists():
+        if has_manifest(folder):
             raise ArtifactError(f"{path} is inside the artifact {folder}; choose a path outside it")
+
+
+def has_manifest(folder: Path) -> bool:
+    """Check whether a folder is an artifact; where we may not look, it is none."""
+    try:
+        return (folder / MANIFEST).is_file()
+    except StoreError:  # we may see no more than our own part of a bucket
+        return False
 
 
 @contextmanager
@@ -374,6 +455,9 @@ def make_folder(path: Path) -> Iterator[Path]:
 
 def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
     """Rehash a file unless its modification time is the one recorded at sealing."""
+    if isinstance(path, StorePath):
+        _check_at_store(path, file)
+        return
     if not path.is_file():
         raise DigestMismatch(f"{path}: missing, but listed in the manifest")
     found = path.stat()
@@ -381,7 +465,26 @@ def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
         raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
 
 
-def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequence[Input], seconds: float) -> None:
+def _check_at_store(path: StorePath, file: File) -> None:
+    try:
+        found = sha256_of(path) if path.held().size == file.bytes else None
+    except FileNotFoundError:
+        raise DigestMismatch(f"{path}: missing, but listed in the manifest") from None
+    if found != file.sha256:
+        raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
+
+
+class _Facts(NamedTuple):
+    """What the manifest says besides the files."""
+
+    kind: str
+    config: Mapping[str, Any]
+    inputs: Sequence[Input]
+    seconds: float
+
+
+def _seal(draft: Draft, facts: _Facts) -> str:
+    """Hash the files and write the manifest; return the digest."""
     names = sorted(_file_names(draft.path))
     on_each(flush, [draft.path / name for name in names])
     read = on_each(lambda name: draft.hashes.get(name) or sha256_of(draft.path / name), names)
@@ -392,19 +495,56 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
     }
     settled_ns = time.time_ns() - SETTLED_NS
     times_ns = {name: stat.st_mtime_ns for name, stat in stats.items() if stat.st_mtime_ns < settled_ns}
+    digest, text = _manifest(draft, facts, files, {"times_ns": times_ns})
+    (draft.path / MANIFEST).write_text(text, encoding="utf-8")
+    flush(draft.path / MANIFEST)
+    if (draft.path / SIGNATURE).exists():
+        flush(draft.path / SIGNATURE)
+    _share(draft.path, names)
+    for folder in [*(p for p in draft.path.rglob("*") if p.is_dir()), draft.path]:
+        flush(folder)
+    return digest
+
+
+def _deliver(
+    draft: Draft, path: StorePath, facts: _Facts, before: Artifact | None, engine: delivery.Engine | None
+) -> str:
+    """Send the files to a store, and their manifest last; return the digest."""
+    if _is_private(facts.config):
+        shut(path.place)
+    names, known = sorted(_file_names(draft.path)), () if before is None else before.files
+    sent = delivery.deliver(draft.path, names, path, kind=facts.kind, known=known, engine=engine)
+    files = {}
+    for name in names:
+        part = sent.parts[name]
+        if draft.hashes.get(name, part.sha256) != part.sha256:
+            raise DigestMismatch(f"{draft.path / name}: damaged; its sha256 differs from what was written")
+        files[name] = File(sha256=part.sha256, bytes=part.size, rows=draft.rows.get(name))
+    stamps = {name: sent.listing[name].stamp for name in names}
+    digest, text = _manifest(draft, facts, files, {"stamps": stamps})
+    sent.seal(MANIFEST, text)
+    return digest
+
+
+def _is_private(config: Mapping[str, Any]) -> bool:
+    return config.get("readers") is not None
+
+
+def _manifest(draft: Draft, facts: _Facts, files: Mapping[str, File], more: Mapping[str, Any]) -> tuple[str, str]:
+    """Return digest and text of a manifest."""
     volatile: dict[str, Any] = {
         "created": time.time(),
         "host": platform.node(),
-        "seconds": round(seconds, 3),
-        "times_ns": times_ns,
+        "seconds": round(facts.seconds, 3),
+        **more,
     }
     artifact = Artifact(
         draft.path,
-        kind,
+        facts.kind,
         __version__,
         "",
-        tuple(inputs),
-        _as_json(config),
+        tuple(facts.inputs),
+        _as_json(facts.config),
         _as_json(draft.counts),
         files,
         volatile,
@@ -413,23 +553,16 @@ def _seal(draft: Draft, *, kind: str, config: Mapping[str, Any], inputs: Sequenc
     if draft.mark is not None:
         volatile["mark"] = draft.mark(digest)
     manifest = {
-        "kind": kind,
+        "kind": facts.kind,
         "digest": digest,
         "version": __version__,
-        "inputs": [asdict(item) for item in inputs],
+        "inputs": [asdict(item) for item in facts.inputs],
         "counts": artifact.counts,
         "config": artifact.config,
         "files": {name: asdict(file) for name, file in files.items()},
         "volatile": volatile,
     }
-    text = json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False)
-    (draft.path / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    flush(draft.path / MANIFEST)
-    if (draft.path / SIGNATURE).exists():
-        flush(draft.path / SIGNATURE)
-    _share(draft.path, names)
-    for folder in [*(p for p in draft.path.rglob("*") if p.is_dir()), draft.path]:
-        flush(folder)
+    return digest, json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def _share(folder: Path, names: Iterable[str]) -> None:
@@ -487,12 +620,17 @@ def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _file_names(path: Path) -> Iterator[str]:
+    if isinstance(path, StorePath):
+        yield from (name for name in path.listing() if name not in {MANIFEST, SIGNATURE, delivery.MARKER})
+        return
     for file in path.rglob("*"):
         if not file.is_dir() and file not in {path / MANIFEST, path / SIGNATURE}:
             yield file.relative_to(path).as_posix()
 
 
 def _absence(path: Path) -> str:
+    if isinstance(path, StorePath):
+        return f"no artifact there ({MANIFEST} is missing)"
     if path.exists():
         return f"no artifact here ({MANIFEST} is missing)"
     beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -13,9 +13,10 @@ import dataclasses
 import difflib
 import inspect
 import keyword
+import re
 import textwrap
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -30,11 +31,13 @@ from ibidem.errors import ConfigError
 C = TypeVar("C")
 Tree = dict[str, Any]
 
-Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")]
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+Url = Annotated[str, Field(pattern=f"^{_URL.pattern}")]
 """Of a store that fsspec opens."""
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
 WRITTEN = "written"  # Annotated[Path, WRITTEN]: the command writes there, though the key is no output or cache
+STORED = "stored"  # Annotated[Path, STORED]: it may be a URL of a store; use `places.AnyPlace`
 OPTIONAL = "optional"  # Annotated[Group, OPTIONAL]: settings leave the group out while all its values are the defaults
 REPORTED = "reported"  # Annotated[..., REPORTED]: where figures are sent or how a run is kept: it affects no result
 
@@ -72,6 +75,8 @@ def build(
     Raises:
         ConfigError: a key is unknown or missing, or a value is invalid; one line lists all problems.
     """
+    if urls := [f"{key} {value}" for key, value in _urls(config_type, tree)]:
+        raise ConfigError(f"{origin}{'; '.join(urls)}: give a path of this machine; it cannot be at a store")
     try:
         return TypeAdapter(config_type).validate_python(_with_lists(config_type, tree))
     except ValidationError as error:
@@ -109,6 +114,22 @@ def _with_lists(config_type: type[Any], tree: Any) -> Any:
         return tree
     fields, given = _fields(config_type), _as_fields(tree)
     return {key: _with_list(fields[key].annotation, value) if key in fields else value for key, value in given.items()}
+
+
+def _urls(config_type: type[Any], tree: Any) -> Iterator[tuple[str, str]]:
+    """Yield key and value of what is a URL where only a path of this machine will do."""
+    fields = _fields(config_type)
+    for name, value in _as_fields(tree).items() if isinstance(tree, Mapping) else ():
+        annotation = fields[name].annotation if name in fields else None
+        key = _as_key(name)
+        if nested := _nested(annotation):
+            yield from ((f"{key}.{inner}", url) for inner, url in _urls(nested, value))
+        elif (nested := _nested_by_name(annotation)) and isinstance(value, Mapping):
+            found = ((each, pair) for each, item in value.items() for pair in _urls(nested, item))
+            yield from ((f"{key}.{each}.{inner}", url) for each, (inner, url) in found)
+        elif _mentions(annotation, Path) and STORED not in fields[name].metadata and not _mentions(annotation, str):
+            given = value if isinstance(value, list | tuple) else [value]
+            yield from ((key, text) for text in given if isinstance(text, str) and _URL.match(text))
 
 
 def _as_fields(tree: Mapping[str, Any]) -> Tree:
@@ -235,7 +256,8 @@ def describe(config_type: type[Any], *, prefix: str = "") -> list[tuple[str, str
             "required" if field.is_required() else f"default {_show(field.get_default(call_default_factory=True))}"
         )
         shown = name.upper() if POSITIONAL in field.metadata else f"--{flag}"
-        rows.append((shown, f"{_type_name(field.annotation)}, {default}", _description(config_type, name)))
+        kind = _type_name(field.annotation) + (" or url" if STORED in field.metadata else "")
+        rows.append((shown, f"{kind}, {default}", _description(config_type, name)))
     return rows
 
 

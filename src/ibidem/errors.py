@@ -41,6 +41,10 @@ class ArtifactError(IbidemError, RuntimeError):
     """An artifact folder is missing, incomplete or of another kind."""
 
 
+class StoreError(IbidemError, RuntimeError):
+    """A store cannot be reached, read or written; never an `OSError`, which a damaged file may be."""
+
+
 class DigestMismatch(ArtifactError):  # noqa: N818 - the field's word
     """A file or a manifest differs from what was written."""
 

@@ -10,6 +10,7 @@ from ibidem.artifacts import Artifact, Input, load, verify
 from ibidem.config import POSITIONAL, configuration
 from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
 from ibidem.figures import counted
+from ibidem.places import AnyPlace, StorePath, joined
 from ibidem.runs import newest
 
 Place = Callable[[Path], Path]
@@ -42,8 +43,8 @@ def tree(path: Path, place: Place = lambda path: path) -> str:
 class ArtifactPath:
     """Choose an artifact."""
 
-    path: Annotated[Path, POSITIONAL]
-    """The artifact's folder; of a run, its newest checkpoint."""
+    path: Annotated[AnyPlace, POSITIONAL]
+    """The artifact's folder, or its URL at a store; of a run, its newest checkpoint."""
     map: tuple[str, ...] = ()
     """Where ancestors are that were moved, as OLD=NEW: what was recorded below OLD is looked up below NEW."""
 
@@ -91,6 +92,8 @@ def placed(maps: Sequence[str]) -> Place:
 
 def shown(path: Path) -> str:
     """Return a path as it is here: relative if it is below the current folder, else absolute."""
+    if isinstance(path, StorePath):
+        return str(path)
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they are
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
 
@@ -120,7 +123,7 @@ def _inputs(artifact: Artifact, seen_from: Path, place: Place, *, depth: int, se
 def _found(item: Input, seen_from: Path, place: Place) -> tuple[str, Input | Artifact]:
     if not item.is_artifact:
         return "source", item
-    path = place(Path(os.path.normpath(seen_from.resolve() / item.name)))
+    path = place(joined(seen_from, item.name))
     try:
         artifact = load(path)
     except ArtifactError:

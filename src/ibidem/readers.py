@@ -14,13 +14,13 @@ Whoever opens an artifact is the principal of the command, or the user who runs 
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibidem import accounts, artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import AccessDenied, ArtifactError
+from ibidem.places import joined
 
 EVERYONE = "everyone"
 """The group of all principals, known or not."""
@@ -78,7 +78,7 @@ def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
     found, seen = [], set[tuple[Path, bool]]()
     while waiting:
         place, item, is_public = waiting.pop()
-        path = Path(normpath(place.resolve() / item.name)).resolve()
+        path = joined(place, item.name).resolve()
         artifact = _at(path)
         is_it = artifact is not None and artifact.digest == item.digest
         if item.role in MODELS and not is_public and not is_it:
@@ -124,14 +124,16 @@ def recorded(inputs: Sequence[Input], of: Path) -> dict[str, Any]:
     return {KEY: None} if any(item.is_artifact and item.role in MODELS for item in inputs) else {}
 
 
-def check_outside_private(path: Path) -> None:
-    """Refuse a file of an artifact that has readers: read as a mere file, it would have none.
+def check_outside_private(paths: Iterable[Path]) -> None:
+    """Refuse files of an artifact that has readers: read as mere files, they would have none.
 
     Raises:
-        AccessDenied: it is one.
+        AccessDenied: one is such a file.
     """
-    for folder in path.resolve().parents:
-        artifact = _at(folder) if (folder / artifacts.MANIFEST).exists() else None
+    around = {path.parent: path for path in paths}
+    inside = {folder: path for path in around.values() for folder in path.resolve().parents}
+    for folder, path in inside.items():
+        artifact = _at(folder) if artifacts.has_manifest(folder) else None
         if artifact is not None and readers_of(artifact.config) is not None:
             raise AccessDenied(
                 f"{path}: it is part of {artifacts.with_article(artifact.kind)} made from private documents; what is "

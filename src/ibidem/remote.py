@@ -7,7 +7,6 @@ A copier never stops a run: while the remote is gone, it tries again, and goes t
 deleted at the remote except the manifest of a copy that is replaced. `fetch` brings back the newest copy that is whole.
 """
 
-import hashlib
 import json
 import shutil
 import stat
@@ -15,54 +14,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ibidem import artifacts, log
 from ibidem.artifacts import MANIFEST, Artifact
-from ibidem.errors import ArtifactError, CheckpointError, ConfigError, DigestMismatch
+from ibidem.errors import ArtifactError, CheckpointError, DigestMismatch
 from ibidem.files import flush, hidden, sweep
+from ibidem.places import Place, opened, said, shut, stream
 from ibidem.readers import readers_of
 from ibidem.runs import folder_of, step_of
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
-CHUNK_BYTES = 8 << 20
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 """How long a copier waits after a failure: each time twice as long."""
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-"""The extra of this package that a protocol takes."""
-
-
-class Place(NamedTuple):
-    """A folder at a remote."""
-
-    files: "AbstractFileSystem"
-    root: str
-
-    def at(self, *names: str) -> str:
-        """Return the path of what is below it."""
-        return "/".join((self.root.rstrip("/"), *names))
-
-
-def opened(url: str) -> Place:
-    """Return the place that a URL names; nothing is sent.
-
-    Raises:
-        ConfigError: the protocol is unknown, or its package is not installed.
-    """
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-    except ImportError:
-        extra = EXTRAS.get(protocol)
-        remedy = f"pip install 'ibidem[{extra}]'" if extra else f"install what fsspec needs for {protocol}"
-        raise ConfigError(f"{url}: {remedy}") from None
-    except ValueError as error:
-        raise ConfigError(f"{url}: {error}") from None
-    return Place(files, root)
 
 
 class Copier:
@@ -151,7 +113,7 @@ class Copier:
         except Exception as error:  # noqa: BLE001 - every store has errors of its own
             if not (checkpoint / MANIFEST).exists():
                 return None  # it was removed meanwhile; a newer one follows
-            return f"{self._url}: {_said(error)}"
+            return f"{self._url}: {said(error)}"
         log.event("checkpoint.copied", path=str(checkpoint), url=f"{self._url.rstrip('/')}/{checkpoint.name}")
         return None
 
@@ -175,17 +137,15 @@ def copy(folder: Path, place: Place, done: set[str], moved: Callable[[], None] =
         if place.files.cat_file(at) == manifest:
             return
         place.files.rm_file(at)
-    if readers_of(artifact.config) is not None and "file" in place.files.protocol:
-        private = Path(place.at(target))
-        private.mkdir(parents=True, exist_ok=True)
-        private.chmod(0o700)
+    if readers_of(artifact.config) is not None:
+        shut(Place(place.files, place.at(target)))
     for name, file in artifact.files.items():
         if name in done:
             continue
         path = place.at(target, name)
         place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
         with (folder / name).open("rb") as source, place.files.open(path, "wb") as sink:
-            found = _stream(source, sink, moved)
+            found = stream(source, sink, moved)
         moved()
         if found != file.sha256:
             raise DigestMismatch(f"{folder / name}: damaged; its sha256 differs from the manifest's")
@@ -214,7 +174,7 @@ def fetch(url: str, run: Path, kind: str, *, beyond: int, make_way: Callable[[],
     try:
         steps = _steps(place)
     except Exception as error:  # noqa: BLE001 - every store has errors of its own
-        raise CheckpointError(f"{url}: cannot be read: {_said(error)}; nothing was started") from None
+        raise CheckpointError(f"{url}: cannot be read: {said(error)}; nothing was started") from None
     refused: list[str] = []
     for step in (step for step in steps if step > beyond):
         try:
@@ -223,7 +183,7 @@ def fetch(url: str, run: Path, kind: str, *, beyond: int, make_way: Callable[[],
             refused.append(str(error))
             log.event("checkpoint.refused", step=step, reason=str(error))
         except Exception as error:  # noqa: BLE001
-            raise CheckpointError(f"{url}: step {step} cannot be fetched: {_said(error)}; try again") from None
+            raise CheckpointError(f"{url}: step {step} cannot be fetched: {said(error)}; try again") from None
     if refused and beyond < 0:
         raise CheckpointError(f"{url}: no copy is whole; {refused[0]}")
     return None
@@ -276,7 +236,7 @@ def _download(place: Place, folder: str, name: str, artifact: Artifact) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with place.files.open(place.at(folder, name), "rb") as source, path.open("wb") as sink:
-            found = _stream(source, sink)
+            found = stream(source, sink)
     except FileNotFoundError:
         raise DigestMismatch(f"{folder}/{name}: missing, but listed in the manifest") from None
     if found != artifact.files[name].sha256:
@@ -289,17 +249,3 @@ def _check_name(name: str, artifact: Artifact) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise ArtifactError(f"{artifact.path.name}: the manifest names {json.dumps(name)}, outside of its folder")
-
-
-def _stream(source: BinaryIO, sink: BinaryIO, moved: Callable[[], None] = lambda: None) -> str:
-    digest = hashlib.sha256()
-    while chunk := source.read(CHUNK_BYTES):
-        digest.update(chunk)
-        sink.write(chunk)
-        moved()
-    return digest.hexdigest()
-
-
-def _said(error: Exception) -> str:
-    said: Any = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return str(said) or type(error).__name__

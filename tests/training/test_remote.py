@@ -178,7 +178,7 @@ def test_a_retrained_step_replaces_its_copy_and_a_step_that_is_there_is_not_sent
     fetched = remote.fetch(memory, tmp_path / "elsewhere", "checkpoint", beyond=-1)
     assert fetched is not None
     assert artifacts.load(fetched).digest == artifacts.load(folder_of(tmp_path / "run", 4)).digest
-    monkeypatch.setattr(remote, "_stream", lambda *_: pytest.fail("it is sent again"))
+    monkeypatch.setattr(remote, "stream", lambda *_: pytest.fail("it is sent again"))
     remote.copy(folder_of(tmp_path / "run", 4), place, set())
 
 
@@ -333,7 +333,7 @@ def test_a_store_that_is_slow_but_takes_what_it_gets_is_waited_for(
 
         return usual(source, sink, later)
 
-    monkeypatch.setattr(remote, "_stream", slowly)
+    monkeypatch.setattr(remote, "stream", slowly)
     with log.recording(tmp_path / "events.jsonl"):
         copier = remote.Copier(memory)
         copier.offer(sealed(tmp_path / "step-000004"))

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import feather
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, places
 from ibidem.artifacts import Artifact, Input
 from ibidem.attribution.config import BuildConfig
 from ibidem.attribution.similar import SAMPLED, SHINGLE_WORDS, postings
@@ -174,7 +174,7 @@ def parent(artifact: Artifact, role: str) -> Artifact:
 def parent_path(artifact: Artifact, role: str) -> Path:
     """Return the place at which an input was recorded."""
     item = next(each for each in artifact.inputs if each.role == role)
-    return Path(os.path.normpath(artifact.path.resolve() / item.name))
+    return places.joined(artifact.path, item.name)
 
 
 def _make(tokens: Artifact, dataset: Artifact, chosen: dict[str, Any], config: BuildConfig, work: Path) -> None:

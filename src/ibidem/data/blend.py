@@ -2,8 +2,8 @@
 
     measure   bytes or tokens of each document
     plan      the order of documents: first the category furthest behind its share, within it the dataset
-    scatter   each shard of a dataset is read once; its rows go to their shards of the blend
-    gather    each shard of the blend is sorted and written
+    scatter   each shard of a dataset is read, and its rows written by their shards of the blend
+    gather    each shard of the blend is read from there, sorted and written
 
 The result is a dataset like any other; its rows name their sources.
 """
@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, BinaryIO, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ibidem import artifacts, log
 from ibidem.artifacts import Artifact, Input
-from ibidem.config import configuration, settings
-from ibidem.data import shards
+from ibidem.config import WRITTEN, configuration, settings
+from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     count_kept,
@@ -39,10 +38,12 @@ from ibidem.data.counts import (
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
-from ibidem.readers import readers_of, recorded
+from ibidem.places import AnyPlace, here
+from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
+_SCATTERED = shards.SCHEMA.append(pa.field("place", pa.int64()))
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
 TOLERANCE = 1e-9
@@ -54,8 +55,8 @@ FAR = 0.05
 class Ingredient:
     """One dataset of a blend."""
 
-    path: Path
-    """Folder of a preprocessed dataset."""
+    path: AnyPlace
+    """Folder of a preprocessed dataset, or its URL at a store."""
     category: Category | None = None
     """Category of its documents; if empty, each document's own."""
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -77,8 +78,11 @@ class BlendConfig(EngineConfig):
 
     datasets: dict[str, Ingredient] = Field(default_factory=dict)
     """Datasets to blend, by name."""
-    output_dir: Path
-    """Folder of the blend; one artifact, replaced as a whole."""
+    output_dir: AnyPlace
+    """Folder of the blend, or its URL at a store; one artifact, replaced as a whole."""
+    work_dir: Annotated[Path | None, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
+    folder."""
     shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
     """Share of each category; they must add up to 1."""
     tokenizer: Path | None = None
@@ -111,7 +115,7 @@ def blend(config: BlendConfig) -> str:
     for name, item in config.datasets.items():
         if item.path.resolve() == config.output_dir.resolve():
             raise ConfigError(f"datasets.{name}.path: {item.path} is also the output_dir")
-    datasets = {name: shards.load_dataset(item.path) for name, item in sorted(config.datasets.items())}
+    datasets = {name: _load(item.path) for name, item in sorted(config.datasets.items())}
     inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]
     if config.tokenizer is not None:
         inputs.append(artifacts.verify(config.tokenizer, kind="tokenizer").as_input("tokenizer", of=config.output_dir))
@@ -119,11 +123,20 @@ def blend(config: BlendConfig) -> str:
     if config.verify:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
-    blended = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
+    blended = artifacts.finished(
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+    )
     blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
     if off := off_shares(blended):
         log.event("blend.off_shares", path=str(config.output_dir), reason=off)
     return summary(blended)
+
+
+def _load(folder: Path) -> Artifact:
+    """Load the manifest of a dataset; each shard is hashed by the task that measures it."""
+    dataset = artifacts.load(folder, kind=shards.KIND)
+    check_reader(dataset)
+    return dataset
 
 
 def summary(blended: Artifact) -> str:
@@ -191,7 +204,8 @@ def _verify(
             raise DigestMismatch(
                 f"{config.output_dir}: {item.role} is not the input that it was made from ({item.name})"
             )
-    again = config.output_dir.with_name(f".{config.output_dir.name}.again")
+    local = artifacts.local(config.output_dir, config.work_dir)
+    again = local.with_name(f".{local.name}.again")
     try:
         made = _make(config, datasets, chosen, inputs, again)
         for name in sorted(there.files.keys() | made.files.keys()):
@@ -214,22 +228,32 @@ def _make(
 ) -> Artifact:
     started = time.monotonic()
     is_private = readers_of(chosen) is not None
-    with artifacts.workspace(path, config=chosen, inputs=inputs) as work:
+    artifacts.check_writable(path)
+    with artifacts.workspace(artifacts.local(path, config.work_dir), config=chosen, inputs=inputs) as work:
         work.chmod(0o700 if is_private else work.stat().st_mode)
         engine = Engine(config)
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
-        order = _plan(config, measured)
-        _scatter(order, config, datasets, work)
-        gathered = [work / f"gathered-{number:05d}" for number in range(-(-len(order.document) // config.shard_size))]
-        counted = list(_progress(engine, "gather", _gather, gathered))
+        order = _plan(config, {name: each.rows for name, each in measured.items()})
+        parts = _scatter(order, config, measured, work, engine)
+        gathered = [work / f"gathered-{number:05d}" for number in range(len(parts))]
+        tasks = [(folder, number, parts[number]) for number, folder in enumerate(gathered)]
+        counted = list(_progress(engine, "gather", _gather, tasks))
+        exchange.forget()
         with artifacts.create(
-            path, kind=shards.KIND, config=chosen, inputs=inputs, started=started, is_private=is_private
+            path,
+            kind=shards.KIND,
+            config=chosen,
+            inputs=inputs,
+            started=started,
+            is_private=is_private,
+            beside=config.work_dir,
+            engine=engine,
         ) as draft:
             (draft.path / "blend" / "train").mkdir(parents=True)
             for number, folder in enumerate(gathered):
                 name = f"blend/train/shard-{number:05d}.parquet"
                 os.link(folder / "shard.parquet", draft.path / name)
-                draft.rows[name] = pq.read_metadata(draft.path / name).num_rows
+                draft.rows[name] = shards.num_rows(draft.path / name)
             draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
             shards.write_quarantine(draft.path / shards.QUARANTINE, ())
             draft.counts |= to_manifest(total_of(counted), more=order.counts)
@@ -240,35 +264,50 @@ def _make(
 # Measure
 
 
-def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engine) -> list[NDArray[Any]]:
-    """Return MEASURED rows for each shard of a dataset."""
+class _Measured(NamedTuple):
+    """The shards of a dataset, and MEASURED rows of each."""
+
+    paths: Sequence[Path]
+    rows: Sequence[NDArray[Any]]
+
+
+def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engine) -> _Measured:
     key = dataset.digest.removeprefix("sha256:")[:16]
-    paths = shards.shard_paths(dataset.path)
-    tasks = [(path, tokenizer, work / f"measured-{key}-{number:05d}.npy") for number, path in enumerate(paths)]
+    paths = sorted(dataset.path / name for name in shards.shard_names(dataset))
+    digests = {dataset.path / name: file.sha256 for name, file in dataset.files.items()}
+    tasks = [
+        (path, digests[path], tokenizer, work / f"measured-{key}-{number:05d}.npy") for number, path in enumerate(paths)
+    ]
     for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
         pass
-    return [np.load(kept) for _, _, kept in tasks]
+    return _Measured(paths, [np.load(kept) for *_, kept in tasks])
 
 
-def _measure_shard(task: tuple[Path, Path | None, Path]) -> None:
-    path, tokenizer, kept = task
+def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
+    """Measure a shard, after it is hashed.
+
+    Raises:
+        DigestMismatch: it is not what the manifest says.
+    """
+    path, sha256, tokenizer, kept = task
     if kept.exists():
         return
-    pieces = []
-    for rows in shards.read_batches(path, ["text", "sha256", "category"]):
-        texts = rows["text"]
-        measured = np.zeros(len(texts), MEASURED)
-        measured["key"] = [int(sha256[:16], 16) for sha256 in rows["sha256"].to_pylist()]
-        measured["bytes"] = pc.binary_length(texts)
-        measured["size"] = measured["bytes"]
-        if tokenizer is not None:
-            # each document ends with one extra token
-            measured["size"] = [count + 1 for count in _counter(tokenizer)(texts.to_pylist())]
-        measured["category"] = [CATEGORIES.index(category) for category in rows["category"].to_pylist()]
-        pieces.append(measured)
-    partial_path = kept.with_suffix(".partial.npy")
-    np.save(partial_path, np.concatenate(pieces))
-    partial_path.rename(kept)
+    pieces = [np.empty(0, MEASURED)]
+    with here(path) as (file, found):
+        if found != sha256:
+            raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
+        for rows in shards.read_batches(file, ["text", "sha256", "category"]):
+            texts = rows["text"]
+            measured = np.zeros(len(texts), MEASURED)
+            measured["key"] = [int(sha256[:16], 16) for sha256 in rows["sha256"].to_pylist()]
+            measured["bytes"] = pc.binary_length(texts)
+            measured["size"] = measured["bytes"]
+            if tokenizer is not None:
+                # each document ends with one extra token
+                measured["size"] = [count + 1 for count in _counter(tokenizer)(texts.to_pylist())]
+            measured["category"] = [CATEGORIES.index(category) for category in rows["category"].to_pylist()]
+            pieces.append(measured)
+    exchange.save(kept, np.concatenate(pieces))
 
 
 @cache
@@ -415,62 +454,96 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 # Scatter and gather
 
 
-def _scatter(order: Order, config: BlendConfig, datasets: Mapping[str, Artifact], work: Path) -> None:
-    """Read each shard once; append its rows to `scattered.arrows` of their shards in the blend."""
-    done = work / "scattered"
-    if done.exists():
+class _Scattering(NamedTuple):
+    """Rows of a shard of a dataset, by their places in the blend, ascending."""
+
+    path: Path
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    category: Category | None
+    shard_size: int
+    target: Path
+    """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+
+
+_Parts = list[list[Path]]
+"""For each shard of the blend, what it is gathered from."""
+
+
+def _scatter(
+    order: Order, config: BlendConfig, measured: Mapping[str, _Measured], work: Path, engine: Engine
+) -> _Parts:
+    """Write the rows of each shard by their shards in the blend; return which parts each of those has."""
+    tasks: list[_Scattering] = []
+    offsets = np.cumsum([0, *(sum(map(len, each.rows)) for each in measured.values())])
+    documents = offsets[order.dataset] + order.document
+    by_document = np.argsort(documents, kind="stable")
+    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int64)
+    for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
+        before = offset
+        for path, rows in zip(each.paths, each.rows, strict=True):
+            first, past = np.searchsorted(sorted_documents, [before, before + len(rows)])
+            if past > first:
+                places = np.sort(by_document[first:past])
+                part_of[places] = len(tasks)
+                target = work / "scattered" / f"{len(tasks):06d}.npy"
+                category = config.datasets[name].category
+                tasks.append(_Scattering(path, documents[places] - before, places, category, config.shard_size, target))
+            before += len(rows)
+    for _ in _progress(engine, "scatter", _scatter_shard, tasks):
+        pass
+    size = config.shard_size
+    parts = (np.unique(part_of[start : start + size]).tolist() for start in range(0, len(part_of), size))
+    return [[tasks[number].target for number in numbers] for numbers in parts]
+
+
+def _scatter_shard(task: _Scattering) -> None:
+    if task.target.exists():
         return
-    for folder in work.glob("gathered-*"):
-        shutil.rmtree(folder)
-    tasks = [
-        (number, name, path)
-        for number, (name, dataset) in enumerate(datasets.items())
-        for path in shards.shard_paths(dataset.path)
-    ]
-    before = dict.fromkeys(datasets, 0)
-    with log.progress("blend.scatter", len(tasks), "shards") as bar:
-        for number, name, path in tasks:
-            rows = pq.read_metadata(path).num_rows
-            places = np.flatnonzero(
-                (order.dataset == number) & (order.document >= before[name]) & (order.document < before[name] + rows)
+    rows = shards.read_shard(task.path)
+    if task.category is not None:
+        column = rows.schema.get_field_index("category")
+        rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))
+    index = []
+
+    def write(file: BinaryIO) -> None:
+        numbers, starts = np.unique(task.places // task.shard_size, return_index=True)
+        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(task.places)], strict=True):
+            wanted = rows.take(task.rows[start:end]).append_column(
+                "place", pa.array(task.places[start:end], pa.int64())
             )
-            if len(places):
-                table = shards.read_shard(path)
-                if (category := config.datasets[name].category) is not None:
-                    column = table.schema.get_field_index("category")
-                    table = table.set_column(column, "category", pa.array([category] * len(table), pa.string()))
-                _hand_out(table, order.document[places] - before[name], places, config.shard_size, work)
-            before[name] += rows
-            bar.advance()
-    done.touch()
+            (batch,) = wanted.combine_chunks().to_batches()
+            before = file.tell()
+            file.write(batch.serialize())
+            index.append((number, before, file.tell()))
+
+    exchange.replace(task.target.with_suffix(".arrow"), write)
+    exchange.save(task.target, np.array(index, np.int64))
 
 
-def _hand_out(table: pa.Table, rows: NDArray[np.int64], places: NDArray[np.int64], shard_size: int, work: Path) -> None:
-    for shard in np.unique(places // shard_size).tolist():
-        inside = places // shard_size == shard
-        wanted = table.take(rows[inside]).append_column("place", pa.array(places[inside], pa.int64()))
-        folder = work / f"gathered-{shard:05d}"
-        folder.mkdir(exist_ok=True)
-        with (folder / "scattered.arrows").open("ab") as file, pa.ipc.new_stream(file, wanted.schema) as stream:
-            stream.write_table(wanted)
-
-
-def _gather(folder: Path) -> Counts:
+def _gather(task: tuple[Path, int, Sequence[Path]]) -> Counts:
     """Sort and write one shard of the blend; return its counts."""
-    counts = folder / "counts.json"
-    if not counts.exists():
-        pieces = []
-        with pa.OSFile(str(folder / "scattered.arrows")) as file:
-            while file.tell() < file.size():
-                with pa.ipc.open_stream(file) as stream:
-                    pieces.append(stream.read_all())
-        rows = pa.concat_tables(pieces).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
+    folder, number, parts = task
+    if not folder.exists():
+        batches = [_part(path, number) for path in parts]
+        rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
         facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
-        shards.write_shard(folder / "shard.parquet", facts, contents.to_batches())
-        counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
-        counted["read", ""] = counted["kept", ""]
-        write_counts(counts, counted)
-    return read_counts(counts)
+        with artifacts.make_folder(folder) as partial_folder:
+            shards.write_shard(partial_folder / "shard.parquet", facts, contents.to_batches())
+            counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
+            counted["read", ""] = counted["kept", ""]
+            write_counts(partial_folder / "counts.json", counted)
+    return read_counts(folder / "counts.json")
+
+
+def _part(path: Path, number: int) -> pa.RecordBatch:
+    """Read the rows of one shard of the blend that came from one shard of a dataset."""
+    index = exchange.kept_open(path)
+    row = int(np.searchsorted(index[:, 0], number))
+    with path.with_suffix(".arrow").open("rb") as file:
+        file.seek(int(index[row, 1]))
+        message = file.read(int(index[row, 2] - index[row, 1]))
+    return pa.ipc.read_record_batch(pa.py_buffer(message), _SCATTERED)
 
 
 def _progress(

@@ -10,7 +10,9 @@ from ibidem.data import shards
 from ibidem.data.sources.local import LocalFiles
 from ibidem.data.sources.readers import read
 from ibidem.data.sources.spec import Spec
+from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ConfigError, DataError
+from ibidem.places import StorePath
 from ibidem.records import Document
 
 
@@ -79,8 +81,9 @@ class Corpus:
         return (self.path / artifacts.MANIFEST).exists()
 
     @property
-    def _files(self) -> LocalFiles:
-        return LocalFiles(Spec(str(self.path), None, "train", self.column))
+    def _files(self) -> LocalFiles | StoredFiles:
+        spec = Spec(str(self.path), None, "train", self.column)
+        return StoredFiles(spec) if isinstance(self.path, StorePath) else LocalFiles(spec)
 
     def _shards(self) -> Iterator[Text]:
         for path in shards.shard_paths(self.path):
@@ -90,7 +93,7 @@ class Corpus:
     def _read_files(self) -> Iterator[Text]:
         first = None
         is_empty = True
-        for _, item in (row for piece in self._files.pieces() for row in read(piece)):
+        for _, item in (row for piece in self._files.pieces(Path()) for row in read(piece)):
             if isinstance(item, Document):
                 is_empty = False
                 yield Text(item.sha256, item.text, item.category, item.language or item.natural_language)

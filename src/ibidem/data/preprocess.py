@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field
 
 from ibidem import artifacts, jsonl, log
-from ibidem.config import configuration, settings
+from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
@@ -52,9 +52,11 @@ from ibidem.data.sources.local import UNKNOWN_KIND, LocalFiles
 from ibidem.data.sources.open import open_source
 from ibidem.data.sources.readers import Piece, read
 from ibidem.data.sources.spec import Source, Spec
+from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
 from ibidem.files import write_file
+from ibidem.places import AnyPlace, path_of
 from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -80,10 +82,13 @@ class PreprocessConfig(Policies, EngineConfig):
     """Turn public datasets and local files into clean, licensed, deduplicated, traceable Parquet shards."""
 
     dataset: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Dataset to read, as NAME[:VERSION]:SPLIT:COLUMN; repeat for more. NAME is a local file or folder,
-    installed-packages, or a dataset of the Hugging Face hub."""
-    output_dir: Path
-    """Folder of the resulting dataset; one artifact, replaced as a whole."""
+    """Dataset to read, as NAME[:VERSION]:SPLIT:COLUMN; repeat for more. NAME is a local file or folder, its URL at a
+    store, installed-packages, or a dataset of the Hugging Face hub."""
+    output_dir: AnyPlace
+    """Folder of the resulting dataset, or its URL at a store; one artifact, replaced as a whole."""
+    work_dir: Annotated[Path | None, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
+    folder."""
     shard_size: Annotated[int, Field(ge=1)] = 2000
     """Number of documents of a source that one shard spans."""
     max_documents: Annotated[int, Field(ge=1)] | None = None
@@ -105,8 +110,8 @@ def preprocess(config: PreprocessConfig) -> str:
         ConfigError: a spec names nothing.
         DataError: a source has no documents.
     """
-    sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
+    sources = _open_sources(config)
     dataset = make(config, [source.as_input() for source in sources], lambda _: Opened(sources))
     lost = losses.listed(losses.of_dataset(dataset), dataset.counts["read"]) if config.explain else []
     return "\n".join([summary(dataset), *lost])
@@ -148,34 +153,52 @@ def make(
     inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config) | dict(more) | recorded(origins, config.output_dir)
-    is_private = readers_of(chosen) is not None
-    dataset = artifacts.finished(config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs)
+    dataset = artifacts.finished(
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+    )
     if dataset is None:
-        with rare_collection(), artifacts.workspace(config.output_dir, config=chosen, inputs=inputs) as folder:
-            folder.chmod(0o700 if is_private else folder.stat().st_mode)
-            engine = Engine(config)
-            opened = open_sources(folder)
-            work = _plan(opened.sources, config, folder)
-            _prepare(work, config, engine)
-            _decide(work, settled_parts, config, engine)
-            counted = _finish(work, engine)
-            if opened.must_keep:
-                _check_kept(total_of(counted), config)
-            with artifacts.create(
-                config.output_dir,
-                kind=shards.KIND,
-                config=chosen,
-                inputs=inputs,
-                started=started,
-                is_private=is_private,
-            ) as draft:
-                finish.assemble(draft, work.shards)
-                shards.write_tombstones(draft, [request.tombstone for request in requests])
-                others = _other_counts(opened.sources, folder) | dict(opened.counts)
-                draft.counts |= to_manifest(total_of(counted), more=others)
+        _make(config, settled_parts, chosen, inputs, requests, open_sources, started)
         dataset = artifacts.load(config.output_dir, kind=shards.KIND)
         log.event("preprocess.finished", path=str(config.output_dir), **dataset.counts)
     return dataset
+
+
+def _make(
+    config: PreprocessConfig,
+    settled_parts: list[Part],
+    chosen: dict[str, Any],
+    inputs: Sequence[artifacts.Input],
+    requests: Sequence[removals.Request],
+    open_sources: Callable[[Path], Opened],
+    started: float,
+) -> None:
+    is_private = readers_of(chosen) is not None
+    artifacts.check_writable(config.output_dir)
+    here = artifacts.local(config.output_dir, config.work_dir)
+    with rare_collection(), artifacts.workspace(here, config=chosen, inputs=inputs) as folder:
+        folder.chmod(0o700 if is_private else folder.stat().st_mode)
+        engine = Engine(config)
+        opened = open_sources(folder)
+        work = _plan(opened.sources, config, folder)
+        _prepare(work, config, engine)
+        _decide(work, settled_parts, config, engine)
+        counted = _finish(work, engine)
+        if opened.must_keep:
+            _check_kept(total_of(counted), config)
+        with artifacts.create(
+            config.output_dir,
+            kind=shards.KIND,
+            config=chosen,
+            inputs=inputs,
+            started=started,
+            is_private=is_private,
+            beside=config.work_dir,
+            engine=engine,
+        ) as draft:
+            finish.assemble(draft, work.shards)
+            shards.write_tombstones(draft, [request.tombstone for request in requests])
+            others = _other_counts(opened.sources, folder) | dict(opened.counts)
+            draft.counts |= to_manifest(total_of(counted), more=others)
 
 
 def _check_kept(total: Counts, config: PreprocessConfig) -> None:
@@ -213,8 +236,8 @@ def _skipped(files: Mapping[str, int]) -> str:
 
 def preview(config: PreprocessConfig) -> list[str]:
     """Say what would be read, a line for each source; what is on the hub is not fetched."""
-    sources = _open_sources(config)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
+    sources = _open_sources(config)
     lines = []
     for source in sources:
         lines.append(f"reads   {source.spec.name}  {_extent(source, config)}")
@@ -288,16 +311,17 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
         raise ConfigError("dataset: the same spec is given twice")
     output = config.output_dir.resolve()
     for spec in specs:
-        if _is_dataset(Path(spec.name)):
+        if _is_dataset(path_of(spec.name)):
             raise ConfigError(
                 f"dataset {spec.name}: it is an artifact of ibidem already; ibidem blend reads such datasets"
             )
-        if Path(spec.name).resolve() in (output, *output.parents):
+        if path_of(spec.name).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
     cap, trees = config.package_cap_bytes, config.reply_trees
-    return [open_source(spec, package_cap_bytes=cap, trees=trees) for spec in specs]
+    engine = Engine(config)
+    return [open_source(spec, package_cap_bytes=cap, trees=trees, engine=engine) for spec in specs]
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -435,7 +459,7 @@ def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
     clones = [
         {"source": source.spec.name, **clone.facts}
         for source in sources
-        if isinstance(source, LocalFiles)
+        if isinstance(source, LocalFiles | StoredFiles)
         for clone in source.clones
     ]
     distinct = {json.dumps(facts): facts for facts in clones if facts["repo"] and facts["commit"]}

@@ -22,6 +22,7 @@ from ibidem import artifacts, jsonl
 from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
+from ibidem.places import StorePath, source
 from ibidem.readers import check_reader
 from ibidem.records import Document, Unreadable
 
@@ -188,22 +189,29 @@ def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Read columns of a shard, or of rows in an Arrow file, in batches; OF_CONVERSATIONS may be absent."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with source(path) as name, pq.ParquetFile(name) as file:
             present = _without_absent(columns, file.schema_arrow.names)
             for batch in file.iter_batches(BATCH_ROWS, columns=present):
                 yield _with_absent(batch, columns)
         return
-    with pa.OSFile(str(path)) as source:
-        names = pa.ipc.open_file(source).schema.names
+    with pa.OSFile(str(path)) as rows:
+        names = pa.ipc.open_file(rows).schema.names
         options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in _without_absent(columns, names)])
-        with pa.ipc.open_file(source, options=options) as reader:
+        with pa.ipc.open_file(rows, options=options) as reader:
             for number in range(reader.num_record_batches):
                 yield _with_absent(reader.get_batch(number), columns)
 
 
 def read_shard(path: Path) -> pa.Table:
     """Read a whole shard as SCHEMA; OF_CONVERSATIONS may be absent."""
-    return _with_absent(pq.read_table(path), SCHEMA.names).cast(SCHEMA)
+    with source(path) as name:
+        return _with_absent(pq.read_table(name), SCHEMA.names).cast(SCHEMA)
+
+
+def num_rows(path: Path) -> int:
+    """Return the number of rows of a shard."""
+    with source(path) as name:
+        return int(pq.read_metadata(name).num_rows)
 
 
 def _without_absent(columns: Iterable[str], present: Collection[str]) -> list[str]:
@@ -220,13 +228,13 @@ def _with_absent(rows: Rows, columns: Sequence[str]) -> Rows:
 def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
     """Read the texts of the given rows (ascending) in batches; row groups without any of them are skipped."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with source(path) as name, pq.ParquetFile(name) as file:
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             for number, inside in _parted(rows, groups):
                 texts = file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
                 yield texts.take(pa.array(inside))
         return
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for number, inside in _parted(rows, list(map(len, batches))):
             yield batches[number]["text"].take(pa.array(inside))
@@ -330,7 +338,7 @@ def shard_names(dataset: artifacts.Artifact) -> list[str]:
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Read the dropped documents of a dataset, one shard at a time."""
-    with pq.ParquetFile(dataset.path / DROPPED) as file:
+    with source(dataset.path / DROPPED) as name, pq.ParquetFile(name) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, columns)
 
@@ -348,7 +356,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         DataError: it is not Parquet, or a column is missing.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with source(path) as name, pq.ParquetFile(name) as file:
             names = file.schema_arrow.names
             wanted = _without_absent(columns, names)
             if missing := sorted(set(wanted) - set(names)):
@@ -376,9 +384,15 @@ def place_of(sha256: str) -> float:
 def load_dataset(folder: Path) -> artifacts.Artifact:
     """Load a preprocessed dataset after checking every file against the manifest.
 
+    Of one at a store, files that have not changed since they were sent are not read.
+
     Raises:
         AccessDenied: a model that was tuned on documents wrote some of it, and the user is not among their readers.
     """
-    dataset = artifacts.verify(folder, kind=KIND)
+    if isinstance(folder, StorePath):
+        dataset = artifacts.load(folder, kind=KIND)
+        artifacts.check(dataset)
+    else:
+        dataset = artifacts.verify(folder, kind=KIND)
     check_reader(dataset)
     return dataset

@@ -29,6 +29,7 @@ from ibidem.data import shards
 from ibidem.data.corpus import Corpus
 from ibidem.errors import ConfigError, DataError
 from ibidem.figures import NOT_MEASURED, percent
+from ibidem.places import AnyPlace
 from ibidem.records import TOKENIZER_FILE
 from ibidem.tokenization import special
 from ibidem.tokenization.sentencepiece_codec import BLANK, NEWLINE, SentencePieceCodec, has_carrier, to_model
@@ -48,8 +49,8 @@ SCORE_STEP = 1 / 8
 class TrainTokenizerConfig:
     """Train a tokenizer on a preprocessed dataset, .txt or .jsonl files."""
 
-    input: Path
-    """A preprocessed dataset, a .parquet, .jsonl or .txt file, or a folder of them."""
+    input: AnyPlace
+    """A preprocessed dataset, a .parquet, .jsonl or .txt file, or a folder of them: a path, or its URL at a store."""
     output_dir: Path
     """Folder of the new tokenizer."""
     vocab_size: Annotated[int, Field(ge=special.SMALLEST_VOCABULARY, le=1 << 20)] = 65_536

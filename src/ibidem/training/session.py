@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from ibidem import artifacts, log, remote, trackers
+from ibidem import artifacts, log, places, trackers
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError, Terminated
@@ -103,7 +103,7 @@ def check(config: SessionConfig, kind: str = KIND, *, initial: Path | None = Non
         raise ConfigError(f"output_dir {config.output_dir}: inside the run {run}; choose a folder outside of it")
     state.check_resume(config.output_dir, config.training.resume_from, kind)
     if config.checkpoints.copy_to is not None:
-        remote.opened(config.checkpoints.copy_to)
+        places.opened(config.checkpoints.copy_to)
     if initial is not None:
         check_reader(artifacts.load(newest(initial), kind=KIND), config.reader)
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
-from ibidem import artifacts, log, remote
+from ibidem import artifacts, log, places, remote
 from ibidem.errors import AccessDenied, ArtifactError, CheckpointError
 from ibidem.files import hidden
 from ibidem.modeling.checkpoint import KIND, verified, weights_of
@@ -155,7 +155,7 @@ def check_resume(run: Path, resume_from: Path | str | None, kind: str = KIND) ->
         CheckpointError: there is no such checkpoint, or a new run would replace old ones.
     """
     if isinstance(resume_from, str):
-        remote.opened(resume_from)
+        places.opened(resume_from)
     elif resume_from is not None and resume_from != LATEST:
         try:
             artifacts.load(newest(resume_from), kind=kind)

@@ -162,7 +162,7 @@ def _check(config: SynthesizeConfig) -> None:
     if config.output_dir.resolve() == config.from_.resolve():
         raise ConfigError(f"output_dir {config.output_dir} is also the dataset that is read")
     if config.seeds is not None:
-        check_outside_private(config.seeds)
+        check_outside_private([config.seeds])
 
 
 def _model_input(config: SynthesizeConfig) -> list[Input]:

@@ -29,7 +29,8 @@ from ibidem import artifacts
 from ibidem.conversation import from_rows
 from ibidem.data import shards
 from ibidem.errors import DataError
-from ibidem.files import flush, sha256_of, stamp
+from ibidem.files import flush, stamp
+from ibidem.places import here
 from ibidem.records import DOCUMENTS_FILE, IDS_FILES
 from ibidem.tokenization.chat import ChatTemplate, joined
 from ibidem.tokenization.tokenizer import Tokenizer
@@ -134,11 +135,13 @@ def _tokenizer(folder: Path, digest: str) -> Tokenizer:
 def _tokenized(job: Job, name: str, sha256: str, tokenizer: Tokenizer, folder: Path) -> ShardTokens:
     path = job.dataset / name
     before = stamp(path.stat()) if path.exists() else None
-    if before is None or sha256_of(path) != sha256:
-        what = "missing" if before is None else "not what the manifest says"
-        raise DataError(f"{path}: {what}; ibidem verify {job.dataset} names what is damaged, then make it again")
-    with _Writer(folder, tokenizer, job.held_out_share) as writer:
-        for batch in shards.read_batches(path, COLUMNS):
+    remedy = f"ibidem verify {job.dataset} names what is damaged, then make it again"
+    if before is None:
+        raise DataError(f"{path}: missing; {remedy}")
+    with here(path) as (file, found), _Writer(folder, tokenizer, job.held_out_share) as writer:
+        if found != sha256:
+            raise DataError(f"{path}: not what the manifest says; {remedy}")
+        for batch in shards.read_batches(file, COLUMNS):
             for part in _parts(batch):
                 writer.add(part, _encoded(part, tokenizer, job.threads))
     if not path.exists() or stamp(path.stat()) != before:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +30,7 @@ from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ArtifactError, ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted
 from ibidem.files import link_or_copy
+from ibidem.places import AnyPlace, joined
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.tokenization.tokenizer import Tokenizer
 from ibidem.training.token_shards import (
@@ -64,8 +64,8 @@ MOST_HASHED = 100_000
 class TokenizeConfig(EngineConfig):
     """Tokenize a preprocessed dataset, shard by shard, for `ibidem train --data.tokens`."""
 
-    dataset: Path
-    """A preprocessed dataset."""
+    dataset: AnyPlace
+    """A preprocessed dataset: its folder, or its URL at a store."""
     tokenizer: Path
     """A trained tokenizer."""
     output_dir: Path
@@ -215,7 +215,7 @@ def _check_place(output_dir: Path, inputs: Sequence[Input]) -> None:
     for item in inputs:
         old = before.get(item.role, item)
         if old.name != item.name and old.digest != item.digest:
-            place = Path(normpath(output_dir.resolve() / old.name))
+            place = joined(output_dir, old.name)
             raise ConfigError(
                 f"output_dir {output_dir}: it has the tokens of another {item.role}, {place}; choose another folder, "
                 "or delete it"

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import normpath
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.data.provenance.export_data import KIND as COPY
 from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem.places import joined
 from ibidem.records import DOCUMENTS_FILE, PROBLEMS_FILE
 
 OF_DOCUMENTS = frozenset({shards.KIND, COPY})
@@ -160,7 +160,7 @@ def _with_ancestors(known: Mapping[Path, Artifact]) -> dict[Path, Artifact]:
     while waiting:
         artifact = waiting.pop()
         for item in artifact.inputs:
-            path = Path(normpath(artifact.path.resolve() / item.name)).resolve()
+            path = joined(artifact.path, item.name).resolve()
             if item.is_artifact and path not in everything and (parent := _load(path, item.digest)):
                 everything[path] = parent
                 waiting.append(parent)
@@ -177,7 +177,7 @@ def _load(path: Path, digest: str) -> Artifact | None:
 
 def _inputs_at(artifact: Artifact, path: Path) -> Iterator[Input]:
     here = artifact.path.resolve()
-    return (item for item in artifact.inputs if item.is_artifact and Path(normpath(here / item.name)) == path.resolve())
+    return (item for item in artifact.inputs if item.is_artifact and joined(here, item.name) == path.resolve())
 
 
 def _lists(artifact: Artifact) -> bool:

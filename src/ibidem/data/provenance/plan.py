@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from ibidem.data.pipeline import decide
 from ibidem.data.provenance.exposure import Use, uses
 from ibidem.errors import ArtifactError, ConfigError
 from ibidem.figures import counted
+from ibidem.places import joined
 from ibidem.records import DropReason
 
 REMOVED = (DropReason.REMOVAL_REQUESTED, DropReason.REMOVAL_CLUSTER)
@@ -197,7 +197,7 @@ def _made_of(dataset: Artifact) -> Iterator[Path]:
     """Yield the datasets made by preprocess that a blend, or a blend of blends, was made from."""
     for item in dataset.inputs:
         if item.is_artifact and item.role != "tokenizer":
-            path = Path(normpath(dataset.path.resolve() / item.name))
+            path = joined(dataset.path, item.name)
             try:
                 made = artifacts.load(path, kind=shards.KIND)
             except ArtifactError:

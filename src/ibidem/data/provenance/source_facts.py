@@ -1,10 +1,8 @@
 """What a dataset was made from: its sources, the repositories that its rows name, and what was kept of each."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ from ibidem.data.blend import is_blend
 from ibidem.data.sources.open import INSTALLED
 from ibidem.errors import ArtifactError
 from ibidem.figures import counted
+from ibidem.places import joined
 
 COLUMNS = ("source", "repo", "revision", "license")
 """The columns that are read to group documents by where they come from."""
@@ -90,7 +89,7 @@ def origins_of(dataset: Artifact) -> list[Artifact]:
     origins: list[Artifact] = []
     for item in dataset.inputs:
         if item.role != "tokenizer":
-            path = Path(os.path.normpath(dataset.path.resolve() / item.name))
+            path = joined(dataset.path, item.name)
             origin = artifacts.load(path, kind=shards.KIND)
             if origin.digest != item.digest:
                 raise ArtifactError(f"{path}: changed since {dataset.path} was made from it; blend again")

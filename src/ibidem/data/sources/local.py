@@ -1,34 +1,30 @@
 """Local sources: a file, or a folder of Parquet, Arrow, JSON-lines, text and source files."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from ibidem.artifacts import Input
+from ibidem.data.engine import Engine
 from ibidem.data.licenses.files import LicenseFiles, Stated
-from ibidem.data.sources.columns import LICENSE
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.git import Clone, Clones
-from ibidem.data.sources.readers import DAMAGE, READERS, Piece, lines, open_arrow, suffix_of, with_trees
+from ibidem.data.sources.readers import DATA_SUFFIXES, Piece
 from ibidem.data.sources.spec import Spec, check_no_column, content_digest
+from ibidem.data.sources.survey import Facts, counted, survey
 from ibidem.data.text import language
 from ibidem.errors import ConfigError, DataError
 from ibidem.files import is_file, printable
+from ibidem.places import StorePath, path_of, walk
 from ibidem.readers import check_outside_private
 
-LICENSE_COLUMNS = set(LICENSE)
-DATA_SUFFIXES = tuple(READERS)
 UNKNOWN_KIND = "unknown kind "
 """How the reason begins for which a file is not read; its suffix follows."""
 ARROW_METADATA = ("dataset_info.json", "state.json")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
-_WRONG_CHECKSUM = re.compile("CRC check|checksum|incorrect data check", re.IGNORECASE)
 
 
 @dataclass
@@ -37,6 +33,8 @@ class LocalFiles:
 
     spec: Spec
     trees: Trees = "best_path"
+    engine: Engine | None = None
+    """Where data files are looked through; None: here, one after another."""
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
@@ -55,19 +53,26 @@ class LocalFiles:
         """The clones that `as_input` found."""
         return self._clones.found
 
-    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:  # noqa: ARG002 - nothing is remote
+    def pieces(self, spool: Path | None = None) -> Iterator[Piece]:
         self.skipped.clear()
         files = list(self._files(self.skipped))
+        kept = None if spool in (None, Path()) or not isinstance(self._root, StorePath) else spool
+        facts = survey(files, self.spec.column, self.engine, kept)
         # if one data file states licenses, they are expected of all
-        stated = any(_states_license(path) for name, path in files if name.endswith(DATA_SUFFIXES))
+        stated = any(each.states_license for each in facts)
         first = 0
-        for name, path in files:
+        for piece in counted(list(self._pieces(files, facts, stated=stated)), self.trees, self.engine):
+            yield replace(piece, first=first)
+            first += piece.count
+
+    def _pieces(self, files: Sequence[tuple[str, Path]], facts: Sequence[Facts], *, stated: bool) -> Iterator[Piece]:
+        for (name, path), found in zip(files, facts, strict=True):
             license_file, fields = self._license_of(name, path), self._fields_of(name, path)
-            for row_group, row, count, damage in _parts(path, name, self.spec.column):
-                piece = Piece(
+            for row_group, row, count, damage in found.parts:
+                yield Piece(
                     path=str(path),
                     name=name,
-                    first=first,
+                    first=0,
                     count=count,
                     source=self.spec.name,
                     revision=self.spec.version,
@@ -77,14 +82,12 @@ class LocalFiles:
                     fields=fields if license_file is None else fields | license_file.fields,
                     license_stated=stated if name.endswith(DATA_SUFFIXES) else license_file is not None,
                     damage=damage,
+                    stamp=path.held().stamp if isinstance(path, StorePath) else None,
                 )
-                piece = with_trees(piece, self.trees)
-                yield piece
-                first += piece.count
 
     def _license_of(self, name: str, path: Path) -> Stated | None:
         """Return the license of a plain file from the license files above it; they do not cover rows of data files."""
-        return None if name.endswith(DATA_SUFFIXES) or path == Path(self.spec.name) else self._license_files.of(path)
+        return None if name.endswith(DATA_SUFFIXES) or path == self._root else self._license_files.of(path)
 
     def _fields_of(self, name: str, path: Path) -> dict[str, str | None]:
         """Return what the clone around a file says of it; a VERSION of the spec outweighs the commit."""
@@ -96,23 +99,27 @@ class LocalFiles:
         return fields | inside
 
     def _clone_of(self, path: Path) -> Clone | None:
-        return None if path == Path(self.spec.name) else self._clones.of(path)
+        return None if path == self._root else self._clones.of(path)
+
+    @property
+    def _root(self) -> Path:
+        return path_of(self.spec.name)
 
     @cached_property
     def _clones(self) -> Clones:
-        return Clones(Path(self.spec.name))
+        return Clones(self._root)
 
     @cached_property
     def _license_files(self) -> LicenseFiles:
-        return LicenseFiles(Path(self.spec.name))
+        return LicenseFiles(self._root)
 
     def _files(self, skipped: Counter[str] | None = None) -> Iterator[tuple[str, Path]]:
         skipped = Counter() if skipped is None else skipped
-        root = Path(self.spec.name)
+        root = self._root
         if root.is_file():
             if not root.name.endswith(DATA_SUFFIXES):
                 check_no_column(self.spec)
-            check_outside_private(root)
+            check_outside_private([root])
             yield printable(root.name), root
             return
         if not root.is_dir():
@@ -120,8 +127,7 @@ class LocalFiles:
         files = _walk(root, skipped)
         if files and not any(name.endswith(DATA_SUFFIXES) for name in files):
             check_no_column(self.spec)
-        for one in {(root / name).parent: root / name for name in files}.values():
-            check_outside_private(one)
+        check_outside_private(root / name for name in files)
         splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
         if splits and self.spec.split not in splits and not _is_repository(files):
             raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")
@@ -132,74 +138,19 @@ class LocalFiles:
                 yield printable(name), root / name
 
 
-def _parts(path: Path, name: str, column: str) -> Iterator[tuple[int | None, int, int, str | None]]:
-    """Split a file into independently readable parts, as (row group, rows before it, positions, damage)."""
-    suffix = suffix_of(name)
-    if suffix == ".parquet":
-        for group, row, count in _row_groups(path, column):
-            yield group, row, count, None
-    elif suffix == ".arrow":
-        yield None, 0, _num_arrow_rows(path), None
-    elif suffix:
-        yield None, 0, *_num_lines(path)
-    else:
-        yield None, 0, 1, None
-
-
-def _row_groups(path: Path, column: str) -> Iterator[tuple[int | None, int, int]]:
-    try:
-        metadata = pq.read_metadata(path)
-        readable = column in metadata.schema.to_arrow_schema().names
-    except DAMAGE:
-        readable = False
-    if not readable:
-        yield None, 0, 1
-        return
-    row = 0
-    for group in range(metadata.num_row_groups):
-        count = metadata.row_group(group).num_rows
-        yield group, row, max(1, count)
-        row += count
-
-
-def _num_arrow_rows(path: Path) -> int:
-    """Count the rows before any damage, and the damage as one more."""
-    count = 0
-    try:
-        with open_arrow(path) as (_, batches):
-            for batch in batches:
-                count += batch.num_rows
-    except DAMAGE:
-        count += 1
-    return count
-
-
-def _num_lines(path: Path) -> tuple[int, str | None]:
-    """Count the lines before any damage, and the damage as one more; a wrong checksum invalidates all lines."""
-    count = 0
-    try:
-        for _ in lines(path):
-            count += 1
-    except DAMAGE as error:
-        if count and _WRONG_CHECKSUM.search(str(error)):
-            return 1, f"{error}: none of its rows can be trusted"
-        count += 1
-    return count, None
-
-
 def _walk(root: Path, skipped: Counter[str]) -> list[str]:
     files = []
 
     def unreadable(_: OSError) -> None:
         skipped["unreadable folder"] += 1
 
-    for folder, folders, names in os.walk(root, onerror=unreadable):
+    for folder, folders, names in walk(root, unreadable):
         skipped["hidden folder"] += sum(name.startswith(".") for name in folders)
-        skipped["symbolic link to a folder"] += sum(Path(folder, name).is_symlink() for name in folders)
+        skipped["symbolic link to a folder"] += sum((folder / name).is_symlink() for name in folders)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         has_arrow = any(name.endswith(".arrow") for name in names)
         for name in names:
-            path = Path(folder, name)
+            path = folder / name
             relative = path.relative_to(root).as_posix()
             if not is_file(path):
                 skipped["not a regular file"] += 1
@@ -226,20 +177,6 @@ def _is_repository(names: list[str]) -> bool:
     data = sum(name.endswith(DATA_SUFFIXES) for name in names)
     plain = (name for name in names if not name.endswith(DATA_SUFFIXES))
     return data < sum("/" in name or language.category(language.by_name(name), name) == "code" for name in plain)
-
-
-def _states_license(path: Path) -> bool:
-    """Check whether any row of a data file may have a license."""
-    try:
-        if path.suffix == ".parquet":
-            return not LICENSE_COLUMNS.isdisjoint(pq.read_schema(path).names)
-        if path.suffix == ".arrow":
-            with open_arrow(path) as (schema, _):
-                return not LICENSE_COLUMNS.isdisjoint(schema.names)
-        keys = [f'"{name}"'.encode() for name in LICENSE_COLUMNS]
-        return any(key in line for line in lines(path) for key in keys)
-    except DAMAGE:
-        return False
 
 
 def _split_of(name: str) -> str | None:

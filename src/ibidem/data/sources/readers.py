@@ -25,6 +25,7 @@ from ibidem.data.sources.columns import Columns
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.text import language
 from ibidem.errors import DataError
+from ibidem.places import StorePath, path_of, source
 from ibidem.records import Document, Unreadable
 
 Item = Document | Unreadable
@@ -58,6 +59,14 @@ class Piece:
     """Why no row of the file can be trusted, if so."""
     trees: Trees = "best_path"
     """What becomes of a row that is a tree of replies; unless it is the best path, positions count documents."""
+    stamp: str | None = None
+    """Of a file of a store: what it was when it was listed; another one is refused."""
+
+    @property
+    def file(self) -> Path:
+        """The file, to be opened."""
+        path = path_of(self.path)
+        return path.pinned(self.stamp) if isinstance(path, StorePath) else path
 
 
 def read(piece: Piece, start: int = 0) -> Iterator[tuple[int, Item]]:
@@ -104,13 +113,13 @@ def lines(path: Path) -> Iterator[bytes]:
     if path.suffix == ".zst":
         yield from _zstd_lines(path)
         return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        yield from file
+    with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as content:
+        yield from content
 
 
 def _read_source_file(piece: Piece) -> Item:
     try:
-        raw = Path(piece.path).read_bytes()
+        raw = piece.file.read_bytes()
     except OSError as error:
         return Unreadable(piece.name, None, error.strerror or "cannot be read")
     if b"\0" in raw:
@@ -145,7 +154,7 @@ def _read_source_file(piece: Piece) -> Item:
 def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
     index = 0
     try:
-        with pq.ParquetFile(piece.path, pre_buffer=False, buffer_size=1 << 20) as file:
+        with source(piece.file) as name, pq.ParquetFile(name, pre_buffer=False, buffer_size=1 << 20) as file:
             columns = _columns(file.schema_arrow.names, piece)
             groups = None if piece.row_group is None else [piece.row_group]
             for batch in file.iter_batches(64, row_groups=groups, columns=columns.wanted, use_threads=False):
@@ -158,7 +167,7 @@ def _read_parquet(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
 def _read_arrow(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
     index = 0
     try:
-        with open_arrow(Path(piece.path)) as (schema, batches):
+        with open_arrow(piece.file) as (schema, batches):
             columns = _columns(schema.names, piece)
             for batch in batches:
                 yield from _batch(batch.select(columns.wanted), index, skip, columns, piece)
@@ -216,7 +225,7 @@ def _rows(batch: pa.RecordBatch, text: str) -> list[Any]:
 def _read_json_lines(piece: Piece, skip: int) -> Iterator[tuple[int, Item]]:
     index = -1
     try:
-        for index, line in enumerate(lines(Path(piece.path))):
+        for index, line in enumerate(lines(piece.file)):
             if index >= skip and line.strip(b" \t\r\n\xef\xbb\xbf"):
                 for item in _json_row(line, piece.row + index + 1, piece):
                     yield index, item
@@ -275,6 +284,7 @@ READERS: dict[str, Reader] = {
     ".jsonl.gz": _read_json_lines,
     ".jsonl.zst": _read_json_lines,
 }
+DATA_SUFFIXES = tuple(READERS)
 
 
 def _columns(present: list[str], piece: Piece) -> Columns:

@@ -1,11 +1,11 @@
 """Dataset specs, `NAME[:VERSION]:SPLIT:COLUMN`, and the interface of every source.
 
-NAME is a local file or folder, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a configuration
-of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose data files or
-folders are named by split; of a repository, whose source files outnumber its data files, only the data files that are
-named by another split are left out. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or a conversation
-or a preference pair (see `conversations`); every source or text file is one document, and COLUMN is `text` where there
-are no other files.
+NAME is a file or folder, local or a URL, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a
+configuration of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose
+data files or folders are named by split; of a repository, whose source files outnumber its data files, only the data
+files that are named by another split are left out. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or
+a conversation or a preference pair (see `conversations`); every source or text file is one document, and COLUMN is
+`text` where there are no other files.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from ibidem.artifacts import Input
 from ibidem.data.sources.readers import Piece
 from ibidem.errors import ConfigError
 from ibidem.files import on_each, sha256_of
+from ibidem.places import StorePath, is_url, path_of
 
 TEXT_COLUMNS = ("text", "content")
 """Columns of a spec whose files have none: the names that datasets of prose and of code have for a file's text."""
@@ -50,7 +51,7 @@ class Spec:
         if not re.fullmatch(r"\w[\w.+-]*", rest[0]):
             raise ConfigError(f"dataset {text!r}: {rest[0]!r} is not the name of a split, such as train or validation")
         version = None
-        if ":" in name and not Path(name).exists():
+        if ":" in name.rpartition("://")[2] and (is_url(name) or not Path(name).exists()):
             name, _, version = name.rpartition(":")
             if not name or not version:
                 raise ConfigError(f"dataset {text!r}: NAME or VERSION is empty in NAME[:VERSION]:SPLIT:COLUMN")
@@ -59,7 +60,8 @@ class Spec:
     @property
     def folder(self) -> str:
         """Folder of this dataset below the output."""
-        name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
+        path = path_of(self.name)
+        name = path.resolve().name if is_url(self.name) or path.exists() else self.name
         return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
 
 
@@ -80,8 +82,10 @@ class Source(Protocol):
     """A source of documents."""
 
     spec: Spec
-    skipped: Counter[str]
-    """Number of files that are not read, by reason; filled by `pieces`."""
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Number of files that are not read, by reason; filled by `pieces`."""
 
     def as_input(self) -> Input:
         """Describe the source as an input, with a digest of its content or its commit."""
@@ -92,6 +96,8 @@ class Source(Protocol):
 
 def content_digest(files: Sequence[tuple[str, Path]], facts: Sequence[str] = ()) -> str:
     """Hash names and contents of files, in order; for an unreadable file, its name and the error.
+
+    Of files of a store, which may be terabytes, their stamps are hashed instead.
 
     `facts` are hashed too: what documents say that stands in none of the files.
     """
@@ -104,6 +110,8 @@ def content_digest(files: Sequence[tuple[str, Path]], facts: Sequence[str] = ())
 
 
 def _content_of(path: Path) -> str:
+    if isinstance(path, StorePath):
+        return path.held().stamp
     try:
         return sha256_of(path)
     except OSError as error:

@@ -35,7 +35,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"from {folder}: no such folder")
     if _kind_of(folder) == CHECKPOINT:
         raise ConfigError(f"from {folder}: it is a checkpoint of ibidem; use it as it is")
-    check_outside_private(folder / README)
+    check_outside_private([folder / README])
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             _check_link(folder, Path(place, name))

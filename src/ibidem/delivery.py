@@ -1,0 +1,157 @@
+"""Deliver a folder to a store, which renames nothing: parts first, the manifest last.
+
+    URL/.delivery.json                names of all parts that are or were there: of what is delivered, and of what it
+                                      replaces; while this file is there without a manifest, nothing is
+    URL/train/shard-00000.parquet     each part is hashed on its way
+    URL/manifest.json                 last, and only if there is none: of two runs, the second one is refused
+
+A manifest that is replaced is deleted before the first part is sent, and nothing takes its place until the last one is
+there. Parts that a killed run left, or that the new manifest does not list, are deleted before it is written.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ibidem.errors import ArtifactError, StoreError
+from ibidem.files import on_each
+from ibidem.places import Listing, Place, StorePath, explained, stream
+
+MARKER = ".delivery.json"
+_PROBE = ".probe"
+
+
+class Part(NamedTuple):
+    """What was delivered of one file."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class Engine(Protocol):
+    """Runs tasks, in whatever order."""
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], *, processes: bool) -> Iterator[Any]:
+        """Yield the result of each task."""
+
+
+def left_behind(place: StorePath) -> tuple[str, list[str]] | None:
+    """Return kind and names of what a run that was killed was delivering; None if there was none."""
+    try:
+        said = json.loads((place / MARKER).read_bytes())
+        return str(said["kind"]), list(map(str, said["names"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{place / MARKER}: cannot be read; delete it") from None
+
+
+def check_writable(place: StorePath) -> None:
+    """Write a file and delete it, before any work is done.
+
+    Raises:
+        StoreError: the store cannot be reached, the bucket is not there, or we may not write to it.
+    """
+    probe = place / f"{_PROBE}-{uuid.uuid4().hex}"
+    _put(probe, b"")
+    with explained(place):
+        files, path = probe.place
+        files.rm_file(path)
+
+
+def is_probe(name: str) -> bool:
+    """Check whether a killed run left the file behind when it tried to write."""
+    return name.startswith(f"{_PROBE}-")
+
+
+def deliver(
+    folder: Path, names: Sequence[str], place: StorePath, *, kind: str, known: Iterable[str], engine: Engine | None
+) -> "Delivery":
+    """Send the files of a folder; the tasks read and hash them, wherever they run.
+
+    Args:
+        folder: where they are.
+        names: of the files.
+        place: where they are to be.
+        kind: of the artifact.
+        known: names of the files of what is replaced.
+        engine: runs the tasks; None: threads do.
+    """
+    before = left_behind(place)
+    old = {*known, *(before[1] if before else ())}
+    token = uuid.uuid4().hex
+    _put(place / MARKER, json.dumps({"kind": kind, "token": token, "names": sorted({*old, *names})}).encode())
+    _delete(place, [name for name in ("manifest.json", "signature.json") if (place / name).is_file()])
+    send = partial(_send, folder, place)
+    parts = on_each(send, names) if engine is None else engine.map(send, names, processes=False)
+    sent = {part.name: part for part in parts}
+    listing = place.listing()
+    _delete(place, [name for name in listing if name in old - sent.keys() or is_probe(name)])
+    for name, part in sent.items():
+        if name not in listing or listing[name].size != part.size:
+            raise StoreError(f"{place / name}: it is not what was sent; another run may write there")
+    return Delivery(place, token, sent, {name: listing[name] for name in sent})
+
+
+class Delivery(NamedTuple):
+    """Parts that are at a store, without their manifest."""
+
+    place: StorePath
+    token: str
+    parts: dict[str, Part]
+    listing: Listing
+
+    def seal(self, name: str, text: str) -> None:
+        """Write the manifest, unless another run has taken the place meanwhile.
+
+        Raises:
+            StoreError: it has.
+        """
+        other = StoreError(f"{self.place}: another run writes there; wait for it, or choose another place")
+        try:
+            is_ours = json.loads((self.place / MARKER).read_bytes())["token"] == self.token
+        except (FileNotFoundError, ValueError):
+            is_ours = False
+        if not is_ours:
+            raise other
+        try:
+            _put(self.place / name, text.encode(), mode="create")
+        except FileExistsError:
+            raise other from None
+        _delete(self.place, [MARKER])
+
+
+def _send(folder: Path, place: StorePath, name: str) -> Part:
+    source, target = folder / name, place / name
+    size = source.stat().st_size
+    with source.open("rb") as content, _writable(target) as (files, path), files.open(path, "wb") as sink:
+        return Part(name, stream(content, sink), size)
+
+
+def _put(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
+    with _writable(path) as (files, at):
+        files.pipe_file(at, content, mode=mode)
+
+
+@contextmanager
+def _writable(path: StorePath) -> Iterator[Place]:
+    try:
+        with explained(path):
+            files, at = path.place
+            if "file" in files.protocol:
+                files.makedirs(at.rpartition("/")[0], exist_ok=True)
+            yield Place(files, at)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path.parent}: {' '.join(str(error).split()) or 'no such bucket'}") from None
+
+
+def _delete(place: StorePath, names: Collection[str]) -> None:
+    for name in names:
+        with explained(place / name):
+            files, path = (place / name).place
+            files.rm_file(path)

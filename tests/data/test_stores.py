@@ -1,0 +1,354 @@
+"""Datasets at a store: the same bytes as here, whole or not there, and one line for what goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from tests.conftest import python_file
+from tests.data.stores import put, put_folder, remove
+from tests.data.test_preprocess import rows
+
+from ibidem import artifacts, cli, delivery, places
+from ibidem.config import build, parse
+from ibidem.data import shards
+from ibidem.data.blend import BlendConfig, Ingredient, blend
+from ibidem.data.corpus import Corpus
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.provenance.takedown import TakedownConfig
+from ibidem.data.sources.spec import Spec
+from ibidem.errors import ArtifactError, ConfigError, StoreError
+from ibidem.places import StorePath
+from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from ibidem.training.tokenize import TokenizeConfig, tokenize
+
+
+@pytest.fixture
+def memory() -> Iterator[StorePath]:
+    """A folder of a store in memory."""
+    files = fsspec.filesystem("memory")
+    yield StorePath("memory://bucket/team")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, memory: StorePath) -> StorePath:
+    """A folder of each kind of store that is here."""
+    return StorePath(f"file://{tmp_path}/store") if request.param == "file" else memory
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, so that a stray one is seen."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a license, a clone's .git, data files of each kind, and what is not read."""
+    folder = tmp_path_factory.mktemp("corpus") / "project"
+    for seed in range(30):
+        path = folder / f"pkg{seed % 3}" / f"module_{seed}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(python_file(seed))
+    (folder / "LICENSE").write_text("The MIT License (MIT)\n")
+    (folder / "package.json").write_text('{"name": "x", "license": "MIT"}')
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (folder / ".git" / "config").write_text('[remote "origin"]\n\turl = https://github.com/team/project.git\n')
+    (folder / ".git" / "refs" / "heads").mkdir(parents=True)
+    (folder / ".git" / "refs" / "heads" / "main").write_text("a" * 40 + "\n")
+    (folder / "logo.png").write_bytes(b"\x89PNG\0")
+    row = {"text": "A line of a text that is long enough.", "license": "MIT"}
+    lines = [json.dumps(row | {"text": f"{number}: {row['text']}"}) for number in range(9)]
+    (folder / "notes.jsonl").write_text("\n".join(lines) + "\nnot JSON\n")
+    (folder / "empty.py").write_text("")
+    return folder
+
+
+def made(source: Path, output: Path, **changes: Any) -> artifacts.Artifact:
+    settings: dict[str, Any] = {"shard_size": 8, "workers": 1} | changes
+    preprocess(PreprocessConfig(dataset=(f"{source}:train:text",), output_dir=output, **settings))
+    return artifacts.verify(output, kind=shards.KIND)
+
+
+@pytest.fixture(scope="module")
+def here(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> artifacts.Artifact:
+    """The corpus, preprocessed on this machine."""
+    dataset = made(corpus, tmp_path_factory.mktemp("here") / "out")
+    assert dataset.counts["kept"] == 39
+    assert dataset.counts["quarantined"] == 1
+    return dataset
+
+
+def test_what_is_delivered_to_a_store_is_what_is_made_here(
+    store: StorePath, corpus: Path, here: artifacts.Artifact
+) -> None:
+    there = made(corpus, store / "out")
+    assert (there.digest, there.files) == (here.digest, here.files)
+    assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])
+    assert not list(Path.cwd().iterdir())
+
+
+def test_what_is_read_from_a_store_is_what_is_read_here_but_for_the_name_of_the_source(
+    store: StorePath, corpus: Path, here: artifacts.Artifact, tmp_path: Path
+) -> None:
+    put_folder(corpus, store / "project")
+    there = made(store / "project", tmp_path / "out")
+    without = [{name: value for name, value in row.items() if name != "source"} for row in rows(here.path)]
+    assert [{name: value for name, value in row.items() if name != "source"} for row in rows(there.path)] == without
+    assert {row["source"] for row in rows(there.path)} == {str(store / "project")}
+    assert {row["repo"] for row in rows(there.path)} == {"team/project"}
+    ours, theirs = deepcopy(dict(here.counts)), deepcopy(dict(there.counts))
+    assert ours.pop("source") == {str(corpus): there.counts["kept"]}
+    assert theirs.pop("source") == {str(store / "project"): there.counts["kept"]}
+    for counts, source in ((ours, str(corpus)), (theirs, str(store / "project"))):
+        assert {clone.pop("source") for clone in counts["clones"]} == {source}
+    assert theirs == ours
+    assert (there.path / shards.QUARANTINE).read_text() == (here.path / shards.QUARANTINE).read_text()
+
+
+def test_the_bytes_do_not_depend_on_workers_and_a_finished_dataset_is_not_made_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StorePath(f"file://{tmp_path}/store")
+    put_folder(corpus, store / "project")
+    digests = {made(store / "project", store / f"out{workers}", workers=workers).digest for workers in (1, 3)}
+    assert len(digests) == 1
+    monkeypatch.setattr(delivery, "deliver", lambda *_, **__: pytest.fail("it is made again"))
+    made(store / "project", store / "out1", workers=2)
+
+
+def test_a_run_that_was_killed_leaves_no_artifact_and_the_next_one_the_same_bytes_and_nothing_else(
+    corpus: Path, here: artifacts.Artifact, tmp_path: Path
+) -> None:
+    store = StorePath(f"file://{tmp_path}/store")
+    program = (
+        "import os, sys; from ibidem import cli, delivery\n"
+        "usual, left = delivery._send, [5]\n"
+        "def send(*task):\n"
+        "    left[0] -= 1\n"
+        "    return usual(*task) if left[0] else os._exit(9)\n"
+        "delivery._send = send; cli.main(sys.argv[1:])"
+    )
+    command = ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", str(store / "out"), "--workers", "1"]
+    killed = subprocess.run([sys.executable, "-c", program, *command, "--shard-size", "4"], check=False)
+    assert killed.returncode == 9
+    assert len((store / "out").listing()) == 5  # the marker and four parts
+    with pytest.raises(ArtifactError, match=r"no artifact there \(manifest\.json is missing\)"):
+        artifacts.load(store / "out")
+    put(store / "out", "mine.txt", b"x")
+    with pytest.raises(ArtifactError, match=r"contains mine\.txt, which is not part of the artifact"):
+        made(corpus, store / "out")
+    remove(store / "out" / "mine.txt")
+    assert made(corpus, store / "out").digest == here.digest  # with larger shards, so that there are fewer
+    assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])
+
+
+def test_a_dataset_made_with_other_settings_is_replaced_and_nothing_of_it_stays(
+    memory: StorePath, corpus: Path, here: artifacts.Artifact
+) -> None:
+    made(corpus, memory / "out", shard_size=2)
+    assert made(corpus, memory / "out").digest == here.digest
+    assert sorted((memory / "out").listing()) == sorted([*here.files, "manifest.json"])
+
+
+def test_of_two_runs_that_deliver_to_the_same_place_one_is_refused(memory: StorePath, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "part").write_text("x")
+    first = delivery.deliver(tmp_path / "a", ["part"], memory, kind="dataset", known=(), engine=None)
+    second = delivery.deliver(tmp_path / "a", ["part"], memory, kind="dataset", known=(), engine=None)
+    with pytest.raises(StoreError, match="another run writes there"):
+        first.seal("manifest.json", "{}")
+    put(memory, "manifest.json", b"of a third one")
+    with pytest.raises(StoreError, match="another run writes there"):
+        second.seal("manifest.json", "{}")
+    assert (memory / "manifest.json").read_bytes() == b"of a third one"
+
+
+@pytest.mark.parametrize(("protocol", "extra"), [("s3", "s3"), ("gs", "gcs"), ("abfs", "azure")])
+def test_a_missing_package_is_one_line_and_leaves_no_folder(
+    protocol: str, extra: str, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Install it")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    command = ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", f"{protocol}://bucket/out"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{protocol}://bucket/out" in error
+    assert f"pip install 'ibidem[{extra}]'" in error
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_url_where_only_a_local_path_will_do_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"dataset s3://b/d: give a path of this machine; it cannot be at a store"):
+        parse(TakedownConfig, ["requests.jsonl", "--dataset", "s3://b/d"])
+    with pytest.raises(ConfigError, match=r"dedup\.against s3://b/d: "):
+        build(PreprocessConfig, {"dataset": ["x:train:text"], "output_dir": "o", "dedup": {"against": "s3://b/d"}})
+
+
+class GoneError(OSError):
+    """What a store says that cannot be reached."""
+
+
+def test_a_store_that_may_not_be_written_is_told_before_the_work(
+    memory: StorePath, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(type(memory.place.files), "pipe_file", refuse)
+    monkeypatch.setattr("ibidem.data.preprocess._prepare", lambda *_: pytest.fail("it works in vain"))
+    with pytest.raises(StoreError, match=r"memory://bucket/team/out/\.probe-\w+: Access Denied"):
+        made(corpus, memory / "out")
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_store_that_vanishes_while_it_is_read_is_an_error_and_not_a_damaged_file(
+    memory: StorePath, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_folder(corpus, memory / "project")
+    usual = places._Reading.readinto
+
+    def fails(reading: places._Reading, buffer: Any) -> int:
+        if reading._path.name == "notes.jsonl" and reading.tell() > 0:
+            with places.explained(reading._path):
+                raise GoneError("connection refused")
+        return usual(reading, memoryview(buffer)[:100])
+
+    monkeypatch.setattr(places._Reading, "readinto", fails)
+    with pytest.raises(StoreError, match=r"notes\.jsonl: connection refused"):
+        made(memory / "project", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", ["written", "deleted"])
+def test_a_file_that_changes_after_it_was_listed_is_refused(
+    change: str, memory: StorePath, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_folder(corpus, memory / "project")
+    from ibidem.data import preprocess as stage
+
+    usual = stage._prepare
+
+    def changed(*arguments: Any) -> None:
+        if change == "written":
+            put(memory / "project", "pkg0/module_0.py", b"x = 1\n")
+        else:
+            remove(memory / "project" / "pkg0" / "module_0.py")
+        usual(*arguments)
+
+    monkeypatch.setattr(stage, "_prepare", changed)
+    said = {"written": "it has changed since it was listed", "deleted": "it is gone since it was listed"}[change]
+    with pytest.raises(StoreError, match=rf"module_0\.py: {said}"):
+        made(memory / "project", tmp_path / "out")
+
+
+def test_what_cannot_be_is_refused_before_the_work(memory: StorePath, corpus: Path) -> None:
+    put_folder(corpus, memory / "project")
+    made(corpus, memory / "out")
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        made(memory / "nothing", memory / "other")
+    with pytest.raises(ConfigError, match="is inside the dataset"):
+        made(memory / "project", memory / "project" / "out")
+    with pytest.raises(ConfigError, match="it is an artifact of ibidem already"):
+        made(memory / "out", memory / "other")
+    with pytest.raises(ArtifactError, match="exists and is not a dataset"):
+        made(corpus, memory / "project")
+    with pytest.raises(ArtifactError, match="is inside the artifact memory://bucket/team/out"):
+        made(corpus, memory / "out" / "in")
+    put(memory / "other", "manifest.json", (memory / "out" / "manifest.json").read_bytes().replace(b"dataset", b"t", 1))
+    with pytest.raises(ArtifactError, match="exists and is not a dataset"):
+        made(corpus, memory / "other")
+
+
+def test_damage_at_a_store_is_found(memory: StorePath, corpus: Path) -> None:
+    there = made(corpus, memory / "out")
+    name = next(name for name in there.files if name.endswith(".parquet") and "shard" in name)
+    content = bytearray((memory / "out" / name).read_bytes())
+    content[40] ^= 1
+    put(memory / "out", name, bytes(content))
+    with pytest.raises(ArtifactError, match="damaged; its sha256 differs"):
+        artifacts.check(there)
+    remove(memory / "out" / name)
+    with pytest.raises(ArtifactError, match="missing, but listed in the manifest"):
+        artifacts.check(there)
+    assert made(corpus, memory / "out").digest == there.digest
+
+
+def test_a_spec_may_name_a_url() -> None:
+    assert Spec.parse("s3://bucket/data:train:text") == Spec("s3://bucket/data", None, "train", "text")
+    assert Spec.parse("s3://bucket/data:v2:train:text") == Spec("s3://bucket/data", "v2", "train", "text")
+    assert Spec.parse("s3://bucket/a/code.jsonl:train:text").folder == "code"
+
+
+def test_a_path_of_a_store_is_read_as_others_are(store: StorePath) -> None:
+    put(store, "a/b.txt", b"one\ntwo\n")
+    put(store, "c.txt", b"x")
+    path = store / "a" / "b.txt"
+    assert path.read_text() == "one\ntwo\n"
+    assert path.stat().st_size == 8
+    assert [each.name for each in store.iterdir()] == ["a", "c.txt"]
+    assert [str(each) for each in store.rglob("*.txt")] == [f"{store}/a/b.txt", f"{store}/c.txt"]
+    assert ((store / "a").is_dir(), path.is_file(), (store / "a").is_file(), (store / "d").exists()) == (
+        True, True, False, False,
+    )  # fmt: skip
+    with pytest.raises(StoreError, match="only a folder of this machine will do"):
+        os.fspath(path)
+    with pytest.raises(StoreError, match="it is only read here"):
+        path.open("w")
+
+
+def test_a_tokenizer_and_tokens_are_made_of_a_dataset_at_a_store_as_of_one_here(
+    store: StorePath, corpus: Path, here: artifacts.Artifact, tmp_path: Path
+) -> None:
+    made(corpus, store / "out")
+    made_of = []
+    for name, place in (("here", here.path), ("there", store / "out")):
+        words, ids = tmp_path / name / "words", tmp_path / name / "ids"
+        train_tokenizer(TrainTokenizerConfig(input=place, output_dir=words, vocab_size=400, held_out_share=0.1))
+        tokenize(TokenizeConfig(dataset=place, tokenizer=words, output_dir=ids, held_out_share=0.2, workers=1))
+        made_of.append((artifacts.load(words).digest, artifacts.load(ids).digest))
+    assert made_of[0] == made_of[1]
+    assert cli.main(["verify", str(ids)]) == 0
+
+
+def test_text_files_at_a_store_are_a_corpus(memory: StorePath) -> None:
+    put(memory, "a.txt", b"one\n")
+    put(memory, "b/c.txt", b"two\n")
+    assert [text for _, text in Corpus.open(memory, "text").documents()] == ["one\n", "two\n"]
+
+
+def test_a_blend_there_has_the_bytes_of_one_here_and_a_damaged_shard_is_found_by_its_task(
+    store: StorePath, corpus: Path, here: artifacts.Artifact, tmp_path: Path
+) -> None:
+    made(corpus, store / "out")
+    settings = {"shares": {"code": 0.9, "text": 0.1}, "shard_size": 7, "seed": 3}
+    repeated = {"max_repeats": 2}
+    blend(
+        BlendConfig(datasets={"a": Ingredient(path=here.path, **repeated)}, output_dir=tmp_path / "blend", **settings)
+    )
+    there = {"a": Ingredient(path=store / "out", **repeated)}
+    blend(BlendConfig(datasets=there, output_dir=store / "blend", workers=2, **settings))
+    expected, found = artifacts.load(tmp_path / "blend"), artifacts.verify(store / "blend")
+    assert (found.digest, found.files) == (expected.digest, expected.files)
+    assert [item.name for item in found.inputs] == ["../out"]
+    assert "byte for byte the same" in blend(
+        BlendConfig(datasets=there, output_dir=store / "blend", verify=True, **settings)
+    )
+    assert not list(Path.cwd().iterdir())
+    name = "project/train/shard-00001.parquet"
+    put(store / "out", name, (store / "out" / name).read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=rf"{name}: damaged; its sha256 differs"):
+        blend(BlendConfig(datasets=there, output_dir=store / "other", **settings))
