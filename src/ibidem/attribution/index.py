@@ -200,9 +200,7 @@ def _fitting(engine: EngineConfig, tokens: Artifact, parts: Mapping[str, Sequenc
     if engine.runner != "native":
         return engine
     itemsize = np.dtype(tokens.config["dtype"]).itemsize
-    largest = (
-        max(sum(tokens.files[f"{each}/{IDS}"].bytes for each in folders) for folders in parts.values()) // itemsize
-    )
+    sizes = [sum(tokens.files[f"{folder}/{IDS}"].bytes for folder in folders) for folders in parts.values()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     room = max(1, memory // 2 // (BYTES_OF_A_TOKEN * max(1, max(sizes) // itemsize)))
     return replace(engine, workers=min(Engine(engine).workers, room))
