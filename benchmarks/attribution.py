@@ -6,8 +6,8 @@ copies of documents and half of other code.
 
     build       CPU-seconds and bytes for a token, with one thread
     open        CPU-milliseconds until the index can be asked
-    lookup      CPU-milliseconds for a text that was not looked up before: cold, after the files left the page cache, and
-                warm, with all of them in it
+    lookup      CPU-milliseconds for a text that was not looked up before: cold, after the files left the page cache,
+                and warm, with all of them in it
     similar     CPU-milliseconds for a second look at a text, and how many of the passages of 25 lines whose document it
                 names, by what was edited in them
     longest     CPU-seconds for a text of about a million tokens, and its spans

@@ -5,8 +5,9 @@
 
 Documents are written as `ibidem preprocess` prepares them, with their sketches, and a process of its own decides:
 copies, near duplicates and verdicts, with one worker. It has decided about a small corpus before, so that all kernels
-are loaded. CPU is that of the process; memory is the most that was anonymous (what it holds, without mapped files)
-beyond that of the small corpus. Tasks run in the same process, so their buffers count, and they do not grow.
+are loaded. CPU is that of the process, and `serial` the part that no worker can take; memory is the most that was
+anonymous (what it holds, without mapped files) beyond that of the small corpus; disk is that of the sketches and of
+what the decision writes. Tasks run in the same process, so their buffers count, and they do not grow.
 
     python benchmarks/dedup_scaling.py WORK_DIR benchmarks/results/dedup_scaling.json [MOST_RANDOM [MOST_OF_FAMILY]]
 
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ibidem.data import shards
+from ibidem.data import near, shards
 from ibidem.data.dedup import DedupPolicy, find_duplicates, sketch_texts
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters.removals import RemovalPolicy
@@ -65,7 +66,7 @@ def report(output: Path, rows: list[dict[str, Any]]) -> None:
         "command": f"python benchmarks/{Path(__file__).name} WORK_DIR {output.as_posix()}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "runs": rows,
-        "largest against smallest, CPU a document": ratios(rows),
+        "CPU a document: largest family against smallest, random documents against a fourth": ratios(rows),
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -84,10 +85,14 @@ def one(folder: Path, name: str, count: int, share: float | None) -> dict[str, A
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the CPU of a document, the largest family by the smallest, random documents by a fourth of them."""
     corpora: dict[str, list[float]] = {}
     for row in rows:
         corpora.setdefault(row["corpus"], []).append(row["cpu_us_a_document"])
-    return {name: round(values[-1] / values[0], 3) for name, values in corpora.items()}
+    return {
+        name: round(values[-1] / values[0 if name == "family" or len(values) < 2 else -2], 3)
+        for name, values in corpora.items()
+    }
 
 
 def similar(rng: np.random.Generator, count: int, share: float = SIMILAR) -> Iterator[list[str]]:
@@ -131,7 +136,7 @@ def measure(small: Path, source: Path) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started, cpu = time.monotonic(), time.process_time()
-    count, dropped = decide_about(source)
+    count, dropped, found = decide_about(source)
     cpu, wall = time.process_time() - cpu, time.monotonic() - started
     done.set()
     watcher.join()
@@ -141,21 +146,38 @@ def measure(small: Path, source: Path) -> dict[str, float]:
         "wall_s": round(wall, 1),
         "peak_mb": round(peak[0] / 1e6, 1),
         "peak_bytes_a_document": round((peak[0] - before) / count, 1),
+        "disk_bytes_a_document": round(found["disk"] / count, 1),
+        "serial_cpu_us_a_document": round(1e6 * found["serial_s"] / count, 3),
     }
 
 
-def decide_about(source: Path) -> tuple[int, int]:
+def decide_about(source: Path) -> tuple[int, int, dict[str, float]]:
+    """Return the documents, how many are dropped, and the disk and the CPU of the driver alone that this took."""
     parts = [Part(path.with_suffix(".npy"), path) for path in sorted(source.glob("*.arrow"))]
     scratch, verdicts = source / "decisions", source / "verdicts"
     verdicts.mkdir(exist_ok=True)
     engine, policy = Engine(EngineConfig(workers=1)), RemovalPolicy()
+    serial_s = 0.0
+    connect = near._connect
+
+    def timed(*args: Any) -> Any:
+        nonlocal serial_s
+        started = time.thread_time()
+        result = connect(*args)
+        serial_s += time.thread_time() - started
+        return result
+
+    near._connect = timed
     decisions = find_duplicates(parts, DedupPolicy(), engine, scratch)
+    near._connect = connect
     decide.write_verdicts(decisions, {}, policy, [verdicts / part.text.name for part in parts], engine)
     decisions.clusters()
     dropped = sum(int(np.count_nonzero(decisions.of(group)["keeper"] >= 0)) for group in decisions.groups)
+    kept = [scratch, verdicts, *(part.sketch for part in parts)]
+    disk = sum(file.stat().st_size for path in kept for file in (path.rglob("*") if path.is_dir() else [path]))
     shutil.rmtree(scratch)
     shutil.rmtree(verdicts)
-    return int(decisions.layout.bounds[-1]), dropped
+    return int(decisions.layout.bounds[-1]), dropped, {"disk": disk, "serial_s": serial_s}
 
 
 def anonymous() -> int:

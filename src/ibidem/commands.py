@@ -78,6 +78,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "make small programming problems with tests, from templates",
             "ibidem problems --output problems.jsonl --number 500",
         ),
+        "plan data": Command(
+            "ibidem.data.plan:DataPlanConfig",
+            "ibidem.data.plan:plan",
+            "time, memory, disk, requests and cost of preprocessing a corpus on a cluster",
+            "ibidem plan data --gigabytes 4000 --machines 4 16 64",
+        ),
         "blend": Command(
             "ibidem.data.blend:BlendConfig",
             "ibidem.data.blend:blend",

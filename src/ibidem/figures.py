@@ -1,6 +1,6 @@
 """How figures are written for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOT_MEASURED = "NOT MEASURED"
@@ -116,3 +116,17 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return the lines of a table: names to the left, the cells of each column to the right.
+
+    >>> aligned([("tokens", ["1 M", "20 M"]), ("cost", ["7", "9"])])
+    ['tokens  1 M  20 M', 'cost      7     9']
+    """
+    names = max(len(name) for name, _ in rows)
+    widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
+    return [
+        f"{name:<{names}}  {'  '.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))}"
+        for name, cells in rows
+    ]

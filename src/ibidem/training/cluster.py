@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from ibidem.config import configuration
-from ibidem.figures import duration, percent, short, size
+from ibidem.figures import aligned, duration, percent, short, size
 from ibidem.modeling.config import ModelConfig
 from ibidem.training.memory import GRADIENT, Setting, learner_bytes, need
 
@@ -211,13 +211,7 @@ def table(work: Work, numbers: Sequence[int], cluster: ClusterConfig) -> list[st
     estimates = [estimate(work, gpus, cluster) for gpus in numbers]
     rows = [(name, [write(each) for each in estimates]) for name, write in ROWS]
     rows.append(("cost", [f"{_gpu_hours(each) * work.price:,.0f}" for each in estimates]))
-    names = max(len(name) for name, _ in rows)
-    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(numbers))]
-    lines = [
-        f"{name:<{names}}  {'  '.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))}"
-        for name, cells in rows
-    ]
-    return [*lines, _assumed(work, cluster)]
+    return [*aligned(rows), _assumed(work, cluster)]
 
 
 def _gpu_hours(each: Estimate) -> float:
