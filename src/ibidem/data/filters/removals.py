@@ -16,7 +16,9 @@ Optional for the certificate: `ticket`, `received` (a date, 2025-01-31), `by` (w
 
 A path is that of a file, or of a folder with everything below it (`docs` and `docs/` are the same), seen from the
 repository or from the source folder. It may be a glob: `*` matches any text, slashes included, `?` one character,
-`[abc]` one of these. Case counts in paths, records and texts alone.
+`[abc]` one of these, or these characters themselves. Quotes, percent-encoding, backslashes and the address of a file or
+folder (`https://github.com/octo/cat/blob/main/docs`) are read as people write them. Case counts in paths, records and
+texts alone.
 """
 
 import hashlib
@@ -25,10 +27,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from fnmatch import translate
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
+from unicodedata import normalize
+from urllib.parse import unquote
 
 import yaml
 from pydantic import Field
@@ -36,6 +39,7 @@ from pydantic import Field
 from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
+from ibidem.data.filters.spellings import file_at, glob_of, paths_of, unquoted
 from ibidem.data.text.repository import HOSTS, place_of, repository_of
 from ibidem.errors import ConfigError
 from ibidem.figures import counted
@@ -155,14 +159,17 @@ class Matcher:
         for request in requests:
             value = request.value if request.kind == "record" else request.value.lower()
             self._exact.setdefault((request.kind, value), []).append(request.id)
-        globs = [(_glob(r.value), (r.repo or "").lower(), r.id) for r in requests if r.kind == "path"]
+        globs = [each for request in requests for each in _globs_of(request)]
         self._globs = [(re.compile(glob), repo, key) for glob, repo, key in globs]
         self._any_glob = re.compile("|".join(glob for glob, *_ in globs))
         self._prefixes: dict[str, list[str]] = {}
         for request in requests:
             if request.kind == "url":
-                self._prefixes.setdefault(_bare(request.value).rstrip("/"), []).append(request.id)
-        self._reads_urls = any(request.kind in ("repo", "owner") for request in requests)
+                for url in dict.fromkeys((request.value, unquoted(unquote(request.value)))):
+                    self._prefixes.setdefault(_bare(url).rstrip("/"), []).append(request.id)
+        self._reads_urls = any(request.kind in ("repo", "owner") for request in requests) or any(
+            repo for _, repo, _ in globs
+        )
         self.is_needed = len(self.texts) < len(requests)
 
     def find(self, fields: Mapping[str, Any]) -> str | None:
@@ -188,7 +195,7 @@ class Matcher:
 
     def _matches(self, fields: Mapping[str, Any]) -> Iterator[str]:
         repo = (fields["repo"] or "").lower()
-        repos = dict.fromkeys((repo, repo_at(fields["url"]))) if self._reads_urls else ()
+        repos = dict.fromkeys((repo, repo_at(fields["url"]))) if self._reads_urls else {}
         hashes = [("sha256", fields["sha256"]), ("sha256", fields["raw_sha256"]), ("swhid", fields["swhid"])]
         named = [("repo", name) for name in repos] + [("owner", owner) for name in repos for owner in owners_of(name)]
         if made_from := _MADE_FROM.search(fields["record"] or ""):
@@ -197,12 +204,13 @@ class Matcher:
             yield from self._exact.get(key, ())
         if self._globs:
             for path in filter(self._any_glob.match, _paths(fields)):
-                yield from (key for glob, where, key in self._globs if where in ("", repo) and glob.match(path))
+                yield from (key for glob, where, key in self._globs if where in ("", *repos) and glob.match(path))
         if self._prefixes:
             yield from self._below(fields["url"], fields["repo"] or "")
 
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
+        places += [_bare(unquote(url))] if url and "%" in url else []
         places += [_bare(repo), *(f"{host}/{repo.lower()}" for host in HOSTS)] if "/" in repo else []
         for place in places:
             above = place.rstrip("/")
@@ -218,16 +226,25 @@ def _bare(url: str) -> str:
 
 
 def _glob(value: str) -> str:
-    """Return the expression of a path glob, which matches everything below what it names too."""
-    return f"{translate(value)}|{translate(value + '/*')}"
+    """Return the expression of all spellings of a path."""
+    return "|".join(map(glob_of, paths_of(value)))
+
+
+def _globs_of(request: Request) -> Iterator[tuple[str, str, str]]:
+    """Yield the expressions of the paths that a request names, the repository of each or nothing, and its id."""
+    if request.kind == "path":
+        yield _glob(request.value), (request.repo or "").lower(), request.id
+    if request.kind in ("path", "url") and (file := file_at(request.value)):
+        repo, paths = file
+        yield "|".join(glob_of(path or "*") for path in paths), repo, request.id
 
 
 def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
     """Yield the path of a document, in its repository, and in the source folder if that is where its record ends."""
     if path := fields["path"]:
-        yield path
+        yield normalize("NFC", path)
         if (fields["record"] or "").endswith(f"/{path}"):
-            yield fields["record"]
+            yield normalize("NFC", fields["record"])
 
 
 @lru_cache(maxsize=1024)
@@ -269,6 +286,7 @@ def _plain(kind: Kind, value: str) -> str:
     ('octo/cat', 'octo', 'a.py')
     """
     if kind in ("repo", "owner"):
+        value = unquoted(value).replace("\\", "/")
         place = place_of(value)
         if place is None:
             return _SCHEME.sub("", value).strip("/").removesuffix(".git").removeprefix("@")

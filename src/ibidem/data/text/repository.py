@@ -11,6 +11,11 @@ _NO_OWNER = {"sponsors", "orgs", "topics", "collections"}
 
 _SCHEME = re.compile(r"^(?:git\+)?(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _SCP = re.compile(r"^(?:[^@/:]+@)?(?P<host>[\w-]+(?:\.[\w-]+)+):(?!/*$)(?P<path>.+)$")
+_BEFORE_ITS_PAGES = re.compile(
+    r"[^/]+(?:/[^/]+)+?"
+    r"(?=/(?:(?:tree|blob|raw|blame|edit)/.|src/(?:branch|tag|commit)/|(?:issues|pulls|pull|commit)(?:/|$)))"
+)
+"""What the address of a page of a repository begins with, on Gitea and others."""
 _HOST = re.compile(r"^[\w-]+(?:\.[\w-]+)+$")
 _LOCAL = re.compile(r"^(?:[./~\\]|[A-Za-z]:[\\/]|file:)", re.IGNORECASE)
 
@@ -40,6 +45,8 @@ def place_of(url: str) -> str | None:
         parts = [part.partition("@")[0] for part in parts[:2]]  # pip writes owner/name@revision
     elif "-" in parts:  # GitLab writes /group/name/-/tree/main
         parts = parts[: parts.index("-")]
+    elif outside := _BEFORE_ITS_PAGES.match("/".join(parts)):
+        parts = outside[0].split("/")
     return "/".join([host, *parts]).removesuffix(".git")
 
 

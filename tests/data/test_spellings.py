@@ -1,0 +1,103 @@
+"""Requests for removal find their documents in the spellings of strangers, or say that they name nothing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import quote
+
+import pytest
+from tests.conftest import python_file
+
+from ibidem.cli import main
+from ibidem.data.filters.removals import Matcher, load_requests
+from ibidem.data.preprocess import PreprocessConfig, preprocess
+
+DOCUMENTS = [
+    ("octo/Cat", "src/caf\u00e9/men\u00fc.py"),
+    ("octo/Cat", "docs/my file (1).md"),
+    ("octo/Cat", "app/[id]/page.tsx"),
+    ("octo/Cat", "Src/Upper.PY"),
+    ("codeberg.org/octo/dog", "a+b/c#d.py"),
+]
+OTHERS = [
+    ("octo/cats", "src/a.py"),
+    ("other/Cat", "app/x/page.tsx"),
+    ("octo/Cat", "my file (1).md"),
+    ("a/b", "src/cafe/x"),
+]
+
+
+def address(repo: str) -> str:
+    return repo if repo.startswith("codeberg.org/") else f"github.com/{repo}"
+
+
+def spellings(repo: str, path: str) -> Iterator[tuple[str, str]]:
+    at, folder = address(repo), path.rpartition("/")[0]
+    yield from (("repo", each) for each in (repo, repo.lower(), f" {repo} ", f"{repo}/", repo.replace("/", "\\")))
+    yield from (
+        ("repo", f"{scheme}{at}") for scheme in ("https://", "http://", "HTTPS://", "git://", "git+https://", "")
+    )
+    yield from (
+        ("repo", f"https://{at}{rest}") for rest in (".git", "/", "?tab=readme-ov-file", "#readme", "/issues/3")
+    )
+    yield from (("repo", f"https://{at}/{rest}") for rest in ("tree/main", "tree/main/", "blob/main/README.md"))
+    yield from (
+        ("repo", each) for each in (f"<https://{at}>", f"git@{at.replace('/', ':', 1)}.git", f"ssh://git@{at}.git")
+    )
+    for encoded in dict.fromkeys((path, quote(path))):
+        yield from (("url", f"https://{at}/blob/{ref}/{encoded}") for ref in ("main", "v1.2", "0a1b2c"))
+        yield from (("path", f"https://{at}/{kind}/main/{encoded}") for kind in ("blob", "raw", "-/blob", "src/branch"))
+    yield "url", f"https://{at}/blob/main/{quote(path)}#L10-L20"
+    yield "url", f"https://{at}/blob/main/{quote(path)}?plain=1"
+    yield "url", f"https://{at}/tree/main/{quote(folder)}"
+    if at != repo:
+        yield "url", f"https://raw.githubusercontent.com/{repo}/main/{quote(path)}"
+        yield "url", f"https://raw.githubusercontent.com/{repo}/refs/heads/main/{quote(path)}"
+    decomposed = normalize("NFD", path)
+    yield from (
+        ("path", each) for each in (path, f"./{path}", f"/{path}", f"{path} ", f"{path}\n", f'"{path}"', f"`{path}`")
+    )
+    yield from (("path", each) for each in (quote(path), decomposed, quote(decomposed), path.replace("/", "\\")))
+    yield from (("path", each) for each in (f"{folder}/", folder, path.replace("/", "//"), f"src/../{path}"))
+
+
+def fields(repo: str, path: str) -> dict[str, str]:
+    url = f"https://{address(repo)}/blob/0123abc/{path}"
+    return {"record": path, "repo": repo, "path": path, "url": url, "raw_sha256": "1", "sha256": "2", "swhid": "3"}
+
+
+def matcher(kind: str, value: str, folder: Path) -> Matcher:
+    path = folder / "requests.jsonl"
+    path.write_text(json.dumps({"kind": kind, "value": value}) + "\n")
+    return Matcher(load_requests([path]))
+
+
+def test_two_hundred_spellings_find_their_document_and_no_other(tmp_path: Path) -> None:
+    requests = [(document, *spelled) for document in DOCUMENTS for spelled in spellings(*document)]
+    assert len(requests) >= 200
+    for document, kind, value in requests:
+        found = matcher(kind, value, tmp_path)
+        assert found.find(fields(*document)), (kind, value)
+        decomposed = (document[0], normalize("NFD", document[1]))
+        assert found.find(fields(*decomposed)), (kind, value, "in a file system that decomposes")
+        for other in OTHERS:
+            assert other[0] == document[0] == "octo/Cat" or not found.find(fields(*other)), (kind, value, other)
+
+
+def test_a_path_in_another_case_is_told_with_what_was_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"text": python_file(number), "id": path, "path": path, "repo": repo}
+        for number, (repo, path) in enumerate(DOCUMENTS)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    preprocess(PreprocessConfig(dataset=(f"{tmp_path / 'a.jsonl'}:train:text",), output_dir=tmp_path / "data"))
+    values = [path.swapcase() for _, path in DOCUMENTS]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps({"kind": "path", "value": value}) + "\n" for value in values))
+    command = [str(path), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path)]
+    assert main(["takedown", "apply", *command]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.count(": matches nothing in ") == len(values)
+    assert "did you mean path Src/Upper.PY?" in shown.out
+    assert "5 of 5 requests match nothing" in shown.err
