@@ -155,7 +155,7 @@ class Document:
 
     @text.setter
     def text(self, text: str) -> None:
-        if text != self.text:
+        if text != self._text:
             self._text, self._encoded = text, text.encode()
 
     @property

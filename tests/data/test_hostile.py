@@ -121,7 +121,19 @@ KINDS = {
     "a pair of surrogates": Kind({"a.jsonl": b'{"text": "smile \\ud83d\\ude00 smile"}\n'}, ["smile \U0001f600 smile"]),
     "nul in a row": Kind({"a.jsonl": b'{"text": "nul \\u0000"}\n' + jsonl("one")}, ["one"], dropped={"binary": 1}),
     "nul in a file": Kind({"a.py": b"x = 1\0\n"}, bad=[("a.py", None, "NUL")]),
-    "latin-1 in a file": Kind({"a.py": b"x = 1\ny = '\xe9'\n"}, bad=[("a.py", 2, "not UTF-8")]),
+    "latin-1 in a file": Kind({"a.py": b"# \xa9 Jos\xe9\ny = 1\n"}, ["# \xa9 Jos\xe9\ny = 1"]),
+    "utf-16 in a file": Kind({"a.py": "y = '\u6f22'\n".encode("utf-16")}, ["y = '\u6f22'"]),
+    "broken utf-16 in a file": Kind({"a.py": b"\xff\xfey\0\0\xd8"}, bad=[("a.py", 1, "not UTF-8")]),
+    "utf-16 with nul in a file": Kind({"a.py": "y\0z".encode("utf-16")}, bad=[("a.py", 1, "not UTF-8")]),
+    "damaged utf-8 in a file": Kind({"a.py": b"# caf\xc3\xa9\ny = '\xe9'\n"}, bad=[("a.py", 2, "not UTF-8")]),
+    "no letters in a file": Kind({"a.py": b"y = '\x81'\nz = '\xff'\n"}, bad=[("a.py", 1, "not UTF-8")]),
+    **{
+        f"{name} in a file": Kind({"a.py": f"# {text}\ny = 1\n".encode(name)}, bad=[("a.py", 1, "not UTF-8")])
+        for name, text in {
+            "shift-jis": "\u30c6\u30b9\u30c8 a", "euc-jp": "\u3042", "gbk": "\u4e2d\u6587", "big5": "\u4e2d\u6587",
+            "koi8-r": "\u043c\u0438\u0440", "cp1251": "\u043c\u0438\u0440", "euc-kr": "\ud55c\uad6d",
+        }.items()
+    },
     "line separators": Kind({"a.jsonl": jsonl("one\u2028two\x0bthree")}, ["one\u2028two\x0bthree"]),
     "truncated gzip": Kind({"a.jsonl.gz": CUT_GZIP[:-30]}, ["line 0 of many", "line 8000 of many"], [("a.jsonl.gz", -1, "ended before")]),
     "damaged gzip": Kind({"a.jsonl.gz": BROKEN_GZIP}, bad=[("a.jsonl.gz", None, "none of its rows can be trusted")]),

@@ -242,7 +242,7 @@ def test_every_bad_line_is_quarantined_and_no_good_one_is_lost(tmp_path: Path) -
     pq.write_table(pa.table({"text": cells}), folder / "cells.parquet")
     (folder / "d.parquet").write_bytes(b"PAR1 not really")
     table(folder / "e.parquet", other=["x"])
-    (folder / "f.py").write_bytes(b"x = '\xe9'\n")
+    (folder / "f.py").write_bytes(b"x = '\xff'\n")
     (folder / "g.py").write_bytes(b"\0\0")
     (tmp_path / "d" / os.fsdecode(b"caf\xe9.py")).write_text("odd = 1\n")
     (folder / ".hidden").mkdir()

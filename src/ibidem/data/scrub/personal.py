@@ -5,11 +5,13 @@ The following is kept, because it is not personal and the model should know it:
 * email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs, names
   of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
-  networks and their last address (`x.y.z.0`, `x:y::`, `x.y.255.255`), versions by their context (`version = `, `==`,
+  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x:y::`, `x.y.255.255`), made-up ones (`x.7.7.7`; 1 in
+  10,000 addresses is one of these), versions by their context (`version = `, `==`,
   `name-`, `name/`, a heading of a changelog), coordinates of a path in SVG, and what is a section number, an object
   identifier or a version rather than an address: no number above 31 (1 in 3,500 addresses), two digits and a number up
   to 63 in front (1 in 2,500), or an arc of ISO or ITU that is in use (`1.3`, `2.5`, `2.23.140`; 1 in 30,000);
-* phone numbers: those reserved for fiction in North America (555-0100 to 555-0199), operands (`x[0]+3614090360`), bytes
+* phone numbers: those reserved for fiction in North America (555-0100 to 555-0199), those of at most three different
+  digits (`01090000000`), operands (`x[0]+3614090360`), bytes
   (`01 02 03 04 05`), and identifiers and sizes that a word for phones precedes (`cell_id = 2147483647`).
 """
 
@@ -81,6 +83,8 @@ _CARD_ISSUERS = re.compile(
     r"|(?:6011|64[4-9]\d|65\d\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|62\d{14,17}"
 )
 _COUNTING = "01234567890123456789 98765432109876543210"
+_FEWEST_DIGITS = 4
+"""Different digits of a phone number: 1 in 1,400 random ones has fewer."""
 _FICTIONAL = re.compile(r"\+1\d{3}55501\d\d")
 _CARD_WORD = re.compile(
     rb"(?i)card|visa|amex|american express|discover|diners|jcb|payment|credit|debit|charge|(?<![a-z])cc(?![a-z])"
@@ -135,7 +139,9 @@ def _is_public_address(match: Match) -> bool:
 def _is_host(match: Match) -> bool:
     """Check whether it is the address of a host, not a network, a version or a section number."""
     parts = [int(part) for part in match[0].split(b".")]
-    if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts)) == 1 or match[0] in _MADE_UP_ADDRESSES:
+    if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts[1:])) == 1 or match[0] in _MADE_UP_ADDRESSES:
+        return False
+    if parts[-1] == 1 and 0 in parts[1:3]:
         return False
     before = match.string[max(0, match.start() - 64) : match.start()]
     if _is_numbering(parts) or _VERSION_BEFORE.search(before) or _SVG_PATH_BEFORE.search(before):
@@ -157,7 +163,8 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
     import phonenumbers
 
     written = found_in(match).decode()
-    if _digits(match) in _COUNTING or _is_bytes(match):
+    digits = _digits(match)
+    if digits in _COUNTING or len(set(digits)) < _FEWEST_DIGITS or _is_bytes(match):
         return False
     for region in regions:
         phone = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)

@@ -23,7 +23,7 @@ import zstandard
 from ibidem.data.sources import notebooks
 from ibidem.data.sources.columns import Columns
 from ibidem.data.sources.conversations import Trees
-from ibidem.data.text import language
+from ibidem.data.text import encodings, language
 from ibidem.errors import DataError
 from ibidem.places import StorePath, path_of, source
 from ibidem.records import Document, Unreadable
@@ -122,17 +122,20 @@ def _read_source_file(piece: Piece) -> Item:
         raw = piece.file.read_bytes()
     except OSError as error:
         return Unreadable(piece.name, None, error.strerror or "cannot be read")
-    if b"\0" in raw:
+    if b"\0" in raw and not encodings.has_mark(raw):
         return Unreadable(piece.name, None, "binary: it holds a NUL byte")
+    text = None
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
-    kind, script = language.by_name(piece.name) or language.by_shebang(raw[: language.SHEBANG_BYTES]), None
+        text = encodings.decoded(raw)
+        if text is None or notebooks.is_notebook(piece.name):
+            line = raw.count(b"\n", 0, error.start) + 1
+            return Unreadable(piece.name, line, f"not UTF-8: {error.reason} at byte {error.start}")
+    kind = language.by_name(piece.name) or language.by_shebang(raw[: language.SHEBANG_BYTES])
     if notebooks.is_notebook(piece.name):
         try:
-            script, kind = notebooks.read(raw)
+            text, kind = notebooks.read(raw)
         except UnicodeEncodeError:
             return Unreadable(piece.name, None, "not valid Unicode: a lone surrogate")
         except ValueError as error:
@@ -146,8 +149,8 @@ def _read_source_file(piece: Piece) -> Item:
         license_stated=piece.license_stated,
         **fields,
     )
-    if script is not None:
-        document.text = script
+    if text is not None:
+        document.text = text
     return document
 
 
