@@ -35,7 +35,9 @@ def tokenizer(tokenizer_dir: Path) -> Tokenizer:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_comes_back_byte_for_byte(text: str, tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode_batch([text, "x"], threads=2)[0] == tokenizer.encode(text)
+    for threads in (1, 2):
+        assert tokenizer.encode_batch([text, "x"], threads=threads)[0] == tokenizer.encode(text)
+        assert tokenizer.encode_arrays(["x", text], threads=threads)[1].tolist() == tokenizer.encode(text)
 
 
 @settings(max_examples=300, deadline=None)

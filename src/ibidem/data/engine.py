@@ -67,13 +67,15 @@ class Engine:
             yield from _map_on_cluster(self._cluster, function, tasks, self._limit)
             return
         workers = max(1, min(self.workers, len(tasks)))
-        pool = (
-            ProcessPoolExecutor(workers, initializer=_begin_work)
-            if processes and workers > 1
-            else ThreadPoolExecutor(workers)
-        )
-        with pool:
+        with _processes(workers) if processes and workers > 1 else ThreadPoolExecutor(workers) as pool:
             yield from pool.map(function, tasks)
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    import pyarrow as pa
+
+    pa.array(())  # its first array imports pandas, where that is installed: once here, instead of in each worker
+    return ProcessPoolExecutor(workers, initializer=_begin_work)
 
 
 def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], limit: int | None) -> Iterator[R]:

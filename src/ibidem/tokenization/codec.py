@@ -39,8 +39,8 @@ class Codec(Protocol):
     def encode_continued(self, text: str) -> list[int]:
         """Return the ids of a text that continues another: without a blank before its first word."""
 
-    def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
-        """Encode many texts, in parallel."""
+    def encode_arrays(self, texts: Sequence[str], *, threads: int) -> list[NDArray[np.int32]]:
+        """Return the ids of many texts, encoded in parallel."""
 
     def decode(self, ids: Iterable[int], *, is_continued: bool) -> str:
         """Return the text of ids; of those that continue a text, with the blank that they may begin with."""

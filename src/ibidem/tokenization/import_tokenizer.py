@@ -175,6 +175,6 @@ def _check_export(codec: JsonCodec, exported: "Library", texts: Mapping[str, Seq
 def _back(codec: Codec, texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return what texts become that are encoded and decoded."""
     return {
-        kind: [codec.decode(ids, is_continued=False) for ids in codec.encode_batch(some, threads=1)]
+        kind: [codec.decode(ids.tolist(), is_continued=False) for ids in codec.encode_arrays(some, threads=1)]
         for kind, some in texts.items()
     }

@@ -79,9 +79,10 @@ class JsonCodec:
         model = self._continuing if self.first_texts else self._model
         return list(model.encode(text, add_special_tokens=False).ids)
 
-    def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:  # noqa: ARG002 - the library decides
-        """Encode many texts, in parallel."""
-        return [done.ids for done in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode_arrays(self, texts: Sequence[str], *, threads: int) -> list[NDArray[np.int32]]:  # noqa: ARG002 - the library decides
+        """Return the ids of many texts, encoded in parallel."""
+        encoded = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(done.ids, np.int32) for done in encoded]
 
     def decode(self, ids: Iterable[int], *, is_continued: bool) -> str:
         """Return the text of ids; special tokens are left out, and ids beyond the vocabulary."""

@@ -57,11 +57,15 @@ class SentencePieceCodec:
         """Return the ids of a text that continues another: the same."""
         return self.encode(text)
 
-    def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
-        """Encode many texts, in parallel."""
-        plain = [text for text in texts if NEWLINE not in text and BLANK not in text]
-        done = iter(self._model.encode(plain, num_threads=threads))
-        return [self.encode(text) if NEWLINE in text or BLANK in text else next(done) for text in texts]
+    def encode_arrays(self, texts: Sequence[str], *, threads: int) -> list[NDArray[np.int32]]:
+        """Return the ids of many texts, encoded in parallel; the library writes them into the arrays."""
+        has_carriers = [NEWLINE in text or BLANK in text for text in texts]
+        plain = [text for text, has_carrier in zip(texts, has_carriers, strict=True) if not has_carrier]
+        done = iter(self._model.encode(plain, num_threads=threads, return_type="numpy"))
+        return [
+            np.array(self.encode(text), np.int32) if has_carrier else next(done)
+            for text, has_carrier in zip(texts, has_carriers, strict=True)
+        ]
 
     def decode(self, ids: Iterable[int], *, is_continued: bool) -> str:  # noqa: ARG002 - no piece has a blank before it
         """Return the text of ids; special tokens are left out, and ids beyond the vocabulary."""

@@ -85,7 +85,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, threads: int) -> list[list[int]]:
         """Encode many texts, in parallel."""
-        return self.codec.encode_batch(texts, threads=threads)
+        return [ids.tolist() for ids in self.encode_arrays(texts, threads=threads)]
+
+    def encode_arrays(self, texts: Sequence[str], *, threads: int) -> list[NDArray[np.int32]]:
+        """Return the ids of many texts, encoded in parallel; a model that was trained here makes no lists of them."""
+        return self.codec.encode_arrays(texts, threads=threads)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; special tokens are left out."""

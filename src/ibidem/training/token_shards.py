@@ -11,7 +11,6 @@ as a whole, so whatever is there is finished, and workers that make the same one
 """
 
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ibidem import artifacts
 from ibidem.conversation import from_rows
@@ -53,6 +53,7 @@ ENCODE_AT_ONCE = 1 << 22
 """Bytes of text whose ids are in memory at once, unless one document has more."""
 PLACES_AT_ONCE = 1 << 16
 """Documents in a row group of their places."""
+Ids = NDArray[np.int32]
 COLUMNS = ("text", "messages", "sha256", *GROUPS)
 
 
@@ -157,21 +158,25 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, end - start)
 
 
-def _encoded(batch: pa.RecordBatch, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[list[int], int]]:
+def _encoded(batch: pa.RecordBatch, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Ids, int]]:
     """Yield the ids of each document, without the document token, and the bytes of its text, or of all its turns."""
     texts, sizes = batch["text"].to_pylist(), pc.binary_length(batch["text"]).to_pylist()
+    if batch["messages"].null_count == len(batch):
+        yield from zip(tokenizer.encode_arrays(texts, threads=threads), sizes, strict=True)
+        return
     conversations = [None if rows is None else from_rows(rows) for rows in batch["messages"].to_pylist()]
     parts = [
         [text] if turns is None else [part.text for turn in turns for part in joined(turn.parts)]
         for text, turns in zip(texts, conversations, strict=True)
     ]
-    codec = tokenizer if threads == 1 else _Encoded(tokenizer, list(chain.from_iterable(parts)), threads)
-    template = None if batch["messages"].null_count == len(batch) else ChatTemplate(codec)
+    codec = _Encoded(tokenizer, list(chain.from_iterable(parts)), threads)
+    template = ChatTemplate(codec)
     for text, size, turns, spoken in zip(texts, sizes, conversations, parts, strict=True):
-        if turns is None or template is None:
-            yield codec.encode(text), size
+        if turns is None:
+            yield np.array(codec.encode(text), np.int32), size
         else:
-            yield list(template.render(turns).ids[1:]), sum(len(part.encode()) for part in spoken)
+            ids = np.array(template.render(turns).ids[1:], np.int32)
+            yield ids, sum(len(part.encode()) for part in spoken)
 
 
 class _Encoded:
@@ -190,7 +195,7 @@ class _Writer:
     """Writes the ids of documents, and their places in batches."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, held_out_share: float) -> None:
-        self._document_id, self._dtype = tokenizer.document_id, dtype_of(tokenizer.vocab_size)
+        self._document, self._dtype = np.array([tokenizer.document_id], np.int32), dtype_of(tokenizer.vocab_size)
         self._share = held_out_share
         self.tokens, self.bytes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
         self.documents = 0
@@ -207,20 +212,19 @@ class _Writer:
             if kind is None:
                 self._write_places()
 
-    def add(self, documents: pa.RecordBatch, encoded: Iterable[tuple[list[int], int]]) -> None:
-        """Append documents to their splits; each is packed before the next one is encoded, while it is in the cache."""
-        rows = {split: array("I") for split in SPLITS}
+    def add(self, documents: pa.RecordBatch, encoded: Iterable[tuple[Ids, int]]) -> None:
+        """Append documents to their splits."""
+        rows: dict[str, list[Ids]] = {split: [] for split in SPLITS}
         places = []
         for sha256, (ids, size) in zip(documents["sha256"].to_pylist(), encoded, strict=True):
             split = SPLITS[shards.is_held_out(sha256, self._share)]
-            row = rows[split]
-            places.append((sha256, split, self.tokens[split] + len(row), 1 + len(ids)))
-            row.append(self._document_id)
-            row.fromlist(ids)
+            places.append((sha256, split, self.tokens[split], 1 + len(ids)))
+            rows[split] += (self._document, ids)
+            self.tokens[split] += 1 + len(ids)
             self.bytes[split] += size
         for split, row in rows.items():
-            np.asarray(row).astype(self._dtype).tofile(self._files[split])
-            self.tokens[split] += len(row)
+            if row:
+                np.concatenate(row, dtype=self._dtype, casting="unsafe").tofile(self._files[split])
         columns = [*zip(*places, strict=True), *(documents[name] for name in GROUPS)]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, PLACES, strict=True)]
         self._pending.append(pa.record_batch(arrays, schema=PLACES))
