@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from ibidem import __version__, delivery, log
 from ibidem.errors import ArtifactError, DigestMismatch, StoreError
-from ibidem.files import flush, hidden, on_each, sha256_of, sweep
+from ibidem.files import Engine, flush, hidden, on_each, sha256_of, sweep
 from ibidem.places import StorePath, opened, relative, shut
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
@@ -116,7 +116,7 @@ def create(
     started: float | None = None,
     is_private: bool = False,
     beside: Path | None = None,
-    engine: delivery.Engine | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[Draft]:
     """Create the artifact at `path` from what the block writes, or leave everything unchanged if it fails or discards.
 
@@ -150,6 +150,8 @@ def create(
             shutil.rmtree(draft.path)
             return
         facts = _Facts(kind, config, inputs, time.monotonic() - started)
+        if is_private and isinstance(path, StorePath):
+            shut(path.place)
         digest = _deliver(draft, path, facts, before, engine) if isinstance(path, StorePath) else _seal(draft, facts)
         if before is not None and before.digest != digest:
             log.event("artifact.replaced", kind=kind, path=str(path), digest=before.digest)
@@ -197,14 +199,14 @@ def load(path: Path, *, kind: str | None = None) -> Artifact:
     return artifact
 
 
-def verify(path: Path, *, kind: str | None = None) -> Artifact:
-    """Load the artifact and rehash all its files.
+def verify(path: Path, *, kind: str | None = None, engine: Engine | None = None) -> Artifact:
+    """Load the artifact and rehash all its files: in tasks of an engine, or on the cores of this machine.
 
     Raises:
         DigestMismatch: a file is missing, damaged, or not listed in the manifest.
     """
     artifact = load(path, kind=kind)
-    on_each(lambda item: _check_file(path / item[0], item[1], time_ns=None), list(artifact.files.items()))
+    on_each(_rehash, [(path / name, file) for name, file in artifact.files.items()], engine)
     if strangers := sorted(set(_file_names(path)) - set(artifact.files)):
         raise DigestMismatch(f"{path / strangers[0]}: not listed in the manifest")
     return artifact
@@ -465,6 +467,11 @@ def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
         raise DigestMismatch(f"{path}: damaged; its sha256 differs from the manifest's")
 
 
+def _rehash(task: tuple[Path, File]) -> None:
+    path, file = task
+    _check_file(path, file, time_ns=None)
+
+
 def _check_at_store(path: StorePath, file: File) -> None:
     try:
         found = sha256_of(path) if path.held().size == file.bytes else None
@@ -506,12 +513,8 @@ def _seal(draft: Draft, facts: _Facts) -> str:
     return digest
 
 
-def _deliver(
-    draft: Draft, path: StorePath, facts: _Facts, before: Artifact | None, engine: delivery.Engine | None
-) -> str:
+def _deliver(draft: Draft, path: StorePath, facts: _Facts, before: Artifact | None, engine: Engine | None) -> str:
     """Send the files to a store, and their manifest last; return the digest."""
-    if _is_private(facts.config):
-        shut(path.place)
     names, known = sorted(_file_names(draft.path)), () if before is None else before.files
     sent = delivery.deliver(draft.path, names, path, kind=facts.kind, known=known, engine=engine)
     files = {}
@@ -524,10 +527,6 @@ def _deliver(
     digest, text = _manifest(draft, facts, files, {"stamps": stamps})
     sent.seal(MANIFEST, text)
     return digest
-
-
-def _is_private(config: Mapping[str, Any]) -> bool:
-    return config.get("readers") is not None
 
 
 def _manifest(draft: Draft, facts: _Facts, files: Mapping[str, File], more: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,14 +11,14 @@ there. Parts that a killed run left, or that the new manifest does not list, are
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from ibidem.errors import ArtifactError, StoreError
-from ibidem.files import on_each
+from ibidem.files import Engine, on_each
 from ibidem.places import Listing, Place, StorePath, explained, stream
 
 MARKER = ".delivery.json"
@@ -31,13 +31,6 @@ class Part(NamedTuple):
     name: str
     sha256: str
     size: int
-
-
-class Engine(Protocol):
-    """Runs tasks, in whatever order."""
-
-    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], *, processes: bool) -> Iterator[Any]:
-        """Yield the result of each task."""
 
 
 def left_behind(place: StorePath) -> tuple[str, list[str]] | None:
@@ -87,9 +80,7 @@ def deliver(
     token = uuid.uuid4().hex
     _put(place / MARKER, json.dumps({"kind": kind, "token": token, "names": sorted({*old, *names})}).encode())
     _delete(place, [name for name in ("manifest.json", "signature.json") if (place / name).is_file()])
-    send = partial(_send, folder, place)
-    parts = on_each(send, names) if engine is None else engine.map(send, names, processes=False)
-    sent = {part.name: part for part in parts}
+    sent = {part.name: part for part in on_each(partial(_send, folder, place), names, engine)}
     listing = place.listing()
     _delete(place, [name for name in listing if name in old - sent.keys() or is_probe(name)])
     for name, part in sent.items():

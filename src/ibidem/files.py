@@ -13,14 +13,16 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ibidem.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_TASKS, _MOST_IN_A_TASK = 512, 64
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)\.by-(?P<host>.+)-(?P<pid>\d+)")
 
 
@@ -126,20 +128,42 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def on_each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+class Engine(Protocol):
+    """Runs tasks here or on a cluster, and yields their results in any order."""
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], *, processes: bool) -> Iterator[Any]:
+        """Yield the result of each task."""
+
+
+def on_each(function: Callable[[T], R], items: Sequence[T], engine: Engine | None = None) -> list[R]:
     """Call a function that reads a file on each item, on all cores; return the results in the order of the items.
 
     >>> on_each(str.upper, ["a", "b", "c"])
     ['A', 'B', 'C']
 
+    Args:
+        function: what is called.
+        items: of which one at a time is given to it.
+        engine: runs the calls as tasks, some of them in one; None: they run here.
+
     Raises:
         Exception: that of the first item that failed; items not started by then are skipped.
     """
+    if engine is not None:
+        size = min(_MOST_IN_A_TASK, -(-len(items) // _TASKS)) or 1
+        tasks = [(start, items[start : start + size]) for start in range(0, len(items), size)]
+        found = dict(engine.map(partial(_on_batch, function), tasks, processes=False))
+        return [result for start, _ in tasks for result in found[start]]
     cores = os.cpu_count() or 1
     size = -(-len(items) // (8 * cores)) or 1  # a future for each of a million files would take a gigabyte
     batches = (items[start : start + size] for start in range(0, len(items), size))
     with ThreadPoolExecutor(cores) as pool:
         return [result for results in pool.map(lambda batch: list(map(function, batch)), batches) for result in results]
+
+
+def _on_batch(function: Callable[[T], R], task: tuple[int, Sequence[T]]) -> tuple[int, list[R]]:
+    start, items = task
+    return start, list(map(function, items))
 
 
 def is_file(path: Path) -> bool:

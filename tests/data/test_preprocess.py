@@ -646,3 +646,19 @@ def test_the_output_does_not_replace_what_it_is_compared_with(tmp_path: Path) ->
     run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text")
     with pytest.raises(ConfigError, match="is also the output_dir"):
         run(tmp_path / "out", f"{tmp_path / 'a.parquet'}:train:text", dedup={"against": (tmp_path / "out",)})
+
+
+def test_shards_are_hashed_by_the_tasks_that_write_them(
+    source_folder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, hashed = artifacts.sha256_of, []
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return usual(path)
+
+    monkeypatch.setattr(artifacts, "sha256_of", noted)
+    settings = {"dataset": (f"{source_folder}:train:text",), "shard_size": 100}
+    preprocess(PreprocessConfig(output_dir=tmp_path / "out", **settings))
+    assert sorted(hashed) == [shards.DROPPED, shards.QUARANTINE]
+    assert artifacts.verify(tmp_path / "out").digest == artifacts.load(dataset).digest

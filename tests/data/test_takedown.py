@@ -111,6 +111,28 @@ def test_shards_without_removed_rows_stay_the_same_bytes(source: Path, tmp_path:
     assert after.counts["kept"] == before.counts["kept"] - 1
 
 
+def test_what_a_takedown_does_not_rewrite_is_not_hashed_again_when_it_is_sealed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, tmp_path / "data")
+    seal, usual, hashed = artifacts._seal, artifacts.sha256_of, []
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return usual(path)
+
+    def sealed(*arguments: Any) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts, "sha256_of", noted)
+            return seal(*arguments)
+
+    monkeypatch.setattr(artifacts, "_seal", sealed)
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    assert main(["takedown", "apply", str(requests), "--dataset", str(tmp_path / "data")]) == 0
+    assert sorted(hashed) == ["dropped.parquet", "removals.jsonl", "removed.npy"]
+    artifacts.verify(tmp_path / "data")
+
+
 def test_a_takedown_reads_what_was_dropped_a_shard_at_a_time(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ from ibidem.data.counts import (
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
+from ibidem.files import sha256_of, write_file
 from ibidem.places import AnyPlace, here
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
@@ -254,6 +255,7 @@ def _make(
                 name = f"blend/train/shard-{number:05d}.parquet"
                 os.link(folder / "shard.parquet", draft.path / name)
                 draft.rows[name] = shards.num_rows(draft.path / name)
+                draft.hashes[name] = (folder / "sha256").read_text()
             draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
             shards.write_quarantine(draft.path / shards.QUARANTINE, ())
             draft.counts |= to_manifest(total_of(counted), more=order.counts)
@@ -532,6 +534,7 @@ def _gather(task: tuple[Path, int, Sequence[Path]]) -> Counts:
             shards.write_shard(partial_folder / "shard.parquet", facts, contents.to_batches())
             counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
             counted["read", ""] = counted["kept", ""]
+            write_file(partial_folder / "sha256", sha256_of(partial_folder / "shard.parquet"))
             write_counts(partial_folder / "counts.json", counted)
     return read_counts(folder / "counts.json")
 

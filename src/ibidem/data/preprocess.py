@@ -147,7 +147,7 @@ def make(
     honored = {request.id for request in requests}
     for path in (config.output_dir, *config.dedup.against):
         _check_removals(path, honored)
-    settled = [shards.load_dataset(path) for path in config.dedup.against]
+    settled = [shards.load_dataset(path, Engine(config)) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [*origins, *(existing.as_input("against", of=config.output_dir) for existing in settled)]
     inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]

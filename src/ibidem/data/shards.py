@@ -22,10 +22,12 @@ from ibidem import artifacts, jsonl
 from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
+from ibidem.files import Engine
 from ibidem.places import StorePath, source
 from ibidem.readers import check_reader
 from ibidem.records import Document, Unreadable
 
+AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 KIND = "dataset"
@@ -287,7 +289,7 @@ def rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(pending)
 
 
-def sketch_path(shard: Path) -> Path:
+def sketch_path(shard: AnyPath) -> AnyPath:
     """Return the path of a shard's sketches.
 
     >>> sketch_path(Path("d/train/shard-00001.parquet")).name
@@ -381,10 +383,11 @@ def place_of(sha256: str) -> float:
     return int(sha256[:8], 16) / 16**8
 
 
-def load_dataset(folder: Path) -> artifacts.Artifact:
+def load_dataset(folder: Path, engine: Engine | None = None) -> artifacts.Artifact:
     """Load a preprocessed dataset after checking every file against the manifest.
 
-    Of one at a store, files that have not changed since they were sent are not read.
+    Of one at a store, files that have not changed since they were sent are not read. Others are read by tasks of the
+    engine, or here.
 
     Raises:
         AccessDenied: a model that was tuned on documents wrote some of it, and the user is not among their readers.
@@ -393,6 +396,6 @@ def load_dataset(folder: Path) -> artifacts.Artifact:
         dataset = artifacts.load(folder, kind=KIND)
         artifacts.check(dataset)
     else:
-        dataset = artifacts.verify(folder, kind=KIND)
+        dataset = artifacts.verify(folder, kind=KIND, engine=engine)
     check_reader(dataset)
     return dataset

@@ -1,9 +1,10 @@
 """Turn prepared shards and verdicts into the artifact: shards, sketches and the list of dropped documents."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from ibidem.data.counts import (
 )
 from ibidem.data.pipeline.shard import Finished, Shard
 from ibidem.data.shards import read_table, write_table
-from ibidem.files import flush
+from ibidem.files import flush, sha256_of
 
 
 def finish(shard: Shard) -> Counts:
@@ -43,6 +44,9 @@ def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
             os.link(shard.finished.shard, path)
             os.link(shard.finished.sketch, shards.sketch_path(path))
             draft.rows[shard.name] = pq.read_metadata(path).num_rows
+            hashes = json.loads(shard.finished.hashes.read_text(encoding="utf-8"))
+            draft.hashes[shard.name] = hashes[shard.finished.shard.name]
+            draft.hashes[shards.sketch_path(PurePosixPath(shard.name)).as_posix()] = hashes[shard.finished.sketch.name]
     in_order = sorted(finished, key=attrgetter("dataset", "number"))
     dropped = (read_table(shard.finished.dropped) for shard in in_order)
     draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, dropped)
@@ -128,7 +132,10 @@ def _write(shard: Shard, finished: Finished) -> None:
     np.save(finished.removed, sketches[removed["row"].to_numpy()])
     if outcome.stays.any():
         np.save(finished.sketch, sketches[outcome.stays])
-        flush(finished.shard)  # here, in parallel with other shards
+        for path in (finished.shard, finished.sketch):
+            flush(path)  # here, in parallel with other shards
+        hashes = {path.name: sha256_of(path) for path in (finished.shard, finished.sketch)}
+        finished.hashes.write_text(json.dumps(hashes), encoding="utf-8")
     table = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
     write_table(finished.dropped, table)
     counts = outcome.kept + count_dropped(table)

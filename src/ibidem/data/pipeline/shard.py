@@ -2,7 +2,7 @@
 
 <work>/prepared/<source>-<shard>/    kept.arrow, dropped.arrow, quarantine.jsonl, sketch.npy
 <work>/verdicts/<source>-<shard>.arrow
-<work>/finished/<source>-<shard>/    shard.parquet, sketch.npy, dropped.arrow, removed.npy, counts.json
+<work>/finished/<source>-<shard>/    shard.parquet, sketch.npy, dropped.arrow, removed.npy, counts.json, hashes.json
 """
 
 from pathlib import Path
@@ -61,6 +61,11 @@ class Finished(NamedTuple):
     def removed(self) -> Path:
         """Sketches of the documents whose removal was requested."""
         return self.folder / shards.REMOVED
+
+    @property
+    def hashes(self) -> Path:
+        """Hashes of `shard` and `sketch`, by name."""
+        return self.folder / "hashes.json"
 
     @property
     def counts(self) -> Path:

@@ -76,7 +76,7 @@ def make_plans(
         roots: folders to search for uses of the documents.
         engine: searches several shards at a time.
     """
-    datasets = [shards.load_dataset(folder) for folder in folders]
+    datasets = [shards.load_dataset(folder, engine) for folder in folders]
     policies = [policy_of(dataset, requests_file) for dataset in datasets]
     requested_of = [find_requested(*each, requests, engine) for each in zip(datasets, policies, strict=True)]
     doomed = {cluster for requested in requested_of for cluster in requested.clusters}

@@ -53,7 +53,7 @@ from ibidem.data.provenance.still_held import CACHES, delete_caches, still_held
 from ibidem.data.provenance.unmatched import idle_requests, lines
 from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
 from ibidem.figures import counted
-from ibidem.files import sweep
+from ibidem.files import sha256_of, sweep
 from ibidem.readers import readers_of
 from ibidem.records import DropReason
 from ibidem.signatures import open_key
@@ -172,9 +172,10 @@ def verify_command(config: TakedownConfig) -> str:
     requests = _requests(config)
     checked = []
     for path in config.dataset:
-        dataset = shards.load_dataset(path)
+        engine = Engine(config)
+        dataset = shards.load_dataset(path, engine)
         policy = policy_of(dataset, config.requests)
-        requested = find_requested(dataset, policy, requests, Engine(config))
+        requested = find_requested(dataset, policy, requests, engine)
         checked.append((dataset, requested))
         if left := residuals(dataset, requested, policy):
             first = left[0]
@@ -271,11 +272,13 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
                 (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(dataset.path / name, draft.path / name)
                 draft.rows |= {name: file.rows} if file.rows is not None else {}
+                draft.hashes[name] = file.sha256  # of the plan, which has rehashed all files
         rewrite = partial(_rewrite, dataset.path, draft.path)
         with log.progress("takedown.rewrite", len(plan.rows), "shards") as bar:
             removed: list[_Removed] = []
             for rewritten in engine.map(rewrite, list(plan.rows.items()), processes=False):
                 draft.rows |= {rewritten.shard: rewritten.num_kept} if rewritten.num_kept else {}
+                draft.hashes |= rewritten.hashes
                 removed.append(rewritten)
                 bar.advance()
         texts = {row["id"] for row in tombstones if row["kind"] == "text"}
@@ -338,6 +341,8 @@ class _Removed(NamedTuple):
     """Counts of the removed rows."""
     dropped: pa.Table
     sketches: NDArray[Any]
+    hashes: dict[str, str]
+    """Of the files that were written, by name."""
 
 
 def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
@@ -352,9 +357,11 @@ def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
     outcome = write_staying(old / name, path, table, _dataset_of(name))
     sketches = np.load(shards.sketch_path(old / name))
     num_kept = int(outcome.stays.sum())
-    if num_kept:
+    written = [path, shards.sketch_path(path)] if num_kept else []
+    if written:
         np.save(shards.sketch_path(path), sketches[outcome.stays])
-    return _Removed(name, num_kept, outcome.gone, outcome.dropped, sketches[places])
+    hashes = {each.relative_to(new).as_posix(): sha256_of(each) for each in written}
+    return _Removed(name, num_kept, outcome.gone, outcome.dropped, sketches[places], hashes)
 
 
 def _merge_dropped(

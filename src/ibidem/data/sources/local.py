@@ -34,7 +34,7 @@ class LocalFiles:
     spec: Spec
     trees: Trees = "best_path"
     engine: Engine | None = None
-    """Where data files are looked through; None: here, one after another."""
+    """Where files are hashed and looked through; None: here."""
     skipped: Counter[str] = field(default_factory=Counter)
 
     def as_input(self) -> Input:
@@ -45,7 +45,7 @@ class LocalFiles:
         facts = [
             " ".join(map(str, (clone.folder.relative_to(self.spec.name), *clone.facts.values()))) for clone in clones
         ]
-        digest = content_digest([*files, *stating], facts)
+        digest = content_digest([*files, *stating], facts, self.engine)
         return Input("source", digest, str(self.spec.name), is_artifact=False)
 
     @property

@@ -19,7 +19,7 @@ from typing import Protocol
 from ibidem.artifacts import Input
 from ibidem.data.sources.readers import Piece
 from ibidem.errors import ConfigError
-from ibidem.files import on_each, sha256_of
+from ibidem.files import Engine, on_each, sha256_of
 from ibidem.places import StorePath, is_url, path_of
 
 TEXT_COLUMNS = ("text", "content")
@@ -94,15 +94,16 @@ class Source(Protocol):
         """Yield the pieces in a fixed order; remote data are first downloaded to the folder `spool`."""
 
 
-def content_digest(files: Sequence[tuple[str, Path]], facts: Sequence[str] = ()) -> str:
+def content_digest(files: Sequence[tuple[str, Path]], facts: Sequence[str] = (), engine: Engine | None = None) -> str:
     """Hash names and contents of files, in order; for an unreadable file, its name and the error.
 
     Of files of a store, which may be terabytes, their stamps are hashed instead.
 
-    `facts` are hashed too: what documents say that stands in none of the files.
+    `facts` are hashed too: what documents say that stands in none of the files. Files are read by tasks of the engine,
+    or here.
     """
     total = hashlib.sha256()
-    for (name, _), content in zip(files, on_each(_content_of, [path for _, path in files]), strict=True):
+    for (name, _), content in zip(files, on_each(_content_of, [path for _, path in files], engine), strict=True):
         total.update(f"{name}\0{content}\n".encode(errors="backslashreplace"))
     for fact in facts:
         total.update(f"\0{fact}\n".encode(errors="backslashreplace"))

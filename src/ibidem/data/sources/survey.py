@@ -6,11 +6,11 @@ every file is a task of its own.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -18,7 +18,7 @@ from ibidem.data.engine import Engine
 from ibidem.data.sources.columns import LICENSE
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.readers import DAMAGE, DATA_SUFFIXES, Piece, lines, open_arrow, suffix_of, with_trees
-from ibidem.files import write_file
+from ibidem.files import on_each, write_file
 from ibidem.places import StorePath, source
 
 LICENSE_COLUMNS = set(LICENSE)
@@ -48,50 +48,38 @@ def survey(
     Args:
         files: names and paths.
         column: that of the texts.
-        engine: runs the tasks; None: here.
+        engine: runs the tasks; None: threads do.
         kept_in: a folder in which a run that was killed left what it had found.
     """
     kept = None if kept_in is None else kept_in / FILE
     if kept is not None and kept.exists():
         return [Facts(parts, states) for parts, states in json.loads(kept.read_text(encoding="utf-8"))]
-    facts = [Facts(_WHOLE, states_license=False)] * len(files)
-    tasks = [
-        (number, name, path.pinned(path.held().stamp) if isinstance(path, StorePath) else path)
-        for number, (name, path) in enumerate(files)
-        if name.endswith(DATA_SUFFIXES)
-    ]
-    for number, found in _run(partial(_look, column), tasks, engine):
-        facts[number] = found
+    tasks = [(name, _pinned(path)) for name, path in files if name.endswith(DATA_SUFFIXES)]
+    found = iter(on_each(partial(_look, column), tasks, engine))
+    plain = Facts(_WHOLE, states_license=False)
+    facts = [next(found) if name.endswith(DATA_SUFFIXES) else plain for name, _ in files]
     if kept is not None:
         write_file(kept, json.dumps(facts))
     return facts
 
 
-def counted(pieces: Sequence[Piece], trees: Trees, engine: Engine | None) -> Iterable[Piece]:
+def counted(pieces: Sequence[Piece], trees: Trees, engine: Engine | None) -> Sequence[Piece]:
     """Return pieces whose trees of replies become one document or several, with the number of their positions."""
     if trees == "best_path":
         return pieces
-    found = dict(_run(partial(_count, trees), list(enumerate(pieces)), engine))
-    return [found[number] for number in range(len(pieces))]
+    return on_each(partial(with_trees, trees=trees), pieces, engine)
 
 
-def _count(trees: Trees, task: tuple[int, Piece]) -> tuple[int, Piece]:
-    number, piece = task
-    return number, with_trees(piece, trees)
+def _pinned(path: Path) -> Path:
+    return path.pinned(path.held().stamp) if isinstance(path, StorePath) else path
 
 
-def _run(function: Callable[[Any], Any], tasks: Sequence[Any], engine: Engine | None) -> Iterable[Any]:
-    return map(function, tasks) if engine is None else engine.map(function, tasks, processes=False)
-
-
-def _look(column: str, task: tuple[int, str, Path]) -> tuple[int, Facts]:
-    number, name, path = task
+def _look(column: str, task: tuple[str, Path]) -> Facts:
+    name, path = task
     suffix = suffix_of(name)
     if suffix == ".parquet":
-        return number, _in_parquet(path, column)
-    if suffix == ".arrow":
-        return number, _in_arrow(path)
-    return number, _in_lines(path)
+        return _in_parquet(path, column)
+    return _in_arrow(path) if suffix == ".arrow" else _in_lines(path)
 
 
 def _in_parquet(path: Path, column: str) -> Facts:
