@@ -363,7 +363,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     whole = {
-        "command": f"python benchmarks/attribution.py CORPUS {path.as_posix()} [PEER_PYTHON]",
+        "command": f"python benchmarks/attribution.py CORPUS benchmarks/results/{path.name} [PEER_PYTHON]",
         "machine": f"{os.cpu_count()} cores, one thread",
         "bars": {"cpu_us_a_token": 300 / 130, "bytes_a_token": 12, "cold_cpu_ms": 20, "warm_cpu_ms": 5},
         **result,

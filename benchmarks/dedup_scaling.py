@@ -63,7 +63,7 @@ def main() -> None:
 
 def report(output: Path, rows: list[dict[str, Any]]) -> None:
     result: dict[str, Any] = {
-        "command": f"python benchmarks/{Path(__file__).name} WORK_DIR {output.as_posix()}",
+        "command": f"python benchmarks/{Path(__file__).name} WORK_DIR benchmarks/results/{output.name}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "runs": rows,
         "CPU a document: largest family against smallest, random documents against a fourth": ratios(rows),

@@ -55,7 +55,7 @@ MOST_SOURCES = 10
 MOST_CANDIDATES = 32
 """Documents that are compared with a text whole: those that share most of its shingles."""
 MOST_COVERED = 0.9
-"""Share of a passage that the spans of a text cover; of more nothing new is told."""
+"""Share of a passage that the spans of a text cover; a passage that they cover more is left out."""
 IDENTITY = ["sha256", "source", "record"]
 """Columns that are alike only in the rows of one document."""
 

@@ -277,7 +277,7 @@ def _is_before(ids: Any, place: int, text: Any, start: int, end: int, common: in
 
 @_kernel
 def _common(ids: Any, place: int, text: Any, start: int, end: int, known: int) -> int:
-    """Return how many ids a suffix and text[start:end] have in common at their beginnings, of which some are known."""
+    """Return how many ids a suffix and text[start:end] share at their beginnings, at least those that are known."""
     length = known
     while start + length < end and place + length < len(ids) and ids[place + length] == text[start + length]:
         length += 1
