@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.data.stores import s3_server
 from tests.training.test_remote import copied, weights, whole
 from tests.training.test_resume import Settings, changed, train
 from tests.training.test_saving import at_steps, events_of
@@ -20,22 +21,9 @@ __all__ = ["whole"]
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[object, str]]:
     """A server, and the URL of a bucket on it."""
-    server_of = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    s3fs.S3FileSystem.clear_instance_cache()
     bucket = tmp_path.name.replace("_", "-").lower()  # what one server holds, the next one of this process holds too
-    s3fs.S3FileSystem().mkdir(bucket)
-    yield server, f"s3://{bucket}/team/run"
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
+    with s3_server(bucket, monkeypatch) as server:
+        yield server, f"s3://{bucket}/team/run"
 
 
 def test_a_run_goes_on_from_s3_to_the_bit(s3: tuple[object, str], whole: Settings, tmp_path: Path) -> None:
