@@ -620,7 +620,8 @@ def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _file_names(path: Path) -> Iterator[str]:
     if isinstance(path, StorePath):
-        yield from (name for name in path.listing() if name not in {MANIFEST, SIGNATURE, delivery.MARKER})
+        beside = {MANIFEST, SIGNATURE, delivery.MARKER}
+        yield from (name for name in path.listing() if name not in beside and not delivery.is_probe(name))
         return
     for file in path.rglob("*"):
         if not file.is_dir() and file not in {path / MANIFEST, path / SIGNATURE}:

@@ -52,9 +52,7 @@ def check_writable(place: StorePath) -> None:
     """
     probe = place / f"{_PROBE}-{uuid.uuid4().hex}"
     _put(probe, b"")
-    with explained(place):
-        files, path = probe.place
-        files.rm_file(path)
+    _remove(probe)
 
 
 def is_probe(name: str) -> bool:
@@ -143,6 +141,10 @@ def _writable(path: StorePath) -> Iterator[Place]:
 
 def _delete(place: StorePath, names: Collection[str]) -> None:
     for name in names:
-        with explained(place / name):
-            files, path = (place / name).place
-            files.rm_file(path)
+        _remove(place / name)
+
+
+def _remove(path: StorePath) -> None:
+    with explained(path):
+        files, at = path.place
+        files.rm_file(at)

@@ -49,3 +49,25 @@ def s3_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield server
     server.stop()
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+DIES_AT = """
+import os, signal, sys
+from ibidem import cli, delivery
+
+left = int(sys.argv[1])
+
+def counted(function):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+for name in ("_send", "_put", "_remove"):
+    setattr(delivery, name, counted(getattr(delivery, name)))
+sys.exit(cli.main(sys.argv[2:]))
+"""
+"""A program that kills itself before the given change of a store: `python -c DIES_AT 7 preprocess ...`."""

@@ -21,6 +21,7 @@ from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError
+from ibidem.places import StorePath
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -142,7 +143,9 @@ def test_a_missing_cluster_is_one_line() -> None:
         Engine(EngineConfig(runner="ray", ray_address="127.0.0.1:1"))
 
 
-def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_ray_cluster_gives_the_same_bytes_here_and_at_a_store_though_its_workers_are_in_another_folder(
+    source: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -152,16 +155,20 @@ def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, by
     folder = f"{tempfile.gettempdir()}/ray-{port}"  # short, for the names of its sockets
     options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder, "--block"]
     # its own processes alone are stopped: `ray stop` would stop every cluster of the machine
-    cluster = subprocess.Popen(
-        [ray, *start, *options], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    (tmp_path / "elsewhere").mkdir()
+    cluster = subprocess.Popen([ray, *start, *options], env=ENVIRONMENT, cwd=tmp_path / "elsewhere", **silent)
     try:
         _wait_for(port, cluster)
         more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
-        arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out", *more)]
-        done = subprocess.run(arguments, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert content(tmp_path / "out") == expected
+        store = StorePath(f"file://{tmp_path}/store/out")
+        for output, where in ((Path("out"), ()), (store, ("--work-dir", "work"))):
+            arguments = [sys.executable, "-m", "ibidem", *command(source, output, *more, *where)]
+            settings = {"env": ENVIRONMENT, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 240}
+            done = subprocess.run(arguments, check=False, **settings)
+            assert done.returncode == 0, done.stderr[-2000:]
+        assert content(tmp_path / "out") == content(store) == expected
+        assert not list((tmp_path / "elsewhere").iterdir())
     finally:
         cluster.terminate()
         cluster.wait(timeout=60)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from tests.conftest import python_file
-from tests.data.stores import put, put_folder, remove
+from tests.data.stores import DIES_AT, put, put_folder, remove
 from tests.data.test_preprocess import rows
 
 from ibidem import artifacts, cli, delivery, places
@@ -352,3 +353,31 @@ def test_a_blend_there_has_the_bytes_of_one_here_and_a_damaged_shard_is_found_by
     put(store / "out", name, (store / "out" / name).read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=rf"{name}: damaged; its sha256 differs"):
         blend(BlendConfig(datasets=there, output_dir=store / "other", **settings))
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_change_of_a_store_leaves_the_old_dataset_the_new_one_or_none(
+    corpus: Path, here: artifacts.Artifact, tmp_path: Path
+) -> None:
+    store = StorePath(f"file://{tmp_path}/store")
+    old = made(corpus, store / "out", shard_size=20).digest
+    states, change = [], 1
+    while True:
+        command = ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", str(store / "out")]
+        command += ["--workers", "1", "--shard-size", "8"]
+        done = subprocess.run([sys.executable, "-c", DIES_AT, str(change), *command], check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9
+        if "manifest.json" in (store / "out").listing():
+            states.append(["new", "old"][artifacts.verify(store / "out").digest == old])
+        else:
+            states.append("none")
+            assert made(corpus, store / "out", shard_size=20).digest == old
+        change += 1
+        if states[-1] == "new":
+            made(corpus, store / "out", shard_size=20)
+    assert len(states) > len(here.files), states
+    assert [state for state, _ in groupby(states)] == ["old", "none", "new"], states
+    assert artifacts.verify(store / "out").digest == here.digest
+    assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])

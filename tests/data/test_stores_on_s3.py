@@ -1,5 +1,11 @@
 """Datasets on S3: moto's server on this machine answers as S3 does."""
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +126,32 @@ def test_an_object_that_changes_while_it_is_read_is_refused(s3: tuple[Any, Store
     remove(path)
     with pytest.raises(StoreError, match="it is gone since it was listed"):
         pinned.read_bytes()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_and_then_the_same_bytes(s3: tuple[Any, StorePath], corpus: Path) -> None:
+    store = s3[1]
+    put_folder(corpus, store / "project")
+    expected = made(store / "project", store / "expected", workers=2)
+    command = [sys.executable, "-m", "ibidem", "preprocess", "--dataset", f"{store}/project:train:text"]
+    command += ["--workers", "2", "--shard-size", "8", "--output-dir"]
+    started = time.monotonic()
+    subprocess.run([*command, str(store / "timed")], check=True)
+    whole_s = time.monotonic() - started
+    rng, killed = random.Random(0), 0
+    while killed < 20:
+        run = subprocess.Popen([*command, str(store / "out")], start_new_session=True)
+        try:
+            run.wait(rng.uniform(0.4, 1) * whole_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            killed += 1
+        run.wait()
+        if "manifest.json" in (store / "out").listing():
+            assert artifacts.verify(store / "out").digest == expected.digest
+            files, path = (store / "out").place
+            files.rm(path, recursive=True)
+    subprocess.run([*command, str(store / "out")], check=True)
+    assert artifacts.verify(store / "out").digest == expected.digest
+    assert sorted((store / "out").listing()) == sorted([*expected.files, "manifest.json"])
+    assert not list(Path.cwd().iterdir())

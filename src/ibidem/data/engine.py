@@ -14,7 +14,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -35,7 +37,7 @@ class EngineConfig:
     """Where the tasks run."""
 
     runner: Literal["native", "ray"] = "native"
-    """native: the cores of this computer; ray: an existing Ray cluster that sees the same files."""
+    """native: the cores of this computer; ray: an existing Ray cluster that sees the same files, by the same paths."""
     ray_address: str | None = None
     """Address of the cluster's head, HOST:PORT; if empty, the one that Ray finds."""
     workers: Annotated[int, Field(ge=1)] | None = None
@@ -84,14 +86,14 @@ def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], li
     Twice as many tasks as there are cores wait on the cluster, so that no core waits and memory stays bounded.
     """
     remote = ray.remote(num_cpus=1, max_retries=_MOST_RETRIES)(_call)
-    shared = ray.put(pickle.dumps(function))
+    shared, folder = ray.put(pickle.dumps(function)), str(Path.cwd())
     waiting: set[Any] = set()
     left = iter(tasks)
     try:
         while True:
             most = limit or _PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
             more = islice(left, max(0, most - len(waiting)))
-            waiting.update(remote.remote(shared, pickle.dumps(task)) for task in more)
+            waiting.update(remote.remote(folder, shared, pickle.dumps(task)) for task in more)
             if not waiting:
                 return
             ready, _ = ray.wait([*waiting], num_returns=1)
@@ -106,7 +108,9 @@ def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], li
             ray.cancel(task)
 
 
-def _call(function: bytes, task: bytes) -> bytes:
+def _call(folder: str, function: bytes, task: bytes) -> bytes:
+    with suppress(OSError):  # where the driver's folder is not seen, absolute paths may still be
+        os.chdir(folder)
     try:
         return pickle.dumps((pickle.loads(function)(pickle.loads(task)), None))  # noqa: S301 - from this run, in memory
     except Exception as error:  # noqa: BLE001 - raised again in the driver
@@ -139,7 +143,8 @@ def _connect(address: str | None) -> Any:
         if address:  # Ray itself retries for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address=address or "auto", ignore_reinit_error=True, log_to_driver=False, namespace="ibidem")
+        if not ray.is_initialized():
+            ray.init(address=address or "auto", log_to_driver=False, namespace="ibidem")
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"runner ray: no cluster at {address or 'auto'} ({reason})") from None
