@@ -3,7 +3,8 @@ r"""What public repositories that nobody tuned to lose, and what scrubbing repla
 `unseen_labeled.jsonl` names, by path, each file of REPOSITORIES that was lost, with the reason and the judgement
 whether someone who owns the repository would have wanted it (`wrongly`) or not (`rightly`), and each value that was
 scrubbed, by the digest of its bytes. Lost are files that are dropped, cannot be read, or are of an unknown kind; empty
-files and exact copies are rightly lost, and need no label. Not counted: hidden folders, links, and what is no text.
+files and exact copies are rightly lost, and need no label. Files of an unknown kind are lost if Linguist knows the
+kind as one of programs, markup or prose. Not counted: hidden folders, links, and what is no text.
 
     before         by another tree of this program, whose `src` is BEFORE
     at first look  by the trees that looked at the second and the third group first, before anything was changed because
@@ -185,6 +186,7 @@ def visible(place: Path) -> Iterator[Path]:
 def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any]:
     files: Counter[str] = Counter()
     size: Counter[str] = Counter()
+    unread = 0
     causes: dict[str, list[str]] = defaultdict(list)
     by_repository: dict[str, float] = {}
     unjudged: list[str] = []
@@ -200,6 +202,7 @@ def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any
                 continue
             own[judgement] += 1
             size[judgement] += outcome.sizes.get(path, 0)
+            unread += reason == UNREAD
             if judgement == WRONGLY:
                 causes[f"{reason}: {cause}"].append(f"{name} {path}")
             elif judgement == UNJUDGED:
@@ -211,6 +214,7 @@ def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any
         "refused": sorted(name for name, outcome in outcomes.items() if outcome is None),
         "files": dict(files),
         "files_lost_wrongly": files[WRONGLY] / max(1, files.total()),
+        "of_those_read": (files[WRONGLY] - unread) / max(1, files.total() - unread),
         "bytes_lost_wrongly": size[WRONGLY] / max(1, size.total()),
         "worst_repository": max(by_repository.values(), default=0.0),
         "good_of_100_lost": 100 * files[WRONGLY] / max(1, lost),
