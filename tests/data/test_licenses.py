@@ -703,3 +703,17 @@ def test_a_sentence_about_something_else_states_nothing(text: str) -> None:
 def test_a_grant_without_a_name_is_a_license_text(text: str, expression: str) -> None:
     assert judge_license("GPL-2", text + "\n", POLICY, stated=True)[:3:2] == (expression, None)
     assert normalize("Copyright 1999 someone. " * 9 + re.sub("[#*/]", "", text)) == expression
+
+
+@pytest.mark.parametrize("base", ["MIT", "MIT License", "Apache-2.0", "BSD-3-Clause"])
+@pytest.mark.parametrize(
+    "remark", ["non-commercial", "NonCommercial", "non commercial use only", "with Commons Clause", "academic use", "for research only"]
+)  # fmt: skip
+def test_a_license_whose_remark_takes_permissions_back_is_unknown(base: str, remark: str) -> None:
+    assert normalize(f"{base} ({remark})") is None
+    assert judge_license(f"{base} ({remark})", "", LicensePolicy(), stated=True).reason == "license.unknown"
+
+
+def test_a_remark_hides_no_gnu_license() -> None:
+    assert (judge_license("GPL-2.0 (non-commercial)", "", LicensePolicy(), stated=True).reason) == "license.denied"
+    assert normalize("MIT (commercial use allowed)") == normalize("MIT (expat)") == "MIT"

@@ -141,6 +141,7 @@ IN_CONTEXT = [
 ]
 
 UNTOUCHED = [
+    "headers = {'Lock-Token': 'urn:uuid:a515cfa4-5da4-22e1-f5b5-00a0451e6bf7'}",
     *('ips = ["100.7.7.7"]', 'trusted("172.15.0.1")', 'trusted("203.0.114.1")', "{ phone: '01090000000' }"),
     "https://jo%40email.test:a%20secret@m\u00fcller.de:1234/",
     'request("http://123.45.67.8:8329/")',

@@ -40,6 +40,7 @@ Count = Annotated[int, Field(ge=0)]
 
 PROFANITY = Path(__file__).with_name("profanity.txt")
 HEAD_BYTES, HEAD_LINES = 2000, 5
+SPACED = 0.1
 SHOWN_BYTES = 80
 SCRIPTS = frozenset({"javascript", "typescript"})
 SCRIPTS_AND_STYLES = SCRIPTS | {"css", "scss", "less", "vue", "svelte"}
@@ -119,6 +120,8 @@ class FilterPolicy:
     """Maximum characters in a line of code, however few lines are long (ours: exports of a bundle, embedded files)."""
     max_mean_line: Count = 100
     """Maximum mean line length of code, in characters; not of scripts and styles (Codex, StarCoder2: 100)."""
+    max_mean_spaced_line: Count = 150
+    """The same of code of which a tenth or more is blanks (ours: headers of macros, in columns, reach 144)."""
     max_line_of_text: Count = 100_000
     """Maximum characters in any line (StarCoder2: 100,000)."""
     max_lines: Count = 100_000
@@ -250,7 +253,8 @@ class Filters:
         path, data = document.path or "", document.encoded
         if lock := _LOCK_FILE.search(path):
             return f"name: {lock[1]}"
-        if line := self._heads.find(data, is_code=document.category == "code"):
+        is_filled_in = path.lower().endswith((*language.TEMPLATES, *language.FILLED_IN))  # it speaks of what it becomes
+        if not is_filled_in and (line := self._heads.find(data, is_code=document.category == "code")):
             return line
         if name not in SCRIPTS:
             return None
@@ -528,8 +532,10 @@ def _judge_lines_of_code(policy: FilterPolicy, counted: "Statistics", name: str)
         share = counted.long_chars / counted.line_chars
         return _above(DropReason.FILTER_LINES, "characters in long lines", share, policy.max_long_lines)
     mean = counted.line_chars / max(counted.lines, 1)
-    if name not in SCRIPTS_AND_STYLES and mean > policy.max_mean_line:
-        return _above(DropReason.FILTER_LINES, "mean line", mean, policy.max_mean_line, digits=0)
+    is_spaced = counted.chars <= (1 - SPACED) * counted.line_chars
+    most = max(policy.max_mean_line, policy.max_mean_spaced_line) if is_spaced else policy.max_mean_line
+    if name not in SCRIPTS_AND_STYLES and mean > most:
+        return _above(DropReason.FILTER_LINES, "mean line", mean, most, digits=0)
     return None
 
 

@@ -174,6 +174,11 @@ _REWRITES = (
     (_LATER, "+"),
 )
 _REMARK = pattern(r"(?<=[\w.+\"'])(?<!\band)(?<!\bor)(?<!\bwith)\s*\(([^()]*)\)")
+_RESTRICTS = pattern(
+    r"\([^()]*\b(?:non[ -]?commercial|no(?:t for)? commercial|commons[ -]clause|"
+    r"(?:research|academic|education\w*|evaluation|personal|private|internal)\b)[^()]*\)"
+)
+"""A remark that takes permissions back; `MIT (non-commercial)` is not MIT."""
 _CLOSED_REMARK = re.compile("\x01[^\x02]*\x02")
 _OPERATOR = pattern(r"((?<![\w.-])(?:and|or)(?![\w.-])|[()]|[,;]+|&+|\|+)")
 _OPERATORS = {"and": "AND", "&": "AND", "or": "OR", "|": "OR", "(": "((", ")": "))", ",": ") AND (", ";": ") AND ("}
@@ -426,6 +431,8 @@ def _resolve_text(text: str) -> str | None:
     if len(flat) > MAX_EXPRESSION_CHARS:
         return None
     gnu = GNU_NAME.search(flat)
+    if _RESTRICTS.search(flat):
+        return f"{gnu_id(gnu)} AND {UNKNOWN}" if gnu else None
     if whole := _loose(flat) or (None if gnu else _loose(re.sub(r"\([^()]*\)", "", flat))):
         return whole
     try:

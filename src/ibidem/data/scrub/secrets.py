@@ -32,7 +32,7 @@ _WORD = re.compile(rb"[a-z]{8}|[A-Z]{10}|[A-Za-z]{24}|[a-z]{4}[_./-][a-z]{4}|(?:
 _LOWER_WORD = re.compile(rb"[a-z]{7}")
 _TEMPLATE = re.compile(rb"[$%{(\[<]|.*(?:\{|\}|\$\(|%s)")
 _NO_PASSWORD = re.compile(
-    rb"(?i)[$%{(\[<]|.*(?:\{|\}|\$\(|%s)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|\d{4}-\d\d-\d\dT|https?:"
+    rb"(?i)[$%{(\[<]|.*(?:\{|\}|\$\(|%s)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$|\d{4}-\d\d-\d\dT|https?:|urn:"
 )
 _MADE_UP_WORDS = (
     b"credentials? p[a@4][s$5]{2}w[o0]rd passphrase passwd passw? p[a@4][s$5]{2} pwd? username user postgres "
