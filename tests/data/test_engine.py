@@ -1,13 +1,10 @@
 """The same bytes come out, whoever does the work and however often it is killed."""
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -15,14 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests import ray_cluster
 from tests.conftest import python_file
+from tests.ray_cluster import ENVIRONMENT, cluster
 
 from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -144,37 +141,10 @@ def test_a_missing_cluster_is_one_line() -> None:
 
 def test_a_ray_cluster_gives_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ray = Path(sys.executable).with_name("ray")
-    start = ["start", "--head", "--num-cpus", "2", "--port", str(port), "--node-ip-address", "127.0.0.1"]
-    folder = f"{tempfile.gettempdir()}/ray-{port}"  # short, for the names of its sockets
-    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder, "--block"]
-    # its own processes alone are stopped: `ray stop` would stop every cluster of the machine
-    cluster = subprocess.Popen(
-        [ray, *start, *options], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait_for(port, cluster)
-        more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
-        arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out", *more)]
-        done = subprocess.run(arguments, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert content(tmp_path / "out") == expected
-    finally:
-        cluster.terminate()
-        cluster.wait(timeout=60)
-
-
-def _wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and cluster.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail("the cluster did not start")
+    with cluster() as address:
+        more = ("--runner", "ray", "--ray-address", address)
+        ray_cluster.run(["-m", "ibidem", *command(source, tmp_path / "out", *more)])
+    assert content(tmp_path / "out") == expected
 
 
 def _runs(pid: str) -> bool:
