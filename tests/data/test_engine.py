@@ -1,13 +1,10 @@
 """The same bytes come out, whoever does the work and however often it is killed."""
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -15,15 +12,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests import ray_cluster
 from tests.conftest import python_file
+from tests.data.stores import put_folder, s3_server
+from tests.ray_cluster import Cluster, cluster
 
 from ibidem import artifacts
 from ibidem.cli import main
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError
 from ibidem.places import StorePath
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,9 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     arguments = [sys.executable, "-m", "ibidem", *command(source, tmp_path / "out")]
     rng, kills = random.Random(7), 0
     while kills < 8:
-        process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            arguments, env=ray_cluster.environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + rng.uniform(0.4, 1.6)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
         kills += 1
         assert not (tmp_path / "out").exists() or artifacts.verify(tmp_path / "out")
     assert kills
-    subprocess.run(arguments, env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(arguments, env=ray_cluster.environment(), check=True, capture_output=True)
     assert content(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing hidden is left
 
@@ -143,45 +143,50 @@ def test_a_missing_cluster_is_one_line() -> None:
         Engine(EngineConfig(runner="ray", ray_address="127.0.0.1:1"))
 
 
-def test_a_ray_cluster_gives_the_same_bytes_here_and_at_a_store_though_its_workers_are_in_another_folder(
+def test_two_raylets_of_which_one_is_lost_give_the_same_bytes_at_a_store_though_they_are_in_another_folder(
     source: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ray = Path(sys.executable).with_name("ray")
-    start = ["start", "--head", "--num-cpus", "2", "--port", str(port), "--node-ip-address", "127.0.0.1"]
-    folder = f"{tempfile.gettempdir()}/ray-{port}"  # short, for the names of its sockets
-    options = ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder, "--block"]
-    # its own processes alone are stopped: `ray stop` would stop every cluster of the machine
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     (tmp_path / "elsewhere").mkdir()
-    cluster = subprocess.Popen([ray, *start, *options], env=ENVIRONMENT, cwd=tmp_path / "elsewhere", **silent)
-    try:
-        _wait_for(port, cluster)
-        more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
-        store = StorePath(f"file://{tmp_path}/store/out")
-        for output, where in ((Path("out"), ()), (store, ("--work-dir", "work"))):
-            arguments = [sys.executable, "-m", "ibidem", *command(source, output, *more, *where)]
-            settings = {"env": ENVIRONMENT, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 240}
-            done = subprocess.run(arguments, check=False, **settings)
-            assert done.returncode == 0, done.stderr[-2000:]
-        assert content(tmp_path / "out") == content(store) == expected
-        assert not list((tmp_path / "elsewhere").iterdir())
-    finally:
-        cluster.terminate()
-        cluster.wait(timeout=60)
+    store = StorePath(f"file://{tmp_path}/store/out")
+    with cluster(raylets=2, cores=1, folder=tmp_path / "elsewhere") as found:
+        lost = losing(found, command(source, store, "--work-dir", "work"), tmp_path, ["prepare"])
+    assert lost == ["prepare"]
+    assert content(store) == expected
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def _wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and cluster.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail("the cluster did not start")
+@pytest.mark.slow
+def test_four_raylets_of_which_one_is_lost_in_each_step_give_the_same_bytes_on_s3(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "elsewhere").mkdir()
+    with s3_server("four-raylets", monkeypatch):
+        place = StorePath("s3://four-raylets")
+        put_folder(source, place / "mixed")
+        with cluster(raylets=4, cores=1, folder=tmp_path / "elsewhere") as found:
+            steps = ["read", "prepare", "deduplicate"]
+            asked = command(place / "mixed", place / "out", "--work-dir", "work")
+            assert losing(found, asked, tmp_path, steps) == steps
+        there = content(place / "out")
+        assert main(command(place / "mixed", tmp_path / "here", "--workers", "1")) == 0
+        assert there == content(tmp_path / "here")
+
+
+def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> list[str]:
+    """Run a command on a cluster that loses a raylet whenever a step begins or ends; return these steps."""
+    words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
+    lost: list[str] = []
+    with subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            for step in steps:
+                if f"preprocess {step}" in line and step not in lost:
+                    lost.append(step)
+                    found.lose(len(lost))
+    assert run.returncode == 0
+    return lost
 
 
 def _runs(pid: str) -> bool:

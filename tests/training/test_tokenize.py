@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests import ray_cluster
+from tests.ray_cluster import cluster
 
 from ibidem import artifacts, log
 from ibidem.cli import main
@@ -54,6 +56,27 @@ def test_the_tokens_are_the_same_for_any_number_of_processes(
     assert made(dataset, tokenizer_dir, tmp_path / "tokens", workers=2).digest == tokens.digest
     assert tokens.counts["shards"] == 3
     assert tokens.counts["documents"] == artifacts.load(dataset).counts["kept"]
+
+
+@pytest.mark.slow
+def test_two_raylets_of_a_cluster_make_the_same_tokens(data: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    expected = made(data, tokenizer_dir, tmp_path / "here", workers=2)
+    script = (
+        "import sys; from tests.ray_cluster import node; from ibidem.data.engine import Engine, EngineConfig\n"
+        "engine = Engine(EngineConfig(runner='ray', ray_address=sys.argv[1]))\n"
+        "print(len(set(engine.map(node, range(12), processes=True))))"
+    )
+    words = ["--dataset", str(data), "--tokenizer", str(tokenizer_dir), "--output-dir", str(tmp_path / "there")]
+    with cluster(raylets=2, cores=1) as found:
+        nodes = ray_cluster.run(["-c", script, found.address])
+        more = ["--held-out-share", str(SHARE), "--runner", "ray", "--ray-address", found.address]
+        ray_cluster.run(["-m", "ibidem", "tokenize", *words, *more])
+    assert nodes.strip() == "2"
+    there = artifacts.verify(tmp_path / "there", kind="tokens")
+    assert there.digest == expected.digest
+    for name in expected.files:
+        assert (there.path / name).read_bytes() == (expected.path / name).read_bytes()
 
 
 def test_windows_run_across_shards_of_any_size(tmp_path: Path) -> None:
