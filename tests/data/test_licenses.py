@@ -707,8 +707,16 @@ def test_a_grant_without_a_name_is_a_license_text(text: str, expression: str) ->
 
 @pytest.mark.parametrize("base", ["MIT", "MIT License", "Apache-2.0", "BSD-3-Clause"])
 @pytest.mark.parametrize(
-    "remark", ["non-commercial", "NonCommercial", "non commercial use only", "with Commons Clause", "academic use", "for research only"]
-)  # fmt: skip
+    "remark",
+    [
+        "non-commercial",
+        "NonCommercial",
+        "non commercial use only",
+        "with Commons Clause",
+        "academic use",
+        "for research",
+    ],
+)
 def test_a_license_whose_remark_takes_permissions_back_is_unknown(base: str, remark: str) -> None:
     assert normalize(f"{base} ({remark})") is None
     assert judge_license(f"{base} ({remark})", "", LicensePolicy(), stated=True).reason == "license.unknown"
