@@ -186,6 +186,7 @@ def visible(place: Path) -> Iterator[Path]:
 def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any]:
     files: Counter[str] = Counter()
     size: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     unread = 0
     causes: dict[str, list[str]] = defaultdict(list)
     by_repository: dict[str, float] = {}
@@ -196,20 +197,22 @@ def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any
         own: Counter[str] = Counter(kept=len(outcome.kept))
         size["kept"] += sum(outcome.sizes.get(path, 0) for path in outcome.kept)
         for path, reason in outcome.lost.items():
-            default = (RIGHTLY, "") if reason in NEED_NO_LABEL | {UNREAD} else (UNJUDGED, "")
+            default = (RIGHTLY, "") if reason == UNREAD else (UNJUDGED, "")
             judgement, cause = labels.losses.get((name, path), default)
+            if reason in NEED_NO_LABEL:
+                judgement = RIGHTLY
             if reason == UNREAD and judgement == RIGHTLY:
                 continue
             own[judgement] += 1
             size[judgement] += outcome.sizes.get(path, 0)
             unread += reason == UNREAD
+            dropped[judgement] += reason not in {UNREAD, UNREADABLE}
             if judgement == WRONGLY:
                 causes[f"{reason}: {cause}"].append(f"{name} {path}")
             elif judgement == UNJUDGED:
                 unjudged.append(f"{name} {path}: {reason}")
         files.update(own)
         by_repository[name] = own[WRONGLY] / max(1, own.total())
-    lost = files[WRONGLY] + files[RIGHTLY]
     return {
         "refused": sorted(name for name, outcome in outcomes.items() if outcome is None),
         "files": dict(files),
@@ -217,7 +220,7 @@ def losses(outcomes: dict[str, Outcome | None], labels: Labels) -> dict[str, Any
         "of_those_read": (files[WRONGLY] - unread) / max(1, files.total() - unread),
         "bytes_lost_wrongly": size[WRONGLY] / max(1, size.total()),
         "worst_repository": max(by_repository.values(), default=0.0),
-        "good_of_100_lost": 100 * files[WRONGLY] / max(1, lost),
+        "good_of_100_dropped": 100 * dropped[WRONGLY] / max(1, dropped.total()),
         "by_repository": by_repository,
         "causes": {cause: len(paths) for cause, paths in sorted(causes.items())},
         "wrongly": sorted(path for paths in causes.values() for path in paths)[:60],

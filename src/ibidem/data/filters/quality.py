@@ -40,7 +40,6 @@ Count = Annotated[int, Field(ge=0)]
 
 PROFANITY = Path(__file__).with_name("profanity.txt")
 HEAD_BYTES, HEAD_LINES = 2000, 5
-SPACED = 0.1
 SHOWN_BYTES = 80
 SCRIPTS = frozenset({"javascript", "typescript"})
 SCRIPTS_AND_STYLES = SCRIPTS | {"css", "scss", "less", "vue", "svelte"}
@@ -121,7 +120,7 @@ class FilterPolicy:
     max_mean_line: Count = 100
     """Maximum mean line length of code, in characters; not of scripts and styles (Codex, StarCoder2: 100)."""
     max_mean_spaced_line: Count = 150
-    """The same of code of which a tenth or more is blanks (ours: headers of macros, in columns, reach 144)."""
+    """The same of code with more blanks than `minified_blanks` (ours: headers of macros, in columns, reach 144)."""
     max_line_of_text: Count = 100_000
     """Maximum characters in any line (StarCoder2: 100,000)."""
     max_lines: Count = 100_000
@@ -136,9 +135,9 @@ class FilterPolicy:
     """Minimum share of letters in a data file, without blanks (StarCoder: 0.5)."""
     xml_min_text: Share = 0.4
     """Share of visible text from which an XML file is prose rather than data (ours: a manual, a list of changes)."""
-    code_min_letters: Share = 0.25
-    """Minimum share of letters in code, without blanks, so that indentation does not count against it (StarCoder,
-    StarCoder2: 0.25)."""
+    code_min_letters: Share = 0.22
+    """Minimum share of letters in code, without blanks, so that indentation does not count against it (ours: tests of
+    types and numbers have 0.23; StarCoder, StarCoder2: 0.25)."""
     prose_min_letters: Share = 0.5
     """Minimum share of letters in prose, without blanks (ours; Codex requires 0.25 of code)."""
     letters_min_chars: Count = 100
@@ -165,7 +164,7 @@ class FilterPolicy:
     """Maximum share of the characters of prose in such lines (Gopher: 0.20)."""
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
     """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
-    prose_of_manuals: Annotated[float, Field(ge=1)] = 1.5
+    prose_of_manuals: Annotated[float, Field(ge=1)] = 1.75
     """Factor by which prose with markup, such as Markdown, may repeat more (ours: manuals repeat signatures, headings
     and remarks, pages of the web do not)."""
     prose_min_chars: Count = 250
@@ -532,7 +531,7 @@ def _judge_lines_of_code(policy: FilterPolicy, counted: "Statistics", name: str)
         share = counted.long_chars / counted.line_chars
         return _above(DropReason.FILTER_LINES, "characters in long lines", share, policy.max_long_lines)
     mean = counted.line_chars / max(counted.lines, 1)
-    is_spaced = counted.chars <= (1 - SPACED) * counted.line_chars
+    is_spaced = counted.chars <= (1 - policy.minified_blanks) * counted.line_chars
     most = max(policy.max_mean_line, policy.max_mean_spaced_line) if is_spaced else policy.max_mean_line
     if name not in SCRIPTS_AND_STYLES and mean > most:
         return _above(DropReason.FILTER_LINES, "mean line", mean, most, digits=0)

@@ -213,6 +213,7 @@ NAMES = {
     "Fastfile": "Ruby",
     "Guardfile": "Ruby",
     "Jenkinsfile": "Groovy",
+    "Earthfile": "Earthly",
     "go.mod": "Go Module",
     "justfile": "Just",
     "README": "Text",
