@@ -159,7 +159,7 @@ def test_a_ray_cluster_gives_the_same_bytes_here_and_at_a_store_though_its_worke
     (tmp_path / "elsewhere").mkdir()
     cluster = subprocess.Popen([ray, *start, *options], env=ENVIRONMENT, cwd=tmp_path / "elsewhere", **silent)
     try:
-        _wait_for(port, cluster)
+        wait_for(port, cluster)
         more = ("--runner", "ray", "--ray-address", f"127.0.0.1:{port}")
         store = StorePath(f"file://{tmp_path}/store/out")
         for output, where in ((Path("out"), ()), (store, ("--work-dir", "work"))):
@@ -174,7 +174,8 @@ def test_a_ray_cluster_gives_the_same_bytes_here_and_at_a_store_though_its_worke
         cluster.wait(timeout=60)
 
 
-def _wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
+def wait_for(port: int, cluster: "subprocess.Popen[bytes]") -> None:
+    """Wait until a cluster answers."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and cluster.poll() is None:
         with socket.socket() as probe:

@@ -1,17 +1,23 @@
 """Datasets on S3: moto's server on this machine answers as S3 does."""
 
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import python_file
 from tests.data.stores import put, put_folder, remove, s3_server
+from tests.data.test_engine import wait_for
 from tests.data.test_stores import _elsewhere, corpus, here, made
 
 from ibidem import artifacts, cli, delivery
@@ -155,3 +161,71 @@ def test_twenty_kills_at_any_moment_and_then_the_same_bytes(s3: tuple[Any, Store
     assert artifacts.verify(store / "out").digest == expected.digest
     assert sorted((store / "out").listing()) == sorted([*expected.files, "manifest.json"])
     assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes_reads_and_writes_s3_and_one_node_may_be_killed(
+    s3: tuple[Any, StorePath], corpus: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    store = s3[1]
+    put_folder(corpus, store / "project")
+    for number in range(3):
+        rows = [json.dumps({"text": python_file(1000 * number + row), "license": "MIT"}) for row in range(200)]
+        put(store / "project", f"more/{number}.jsonl", "\n".join(rows).encode())
+    expected = made(store / "project", store / "expected", workers=1, shard_size=40)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray, sockets = Path(sys.executable).with_name("ray"), f"{tempfile.gettempdir()}/ray-{port}"
+    head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", sockets]
+    nodes = []
+    for number, role in enumerate((head, ["--address", f"127.0.0.1:{port}"])):
+        (tmp_path / f"node{number}").mkdir()
+        options = ["--num-cpus", "1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats", "--block"]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        nodes.append(subprocess.Popen([ray, "start", *role, *options], cwd=tmp_path / f"node{number}", **silent))
+        wait_for(port, nodes[0])
+    try:
+        wait_for_nodes(port, 2)
+        command = [sys.executable, "-m", "ibidem", "preprocess", "--dataset", f"{store}/project:train:text"]
+        command += ["--shard-size", "40", "--output-dir", str(store / "out"), "--work-dir", str(tmp_path / "work")]
+        command += ["--runner", "ray", "--ray-address", f"127.0.0.1:{port}"]
+        run = subprocess.Popen(command)
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("work/.out-*.work-*/prepared/*"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        killed = [*descendants(nodes[1].pid), nodes[1].pid]
+        assert len(killed) > 1
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        assert run.wait(240) == 0
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                node.terminate()
+            node.wait(60)
+    assert artifacts.verify(store / "out").digest == expected.digest
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    children = [child for child, parent in parents.items() if parent == pid]
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+def wait_for_nodes(port: int, count: int) -> None:
+    """Wait until so many nodes of a cluster are alive."""
+    program = (
+        f"import ray; ray.init(address='127.0.0.1:{port}', log_to_driver=False)\n"
+        "import sys; sys.exit(sum(node['Alive'] for node in ray.nodes()))"
+    )
+    for _ in range(30):
+        if subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == count:
+            return
+        time.sleep(1)
+    pytest.fail("the nodes did not start")
