@@ -280,6 +280,7 @@ NO_ARTIFACT = {
     "init",
     "key",
     "plan",
+    "plan data",
     "problems",
     "token create",
     "token list",
