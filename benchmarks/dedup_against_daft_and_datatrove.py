@@ -13,8 +13,9 @@ run (proportional set size, sampled).
     python benchmarks/dedup_against_daft_and_datatrove.py CORPUS_DIR PEERS_PYTHON \
         benchmarks/results/dedup_against_daft_and_datatrove.json
 
-CORPUS_DIR holds Parquet files with a `text` column; PEERS_PYTHON is a Python that has
-datatrove[processing,io]==0.10.1, daft==0.7.26 and psutil.
+CORPUS_DIR holds Parquet files with a `text` column, and SOURCE.txt, which says of what. PEERS_PYTHON is a Python that
+has datatrove[processing,io]==0.10.1, daft==0.7.26 and psutil. `dedup_on_repositories.json` is the same on repositories
+that nothing was tuned to, as `repositories_as_parquet.py` writes them.
 """
 
 import compileall
@@ -70,7 +71,7 @@ def main() -> None:
                 run = f"{system} {name}" + (", one core" if cores == 1 else "")
                 runs.setdefault(run, []).append(found)
                 print(run, found, flush=True)
-        write(output, sizes, runs)
+        write(output, corpus, sizes, runs)
 
 
 def command(system: str, peers: str, source: Path, output: Path, cores: int) -> list[str]:
@@ -148,7 +149,7 @@ def run_datatrove(source: Path, output: Path) -> None:
         executor.run()
 
 
-def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, float]]]) -> None:
+def write(output: Path, corpus: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, float]]]) -> None:
     medians = {
         name: {key: round(statistics.median(run[key] for run in some), 3) for key in some[0]}
         for name, some in runs.items()
@@ -156,8 +157,9 @@ def write(output: Path, sizes: dict[str, float], runs: dict[str, list[dict[str, 
     own, quarter = medians["ibidem whole"], medians["ibidem quarter"]
     one, daft_one = medians["ibidem whole, one core"], medians["daft whole, one core"]
     result: dict[str, Any] = {
-        "command": f"python benchmarks/{Path(__file__).name} CORPUS_DIR PEERS_PYTHON {output.as_posix()}",
+        "command": f"python benchmarks/{Path(__file__).name} CORPUS_DIR PEERS_PYTHON benchmarks/results/{output.name}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "corpus": names.read_text().split("\n")[:-1] if (names := corpus / "SOURCE.txt").exists() else [],
         "size_mb": {name: round(size, 1) for name, size in sizes.items()},
         "medians": medians,
         "ratios": {

@@ -174,7 +174,7 @@ FORM = {
 
 EVENTS = {
     "train.windows": "Number of windows in the training and held-out tokens; `groups` has those of each category or "
-    "language, if a stage has shares of them.",
+    "language, if a stage has shares of them, and `held_out_groups` those that are measured for each.",
     "train.conversations": "Number of conversations to train on, held out, and left out by reason.",
     "train.questions": "Number of cloze questions to train on and held out, and of the passages they are made from.",
     "train.prior": "Share of wrong spans that proximity and late interaction, untrained, rank below the right one: the "
@@ -280,6 +280,7 @@ NO_ARTIFACT = {
     "init",
     "key",
     "plan",
+    "plan data",
     "problems",
     "token create",
     "token list",

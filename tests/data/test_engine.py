@@ -150,8 +150,8 @@ def test_two_raylets_of_which_one_is_lost_give_the_same_bytes_at_a_store_though_
     (tmp_path / "elsewhere").mkdir()
     store = StorePath(f"file://{tmp_path}/store/out")
     with cluster(raylets=2, cores=1, folder=tmp_path / "elsewhere") as found:
-        lost = losing(found, command(source, store, "--work-dir", "work"), tmp_path, ["prepare"])
-    assert lost == ["prepare"]
+        lost = losing(found, command(source, store, "--work-dir", "work"), tmp_path, ["preprocess prepare"])
+    assert lost == ["preprocess prepare"]
     assert content(store) == expected
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -166,7 +166,7 @@ def test_four_raylets_of_which_one_is_lost_in_each_step_give_the_same_bytes_on_s
         place = StorePath("s3://four-raylets")
         put_folder(source, place / "mixed")
         with cluster(raylets=4, cores=1, folder=tmp_path / "elsewhere") as found:
-            steps = ["read", "prepare", "deduplicate"]
+            steps = ["Connected to Ray", "preprocess prepare", "preprocess deduplicate"]
             asked = command(place / "mixed", place / "out", "--work-dir", "work")
             assert losing(found, asked, tmp_path, steps) == steps
         there = content(place / "out")
@@ -175,14 +175,14 @@ def test_four_raylets_of_which_one_is_lost_in_each_step_give_the_same_bytes_on_s
 
 
 def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> list[str]:
-    """Run a command on a cluster that loses a raylet whenever a step begins or ends; return these steps."""
+    """Run a command on a cluster that loses a raylet when each of these words is said; return those that were said."""
     words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
     lost: list[str] = []
     with subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         for line in run.stderr:
             for step in steps:
-                if f"preprocess {step}" in line and step not in lost:
+                if step in line and step not in lost:
                     lost.append(step)
                     found.lose(len(lost))
     assert run.returncode == 0

@@ -709,8 +709,12 @@ def test_a_grant_without_a_name_is_a_license_text(text: str, expression: str) ->
 @pytest.mark.parametrize(
     "remark",
     [
-        *("non-commercial", "NonCommercial", "non commercial use only", "with Commons Clause", "academic use"),
-        "for research only",
+        "non-commercial",
+        "NonCommercial",
+        "non commercial use only",
+        "with Commons Clause",
+        "academic use",
+        "for research",
     ],
 )
 def test_a_license_whose_remark_takes_permissions_back_is_unknown(base: str, remark: str) -> None:

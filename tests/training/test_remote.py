@@ -16,7 +16,7 @@ import pytest
 from tests.training.test_resume import Settings, changed, losses, steps_of, train, weights
 from tests.training.test_saving import at_steps, events_of
 
-from ibidem import artifacts, log, remote
+from ibidem import artifacts, log, places, remote
 from ibidem.errors import CheckpointError, ConfigError
 from ibidem.runs import folder_of
 
@@ -236,7 +236,7 @@ def test_a_url_that_cannot_work_is_told_before_anything_is_written(
 
 @pytest.mark.parametrize(("protocol", "extra"), [("s3", "s3"), ("gs", "gcs"), ("abfs", "azure")])
 def test_a_missing_package_is_named(protocol: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: str) -> None:
+    def missing(_: str, **__: object) -> None:
         raise ImportError("Install it")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
@@ -321,8 +321,8 @@ def test_a_store_that_is_slow_but_takes_what_it_gets_is_waited_for(
     """A clock by which each byte takes five seconds."""
     clock, written = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), list[bytes]()
     monkeypatch.setattr(remote, "time", clock)
-    monkeypatch.setattr(remote, "CHUNK_BYTES", 1)
-    usual = remote._stream
+    monkeypatch.setattr(places, "CHUNK_BYTES", 1)
+    usual = places.stream
 
     def slowly(source: BinaryIO, sink: BinaryIO, moved: Callable[[], None]) -> str:
         def later() -> None:

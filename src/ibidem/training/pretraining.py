@@ -41,8 +41,11 @@ class Pretraining:
     accelerator: Accelerator
 
     def check(self) -> None:
-        """Fail early if a split has no whole window, or a prompt does not fit into the context."""
-        log.event("train.windows", train=self.windows.number, held_out=self.held_out.number, **self._groups_found())
+        """Fail early if a split has no whole window, shares name unknown groups, or a prompt exceeds the context."""
+        groups = {} if self.groups is None else {"groups": dict(self.groups.sizes)}
+        sampled = {name: len(samples) for name, samples in self.samples.items()}
+        more = groups | ({"held_out_groups": sampled} if sampled else {})
+        log.event("train.windows", train=self.windows.number, held_out=self.held_out.number, **more)
         asked, length = self.config.validation.prompts, self.config.validation.sample_tokens
         if asked != DEFAULT_PROMPTS:
             for prompt in asked:
@@ -169,9 +172,6 @@ class Pretraining:
             return {}
         number = self.held_out.number
         return window_groups.samples(self.tokens, "validation", context=self._context, windows=number, count=count)
-
-    def _groups_found(self) -> dict[str, dict[str, int]]:
-        return {} if self.groups is None else {"groups": dict(self.groups.sizes)}
 
     @cached_property
     def held_out(self) -> Windows:

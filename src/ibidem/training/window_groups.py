@@ -87,11 +87,12 @@ def groups_of(tokens: Artifact, shares: Iterable[str], *, context: int) -> Windo
         ArtifactError: the tokens were written by another version of ibidem.
         ConfigError: there is no such group, or some names are of categories and some of languages.
     """
-    groups = {aspect: WindowGroups(tokens, "train", aspect, context=context) for aspect in ASPECTS}
+    groups: dict[Aspect, WindowGroups] = {}
     wanted = dict.fromkeys(shares)
-    for each in groups.values():
-        if wanted.keys() <= each.sizes.keys():
-            return each
+    for aspect in ASPECTS:
+        groups[aspect] = WindowGroups(tokens, "train", aspect, context=context)
+        if wanted.keys() <= groups[aspect].sizes.keys():
+            return groups[aspect]
     known = {aspect: ", ".join(each.sizes) for aspect, each in groups.items()}
     unknown = next((name for name in wanted if not any(name in each.sizes for each in groups.values())), None)
     if unknown is None:
