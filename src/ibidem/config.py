@@ -365,7 +365,9 @@ def _keys(config_type: type[Any], words: Sequence[str]) -> list[str]:
     field = _fields(config_type).get(first)
     if field is not None and _is_mapping(field.annotation):
         inside = _nested_by_name(field.annotation)
-        return [first, *words[1:2], *(_keys(inside, words[2:]) if inside and len(words) > 2 else words[2:])]
+        if inside and len(words) > 2:
+            return [first, *words[1:2], *_keys(inside, words[2:])]
+        return [first, *words[1:2], *(word.replace("-", "_") for word in words[2:])]
     nested = _nested(field.annotation) if field is not None else None
     if nested and len(words) > 1:
         return [first, *_keys(nested, words[1:])]
