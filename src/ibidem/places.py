@@ -166,7 +166,13 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
 
     @property
     def place(self) -> Place:
-        """The store, and the path in it."""
+        """The store, and the path in it.
+
+        Raises:
+            StoreError: the path is absolute and of no store, or relative.
+        """
+        if not self.parts or not self.parts[0].endswith(":"):
+            raise StoreError(f"{self}: it is the URL of no store")
         return opened(str(self))
 
     def pinned(self, stamp: str | None) -> Self:
