@@ -3,7 +3,7 @@
     URL/.delivery.json                names of all parts that are or were there: of what is delivered, and of what it
                                       replaces; while this file is there without a manifest, nothing is
     URL/train/shard-00000.parquet     each part is hashed on its way
-    URL/manifest.json                 last, and only if there is none: of two runs, the second one is refused
+    URL/manifest.json                 last, and only if there is none; deleted again if a part is another run's by then
 
 A manifest that is replaced is deleted before the first part is sent, and nothing takes its place until the last one is
 there. Parts that a killed run left, or that the new manifest does not list, are deleted before it is written.
@@ -96,23 +96,37 @@ class Delivery(NamedTuple):
     listing: Listing
 
     def seal(self, name: str, text: str) -> None:
-        """Write the manifest, unless another run has taken the place meanwhile.
+        """Write the manifest, unless another run has taken the place meanwhile; look again once it is written.
 
         Raises:
-            StoreError: it has.
+            StoreError: it has; the manifest is deleted again.
         """
         other = StoreError(f"{self.place}: another run writes there; wait for it, or choose another place")
-        try:
-            is_ours = json.loads((self.place / MARKER).read_bytes())["token"] == self.token
-        except (FileNotFoundError, ValueError):
-            is_ours = False
-        if not is_ours:
+        if not self._is_ours():
             raise other
         try:
             _put(self.place / name, text.encode(), mode="create")
         except FileExistsError:
             raise other from None
+        listing = self.place.listing()
+        if not self._is_ours() or any(listing.get(part) != held for part, held in self.listing.items()):
+            if _content_of(self.place / name) == text.encode():  # that of the other one stays
+                _remove(self.place / name)
+            raise other
         _delete(self.place, [MARKER])
+
+    def _is_ours(self) -> bool:
+        try:
+            return bool(json.loads((self.place / MARKER).read_bytes())["token"] == self.token)
+        except (FileNotFoundError, ValueError):
+            return False
+
+
+def _content_of(path: StorePath) -> bytes | None:
+    try:
+        return bytes(path.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def _send(folder: Path, place: StorePath, name: str) -> Part:

@@ -16,12 +16,13 @@ from tests.conftest import python_file
 from tests.data.stores import DIES_AT, put, put_folder, remove
 from tests.data.test_preprocess import rows
 
-from ibidem import artifacts, cli, delivery, places
+from ibidem import artifacts, cli, delivery, lineage, places, readers
 from ibidem.config import build, parse
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.corpus import Corpus
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.data.provenance import exposure
 from ibidem.data.provenance.takedown import TakedownConfig
 from ibidem.data.sources.git import Clones
 from ibidem.data.sources.spec import Spec
@@ -176,6 +177,50 @@ def test_of_two_runs_that_deliver_to_the_same_place_one_is_refused(memory: Store
     assert (memory / "manifest.json").read_bytes() == b"of a third one"
 
 
+def test_a_run_that_delivers_while_another_one_seals_leaves_no_manifest_over_its_parts(
+    store: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text(name)
+    first, *other = [delivery.deliver(tmp_path / "a", ["part"], store, kind="dataset", known=(), engine=None)]
+    usual = delivery._put
+
+    def late(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
+        if path.name == "manifest.json" and not other:
+            other.append(delivery.deliver(tmp_path / "b", ["part"], store, kind="dataset", known=(), engine=None))
+        usual(path, content, mode)
+
+    monkeypatch.setattr(delivery, "_put", late)
+    with pytest.raises(StoreError, match="another run writes there"):
+        first.seal("manifest.json", "a")
+    assert "manifest.json" not in store.listing()
+    other[0].seal("manifest.json", "b")
+    assert {name: (store / name).read_text() for name in store.listing()} == {"manifest.json": "b", "part": "b"}
+
+
+@pytest.mark.parametrize("change", ["part", "sealed"])
+def test_a_manifest_over_the_parts_of_another_run_is_taken_back_and_that_of_another_run_stays(
+    change: str, memory: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "part").write_text("a")
+    first = delivery.deliver(tmp_path, ["part"], memory, kind="dataset", known=(), engine=None)
+    usual = delivery._put
+
+    def then(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
+        usual(path, content, mode)
+        put(memory, "part", b"bb")
+        if change == "sealed":
+            put(memory, "manifest.json", b"b")
+            remove(memory / delivery.MARKER)
+
+    monkeypatch.setattr(delivery, "_put", then)
+    with pytest.raises(StoreError, match="another run writes there"):
+        first.seal("manifest.json", "a")
+    left = {"part": delivery.MARKER, "sealed": "manifest.json"}[change]
+    assert sorted(memory.listing()) == sorted([left, "part"])
+
+
 @pytest.mark.parametrize(("protocol", "extra"), [("s3", "s3"), ("gs", "gcs"), ("abfs", "azure")])
 def test_a_missing_package_is_one_line_and_leaves_no_folder(
     protocol: str, extra: str, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -183,7 +228,7 @@ def test_a_missing_package_is_one_line_and_leaves_no_folder(
     def missing(*_: object, **__: object) -> None:
         raise ImportError("Install it")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     command = ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", f"{protocol}://bucket/out"]
     assert cli.main(command) == 2
     error = capsys.readouterr().err
@@ -291,7 +336,7 @@ def test_damage_at_a_store_is_found(memory: StorePath, corpus: Path) -> None:
 
 def test_a_spec_may_name_a_url() -> None:
     assert Spec.parse("s3://bucket/data:train:text") == Spec("s3://bucket/data", None, "train", "text")
-    assert Spec.parse("s3://bucket/data:v2:train:text") == Spec("s3://bucket/data", "v2", "train", "text")
+    assert Spec.parse("memory://bucket/data:v2:train:text") == Spec("memory://bucket/data", "v2", "train", "text")
     assert Spec.parse("s3://bucket/a/code.jsonl:train:text").folder == "code"
 
 
@@ -386,6 +431,46 @@ def test_a_private_artifact_at_a_store_is_replaced(store: StorePath) -> None:
             (draft.path / "a.txt").write_text(text)
     assert (store / "out" / "a.txt").read_text() == "two"
     assert not list(Path.cwd().iterdir())
+
+
+def test_a_store_that_hands_nothing_out_stops_nothing_that_can_do_without(
+    memory: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [artifacts.Input("dataset", "sha256:0", f"{memory}/out")]
+    with artifacts.create(tmp_path / "tokens", kind="tokens", config={}, inputs=inputs) as draft:
+        (draft.path / "a").write_text("a")
+    tokens = artifacts.load(tmp_path / "tokens")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(type(memory.place.files), "_open", refuse)
+    assert f"dataset {memory}/out  sha256:0  missing" in lineage.tree(tokens.path)
+    assert readers.recorded(tokens.inputs, tokens.path) == {}
+    assert exposure._with_ancestors({tokens.path: tokens}) == {tokens.path: tokens}
+    model = artifacts.Input("checkpoint", "sha256:0", f"{memory}/model")
+    with pytest.raises(StoreError, match=r"model/manifest\.json: Access Denied"):
+        readers.recorded([model], tokens.path)
+
+
+def test_a_port_and_a_colon_in_a_key_are_no_version(memory: StorePath) -> None:
+    parsed = Spec.parse("hdfs://namenode:8020/data/code:train:text")
+    assert (parsed.name, parsed.version) == ("hdfs://namenode:8020/data/code", None)
+    assert Spec.parse("hdfs://namenode:8020:train:text").name == "hdfs://namenode:8020"
+    put(memory, "2024T00:00/a.txt", b"x")
+    parsed = Spec.parse(f"{memory}/2024T00:00:train:text")
+    assert (parsed.name, parsed.version) == (f"{memory}/2024T00:00", None)
+    parsed = Spec.parse(f"{memory}/2024T00:00:v1:train:text")
+    assert (parsed.name, parsed.version) == (f"{memory}/2024T00:00", "v1")
+    assert Spec.parse(f"{memory}/2024T00:00/a.txt:train:text").version is None
+
+
+def test_names_with_two_colons_are_read(tmp_path: Path) -> None:
+    store = StorePath(f"file://{tmp_path}/store")  # that in memory takes such names for URLs itself
+    put(store, "Foo::Bar.txt", b"one\n")
+    put(store, "memory::s3.txt", b"two\n")
+    assert [text for _, text in Corpus.open(store, "text").documents()] == ["one\n", "two\n"]
+    assert (store / "Foo::Bar.txt").held().size == 4
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_a_missing_package_is_named(protocol: str, extra: str, monkeypatch: pyte
     def missing(_: str, **__: object) -> None:
         raise ImportError("Install it")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     with pytest.raises(ConfigError, match=rf"{protocol}://bucket/run: pip install 'ibidem\[{extra}\]'"):
         remote.opened(f"{protocol}://bucket/run")
 
