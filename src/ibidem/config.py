@@ -31,8 +31,9 @@ from ibidem.errors import ConfigError
 C = TypeVar("C")
 Tree = dict[str, Any]
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-Url = Annotated[str, Field(pattern=f"^{_URL.pattern}")]
+URL = re.compile(r"(?i:[a-z][a-z0-9+.-]*)://")
+"""How a URL begins; in capitals, it is one of no protocol, and no path of this machine."""
+Url = Annotated[str, Field(pattern=f"^{URL.pattern}")]
 """Of a store that fsspec opens."""
 
 POSITIONAL = "positional"  # Annotated[Path, POSITIONAL]: given without a flag
@@ -129,7 +130,7 @@ def _urls(config_type: type[Any], tree: Any) -> Iterator[tuple[str, str]]:
             yield from ((f"{key}.{each}.{inner}", url) for each, (inner, url) in found)
         elif _mentions(annotation, Path) and STORED not in fields[name].metadata and not _mentions(annotation, str):
             given = value if isinstance(value, list | tuple) else [value]
-            yield from ((key, text) for text in given if isinstance(text, str) and _URL.match(text))
+            yield from ((key, text) for text in given if isinstance(text, str) and URL.match(text))
 
 
 def _as_fields(tree: Mapping[str, Any]) -> Tree:

@@ -10,7 +10,6 @@ no `OSError`: a file that a store does not hand out is not a damaged file.
 import hashlib
 import io
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator
 
-from ibidem.config import STORED
+from ibidem.config import STORED, URL
 from ibidem.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 8 << 20
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """The extra of this package that a protocol takes."""
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LOCAL = ("file", "local")
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _CHANGED = "it has changed since it was listed; start again"
@@ -124,7 +122,8 @@ class Held(NamedTuple):
 Listing = Mapping[str, Held]
 """The files below a folder, by name, sorted."""
 
-_listings: "dict[StorePath, _Tree]" = {}
+_listings: "dict[StorePath, list[_Tree]]" = {}
+"""Of each folder that is listed now, the newest last."""
 
 
 class _Tree:
@@ -261,7 +260,7 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
             files, root = self.place
             found = files.find(root, detail=True)
             root = str(files._strip_protocol(root)).rstrip("/")  # noqa: SLF001 - the only way to the form that it lists
-            names = {path.removeprefix(root).lstrip("/"): info for path, info in found.items()}
+            names = {path.removeprefix(root).removeprefix("/"): info for path, info in found.items()}
             there = {name: info for name, info in names.items() if name and info.get("type", "file") == "file"}
             return {name: Held.of(there[name]) for name in sorted(there) if not name.endswith("/")}
         return {}
@@ -287,6 +286,19 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
         file = io.BufferedReader(_Reading(self, raw), CHUNK_BYTES if buffering < 1 else buffering)
         return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
+    def head(self, count: int) -> bytes:
+        """Return the first bytes of a file, and fetch no more.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: the store does not hand it out.
+        """
+        if not self.held().size:
+            return b""
+        with explained(self), self._absence_explained():
+            files, path = self.place
+            return bytes(files.cat_file(path, start=0, end=count))
+
     @contextmanager
     def _absence_explained(self) -> Iterator[None]:
         try:
@@ -310,8 +322,8 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
     def _listed(self) -> tuple[_Tree, str] | None:
         """Return the listing that covers the path, and its name there."""
         for folder in (self, *self.parents) if _listings else ():
-            if tree := _listings.get(folder):
-                return tree, "/".join(self.parts[len(folder.parts) :])
+            if trees := _listings.get(folder):
+                return trees[-1], "/".join(self.parts[len(folder.parts) :])
         return None
 
 
@@ -369,7 +381,18 @@ def is_url(text: object) -> bool:
     >>> is_url("s3://bucket/data"), is_url("data/public"), is_url("C:/data")
     (True, False, False)
     """
-    return _URL.match(str(text)) is not None
+    return URL.match(str(text)) is not None
+
+
+def on_disk(path: Path) -> Path:
+    """Return the path of this machine that a URL of its disk names, which may be a link; any other place as it is.
+
+    >>> on_disk(StorePath("file:///data/a")), on_disk(StorePath("s3://bucket/a"))
+    (PosixPath('/data/a'), StorePath('s3://bucket/a'))
+    """
+    if isinstance(path, StorePath) and path.parts[0].removesuffix(":") in _LOCAL:
+        return Path("/", *path.parts[1:])
+    return path
 
 
 def path_of(text: str | Path) -> Path:
@@ -393,11 +416,14 @@ def listed(path: Path, listing: Listing) -> Iterator[None]:
     if not isinstance(path, StorePath):
         yield
         return
-    _listings[path] = _Tree(listing)
+    tree = _Tree(listing)
+    _listings.setdefault(path, []).append(tree)
     try:
         yield
-    finally:
-        del _listings[path]
+    finally:  # in any order: blocks of several generators overlap
+        _listings[path] = [each for each in _listings[path] if each is not tree]
+        if not _listings[path]:
+            del _listings[path]
 
 
 @contextmanager

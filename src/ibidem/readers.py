@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ibidem import accounts, artifacts
 from ibidem.artifacts import Artifact, Input
 from ibidem.errors import AccessDenied, ArtifactError, StoreError
-from ibidem.places import joined
+from ibidem.places import joined, on_disk
 
 EVERYONE = "everyone"
 """The group of all principals, known or not."""
@@ -131,13 +131,14 @@ def recorded(inputs: Sequence[Input], of: Path) -> dict[str, Any]:
 
 
 def check_outside_private(paths: Iterable[Path]) -> None:
-    """Refuse files of an artifact that has readers: read as mere files, they would have none.
+    """Refuse files of an artifact that has readers, or links to them: read as mere files, they would have none.
 
     Raises:
         AccessDenied: one is such a file.
     """
-    around = {path.parent: path for path in paths}
-    inside = {folder: path for path in around.values() for folder in path.resolve().parents}
+    real = ((path, on_disk(path)) for path in paths)
+    around = {(place.resolve() if place.is_symlink() else place).parent: path for path, place in real}
+    inside = {above: path for folder, path in around.items() for above in [folder.resolve(), *folder.resolve().parents]}
     for folder, path in inside.items():
         artifact = _at(folder) if artifacts.has_manifest(folder) else None
         if artifact is not None and readers_of(artifact.config) is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.data.test_preprocess import rows
 
 from ibidem import artifacts, cli, delivery, lineage, places, readers
 from ibidem.config import build, parse
+from ibidem.data import blend as blend_stage
 from ibidem.data import shards
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.corpus import Corpus
@@ -25,8 +27,10 @@ from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance import exposure
 from ibidem.data.provenance.takedown import TakedownConfig
 from ibidem.data.sources.git import Clones
+from ibidem.data.sources.open import open_source
 from ibidem.data.sources.spec import Spec
-from ibidem.errors import ArtifactError, ConfigError, StoreError
+from ibidem.data.text import language
+from ibidem.errors import AccessDenied, ArtifactError, ConfigError, StoreError
 from ibidem.places import StorePath
 from ibidem.tokenization.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from ibidem.training.tokenize import TokenizeConfig, tokenize
@@ -241,6 +245,8 @@ def test_a_missing_package_is_one_line_and_leaves_no_folder(
 def test_a_url_where_only_a_local_path_will_do_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"dataset s3://b/d: give a path of this machine; it cannot be at a store"):
         parse(TakedownConfig, ["requests.jsonl", "--dataset", "s3://b/d"])
+    with pytest.raises(ConfigError, match=r"dataset S3://b/d: give a path of this machine; it cannot be at a store"):
+        parse(TakedownConfig, ["requests.jsonl", "--dataset", "S3://b/d"])
     with pytest.raises(ConfigError, match=r"dedup\.against s3://b/d: "):
         build(PreprocessConfig, {"dataset": ["x:train:text"], "output_dir": "o", "dedup": {"against": "s3://b/d"}})
 
@@ -471,6 +477,96 @@ def test_names_with_two_colons_are_read(tmp_path: Path) -> None:
     put(store, "memory::s3.txt", b"two\n")
     assert [text for _, text in Corpus.open(store, "text").documents()] == ["one\n", "two\n"]
     assert (store / "Foo::Bar.txt").held().size == 4
+
+
+@pytest.mark.parametrize(("link", "scheme"), [("folder", ""), ("folder", "file://"), ("file", "")])
+def test_a_link_into_a_private_artifact_is_no_source(link: str, scheme: str, tmp_path: Path) -> None:
+    private = {readers.KEY: readers.Readers(frozenset(["ada"]), frozenset()).as_json()}
+    with artifacts.create(tmp_path / "private", kind="dataset", config=private) as draft:
+        (draft.path / "train").mkdir()
+        (draft.path / "train" / "a.txt").write_text("secret\n")
+    (tmp_path / "src").mkdir()
+    source = tmp_path / "src" if link == "file" else tmp_path / "src" / "link"
+    if link == "folder":
+        source.symlink_to(tmp_path / "private" / "train")
+    else:
+        (source / "a.txt").symlink_to(tmp_path / "private" / "train" / "a.txt")
+        (source / "b.txt").write_text("public\n")
+    spec = Spec(f"{scheme}{source}", None, "train", "text")
+    with pytest.raises(AccessDenied, match="part of a dataset made from private documents"):
+        open_source(spec, package_cap_bytes=1).as_input()
+
+
+@pytest.mark.parametrize("where", ["there", "here"])
+def test_a_shard_that_is_replaced_after_it_was_measured_is_not_mixed_in(
+    where: str, memory: StorePath, here: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = memory / "out" if where == "there" else tmp_path / "out"
+    if isinstance(place, StorePath):
+        put_folder(here.path, place)
+    else:
+        shutil.copytree(here.path, place)
+    name = "project/train/shard-00001.parquet"
+    usual = blend_stage._scatter_shard
+
+    def replaced(task: Any) -> None:
+        other = (place / name.replace("00001", "00000")).read_bytes()
+        put(place, name, other) if isinstance(place, StorePath) else (place / name).write_bytes(other)
+        usual(task)
+
+    monkeypatch.setattr(blend_stage, "_scatter_shard", replaced)
+    with pytest.raises(ArtifactError, match=rf"{name}: it has changed since it was measured"):
+        blend(
+            BlendConfig(
+                datasets={"a": Ingredient(path=place)}, shares={"code": 1}, output_dir=tmp_path / "blend", workers=1
+            )
+        )
+
+
+def test_two_readings_of_one_source_overlap(memory: StorePath, tmp_path: Path) -> None:
+    put(memory, "a.txt", b"one\n")
+    put(memory, "b/c.txt", b"two\n")
+    spec = Spec(str(memory), None, "train", "text")
+    first, second = (open_source(spec, package_cap_bytes=1).pieces(tmp_path) for _ in range(2))
+    names = [next(first).name, next(second).name, *(piece.name for piece in first), *(piece.name for piece in second)]
+    assert names == ["a.txt", "a.txt", "b/c.txt", "b/c.txt"]
+    assert not places._listings
+
+
+def test_a_key_that_is_no_path_is_counted(memory: StorePath, tmp_path: Path) -> None:
+    files, root = memory.place
+    for name in ("/a.txt", "d/e//f.txt", "d/./g.txt", "d/h.txt"):
+        files.pipe_file(f"{root}/{name}", b"x\n")
+    source = open_source(Spec(str(memory), None, "train", "text"), package_cap_bytes=1)
+    assert [piece.name for piece in source.pieces(tmp_path)] == ["d/h.txt"]
+    assert source.skipped == {"name that is no path": 3}
+
+
+def test_of_files_of_unknown_kind_only_the_first_bytes_are_fetched_once(
+    memory: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in {"run": b"#!/bin/sh\n", "blob": b"\0" * 9999, "none": b"", "logo.png": b"\x89PNG"}.items():
+        put(memory, name, content)
+    kind = type(memory.place.files)
+    usual, fetched = kind.cat_file, []
+
+    def counted(files: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        content: bytes = usual(files, path, start, end)
+        fetched.append((path.rpartition("/")[2], len(content)))
+        return content
+
+    def refused(path: StorePath, *_: Any, **__: Any) -> Any:
+        assert path.name == "run"
+        return opened(path, *_, **__)
+
+    opened = StorePath.open
+    monkeypatch.setattr(kind, "cat_file", counted)
+    monkeypatch.setattr(StorePath, "open", refused)
+    source = open_source(Spec(str(memory), None, "train", "text"), package_cap_bytes=1)
+    source.as_input()
+    assert [piece.name for piece in source.pieces(tmp_path)] == ["run"]
+    assert sorted(fetched) == [("blob", language.SHEBANG_BYTES), ("run", 10)]
+    assert source.skipped == {"unknown kind .png": 1, "unknown kind blob": 1, "unknown kind none": 1}
 
 
 @pytest.mark.slow

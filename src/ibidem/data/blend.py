@@ -270,6 +270,7 @@ class _Measured(NamedTuple):
     """The shards of a dataset, and MEASURED rows of each."""
 
     paths: Sequence[Path]
+    sha256s: Sequence[str]
     rows: Sequence[NDArray[Any]]
 
 
@@ -282,7 +283,7 @@ def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engi
     ]
     for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
         pass
-    return _Measured(paths, [np.load(kept) for *_, kept in tasks])
+    return _Measured(paths, [digests[path] for path in paths], [np.load(kept) for *_, kept in tasks])
 
 
 def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
@@ -460,6 +461,7 @@ class _Scattering(NamedTuple):
     """Rows of a shard of a dataset, by their places in the blend, ascending."""
 
     path: Path
+    sha256: str
     rows: NDArray[np.int64]
     places: NDArray[np.int64]
     category: Category | None
@@ -483,14 +485,15 @@ def _scatter(
     sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int64)
     for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
         before = offset
-        for path, rows in zip(each.paths, each.rows, strict=True):
+        for path, sha256, rows in zip(each.paths, each.sha256s, each.rows, strict=True):
             first, past = np.searchsorted(sorted_documents, [before, before + len(rows)])
             if past > first:
                 places = np.sort(by_document[first:past])
                 part_of[places] = len(tasks)
                 target = work / "scattered" / f"{len(tasks):06d}.npy"
                 category = config.datasets[name].category
-                tasks.append(_Scattering(path, documents[places] - before, places, category, config.shard_size, target))
+                chosen = documents[places] - before
+                tasks.append(_Scattering(path, sha256, chosen, places, category, config.shard_size, target))
             before += len(rows)
     for _ in _progress(engine, "scatter", _scatter_shard, tasks):
         pass
@@ -502,7 +505,10 @@ def _scatter(
 def _scatter_shard(task: _Scattering) -> None:
     if task.target.exists():
         return
-    rows = shards.read_shard(task.path)
+    with here(task.path) as (file, found):
+        if found != task.sha256:
+            raise DigestMismatch(f"{task.path}: it has changed since it was measured; its sha256 differs")
+        rows = shards.read_shard(file)
     if task.category is not None:
         column = rows.schema.get_field_index("category")
         rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))

@@ -106,6 +106,10 @@ class LocalFiles:
         return path_of(self.spec.name)
 
     @cached_property
+    def _scripts(self) -> dict[Path, bool]:
+        return {}
+
+    @cached_property
     def _clones(self) -> Clones:
         return Clones(self._root)
 
@@ -124,7 +128,7 @@ class LocalFiles:
             return
         if not root.is_dir():
             raise DataError(f"{root}: neither a file nor a folder")
-        files = _walk(root, skipped)
+        files = _walk(root, skipped, self._scripts)
         if files and not any(name.endswith(DATA_SUFFIXES) for name in files):
             check_no_column(self.spec)
         check_outside_private(root / name for name in files)
@@ -138,7 +142,7 @@ class LocalFiles:
                 yield printable(name), root / name
 
 
-def _walk(root: Path, skipped: Counter[str]) -> list[str]:
+def _walk(root: Path, skipped: Counter[str], scripts: dict[Path, bool]) -> list[str]:
     files = []
 
     def unreadable(_: OSError) -> None:
@@ -156,7 +160,7 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
                 skipped["not a regular file"] += 1
             elif has_arrow and name in ARROW_METADATA:
                 skipped["metadata of an Arrow dataset"] += 1
-            elif name.endswith(DATA_SUFFIXES) or language.by_name(name) or _is_script(path):
+            elif name.endswith(DATA_SUFFIXES) or language.by_name(name) or _is_script(path, scripts):
                 files.append(relative)
             else:
                 skipped[f"{UNKNOWN_KIND}{path.suffix or name}"] += 1
@@ -164,7 +168,12 @@ def _walk(root: Path, skipped: Counter[str]) -> list[str]:
     return sorted(files)
 
 
-def _is_script(path: Path) -> bool:
+def _is_script(path: Path, known: dict[Path, bool]) -> bool:
+    """Check whether a file begins as a script does; at a store only a name without a suffix is looked at, and once."""
+    if isinstance(path, StorePath):
+        if path not in known:
+            known[path] = not path.suffix and language.by_shebang(path.head(language.SHEBANG_BYTES)) is not None
+        return known[path]
     try:
         with path.open("rb") as file:
             return language.by_shebang(file.read(language.SHEBANG_BYTES)) is not None

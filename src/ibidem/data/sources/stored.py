@@ -20,6 +20,9 @@ from ibidem.data.sources.spec import Spec
 from ibidem.errors import ConfigError
 from ibidem.places import Listing, StorePath, listed
 
+NO_PATH = "name that is no path"
+"""Why a file is not read whose name has an empty part, `.` or `..` between slashes."""
+
 
 @dataclass
 class StoredFiles:
@@ -36,6 +39,8 @@ class StoredFiles:
     def pieces(self, spool: Path) -> Iterator[Piece]:
         with listed(self._root, self._listing):
             yield from self._files.pieces(spool)
+        if no_paths := len(self._found) - len(self._listing):
+            self.skipped[NO_PATH] = no_paths
 
     @property
     def skipped(self) -> Counter[str]:
@@ -57,9 +62,17 @@ class StoredFiles:
 
     @cached_property
     def _listing(self) -> Listing:
+        return {name: held for name, held in self._found.items() if _is_path(name)}
+
+    @cached_property
+    def _found(self) -> Listing:
         if found := self._root.listing():
             return found
         try:
             return {"": self._root.held()}
         except FileNotFoundError:
             raise ConfigError(f"dataset {self.spec.name!r}: no such file or folder") from None
+
+
+def _is_path(name: str) -> bool:
+    return not name or {"", ".", ".."}.isdisjoint(name.split("/"))
