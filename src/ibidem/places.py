@@ -62,14 +62,16 @@ def opened(url: str) -> Place:
 
     protocol = url.partition("://")[0]
     try:
-        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_patience(protocol))
+        # not url_to_fs, for which each `::` in a name begins another URL
+        kind = fsspec.get_filesystem_class(protocol)
+        files = kind(**(kind._get_kwargs_from_urls(url) | {"use_listings_cache": False} | _patience(protocol)))  # noqa: SLF001 - as it does
     except ImportError:
         extra = EXTRAS.get(protocol)
         remedy = f"pip install 'ibidem[{extra}]'" if extra else f"install what fsspec needs for {protocol}"
         raise ConfigError(f"{url}: {remedy}") from None
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from None
-    return Place(files, root)
+    return Place(files, str(kind._strip_protocol(url)))  # noqa: SLF001
 
 
 def _patience(protocol: str) -> dict[str, Any]:
