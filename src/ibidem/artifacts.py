@@ -142,7 +142,7 @@ def create(
     draft = Draft(hidden(here, "partial"))
     shutil.rmtree(draft.path, ignore_errors=True)
     draft.path.mkdir(mode=0o700 if is_private else 0o777)
-    if is_private and path.exists():
+    if is_private and not isinstance(path, StorePath) and path.exists():
         draft.path.chmod(stat.S_IMODE(path.stat().st_mode))
     try:
         yield draft

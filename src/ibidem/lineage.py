@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ibidem.artifacts import Artifact, Input, load, verify
 from ibidem.config import POSITIONAL, configuration
-from ibidem.errors import ArtifactError, ConfigError, DigestMismatch
+from ibidem.errors import ArtifactError, ConfigError, DigestMismatch, StoreError
 from ibidem.figures import counted
 from ibidem.places import AnyPlace, StorePath, joined
 from ibidem.runs import newest
@@ -23,7 +23,7 @@ Node = tuple[int, str, Input | Artifact]
 def walk(path: Path, place: Place = lambda path: path) -> list[Node]:
     """Walk from an artifact to everything it was made from, as (depth, state, node) in reading order.
 
-    State is `ok`, `source` (outside the program), `missing` or `changed` (the artifact there now has another digest).
+    State is `ok`, `source` (outside the program), `missing` (or at a store that does not hand it out) or `changed` (the artifact there now has another digest).
     Only manifests are read. An ancestor that is missing or changed is named by its path here. What an artifact was made
     from follows where the artifact is met first: else a chain of trainings that share ancestors would double at each.
     """
@@ -126,7 +126,7 @@ def _found(item: Input, seen_from: Path, place: Place) -> tuple[str, Input | Art
     path = place(joined(seen_from, item.name))
     try:
         artifact = load(path)
-    except ArtifactError:
+    except (ArtifactError, StoreError):
         return "missing", replace(item, name=shown(path))
     if artifact.digest != item.digest:
         return "changed", replace(item, name=shown(path))

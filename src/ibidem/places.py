@@ -62,14 +62,16 @@ def opened(url: str) -> Place:
 
     protocol = url.partition("://")[0]
     try:
-        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_patience(protocol))
+        # not url_to_fs, for which each `::` in a name begins another URL
+        kind = fsspec.get_filesystem_class(protocol)
+        files = kind(**(kind._get_kwargs_from_urls(url) | {"use_listings_cache": False} | _patience(protocol)))  # noqa: SLF001 - as it does
     except ImportError:
         extra = EXTRAS.get(protocol)
         remedy = f"pip install 'ibidem[{extra}]'" if extra else f"install what fsspec needs for {protocol}"
         raise ConfigError(f"{url}: {remedy}") from None
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from None
-    return Place(files, root)
+    return Place(files, str(kind._strip_protocol(url)))  # noqa: SLF001
 
 
 def _patience(protocol: str) -> dict[str, Any]:
@@ -166,7 +168,13 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
 
     @property
     def place(self) -> Place:
-        """The store, and the path in it."""
+        """The store, and the path in it.
+
+        Raises:
+            StoreError: the path is absolute and of no store, or relative.
+        """
+        if not self.parts or not self.parts[0].endswith(":"):
+            raise StoreError(f"{self}: it is the URL of no store")
         return opened(str(self))
 
     def pinned(self, stamp: str | None) -> Self:

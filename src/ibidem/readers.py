@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ibidem import accounts, artifacts
 from ibidem.artifacts import Artifact, Input
-from ibidem.errors import AccessDenied, ArtifactError
+from ibidem.errors import AccessDenied, ArtifactError, StoreError
 from ibidem.places import joined
 
 EVERYONE = "everyone"
@@ -64,8 +64,9 @@ def readers_of(config: Mapping[str, Any]) -> Readers | None:
 def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
     """Return the readers that what is made from these inputs must have; None if none of them has any.
 
-    An input without readers of its own has those of what it was made from, as far as that is still there. A trained
-    model that is gone must not have had any, by the manifest of what was made from it.
+    An input without readers of its own has those of what it was made from, as far as that is still there; what a store
+    does not hand out is not. A trained model that is gone must not have had any, by the manifest of what was made from
+    it.
 
     Args:
         inputs: as the manifest of the artifact lists them.
@@ -73,13 +74,14 @@ def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
 
     Raises:
         ArtifactError: a model is gone, or another one is there, and nothing says that it had no readers.
+        StoreError: a store does not hand out such a model.
     """
     waiting = [(of, item, False) for item in inputs if item.is_artifact]
     found, seen = [], set[tuple[Path, bool]]()
     while waiting:
         place, item, is_public = waiting.pop()
         path = joined(place, item.name).resolve()
-        artifact = _at(path)
+        artifact = _at(path, is_needed=item.role in MODELS and not is_public)
         is_it = artifact is not None and artifact.digest == item.digest
         if item.role in MODELS and not is_public and not is_it:
             raise ArtifactError(
@@ -97,10 +99,14 @@ def inherited(inputs: Iterable[Input], of: Path) -> Readers | None:
     return common(found) if found else None
 
 
-def _at(path: Path) -> Artifact | None:
+def _at(path: Path, *, is_needed: bool = True) -> Artifact | None:
     try:
         return artifacts.load(path)
     except ArtifactError:
+        return None
+    except StoreError:
+        if is_needed:
+            raise
         return None
 
 
@@ -117,7 +123,7 @@ def recorded(inputs: Sequence[Input], of: Path) -> dict[str, Any]:
         of: its folder.
 
     Raises:
-        ArtifactError: as `inherited`.
+        ArtifactError, StoreError: as `inherited`.
     """
     if (found := inherited(inputs, of)) is not None:
         return {KEY: found.as_json()}

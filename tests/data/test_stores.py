@@ -23,6 +23,7 @@ from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.corpus import Corpus
 from ibidem.data.preprocess import PreprocessConfig, preprocess
 from ibidem.data.provenance.takedown import TakedownConfig
+from ibidem.data.sources.git import Clones
 from ibidem.data.sources.spec import Spec
 from ibidem.errors import ArtifactError, ConfigError, StoreError
 from ibidem.places import StorePath
@@ -353,6 +354,38 @@ def test_a_blend_there_has_the_bytes_of_one_here_and_a_damaged_shard_is_found_by
     put(store / "out", name, (store / "out" / name).read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=rf"{name}: damaged; its sha256 differs"):
         blend(BlendConfig(datasets=there, output_dir=store / "other", **settings))
+
+
+def test_a_file_of_git_at_a_store_leads_to_no_local_clone_and_nowhere_outside_the_source(
+    memory: StorePath, tmp_path: Path
+) -> None:
+    clone = {"HEAD": b"a" * 40, "config": b'[remote "origin"]\n\turl = https://github.com/team/secret.git\n'}
+    for name, content in clone.items():
+        (tmp_path / "secret").mkdir(exist_ok=True)
+        (tmp_path / "secret" / name).write_bytes(content)
+        put(memory, f"secret/{name}", content)
+        put(memory, f"project/.git/modules/part/{name}", content.replace(b"secret", b"part"))
+    outside = [f"{tmp_path}/secret", f"file://{tmp_path}/secret", "../../secret", f"{memory}/secret"]
+    for number, folder in enumerate([*outside, "../.git/modules/part"]):
+        put(memory, f"project/{number}/.git", f"gitdir: {folder}\n".encode())
+    put(memory, "project/5/.git/HEAD", b"a" * 40)
+    put(memory, "project/5/.git/commondir", f"{tmp_path}/secret\n".encode())
+    put(memory, "project/5/.git/objects/info/alternates", f"{tmp_path}/secret\n".encode())
+    clones = Clones(memory / "project")
+    found = [clones.of(memory / "project" / str(number) / "a.py") for number in range(6)]
+    assert [clone and (clone.repo, clone.commit) for clone in found] == [
+        *[(None, None)] * 4, ("team/part", "a" * 40), (None, "a" * 40),
+    ]  # fmt: skip
+    with pytest.raises(StoreError, match="it is the URL of no store"):
+        (memory / str(tmp_path / "secret" / "HEAD")).read_bytes()
+
+
+def test_a_private_artifact_at_a_store_is_replaced(store: StorePath) -> None:
+    for text in ("one", "two"):
+        with artifacts.create(store / "out", kind="dataset", config={"text": text}, is_private=True) as draft:
+            (draft.path / "a.txt").write_text(text)
+    assert (store / "out" / "a.txt").read_text() == "two"
+    assert not list(Path.cwd().iterdir())
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from ibidem import artifacts, jsonl
 from ibidem.artifacts import Artifact, Input
 from ibidem.data import shards
 from ibidem.data.provenance.export_data import KIND as COPY
-from ibidem.errors import ArtifactError, DigestMismatch
+from ibidem.errors import ArtifactError, DigestMismatch, StoreError
 from ibidem.places import joined
 from ibidem.records import DOCUMENTS_FILE, PROBLEMS_FILE
 
@@ -170,7 +170,7 @@ def _with_ancestors(known: Mapping[Path, Artifact]) -> dict[Path, Artifact]:
 def _load(path: Path, digest: str) -> Artifact | None:
     try:
         artifact = artifacts.load(path)
-    except ArtifactError:
+    except (ArtifactError, StoreError):
         return None
     return artifact if artifact.digest == digest else None
 

@@ -1,7 +1,7 @@
 """Clones below a folder: of which repository, at which commit, of which day. Their files are read; git is never run.
 
 A clone is a folder with `.git`: a folder, or a file that names one, as in worktrees and submodules. Where that is
-malformed or missing, the repository or the commit is unknown.
+malformed or missing, or a store names what is outside the folder, the repository or the commit is unknown.
 
 Source: gitrepository-layout(5), git-config(1), gitsubmodules(7), git-worktree(1), git-pack-refs(1).
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from ibidem.data.sources.git_objects import commit_date
 from ibidem.data.text.repository import place_of, repository_of
 from ibidem.files import is_file
+from ibidem.places import StorePath, joined
 
 ORIGIN = "origin"
 MAX_BYTES = 64 << 20
@@ -62,22 +63,22 @@ class Clones:
 
     def _around(self, folder: Path) -> Clone | None:
         if folder not in self._by_folder:
-            found = _clone(folder)
+            found = _clone(folder, self._root)
             above = None if found or folder in (self._root, folder.parent) else self._around(folder.parent)
             self._by_folder[folder] = found or above
         return self._by_folder[folder]
 
 
-def _clone(folder: Path) -> Clone | None:
+def _clone(folder: Path, root: Path) -> Clone | None:
     """Return the clone whose top is a folder; a folder `.git` without HEAD is none, as for git."""
     git = folder / ".git"
     if is_file(git):
         named = re.match(r"gitdir:[ \t]*(.+?)\s*\Z", _read(git))
-        git = folder / named[1] if named and "\0" not in named[1] else git
+        git = _followed(folder, named[1], root) or git if named and "\0" not in named[1] else git
     elif not is_file(git / "HEAD"):
         return None
     shared = re.match(r"([^\0]+?)\s*\Z", _read(git / "commondir"))
-    common = git / shared[1] if shared else git
+    common = _followed(git, shared[1], root) or git if shared else git
     url, commit = _origin(_read(common / "config")), _commit(git, common)
     place = place_of(url) if url else None
     return Clone(
@@ -87,6 +88,14 @@ def _clone(folder: Path) -> Clone | None:
         address=place and f"https://{place}",
         date=commit_date(common, commit) if commit else None,
     )
+
+
+def _followed(folder: Path, name: str, root: Path) -> Path | None:
+    """Return the place that a file of git names; None if that is at a store, and the place not below the root there."""
+    if not isinstance(folder, StorePath):
+        return folder / name
+    path = joined(folder, name)
+    return path if isinstance(path, StorePath) and path.is_relative_to(root) else None
 
 
 def _origin(config: str) -> str | None:

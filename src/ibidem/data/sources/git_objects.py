@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibidem.files import is_file
+from ibidem.places import StorePath
 
 MAX_BYTES = 1 << 20
 """Largest commit that is read, and the most bytes of its deltas."""
@@ -74,12 +75,12 @@ def _is_named(text: bytes, commit: str) -> bool:
 
 
 def _stores(objects: Path) -> Iterator[Path]:
-    """Yield the object stores of a clone: its own, and those that it borrows from."""
+    """Yield the object stores of a clone: its own, and those that it borrows from, if it is on this machine."""
     stores = [objects]
     for store in stores:
         yield store
         borrowed = store / "info" / "alternates"
-        if is_file(borrowed) and borrowed.stat().st_size <= MAX_BYTES:
+        if not isinstance(store, StorePath) and is_file(borrowed) and borrowed.stat().st_size <= MAX_BYTES:
             lines = borrowed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             stores += [store / line for line in lines if line and "\0" not in line][: MAX_STORES - len(stores)]
 

@@ -1,7 +1,7 @@
 """Dataset specs, `NAME[:VERSION]:SPLIT:COLUMN`, and the interface of every source.
 
-NAME is a file or folder, local or a URL, `installed-packages`, or a dataset of the Hugging Face hub. VERSION is a
-configuration of the hub dataset, otherwise a revision. SPLIT selects a split of the hub dataset, or of a folder whose
+NAME is a file or folder, local or a URL, `installed-packages`, or a dataset of the Hugging Face hub; it may have colons
+if it exists. VERSION is a configuration of the hub dataset, otherwise a revision; of a URL, it has no slash. SPLIT selects a split of the hub dataset, or of a folder whose
 data files or folders are named by split; of a repository, whose source files outnumber its data files, only the data
 files that are named by another split are left out. COLUMN contains the text in Parquet, Arrow and JSON-lines files, or
 a conversation or a preference pair (see `conversations`); every source or text file is one document, and COLUMN is
@@ -44,6 +44,7 @@ class Spec:
 
         Raises:
             ConfigError: a part is missing or empty.
+            StoreError: the store fails that is asked for a name with a colon.
         """
         name, *rest = text.rsplit(":", 2)
         if len(rest) != 2 or not all((name, *rest)):
@@ -51,7 +52,7 @@ class Spec:
         if not re.fullmatch(r"\w[\w.+-]*", rest[0]):
             raise ConfigError(f"dataset {text!r}: {rest[0]!r} is not the name of a split, such as train or validation")
         version = None
-        if ":" in name.rpartition("://")[2] and (is_url(name) or not Path(name).exists()):
+        if _ends_in_version(name) and not path_of(name).exists():
             name, _, version = name.rpartition(":")
             if not name or not version:
                 raise ConfigError(f"dataset {text!r}: NAME or VERSION is empty in NAME[:VERSION]:SPLIT:COLUMN")
@@ -63,6 +64,13 @@ class Spec:
         path = path_of(self.name)
         name = path.resolve().name if is_url(self.name) or path.exists() else self.name
         return re.sub(r"[^\w.+-]+", "--", name.removesuffix(".parquet").removesuffix(".jsonl")).strip(".") or "data"
+
+
+def _ends_in_version(name: str) -> bool:
+    """Check whether a name with a colon can end in a version: of a URL, neither the host nor a folder is one."""
+    if not is_url(name):
+        return ":" in name
+    return ":" in name.partition("://")[2].partition("/")[2].rpartition("/")[2]
 
 
 def check_no_column(spec: Spec) -> None:
