@@ -348,7 +348,7 @@ def test_other_shells_get_every_command_and_flag(shell: str, capsys: pytest.Capt
         flags = [flag for flag, *_ in flags_of(command) if flag.startswith("--") and "NAME" not in flag]
         assert all((flag if shell == "zsh" else f"-l {flag[2:]}") in script for flag in flags)
     if shell == "fish":
-        assert re.search(r"__ibidem_is plan' -l quiet$", script, re.MULTILINE)  # a switch takes no value
+        assert re.search(r"__ibidem_is blend' -l quiet$", script, re.MULTILINE)  # a switch takes no value
         assert re.search(r"__ibidem_is takedown plan' -l dataset -r$", script, re.MULTILINE)
 
 

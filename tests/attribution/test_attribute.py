@@ -194,6 +194,11 @@ def test_an_edited_copy_is_similar_to_its_document_and_to_no_other(index: Path) 
             assert similar.passage(passage, shingles(passage.encode()), shingles(document)) is not None
 
 
+def test_a_text_that_repeats_itself_is_not_like_a_document_that_does_so_once() -> None:
+    text, document = "0, " * 400, "a = [0, 0, 0, 0, 1]"
+    assert similar.passage(text, shingles(text.encode()), shingles(document.encode())) is None
+
+
 def test_what_a_span_covers_is_not_also_similar(index: Path) -> None:
     lookup = Attribution(index)
     _, text = long_document(index.parent / "data")

@@ -260,6 +260,28 @@ def test_annotations_say_which_of_the_licenses_a_file_has(name: str, text: str, 
     assert "GPL-2.0-only" in stated(root, "claimed/a.js").expression
 
 
+def test_annotations_below_and_a_file_s_own_apply_too(tmp_path: Path) -> None:
+    everything = '[[annotations]]\npath = "**"\nSPDX-License-Identifier = "{}"\n'
+    files = {"LICENSES/MIT.txt": MIT, "LICENSES/GPL-3.0-only.txt": GPL, "REUSE.toml": everything.format("MIT")}
+    files |= {"vendor/REUSE.toml": everything.format("GPL-3.0-only"), "vendor/deep/a.c": "", "b.c": "", "d.c": ""}
+    files |= {"b.c.license": "SPDX-License-Identifier: GPL-3.0-only\n", "c.c": "", "c.c.license": "what is this"}
+    root = corpus(tmp_path / "p", files)
+    assert "GPL-3.0-only" in stated(root, "vendor/deep/a.c").expression
+    assert "GPL-3.0-only" in stated(root, "b.c").expression
+    assert stated(root, "c.c").expression == UNKNOWN
+    assert stated(root, "d.c").expression == "MIT"
+
+
+def test_globs_of_many_stars_take_no_time(tmp_path: Path) -> None:
+    glob = "**a" * 9 + "*a" * 9
+    text = f'[[annotations]]\npath = "{glob}"\nSPDX-License-Identifier = "MIT"\n'
+    files = {"LICENSES/GPL-3.0-only.txt": GPL, "REUSE.toml": text, "dep5/LICENSES/GPL-3.0-only.txt": GPL}
+    files["dep5/.reuse/dep5"] = f"Files: {glob}\nLicense: MIT\n"
+    root = corpus(tmp_path / "p", files)
+    for name in ("a" * 200 + ".c", "dep5/" + "a" * 200 + ".c"):
+        assert "GPL-3.0-only" in stated(root, name).expression
+
+
 @pytest.mark.parametrize("text", ["", "annotations = 1", "[[annotations]]\npath = 1\n", "[", "\0", "a" * 2_000_000])
 def test_annotations_that_cannot_be_read_lift_nothing(text: str, tmp_path: Path) -> None:
     files = {"LICENSES/GPL-3.0-only.txt": GPL, "LICENSE": MIT, "REUSE.toml": text, ".reuse/dep5": text}

@@ -12,6 +12,7 @@ from tests.conftest import python_file
 from ibidem.cli import main
 from ibidem.data.filters.removals import Matcher, load_requests
 from ibidem.data.preprocess import PreprocessConfig, preprocess
+from ibidem.errors import ConfigError
 
 DOCUMENTS = [
     ("octo/Cat", "src/caf\u00e9/men\u00fc.py"),
@@ -45,13 +46,15 @@ def spellings(repo: str, path: str) -> Iterator[tuple[str, str]]:
     yield from (
         ("repo", each) for each in (f"<https://{at}>", f"git@{at.replace('/', ':', 1)}.git", f"ssh://git@{at}.git")
     )
+    blob, kinds = ("blob", ("raw", "-/blob", "blame")) if at != repo else ("src/branch", ("src/tag", "-/blob"))
     for encoded in dict.fromkeys((path, quote(path))):
-        yield from (("url", f"https://{at}/blob/{ref}/{encoded}") for ref in ("main", "v1.2", "0a1b2c"))
-        yield from (("path", f"https://{at}/{kind}/main/{encoded}") for kind in ("blob", "raw", "-/blob", "src/branch"))
-    yield "url", f"https://{at}/blob/main/{quote(path)}#L10-L20"
-    yield "url", f"https://{at}/blob/main/{quote(path)}?plain=1"
-    yield "url", f"https://{at}/tree/main/{quote(folder)}"
+        yield from (("url", f"https://{at}/{blob}/{ref}/{encoded}") for ref in ("main", "v1.2", "0a1b2c"))
+        yield from (("path", f"https://{at}/{kind}/main/{encoded}") for kind in (blob, *kinds))
+    yield "url", f"https://{at}/{blob}/main/{quote(path)}#L10-L20"
+    yield "url", f"https://{at}/{blob}/main/{quote(path)}?plain=1"
+    yield "url", f"https://{at}/{blob}/main/{quote(folder)}"
     if at != repo:
+        yield "path", f"{at}/blob/main/{quote(path)}"
         yield "url", f"https://raw.githubusercontent.com/{repo}/main/{quote(path)}"
         yield "url", f"https://raw.githubusercontent.com/{repo}/refs/heads/main/{quote(path)}"
     decomposed = normalize("NFD", path)
@@ -83,6 +86,50 @@ def test_two_hundred_spellings_find_their_document_and_no_other(tmp_path: Path) 
         assert found.find(fields(*decomposed)), (kind, value, "in a file system that decomposes")
         for other in OTHERS:
             assert other[0] == document[0] == "octo/Cat" or not found.find(fields(*other)), (kind, value, other)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"kind": "path", "value": "lib/git/tree/main.py"},
+        {"kind": "path", "value": "pkg/core/tree/main.go", "repo": "octo/cat"},
+        {"kind": "path", "value": "https://github.com/lib/git/tree/main", "repo": "octo/cat"},
+        {"kind": "url", "value": "https://blog.example.org/u/posts/tree/oak"},
+    ],
+)
+def test_what_only_looks_like_an_address_names_no_repository(request_: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text(json.dumps(request_) + "\n")
+    found = Matcher(load_requests([path]))
+    for repo in ("lib/git", "pkg/core", "octo/cat"):
+        assert not found.find(fields(repo, "some/other.py"))
+    posts = fields("lib/git", "x") | {"repo": "", "url": "https://blog.example.org/u/posts/tree/pine"}
+    assert not found.find(posts)
+
+
+@pytest.mark.parametrize("value", ["<https://github.com>", "https%3A//github.com", '"https://github.com/"'])
+def test_a_host_in_quotes_is_still_everything_on_it(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text(json.dumps({"kind": "url", "value": value}) + "\n")
+    [request] = load_requests([path])
+    assert request.names_everything
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"value": "*", "repo": "/"}, "repo '/' names no repository"),
+        ({"value": "docs", "repo": ["octo/cat"]}, "names no repository"),
+        ({"value": "docs/.."}, "names nothing"),
+    ],
+)
+def test_a_request_that_would_name_more_than_it_says_is_refused(
+    request_: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text(json.dumps({"kind": "path", **request_}) + "\n")
+    with pytest.raises(ConfigError, match=message):
+        load_requests([path])
 
 
 def test_a_path_in_another_case_is_told_with_what_was_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -307,6 +307,8 @@ def test_a_decay_begins_from_a_stable_checkpoint_of_another_run_and_names_its_pa
     assert artifacts.load(stable).digest_of("parent") is None
     with pytest.raises(ConfigError, match="optim.decay_steps=10 is longer than what is left of the run: 5 steps"):
         train(settings, output_dir=tmp_path / "late", optim__decay_steps=10)
+    with pytest.raises(ConfigError, match="optim.decay_steps=12 is longer than what is left of the run: 5 steps"):
+        train(settings, output_dir=tmp_path / "late", optim__decay_steps=None, optim__decay_share=0.5)
 
 
 def events(run: Path, name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ OPEN_LICENSES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0
 Action = Literal["allow", "mark", "block"]
 """What happens to a span: it is sent, it is sent and its documents are named, or the answer ends before it."""
 PART_TOKENS = 1 << 28
-"""A part of 256 million tokens is sorted in 70 seconds and 4.6 GB of memory."""
+"""A part of 2^28 tokens is sorted in 70 seconds and 4.6 GB of memory."""
 
 
 @configuration

@@ -25,11 +25,13 @@ from ibidem.data.text.shingles import Hashes, HashSet, compiled, jaccard, runs, 
 SHINGLE_WORDS, SAMPLED = 3, 4
 """Of a shingle; one of so many hashes is kept. Longer shingles find fewer copies with other names."""
 MOST_DOCUMENTS_OF_SHINGLE = 64
-"""In a part; a shingle of more documents tells none of them apart."""
+"""In a part. One of more documents, such as of the text of a license, tells none of them apart."""
 LEAST_SHARED = 2
 """Sampled shingles that a text and a document share, at least."""
 LEAST_WORDS = 30
 """Of a passage: from some five lines of code on."""
+LEAST_SHINGLES = 16
+"""Different ones, of a passage and of its counterpart: a row of equal words is like any other."""
 _DOTTED_I = "\u0130".encode()
 """The only letter that is two characters when lower-cased."""
 _ROW_BITS = np.uint64(32)
@@ -87,7 +89,7 @@ def sharing(postings_S: Hashes, sampled: Hashes) -> tuple[NDArray[np.int64], NDA
 
 
 def passage(text: str, text_W: Hashes, document_W: Hashes) -> Passage | None:
-    """Return the passage of a text that is most like one of a document; None if it has fewer than `LEAST_WORDS`.
+    """Return the passage of a text that is most like one of a document; None if it is too short, or repeats itself.
 
     Args:
         text: the text.
@@ -103,6 +105,8 @@ def passage(text: str, text_W: Hashes, document_W: Hashes) -> Passage | None:
         return None
     ours = np.unique(text_W[first:end])
     theirs = document_W[slice(*_densest(HashSet(ours).has(document_W)))]
+    if min(len(ours), len(np.unique(theirs))) < LEAST_SHINGLES:
+        return None
     words = [word.span() for word in re.finditer(r"\w+", text)]
     return Passage(words[first][0], words[end + SHINGLE_WORDS - 2][1], jaccard(ours, np.unique(theirs)))
 

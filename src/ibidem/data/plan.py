@@ -2,12 +2,13 @@
 
     prepare     read, clean, license, filter, scrub and write each document: by its bytes, on all cores
     decide      which documents are near duplicates: by their number, and by how many are similar to another one
-    join        what the driver does alone: connected components, 8 bytes of memory a document
+    join        what the driver does alone: connected components
     transfer    what the machines read from the store and write to it; it overlaps with preparing
 
 Times are those of cores like the ones that were measured, of all machines at work, without waiting.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -24,13 +25,15 @@ DECIDED_CPU_US, SIMILAR_CPU_US = 15.0, 60.0
 """CPU-microseconds of deciding about a document, and beyond that about one that is similar to another one
 (`benchmarks/results/dedup_scaling.json`, 4,000,000 documents)."""
 JOINED_CPU_US, JOINED_SIMILAR_CPU_US = 0.1, 1.0
-"""Of these, CPU-microseconds of the driver."""
+"""Of these, CPU-microseconds of the driver, for 4,000,000 documents: more where they no longer fit into its cache."""
 DRIVER_BYTES, DRIVER_BASE_BYTES = 35, 250e6
 """Memory of the driver a document, and beyond that."""
 WORKER_BYTES = 300e6
 """Memory of a worker; two and their driver take 534 MB (public_data_pipeline.json, peak_mb)."""
 DECISION_DISK_BYTES = 2_500
 """Of the work folder a document: sketches, keys, verdicts."""
+REQUESTS_OF_A_FILE, FILE_BYTES = 2, 256e6
+"""A question for its size and one for its beginning."""
 HOUR_S, MEGA, GIGA = 3_600, 1e6, 1e9
 
 Positive = Annotated[float, Field(gt=0)]
@@ -45,6 +48,8 @@ class DataPlanConfig:
     """Size of the documents, uncompressed."""
     documents: Annotated[int, Field(ge=1)] | None = None
     """Number of documents; empty: of 8 KB each."""
+    files: Annotated[int, Field(ge=1)] | None = None
+    """Number of files at the store; empty: of 256 MB each."""
     similar: Share = 0.3
     """Share of the documents that are similar to another one."""
     kept: Share = 0.5
@@ -107,7 +112,8 @@ def estimate(config: DataPlanConfig, machines: int) -> Estimate:
     join_s = documents * (JOINED_CPU_US + config.similar * JOINED_SIMILAR_CPU_US) / MEGA
     decide_s = documents * (DECIDED_CPU_US + config.similar * SIMILAR_CPU_US) / MEGA / cores
     total_s = max(prepare_s, transfer_s) + decide_s + join_s
-    reads = num_bytes / CHUNK_BYTES + documents / config.shard_size
+    files = config.files or math.ceil(num_bytes / FILE_BYTES)
+    reads = num_bytes / CHUNK_BYTES + REQUESTS_OF_A_FILE * files
     writes = documents * config.kept / config.shard_size + num_bytes * config.kept / CHUNK_BYTES
     requests = (reads * config.price_per_million_reads + writes * config.price_per_million_writes) / MEGA
     return Estimate(

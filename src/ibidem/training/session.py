@@ -33,7 +33,7 @@ from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, lora, permutation, saving, sharding, state
-from ibidem.training.config import LoopConfig, SessionConfig, measure_every, warmup_steps
+from ibidem.training.config import LoopConfig, SessionConfig, decay_steps, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import learning_rate, make_optimizer
@@ -423,8 +423,10 @@ def _check_decay(config: SessionConfig, start: int) -> None:
     Raises:
         ConfigError: the decay is longer than what is left of the run.
     """
-    decay, left = config.optim.decay_steps, config.training.steps - start
-    if decay is not None and decay > left:
+    if config.optim.schedule != "wsd":
+        return
+    decay, left = decay_steps(config.optim, config.training.steps), config.training.steps - start
+    if decay > left:
         raise ConfigError(
             f"optim.decay_steps={decay} is longer than what is left of the run: {left} steps, from the checkpoint at "
             f"{start} to training.steps={config.training.steps}"
@@ -475,10 +477,9 @@ def _check_resume(checkpoint: Artifact, made: Provenance, config: SessionConfig)
     if checkpoint.config["train"] != made.config["train"]:
         before, now = checkpoint.config["train"], made.config["train"]
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
-    start = state.steps_done(checkpoint)
-    if not _is_of(config.output_dir, checkpoint):
-        _check_decay(config, start)
-    return start
+        if not _is_of(config.output_dir, checkpoint):
+            _check_decay(config, state.steps_done(checkpoint))
+    return state.steps_done(checkpoint)
 
 
 def _data_of(inputs: Iterable[Input]) -> set[tuple[str, str]]:

@@ -24,7 +24,7 @@ texts alone.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cached_property, lru_cache
@@ -81,8 +81,8 @@ class Request:
     def names_everything(self) -> bool:
         """Whether it is a path that matches whatever a file is called, or a whole host."""
         if self.kind in ("url", "owner"):
-            host = _bare(self.value).strip("/")
-            return "/" not in host and (self.kind == "url" or "." in host)
+            hosts = [_bare(url).strip("/") for url in _urls_of(self.value)]
+            return any("/" not in host and (self.kind == "url" or "." in host) for host in hosts)
         return self.kind == "path" and self.repo is None and re.match(_glob(self.value), _ANY_NAME) is not None
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ class Matcher:
         self._prefixes: dict[str, list[str]] = {}
         for request in requests:
             if request.kind == "url":
-                for url in dict.fromkeys((request.value, unquoted(unquote(request.value)))):
+                for url in _urls_of(request.value):
                     self._prefixes.setdefault(_bare(url).rstrip("/"), []).append(request.id)
         self._reads_urls = any(request.kind in ("repo", "owner") for request in requests) or any(
             repo for _, repo, _ in globs
@@ -236,7 +236,13 @@ def _globs_of(request: Request) -> Iterator[tuple[str, str, str]]:
         yield _glob(request.value), (request.repo or "").lower(), request.id
     if request.kind in ("path", "url") and (file := file_at(request.value)):
         repo, paths = file
-        yield "|".join(glob_of(path or "*") for path in paths), repo, request.id
+        if (request.repo or repo).lower() == repo:
+            yield "|".join(glob_of(path or "*") for path in paths), repo, request.id
+
+
+def _urls_of(value: str) -> Iterable[str]:
+    """Return a URL as it is and percent-decoded."""
+    return dict.fromkeys((unquoted(value), unquoted(unquote(value))))
 
 
 def _paths(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -317,9 +323,11 @@ def _request(row: object, where: str) -> Request:
     bare = value if kind == "text" else _plain(kind, value.strip())
     if unknown := [str(key) for key in row if key not in KEYS]:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], KEYS)}; keys: {', '.join(KEYS)}")
-    if not bare:
+    if not bare or (kind == "path" and not any(paths_of(bare))):
         raise ConfigError(f"{where}: {kind} {value!r} names nothing; the path * names every document")
-    limit = _plain("repo", repo.strip()) if isinstance(repo, str) else None
+    limit = _plain("repo", repo.strip()) if isinstance(repo, str) else repo
+    if limit is not None and not (isinstance(limit, str) and limit):
+        raise ConfigError(f"{where}: repo {repo!r} names no repository; it must be owner/name, or left out")
     return Request(cast("Kind", kind), bare, limit, _case(row, where))
 
 

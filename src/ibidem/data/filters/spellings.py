@@ -12,14 +12,17 @@ import unicodedata
 from fnmatch import translate
 from urllib.parse import unquote
 
-from ibidem.data.text.repository import repository_of
+from ibidem.data.text.repository import HOSTS, repository_of
 
 _QUOTES = "\"'`<>"
-_IN_A_REPOSITORY = re.compile(
-    r"^(?P<repo>.+?)/(?:-/)?(?:(?:blob|tree|raw|blame|edit)/(?:(?:branch|tag|commit|refs/heads|refs/tags)/)?"
-    r"|src/(?:branch|tag|commit)/)[^/?#]+(?:/(?P<path>.*))?$",
-    re.DOTALL,
+_SCHEME = re.compile(r"^(?:git\+)?[a-z]+://", re.IGNORECASE)
+_REF = r"(?:(?:branch|tag|commit|refs/heads|refs/tags)/)?[^/?#]+(?:/(?P<path>.*))?$"
+_KINDS = "(?:blob|tree|raw|blame|edit)"
+_KNOWN_HOST = re.compile(rf"^(?P<repo>[^/]+(?:/[^/]+)+?)/(?:-/)?{_KINDS}/{_REF}", re.DOTALL)
+_OTHER_HOST = re.compile(
+    rf"^(?P<repo>[^/]+(?:/[^/]+)+?)/(?:-/{_KINDS}/|(?:src|raw)/(?=(?:branch|tag|commit)/)){_REF}", re.DOTALL
 )
+"""Of GitLab and Gitea. On any other one, `tree` may be a folder as good as another."""
 _RAW = re.compile(
     r"^(?:https?://)?raw\.githubusercontent\.com/(?P<repo>[^/]+/[^/]+)/(?:refs/(?:heads|tags)/)?[^/]+/(?P<path>.*)$",
     re.DOTALL | re.IGNORECASE,
@@ -57,8 +60,13 @@ def file_at(address: str) -> tuple[str, list[str]] | None:
     (('octo/cat', ['']), None)
     """
     address = unquoted(address)
-    found = _RAW.match(address) or _IN_A_REPOSITORY.match(address)
-    repo = repository_of(found["repo"] if "." in found["repo"] else f"github.com/{found['repo']}") if found else None
+    place = _SCHEME.sub("", address)
+    is_known = place.lower().removeprefix("www.").startswith(tuple(f"{host}/" for host in HOSTS))
+    if not (is_known or _SCHEME.match(address)):
+        return None
+    raw = _RAW.match(address)
+    found = raw or (_KNOWN_HOST if is_known else _OTHER_HOST).match(place)
+    repo = repository_of(f"github.com/{raw['repo']}" if raw else found["repo"]) if found else None
     if found is None or repo is None:
         return None
     path = found["path"] or ""

@@ -16,6 +16,8 @@ import textwrap
 from functools import lru_cache
 from typing import NamedTuple
 
+from ibidem.data.licenses.globs import STAR_AND_MARK, compiled
+
 _IS_DEP5 = re.compile(r"^(?:License: )?Files?:[^\n]*\S.*^License:", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 _BAR = re.compile(r"[ \t]*\|")
 _FIELD = re.compile(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
@@ -58,7 +60,7 @@ def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
     stanzas = _stanzas(text)
     for stanza in reversed(stanzas) if path else ():
         for glob in stanza.globs:
-            if _compiled(glob).fullmatch((path or "").removeprefix("./")):
+            if compiled(glob, STAR_AND_MARK).fullmatch((path or "").removeprefix("./")):
                 return [stanza.license], glob
     return list(dict.fromkeys(stanza.license for stanza in stanzas)), None
 
@@ -73,11 +75,3 @@ def _stanzas(text: str) -> tuple[Stanza, ...]:
             name, _, body = fields["license"].partition("\n")
             stanzas.append(Stanza(tuple(globs.split()), name.strip() or body))
     return tuple(stanzas)
-
-
-@lru_cache(maxsize=4096)
-def _compiled(glob: str) -> re.Pattern[str]:
-    """Compile a glob: `*` and `?` match slashes too; a backslash escapes them and itself."""
-    pieces = re.findall(r"\\.|.", glob, re.DOTALL)
-    wild = {"*": ".*", "?": "."}
-    return re.compile("".join(wild.get(piece) or re.escape(piece[-1]) for piece in pieces), re.DOTALL)

@@ -5,7 +5,8 @@ The nearest folder with license files counts; all of them apply, with those in i
 makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 
-In a folder with annotations (see `reuse`), a file has the license that they state for it.
+In a folder with annotations (see `reuse`), a file has the license that they state for it. A license that a file states
+itself outranks them, as it outranks license files; their `precedence` is not read.
 
 What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
 counts for nothing. A manifest (`package.json`) states a license beside them, which applies too.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibidem.data.licenses import includes, manifests, reuse, sentences
+from ibidem.data.licenses.headers import header_license
 from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, licenses_in, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
@@ -100,19 +102,30 @@ class LicenseFiles:
             self._by_folder[folder] = _Around(above.home, joined, (*above.claims, *([claims] if claims else [])))
         return self._by_folder[folder]
 
-    def _annotated(self, path: Path, around: "_Around") -> Stated | None:
-        """Return what the annotations beside the nearest license files state, joined with the manifests below them."""
-        home = around.home
-        if home not in self._annotations:
-            self._annotations[home] = reuse.annotations(home)
-        notes = self._annotations[home]
-        raw = notes.of(path.relative_to(home).as_posix()) if notes else None
-        if notes is None or raw is None:
+    def _annotated(self, path: Path, around: _Around) -> Stated | None:
+        """Return what annotations state for a file: those beside the nearest license files, below them, and its own.
+
+        All of them apply, with the manifests there; so does what the license files state, unless an annotation beside
+        them names the file.
+        """
+        named = {folder: note for folder in _up_to(path.parent, around.home) if (note := self._note_on(path, folder))}
+        notes = [*named.values(), *_own_note(path)]
+        if not notes:
             return None
-        stated: Stated | None = self._stated([_File(notes.path, normalize(raw), is_open=False)])
-        for claims in around.claims:
+        stated: Stated | None = self._stated(notes)
+        for claims in around.claims if around.home in named else [around.joined]:
             stated = _joined(stated, claims, beside=False)
         return stated
+
+    def _note_on(self, path: Path, folder: Path) -> _File | None:
+        if folder not in self._annotations:
+            self._annotations[folder] = reuse.annotations(folder)
+        notes = self._annotations[folder]
+        raw = notes.of(path.relative_to(folder).as_posix()) if notes else None
+        if notes is None or raw is None:
+            return None
+        expression = normalize(raw)
+        return _File(notes.path, expression, is_open=expression is None)
 
     def _stated(self, files: list[_File]) -> Stated | None:
         if not files:
@@ -123,6 +136,19 @@ class LicenseFiles:
         names = ", ".join(printable(path.relative_to(self._root).as_posix()) for path in paths)
         readable = tuple(path for path in paths if is_file(path))
         return Stated(expression or UNKNOWN, f"license-file: {names}", readable)
+
+
+def _up_to(folder: Path, home: Path) -> list[Path]:
+    """List a folder and those above it, up to the one that has the license files."""
+    return [each for each in (folder, *folder.parents) if each.is_relative_to(home)]
+
+
+def _own_note(path: Path) -> Iterator[_File]:
+    """Yield what a file `a.png.license` states for `a.png`."""
+    note = path.with_name(f"{path.name}.license")
+    if is_file(note):
+        found = header_license(_text(note) or "")
+        yield _File(note, found[0] if found else None, is_open=found is None)
 
 
 def _joined(stated: Stated | None, claims: Stated | None, *, beside: bool) -> Stated | None:

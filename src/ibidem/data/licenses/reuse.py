@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibidem.data.licenses import dep5
+from ibidem.data.licenses.globs import STARS, compiled
 from ibidem.files import is_file
 
 _NAMES = ("REUSE.toml", ".reuse/dep5")
@@ -61,16 +62,8 @@ def _tables(text: str) -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
 def _pairs(table: Any) -> Iterator[tuple[re.Pattern[str], tuple[str, ...]]]:
     names = _texts(table.get("SPDX-License-Identifier")) if isinstance(table, dict) else []
     if names:
-        yield from ((_compiled(glob), tuple(names)) for glob in _texts(table.get("path")))
+        yield from ((compiled(glob, STARS), tuple(names)) for glob in _texts(table.get("path")))
 
 
 def _texts(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-
-
-@lru_cache(maxsize=4096)
-def _compiled(glob: str) -> re.Pattern[str]:
-    """Compile a glob: `**` matches slashes, `*` does not; a backslash escapes."""
-    pieces = re.findall(r"\\.|\*\*|.", glob, re.DOTALL)
-    wild = {"**": ".*", "*": "[^/]*"}
-    return re.compile("".join(wild.get(piece) or re.escape(piece[-1]) for piece in pieces), re.DOTALL)

@@ -5,8 +5,8 @@ The following is kept, because it is not personal and the model should know it:
 * email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs, names
   of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
-  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x:y::`, `x.y.255.255`), made-up ones (`x.7.7.7`; 1 in
-  10,000 addresses is one of these), versions by their context (`version = `, `==`,
+  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.255.255`), made-up ones
+  (`x.7.7.7`; 1 in 10,000 addresses is one of these), versions by their context (`version = `, `==`,
   `name-`, `name/`, a heading of a changelog), coordinates of a path in SVG, and what is a section number, an object
   identifier or a version rather than an address: no number above 31 (1 in 3,500 addresses), two digits and a number up
   to 63 in front (1 in 2,500), or an arc of ISO or ITU that is in use (`1.3`, `2.5`, `2.23.140`; 1 in 30,000);
