@@ -381,6 +381,16 @@ def test_the_command_shows_spans_documents_and_licenses(
     assert capsys.readouterr().out == "0 spans of training documents; 0 % of 101 characters\n"
 
 
+def test_a_copy_with_other_ends_of_lines_is_a_copy(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, text = long_document(index.parent / "data")
+    copy = tmp_path / "copy.py"
+    copy.write_bytes(text.replace("\n", "\r\n").encode())
+    assert main(["attribute", str(copy), "--index", str(index)]) == 0
+    assert "; 100 % of " in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_bad_input_is_one_line(index: Path, tmp_path: Path) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")

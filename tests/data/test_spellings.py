@@ -107,6 +107,25 @@ def test_what_only_looks_like_an_address_names_no_repository(request_: dict[str,
     assert not found.find(posts)
 
 
+def test_an_address_is_no_glob_and_a_backslash_may_belong_to_a_name(tmp_path: Path) -> None:
+    for kind, value in (
+        ("url", "https://github.com/o/a.b/blob/main/app/%5Bid%5D/p.py"),
+        ("url", "https://github.com/o/a.b/blob/main/app/*/p.py"),
+        ("path", "app/%2A/p.py"),
+    ):
+        assert not matcher(kind, value, tmp_path).find(fields("o/a.b", "app/i/p.py"))
+    assert matcher("path", "back\\slash.py", tmp_path).find(fields("o/a.b", "back\\slash.py"))
+    assert matcher("path", "back\\slash.py", tmp_path).find(fields("o/a.b", "back/slash.py"))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("repo", "o/a.b"), ("owner", "o"), ("url", "https://github.com/o/a.b")])
+def test_the_bare_text_of_a_file_is_of_its_repository(kind: str, value: str, tmp_path: Path) -> None:
+    found = fields("o/a.b", "d/f.py") | {"repo": "", "url": "https://raw.githubusercontent.com/o/a.b/main/d/f.py"}
+    assert matcher(kind, value, tmp_path).find(found)
+    bare = "https://raw.githubusercontent.com/o/a.b/main/d/f.py"
+    assert matcher("url", bare, tmp_path).find(fields("o/a.b", "d/f.py"))
+
+
 @pytest.mark.parametrize("value", ["<https://github.com>", "https%3A//github.com", '"https://github.com/"'])
 def test_a_host_in_quotes_is_still_everything_on_it(value: str, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"

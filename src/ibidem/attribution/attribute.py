@@ -97,11 +97,12 @@ def _summary(text: str, repetitions: Sequence[Repetition], resemblances: Sequenc
 
 
 def _text(text_or_file: str) -> str:
+    """Return a text, or that of a file, with the ends of lines that documents have."""
     if not _is_path(text_or_file):
-        return text_or_file
+        return text_or_file.replace("\r\n", "\n")
     path = Path(text_or_file)
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start:,}") from None
     except OSError as error:

@@ -190,6 +190,9 @@ def run(
             last, stopped = checkpoint.path, None
         else:
             objective.check()
+            if accelerator.is_main_process and checkpoint is not None:
+                state.supersede(config.output_dir, start)
+            accelerator.wait_for_everyone()
             new_model = build if checkpoint is None else rebuild or build
             built = partial(_build, new_model, adapt, objective, config, accelerator, checkpoint, made.initial)
             last, stopped = _train(schedule, objective, built(), config, accelerator, made)

@@ -170,15 +170,12 @@ def check_resume(run: Path, resume_from: Path | str | None, kind: str = KIND) ->
 
 def _find(run: Path, resume_from: Path | str | None, kind: str, principal: str | None) -> Path | None:
     check_resume(run, resume_from, kind)
-    steps = steps_of(run)
     if resume_from is None:
         return None
     if isinstance(resume_from, str):
         return _here_or_there(run, resume_from, kind, principal)
     if resume_from != LATEST:
-        checkpoint = verified(newest(resume_from), kind, principal=principal)
-        _set_aside(run, [step for step in steps if step > steps_done(checkpoint)], "superseded")
-        return checkpoint.path
+        return verified(newest(resume_from), kind, principal=principal).path
     return _latest(run, kind, principal)
 
 
@@ -212,6 +209,11 @@ def _latest(run: Path, kind: str, principal: str | None) -> Path | None:
     if refused:
         raise CheckpointError(f"no checkpoint in {run} is intact; {refused[0]}; move them away to start again")
     return None
+
+
+def supersede(run: Path, start: int) -> None:
+    """Put the checkpoints aside that a run has after the step from which it goes on."""
+    _set_aside(run, [step for step in steps_of(run) if step > start], "superseded")
 
 
 def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:

@@ -17,8 +17,8 @@ Optional for the certificate: `ticket`, `received` (a date, 2025-01-31), `by` (w
 A path is that of a file, or of a folder with everything below it (`docs` and `docs/` are the same), seen from the
 repository or from the source folder. It may be a glob: `*` matches any text, slashes included, `?` one character,
 `[abc]` one of these, or these characters themselves. Quotes, percent-encoding, backslashes and the address of a file or
-folder (`https://github.com/octo/cat/blob/main/docs`) are read as people write them. Case counts in paths, records and
-texts alone.
+folder (`https://github.com/octo/cat/blob/main/docs`) are read as people write them, and an address is no glob; the name
+of its branch must be without a slash. Case counts in paths, records and texts alone.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from pydantic import Field
 from ibidem import jsonl
 from ibidem.artifacts import Input
 from ibidem.config import configuration, suggest
-from ibidem.data.filters.spellings import file_at, glob_of, paths_of, unquoted
+from ibidem.data.filters.spellings import file_at, glob_of, literal, paths_of, unquoted
 from ibidem.data.text.repository import HOSTS, place_of, repository_of
 from ibidem.errors import ConfigError
 from ibidem.figures import counted
@@ -211,6 +211,7 @@ class Matcher:
     def _below(self, url: str | None, repo: str) -> Iterator[str]:
         places = [_QUERY.sub("", _bare(url)), _bare(url)] if url else []
         places += [_bare(unquote(url))] if url and "%" in url else []
+        places += [place.lower()] if url and (place := place_of(url)) else []
         places += [_bare(repo), *(f"{host}/{repo.lower()}" for host in HOSTS)] if "/" in repo else []
         for place in places:
             above = place.rstrip("/")
@@ -227,17 +228,18 @@ def _bare(url: str) -> str:
 
 def _glob(value: str) -> str:
     """Return the expression of all spellings of a path."""
-    return "|".join(map(glob_of, paths_of(value)))
+    given, *decoded = paths_of(value)
+    return "|".join([glob_of(given), *map(literal, decoded)])
 
 
 def _globs_of(request: Request) -> Iterator[tuple[str, str, str]]:
     """Yield the expressions of the paths that a request names, the repository of each or nothing, and its id."""
     if request.kind == "path":
-        yield _glob(request.value), (request.repo or "").lower(), request.id
+        yield f"{_glob(request.value)}|{literal(unquoted(request.value))}", (request.repo or "").lower(), request.id
     if request.kind in ("path", "url") and (file := file_at(request.value)):
         repo, paths = file
         if (request.repo or repo).lower() == repo:
-            yield "|".join(glob_of(path or "*") for path in paths), repo, request.id
+            yield "|".join(literal(path) if path else glob_of("*") for path in paths), repo, request.id
 
 
 def _urls_of(value: str) -> Iterable[str]:

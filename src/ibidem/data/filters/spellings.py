@@ -80,6 +80,9 @@ def glob_of(path: str) -> str:
     [True, True, False]
     """
     expressions = [translate(path), translate(f"{path}/*")]
-    if "[" in path:
-        expressions.append(rf"(?s:{re.escape(path)}(?:/.*)?)\Z")
-    return "|".join(expressions)
+    return "|".join([*expressions, literal(path)] if "[" in path else expressions)
+
+
+def literal(path: str) -> str:
+    """Return the expression of a path that is no glob, and of everything below it."""
+    return rf"(?s:{re.escape(path)}(?:/.*)?)\Z"

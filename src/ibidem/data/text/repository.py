@@ -4,8 +4,12 @@ import re
 
 HOSTS = ("github.com", "gitlab.com")
 """Hosts whose repositories public data names without the host."""
-_ALIASES = {"ssh.github.com": "github.com", "altssh.gitlab.com": "gitlab.com"}
-"""Host names for SSH over the port of HTTPS."""
+_ALIASES = {
+    "ssh.github.com": "github.com",
+    "altssh.gitlab.com": "gitlab.com",
+    "raw.githubusercontent.com": "github.com",
+}
+"""Host names for SSH over the port of HTTPS, and for the bare text of files."""
 _NO_OWNER = {"sponsors", "orgs", "topics", "collections"}
 """First parts of addresses on GitHub that are not of an owner."""
 
