@@ -196,6 +196,7 @@ EVENTS = {
     "`objective/scores` of the step's rollout. With `--contrast.weight`, `loss` is what is minimized: the "
     "language-model loss, which is `contrast/lm_loss` alone, plus the weight times `contrast/loss`.",
     "export.compared": "What an export was compared with the checkpoint on, and the largest difference of two logits.",
+    "generate.other_index": "`--attribute` is the index of a training with another tokenizer.",
     "generate.untuned": "`--chat` asks a checkpoint that was not tuned on conversations.",
     "train.not_compiled": "The blocks run as they are: there is no compiler for this computer's processor.",
     "train.skipped": "A step that was not taken: loss or gradient were not finite, or the gradient far too large.",

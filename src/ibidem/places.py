@@ -10,6 +10,7 @@ no `OSError`: a file that a store does not hand out is not a damaged file.
 import hashlib
 import io
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 8 << 20
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """The extra of this package that a protocol takes."""
+_ONE_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)", re.IGNORECASE)
 _LOCAL = ("file", "local")
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _CHANGED = "it has changed since it was listed; start again"
@@ -398,11 +400,16 @@ def on_disk(path: Path) -> Path:
 def path_of(text: str | Path) -> Path:
     """Return the path that a text names: one of a store if it is a URL.
 
+    Raises:
+        ConfigError: it is a URL with one slash.
+
     >>> path_of("memory://bucket/data/"), path_of("s3://bucket/data").name
     (StorePath('memory://bucket/data'), 'data')
     """
     if isinstance(text, Path):
         return text
+    if isinstance(text, str) and _ONE_SLASH.match(text):
+        raise ConfigError(f"{text}: a URL has two slashes behind the colon")
     return StorePath(text) if isinstance(text, str) and is_url(text) else Path(text)
 
 

@@ -434,5 +434,19 @@ def test_what_a_checkpoint_says_is_attributed(
     assert main(asked) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 spans of training documents; 0 % of ")
     assert main([*asked, "--output", str(tmp_path / "said.jsonl")]) == 0
+    assert "another tokenizer" not in capsys.readouterr().err
     said = json.loads((tmp_path / "said.jsonl").read_text())
     assert (said["repeats"], said["resembles"]) == ([], [])
+
+
+def test_an_index_of_another_training_is_told(
+    dataset: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    made = ["--input", str(tmp_path / "data"), "--output-dir", str(tmp_path / "tokenizer"), "--vocab-size", "400"]
+    assert main(["train-tokenizer", *made]) == 0
+    index = indexed(tmp_path, tmp_path / "tokenizer")
+    asked = ["generate", "--checkpoint", str(checkpoint), "--prompt", "def ", "--max-tokens", "5"]
+    capsys.readouterr()
+    assert main([*asked, "--attribute", str(index)]) == 0
+    assert "the model has another tokenizer" in capsys.readouterr().err

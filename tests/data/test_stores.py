@@ -595,3 +595,12 @@ def test_a_kill_before_any_change_of_a_store_leaves_the_old_dataset_the_new_one_
     assert [state for state, _ in groupby(states)] == ["old", "none", "new"], states
     assert artifacts.verify(store / "out").digest == here.digest
     assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])
+
+
+def test_a_url_with_one_slash_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.py").write_text("pass\n")
+    for output in ("s3:/bucket/out", "file:/out"):
+        command = ["preprocess", "--dataset", f"{tmp_path / 'a.py'}:train:text", "--output-dir", output]
+        assert cli.main(command) == 2
+        assert "a URL has two slashes behind the colon" in capsys.readouterr().err
+    assert not list(Path.cwd().glob("*:"))

@@ -23,6 +23,9 @@ def generate(config: GenerateConfig) -> str:
     index = None if config.attribute is None else Attribution(config.attribute)
     model, checkpoint = load_model(newest(config.checkpoint))
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
+    if index is not None and index.tokenizer.digest != tokenizer.digest:
+        reason = "it is of another training: the model has another tokenizer; what it repeats of its own is not found"
+        log.event("generate.other_index", index=str(config.attribute), reason=reason)
     if config.chat:
         report_untuned(checkpoint)
     frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size)
