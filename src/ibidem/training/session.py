@@ -175,10 +175,9 @@ def run(
         closing(objective),
         _alone(config.output_dir, is_private=is_private) if accelerator.is_main_process else nullcontext(),
     ):
-        checkpoint = state.find(
-            accelerator, config.output_dir, config.training.resume_from, made.kind, principal=config.reader
-        )
-        _warn(config, starts_anew=checkpoint is None and config.training.resume_from is not None)
+        resume_from = config.training.resume_from
+        checkpoint = state.find(accelerator, config.output_dir, resume_from, made.kind, principal=config.reader)
+        _warn(config, starts_anew=checkpoint is None and resume_from is not None)
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
@@ -190,9 +189,7 @@ def run(
             last, stopped = checkpoint.path, None
         else:
             objective.check()
-            if accelerator.is_main_process and checkpoint is not None:
-                state.supersede(config.output_dir, start)
-            accelerator.wait_for_everyone()
+            state.supersede(accelerator, config.output_dir, start)
             new_model = build if checkpoint is None else rebuild or build
             built = partial(_build, new_model, adapt, objective, config, accelerator, checkpoint, made.initial)
             last, stopped = _train(schedule, objective, built(), config, accelerator, made)

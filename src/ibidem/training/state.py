@@ -211,9 +211,11 @@ def _latest(run: Path, kind: str, principal: str | None) -> Path | None:
     return None
 
 
-def supersede(run: Path, start: int) -> None:
+def supersede(accelerator: Accelerator, run: Path, start: int) -> None:
     """Put the checkpoints aside that a run has after the step from which it goes on."""
-    _set_aside(run, [step for step in steps_of(run) if step > start], "superseded")
+    if accelerator.is_main_process:
+        _set_aside(run, [step for step in steps_of(run) if step > start], "superseded")
+    accelerator.wait_for_everyone()
 
 
 def _set_aside(run: Path, steps: Sequence[int], why: str) -> None:
