@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from tests.conftest import REPOSITORY
+from tests.processes import free_port
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 HOST, LONGEST_S = "127.0.0.1", 120
@@ -40,9 +41,7 @@ def cluster(raylets: int = 1, *, cores: int = 2, folder: Path | None = None) -> 
 
     Its own processes alone are stopped: `ray stop` would stop every cluster of the machine.
     """
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"{HOST}:{port}"
     sockets = f"{tempfile.gettempdir()}/ray-{port}"  # a short name, as those of sockets must be
     head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", sockets]
