@@ -42,6 +42,7 @@ INTERNAL = {
         "data.sources.survey:FILE",
         "data.blend:_SCATTERED",
         "data.pipeline.finish:_MADE",
+        "artifacts:_WHOLE",
         "delivery:_PROBE",
     ),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),

@@ -9,7 +9,6 @@ The result is a dataset like any other; its rows name their sources.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, workfiles
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
@@ -35,11 +34,11 @@ from ibidem.data.counts import (
     to_manifest,
     total_of,
 )
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
 from ibidem.files import sha256_of
-from ibidem.places import AnyPlace, here
+from ibidem.places import AnyPlace, MaybePlace, here
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
@@ -81,9 +80,9 @@ class BlendConfig(EngineConfig):
     """Datasets to blend, by name."""
     output_dir: AnyPlace
     """Folder of the blend, or its URL at a store; one artifact, replaced as a whole."""
-    work_dir: Annotated[Path | None, WRITTEN] = None
-    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
-    folder."""
+    work_dir: Annotated[MaybePlace, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL, or its URL at a store; all workers must see it. If
+    empty, the folder around output_dir with the runner ray, otherwise the current folder."""
     shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
     """Share of each category; they must add up to 1."""
     tokenizer: Path | None = None
@@ -125,7 +124,7 @@ def blend(config: BlendConfig) -> str:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     blended = artifacts.finished(
-        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=_work_dir(config)
     )
     blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
     if off := off_shares(blended):
@@ -195,6 +194,10 @@ def _settings(config: BlendConfig) -> dict[str, Any]:
     return chosen | {"unit": "tokens" if config.tokenizer else "bytes"}
 
 
+def _work_dir(config: BlendConfig) -> Path | None:
+    return work_dir_of(config.output_dir, config.work_dir, config)
+
+
 def _verify(
     config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input]
 ) -> str:
@@ -205,8 +208,8 @@ def _verify(
             raise DigestMismatch(
                 f"{config.output_dir}: {item.role} is not the input that it was made from ({item.name})"
             )
-    local = artifacts.local(config.output_dir, config.work_dir)
-    again = local.with_name(f".{local.name}.again")
+    beside = artifacts.working_path(config.output_dir, _work_dir(config))
+    again = beside.with_name(f".{beside.name}.again")
     try:
         made = _make(config, datasets, chosen, inputs, again)
         for name in sorted(there.files.keys() | made.files.keys()):
@@ -215,7 +218,7 @@ def _verify(
         if there.digest != made.digest:
             raise DigestMismatch(f"{config.output_dir}: made with other settings: {_difference(there, made)}")
     finally:
-        shutil.rmtree(again, ignore_errors=True)
+        workfiles.remove(again)
     return f"{config.output_dir}: made again, byte for byte the same: {there.digest}"
 
 
@@ -230,9 +233,12 @@ def _make(
     started = time.monotonic()
     is_private = readers_of(chosen) is not None
     artifacts.check_writable(path)
-    with artifacts.workspace(artifacts.local(path, config.work_dir), config=chosen, inputs=inputs) as work:
-        work.chmod(0o700 if is_private else work.stat().st_mode)
-        engine = Engine(config)
+    engine, beside = Engine(config), _work_dir(config)
+    place = artifacts.working_path(path, beside)
+    with artifacts.workspace(place, config=chosen, inputs=inputs) as work, engine.working_in(work):
+        if is_private:
+            workfiles.shut(work)
+        engine.check_seen([*(dataset.path for dataset in datasets.values()), *filter(None, [config.tokenizer])])
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
         parts = _scatter(order, config, measured, work, engine)
@@ -246,7 +252,7 @@ def _make(
             inputs=inputs,
             started=started,
             is_private=is_private,
-            beside=config.work_dir,
+            beside=beside,
             engine=engine,
         ) as draft:
             for shard in gathered:
@@ -277,7 +283,7 @@ def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engi
     ]
     for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
         pass
-    return _Measured(paths, [digests[path] for path in paths], [np.load(kept) for *_, kept in tasks])
+    return _Measured(paths, [digests[path] for path in paths], [*exchange.load_each([kept for *_, kept in tasks])])
 
 
 def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
@@ -287,7 +293,7 @@ def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
         DigestMismatch: it is not what the manifest says.
     """
     path, sha256, tokenizer, kept = task
-    if kept.exists():
+    if kept.is_file():
         return
     pieces = [np.empty(0, MEASURED)]
     with here(path) as (file, found):
@@ -497,7 +503,7 @@ def _scatter(
 
 
 def _scatter_shard(task: _Scattering) -> None:
-    if task.target.exists():
+    if task.target.is_file():
         return
     with here(task.path) as (file, found):
         if found != task.sha256:
@@ -535,7 +541,7 @@ class _Gathered(NamedTuple):
 def _gather(task: tuple[Path, int, Sequence[Path]]) -> _Gathered:
     """Sort and write one shard of the blend."""
     folder, number, parts = task
-    if not folder.exists():
+    if not artifacts.is_made(folder):
         batches = [_part(path, number) for path in parts]
         rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
         facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
@@ -553,9 +559,7 @@ def _part(path: Path, number: int) -> pa.RecordBatch:
     """Read the rows of one shard of the blend that came from one shard of a dataset."""
     index = exchange.kept_open(path)
     row = int(np.searchsorted(index[:, 0], number))
-    with path.with_suffix(".arrow").open("rb") as file:
-        file.seek(int(index[row, 1]))
-        message = file.read(int(index[row, 2] - index[row, 1]))
+    message = workfiles.part(path.with_suffix(".arrow"), int(index[row, 1]), int(index[row, 2]))
     return pa.ipc.read_record_batch(pa.py_buffer(message), _SCATTERED)
 
 
