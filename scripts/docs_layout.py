@@ -41,6 +41,8 @@ INTERNAL = {
         "training.token_shards:COUNTS_FILE",
         "data.sources.survey:FILE",
         "data.blend:_SCATTERED",
+        "data.blend:_ORDER",
+        "data.blend:_PARTS",
         "data.pipeline.finish:_MADE",
         "artifacts:_WHOLE",
         "delivery:_PROBE",

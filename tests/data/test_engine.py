@@ -1,5 +1,6 @@
 """The same bytes come out, whoever does the work and however often it is killed."""
 
+import importlib.util
 import json
 import random
 import signal
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests import ray_cluster
-from tests.conftest import python_file
+from tests.conftest import REPOSITORY, python_file
 from tests.data.stores import put_folder, s3_server
 from tests.ray_cluster import Cluster, cluster
 
@@ -198,6 +199,19 @@ def test_four_raylets_that_share_no_disk_and_of_which_one_is_lost_in_each_step_g
 def blending(dataset: Path, output: Path) -> list[str]:
     settings = ["--shares.text", "0.6", "--shares.code", "0.4", "--datasets.a.max-repeats", "2", "--shard-size", "40"]
     return ["blend", "--datasets.a.path", str(dataset), "--output-dir", str(output), *settings]
+
+
+def test_what_passes_through_the_driver_for_a_document_does_not_grow_with_the_corpus() -> None:
+    spec = importlib.util.spec_from_file_location("driver_bytes", REPOSITORY / "benchmarks" / "ray_driver_bytes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    small, large = (benchmark.measured(benchmark.rows, count, shard_size=20) for count in (400, 1600))
+    for stage in benchmark.STAGES:
+        assert large[stage]["sum"] <= small[stage]["sum"]
+        assert large[stage]["sum"] < 200
+        assert large[stage]["functions"] <= small[stage]["functions"]
 
 
 def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> list[str]:

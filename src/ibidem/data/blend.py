@@ -43,6 +43,8 @@ from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
+_ORDER, _PARTS = "order.npy", "parts.npy"
+"""Work files: rows of shards with their places in the blend, by shard; for each place, the number of its shard."""
 _SCATTERED = shards.SCHEMA.append(pa.field("place", pa.int64()))
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
@@ -241,8 +243,7 @@ def _make(
         engine.check_seen([*(dataset.path for dataset in datasets.values()), *filter(None, [config.tokenizer])])
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
-        parts = _scatter(order, config, measured, work, engine)
-        tasks = [(work / f"gathered-{number:05d}", number, part) for number, part in enumerate(parts)]
+        tasks = _scatter(order, config, measured, work, engine)
         gathered = list(_progress(engine, "gather", _gather, tasks))
         exchange.forget()
         with artifacts.create(
@@ -462,27 +463,57 @@ class _Scattering(NamedTuple):
 
     path: Path
     sha256: str
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
     category: Category | None
     shard_size: int
-    target: Path
-    """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+    work: Path
+    number: int
+    first: int
+    past: int
+    """Where its rows and their places are in the file of all."""
+
+    @property
+    def target(self) -> Path:
+        """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+        return _scattered(self.work, self.number)
+
+    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Read the rows, and their places in the blend."""
+        rows, places = np.ascontiguousarray(exchange.rows(self.work / _ORDER, self.first, self.past).T)
+        return rows, places
 
 
-_Parts = list[list[Path]]
-"""For each shard of the blend, what it is gathered from."""
+class _Gathering(NamedTuple):
+    """A shard of the blend, which begins and ends at these places."""
+
+    work: Path
+    number: int
+    first: int
+    past: int
+
+    @property
+    def folder(self) -> Path:
+        return self.work / f"gathered-{self.number:05d}"
+
+    def parts(self) -> list[Path]:
+        """Read what it is gathered from."""
+        numbers = np.unique(exchange.rows(self.work / _PARTS, self.first, self.past))
+        return [_scattered(self.work, number) for number in numbers.tolist()]
+
+
+def _scattered(work: Path, number: int) -> Path:
+    return work / "scattered" / f"{number:06d}.npy"
 
 
 def _scatter(
     order: Order, config: BlendConfig, measured: Mapping[str, _Measured], work: Path, engine: Engine
-) -> _Parts:
-    """Write the rows of each shard by their shards in the blend; return which parts each of those has."""
+) -> list[_Gathering]:
+    """Write the rows of each shard by their shards in the blend; return the tasks that gather those."""
     tasks: list[_Scattering] = []
     offsets = np.cumsum([0, *(sum(map(len, each.rows)) for each in measured.values())])
     documents = offsets[order.dataset] + order.document
     by_document = np.argsort(documents, kind="stable")
-    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int64)
+    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int32)
+    rows_and_places = np.empty((len(documents), 2), np.int64)
     for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
         before = offset
         for path, sha256, rows in zip(each.paths, each.sha256s, each.rows, strict=True):
@@ -490,16 +521,17 @@ def _scatter(
             if past > first:
                 places = np.sort(by_document[first:past])
                 part_of[places] = len(tasks)
-                target = work / "scattered" / f"{len(tasks):06d}.npy"
-                category = config.datasets[name].category
-                chosen = documents[places] - before
-                tasks.append(_Scattering(path, sha256, chosen, places, category, config.shard_size, target))
+                rows_and_places[first:past] = np.stack([documents[places] - before, places], axis=1)
+                of_shard = config.datasets[name].category, config.shard_size
+                tasks.append(_Scattering(path, sha256, *of_shard, work, len(tasks), int(first), int(past)))
             before += len(rows)
+    exchange.save(work / _ORDER, rows_and_places)
+    exchange.save(work / _PARTS, part_of)
     for _ in _progress(engine, "scatter", _scatter_shard, tasks):
         pass
-    size = config.shard_size
-    parts = (np.unique(part_of[start : start + size]).tolist() for start in range(0, len(part_of), size))
-    return [[tasks[number].target for number in numbers] for numbers in parts]
+    starts = range(0, len(part_of), config.shard_size)
+    ends = [*starts[1:], len(part_of)]
+    return [_Gathering(work, number, *bounds) for number, bounds in enumerate(zip(starts, ends, strict=True))]
 
 
 def _scatter_shard(task: _Scattering) -> None:
@@ -513,13 +545,12 @@ def _scatter_shard(task: _Scattering) -> None:
         column = rows.schema.get_field_index("category")
         rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))
     index = []
+    chosen, places = task.order()
 
     def write(file: BinaryIO) -> None:
-        numbers, starts = np.unique(task.places // task.shard_size, return_index=True)
-        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(task.places)], strict=True):
-            wanted = rows.take(task.rows[start:end]).append_column(
-                "place", pa.array(task.places[start:end], pa.int64())
-            )
+        numbers, starts = np.unique(places // task.shard_size, return_index=True)
+        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(places)], strict=True):
+            wanted = rows.take(chosen[start:end]).append_column("place", pa.array(places[start:end], pa.int64()))
             (batch,) = wanted.combine_chunks().to_batches()
             before = file.tell()
             file.write(batch.serialize())
@@ -538,11 +569,11 @@ class _Gathered(NamedTuple):
     counts: Counts
 
 
-def _gather(task: tuple[Path, int, Sequence[Path]]) -> _Gathered:
+def _gather(task: _Gathering) -> _Gathered:
     """Sort and write one shard of the blend."""
-    folder, number, parts = task
+    folder, number = task.folder, task.number
     if not artifacts.is_made(folder):
-        batches = [_part(path, number) for path in parts]
+        batches = [_part(path, number) for path in task.parts()]
         rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
         facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
         with artifacts.make_folder(folder) as partial_folder:

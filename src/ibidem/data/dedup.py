@@ -64,7 +64,7 @@ class Decisions(NamedTuple):
 
     def of(self, group: Group) -> Array:
         """Read the decisions about the documents of a group that are dropped or in a cluster, in order."""
-        return exchange.load(self.layout.path("decisions", group.number))
+        return read_decisions(self.layout, group)
 
     def clusters(self) -> dict[str, int]:
         """Count clusters and their documents."""
@@ -77,6 +77,11 @@ class Decisions(NamedTuple):
             "documents": int(sizes.sum()),
             "largest": int(sizes.max(initial=0)),
         }
+
+
+def read_decisions(layout: Layout, group: Group) -> Array:
+    """Read the decisions about the documents of a group that are dropped or in a cluster, in order."""
+    return exchange.load(layout.path("decisions", group.number))
 
 
 def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bool) -> NDArray[Any]:
