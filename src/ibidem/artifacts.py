@@ -97,9 +97,30 @@ class Draft:
     rows: dict[str, int] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     """sha256 of files that were hashed while they were written; they are not read again."""
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    """Files that are sent to a store from where they are, by name; see `add`."""
+    is_sent: bool = False
+    """Whether the artifact is sent to a store."""
     mark: Callable[[str], str] | None = None
     """Returns a mark of the digest, which the manifest keeps in `volatile`."""
     is_discarded: bool = False
+
+    def add(self, name: str, path: Path, *, sha256: str, rows: int | None = None) -> None:
+        """Make a finished file a part of the artifact, without copying it here.
+
+        Args:
+            name: its name in the artifact.
+            path: where it is; neither changed nor deleted before the artifact is sealed.
+            sha256: of its content.
+            rows: number of its rows.
+        """
+        self.hashes[name] = sha256
+        self.rows |= {} if rows is None else {name: rows}
+        if self.is_sent:
+            self.elsewhere[name] = path
+        else:
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, self.path / name)
 
     def discard(self) -> None:
         """Leave everything unchanged."""
@@ -139,7 +160,7 @@ def create(
     here = local(path, beside)
     here.parent.mkdir(parents=True, exist_ok=True)
     sweep(here.parent)
-    draft = Draft(hidden(here, "partial"))
+    draft = Draft(hidden(here, "partial"), is_sent=isinstance(path, StorePath))
     shutil.rmtree(draft.path, ignore_errors=True)
     draft.path.mkdir(mode=0o700 if is_private else 0o777)
     if is_private and not isinstance(path, StorePath) and path.exists():
@@ -515,8 +536,9 @@ def _seal(draft: Draft, facts: _Facts) -> str:
 
 def _deliver(draft: Draft, path: StorePath, facts: _Facts, before: Artifact | None, engine: Engine | None) -> str:
     """Send the files to a store, and their manifest last; return the digest."""
-    names, known = sorted(_file_names(draft.path)), () if before is None else before.files
-    sent = delivery.deliver(draft.path, names, path, kind=facts.kind, known=known, engine=engine)
+    here = {name: draft.path / name for name in _file_names(draft.path)}
+    names, known = sorted([*here, *draft.elsewhere]), () if before is None else before.files
+    sent = delivery.deliver(here, draft.elsewhere, path, kind=facts.kind, known=known, engine=engine)
     files = {}
     for name in names:
         part = sent.parts[name]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from tests.data.left_out import quarantined
 
 from ibidem import artifacts
 from ibidem.cli import main
@@ -240,8 +241,7 @@ def test_no_good_row_is_lost_and_every_bad_one_is_told(
     counts = artifacts.verify(tmp_path / "out").counts
     found = set(texts_of(tmp_path / "out")) if counts["kept"] else set()
     assert {*kind.good, *(() if kind.licensed else ("harmless neighbor",))} <= found
-    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
+    told = quarantined(tmp_path / "out")
     assert len(told) == len(kind.bad), told
     for row, (file, line, reason) in zip(told, kind.bad, strict=True):
         assert row["file"] == file

@@ -104,7 +104,7 @@ def test_a_server_that_goes_away_in_the_middle_ends_the_run_and_the_next_one_goe
 
 def test_a_manifest_is_written_only_if_there_is_none(s3: tuple[Any, StorePath], tmp_path: Path) -> None:
     (tmp_path / "part").write_text("x")
-    made_there = delivery.deliver(tmp_path, ["part"], s3[1], kind="dataset", known=(), engine=None)
+    made_there = delivery.deliver({}, {"part": tmp_path / "part"}, s3[1], kind="dataset", known=(), engine=None)
     put(s3[1], "manifest.json", b"another")
     with pytest.raises(StoreError, match="another run writes there"):
         made_there.seal("manifest.json", "{}")

@@ -8,7 +8,7 @@
 The result is a dataset like any other; its rows name their sources.
 """
 
-import os
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,15 +30,15 @@ from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     count_kept,
-    read_counts,
+    counts_of,
+    listed,
     to_manifest,
     total_of,
-    write_counts,
 )
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
-from ibidem.files import sha256_of, write_file
+from ibidem.files import sha256_of
 from ibidem.places import AnyPlace, here
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
@@ -236,9 +236,8 @@ def _make(
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
         parts = _scatter(order, config, measured, work, engine)
-        gathered = [work / f"gathered-{number:05d}" for number in range(len(parts))]
-        tasks = [(folder, number, parts[number]) for number, folder in enumerate(gathered)]
-        counted = list(_progress(engine, "gather", _gather, tasks))
+        tasks = [(work / f"gathered-{number:05d}", number, part) for number, part in enumerate(parts)]
+        gathered = list(_progress(engine, "gather", _gather, tasks))
         exchange.forget()
         with artifacts.create(
             path,
@@ -250,15 +249,10 @@ def _make(
             beside=config.work_dir,
             engine=engine,
         ) as draft:
-            (draft.path / "blend" / "train").mkdir(parents=True)
-            for number, folder in enumerate(gathered):
-                name = f"blend/train/shard-{number:05d}.parquet"
-                os.link(folder / "shard.parquet", draft.path / name)
-                draft.rows[name] = shards.num_rows(draft.path / name)
-                draft.hashes[name] = (folder / "sha256").read_text()
-            draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
-            shards.write_quarantine(draft.path / shards.QUARANTINE, ())
-            draft.counts |= to_manifest(total_of(counted), more=order.counts)
+            for shard in gathered:
+                name = f"blend/train/shard-{shard.number:05d}.parquet"
+                draft.add(name, shard.path, sha256=shard.sha256, rows=shard.counts["kept", ""])
+            draft.counts |= to_manifest(total_of(each.counts for each in gathered), more=order.counts)
     log.event("blend.finished", path=str(path), **order.counts)
     return artifacts.load(path)
 
@@ -529,8 +523,17 @@ def _scatter_shard(task: _Scattering) -> None:
     exchange.save(task.target, np.array(index, np.int64))
 
 
-def _gather(task: tuple[Path, int, Sequence[Path]]) -> Counts:
-    """Sort and write one shard of the blend; return its counts."""
+class _Gathered(NamedTuple):
+    """A finished shard of the blend."""
+
+    number: int
+    path: Path
+    sha256: str
+    counts: Counts
+
+
+def _gather(task: tuple[Path, int, Sequence[Path]]) -> _Gathered:
+    """Sort and write one shard of the blend."""
     folder, number, parts = task
     if not folder.exists():
         batches = [_part(path, number) for path in parts]
@@ -540,9 +543,10 @@ def _gather(task: tuple[Path, int, Sequence[Path]]) -> Counts:
             shards.write_shard(partial_folder / "shard.parquet", facts, contents.to_batches())
             counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
             counted["read", ""] = counted["kept", ""]
-            write_file(partial_folder / "sha256", sha256_of(partial_folder / "shard.parquet"))
-            write_counts(partial_folder / "counts.json", counted)
-    return read_counts(folder / "counts.json")
+            facts_of_it = {"sha256": sha256_of(partial_folder / "shard.parquet"), "counts": listed(counted)}
+            (partial_folder / "made.json").write_text(json.dumps(facts_of_it), encoding="utf-8")
+    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+    return _Gathered(number, folder / "shard.parquet", made["sha256"], counts_of(made["counts"]))
 
 
 def _part(path: Path, number: int) -> pa.RecordBatch:

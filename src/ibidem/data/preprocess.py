@@ -2,8 +2,8 @@
 
     <output_dir>/<dataset>/<split>/shard-00000.parquet   one row per document
     <output_dir>/<dataset>/<split>/sketch-00000.npy      one sketch per row, for comparison by later runs
-    <output_dir>/dropped.parquet                         one row per dropped document, with the reason
-    <output_dir>/quarantine.jsonl                        one line per input that could not be read
+    <output_dir>/<dataset>/<split>/dropped-00000.parquet one row per document dropped there, with the reason
+    <output_dir>/<dataset>/<split>/quarantine-00000.jsonl one line per input there that could not be read
     <output_dir>/removals.jsonl                          one line per removal request, without its text
     <output_dir>/manifest.json                           written last: counts, digests, settings
 
@@ -182,9 +182,10 @@ def _make(
         work = _plan(opened.sources, config, folder)
         _prepare(work, config, engine)
         _decide(work, settled_parts, config, engine)
-        counted = _finish(work, engine)
+        made = _finish(work, engine)
+        total = total_of(each.counts for each in made)
         if opened.must_keep:
-            _check_kept(total_of(counted), config)
+            _check_kept(total, config)
         with artifacts.create(
             config.output_dir,
             kind=shards.KIND,
@@ -195,10 +196,10 @@ def _make(
             beside=config.work_dir,
             engine=engine,
         ) as draft:
-            finish.assemble(draft, work.shards)
+            finish.assemble(draft, made)
             shards.write_tombstones(draft, [request.tombstone for request in requests])
             others = _other_counts(opened.sources, folder) | dict(opened.counts)
-            draft.counts |= to_manifest(total_of(counted), more=others)
+            draft.counts |= to_manifest(total, more=others)
 
 
 def _check_kept(total: Counts, config: PreprocessConfig) -> None:
@@ -270,7 +271,7 @@ def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list
 
     Args:
         dataset: the dataset that dropped them.
-        rows: their rows in dropped.parquet.
+        rows: as `shards.read_dropped` reads them.
 
     Returns:
         The text of each row; None if the source is not at hand, or has another document there now.
@@ -368,9 +369,9 @@ def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list
             )
     paths = [path for dataset in settled for path in shards.shard_paths(dataset.path)]
     for path in paths:
-        if not shards.sketch_path(path).exists():
+        if not shards.beside(path, shards.SKETCHES).exists():
             raise ConfigError(f"dedup.against: {path} has no sketches beside it; preprocess that dataset again")
-    return [Part(shards.sketch_path(path), path) for path in paths]
+    return [Part(shards.beside(path, shards.SKETCHES), path) for path in paths]
 
 
 def _plan(sources: Sequence[Source], config: PreprocessConfig, folder: Path) -> _Work:
@@ -469,13 +470,13 @@ def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
     }
 
 
-def _finish(work: _Work, engine: Engine) -> list[Counts]:
-    counted = []
+def _finish(work: _Work, engine: Engine) -> list[finish.Made]:
+    made = []
     with log.progress("preprocess.finish", len(work.shards), "shards") as bar:
-        for counted_of_shard in engine.map(finish.finish, work.shards, processes=False):
-            counted.append(counted_of_shard)
+        for shard in engine.map(finish.finish, work.shards, processes=False):
+            made.append(shard)
             bar.advance()
-    return counted
+    return made
 
 
 def _folders(sources: Sequence[Source]) -> list[str]:

@@ -31,11 +31,13 @@ AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 KIND = "dataset"
-DROPPED = "dropped.parquet"
-QUARANTINE = "quarantine.jsonl"
 REMOVALS = "removals.jsonl"
-REMOVED = "removed.npy"
 SHARDS = "shard-*.parquet"
+SKETCHES = "sketch-*.npy"
+DROPPED = "dropped-*.parquet"
+QUARANTINE = "quarantine-*.jsonl"
+REMOVED = "removed-*.npy"
+"""Names of the files of a shard; each has its number in the place of the star, and none is empty."""
 
 _CODE_BLOCK = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("language", pa.string())])
 _PART = pa.struct([("kind", pa.string()), ("text", pa.large_string())])
@@ -177,15 +179,10 @@ def write_shard(path: Path, facts: pa.Table, contents: Iterable[pa.RecordBatch])
             first += len(batch)
 
 
-def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write the rows of dropped documents, one row group for each nonempty table; return their number."""
-    count = 0
+def write_dropped(path: Path, rows: pa.Table) -> None:
+    """Write the dropped documents of a shard, in one row group."""
     with pq.ParquetWriter(path, DROPPED_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            if len(table):
-                writer.write_table(table.combine_chunks(), row_group_size=len(table))
-                count += len(table)
-    return count
+        writer.write_table(rows.combine_chunks(), row_group_size=max(1, len(rows)))
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -289,13 +286,13 @@ def rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(pending)
 
 
-def sketch_path(shard: AnyPath) -> AnyPath:
-    """Return the path of a shard's sketches.
+def beside(shard: AnyPath, name: str) -> AnyPath:
+    """Return the path of another file of a shard.
 
-    >>> sketch_path(Path("d/train/shard-00001.parquet")).name
-    'sketch-00001.npy'
+    >>> beside(Path("d/train/shard-00001.parquet"), DROPPED).as_posix()
+    'd/train/dropped-00001.parquet'
     """
-    return shard.with_name(shard.name.replace("shard-", "sketch-")).with_suffix(".npy")
+    return shard.with_name(name.replace("*", shard.stem.rpartition("-")[2]))
 
 
 def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
@@ -335,20 +332,45 @@ def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
 
 def shard_names(dataset: artifacts.Artifact) -> list[str]:
     """List the shards that the manifest of a dataset names, sorted; whether they exist is not looked at."""
-    return sorted(name for name in dataset.files if PurePosixPath(name).match(SHARDS))
+    return names_of(dataset, SHARDS)
+
+
+def names_of(dataset: artifacts.Artifact, pattern: str) -> list[str]:
+    """List the files of shards that the manifest of a dataset names, sorted; whether they exist is not looked at.
+
+    Args:
+        dataset: the dataset.
+        pattern: which files of a shard. Earlier versions wrote some of them once for the dataset, without a number.
+    """
+    whole = pattern.replace("-*", "")
+    return sorted(name for name in dataset.files if name == whole or PurePosixPath(name).match(pattern))
 
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Read the dropped documents of a dataset, one shard at a time."""
-    with source(dataset.path / DROPPED) as name, pq.ParquetFile(name) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns)
+    """Check and read the dropped documents of a dataset, those of one shard at a time.
+
+    Raises:
+        DigestMismatch: a file is missing or damaged.
+    """
+    names = names_of(dataset, DROPPED)
+    artifacts.check(dataset, names)
+    for name in names:
+        with source(dataset.path / name) as opened, pq.ParquetFile(opened) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns)
 
 
-def read_quarantine(dataset: artifacts.Artifact) -> list[Unreadable]:
-    """Read the list of inputs that could not be read."""
-    rows = jsonl.loads((dataset.path / QUARANTINE).read_text(encoding="utf-8"))
-    return [Unreadable(**row) for row in rows]
+def read_quarantine(dataset: artifacts.Artifact) -> Iterator[Unreadable]:
+    """Check and read the list of inputs that could not be read, that of one shard at a time.
+
+    Raises:
+        DigestMismatch: a file is missing or damaged.
+    """
+    names = names_of(dataset, QUARANTINE)
+    artifacts.check(dataset, names)
+    for name in names:
+        for row in jsonl.loads((dataset.path / name).read_text(encoding="utf-8")):
+            yield Unreadable(**row)
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
