@@ -22,7 +22,7 @@ from ibidem.modeling.attention import Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.initialization import draw, fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
-from ibidem.modeling.loss import embed, linear_cross_entropy
+from ibidem.modeling.loss import LossKernel, embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
 from ibidem.modeling.rope import Rope
 
@@ -156,6 +156,8 @@ class Decoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
         self.compute_dtype = compute_dtype
+        self.loss_kernel: LossKernel = "chunked"
+        """Whose operation computes the loss in training; what is measured is always of the chunked one."""
         self.embedding = Matrix(config)
         self.rope = Rope(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -252,7 +254,8 @@ class Decoder(nn.Module):
             hidden_ND, targets_N = hidden_ND.index_select(0, counted_N), targets_N.index_select(0, counted_N)
         if scoring is not None:
             return self._scores(hidden_ND, head_VD, targets_N, scoring)
-        return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss)
+        kernel = self.loss_kernel if self.training else "chunked"
+        return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss, kernel=kernel)
 
     def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
         return token_scores(hidden_ND, head_VD, targets_N, scoring)
