@@ -1,6 +1,7 @@
 """Kernels for GPUs: what cannot run here is refused in one line, and what is asked for is what a step computes with."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from ibidem.config import build, settings
 from ibidem.errors import ConfigError
+from ibidem.modeling import float8
+from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.loss import IGNORE
+from ibidem.modeling.modeling_custom import Decoder, Linear
 from ibidem.training import kernels
-from ibidem.training.config import TrainConfig
+from ibidem.training.config import TrainConfig, TrainLoopConfig
 
-PACKAGES = {"loss": ("liger", "liger_kernel", "liger-kernel")}
+PACKAGES = {"loss": ("liger", "liger_kernel", "liger-kernel"), "float8": ("rowwise", "torchao", "torchao")}
 
 
 @pytest.mark.parametrize("setting", PACKAGES)
@@ -24,7 +28,7 @@ def test_a_kernel_is_refused_in_one_line_without_its_package_and_without_a_gpu(
     setting: str, train_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value, module, package = PACKAGES[setting]
-    asked = changed(train_settings, **{f"training__{setting}": value})
+    asked = changed(train_settings, **{f"training__{setting}": value, "training__mixed_precision": "bf16"})
     monkeypatch.setattr(kernels, "find_spec", lambda name: None if name == module else ...)
     with pytest.raises(
         ConfigError, match=rf"^training.{setting} {value} needs {package}: pip install 'ibidem\[cuda\]'$"
@@ -42,9 +46,85 @@ def test_manifests_of_runs_without_kernels_do_not_name_them(train_settings: Sett
     assert not named.keys() & PACKAGES.keys()
 
 
-def test_the_loss_of_liger_is_refused_in_fp16(train_settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="loss liger would overflow in fp16: give mixed_precision bf16"):
-        build(TrainConfig, changed(train_settings, training__loss="liger", training__mixed_precision="fp16"))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training__loss": "liger", "training__mixed_precision": "fp16"}, "loss liger would overflow in fp16"),
+        ({"training__float8": "rowwise"}, "float8 is for products whose results are bf16: give mixed_precision bf16"),
+    ],
+)
+def test_kernels_are_refused_in_a_precision_that_they_are_not_for(
+    changes: dict[str, str], said: str, train_settings: Settings
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(TrainConfig, changed(train_settings, **changes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "context", "said"),
+    [
+        ({"ffn_hidden": 40}, 32, "ffn_hidden 40 is not a multiple of 16"),
+        ({"heads": 2, "kv_heads": 1, "head_dim": 24}, 32, "kv_heads x their width 24 is not"),
+        ({}, 20, "tokens of a micro batch 20 is not"),
+    ],
+)
+def test_sizes_that_float8_does_not_multiply_are_refused(shape: dict[str, int], context: int, said: str) -> None:
+    model = ModelConfig(**{"vocab_size": 97, "width": 48, "layers": 1, "heads": 3, "ffn_hidden": 64} | shape)
+    training = TrainLoopConfig(steps=1, batch_sequences=1, float8="tensorwise")
+    with pytest.raises(ConfigError, match=f"^training.float8 tensorwise: {said}"):
+        kernels.check(training, model, context=context)
+
+
+def test_a_gpu_that_does_not_multiply_in_float8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_check_package", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    shape = ModelConfig(vocab_size=97, width=32, layers=1, heads=2, ffn_hidden=64)
+    training = TrainLoopConfig(steps=1, batch_sequences=1, float8="rowwise")
+    with pytest.raises(ConfigError, match="needs a GPU of compute capability 8.9, and this one has 8.0; leave it out"):
+        kernels.check(training, shape, context=32)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # what torch's compiler does itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_matrices_with_a_product_of_their_own_compute_the_same_block(qk_norm: bool, compiled: bool) -> None:
+    shape = ModelConfig(vocab_size=97, width=32, layers=1, heads=4, kv_heads=2, ffn_hidden=48, qk_norm=qk_norm)
+    ids = torch.randint(97, (2, 17), generator=torch.Generator().manual_seed(1))
+    found = []
+    for product in (None, torch.nn.functional.linear):
+        model = Decoder(shape).train()
+        model.init_weights(0)
+        for module in model.blocks.modules():
+            if isinstance(module, Linear):
+                module.product = product
+        if compiled:
+            torch.compiler.reset()
+            model.blocks[0].compile(backend="eager", fullgraph=True)
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for own, usual in zip(*found, strict=True):
+        torch.testing.assert_close(own, usual, atol=1e-6, rtol=1e-5)
+
+
+def test_float8_multiplies_in_steps_by_all_matrices_of_the_blocks_and_in_no_measurement(
+    train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products: list[tuple[int, ...]] = []
+
+    def multiplied(x: Tensor, weight: Tensor) -> Tensor:
+        products.append(tuple(weight.shape))
+        return torch.nn.functional.linear(x, weight)
+
+    monkeypatch.setattr(kernels, "check", lambda *_, **__: None)
+    monkeypatch.setattr(float8, "product", lambda _: multiplied)
+    asked = changed(train_settings, training__steps=3, validation__every=1, training__mixed_precision="bf16")
+    train(asked, output_dir=tmp_path / "usual")
+    train(asked, output_dir=tmp_path / "float8", training__float8="tensorwise")
+    blocks, micro_batches = 2, 2
+    assert Counter(products) == dict.fromkeys([(96, 32), (32, 32), (128, 32), (32, 64)], 3 * blocks * micro_batches)
+    assert losses(tmp_path / "float8") == pytest.approx(losses(tmp_path / "usual"), rel=1e-5)
 
 
 def test_a_step_computes_the_loss_of_liger_and_a_measurement_the_chunked_one(

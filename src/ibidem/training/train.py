@@ -30,7 +30,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     shape = check(config)
-    kernels.check(config.training)
+    kernels.check(config.training, shape, context=config.data.context or shape.context)
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     tokens, tokenizer = tokens_of(config.data, config.output_dir, accelerator)
