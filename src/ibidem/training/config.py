@@ -267,6 +267,26 @@ class SessionConfig:
 
 
 @configuration
+class TrainLoopConfig(LoopConfig):
+    """Length, batch size and precision of a training."""
+
+    loss: Annotated[Literal["chunked", "liger"], OPTIONAL] = "chunked"
+    """Whose operation computes the loss of a training step: this program's own, on any device, whose logits are
+    float32; or liger-kernel's on a GPU, whose logits have the precision of the matrix products."""
+    float8: Annotated[Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None, OPTIONAL] = None
+    """Multiply by the matrices of the blocks in float8 in training steps, with torchao's recipe of this name: for GPUs
+    of compute capability 8.9 or more, such as H100. Weights and checkpoints are as without."""
+
+    @model_validator(mode="after")
+    def _check_kernels(self) -> "TrainLoopConfig":
+        if self.loss == "liger" and self.mixed_precision == "fp16":
+            raise ValueError("loss liger would overflow in fp16: give mixed_precision bf16")
+        if self.float8 is not None and self.mixed_precision != "bf16":
+            raise ValueError("float8 is for products whose results are bf16: give mixed_precision bf16")
+        return self
+
+
+@configuration
 class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
@@ -277,6 +297,7 @@ class TrainConfig(SessionConfig):
     """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
     configs/model/base.py, or a JSON file."""
     data: DataConfig
+    training: TrainLoopConfig
     validation: TrainValidationConfig = Field(default_factory=TrainValidationConfig)
 
 
