@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibidem import __version__, delivery, log
+from ibidem import __version__, delivery, log, places, workfiles
 from ibidem.errors import ArtifactError, DigestMismatch, StoreError
 from ibidem.files import Engine, flush, hidden, on_each, sha256_of, sweep
 from ibidem.places import StorePath, opened, relative, shut
@@ -36,6 +37,8 @@ MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 SETTLED_NS = 2_000_000_000
 """A file modified less than this before sealing is always rehashed: a later change could have the same timestamp. Two
 seconds is the coarsest timestamp of a file system (FAT)."""
+_WHOLE = ".whole"
+"""Written last into a folder of a workspace at a store."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -147,8 +150,8 @@ def create(
     replaces another has the mode of that.
 
     At a store, the artifact is delivered (see `delivery`): a kill then leaves the old one, the new one, or none, and
-    parts that the next `create` there removes. The draft is in the local folder `beside`, or in the current one, and
-    the tasks that deliver it run on `engine`, or here.
+    parts that the next `create` there removes. The draft is in the folder `beside`, or in the current one; if that is
+    at a store, too, in the folder of temporary files. The tasks that deliver what was added run on `engine`, or here.
 
     Raises:
         ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
@@ -157,7 +160,9 @@ def create(
     check_replaceable(path, kind)
     before = load(path, kind=kind) if (path / MANIFEST).exists() else None
     started = time.monotonic() if started is None else started
-    here = local(path, beside)
+    here = working_path(path, beside)
+    if isinstance(here, StorePath):
+        here = Path(tempfile.gettempdir(), here.name)
     here.parent.mkdir(parents=True, exist_ok=True)
     sweep(here.parent)
     draft = Draft(hidden(here, "partial"), is_sent=isinstance(path, StorePath))
@@ -278,7 +283,7 @@ def finished(
     except DigestMismatch as error:
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
-    _clear_workspaces(local(path, beside))  # of a run that was killed after it had finished
+    _clear_workspaces(working_path(path, beside))  # of a run that was killed after it had finished
     reason = "it was made from the same inputs and settings"
     log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest, reason=reason)
     return artifact
@@ -322,12 +327,12 @@ def _check_replaceable_at(path: StorePath, kind: str) -> None:
         raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
 
 
-def local(path: Path, beside: Path | None = None) -> Path:
-    """Return the path of this machine beside which the work on an artifact is: `path`, unless it is at a store.
+def working_path(path: Path, beside: Path | None = None) -> Path:
+    """Return the path beside which the work on an artifact is: `path`, unless it is at a store.
 
     Args:
         path: of the artifact.
-        beside: a folder for work files; None: the current one.
+        beside: a folder for work files, here or at a store; None: the current one.
     """
     if not isinstance(path, StorePath):
         return path
@@ -415,19 +420,18 @@ def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input])
     """Yield a hidden folder beside `path` for the steps of a long run, with what an interrupted run left in it.
 
     Only a run with the same inputs, settings and version reuses it; the folders of other runs are deleted, and this one
-    is deleted when the block succeeds.
+    is deleted when the block succeeds. At a store, nothing locks it.
 
     Raises:
         ArtifactError: another process is using it.
     """
     identity = [__version__, config, [(item.role, item.digest, item.name) for item in inputs]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    work = path.parent / f".{path.name}.work-{key}"
-    _clear_workspaces(path, but=work)
-    _unlink_link(work)
-    with locked(work):
-        yield work
-        shutil.rmtree(work, ignore_errors=True)
+    folder = path.parent / f".{path.name}.work-{key}"
+    _clear_workspaces(path, but=folder)
+    with _held(folder):
+        yield folder
+        workfiles.remove(folder)
 
 
 def discard(path: Path) -> None:
@@ -436,34 +440,47 @@ def discard(path: Path) -> None:
     Raises:
         ArtifactError: a run is using such a workspace.
     """
-    for work in path.parent.glob(f".{path.name}.work-*"):
-        _unlink_link(work)
-        with locked(work):
-            shutil.rmtree(work, ignore_errors=True)
+    for folder in path.parent.glob(f".{path.name}.work-*"):
+        with _held(folder):
+            workfiles.remove(folder)
     if path.exists():
         aside = hidden(path, "replaced")
         path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _unlink_link(folder: Path) -> None:
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    if isinstance(folder, StorePath):
+        yield
+        return
     if folder.is_symlink():  # planted: what is written there would go elsewhere
         folder.unlink()
+    with locked(folder):
+        yield
 
 
 def _clear_workspaces(path: Path, *, but: Path | None = None) -> None:
-    for work in path.parent.glob(f".{path.name}.work-*"):
-        if work != but:
-            with suppress(ArtifactError), locked(work):
-                shutil.rmtree(work, ignore_errors=True)
+    for folder in path.parent.glob(f".{path.name}.work-*"):
+        if folder != but:
+            with suppress(ArtifactError), _held(folder):
+                workfiles.remove(folder)
 
 
 @contextmanager
 def make_folder(path: Path) -> Iterator[Path]:
     """Create a folder of a workspace atomically: yield a temporary folder, and rename it at the end.
 
-    Workers may create the same folder concurrently, since they write the same content: the first one stays.
+    Workers may create the same folder concurrently, since they write the same content: the first one stays. At a store,
+    the files appear one by one, and last the one by which `is_made` knows that all are there.
     """
+    if isinstance(path, StorePath):
+        with tempfile.TemporaryDirectory(prefix="ibidem-") as folder:
+            yield Path(folder)
+            for name in sorted(_file_names(Path(folder))):
+                places.send(Path(folder, name), path / name)
+        places.put(path / _WHOLE, b"")
+        return
     partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -474,6 +491,11 @@ def make_folder(path: Path) -> Iterator[Path]:
         if not path.exists():
             raise
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_made(path: Path) -> bool:
+    """Check whether a folder of a workspace was created."""
+    return (path / _WHOLE).is_file() if isinstance(path, StorePath) else path.exists()
 
 
 def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:

@@ -11,15 +11,16 @@ there. Parts that a killed run left, or that the new manifest does not list, are
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ibidem.errors import ArtifactError, StoreError
 from ibidem.files import Engine, on_each
-from ibidem.places import Listing, Place, StorePath, explained, stream
+from ibidem.places import Listing, StorePath, send
+from ibidem.places import put as _put
+from ibidem.places import remove as _remove
 
 MARKER = ".delivery.json"
 _PROBE = ".probe"
@@ -138,35 +139,9 @@ def _content_of(path: StorePath) -> bytes | None:
 
 def _send(place: StorePath, file: tuple[str, Path]) -> Part:
     name, source = file
-    target = place / name
-    size = source.stat().st_size
-    with source.open("rb") as content, _writable(target) as (files, path), files.open(path, "wb") as sink:
-        return Part(name, stream(content, sink), size)
-
-
-def _put(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
-    with _writable(path) as (files, at):
-        files.pipe_file(at, content, mode=mode)
-
-
-@contextmanager
-def _writable(path: StorePath) -> Iterator[Place]:
-    try:
-        with explained(path):
-            files, at = path.place
-            if "file" in files.protocol:
-                files.makedirs(at.rpartition("/")[0], exist_ok=True)
-            yield Place(files, at)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path.parent}: {' '.join(str(error).split()) or 'no such bucket'}") from None
+    return Part(name, send(source, place / name), source.stat().st_size)
 
 
 def _delete(place: StorePath, names: Collection[str]) -> None:
     for name in names:
         _remove(place / name)
-
-
-def _remove(path: StorePath) -> None:
-    with explained(path):
-        files, at = path.place
-        files.rm_file(at)

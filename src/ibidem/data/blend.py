@@ -9,7 +9,6 @@ The result is a dataset like any other; its rows name their sources.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, workfiles
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
@@ -35,15 +34,17 @@ from ibidem.data.counts import (
     to_manifest,
     total_of,
 )
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
 from ibidem.files import sha256_of
-from ibidem.places import AnyPlace, here
+from ibidem.places import AnyPlace, MaybePlace, here
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
+_ORDER, _PARTS = "order.npy", "parts.npy"
+"""Work files: rows of shards with their places in the blend, by shard; for each place, the number of its shard."""
 _SCATTERED = shards.SCHEMA.append(pa.field("place", pa.int64()))
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
@@ -81,9 +82,9 @@ class BlendConfig(EngineConfig):
     """Datasets to blend, by name."""
     output_dir: AnyPlace
     """Folder of the blend, or its URL at a store; one artifact, replaced as a whole."""
-    work_dir: Annotated[Path | None, WRITTEN] = None
-    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
-    folder."""
+    work_dir: Annotated[MaybePlace, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL, or its URL at a store; all workers must see it. If
+    empty, the folder around output_dir with the runner ray, otherwise the current folder."""
     shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
     """Share of each category; they must add up to 1."""
     tokenizer: Path | None = None
@@ -125,7 +126,7 @@ def blend(config: BlendConfig) -> str:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     blended = artifacts.finished(
-        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=_work_dir(config)
     )
     blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
     if off := off_shares(blended):
@@ -195,6 +196,10 @@ def _settings(config: BlendConfig) -> dict[str, Any]:
     return chosen | {"unit": "tokens" if config.tokenizer else "bytes"}
 
 
+def _work_dir(config: BlendConfig) -> Path | None:
+    return work_dir_of(config.output_dir, config.work_dir, config)
+
+
 def _verify(
     config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input]
 ) -> str:
@@ -205,8 +210,8 @@ def _verify(
             raise DigestMismatch(
                 f"{config.output_dir}: {item.role} is not the input that it was made from ({item.name})"
             )
-    local = artifacts.local(config.output_dir, config.work_dir)
-    again = local.with_name(f".{local.name}.again")
+    beside = artifacts.working_path(config.output_dir, _work_dir(config))
+    again = beside.with_name(f".{beside.name}.again")
     try:
         made = _make(config, datasets, chosen, inputs, again)
         for name in sorted(there.files.keys() | made.files.keys()):
@@ -215,7 +220,7 @@ def _verify(
         if there.digest != made.digest:
             raise DigestMismatch(f"{config.output_dir}: made with other settings: {_difference(there, made)}")
     finally:
-        shutil.rmtree(again, ignore_errors=True)
+        workfiles.remove(again)
     return f"{config.output_dir}: made again, byte for byte the same: {there.digest}"
 
 
@@ -230,13 +235,15 @@ def _make(
     started = time.monotonic()
     is_private = readers_of(chosen) is not None
     artifacts.check_writable(path)
-    with artifacts.workspace(artifacts.local(path, config.work_dir), config=chosen, inputs=inputs) as work:
-        work.chmod(0o700 if is_private else work.stat().st_mode)
-        engine = Engine(config)
+    engine, beside = Engine(config), _work_dir(config)
+    place = artifacts.working_path(path, beside)
+    with artifacts.workspace(place, config=chosen, inputs=inputs) as work, engine.working_in(work):
+        if is_private:
+            workfiles.shut(work)
+        engine.check_seen([*(dataset.path for dataset in datasets.values()), *filter(None, [config.tokenizer])])
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
-        parts = _scatter(order, config, measured, work, engine)
-        tasks = [(work / f"gathered-{number:05d}", number, part) for number, part in enumerate(parts)]
+        tasks = _scatter(order, config, measured, work, engine)
         gathered = list(_progress(engine, "gather", _gather, tasks))
         exchange.forget()
         with artifacts.create(
@@ -246,7 +253,7 @@ def _make(
             inputs=inputs,
             started=started,
             is_private=is_private,
-            beside=config.work_dir,
+            beside=beside,
             engine=engine,
         ) as draft:
             for shard in gathered:
@@ -277,7 +284,7 @@ def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engi
     ]
     for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
         pass
-    return _Measured(paths, [digests[path] for path in paths], [np.load(kept) for *_, kept in tasks])
+    return _Measured(paths, [digests[path] for path in paths], [*exchange.load_each([kept for *_, kept in tasks])])
 
 
 def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
@@ -287,7 +294,7 @@ def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
         DigestMismatch: it is not what the manifest says.
     """
     path, sha256, tokenizer, kept = task
-    if kept.exists():
+    if kept.is_file():
         return
     pieces = [np.empty(0, MEASURED)]
     with here(path) as (file, found):
@@ -456,27 +463,57 @@ class _Scattering(NamedTuple):
 
     path: Path
     sha256: str
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
     category: Category | None
     shard_size: int
-    target: Path
-    """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+    work: Path
+    number: int
+    first: int
+    past: int
+    """Where its rows and their places are in the file of all."""
+
+    @property
+    def target(self) -> Path:
+        """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+        return _scattered(self.work, self.number)
+
+    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Read the rows, and their places in the blend."""
+        rows, places = np.ascontiguousarray(exchange.rows(self.work / _ORDER, self.first, self.past).T)
+        return rows, places
 
 
-_Parts = list[list[Path]]
-"""For each shard of the blend, what it is gathered from."""
+class _Gathering(NamedTuple):
+    """A shard of the blend, which begins and ends at these places."""
+
+    work: Path
+    number: int
+    first: int
+    past: int
+
+    @property
+    def folder(self) -> Path:
+        return self.work / f"gathered-{self.number:05d}"
+
+    def parts(self) -> list[Path]:
+        """Read what it is gathered from."""
+        numbers = np.unique(exchange.rows(self.work / _PARTS, self.first, self.past))
+        return [_scattered(self.work, number) for number in numbers.tolist()]
+
+
+def _scattered(work: Path, number: int) -> Path:
+    return work / "scattered" / f"{number:06d}.npy"
 
 
 def _scatter(
     order: Order, config: BlendConfig, measured: Mapping[str, _Measured], work: Path, engine: Engine
-) -> _Parts:
-    """Write the rows of each shard by their shards in the blend; return which parts each of those has."""
+) -> list[_Gathering]:
+    """Write the rows of each shard by their shards in the blend; return the tasks that gather those."""
     tasks: list[_Scattering] = []
     offsets = np.cumsum([0, *(sum(map(len, each.rows)) for each in measured.values())])
     documents = offsets[order.dataset] + order.document
     by_document = np.argsort(documents, kind="stable")
-    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int64)
+    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int32)
+    rows_and_places = np.empty((len(documents), 2), np.int64)
     for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
         before = offset
         for path, sha256, rows in zip(each.paths, each.sha256s, each.rows, strict=True):
@@ -484,20 +521,21 @@ def _scatter(
             if past > first:
                 places = np.sort(by_document[first:past])
                 part_of[places] = len(tasks)
-                target = work / "scattered" / f"{len(tasks):06d}.npy"
-                category = config.datasets[name].category
-                chosen = documents[places] - before
-                tasks.append(_Scattering(path, sha256, chosen, places, category, config.shard_size, target))
+                rows_and_places[first:past] = np.stack([documents[places] - before, places], axis=1)
+                of_shard = config.datasets[name].category, config.shard_size
+                tasks.append(_Scattering(path, sha256, *of_shard, work, len(tasks), int(first), int(past)))
             before += len(rows)
+    exchange.save(work / _ORDER, rows_and_places)
+    exchange.save(work / _PARTS, part_of)
     for _ in _progress(engine, "scatter", _scatter_shard, tasks):
         pass
-    size = config.shard_size
-    parts = (np.unique(part_of[start : start + size]).tolist() for start in range(0, len(part_of), size))
-    return [[tasks[number].target for number in numbers] for numbers in parts]
+    starts = range(0, len(part_of), config.shard_size)
+    ends = [*starts[1:], len(part_of)]
+    return [_Gathering(work, number, *bounds) for number, bounds in enumerate(zip(starts, ends, strict=True))]
 
 
 def _scatter_shard(task: _Scattering) -> None:
-    if task.target.exists():
+    if task.target.is_file():
         return
     with here(task.path) as (file, found):
         if found != task.sha256:
@@ -507,13 +545,12 @@ def _scatter_shard(task: _Scattering) -> None:
         column = rows.schema.get_field_index("category")
         rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))
     index = []
+    chosen, places = task.order()
 
     def write(file: BinaryIO) -> None:
-        numbers, starts = np.unique(task.places // task.shard_size, return_index=True)
-        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(task.places)], strict=True):
-            wanted = rows.take(task.rows[start:end]).append_column(
-                "place", pa.array(task.places[start:end], pa.int64())
-            )
+        numbers, starts = np.unique(places // task.shard_size, return_index=True)
+        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(places)], strict=True):
+            wanted = rows.take(chosen[start:end]).append_column("place", pa.array(places[start:end], pa.int64()))
             (batch,) = wanted.combine_chunks().to_batches()
             before = file.tell()
             file.write(batch.serialize())
@@ -532,11 +569,11 @@ class _Gathered(NamedTuple):
     counts: Counts
 
 
-def _gather(task: tuple[Path, int, Sequence[Path]]) -> _Gathered:
+def _gather(task: _Gathering) -> _Gathered:
     """Sort and write one shard of the blend."""
-    folder, number, parts = task
-    if not folder.exists():
-        batches = [_part(path, number) for path in parts]
+    folder, number = task.folder, task.number
+    if not artifacts.is_made(folder):
+        batches = [_part(path, number) for path in task.parts()]
         rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
         facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
         with artifacts.make_folder(folder) as partial_folder:
@@ -553,9 +590,7 @@ def _part(path: Path, number: int) -> pa.RecordBatch:
     """Read the rows of one shard of the blend that came from one shard of a dataset."""
     index = exchange.kept_open(path)
     row = int(np.searchsorted(index[:, 0], number))
-    with path.with_suffix(".arrow").open("rb") as file:
-        file.seek(int(index[row, 1]))
-        message = file.read(int(index[row, 2] - index[row, 1]))
+    message = workfiles.part(path.with_suffix(".arrow"), int(index[row, 1]), int(index[row, 2]))
     return pa.ipc.read_record_batch(pa.py_buffer(message), _SCATTERED)
 
 

@@ -13,7 +13,6 @@ there as a whole, so that a killed run resumes where it was; the result does not
 
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -26,10 +25,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
-from ibidem import artifacts, jsonl, log
+from ibidem import artifacts, jsonl, log, workfiles
 from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
 from ibidem.data.counts import (
@@ -38,7 +36,7 @@ from ibidem.data.counts import (
     total_of,
 )
 from ibidem.data.dedup import find_duplicates
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.data.filters import contamination, removals
 from ibidem.data.near import Part
 from ibidem.data.pipeline import decide, finish, losses, steps
@@ -55,8 +53,7 @@ from ibidem.data.sources.spec import Source, Spec
 from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
-from ibidem.files import write_file
-from ibidem.places import AnyPlace, path_of
+from ibidem.places import AnyPlace, MaybePlace, StorePath, path_of
 from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -86,9 +83,9 @@ class PreprocessConfig(Policies, EngineConfig):
     store, installed-packages, or a dataset of the Hugging Face hub."""
     output_dir: AnyPlace
     """Folder of the resulting dataset, or its URL at a store; one artifact, replaced as a whole."""
-    work_dir: Annotated[Path | None, WRITTEN] = None
-    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
-    folder."""
+    work_dir: Annotated[MaybePlace, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL, or its URL at a store; all workers must see it. If
+    empty, the folder around output_dir with the runner ray, otherwise the current folder."""
     shard_size: Annotated[int, Field(ge=1)] = 2000
     """Number of documents of a source that one shard spans."""
     max_documents: Annotated[int, Field(ge=1)] | None = None
@@ -154,7 +151,7 @@ def make(
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config) | dict(more) | recorded(origins, config.output_dir)
     dataset = artifacts.finished(
-        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=_work_dir(config)
     )
     if dataset is None:
         _make(config, settled_parts, chosen, inputs, requests, open_sources, started)
@@ -174,10 +171,16 @@ def _make(
 ) -> None:
     is_private = readers_of(chosen) is not None
     artifacts.check_writable(config.output_dir)
-    here = artifacts.local(config.output_dir, config.work_dir)
-    with rare_collection(), artifacts.workspace(here, config=chosen, inputs=inputs) as folder:
-        folder.chmod(0o700 if is_private else folder.stat().st_mode)
-        engine = Engine(config)
+    engine, beside = Engine(config), _work_dir(config)
+    place = artifacts.working_path(config.output_dir, beside)
+    with (
+        rare_collection(),
+        artifacts.workspace(place, config=chosen, inputs=inputs) as folder,
+        engine.working_in(folder),
+    ):
+        if is_private:
+            workfiles.shut(folder)
+        engine.check_seen(_local_inputs(config))
         opened = open_sources(folder)
         work = _plan(opened.sources, config, folder)
         _prepare(work, config, engine)
@@ -193,13 +196,24 @@ def _make(
             inputs=inputs,
             started=started,
             is_private=is_private,
-            beside=config.work_dir,
+            beside=beside,
             engine=engine,
         ) as draft:
             finish.assemble(draft, made)
             shards.write_tombstones(draft, [request.tombstone for request in requests])
             others = _other_counts(opened.sources, folder) | dict(opened.counts)
             draft.counts |= to_manifest(total, more=others)
+
+
+def _work_dir(config: PreprocessConfig) -> Path | None:
+    return work_dir_of(config.output_dir, config.work_dir, config)
+
+
+def _local_inputs(config: PreprocessConfig) -> list[Path]:
+    """Return the paths that tasks read, besides the work files."""
+    named = [path_of(Spec.parse(text).name) for text in config.dataset]
+    lists = [path for paths in (config.removals.requests, config.dedup.against) for path in paths]
+    return [*(path for path in named if not isinstance(path, StorePath) and path.exists()), *lists]
 
 
 def _check_kept(total: Counts, config: PreprocessConfig) -> None:
@@ -421,7 +435,7 @@ def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
         prepared = [shard.prepared for shard in work.shards if shard.source == number]
         if all(map(_is_empty, prepared)):
             reason = next(filter(None, map(_first_unreadable, prepared)), "it contains no documents")
-            shutil.rmtree(work.folder, ignore_errors=True)
+            workfiles.remove(work.folder)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
 
 
@@ -430,7 +444,7 @@ def _policies(config: PreprocessConfig) -> Policies:
 
 
 def _is_empty(prepared: Prepared) -> bool:
-    return not len(np.load(prepared.sketch, mmap_mode="r")) and not len(shards.read_table(prepared.dropped))
+    return not len(exchange.load(prepared.sketch)) and not len(shards.read_table(prepared.dropped))
 
 
 def _first_unreadable(prepared: Prepared) -> str | None:
@@ -439,20 +453,18 @@ def _first_unreadable(prepared: Prepared) -> str | None:
 
 
 def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
-    if (work.folder / "clusters.json").exists():
+    if (work.folder / "clusters.json").is_file():
         return
     parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in work.shards]
     scratch = work.folder / "decisions"
     decisions = find_duplicates(parts, config.dedup, engine, scratch, num_settled=len(settled))
     requested = decide.find_requested(decisions, config.removals, engine)
-    for shard in work.shards[:1]:
-        shard.verdicts.parent.mkdir(exist_ok=True)
     verdicts = [shard.verdicts for shard in work.shards]
     decide.write_verdicts(decisions, requested, config.removals, verdicts, engine)
     clusters = json.dumps(decisions.clusters())
     exchange.forget()
-    shutil.rmtree(scratch, ignore_errors=True)
-    write_file(work.folder / "clusters.json", clusters)
+    workfiles.remove(scratch)
+    workfiles.write(work.folder / "clusters.json", clusters)
 
 
 def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:

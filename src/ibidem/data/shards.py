@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibidem import artifacts, jsonl
+from ibidem import artifacts, jsonl, workfiles
 from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
@@ -193,7 +193,7 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
             for batch in file.iter_batches(BATCH_ROWS, columns=present):
                 yield _with_absent(batch, columns)
         return
-    with pa.OSFile(str(path)) as rows:
+    with workfiles.fetched(path) as local, pa.OSFile(str(local)) as rows:
         names = pa.ipc.open_file(rows).schema.names
         options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in _without_absent(columns, names)])
         with pa.ipc.open_file(rows, options=options) as reader:
@@ -233,7 +233,7 @@ def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringAr
                 texts = file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
                 yield texts.take(pa.array(inside))
         return
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+    with workfiles.fetched(path) as local, pa.memory_map(str(local)) as mapped, pa.ipc.open_file(mapped) as reader:
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for number, inside in _parted(rows, list(map(len, batches))):
             yield batches[number]["text"].take(pa.array(inside))
@@ -248,14 +248,14 @@ def _parted(rows: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow file."""
-    with pa.ipc.new_file(path, table.schema) as file:
+    """Write an Arrow file, whole or not at all."""
+    with workfiles.written(path) as partial, pa.ipc.new_file(partial, table.schema) as file:
         file.write_table(table)
 
 
 def read_table(path: Path) -> pa.Table:
     """Read an Arrow file."""
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+    with workfiles.fetched(path) as local, pa.OSFile(str(local)) as file, pa.ipc.open_file(file) as reader:
         return reader.read_all()
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ibidem import artifacts
-from ibidem.data import shards
+from ibidem import artifacts, workfiles
+from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     count_dropped,
@@ -38,7 +38,7 @@ class Made(NamedTuple):
 
 def finish(shard: Shard) -> Made:
     """Write the shard, its sketches, what was dropped and what could not be read."""
-    if not shard.finished.exists():
+    if not artifacts.is_made(shard.finished):
         with artifacts.make_folder(shard.finished) as folder:
             _write(shard, folder)
     made = json.loads((shard.finished / _MADE).read_text(encoding="utf-8"))
@@ -121,13 +121,14 @@ def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
 def _write(shard: Shard, folder: Path) -> None:
     verdicts = read_table(shard.verdicts)
     path = folder / PurePosixPath(shard.name).name
-    outcome = write_staying(shard.prepared.kept, path, verdicts, shard.dataset)
+    with workfiles.fetched(shard.prepared.kept) as kept:
+        outcome = write_staying(kept, path, verdicts, shard.dataset)
     dropped = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
     quarantine = shard.prepared.quarantine.read_bytes()
     counts = outcome.kept + count_dropped(dropped)
     counts["quarantined", ""] = quarantine.count(b"\n")
     counts["read", ""] = counts["kept", ""] + len(dropped) + counts["quarantined", ""]
-    sketches = np.load(shard.prepared.sketch, mmap_mode="r")
+    sketches = exchange.load(shard.prepared.sketch)
     removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))["row"].to_numpy()
     rows: dict[Path, int | None] = {}
     if outcome.stays.any():

@@ -63,7 +63,7 @@ def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -
     """
     process = processing(tuple(steps.items()), policies)
     shard = run.first_shard
-    while shard < run.end_shard and run.shard(shard).prepared.folder.exists():
+    while shard < run.end_shard and run.shard(shard).prepared.is_made:
         shard += 1
     items = _positioned(run, shard * run.shard_size)
     for number, group in groupby(items, key=lambda item: item[0] // run.shard_size):

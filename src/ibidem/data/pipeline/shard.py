@@ -8,11 +8,18 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ibidem import artifacts
+
 
 class Prepared(NamedTuple):
     """Files that `prepare` writes for a shard."""
 
     folder: Path
+
+    @property
+    def is_made(self) -> bool:
+        """Whether they are all there."""
+        return artifacts.is_made(self.folder)
 
     @property
     def kept(self) -> Path:
