@@ -109,7 +109,7 @@ def test_a_run_learns_resumes_to_the_bit_and_leaves_checkpoints_as_they_are(
     recipe: float8.Recipe, train_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "check", lambda *_, **__: None)
-    monkeypatch.setattr(float8, "product", partial(float8.product, emulate=True))
+    monkeypatch.setattr(kernels, "use", partial(kernels.use, emulate=True))
     asked = changed(train_settings, training__mixed_precision="bf16", checkpoints__every=40)
     train(asked, output_dir=tmp_path / "usual")
     train(asked, output_dir=tmp_path / "whole", training__float8=recipe)

@@ -118,7 +118,7 @@ def test_float8_multiplies_in_steps_by_all_matrices_of_the_blocks_and_in_no_meas
         return torch.nn.functional.linear(x, weight)
 
     monkeypatch.setattr(kernels, "check", lambda *_, **__: None)
-    monkeypatch.setattr(float8, "product", lambda _: multiplied)
+    monkeypatch.setattr(float8, "product", lambda _recipe, **_: multiplied)
     asked = changed(train_settings, training__steps=3, validation__every=1, training__mixed_precision="bf16")
     train(asked, output_dir=tmp_path / "usual")
     train(asked, output_dir=tmp_path / "float8", training__float8="tensorwise")

@@ -172,6 +172,8 @@ class LoopConfig:
     """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
+    flash_attention: Annotated[Literal["FA3", "FA4"] | None, OPTIONAL] = None
+    """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
     resume_from: Url | Path | None = None
@@ -369,8 +371,10 @@ class HeadLoopConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _is_small(self) -> "HeadLoopConfig":
-        if self.compile or self.gradient_checkpointing:
-            raise ValueError("a grounding head has no blocks: leave compile and gradient_checkpointing out")
+        if self.compile or self.gradient_checkpointing or self.flash_attention:
+            raise ValueError(
+                "a grounding head has no blocks: leave compile, gradient_checkpointing and flash_attention out"
+            )
         return self
 
 

@@ -29,11 +29,17 @@ def check(training: TrainLoopConfig, shape: ModelConfig, *, context: int) -> Non
         _check_capability(setting)
 
 
-def use(model: Decoder, training: TrainLoopConfig) -> Decoder:
-    """Let a decoder compute its training steps with the kernels that a training asks for; return it."""
+def use(model: Decoder, training: TrainLoopConfig, *, emulate: bool = False) -> Decoder:
+    """Let a decoder compute its training steps with the kernels that a training asks for; return it.
+
+    Args:
+        model: the decoder.
+        training: what asks for them.
+        emulate: multiply what is rounded to float8 in float32, on any device.
+    """
     model.loss_kernel = training.loss
     if training.float8 is not None:
-        product = float8.product(training.float8)
+        product = float8.product(training.float8, emulate=emulate)
         for module in model.blocks.modules():
             if isinstance(module, Linear):
                 module.product = product
