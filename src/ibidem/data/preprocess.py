@@ -53,7 +53,7 @@ from ibidem.data.sources.spec import Source, Spec
 from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
-from ibidem.places import AnyPlace, MaybePlace, StorePath, path_of
+from ibidem.places import AnyPlace, MaybePlace, StorePath, on_disk, path_of
 from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -324,13 +324,13 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
     specs = [Spec.parse(text) for text in config.dataset]
     if len(set(specs)) < len(specs):
         raise ConfigError("dataset: the same spec is given twice")
-    output = config.output_dir.resolve()
+    output = on_disk(config.output_dir).resolve()
     for spec in specs:
         if _is_dataset(path_of(spec.name)):
             raise ConfigError(
                 f"dataset {spec.name}: it is an artifact of ibidem already; ibidem blend reads such datasets"
             )
-        if path_of(spec.name).resolve() in (output, *output.parents):
+        if on_disk(path_of(spec.name)).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")

@@ -109,7 +109,8 @@ class OptimConfig:
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps in which wsd decays."""
     decay_steps: Annotated[Positive | None, OPTIONAL] = None
-    """Number of these steps, instead of a share: so that a new run decays from any stable checkpoint of another one."""
+    """Number of these steps, instead of a share: so that a new run decays from any stable checkpoint of another one.
+    From one that has decayed already, it begins at the peak again, and says so."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -178,7 +179,8 @@ class LoopConfig:
     """Random seed of initial weights, data order and dropout."""
     resume_from: Url | Path | None = None
     """Checkpoint to resume from: `latest`; the folder of a checkpoint, or of a run for its newest one; or a URL that
-    checkpoints were copied to, for the newest whole one, here or there."""
+    checkpoints were copied to, for the newest whole one, here or there. Only with `latest`, and with the URL of
+    checkpoints.copy_to, a run without a checkpoint starts anew."""
     stop_at_step: Positive | None = None
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
