@@ -1,8 +1,8 @@
 """The command line: find the command, parse its flags, run it, print what it returns or one line of what is wrong.
 
 Nothing heavy is imported before the flags are parsed, so `--help` and typos are answered at once.
-Exit codes: 0 done, 1 the answer is no (the gate blocks, nothing was found, a copy is not the published one), 2 an error
-that the user can fix, reported in one line.
+Exit codes: 0 done, 1 the answer is no (the gate blocks, nothing was found, a copy is not the published one, removed
+documents are still held elsewhere), 2 an error that the user can fix, reported in one line.
 """
 
 import os
@@ -10,11 +10,15 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from ibidem import __version__, config, runtime
 from ibidem.commands import COMMANDS, GROUPS, Command, CommonFlags, flags_of, load
 from ibidem.console import console
-from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched, Terminated
+from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched, StillHeld, Terminated
+
+OUTPUTS, IN_MEMORY = ("output_dir", "copy_to"), "memory://"
+"""Keys of what may be written to a store, and how the URL of one begins that no other process sees."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime.tune()
     try:
         return _answer(words)
-    except (GateFailed, NothingFound) as answer:
+    except (GateFailed, NothingFound, StillHeld) as answer:
         _print_before_an_error(str(answer))
         return 1
     except IbidemError as error:
@@ -93,6 +97,7 @@ def is_main_process() -> bool:
 def _run(command: Command, words: Sequence[str]) -> int:
     words, common = config.split_flags(CommonFlags, words)
     chosen = config.parse(load(command.config), words)
+    _check_lasting(chosen)
     run = load("ibidem.dry_run:dry_run" if common.dry_run else command.run)
     arguments = (chosen, command) if common.dry_run else (chosen,)
     if not is_main_process():
@@ -103,6 +108,13 @@ def _run(command: Command, words: Sequence[str]) -> int:
     if result:
         print(result, flush=True)
     return 0
+
+
+def _check_lasting(chosen: Any) -> None:
+    """Refuse to write into the memory of this process."""
+    for key, value in config.flattened(config.resolved(chosen)).items():
+        if key.rpartition(".")[2] in OUTPUTS and str(value).startswith(IN_MEMORY):
+            raise ConfigError(f"{key} {value} ends with this command; give a path, or the URL of a store that lasts")
 
 
 def _find(words: Sequence[str]) -> tuple[str, Command]:

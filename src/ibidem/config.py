@@ -483,6 +483,8 @@ def _key_of(problem: Mapping[str, Any]) -> str:
 def _explain(config_type: type[Any], problem: Mapping[str, Any], *, as_flag: bool = False) -> str:
     field = _fields(config_type).get(".".join(map(str, problem["loc"])))
     key = _key_of(problem)
+    if as_flag and field is None:
+        key = re.sub(r"(?:\.\d+)+$", "", key)  # the place of a value among those of its flag
     is_positional = field is not None and POSITIONAL in field.metadata
     shown = key.upper() if is_positional else _flag(key) if as_flag else key
     match problem["type"]:

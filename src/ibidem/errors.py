@@ -89,5 +89,9 @@ class NothingFound(IbidemError):  # noqa: N818 - it is an answer
     """What was looked for is nowhere; the message is the answer."""
 
 
+class StillHeld(IbidemError):  # noqa: N818 - it is an answer
+    """Removed documents are still held beside the datasets that were checked; the message is the report."""
+
+
 class GateFailed(IbidemError):  # noqa: N818 - it is a decision
     """The gate blocks a release; the message is its decision."""

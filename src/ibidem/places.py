@@ -56,10 +56,11 @@ def opened(url: str) -> Place:
     """Return the place that a URL names; nothing is sent.
 
     Raises:
-        ConfigError: the protocol is unknown, or its package is not installed.
+        ConfigError: the protocol is unknown, its package is not installed, or it is of another machine's disk.
     """
     import fsspec
 
+    url = _without_host(url)
     protocol = url.partition("://")[0]
     try:
         # not url_to_fs, for which each `::` in a name begins another URL
@@ -464,7 +465,7 @@ def path_of(text: str | Path) -> Path:
     """Return the path that a text names: one of a store if it is a URL.
 
     Raises:
-        ConfigError: it is a URL with one slash.
+        ConfigError: it is a URL with one slash, or of another machine's disk.
 
     >>> path_of("memory://bucket/data/"), path_of("s3://bucket/data").name
     (StorePath('memory://bucket/data'), 'data')
@@ -473,7 +474,18 @@ def path_of(text: str | Path) -> Path:
         return text
     if isinstance(text, str) and _ONE_SLASH.match(text):
         raise ConfigError(f"{text}: a URL has two slashes behind the colon")
-    return StorePath(text) if isinstance(text, str) and is_url(text) else Path(text)
+    return StorePath(_without_host(text)) if isinstance(text, str) and is_url(text) else Path(text)
+
+
+def _without_host(url: str) -> str:
+    """Return a URL of this machine's disk without the name `localhost`, any other as it is (RFC 8089)."""
+    protocol, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    if protocol not in _LOCAL or rest.startswith("/"):
+        return url
+    if host.lower() == "localhost":
+        return f"{protocol}:///{path}"
+    raise ConfigError(f"{url}: a folder of this machine has three slashes, {protocol}:///{rest or 'data'}")
 
 
 AnyPlace = Annotated[Path, BeforeValidator(path_of), STORED]

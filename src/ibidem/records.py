@@ -9,6 +9,7 @@ from typing import Literal
 from ibidem.conversation import Conversation, Part
 
 Category = Literal["code", "text", "instruction"]
+Precedence = Literal["closest", "aggregate", "override"]
 
 DASHBOARD_FILE = "dashboard.json"
 """The figures of a dashboard: perplexity by checkpoint, text, category and language."""
@@ -127,6 +128,8 @@ class Document:
     license: str | None = None
     license_evidence: str | None = None
     """What the license was read from: `metadata`, a license file, or the words of the header."""
+    license_precedence: Precedence = "closest"
+    """How `license_raw` relates to what the head of the file states (see `data.licenses.precedence`)."""
     scrubbed: dict[str, int] = field(default_factory=dict)
     """Number of secrets and personal data replaced by placeholders, by kind."""
     code_blocks: tuple[tuple[int, int, str | None], ...] = ()

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from tests.data.test_preprocess import rows
 
-from ibidem.data.licenses import includes
+from ibidem.data.licenses import includes, reuse
 from ibidem.data.licenses.files import LicenseFiles, Stated
+from ibidem.data.licenses.precedence import AGGREGATE, CLOSEST, OVERRIDE
 from ibidem.data.licenses.spdx import UNKNOWN
+from ibidem.data.preprocess import PreprocessConfig, preprocess
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software. " * 3
 BSD = (
@@ -253,23 +256,101 @@ def test_annotations_say_which_of_the_licenses_a_file_has(name: str, text: str, 
     files = {"LICENSES/GPL-3.0-only.txt": GPL, page: MIT, name: text, "vendored/COPYING": GPL}
     files |= {"claimed/package.json": '{"license": "GPL-2.0-only"}', "docs/package.json": "{}", "tools/deep/a.c": ""}
     root = corpus(tmp_path / "p", files)
-    assert stated(root, "docs/a.py") == Stated("MIT", f"license-file: {name}", (root / name,))
+    precedence = CLOSEST if name == "REUSE.toml" else AGGREGATE
+    assert stated(root, "docs/a.py") == Stated("MIT", f"license-file: {name}", (root / name,), precedence)
     assert "GPL-3.0-only" in stated(root, "tools/deep/a.c").expression
     assert stated(root, "odd.c").expression == UNKNOWN
     assert "GPL-3.0-only" in stated(root, "vendored/a.c").expression
     assert "GPL-2.0-only" in stated(root, "claimed/a.js").expression
 
 
-def test_annotations_below_and_a_file_s_own_apply_too(tmp_path: Path) -> None:
-    everything = '[[annotations]]\npath = "**"\nSPDX-License-Identifier = "{}"\n'
-    files = {"LICENSES/MIT.txt": MIT, "LICENSES/GPL-3.0-only.txt": GPL, "REUSE.toml": everything.format("MIT")}
-    files |= {"vendor/REUSE.toml": everything.format("GPL-3.0-only"), "vendor/deep/a.c": "", "b.c": "", "d.c": ""}
-    files |= {"b.c.license": "SPDX-License-Identifier: GPL-3.0-only\n", "c.c": "", "c.c.license": "what is this"}
+def annotation(path: str, license_id: str, precedence: str = "") -> str:
+    order = f'precedence = "{precedence}"\n' if precedence else ""
+    return f"[[annotations]]\npath = '{path}'\n{order}SPDX-License-Identifier = \"{license_id}\"\n"
+
+
+def test_a_file_s_own_note_outranks_annotations_and_what_it_says_is_read_like_its_head(tmp_path: Path) -> None:
+    files = {"LICENSES/MIT.txt": MIT, "LICENSES/GPL-3.0-only.txt": GPL, "REUSE.toml": annotation("**", "MIT")}
+    files |= {"b.c": "", "b.c.license": "SPDX-License-Identifier: GPL-3.0-only\n", "d.c": ""}
+    files |= {"c.c": "", "c.c.license": "what is this"}
     root = corpus(tmp_path / "p", files)
-    assert "GPL-3.0-only" in stated(root, "vendor/deep/a.c").expression
-    assert "GPL-3.0-only" in stated(root, "b.c").expression
+    own = stated(root, "b.c")
+    assert (own.expression, own.precedence) == ("GPL-3.0-only", OVERRIDE)
     assert stated(root, "c.c").expression == UNKNOWN
-    assert stated(root, "d.c").expression == "MIT"
+    plain = stated(root, "d.c")
+    assert (plain.expression, plain.precedence) == ("MIT", CLOSEST)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "expected"),
+    [
+        ("", "", ("BSD-3-Clause", CLOSEST)),
+        ("closest", "closest", ("BSD-3-Clause", CLOSEST)),
+        ("unheard", "unheard", ("BSD-3-Clause", CLOSEST)),
+        ("aggregate", "closest", ("BSD-3-Clause AND MIT", AGGREGATE)),
+        ("closest", "aggregate", ("MIT AND BSD-3-Clause", AGGREGATE)),
+        ("closest", "override", ("BSD-3-Clause", OVERRIDE)),
+        ("override", "closest", ("MIT", OVERRIDE)),
+        ("override", "aggregate", ("MIT", OVERRIDE)),
+        ("override", "override", ("MIT", OVERRIDE)),
+    ],
+)
+def test_the_precedence_of_annotations_decides_which_of_them_counts(
+    above: str, below: str, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    files = {"LICENSES/MIT.txt": MIT, "LICENSES/BSD-3-Clause.txt": BSD, "vendor/deep/a.c": ""}
+    files |= {"REUSE.toml": annotation("**", "MIT", above)}
+    files |= {"vendor/REUSE.toml": annotation("**", "BSD-3-Clause", below)}
+    found = stated(corpus(tmp_path / "p", files), "vendor/deep/a.c")
+    assert (found.expression, found.precedence) == expected
+
+
+def test_an_overriding_annotation_outranks_license_files_below_it_manifests_and_notes(tmp_path: Path) -> None:
+    files = {"LICENSES/MIT.txt": MIT, "REUSE.toml": annotation("vendor/**", "MIT", "override")}
+    files |= {"vendor/COPYING": GPL, "vendor/package.json": '{"license": "GPL-2.0-only"}', "vendor/a.c": ""}
+    files |= {"vendor/b.c": "", "vendor/b.c.license": "SPDX-License-Identifier: GPL-3.0-only\n"}
+    root = corpus(tmp_path / "p", files)
+    for name in ("vendor/a.c", "vendor/b.c"):
+        found = stated(root, name)
+        assert (found.expression, found.precedence) == ("MIT", OVERRIDE)
+        assert found.evidence == "license-file: REUSE.toml"
+
+
+def test_the_step_that_judges_licenses_is_told_the_precedence(tmp_path: Path) -> None:
+    head = "# SPDX-License-Identifier: Apache-2.0\nimport os\n"
+    files = {
+        "LICENSES/MIT.txt": MIT,
+        **{f"{name}.py": f"{head}{name} = 1\n" for name in "abc"},
+        "c.py.license": "SPDX-License-Identifier: MIT\n",
+    }
+    order = annotation("*.py", "MIT", "override"), annotation("b.py", "MIT", "aggregate"), annotation("c.py", "MIT")
+    root = corpus(tmp_path / "p", files | {"REUSE.toml": "".join(order)})
+    skipped = ("clean", "filters", "scrub", "contamination")
+    preprocess(PreprocessConfig(dataset=(f"{root}:train:text",), output_dir=tmp_path / "out", workers=1, skip=skipped))
+    found = {row["path"] or row["record"]: row["license"] for row in rows(tmp_path / "out")}
+    assert {name: found[name] for name in ("a.py", "b.py", "c.py")} == {
+        "a.py": "MIT", "b.py": "MIT AND Apache-2.0", "c.py": "MIT",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("glob", "named", "others"),
+    [
+        ("[a-z]*", ["[a-z]x.c"], ["b.c", "z"]),
+        ("a?.c", ["a?.c"], ["ab.c"]),
+        ("{a,b}.c", ["{a,b}.c"], ["a.c"]),
+        (r"a\*.c", ["a*.c"], ["ab.c"]),
+        (r"a\\*", [r"a\b"], ["ab", "a*"]),
+        (r"\a.c", ["a.c"], [r"\a.c"]),
+        ("*.c", [".c", "a.c"], ["src/a.c"]),
+        ("src/**", ["src/a/b.c"], ["src", "a.c"]),
+        ("src/**/a.c", ["src/a.c", "src/x/y/a.c"], ["a.c"]),
+        ("**/a.c", ["a.c", "x/a.c"], ["x/b.c"]),
+    ],
+)
+def test_of_globs_only_stars_and_escapes_are_special(glob: str, named: list[str], others: list[str]) -> None:
+    notes = reuse.Annotations(Path("REUSE.toml"), annotation(glob, "MIT"))
+    assert [name for name in [*named, *others] if notes.of(name)] == named
 
 
 def test_globs_of_many_stars_take_no_time(tmp_path: Path) -> None:

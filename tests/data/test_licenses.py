@@ -8,6 +8,7 @@ from email.message import Message
 from importlib import metadata
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -725,3 +726,28 @@ def test_a_license_whose_remark_takes_permissions_back_is_unknown(base: str, rem
 def test_a_remark_hides_no_gnu_license() -> None:
     assert (judge_license("GPL-2.0 (non-commercial)", "", LicensePolicy(), stated=True).reason) == "license.denied"
     assert normalize("MIT (commercial use allowed)") == normalize("MIT (expat)") == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("stated", "text", "precedence", "expected"),
+    [
+        ("MIT", "# SPDX-License-Identifier: GPL-3.0-only", "override", ("MIT", None)),
+        ("MIT", "# SPDX-License-Identifier: GPL-3.0-only", "closest", ("GPL-3.0-only", "license.header")),
+        ("MIT", "# SPDX-License-Identifier: GPL-3.0-only", "aggregate", ("GPL-3.0-only", "license.header")),
+        ("MIT", "# SPDX-License-Identifier: Apache-2.0", "closest", ("Apache-2.0", None)),
+        ("MIT", "# SPDX-License-Identifier: Apache-2.0", "aggregate", ("MIT AND Apache-2.0", None)),
+        ("MIT", "# SPDX-License-Identifier: Apache-2.0", "override", ("MIT", None)),
+        ("MIT", "# Released under the Apache License 2.0.", "aggregate", ("MIT AND Apache-2.0", None)),
+        ("MIT", "# Released under the Apache License 2.0.", "override", ("MIT", None)),
+        ("MIT", "x = 1", "aggregate", ("MIT", None)),
+        ("GPL-3.0-only", "# SPDX-License-Identifier: MIT", "closest", ("MIT", None)),
+        ("GPL-3.0-only", "# SPDX-License-Identifier: MIT", "aggregate", ("GPL-3.0-only", "license.denied")),
+        ("GPL-3.0-only", "# SPDX-License-Identifier: MIT", "override", ("GPL-3.0-only", "license.denied")),
+        ("what is this", "# SPDX-License-Identifier: MIT", "aggregate", (None, "license.unknown")),
+    ],
+)
+def test_the_precedence_of_an_annotation_says_what_the_head_of_a_file_is_worth(
+    stated: str, text: str, precedence: Any, expected: tuple[str | None, str | None]
+) -> None:
+    verdict = judge_license(stated, text, LicensePolicy(), stated=True, precedence=precedence)
+    assert (verdict.expression, verdict.reason) == expected

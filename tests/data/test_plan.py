@@ -54,3 +54,33 @@ def test_the_command_sets_clusters_side_by_side(capsys: pytest.CaptureFixture[st
     for bad in (["--gigabytes", "0"], ["--similar", "1.5"], ["--machines", "0"], ["--documents", "-1"]):
         assert main(["plan", "data", *bad]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--machines"], "--machines: give at least one"),
+        (["--machines", ""], "--machines must be a whole number, not ''"),
+        (["--machines="], "--machines must be a whole number, not ''"),
+        (["--machines", "4", "many"], "--machines must be a whole number, not 'many'"),
+        (["--gigabytes", "1e30"], "--gigabytes: input should be less than or equal to 1000000000 (got 1e30)"),
+        (["--gigabytes", "1e308"], "--gigabytes: input should be less than or equal to 1000000000 (got 1e308)"),
+        (["--documents", "1" + 30 * "0"], "--documents: input should be less than or equal to 1000000000000000 (got 1"),
+        (["--machines", "1000000000"], "--machines: input should be less than or equal to 1000000 (got 1000000000)"),
+        (["--store-gb-per-s", "1e-300"], "--store-gb-per-s: input should be greater than or equal to 0.001 (got"),
+    ],
+)
+def test_what_no_cluster_has_is_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "data", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ibidem: {said}")
+
+
+def test_the_largest_plan_has_figures() -> None:
+    most = DataPlanConfig(
+        gigabytes=1e9, documents=10**15, files=10**12, machines=(1,), cores=1, store_gb_per_s=0.001, shard_size=1,
+        price_per_machine_hour=1e6, price_per_million_reads=1e6, price_per_million_writes=1e6,
+    )  # fmt: skip
+    lines = plan.plan(most).splitlines()
+    assert len(lines) == len(plan.ROWS) + 1
+    assert not [line for line in lines[:-1] if len(line) > 100]

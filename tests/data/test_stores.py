@@ -331,6 +331,71 @@ def test_what_cannot_be_is_refused_before_the_work(memory: StorePath, corpus: Pa
         made(corpus, memory / "other")
 
 
+@pytest.mark.parametrize("address", ["file://{}", "file://localhost{}", "FILE://{}", "{}"])
+def test_an_output_in_a_dataset_of_this_machine_is_refused_however_they_are_named(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.py").write_text("x = 1\n")
+    (tmp_path / "link").symlink_to(tmp_path / "corpus")
+    for dataset, output in (
+        (tmp_path / "corpus", address.format(tmp_path / "corpus" / "out")),
+        (address.format(tmp_path / "corpus"), tmp_path / "corpus" / "out"),
+        (address.format(tmp_path / "link"), tmp_path / "corpus" / "out"),
+        (address.format(tmp_path / "corpus"), address.format(tmp_path / "corpus" / "out")),
+    ):
+        assert cli.main(["preprocess", "--dataset", f"{dataset}:train:text", "--output-dir", str(output)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is inside the dataset" in line or "FILE://" in line
+    assert not (tmp_path / "corpus" / "out").exists()
+
+
+def test_a_dataset_inside_the_output_is_refused(tmp_path: Path, corpus: Path) -> None:
+    made(corpus, tmp_path / "out")
+    shutil.copytree(corpus, tmp_path / "out" / "mine")
+    here, there = tmp_path / "out", StorePath(f"file://{tmp_path}/out")
+    for output in (here, there):
+        for source in (here / "mine", there / "mine"):
+            with pytest.raises(ArtifactError, match=r"mine/\S+, which is not part of the artifact"):
+                made(source, output, shard_size=9)
+    assert (here / "mine" / "LICENSE").exists()
+
+
+@pytest.mark.parametrize("url", ["file://store/z", "file://data", "local://store/z", "file://"])
+def test_a_url_of_another_machine_s_disk_is_refused_in_one_line(
+    url: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", url],
+        ["preprocess", "--dataset", f"{url}:train:text", "--output-dir", str(tmp_path / "out")],
+    ):
+        assert cli.main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "a folder of this machine has three slashes" in line
+    with pytest.raises(ConfigError, match="three slashes"):
+        places.opened(url)
+
+
+def test_localhost_is_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    assert places.path_of(f"file://localhost{tmp_path}/a") == StorePath(f"file://{tmp_path}/a")
+    assert places.path_of(f"file://LOCALHOST{tmp_path}/a").read_text() == "x"
+    assert places.opened(f"file://localhost{tmp_path}").root == str(tmp_path)
+    assert str(places.path_of("s3://localhost/a")) == "s3://localhost/a"
+
+
+def test_what_a_command_writes_to_memory_would_end_with_it(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", "memory://x/y"],
+        ["blend", "--datasets.a.path", "data", "--shares.code", "1", "--output-dir", "memory://x/y"],
+        ["train", "--model", "tiny", "--data.tokenizer", "t", "--data.dataset", "d", "--output-dir", "run",
+         "--training.steps", "1", "--training.batch-sequences", "1", "--checkpoints.copy-to", "memory://x/y"],
+    ):  # fmt: skip
+        assert cli.main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("memory://x/y ends with this command; give a path, or the URL of a store that lasts")
+
+
 def test_damage_at_a_store_is_found(memory: StorePath, corpus: Path) -> None:
     there = made(corpus, memory / "out")
     name = next(name for name in there.files if name.endswith(".parquet") and "shard" in name)

@@ -889,8 +889,12 @@ def test_takedown_says_which_blends_still_hold_the_documents(
     assert apply(tmp_path, [{"kind": "record", "value": "d1"}]) == 0
     assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
     verify = ["takedown", "verify", str(tmp_path / "requests.jsonl"), "--dataset", str(tmp_path / "data")]
-    assert main([*verify, "--artifacts", str(tmp_path)]) == 0
-    assert f"make them again: {tmp_path / 'b'}" in capsys.readouterr().out
+    assert main([*verify, "--artifacts", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert f"make them again: {tmp_path / 'b'}" in said.out
+    assert not said.err
+    assert main([*verify, "--artifacts", str(tmp_path / "data")]) == 0
+    capsys.readouterr()
     assert certificate(tmp_path)["searched"] == [str(tmp_path)]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text('{"kind": "dataset", "digest": "sha256:0"}')

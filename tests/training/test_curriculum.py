@@ -305,10 +305,24 @@ def test_a_decay_begins_from_a_stable_checkpoint_of_another_run_and_names_its_pa
     rates = [event["lr"] for event in events(tmp_path / "decay", "train.step")]
     assert rates == pytest.approx([1e-2 * (0.1 + 0.9 * left / 5) for left in (5, 4, 3, 2, 1)])
     assert artifacts.load(stable).digest_of("parent") is None
+    assert not events(tmp_path / "decay", "train.decays_again")
     with pytest.raises(ConfigError, match="optim.decay_steps=10 is longer than what is left of the run: 5 steps"):
         train(settings, output_dir=tmp_path / "late", optim__decay_steps=10)
     with pytest.raises(ConfigError, match="optim.decay_steps=12 is longer than what is left of the run: 5 steps"):
         train(settings, output_dir=tmp_path / "late", optim__decay_steps=None, optim__decay_share=0.5)
+
+
+def test_a_decay_from_a_checkpoint_that_has_decayed_says_so(whole: Settings, tmp_path: Path) -> None:
+    checkpoints = whole["output_dir"] / "checkpoints"
+    settings = changed(whole, output_dir=tmp_path / "again", optim__decay_steps=5, training__steps=45)
+    train(settings, training__resume_from=checkpoints / "step-000040", training__stop_at_step=41)
+    (event,) = events(tmp_path / "again", "train.decays_again")
+    assert event["reason"] == (
+        f"the learning rate of {checkpoints / 'step-000040'} fell to 10 % of its peak already; "
+        "its run was stable up to step 28: decay from a checkpoint up to there"
+    )
+    train(settings, training__resume_from="latest", training__stop_at_step=42)
+    assert len(events(tmp_path / "again", "train.decays_again")) == 1
 
 
 def events(run: Path, name: str) -> list[dict[str, Any]]:

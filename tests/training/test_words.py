@@ -35,6 +35,29 @@ def test_a_run_that_finds_no_checkpoint_to_resume_from_says_that_it_starts_anew(
     assert len(events(short, "train.starts_anew")) == 1
 
 
+@pytest.mark.parametrize("named", ["folder", "run", "url", "copies of another run"])
+def test_a_place_to_resume_from_that_was_given_and_has_no_checkpoint_is_refused(
+    named: str, short: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    place = {
+        "folder": tmp_path / "nowhere", "run": tmp_path / "empty", "url": f"file://{tmp_path}/nowhere",
+        "copies of another run": f"file://{tmp_path}/empty/",
+    }[named]  # fmt: skip
+    short["training"]["resume_from"] = str(place)
+    short["checkpoints"] |= {"copy_to": f"file://{tmp_path}/copies"}
+    with pytest.raises(CheckpointError, match=f"{tmp_path}.*(no checkpoint|no such folder|no artifact here)"):
+        train(build(TrainConfig, short))
+    assert not (Path(short["output_dir"]) / "checkpoints").exists()
+
+
+def test_the_copies_of_the_run_itself_may_be_none_at_its_first_start(short: Settings, tmp_path: Path) -> None:
+    short["training"]["resume_from"] = f"file://{tmp_path}/copies/"
+    short["checkpoints"] |= {"copy_to": f"file://{tmp_path}/copies"}
+    train(build(TrainConfig, short))
+    assert len(events(short, "train.starts_anew")) == 1
+
+
 def test_a_run_that_is_not_asked_to_resume_does_not_say_that_it_starts_anew(short: Settings) -> None:
     del short["training"]["resume_from"]
     train(build(TrainConfig, short))

@@ -38,7 +38,7 @@ from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
 from ibidem.files import sha256_of
-from ibidem.places import AnyPlace, MaybePlace, here
+from ibidem.places import AnyPlace, MaybePlace, here, on_disk
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
@@ -115,7 +115,7 @@ def blend(config: BlendConfig) -> str:
         DigestMismatch: the existing blend differs from the result (`verify`).
     """
     for name, item in config.datasets.items():
-        if item.path.resolve() == config.output_dir.resolve():
+        if on_disk(item.path).resolve() == on_disk(config.output_dir).resolve():
             raise ConfigError(f"datasets.{name}.path: {item.path} is also the output_dir")
     datasets = {name: _load(item.path) for name, item in sorted(config.datasets.items())}
     inputs = [dataset.as_input(name, of=config.output_dir) for name, dataset in datasets.items()]

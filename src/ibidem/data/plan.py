@@ -36,7 +36,7 @@ REQUESTS_OF_A_FILE, FILE_BYTES = 2, 256e6
 """A question for its size and one for its beginning."""
 HOUR_S, MEGA, GIGA = 3_600, 1e6, 1e9
 
-Positive = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,29 +44,29 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DataPlanConfig:
     """Estimate time, memory, disk, requests and cost of preprocessing a corpus on a cluster."""
 
-    gigabytes: Positive = 1_000.0
+    gigabytes: Annotated[float, Field(gt=0, le=1_000_000_000)] = 1_000.0
     """Size of the documents, uncompressed."""
-    documents: Annotated[int, Field(ge=1)] | None = None
+    documents: Annotated[int | None, Field(ge=1, le=10**15)] = None
     """Number of documents; empty: of 8 KB each."""
-    files: Annotated[int, Field(ge=1)] | None = None
+    files: Annotated[int | None, Field(ge=1, le=10**12)] = None
     """Number of files at the store; empty: of 256 MB each."""
     similar: Share = 0.3
     """Share of the documents that are similar to another one."""
     kept: Share = 0.5
     """Share of the bytes that is written at the end."""
-    machines: tuple[Annotated[int, Field(ge=1)], ...] = (1, 4, 16, 64)
+    machines: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1)] = (1, 4, 16, 64)
     """Numbers of machines to set side by side."""
-    cores: Annotated[int, Field(ge=1)] = 32
+    cores: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Of a machine."""
-    store_gb_per_s: Positive = 1.0
+    store_gb_per_s: Annotated[float, Field(ge=0.001, le=1_000_000)] = 1.0
     """What a machine reads from the store, or writes to it, in GB/s."""
     shard_size: Annotated[int, Field(ge=1)] = 2_000
     """Documents of a shard, as `ibidem preprocess --shard-size` says."""
-    price_per_machine_hour: Annotated[float, Field(ge=0)] = 1.5
+    price_per_machine_hour: Price = 1.5
     """Price of a machine per hour, in any currency."""
-    price_per_million_reads: Annotated[float, Field(ge=0)] = 0.4
+    price_per_million_reads: Price = 0.4
     """Price of a million requests that read, in the same currency."""
-    price_per_million_writes: Annotated[float, Field(ge=0)] = 5.0
+    price_per_million_writes: Price = 5.0
     """Price of a million requests that write."""
 
 

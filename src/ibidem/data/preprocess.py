@@ -40,9 +40,9 @@ from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.data.filters import contamination, removals
 from ibidem.data.near import Part
 from ibidem.data.pipeline import decide, finish, losses, steps
-from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
+from ibidem.data.pipeline.prepare import ShardRun, load_kernels, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
-from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.pipeline.steps import Policies, StepMaker
 from ibidem.data.scrub.names import read_names
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.hub import HubDataset
@@ -53,7 +53,7 @@ from ibidem.data.sources.spec import Source, Spec
 from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
-from ibidem.places import AnyPlace, MaybePlace, StorePath, path_of
+from ibidem.places import AnyPlace, MaybePlace, StorePath, on_disk, path_of
 from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -70,8 +70,6 @@ STEPS: dict[str, StepMaker] = {
 }
 """The steps of each document, in order; the first step that drops it is its last."""
 MOST_KINDS = 3
-_COSTLY: frozenset[StepName] = frozenset(["licenses", "filters", "scrub", "contamination"])
-"""Steps that hold the GIL long enough to make processes worthwhile."""
 
 
 @configuration
@@ -324,13 +322,13 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
     specs = [Spec.parse(text) for text in config.dataset]
     if len(set(specs)) < len(specs):
         raise ConfigError("dataset: the same spec is given twice")
-    output = config.output_dir.resolve()
+    output = on_disk(config.output_dir).resolve()
     for spec in specs:
         if _is_dataset(path_of(spec.name)):
             raise ConfigError(
                 f"dataset {spec.name}: it is an artifact of ibidem already; ibidem blend reads such datasets"
             )
-        if path_of(spec.name).resolve() in (output, *output.parents):
+        if on_disk(path_of(spec.name)).resolve() in (output, *output.parents):
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
@@ -428,8 +426,9 @@ def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
     processing.cache_clear()  # the files that policies name may have changed since an earlier run of this process
     function = partial(prepare, STEPS, policies)
     total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
+    load_kernels()
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(function, work.runs, processes=not _COSTLY.issubset(config.skip)):
+        for count in engine.map(function, work.runs, processes=True):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
         prepared = [shard.prepared for shard in work.shards if shard.source == number]

@@ -11,8 +11,9 @@ position with keys and values, and the next token of each row goes to its first 
 A prompt is read into keys and values of its own, whole or piece by piece, and then added as a row. `read_prompts`
 computes the next pieces of any prompts as one sequence of N tokens, kept apart by the attention, so that no padding is
 computed. `read_tokens` computes one more token of each row: there attention takes the time of reading keys and values.
-In float32 it is two products of matrix and vector, which a CPU does fastest if a sum runs along memory: in the slots
-keys are stored position by position, values dimension by dimension.
+In float32 on a CPU with AMX it is two products of matrix and vector, which are fastest if a sum runs along memory:
+there values are stored dimension by dimension. On a CPU without AMX these products took three times as long as
+attention as torch computes it, which is therefore used.
 
 Beside the letters of a model's shape: L layers, S positions, N tokens of all prompts, and 2 for keys and values.
 """
@@ -29,7 +30,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from ibidem.modeling.attention import Documents, attend, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
+from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder, has_amx
 
 FIRST_ROWS, FIRST_SIZE = 4, 256
 """Slots and positions that a cache has at least once anything is in it."""
@@ -160,12 +161,12 @@ class KVCache:
         self.lengths.pop()
 
     def _zeros(self, rows: int, size: int, which: int) -> Tensor:
-        """Return zeros, (B, G, S, K), for keys (0) or values (1); values in float32 are (B, G, K, S) in memory.
+        """Return zeros, (B, G, S, K), for keys (0) or values (1), which may be (B, G, K, S) in memory.
 
         A masked position counts 0 times its value, which must not be NaN.
         """
         G, K = self._heads
-        if which == 1 and self._dtype is torch.float32:
+        if which == 1 and _is_by_products(self._dtype):
             return _pages((rows, G, K, size), self._dtype, self._device).mT
         return _pages((rows, G, size, K), self._dtype, self._device)
 
@@ -261,7 +262,7 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     """
     B, G, S, K = k_BGSK.shape
     q_BGRK = q_BHK.reshape(B, G, -1, K)
-    if q_BHK.dtype is not torch.float32:  # scores and their softmax are not to be rounded to 16 bits
+    if not _is_by_products(q_BHK.dtype):
         mask = None if visible_BS is None else visible_BS[:, None, None]
         return scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask).flatten(1)
     k_XSK, v_XSK, q_XRK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1), q_BGRK.flatten(0, 1)
@@ -269,6 +270,11 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     if visible_BS is not None:
         scores_XSR.view(B, G, S, -1).masked_fill_(~visible_BS[:, None, :, None], -torch.inf)
     return torch.bmm(v_XSK.mT, scores_XSR.mT.softmax(dim=-1).mT).mT.reshape(B, -1)
+
+
+def _is_by_products(dtype: torch.dtype) -> bool:
+    """Return whether attention is two products; in 16 bits its scores and their softmax would be rounded."""
+    return dtype is torch.float32 and has_amx()
 
 
 def _rotation(model: FrozenDecoder, positions_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,18 @@
 
 A step of generation multiplies each matrix by one vector per row of the batch. With few rows reading the weights takes
 all the time, with many rows the arithmetic; libraries are tuned for neither. On a CPU the product is chosen by the
-number of rows:
+number of rows, and by what the CPU can do:
 
-    rows          float32                        int8
-    1 to 3        W @ x.T with 2 columns or 3    the kernel for weights in int8
-    4 to 64       oneDNN, weights packed once    oneDNN, the same integers packed in bfloat16
-    more          as many rows as a prompt has: the usual product, or the packed one if it is there
+    rows       float32                               int8
+    1 to 3     the usual product; with AMX           the kernel for weights in int8
+               W @ x.T with 2 columns or 3
+    4 to 64    oneDNN, weights packed once           oneDNN, the same integers packed in bfloat16; on a CPU
+                                                     without bfloat16 the kernel up to 8 rows, then in float32
+    more       as many rows as a prompt has: the usual product, or the packed one if it is there
+
+On a CPU with AMX, MKL multiplied matrix and vector at half of the memory's speed. On one without, it did so at full
+speed, and took twice as long for W @ x.T. A CPU without instructions for bfloat16 multiplies it at a third of the speed
+of float32: there weights in bfloat16 are rounded, and kept in float32.
 
 Packed weights are made when they are first used and take the memory of the weights once more. On a GPU the usual
 product is the fast one. A frozen decoder reads its weights when it is made: after an optimizer's step make another.
@@ -29,10 +35,14 @@ if TYPE_CHECKING:
 Weights = Literal["float32", "bfloat16", "int8"]
 """Precision of the matrices in generation."""
 FEW_ROWS, MANY_ROWS = 3, 64
+KERNEL_ROWS = 8
+"""Up to so many rows torch's kernel for int8 is faster than a product in float32."""
 PACKED_FOR = 16
 """Number of rows that packed weights are laid out for; 4 to 64 rows are about as fast."""
-ROW_STEPS = ((64, 8), (512, 32), (2048, 64), (math.inf, 256))
+ROW_STEPS = ((4, 4), (64, 8), (512, 32), (2048, 64), (math.inf, 256))
 """Up to so many rows a packed product computes a multiple of so many."""
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Names of the instructions for products in bfloat16; the last is Arm's."""
 INT8_MAX = 127
 INT8_STEP = 16
 """Number of inputs that torch's kernel reads at once: behind the end of a row, unless it is a multiple of that."""
@@ -46,6 +56,17 @@ class Matrix(Protocol):
 
     def rows(self, ids_B: Tensor) -> Tensor:
         """Return some of the N rows, (B, K)."""
+
+
+def has_amx() -> bool:
+    """Return whether the CPU has Intel's units for products of matrices."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def has_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products in bfloat16."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in BFLOAT16)
 
 
 class PlainMatrix:
@@ -70,7 +91,9 @@ class PackedMatrix:
 
     def __call__(self, x_BK: Tensor) -> Tensor:
         B, dtype = len(x_BK), self._weight_NK.dtype
-        if B <= FEW_ROWS and dtype is torch.float32:  # matrix times vector runs at half of the memory's speed
+        if B <= FEW_ROWS and dtype is torch.float32:
+            if not has_amx():
+                return linear(x_BK, self._weight_NK)
             x_XK = x_BK if B > 1 else x_BK.expand(2, -1).contiguous()
             return (self._weight_NK @ x_XK.t()).t()[:B].contiguous()
         if B <= MANY_ROWS and self._packed is None:
@@ -97,17 +120,18 @@ class Int8Matrix:
         self._int8_NK = pad((weight_NK / scale_N[:, None]).round_().to(torch.int8), (0, self._missing))
         self._scale_N = scale_N
         self._ones_N = torch.ones_like(scale_N, dtype=torch.bfloat16)
+        self._kernel_rows, self._dtype = (FEW_ROWS, torch.bfloat16) if has_bfloat16() else (KERNEL_ROWS, torch.float32)
         self._packed: Tensor | None = None
 
     def __call__(self, x_BK: Tensor) -> Tensor:
         if self._missing:
             x_BK = pad(x_BK, (0, self._missing))
-        if len(x_BK) <= FEW_ROWS:
+        if len(x_BK) <= self._kernel_rows:
             product_BN = torch._weight_int8pack_mm(x_BK.bfloat16(), self._int8_NK, self._ones_N)  # noqa: SLF001 - the kernel has no public name
         else:
             if self._packed is None:
-                self._packed = packed(self._int8_NK.bfloat16())
-            product_BN = packed_product(x_BK.bfloat16(), self._packed)
+                self._packed = packed(self._int8_NK.to(self._dtype))
+            product_BN = packed_product(x_BK.bfloat16().to(self._dtype), self._packed)
         return product_BN.to(x_BK.dtype).mul_(self._scale_N)
 
     def rows(self, ids_B: Tensor) -> Tensor:
@@ -137,7 +161,7 @@ def rows_computed(rows: int) -> int:
     """Return the number of rows to compute for some: a multiple of a step that is small beside it.
 
     >>> [rows_computed(rows) for rows in (4, 8, 61, 65, 300, 2049)]
-    [8, 8, 64, 96, 320, 2304]
+    [4, 8, 64, 96, 320, 2304]
     """
     step = next(step for most, step in ROW_STEPS if rows <= most)
     return -(-rows // step) * step
@@ -209,7 +233,9 @@ class FrozenDecoder:
         if self._weights == "int8":
             return Int8Matrix(weight_NK)
         weight_NK = weight_NK.to(torch.bfloat16 if self._weights == "bfloat16" else torch.float32)
-        return PackedMatrix(weight_NK) if self._is_onednn else PlainMatrix(weight_NK)
+        if not self._is_onednn:
+            return PlainMatrix(weight_NK)
+        return PackedMatrix(weight_NK if has_bfloat16() else weight_NK.float())
 
 
 def _default(model: "Decoder") -> Weights:

@@ -44,6 +44,8 @@ class GenerateConfig:
     """End the text before the first of these strings."""
     weights: Literal["float32", "bfloat16", "int8"] | None = None
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
+    flash_attention: Literal["FA3", "FA4"] | None = None
+    """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
     attribute: Path | None = None

@@ -7,6 +7,7 @@ from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.inference.chat import answer
+from ibidem.modeling import flash_attention
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Completion, Sampling, complete, room_for
 from ibidem.modeling.matrices import FrozenDecoder
@@ -22,6 +23,7 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     index = None if config.attribute is None else Attribution(config.attribute)
     model, checkpoint = load_model(newest(config.checkpoint))
+    flash_attention.use(config.flash_attention, "flash_attention", model.device)
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     if index is not None and index.tokenizer.digest != tokenizer.digest:
         reason = "it is of another training: the model has another tokenizer; what it repeats of its own is not found"

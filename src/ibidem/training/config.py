@@ -109,7 +109,8 @@ class OptimConfig:
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps in which wsd decays."""
     decay_steps: Annotated[Positive | None, OPTIONAL] = None
-    """Number of these steps, instead of a share: so that a new run decays from any stable checkpoint of another one."""
+    """Number of these steps, instead of a share: so that a new run decays from any stable checkpoint of another one.
+    From one that has decayed already, it begins at the peak again, and says so."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -172,11 +173,14 @@ class LoopConfig:
     """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
+    flash_attention: Annotated[Literal["FA3", "FA4"] | None, OPTIONAL] = None
+    """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
     resume_from: Url | Path | None = None
     """Checkpoint to resume from: `latest`; the folder of a checkpoint, or of a run for its newest one; or a URL that
-    checkpoints were copied to, for the newest whole one, here or there."""
+    checkpoints were copied to, for the newest whole one, here or there. Only with `latest`, and with the URL of
+    checkpoints.copy_to, a run without a checkpoint starts anew."""
     stop_at_step: Positive | None = None
     """End this run early, as the time limit of a job would; a later run continues with resume_from."""
     num_processes: Positive | None = None
@@ -267,6 +271,26 @@ class SessionConfig:
 
 
 @configuration
+class TrainLoopConfig(LoopConfig):
+    """Length, batch size and precision of a training."""
+
+    loss: Annotated[Literal["chunked", "liger"], OPTIONAL] = "chunked"
+    """Whose operation computes the loss of a training step: this program's own, on any device, whose logits are
+    float32; or liger-kernel's on a GPU, whose logits have the precision of the matrix products."""
+    float8: Annotated[Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None, OPTIONAL] = None
+    """Multiply by the matrices of the blocks in float8 in training steps, with torchao's recipe of this name: for GPUs
+    of compute capability 8.9 or more, such as H100. Weights and checkpoints are as without."""
+
+    @model_validator(mode="after")
+    def _check_kernels(self) -> "TrainLoopConfig":
+        if self.loss == "liger" and self.mixed_precision == "fp16":
+            raise ValueError("loss liger would overflow in fp16: give mixed_precision bf16")
+        if self.float8 is not None and self.mixed_precision != "bf16":
+            raise ValueError("float8 is for products whose results are bf16: give mixed_precision bf16")
+        return self
+
+
+@configuration
 class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
@@ -277,6 +301,7 @@ class TrainConfig(SessionConfig):
     """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
     configs/model/base.py, or a JSON file."""
     data: DataConfig
+    training: TrainLoopConfig
     validation: TrainValidationConfig = Field(default_factory=TrainValidationConfig)
 
 
@@ -348,8 +373,10 @@ class HeadLoopConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _is_small(self) -> "HeadLoopConfig":
-        if self.compile or self.gradient_checkpointing:
-            raise ValueError("a grounding head has no blocks: leave compile and gradient_checkpointing out")
+        if self.compile or self.gradient_checkpointing or self.flash_attention:
+            raise ValueError(
+                "a grounding head has no blocks: leave compile, gradient_checkpointing and flash_attention out"
+            )
         return self
 
 

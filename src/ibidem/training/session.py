@@ -23,6 +23,7 @@ from torch import nn
 
 from ibidem import artifacts, log, places, trackers
 from ibidem.artifacts import Artifact, Input
+from ibidem.config import build as build_config
 from ibidem.config import flattened, resolved, settings
 from ibidem.errors import CheckpointError, ConfigError, Terminated
 from ibidem.figures import percent
@@ -33,7 +34,7 @@ from ibidem.modeling.modeling_custom import Decoder
 from ibidem.readers import KEY, Readers, check_reader, common, inherited, readers_of
 from ibidem.runs import CHECKPOINTS, folder_of, newest
 from ibidem.training import interrupts, loop, lora, permutation, saving, sharding, state
-from ibidem.training.config import LoopConfig, SessionConfig, decay_steps, measure_every, warmup_steps
+from ibidem.training.config import LoopConfig, OptimConfig, SessionConfig, decay_steps, measure_every, warmup_steps
 from ibidem.training.guard import Guard
 from ibidem.training.objective import Objective
 from ibidem.training.optim import learning_rate, make_optimizer
@@ -177,6 +178,8 @@ def run(
     ):
         resume_from = config.training.resume_from
         checkpoint = state.find(accelerator, config.output_dir, resume_from, made.kind, principal=config.reader)
+        if checkpoint is None:
+            _check_is_own(resume_from, config)
         _warn(config, starts_anew=checkpoint is None and resume_from is not None)
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
@@ -344,6 +347,20 @@ def _agreement(config: SessionConfig, accelerator: Accelerator) -> interrupts.Ag
     return None if group is None else lambda yes: any_says_yes(group, yes=yes)
 
 
+def _check_is_own(resume_from: Path | str | None, config: SessionConfig) -> None:
+    """Refuse a URL without a checkpoint, unless the run's own copies are to be there: its first start finds none.
+
+    Raises:
+        CheckpointError: the URL is another one.
+    """
+    own = (config.checkpoints.copy_to or "").rstrip("/")
+    if isinstance(resume_from, str) and resume_from.rstrip("/") != own:
+        raise CheckpointError(
+            f"training.resume_from {resume_from}: no checkpoint there, nor in {config.output_dir}; correct the URL, "
+            "leave it out to start anew, or give --checkpoints.copy-to the same one"
+        )
+
+
 def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
     if starts_anew:
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
@@ -433,6 +450,27 @@ def _check_decay(config: SessionConfig, start: int) -> None:
         )
 
 
+def _warn_of_decay(config: SessionConfig, checkpoint: Artifact) -> None:
+    """Say if the learning rate had fallen by the end of a checkpoint of another run from which this one decays."""
+    if config.optim.schedule != "wsd":
+        return
+    theirs, step = checkpoint.config["train"], state.steps_done(checkpoint)
+    before, steps = build_config(type(config.optim), theirs["optim"]), int(theirs["training"]["steps"])
+    share = learning_rate(step, steps, before) / before.lr
+    if step >= warmup_steps(before, steps) and share < 1:
+        reason = (
+            f"the learning rate of {checkpoint.path} fell to {percent(share, digits=0)} of its peak already; "
+            f"{_stable_until(before, steps)}"
+        )
+        log.event("train.decays_again", reason=reason)
+
+
+def _stable_until(optim: OptimConfig, steps: int) -> str:
+    if optim.schedule != "wsd":
+        return f"that of a run with optim.schedule {optim.schedule} is never stable"
+    return f"its run was stable up to step {steps - decay_steps(optim, steps)}: decay from a checkpoint up to there"
+
+
 def _readers(config: SessionConfig, made: Provenance, checkpoint: Artifact | None) -> Readers | None:
     """Return the readers that all that the run is made from has in common; None if none of it is private."""
     known = [readers_of(each.config) for each in (checkpoint, made.initial) if each is not None]
@@ -479,6 +517,7 @@ def _check_resume(checkpoint: Artifact, made: Provenance, config: SessionConfig)
         log.event("train.settings_changed", reason=changes(before, now), before=before, now=now)
         if not _is_of(config.output_dir, checkpoint):
             _check_decay(config, state.steps_done(checkpoint))
+            _warn_of_decay(config, checkpoint)
     return state.steps_done(checkpoint)
 
 

@@ -5,8 +5,10 @@ The nearest folder with license files counts; all of them apply, with those in i
 makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 
-In a folder with annotations (see `reuse`), a file has the license that they state for it. A license that a file states
-itself outranks them, as it outranks license files; their `precedence` is not read.
+In a folder with annotations (see `reuse`), a file has the license that they state for it. Of annotations in several
+folders, one that overrides counts alone, the one closest to the root; otherwise the closest one to the file, or the
+note beside it (`a.c.license`), counts with those that aggregate. A license that a file states itself outranks them, as
+it outranks license files, unless they override or aggregate; a note beside the file stands for the file's own head.
 
 What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
 counts for nothing. A manifest (`package.json`) states a license beside them, which applies too.
@@ -21,9 +23,11 @@ from typing import NamedTuple
 
 from ibidem.data.licenses import includes, manifests, reuse, sentences
 from ibidem.data.licenses.headers import header_license
+from ibidem.data.licenses.precedence import AGGREGATE, CLOSEST, OVERRIDE
 from ibidem.data.licenses.spdx import GNU_NAME, MAX_TEXT_CHARS, UNKNOWN, licenses_in, normalize, pattern
 from ibidem.data.text import language
 from ibidem.files import is_file, printable
+from ibidem.records import Precedence
 
 NAMES = re.compile(r"(?P<before>[\w.+]+[-_])?(?P<stem>(?:un)?licen[sc]es?|copying)(?P<more>[-_.\d ].*)?", re.IGNORECASE)
 REUSE = "LICENSES"
@@ -49,11 +53,14 @@ class Stated:
     expression: str
     evidence: str
     files: tuple[Path, ...]
+    precedence: Precedence = CLOSEST
+    """How they relate to what the file's own head states."""
 
     @property
     def fields(self) -> dict[str, str]:
         """Return these facts as fields of a document."""
-        return {"license_raw": self.expression, "license_evidence": self.evidence}
+        facts = {"license_raw": self.expression, "license_evidence": self.evidence}
+        return facts if self.precedence == CLOSEST else facts | {"license_precedence": self.precedence}
 
 
 class _File(NamedTuple):
@@ -62,6 +69,13 @@ class _File(NamedTuple):
     is_open: bool
     """Whether it makes the license unknown, whatever the other files state."""
     included: tuple[Path, ...] = ()
+
+
+class _Note(NamedTuple):
+    """What annotations state for one file."""
+
+    file: _File
+    precedence: Precedence
 
 
 class _Around(NamedTuple):
@@ -103,31 +117,38 @@ class LicenseFiles:
         return self._by_folder[folder]
 
     def _annotated(self, path: Path, around: _Around) -> Stated | None:
-        """Return what annotations state for a file: those beside the nearest license files, below them, and its own.
+        """Return what annotations and the note beside a file state for it; None if they do not name it.
 
-        All of them apply, with the manifests there; so does what the license files state, unless an annotation beside
-        them names the file.
+        Manifests apply too, unless an annotation overrides them; so does what the license files state, unless an
+        annotation beside them names the file.
         """
-        named = {folder: note for folder in _up_to(path.parent, around.home) if (note := self._note_on(path, folder))}
-        notes = [*named.values(), *_own_note(path)]
+        named = {folder: note for folder in _up_to(path.parent, self._root) if (note := self._note_on(path, folder))}
+        if overriding := [note.file for note in named.values() if note.precedence == OVERRIDE]:
+            return self._stated(overriding[-1:], OVERRIDE)
+        own = list(_own_note(path))
+        near = [note.file for folder, note in named.items() if folder.is_relative_to(around.home)]
+        closest = [note.file for note in named.values() if note.precedence == CLOSEST and note.file in near]
+        aggregated = [note.file for note in named.values() if note.precedence == AGGREGATE]
+        notes = [*(own or closest[:1]), *aggregated]
         if not notes:
             return None
-        stated: Stated | None = self._stated(notes)
+        is_head = any(note.license is not None for note in own)
+        stated = self._stated(notes, OVERRIDE if is_head else AGGREGATE if aggregated else CLOSEST)
         for claims in around.claims if around.home in named else [around.joined]:
             stated = _joined(stated, claims, beside=False)
         return stated
 
-    def _note_on(self, path: Path, folder: Path) -> _File | None:
+    def _note_on(self, path: Path, folder: Path) -> "_Note | None":
         if folder not in self._annotations:
             self._annotations[folder] = reuse.annotations(folder)
         notes = self._annotations[folder]
-        raw = notes.of(path.relative_to(folder).as_posix()) if notes else None
-        if notes is None or raw is None:
+        found = notes.of(path.relative_to(folder).as_posix()) if notes else None
+        if notes is None or found is None:
             return None
-        expression = normalize(raw)
-        return _File(notes.path, expression, is_open=expression is None)
+        expression = normalize(found.licenses)
+        return _Note(_File(notes.path, expression, is_open=expression is None), found.precedence)
 
-    def _stated(self, files: list[_File]) -> Stated | None:
+    def _stated(self, files: list[_File], precedence: Precedence = CLOSEST) -> Stated | None:
         if not files:
             return None
         known = [file.license for file in files if file.license is not None]
@@ -135,12 +156,12 @@ class LicenseFiles:
         paths = dict.fromkeys(path for file in files for path in (file.path, *file.included))
         names = ", ".join(printable(path.relative_to(self._root).as_posix()) for path in paths)
         readable = tuple(path for path in paths if is_file(path))
-        return Stated(expression or UNKNOWN, f"license-file: {names}", readable)
+        return Stated(expression or UNKNOWN, f"license-file: {names}", readable, precedence)
 
 
-def _up_to(folder: Path, home: Path) -> list[Path]:
-    """List a folder and those above it, up to the one that has the license files."""
-    return [each for each in (folder, *folder.parents) if each.is_relative_to(home)]
+def _up_to(folder: Path, root: Path) -> list[Path]:
+    """List a folder and those above it, up to the root."""
+    return [each for each in (folder, *folder.parents) if each.is_relative_to(root)]
 
 
 def _own_note(path: Path) -> Iterator[_File]:
@@ -164,7 +185,7 @@ def _joined(stated: Stated | None, claims: Stated | None, *, beside: bool) -> St
     same = beside and _texts_in(stated.expression) == _texts_in(claims.expression)
     expression = claims.expression if same else normalize([stated.expression, claims.expression])
     evidence = f"{stated.evidence}, {claims.evidence.removeprefix('license-file: ')}"
-    return Stated(expression or UNKNOWN, evidence, (*stated.files, *claims.files))
+    return Stated(expression or UNKNOWN, evidence, (*stated.files, *claims.files), stated.precedence)
 
 
 def _texts_in(expression: str) -> set[str]:

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 STAR_AND_MARK = (("*", ".*?"), ("?", "."))
 """Of DEP-5: both match slashes too."""
-STARS = (("**", ".*?"), ("*", "[^/]*?"))
-"""Of REUSE.toml: only two stars match slashes."""
+STARS = (("**/", ".*?"), ("**", ".*?"), ("*", "[^/]*?"))
+"""Of REUSE.toml: only two stars match slashes, and with a slash behind them nothing too: `a/**/b` names `a/b`."""
 MOST_RETRIED = 2
 """Stars that match slashes before one that does not: each of them is tried at every place."""
 

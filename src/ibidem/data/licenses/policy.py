@@ -1,7 +1,8 @@
 """Determine the license of a document, and whether the document may enter.
 
 A license stated in the file itself overrides the metadata of its package, in both directions: a GNU grant in an "MIT"
-package is detected, a permissive file in a GNU package is kept. The license and its evidence are stored in the row.
+package is detected, a permissive file in a GNU package is kept. An annotation of REUSE.toml may say otherwise (see
+`precedence`). The license and its evidence are stored in the row.
 """
 
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ from pydantic import ValidationInfo, field_validator
 from ibidem.config import configuration, suggest
 from ibidem.data.licenses import dep5
 from ibidem.data.licenses.headers import header_license, license_sentence
+from ibidem.data.licenses.precedence import AGGREGATE, CLOSEST, OVERRIDE
 from ibidem.data.licenses.spdx import (
     GNU_FAMILIES,
     UNKNOWN,
@@ -21,6 +23,7 @@ from ibidem.data.licenses.spdx import (
     serialize,
     texts,
 )
+from ibidem.records import Precedence
 
 
 class LicenseVerdict(NamedTuple):
@@ -83,6 +86,7 @@ def judge_license(
     stated: bool,
     path: str | None = None,
     evidence: str = "metadata",
+    precedence: Precedence = CLOSEST,
 ) -> LicenseVerdict:
     """Judge one document: first denied metadata, then a denied header, then missing and unknown licenses.
 
@@ -96,23 +100,32 @@ def judge_license(
         stated: whether the source has a license column.
         path: path of the file in its package; selects the stanza of a DEP-5 file.
         evidence: where `raw` was read from.
+        precedence: how `raw` relates to what the head of the file states.
+
     >>> judge_license("GPLv3", "", LicensePolicy(), stated=True).reason
     'license.denied'
     >>> judge_license("GPLv3", "# SPDX-License-Identifier: MIT", LicensePolicy(), stated=True).evidence
     'header: SPDX-License-Identifier: MIT'
     """
     supplied = serialize(raw)
-    header = header_license(text)
-    if header is not None and not policy.refuses(header[0]):
+    head = "" if precedence == OVERRIDE else text
+    header = header_license(head)
+    joins = precedence == AGGREGATE
+    if header is not None and not joins and not policy.refuses(header[0]):
         return LicenseVerdict(header[0], supplied, None, None, f"header: {header[1]}")
     expression, evidence = _of_metadata(raw, path, evidence) if stated else (None, "")
     if expression is not None and policy.refuses(expression):
         return LicenseVerdict(expression, supplied, "license.denied", expression[:200], evidence)
-    if header is not None:
+    if header is not None and policy.refuses(header[0]):
         return LicenseVerdict(header[0], supplied, "license.header", header[1], f"header: {header[1]}")
-    if sentence := license_sentence(text):
-        reason, detail = ("license.header", sentence[1]) if policy.refuses(sentence[0]) else (None, None)
-        return LicenseVerdict(sentence[0], supplied, reason, detail, f"sentence: {sentence[1]}")
+    sentence = license_sentence(head) if header is None else None
+    if sentence and policy.refuses(sentence[0]):
+        return LicenseVerdict(sentence[0], supplied, "license.header", sentence[1], f"sentence: {sentence[1]}")
+    if sentence and not joins:
+        return LicenseVerdict(sentence[0], supplied, None, None, f"sentence: {sentence[1]}")
+    if own := header or sentence:
+        expression = normalize([expression or UNKNOWN, own[0]])
+        evidence = f"{evidence}; {'header' if header else 'sentence'}: {own[1]}"
     if not stated:
         return LicenseVerdict(None, supplied, "license.unstated" if policy.unstated == "drop" else None, None)
     if not texts(raw):

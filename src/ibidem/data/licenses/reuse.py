@@ -4,7 +4,9 @@ r"""Read which license of a folder LICENSES each file has: `.reuse/dep5`, or `RE
     path = "vendor/**"                        ->  vendor/a/b.c: GPL-3.0-only
     SPDX-License-Identifier = "GPL-3.0-only"
 
-The last annotation that matches a file counts.
+The last annotation that matches a file counts. In a glob of REUSE.toml only stars and backslashes are special: `[a-z]*`
+names files whose names begin with `[a-z]`. Its `precedence` decides between annotations of several folders, and what
+the file's own head is worth; a copyright file is joined with the head.
 Source: https://reuse.software/spec-3.3/
 """
 
@@ -17,10 +19,20 @@ from typing import Any, NamedTuple
 
 from ibidem.data.licenses import dep5
 from ibidem.data.licenses.globs import STARS, compiled
+from ibidem.data.licenses.precedence import AGGREGATE, CLOSEST, OVERRIDE
 from ibidem.files import is_file
+from ibidem.records import Precedence
 
 _NAMES = ("REUSE.toml", ".reuse/dep5")
+_PRECEDENCES: dict[str, Precedence] = {AGGREGATE: AGGREGATE, OVERRIDE: OVERRIDE}
 MAX_BYTES = 1 << 20
+
+
+class Note(NamedTuple):
+    """What annotations state for one file."""
+
+    licenses: list[str]
+    precedence: Precedence
 
 
 class Annotations(NamedTuple):
@@ -29,12 +41,12 @@ class Annotations(NamedTuple):
     path: Path
     text: str
 
-    def of(self, name: str) -> list[str] | None:
+    def of(self, name: str) -> Note | None:
         """Return the licenses of a file, by its path below the folder; None if no annotation names it."""
         if self.path.name == _NAMES[0]:
-            return next((list(names) for path, names in reversed(_tables(self.text)) if path.fullmatch(name)), None)
+            return next((note for path, note in reversed(_tables(self.text)) if path.fullmatch(name)), None)
         licenses, glob = dep5.licenses_of(self.text, name)
-        return licenses if glob else None
+        return Note(licenses, AGGREGATE) if glob else None
 
 
 def annotations(folder: Path) -> Annotations | None:
@@ -53,16 +65,17 @@ def annotations(folder: Path) -> Annotations | None:
 
 
 @lru_cache(maxsize=64)
-def _tables(text: str) -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
-    """List the globs of a REUSE.toml with their licenses."""
+def _tables(text: str) -> tuple[tuple[re.Pattern[str], Note], ...]:
+    """List the globs of a REUSE.toml with what is stated for the files that they name."""
     listed = tomllib.loads(text).get("annotations")
     return tuple(pair for table in (listed if isinstance(listed, list) else []) for pair in _pairs(table))
 
 
-def _pairs(table: Any) -> Iterator[tuple[re.Pattern[str], tuple[str, ...]]]:
+def _pairs(table: Any) -> Iterator[tuple[re.Pattern[str], Note]]:
     names = _texts(table.get("SPDX-License-Identifier")) if isinstance(table, dict) else []
     if names:
-        yield from ((compiled(glob, STARS), tuple(names)) for glob in _texts(table.get("path")))
+        precedence = _PRECEDENCES.get(str(table.get("precedence")), CLOSEST)
+        yield from ((compiled(glob, STARS), Note(names, precedence)) for glob in _texts(table.get("path")))
 
 
 def _texts(value: Any) -> list[str]:

@@ -76,6 +76,12 @@ def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -
     return min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size
 
 
+def load_kernels() -> None:
+    """Load the compiled kernels, which takes a third of a second; processes made afterwards have them already."""
+    _hash([Document(raw=b"", source="", revision=None, record="")])
+    sketch_texts(pa.array(["text"], pa.large_string()), [64 * "0"], near=True)
+
+
 @lru_cache(maxsize=1)
 def processing(makers: tuple[tuple[str, StepMaker], ...], policies: Policies) -> Callable[[Document], None]:
     """Combine the steps that are not skipped into one function, once per worker."""

@@ -117,6 +117,7 @@ def licenses(policies: Policies) -> Step:
             stated=document.license_stated,
             path=document.path,
             evidence=document.license_evidence or "metadata",
+            precedence=document.license_precedence,
         )
         document.license, document.license_raw = verdict.expression, verdict.raw
         document.license_evidence = verdict.evidence

@@ -2,7 +2,9 @@
 
     plan      which documents, with their near duplicates, in which rows; which tokens, checkpoints, ... saw them
     apply     rewrite the affected shards, and nothing else; write the certificate, its page and its signatures
-    verify    check that nothing is left: by the requests, by exact hash, by normalized hash, by MinHash
+    verify    check that nothing is left: by the requests, by exact hash, by normalized hash, by MinHash; the exit code
+              is 2 if anything is left, or a request matches nothing, 1 if only what else was made still contains
+              documents, 0 if nothing does
 
 The result equals, byte for byte, that of `preprocess` with the same requests from the start. Weights are not unlearned
 by any of this, and the certificate says so.
@@ -48,7 +50,7 @@ from ibidem.data.provenance.plan import (
 )
 from ibidem.data.provenance.still_held import CACHES, delete_caches, still_held
 from ibidem.data.provenance.unmatched import idle_requests, lines
-from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched
+from ibidem.errors import ConfigError, DataError, IbidemError, RequestsUnmatched, StillHeld
 from ibidem.figures import counted
 from ibidem.files import sha256_of, sweep
 from ibidem.readers import readers_of
@@ -165,6 +167,7 @@ def verify_command(config: TakedownConfig) -> str:
     Raises:
         DataError: one is left.
         RequestsUnmatched: a request matches nothing.
+        StillHeld: other datasets, copies, tokens or indexes contain removed documents, or cannot be checked.
     """
     requests = _requests(config)
     checked = []
@@ -182,10 +185,15 @@ def verify_command(config: TakedownConfig) -> str:
     result = f"0 residuals of {amount}, by request, exact hash, normalized hash and MinHash"
     try:
         used = [use for dataset, named in checked for use in uses(config.artifacts, named.gone, dataset=dataset)]
-        result += f"{still_held(used)}; {_searched(config.artifacts)}"
+        elsewhere = still_held(used)
+        result += f"{elsewhere}; {_searched(config.artifacts)}"
     except IbidemError as error:  # the result for the datasets is still valid
-        result += f"; other artifacts could not be checked: {error}"
-    return _told(result, [(dataset, named.unmatched) for dataset, named in checked], requests, config)
+        elsewhere = f"; other artifacts could not be checked: {error}"
+        result += elsewhere
+    report = _told(result, [(dataset, named.unmatched) for dataset, named in checked], requests, config)
+    if elsewhere:
+        raise StillHeld(report)
+    return report
 
 
 def _searched(folders: Sequence[Path]) -> str:

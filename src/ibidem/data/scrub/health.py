@@ -4,8 +4,8 @@ A number is found by the words before it (`NHS number`, `MRN`, `Versichertennumm
 its check digit; without such words only if its form alone is distinctive. What is called a health identifier follows
 the list of 45 CFR 164.514(b)(2) (HIPAA, Safe Harbor), names and addresses aside.
 
-The following is kept: diagnoses without a person beside them, numbers whose check digit is wrong, and the specimen
-identifiers that their issuers publish.
+The following is kept: diagnoses without a person beside them, numbers whose check digit is wrong, birthdays on the
+first of January, and the specimen identifiers that their issuers publish.
 """
 
 import re
@@ -130,6 +130,8 @@ _MEDICARE = (
     f"{_MEDICARE_LETTER}{_MEDICARE_SIGN}[0-9]",
     f"{_MEDICARE_LETTER}{{2}}[0-9]{{2}}",
 )
+_NEW_YEAR = re.compile(rb"\d{4}-01-01|0?1([./-])0?1\1\d{4}")
+"""The day that is written where the birthday is unknown or made up."""
 _DIAGNOSIS = r"[A-TV-Z][0-9][0-9AB]"
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"
 _DATE = (
@@ -215,7 +217,12 @@ HEALTH: tuple[Rule, ...] = (
     _after("national-id", "personnummer|pnr", r"(?:19|20)?\d{6}[-+]?\d{4}", _is_luhn),
     _after("national-id", "cpr", r"\d{6}-?\d{4}", _is_danish),
     _after("prescriber-number", "dea", r"[A-Z]{2}\d{7}", _is_prescriber),
-    _after("birth-date", "dob|date[ _]of[ _]birth|birth[ _]?date|geboren am|geburtsdatum|patient born on", _DATE),
+    _after(
+        "birth-date",
+        "dob|date[ _]of[ _]birth|birth[ _]?date|geboren am|geburtsdatum|patient born on",
+        _DATE,
+        lambda match: _NEW_YEAR.fullmatch(found_in(match)) is None,
+    ),
     _after(
         "device-serial",
         "(?:pacemaker|insulin pump|implant|defibrillator|device)[ _](?:serial|s/n)",

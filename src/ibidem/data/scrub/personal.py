@@ -4,6 +4,7 @@ The following is kept, because it is not personal and the model should know it:
 
 * email: domains reserved for examples (RFC 2606: `example.com`, `.test`, `.invalid`), `git@host`, users of URLs, names
   of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
+* what issuers publish as an example or is visibly made up (see `examples`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
   networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.255.255`), made-up ones
   (`x.7.7.7`; 1 in 10,000 addresses is one of these), versions by their context (`version = `, `==`,
@@ -20,6 +21,13 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
+from ibidem.data.scrub.examples import (
+    is_example_address,
+    is_example_card,
+    is_example_iban,
+    is_example_phone,
+    is_example_ssn,
+)
 from ibidem.data.scrub.rules import IDENTIFIER, RESERVED_DOMAIN, Match, Rule, found_in, luhn
 
 _COUNTRY_DOMAINS = frozenset(
@@ -133,7 +141,10 @@ def _is_public_address(match: Match) -> bool:
     except ValueError:
         return False
     is_network = address.version == 6 and int(address) & _LOW_64_BITS == 0
-    return address.is_global and not (address.is_multicast or is_network or address in _RESOLVERS)
+    if not address.is_global or address.is_multicast or is_network or address in _RESOLVERS:
+        return False
+    before, after = match.string[max(0, match.start() - 128) : match.start()], match.string[match.end() :][:128]
+    return not is_example_address(address, before, after)
 
 
 def _is_host(match: Match) -> bool:
@@ -164,7 +175,7 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
 
     written = found_in(match).decode()
     digits = _digits(match)
-    if digits in _COUNTING or len(set(digits)) < _FEWEST_DIGITS or _is_bytes(match):
+    if digits in _COUNTING or len(set(digits)) < _FEWEST_DIGITS or is_example_phone(digits) or _is_bytes(match):
         return False
     for region in regions:
         phone = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)
@@ -207,7 +218,7 @@ def _is_phone_of(*regions: str | None) -> Callable[[Match], bool]:
 
 def _is_card(match: Match) -> bool:
     digits = _digits(match)
-    if len(set(digits)) == 1 or not _CARD_ISSUERS.fullmatch(digits) or luhn(digits) != 0:
+    if is_example_card(digits) or not _CARD_ISSUERS.fullmatch(digits) or luhn(digits) != 0:
         return False
     return match[1] != b"" or _is_called_card(match)
 
@@ -224,6 +235,7 @@ def _is_iban(match: Match) -> bool:
     iban = match[0].replace(b" ", b"").decode()
     return (
         _IBAN_LENGTHS.get(iban[:2]) == len(iban)
+        and not is_example_iban(iban)
         and int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
     )
 
@@ -232,7 +244,7 @@ def _is_ssn(match: Match) -> bool:
     digits = _digits(match)
     area, group, serial = digits[:3], digits[3:5], digits[5:]
     issued = area not in {"000", "666"} and area < "900" and group != "00" and serial != "0000"
-    return issued and digits not in _PUBLISHED_SSNS
+    return issued and digits not in _PUBLISHED_SSNS and not is_example_ssn(digits)
 
 
 _BRACKETED_DOT = r" {0,2}[\[({<] ?(?:dot|punkt|point) ?[\])}>] {0,2}"

@@ -1,7 +1,7 @@
 r"""Where a file is code, and where it is a string or a comment: a placeholder in code has to be a literal.
 
     Python      phone = 4155552671  # call +49 30 901820      ->  phone = "<PHONE_NUMBER>"  # call <PHONE_NUMBER>
-    Shell       ping -c 1 93.184.216.34                       ->  ping -c 1 "<IP_ADDRESS>"    (bare, `<` would redirect)
+    Shell       ping -c 1 93.184.41.34                       ->  ping -c 1 "<IP_ADDRESS>"    (bare, `<` would redirect)
     TSX         <p>ann@ibidem.org</p>                         ->  <p>{"<EMAIL>"}</p>          (bare, it would be a tag)
 
 One pattern for each family of languages finds strings and comments. No parser is used, because a file may be broken,

@@ -38,11 +38,12 @@ _MADE_UP_WORDS = (
     b"credentials? p[a@4][s$5]{2}w[o0]rd passphrase passwd passw? p[a@4][s$5]{2} pwd? username user postgres "
     b"x-oauth-basic mysql mongo redis oracle scott tiger guest admin root test demo sample default s[e3]cr[e3]t "
     b"secure strong weak super wrong invalid correct login auth access token string value random initial temp "
-    b"letmein welcome hello world qwerty abcdef abcd abc asdf some your the new old bad good my db key foo bar baz "
+    b"letmein welcome hello world q1w2e3r4t5 q1w2e3r4 q1w2e3 1q2w3e4r5t 1q2w3e4r 1q2w3e 1qaz2wsx zaq12wsx qazwsx "
+    b"qwerty asdfgh asdf zxcvbn a1b2c3d4 a1b2c3 abcdef abcd abc some your the new old bad good my db key foo bar baz "
     b"qux info port none null true false an a"
 )
 _MADE_UP = re.compile(
-    rb"(?i)(?>(?:%b)[_@!#.-]*)++[0-9]{0,9}[!@#$.:]*|hunter2|(.)\1*[0-9]{0,3}" % b"|".join(_MADE_UP_WORDS.split())
+    rb"(?i)[0-9]{0,9}(?>(?:%b)[0-9]{0,9}[_@!#.$:-]*)++|hunter2|(.)\1*[0-9]{0,3}" % b"|".join(_MADE_UP_WORDS.split())
 )
 _NO_SIMPLE_PASSWORD = re.compile(
     rb"(?i)[:@?*&]|.*[/\\]|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
@@ -50,6 +51,8 @@ _NO_SIMPLE_PASSWORD = re.compile(
 )
 _SIGNATURE_OF_MANUALS = b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
 """Of the token that https://jwt.io shows."""
+_LEAST_SIGNATURE = 43
+"""Characters of one of 32 bytes, the least that RFC 7518 has: a shorter one is a word of a manual."""
 _PAGE_BEFORE = re.compile(rb"(?i)(?:next|page|continuation|sync|cursor)[_-]?$")
 _EMPTY_DIGESTS = {
     b"d41d8cd98f00b204e9800998ecf8427e",
@@ -122,7 +125,8 @@ def _is_simple_password(match: Match) -> bool:
 
 
 def _is_jwt(match: Match) -> bool:
-    if match[0].endswith(_SIGNATURE_OF_MANUALS):
+    _, _, signature = match[0].split(b".", 2) if match[0].count(b".") > 1 else (b"", b"", b"")
+    if match[0].endswith(_SIGNATURE_OF_MANUALS) or 0 < len(signature) < _LEAST_SIGNATURE:
         return False
     try:
         header, payload = (json.loads(_base64url(part)) for part in match[0].split(b".")[:2])
