@@ -188,11 +188,15 @@ def test_four_raylets_that_share_no_disk_and_of_which_one_is_lost_in_each_step_g
         assert main(command(place / "mixed", tmp_path / "here", "--workers", "1")) == 0
         assert content(place / "out") == content(tmp_path / "here")
         with cluster(raylets=4, cores=1, folder=disk, apart=True) as found:
+            end(found, command(place / "mixed", place / "again"), disk, "preprocess deduplicate")
+            assert "again" not in {name.split("/")[0] for name in place.listing()}
+            assert losing(found, command(place / "mixed", place / "again"), disk, []) == []
+            assert content(place / "again") == content(place / "out")
             steps = ["Connected to Ray", "blend measure", "blend scatter"]
             assert losing(found, blending(place / "out", place / "blend"), disk, steps) == steps
         assert main([*blending(tmp_path / "here", tmp_path / "blend"), "--workers", "1"]) == 0
         assert content(place / "blend") == content(tmp_path / "blend")
-        assert {name.split("/")[0] for name in place.listing()} == {"mixed", "out", "blend"}
+        assert {name.split("/")[0] for name in place.listing()} == {"mixed", "out", "again", "blend"}
         assert not list(disk.iterdir())
 
 
@@ -216,10 +220,9 @@ def test_what_passes_through_the_driver_for_a_document_does_not_grow_with_the_co
 
 def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> list[str]:
     """Run a command on a cluster that loses a raylet when each of these words is said; return those that were said."""
-    words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
     lost: list[str] = []
     said: list[str] = []
-    with subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True) as run:
+    with driver(found, asked, folder) as run:
         assert run.stderr is not None
         for line in run.stderr:
             said.append(line)
@@ -229,6 +232,19 @@ def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> 
                     found.lose(len(lost))
     assert run.returncode == 0, "".join(said)[-2000:]
     return lost
+
+
+def end(found: Cluster, asked: list[str], folder: Path, step: str) -> None:
+    """Run a command on a cluster, and kill the driver when this is said."""
+    with driver(found, asked, folder) as run:
+        assert run.stderr is not None
+        assert any(step in line for line in run.stderr)
+        run.kill()
+
+
+def driver(found: Cluster, asked: list[str], folder: Path) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
+    return subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True)
 
 
 def _runs(pid: str) -> bool:
