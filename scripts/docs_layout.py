@@ -40,6 +40,7 @@ INTERNAL = {
     *(
         "training.token_shards:COUNTS_FILE",
         "data.sources.survey:FILE",
+        "data.sources.hub:_SPOOLED",
         "data.blend:_SCATTERED",
         "data.blend:_ORDER",
         "data.blend:_PARTS",

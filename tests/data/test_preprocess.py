@@ -492,9 +492,9 @@ def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
         def dataset_info(self, _: str, revision: str | None = None) -> object:
             return type("Info", (), {"sha": f"commit of {revision or 'main'}"})
 
-    def load(name: str, configuration: str | None, **how: object) -> list[dict]:
+    def load(name: str, configuration: str | None, **how: object) -> datasets.IterableDataset:
         asked.append((name, configuration, how))
-        return [{"content": "a = 1"}]
+        return datasets.IterableDataset.from_generator(lambda: iter([{"content": "a = 1"}]))
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: ["en"])
     monkeypatch.setattr(datasets, "load_dataset", load)

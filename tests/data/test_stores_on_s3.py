@@ -129,12 +129,16 @@ def test_an_object_that_changes_while_it_is_read_is_refused(s3: tuple[Any, Store
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_any_moment_and_then_the_same_bytes(s3: tuple[Any, StorePath], corpus: Path) -> None:
+@pytest.mark.parametrize("work_dir", [".", "s3"])
+def test_twenty_kills_at_any_moment_and_then_the_same_bytes(
+    work_dir: str, s3: tuple[Any, StorePath], corpus: Path
+) -> None:
     store = s3[1]
+    place = "." if work_dir == "." else f"{store}/work"
     put_folder(corpus, store / "project")
     expected = made(store / "project", store / "expected", workers=2)
     command = [sys.executable, "-m", "ibidem", "preprocess", "--dataset", f"{store}/project:train:text"]
-    command += ["--workers", "2", "--shard-size", "8", "--output-dir"]
+    command += ["--workers", "2", "--shard-size", "8", "--work-dir", place, "--output-dir"]
     started = time.monotonic()
     subprocess.run([*command, str(store / "timed")], check=True)
     whole_s = time.monotonic() - started

@@ -97,7 +97,8 @@ def _header(path: StorePath) -> _Header:
         return _Header(0, np.dtype(np.uint64), ())
     file = io.BytesIO(path.part(0, _HEADER_BYTES))
     np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+    assert not by_column
     return _Header(file.tell(), dtype, shape[1:])
 
 

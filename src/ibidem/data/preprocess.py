@@ -332,9 +332,9 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
-    cap, trees = config.package_cap_bytes, config.reply_trees
+    cap, trees, most = config.package_cap_bytes, config.reply_trees, config.max_documents
     engine = Engine(config)
-    return [open_source(spec, package_cap_bytes=cap, trees=trees, engine=engine) for spec in specs]
+    return [open_source(spec, package_cap_bytes=cap, trees=trees, engine=engine, most=most) for spec in specs]
 
 
 def _is_dataset(folder: Path) -> bool:
