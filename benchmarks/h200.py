@@ -559,10 +559,11 @@ def timed(work: Callable[[], Any], device: Any, *, repeats: int) -> dict[str, fl
 
 
 def decode(device: Any, *, toy: bool) -> dict[str, Any]:
-    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64."""
+    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64: each step computed anew, and as a CUDA graph."""
     import torch
 
     from ibidem.modeling.generate import Sampling, generate
+    from ibidem.modeling.matrices import FrozenDecoder
     from ibidem.modeling.modeling_custom import Decoder
 
     shape = shape_of(toy=toy)
@@ -570,16 +571,22 @@ def decode(device: Any, *, toy: bool) -> dict[str, Any]:
     model.init_weights(0)
     model = model.to(device, torch.float32 if toy else torch.bfloat16)
     prompt = list(range(1, 17 if toy else 513))
-    rows = []
+    sampling = Sampling(max_tokens=8 if toy else 128)
+    rows: list[dict[str, Any]] = []
     for batch in (1, 2) if toy else (1, 64):
-        sampling = Sampling(max_tokens=8 if toy else 128)
-        tokens: list[int] = []
+        for graphs in (False, True):
+            row = {"batch": batch, "cuda_graphs": graphs}
+            if graphs and device.type != "cuda":
+                rows.append(row | {"said": "a CPU has none"})
+                continue
+            frozen = FrozenDecoder(model, uses_graphs=graphs)
+            tokens: list[int] = []
 
-        def work(batch: int = batch, sampling: Any = sampling, tokens: list[int] = tokens) -> None:
-            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_ids=(0,)))))
+            def work(frozen: Any = frozen, batch: int = batch, tokens: list[int] = tokens) -> None:
+                tokens.append(sum(map(len, generate(frozen, [prompt] * batch, sampling, end_ids=(0,)))))
 
-        seconds = seconds_of(work, device, repeats=1)
-        rows.append({"batch": batch, "tokens_per_s": tokens[-1] / seconds})
+            seconds = seconds_of(work, device, repeats=1)
+            rows.append(row | {"tokens_per_s": tokens[-1] / seconds})
     return {"rows": rows}
 
 

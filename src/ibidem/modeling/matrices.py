@@ -192,21 +192,32 @@ class FrozenBlock(NamedTuple):
 class FrozenDecoder:
     """The weights of a decoder at one moment, for generation."""
 
-    def __init__(self, model: "Decoder", weights: Weights | None = None, *, num_ids: int | None = None) -> None:
+    def __init__(
+        self,
+        model: "Decoder",
+        weights: Weights | None = None,
+        *,
+        num_ids: int | None = None,
+        uses_graphs: bool = False,
+    ) -> None:
         """Lay out the weights of a decoder.
 
         Args:
             model: the decoder; it may have its parameters in float32 or in 16 bits.
             weights: precision of the matrices; by default that of the parameters, and on a GPU bfloat16.
             num_ids: number of ids of the tokenizer; rows behind it, which some models have, are never generated.
+            uses_graphs: compute the steps of batches whose memory is reserved at once as CUDA graphs.
 
         Raises:
-            ConfigError: int8 on a GPU.
+            ConfigError: int8 on a GPU, or graphs without one.
         """
+        if uses_graphs and model.device.type != "cuda":
+            raise ConfigError("CUDA graphs need a GPU, and torch finds none; leave cuda_graphs out")
         if weights == "int8" and model.device.type != "cpu":
             raise ConfigError("weights in int8 are for CPUs; a GPU generates with bfloat16")
         self.config: ModelConfig = model.config
         self.device = model.device
+        self.uses_graphs = uses_graphs
         self._weights = weights or _default(model)
         self._is_onednn = self.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.dtype = torch.bfloat16 if self._weights == "bfloat16" and not self._is_onednn else torch.float32
