@@ -106,7 +106,7 @@ IN_CONTEXT = [
     ("key.softlayer", "https://api.softlayer.com/soap/v3/", scramble(HEX, 64), ""),
     ("key.password", 'DB_PASSWORD = "', "vK8#tQ2!mZ5wX9$r", '"'),
     ("key.password", '"api_key": "', scramble(HEX, 32), '"'),
-    ("key.simple-password", "DB_PASSWORD=", "hunter2secret", ""),
+    ("key.simple-password", "DB_PASSWORD=", "walrus2shore", ""),
     ("key.simple-password", "export FTP_PASS=", "winter99", ""),
     ("key.simple-password", "run -e MYSQL_PASSWORD=", "x8Kq2vTz", " mysql"),
     ("key.simple-password", "db:\n  password: ", "tr0ub4dor", "  # of the database"),
@@ -267,6 +267,24 @@ UNTOUCHED = [
     *(f"password: '{word}'" for word in (
         "42password", "q1w2e3", "1q2w3e4r", "zaq12wsx", "a1b2c3d4", "user1pass2", "test123test", "12345abc", "zxcvbn1",
     )),
+    *(f"redis://user:{word}@cache.ibidem.org" for word in (
+        "aws_secret_access_key", "SAS_KEY", "p,ass", "p,a", "b!&*$", "fish", "pässword", "p%C3%A4ssword", "pa%40ss",
+        "withPwd", "args.password1", "キ",
+    )),
+    *(f"password: '{word}'" for word in (
+        "s3krit", "priv4te", "P2$Sword", "secretP2ss!", "P2$$word2", "adminp2ss", "hunter2000", "hunter2_", "A3ddj3w",
+        "1F@kePassword", "myPa55word!",
+    )),
+    "password='Tempor@ryPassword123', Password='Non-Managed-Pa55word!'",
+    '{"access_token": "2YotnFZFEjr1zCsicMWpAA", "refresh_token": "tGzv3JOkF0XG5Qx2TlKWIA"}',
+    '"authorizationToken": "QVdTOjEwOTg3NjU0MzIxLWF1dGgtdG9rZW4="',
+    f'TOKEN = "{base64url({"alg": "HS256"})}.{base64url({"sub": "1234567890"})}.fake"',
+    "CallerReference: 2014-04-01-18, caller 4155552671, callback 4155552671, phone: '2024-01-02-17'",
+    "phone_number='+18888675309'",
+    *(f'address = "{ip}"' for ip in (
+        "200a::1", "21DA:D3:0:2F3B:2AA:FF:FE28:9C5A", "3ffe:2a00:100:7031::1", "2010:836b:4179::836b:4179", "2602::2",
+        "2001:cdba:0000:0000:0000:0000:3257:9652", "172.168.1.1", "142.42.1.1",
+    )),
     'person.date_of_birth = "2020-01-01" and date of birth: 01/01/1970',
     "social security number 333-22-4444",
 ]  # fmt: skip
@@ -322,7 +340,7 @@ IN_CODE = [
     ("Shell", "cat <<EOF\nann@ibidem.org\nEOF\nmail c@ibidem.org", 'cat <<EOF\n<EMAIL>\nEOF\nmail "<EMAIL>"', 2),
     ("Shell", "x=$((1<<n)); ping 93.184.41.34", 'x=$((1<<n)); ping "<IP_ADDRESS>"', 1),
     ("Shell", "curl https://bob:x8Kq2vTz@ibidem.org/", 'curl https://bob:"<KEY:basic-auth>"@ibidem.org/', 1),
-    ("Shell", "DB_PASSWORD=hunter2secret make", 'DB_PASSWORD="<KEY:simple-password>" make', 1),
+    ("Shell", "DB_PASSWORD=walrus2shore make", 'DB_PASSWORD="<KEY:simple-password>" make', 1),
     ("Python", "password = pw2secret\n", "password = pw2secret\n", 0),
     ("TypeScript", "f({\n  password: pw2secret\n})", "f({\n  password: pw2secret\n})", 0),
     ("Python", "f(password='x8Kq2vTz')", "f(password='<KEY:simple-password>')", 1),

@@ -198,6 +198,8 @@ def _is_bytes(match: Match) -> bool:
 def _is_called_phone(match: Match) -> bool:
     """Check that the word before a number calls it a phone number, and that a number without signs is a whole value."""
     between, number = match["between"], match["found"]
+    if _DATE.match(number):
+        return False
     if number.isdigit() and (_NO_PHONE.search(between) or not _is_value(match)):
         return False
     return _is_phone(match, _NATIONAL)
@@ -252,9 +254,10 @@ _LOCAL_PART = IDENTIFIER + b".+" + bytes(range(0x80, 0x100))
 _PHONE_WORD = r"(?i)(?:phone|mobile|whatsapp|tel|fax|call|contact|cell)"
 _PHONE_WORD_WHOLE = (
     r"(?!PHONE_NUMBER>[^ ,;/|])(?P<word>(?i:(?<!micro)(?<!head)(?<!ear)phone|(?<!auto)mobile|whatsapp"
-    r"|(?<![a-z])(?:tel(?!net|em|eg|ev)|fax|call|contact|cell)))"
+    r"|(?<![a-z])(?:tel(?!net|em|eg|ev)|fax|call(?!er|back)|contact|cell)))"
 )
 _CLEAR_WORD = re.compile(rb"(?i)phone|mobile|whatsapp|tel|fax")
+_DATE = re.compile(rb"(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)")
 _NO_PHONE = re.compile(
     rb"(?:(?<![A-Za-z])(?i:ids?|idx|index|count|hash|size|time|port|length|len|key|site|max|min|bits?|flags?|seed|offset"
     rb"|mask|row|col|rate|width|height)|Ids?|Index|Count|Hash|Size|Time|Length|Key|Site|Max|Min|Offset|Mask|Rate)(?![a-z])"
