@@ -351,7 +351,7 @@ def test_products_are_in_bfloat16_only_where_the_cpu_has_it(cpu: str, monkeypatc
     """A CPU without it multiplies bfloat16 at a third of the speed of float32."""
     packed, dtypes = matrices.packed, set()
 
-    def seen(weight: torch.Tensor) -> matrices.Product:
+    def seen(weight: torch.Tensor) -> matrices.ByWeight:
         dtypes.add(weight.dtype)
         return packed(weight)
 

@@ -171,7 +171,7 @@ class KVCache:
         A masked position counts 0 times its value, which must not be NaN.
         """
         G, K = self._heads
-        if which == 1 and _is_by_products(self._dtype):
+        if which == 1 and _is_by_products(self._dtype, self._device):
             return _pages((rows, G, K, size), self._dtype, self._device).mT
         return _pages((rows, G, size, K), self._dtype, self._device)
 
@@ -286,7 +286,7 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     """
     B, G, S, K = k_BGSK.shape
     q_BGRK = q_BHK.reshape(B, G, -1, K)
-    if not _is_by_products(q_BHK.dtype):
+    if not _is_by_products(q_BHK.dtype, q_BHK.device):
         mask = None if visible_BS is None else visible_BS[:, None, None]
         return scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask).flatten(1)
     k_XSK, v_XSK, q_XRK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1), q_BGRK.flatten(0, 1)
@@ -296,9 +296,9 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     return torch.bmm(v_XSK.mT, scores_XSR.mT.softmax(dim=-1).mT).mT.reshape(B, -1)
 
 
-def _is_by_products(dtype: torch.dtype) -> bool:
+def _is_by_products(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether attention is two products; in 16 bits its scores and their softmax would be rounded."""
-    return dtype is torch.float32 and has_amx()
+    return device.type == "cpu" and dtype is torch.float32 and has_amx()
 
 
 def _rotation(model: FrozenDecoder, positions_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ speed, took twice as long for W @ x.T, and with a transposed matrix was up to a 
 instructions for bfloat16 multiplies it at a third of the speed of float32: there weights in bfloat16 are rounded, and
 kept in float32.
 
-Packed weights are made when they are first used and take the memory of the weights once more. On a GPU the usual
+Packed weights are made when they are first used, and take memory beside the weights: as much again, and of integers two
+bytes a weight in bfloat16 or four in float32. On a GPU the usual
 product is the fast one. A frozen decoder reads its weights when it is made: after an optimizer's step make another.
 """
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 Weights = Literal["float32", "bfloat16", "int8"]
 """Precision of the matrices in generation."""
-Product = Callable[[Tensor], Tensor]
+ByWeight = Callable[[Tensor], Tensor]
 """Returns x @ weight.T of a certain weight."""
 FEW_ROWS, MANY_ROWS = 3, 64
 KERNEL_ROWS = 8
@@ -95,7 +96,7 @@ class PackedMatrix:
 
     def __init__(self, weight_NK: Tensor) -> None:
         self._weight_NK = weight_NK
-        self._packed: Product | None = None
+        self._packed: ByWeight | None = None
 
     def __call__(self, x_BK: Tensor) -> Tensor:
         B, dtype = len(x_BK), self._weight_NK.dtype
@@ -128,7 +129,7 @@ class Int8Matrix:
         self._scale_N = scale_N
         self._ones_N = torch.ones_like(scale_N, dtype=torch.bfloat16)
         self._kernel_rows, self._dtype = (FEW_ROWS, torch.bfloat16) if has_bfloat16() else (KERNEL_ROWS, torch.float32)
-        self._packed: Product | None = None
+        self._packed: ByWeight | None = None
 
     def __call__(self, x_BK: Tensor) -> Tensor:
         if self._missing:
@@ -146,7 +147,7 @@ class Int8Matrix:
         return rows_BK[:, : rows_BK.shape[1] - self._missing]
 
 
-def packed(weight_NK: Tensor) -> Product:
+def packed(weight_NK: Tensor) -> ByWeight:
     """Return a function of x that multiplies x @ weight.T, from a copy of the matrix that is laid out for it."""
     if weight_NK.dtype is torch.float32 and weight_NK.numel() < SMALL and not has_amx():
         return partial(torch.matmul, other=weight_NK.t().contiguous())
