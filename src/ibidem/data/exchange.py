@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibidem import workfiles
+from ibidem.errors import StoreError
 from ibidem.places import StorePath
 
 Indices = NDArray[np.int64]
@@ -61,6 +62,8 @@ def rows(path: Path, start: int, end: int) -> Array:
     header = _header(path)
     size = header.dtype.itemsize * int(np.prod(header.shape))
     content = path.part(header.size + start * size, header.size + end * size)
+    if len(content) != (end - start) * size:
+        raise StoreError(f"{path}: the file ends early; delete it")
     return np.frombuffer(content, header.dtype).reshape(-1, *header.shape)
 
 
