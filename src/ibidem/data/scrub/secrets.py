@@ -52,7 +52,7 @@ _LETTERS = bytes.maketrans(b"@$0123457", b"asoiaeast")
 _LEAST_OF_URL = 4
 _NO_URL_PASSWORD = re.compile(
     rb"[a-z]{1,7}|[A-Z]{1,7}|[a-z]+(?:[_.][a-z0-9]+)+|[A-Z]+(?:_[A-Z0-9]+)+"
-    rb"|(?:[A-Z]?[a-z]{2,}|[A-Z]{2,})(?:[A-Z][a-z]{2,}|[A-Z]{2,3})+|1?2345(?:6(?:7(?:8(?:90?)?)?)?)?|54321"
+    rb"|(?:[A-Z]?[a-z]{2,}|[A-Z]{2,})(?:[A-Z][a-z]{2,})*(?:[A-Z][a-z]{2,}|[A-Z]{2,3})|1?2345(?:6(?:7(?:8(?:90?)?)?)?)?|54321"
 )
 """A short word, a name, or digits that count. Other passwords in a URL are what is between two signs."""
 _NAMED = re.compile(rb"(?i)(?:^|[-_./])(?:token|secret|some|fake|test|mock|dummy|sample|valid|invalid)(?:[-_./]|$)")
