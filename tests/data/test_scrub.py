@@ -269,7 +269,7 @@ UNTOUCHED = [
     )),
     *(f"redis://user:{word}@cache.ibidem.org" for word in (
         "aws_secret_access_key", "SAS_KEY", "p,ass", "p,a", "b!&*$", "fish", "pässword", "p%C3%A4ssword", "pa%40ss",
-        "withPwd", "args.password1", "キ",
+        "withPwd", "args.password1", "キ", "ApiKey", "AppSecret", "JWTToken", "AppID", "APIPASS", "12345",
     )),
     *(f"password: '{word}'" for word in (
         "s3krit", "priv4te", "P2$Sword", "secretP2ss!", "P2$$word2", "adminp2ss", "hunter2000", "hunter2_", "A3ddj3w",
@@ -281,9 +281,18 @@ UNTOUCHED = [
     f'TOKEN = "{base64url({"alg": "HS256"})}.{base64url({"sub": "1234567890"})}.fake"',
     "CallerReference: 2014-04-01-18, caller 4155552671, callback 4155552671, phone: '2024-01-02-17'",
     "phone_number='+18888675309'",
+    *(f"phone: '{number}'" for number in (
+        "+254711000111", "+254711222333", "+48444555666", "+12514444444", "+61 400 000 000", "+12125550001",
+    )),
+    "login_and_password: '_TriStateType'",
+    *(f"token = '{word}'" for word in (
+        "xo" + "xb-1234-1234-abc124", "ya29.some-gcp-token", "gm_live_abc123def456abc123def456abc123",
+        "abcd/1234/abcd@ajd@/test", "syt_abcdef/123456ABCD",
+    )),
     *(f'address = "{ip}"' for ip in (
         "200a::1", "21DA:D3:0:2F3B:2AA:FF:FE28:9C5A", "3ffe:2a00:100:7031::1", "2010:836b:4179::836b:4179", "2602::2",
         "2001:cdba:0000:0000:0000:0000:3257:9652", "172.168.1.1", "142.42.1.1",
+        "192.0.3.112", "192.0.15.254", "208.50.66.255", "192.88.99.4",
     )),
     'person.date_of_birth = "2020-01-01" and date of birth: 01/01/1970',
     "social security number 333-22-4444",

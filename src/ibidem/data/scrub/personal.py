@@ -6,7 +6,7 @@ The following is kept, because it is not personal and the model should know it:
   of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
 * what issuers publish as an example or is visibly made up (see `examples`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
-  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.255.255`), made-up ones
+  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.z.255`), made-up ones
   (`x.7.7.7`; 1 in 10,000 addresses is one of these), versions by their context (`version = `, `==`,
   `name-`, `name/`, a heading of a changelog), coordinates of a path in SVG, and what is a section number, an object
   identifier or a version rather than an address: no number above 31 (1 in 3,500 addresses), two digits and a number up
@@ -150,7 +150,7 @@ def _is_public_address(match: Match) -> bool:
 def _is_host(match: Match) -> bool:
     """Check whether it is the address of a host, not a network, a version or a section number."""
     parts = [int(part) for part in match[0].split(b".")]
-    if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts[1:])) == 1 or match[0] in _MADE_UP_ADDRESSES:
+    if parts[-1] in {0, 255} or len(set(parts[1:])) == 1 or match[0] in _MADE_UP_ADDRESSES:
         return False
     if parts[-1] == 1 and 0 in parts[1:3]:
         return False

@@ -50,8 +50,12 @@ _MADE_UP = re.compile(
 _LEET = re.compile(rb"(?<=[A-Za-z@$!])[0-9]{1,2}(?=[A-Za-z@$!])|(?<=[A-Za-z0-9])[@$]+(?=[A-Za-z0-9])")
 _LETTERS = bytes.maketrans(b"@$0123457", b"asoiaeast")
 _LEAST_OF_URL = 4
-_NO_URL_PASSWORD = re.compile(rb"[a-z]{1,7}|[a-z]+(?:[_.][a-z0-9]+)+|[A-Z]+(?:_[A-Z0-9]+)+")
-"""A short word, or a name. Other passwords in a URL are what is between two signs."""
+_NO_URL_PASSWORD = re.compile(
+    rb"[a-z]{1,7}|[A-Z]{1,7}|[a-z]+(?:[_.][a-z0-9]+)+|[A-Z]+(?:_[A-Z0-9]+)+"
+    rb"|(?:[A-Z]?[a-z]{2,}|[A-Z]{2,})(?:[A-Z][a-z]{2,})*(?:[A-Z][a-z]{2,}|[A-Z]{2,3})|1?2345(?:6(?:7(?:8(?:90?)?)?)?)?|54321"
+)
+"""A short word, a name, or digits that count. Other passwords in a URL are what is between two signs."""
+_NAMED = re.compile(rb"(?i)(?:^|[-_./])(?:token|secret|some|fake|test|mock|dummy|sample|valid|invalid)(?:[-_./]|$)")
 _PUBLISHED = frozenset(
     b"2YotnFZFEjr1zCsicMWpAA tGzv3JOkF0XG5Qx2TlKWIA A3ddj3w SplxlOBeZQQYbYS6WxSbIA 7Fjfp0ZBr1KtDRbnfVdmIw gX1fBat3bV "
     b"mF_9.B5f-4.1JqM ad180jjd733klru7 kkk9d7dh3k39sjv7 j49sk3j29djd dh893hdasih9 hh5s93j4hdidpola hdhd0244k9j7ao03 "
@@ -61,7 +65,7 @@ _PUBLISHED = frozenset(
 )
 """Examples of OAuth (RFC 5849, 6749, 6750), OpenID Connect and Stripe."""
 _NO_SIMPLE_PASSWORD = re.compile(
-    rb"(?i)[:@?*&]|.*[/\\]|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
+    rb"(?i)[:@?*&]|.*[/\\]|[a-z_]+\Z|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
     rb"|(?:utf-?8|base64|md5|sha\d+|u?int\d+|bcrypt\d*|argon2\w*|pbkdf2\w*|v?\d+(?:\.\d+)*[a-z]{0,3})\Z"
 )
 _SIGNATURE_OF_MANUALS = b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
@@ -118,6 +122,8 @@ def _says_what_it_is(value: bytes) -> bool:
     except ValueError:
         words = b""
     is_text = len(words) > 8 and words.isascii() and words.decode().isprintable()
+    if _NAMED.search(value):
+        return True
     return (is_text and (_WORD.search(words) or EXAMPLE.search(words)) is not None) or _is_made_up(value)
 
 
@@ -306,7 +312,7 @@ SECRETS: tuple[Rule, ...] = (
     Rule("key.private-key", "PuTTY-User-Key-File-[23]:", "PuTTY-User-Key-File-" + _PUTTY_BODY, _is_key_block),
     Rule("key.pypi", r"\bpypi-AgE", r"pypi-AgE(?:IcHlwaS5vcmc|NdGVzdC5weXBpLm9yZw)[\w-]{70,1000}", is_no_example),
     Rule("key.sendgrid", r"\bSG\.[\w-]{22}\.[\w-]", r"(?<![\w.-])SG\.[\w-]{22}\.[\w-]{43}(?![\w-])", is_no_example),
-    Rule("key.slack-token", r"(?i)\bxox[abposr]-[0-9]", r"(?i)xox[abposr]-(?:[0-9]+-)+[a-z0-9]+", is_no_example),
+    Rule("key.slack-token", r"(?i)\bxox[abposr]-[0-9]", r"(?i)xox[abposr]-(?:[0-9]{8,}-)+[a-z0-9]+", is_no_example),
     Rule("key.slack-token", r"\bxapp-[0-9]", r"xapp-[0-9]-[A-Z0-9]+-[0-9]+-[a-z0-9]+", is_no_example),
     Rule(
         "key.slack-webhook",
