@@ -44,6 +44,7 @@ INTERNAL = {
         "data.blend:_SCATTERED",
         "data.blend:_ORDER",
         "data.blend:_PARTS",
+        "data.blend:_MADE",
         "data.pipeline.finish:_MADE",
         "artifacts:_WHOLE",
         "delivery:_PROBE",

@@ -578,14 +578,14 @@ def test_a_shard_that_is_replaced_after_it_was_measured_is_not_mixed_in(
     else:
         shutil.copytree(here.path, place)
     name = "project/train/shard-00001.parquet"
-    usual = blend_stage._scatter_shard
+    usual = blend_stage._scatter_shards
 
-    def replaced(task: Any) -> None:
+    def replaced(task: Any) -> int:
         other = (place / name.replace("00001", "00000")).read_bytes()
         put(place, name, other) if isinstance(place, StorePath) else (place / name).write_bytes(other)
-        usual(task)
+        return usual(task)
 
-    monkeypatch.setattr(blend_stage, "_scatter_shard", replaced)
+    monkeypatch.setattr(blend_stage, "_scatter_shards", replaced)
     with pytest.raises(ArtifactError, match=rf"{name}: it has changed since it was measured"):
         blend(
             BlendConfig(

@@ -2,13 +2,14 @@
 
     measure   bytes or tokens of each document
     plan      the order of documents: first the category furthest behind its share, within it the dataset
-    scatter   each shard of a dataset is read, and its rows written by their shards of the blend
-    gather    each shard of the blend is read from there, sorted and written
+    scatter   each shard of a dataset is read, and its rows written by range of shards of the blend
+    gather    each range is read from there, sorted, and its shards written
 
 The result is a dataset like any other; its rows name their sources.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,11 @@ from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
-_ORDER, _PARTS = "order.npy", "parts.npy"
-"""Work files: rows of shards with their places in the blend, by shard; for each place, the number of its shard."""
+_ORDER, _PARTS, _MADE = "order.npy", "parts.npy", "made.json"
+"""Work files: rows of shards with their places in the blend, by shard; for each place, the number of the task that
+writes its row; hashes and counts of shards."""
+_GROUP_GROWTH, _LEAST_GROUPS = 1000, 64
+"""A group of shards has at most so many bytes for each root of a byte of the blend, and at most this part of it."""
 _SCATTERED = shards.SCHEMA.append(pa.field("place", pa.int64()))
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
@@ -244,7 +248,11 @@ def _make(
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
         tasks = _scatter(order, config, measured, work, engine)
-        gathered = list(_progress(engine, "gather", _gather, tasks))
+        gathered = []
+        with log.progress("blend.gather", -(-len(order.document) // config.shard_size), "shards") as bar:
+            for several in engine.map(_gather, tasks, processes=False):
+                gathered += several
+                bar.advance(len(several))
         exchange.forget()
         with artifacts.create(
             path,
@@ -257,7 +265,7 @@ def _make(
             engine=engine,
         ) as draft:
             for shard in gathered:
-                name = f"blend/train/shard-{shard.number:05d}.parquet"
+                name = f"blend/train/{_shard_name(shard.number)}"
                 draft.add(name, shard.path, sha256=shard.sha256, rows=shard.counts["kept", ""])
             draft.counts |= to_manifest(total_of(each.counts for each in gathered), more=order.counts)
     log.event("blend.finished", path=str(path), **order.counts)
@@ -458,37 +466,40 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 # Scatter and gather
 
 
-class _Scattering(NamedTuple):
-    """Rows of a shard of a dataset, by their places in the blend, ascending."""
+class _Chosen(NamedTuple):
+    """The rows of a shard of a dataset that are in the blend."""
 
     path: Path
     sha256: str
     category: Category | None
-    shard_size: int
-    work: Path
-    number: int
     first: int
     past: int
-    """Where its rows and their places are in the file of all."""
+    """Where the rows and their places in the blend are in the file of all."""
+
+
+class _Scattering(NamedTuple):
+    """Consecutive shards of datasets, whose rows are written by range of places in the blend."""
+
+    shards: Sequence[_Chosen]
+    places: int
+    """In each range."""
+    work: Path
+    number: int
 
     @property
     def target(self) -> Path:
-        """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+        """Where the rows of each range begin and end in the file beside it; [ranges, (number, start, end)]."""
         return _scattered(self.work, self.number)
-
-    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Read the rows, and their places in the blend."""
-        rows, places = np.ascontiguousarray(exchange.rows(self.work / _ORDER, self.first, self.past).T)
-        return rows, places
 
 
 class _Gathering(NamedTuple):
-    """A shard of the blend, which begins and ends at these places."""
+    """A range of places: consecutive shards of the blend."""
 
-    work: Path
-    number: int
     first: int
     past: int
+    shard_size: int
+    work: Path
+    number: int
 
     @property
     def folder(self) -> Path:
@@ -507,57 +518,97 @@ def _scattered(work: Path, number: int) -> Path:
 def _scatter(
     order: Order, config: BlendConfig, measured: Mapping[str, _Measured], work: Path, engine: Engine
 ) -> list[_Gathering]:
-    """Write the rows of each shard by their shards in the blend; return the tasks that gather those."""
-    tasks: list[_Scattering] = []
+    """Write the rows of each shard by ranges of places in the blend; return the tasks that gather those.
+
+    Ranges and groups of shards grow with the square root of the blend, and so does their number.
+    """
     offsets = np.cumsum([0, *(sum(map(len, each.rows)) for each in measured.values())])
     documents = offsets[order.dataset] + order.document
     by_document = np.argsort(documents, kind="stable")
-    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int32)
-    rows_and_places = np.empty((len(documents), 2), np.int64)
+    sorted_documents, rows_and_places = documents[by_document], np.empty((len(documents), 2), np.int64)
+    chosen, sizes = [], []
     for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
         before = offset
         for path, sha256, rows in zip(each.paths, each.sha256s, each.rows, strict=True):
-            first, past = np.searchsorted(sorted_documents, [before, before + len(rows)])
+            first, past = np.searchsorted(sorted_documents, [before, before + len(rows)]).tolist()
             if past > first:
                 places = np.sort(by_document[first:past])
-                part_of[places] = len(tasks)
-                rows_and_places[first:past] = np.stack([documents[places] - before, places], axis=1)
-                of_shard = config.datasets[name].category, config.shard_size
-                tasks.append(_Scattering(path, sha256, *of_shard, work, len(tasks), int(first), int(past)))
+                of_shard = documents[places] - before
+                rows_and_places[first:past] = np.stack([of_shard, places], axis=1)
+                chosen.append(_Chosen(path, sha256, config.datasets[name].category, first, past))
+                sizes.append(int(rows["bytes"][of_shard].sum()))
             before += len(rows)
+    total = sum(sizes)
+    most = min(_GROUP_GROWTH * math.isqrt(total), total // _LEAST_GROUPS)
+    num_shards = -(-len(documents) // config.shard_size)
+    span = config.shard_size * max(1, most * num_shards // max(1, total))
+    tasks = [_Scattering(group, span, work, number) for number, group in enumerate(_grouped(chosen, sizes, most))]
+    part_of = np.empty(len(documents), np.int32)
+    for task in tasks:
+        part_of[rows_and_places[task.shards[0].first : task.shards[-1].past, 1]] = task.number
     exchange.save(work / _ORDER, rows_and_places)
     exchange.save(work / _PARTS, part_of)
-    for _ in _progress(engine, "scatter", _scatter_shard, tasks):
-        pass
-    starts = range(0, len(part_of), config.shard_size)
-    ends = [*starts[1:], len(part_of)]
-    return [_Gathering(work, number, *bounds) for number, bounds in enumerate(zip(starts, ends, strict=True))]
+    with log.progress("blend.scatter", len(chosen), "shards") as bar:
+        for count in engine.map(_scatter_shards, tasks, processes=False):
+            bar.advance(count)
+    starts = range(0, len(documents), span)
+    ends = [*starts[1:], len(documents)]
+    return [
+        _Gathering(*bounds, config.shard_size, work, number)
+        for number, bounds in enumerate(zip(starts, ends, strict=True))
+    ]
 
 
-def _scatter_shard(task: _Scattering) -> None:
+def _grouped(chosen: Sequence[_Chosen], sizes: Sequence[int], most: int) -> Iterator[list[_Chosen]]:
+    """Group consecutive shards of at most so many bytes together, or one that is larger."""
+    group: list[_Chosen] = []
+    held = 0
+    for shard, size in zip(chosen, sizes, strict=True):
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(shard)
+        held += size
+    if group:
+        yield group
+
+
+def _scatter_shards(task: _Scattering) -> int:
+    """Write the rows of some shards by range; return the number of shards."""
     if task.target.is_file():
-        return
-    with here(task.path) as (file, found):
-        if found != task.sha256:
-            raise DigestMismatch(f"{task.path}: it has changed since it was measured; its sha256 differs")
-        rows = shards.read_shard(file)
-    if task.category is not None:
-        column = rows.schema.get_field_index("category")
-        rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))
-    index = []
-    chosen, places = task.order()
+        return len(task.shards)
+    rows = pa.concat_tables(_chosen_rows(task.work, shard) for shard in task.shards).combine_chunks()
+    places = rows["place"].to_numpy()
+    by_place, index = np.argsort(places), []
 
     def write(file: BinaryIO) -> None:
-        numbers, starts = np.unique(places // task.shard_size, return_index=True)
+        numbers, starts = np.unique(places[by_place] // task.places, return_index=True)
         for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(places)], strict=True):
-            wanted = rows.take(chosen[start:end]).append_column("place", pa.array(places[start:end], pa.int64()))
-            (batch,) = wanted.combine_chunks().to_batches()
+            (batch,) = rows.take(by_place[start:end]).combine_chunks().to_batches()
             before = file.tell()
             file.write(batch.serialize())
             index.append((number, before, file.tell()))
 
     exchange.replace(task.target.with_suffix(".arrow"), write)
     exchange.save(task.target, np.array(index, np.int64))
+    return len(task.shards)
+
+
+def _chosen_rows(work: Path, shard: _Chosen) -> pa.Table:
+    """Read the rows of a shard that are in the blend, with their places.
+
+    Raises:
+        DigestMismatch: the shard is not what it was when it was measured.
+    """
+    with here(shard.path) as (file, found):
+        if found != shard.sha256:
+            raise DigestMismatch(f"{shard.path}: it has changed since it was measured; its sha256 differs")
+        rows = shards.read_shard(file)
+    if shard.category is not None:
+        column = rows.schema.get_field_index("category")
+        rows = rows.set_column(column, "category", pa.array([shard.category] * len(rows), pa.string()))
+    chosen, places = np.ascontiguousarray(exchange.rows(work / _ORDER, shard.first, shard.past).T)
+    return rows.take(chosen).append_column("place", pa.array(places, pa.int64()))
 
 
 class _Gathered(NamedTuple):
@@ -569,25 +620,40 @@ class _Gathered(NamedTuple):
     counts: Counts
 
 
-def _gather(task: _Gathering) -> _Gathered:
-    """Sort and write one shard of the blend."""
-    folder, number = task.folder, task.number
-    if not artifacts.is_made(folder):
-        batches = [_part(path, number) for path in task.parts()]
-        rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
-        facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
-        with artifacts.make_folder(folder) as partial_folder:
-            shards.write_shard(partial_folder / "shard.parquet", facts, contents.to_batches())
-            counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
-            counted["read", ""] = counted["kept", ""]
-            facts_of_it = {"sha256": sha256_of(partial_folder / "shard.parquet"), "counts": listed(counted)}
-            (partial_folder / "made.json").write_text(json.dumps(facts_of_it), encoding="utf-8")
-    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
-    return _Gathered(number, folder / "shard.parquet", made["sha256"], counts_of(made["counts"]))
+def _gather(task: _Gathering) -> list[_Gathered]:
+    """Sort and write the shards of a range."""
+    if not artifacts.is_made(task.folder):
+        rows = pa.Table.from_batches([_part(path, task.number) for path in task.parts()])
+        rows = rows.sort_by("place").select(shards.SCHEMA.names)
+        with artifacts.make_folder(task.folder) as folder:
+            written = []
+            for start in range(0, len(rows), task.shard_size):
+                number = (task.first + start) // task.shard_size
+                path = folder / _shard_name(number)
+                counted = _write_shard(path, rows.slice(start, task.shard_size).combine_chunks())
+                written.append((number, sha256_of(path), listed(counted)))
+            (folder / _MADE).write_text(json.dumps(written), encoding="utf-8")
+    made = json.loads((task.folder / _MADE).read_text(encoding="utf-8"))
+    return [
+        _Gathered(number, task.folder / _shard_name(number), sha256, counts_of(counted))
+        for number, sha256, counted in made
+    ]
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.parquet"
+
+
+def _write_shard(path: Path, rows: pa.Table) -> Counts:
+    facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
+    shards.write_shard(path, facts, contents.to_batches())
+    counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
+    counted["read", ""] = counted["kept", ""]
+    return counted
 
 
 def _part(path: Path, number: int) -> pa.RecordBatch:
-    """Read the rows of one shard of the blend that came from one shard of a dataset."""
+    """Read the rows of one range that came from one group of shards."""
     index = exchange.kept_open(path)
     row = int(np.searchsorted(index[:, 0], number))
     message = workfiles.part(path.with_suffix(".arrow"), int(index[row, 1]), int(index[row, 2]))
