@@ -180,6 +180,7 @@ UNTOUCHED = [
     '"-----BEGIN PRIVATE KEY-----"',
     '"-----BEGIN PRIVATE KEY-----" and "-----END PRIVATE KEY-----"',
     "APEPredictor64",
+    '"P8dWavd6csx86JpQ7otWWP11sPegdk1+AP9GvD7zFgqCXpDek900RWHSyIPsP8RBwS7MVXkkfye8",',
     "call (212) 555-0142",
     "1700000000000 4539578763621487 3.14159265358979323846",
     "x = 4828147466240000*t**12",
@@ -273,7 +274,7 @@ UNTOUCHED = [
     )),
     *(f"password: '{word}'" for word in (
         "s3krit", "priv4te", "P2$Sword", "secretP2ss!", "P2$$word2", "adminp2ss", "hunter2000", "hunter2_", "A3ddj3w",
-        "1F@kePassword", "myPa55word!",
+        "1F@kePassword", "myPa55word!", "Ya#1$2%3", "from-v1", "abd123",
     )),
     "password='Tempor@ryPassword123', Password='Non-Managed-Pa55word!'",
     '{"access_token": "2YotnFZFEjr1zCsicMWpAA", "refresh_token": "tGzv3JOkF0XG5Qx2TlKWIA"}',

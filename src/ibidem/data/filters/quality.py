@@ -73,12 +73,12 @@ _NO_STATEMENT = re.compile(
 _SIGNS = b" \t#/*;%!<>|-"
 _OF_A_SECTION = re.compile(rb"(?i)(?:edit|modify|change) (?:this|the) (?:section|block|table|list|toc)")
 _TRIPLE_QUOTE = re.compile(rb"\"\"\"|'''")
-_ARGUMENT = re.compile(rb"[=(\[,+][ \t\n]*[A-Za-z]{0,2}\Z")
+_ARGUMENT = re.compile(rb"[=(\[,+][ \t\n\\]*[A-Za-z]{0,2}\Z")
 _STRING_ALONE = re.compile(rb"[ \t]*[A-Za-z]{0,2}([\"'])(?!\1)[^\n]*\1[\]),;+\\. \t]*\Z")
 _IS_VALUE = re.compile(rb"@generated[ \t]*(?:[=)\]&|?+<>-]|\.\w)")
 _VERB = re.compile(rb"(?i)[\W_]*(?:(?:is|was|are|were|has|have|been|be)\b[ \t]*)*\Z")
 _NAMES_FILE = re.compile(rb"(?i)\b(?:file|code|module|script|header|class|source|document)[ \t]*\n[^\w\n]*\Z")
-_RUNS_ON = re.compile(rb"[\w,(-][ \t]*\n[^\w\n]*\Z")
+_RUNS_ON = re.compile(rb"[\w,(`-][ \t]*\n[^\w\n]*\Z")
 _NOTHING = r"\b\B"  # matches nowhere
 _LOCK_FILE = re.compile(
     r"(?:^|/)((?:package-lock|npm-shrinkwrap|packages\.lock)\.json|pnpm-lock\.yaml|go\.sum|bun\.lockb?"
@@ -387,7 +387,7 @@ def _is_statement(head: bytes, end: int) -> bool:
     before = line[: match.start()] if match else line
     if _NO_STATEMENT.search(before) or _OF_A_SECTION.search(line) or _IS_VALUE.search(line):
         return False
-    if _STRING_ALONE.match(line) or _is_in_string(head[:start]):
+    if _STRING_ALONE.match(line) or _is_in_string(head[: start + len(before)]):
         return False
     if b"<!--" in before and not head.lstrip().startswith(b"<"):
         return False

@@ -65,7 +65,7 @@ _PUBLISHED = frozenset(
 )
 """Examples of OAuth (RFC 5849, 6749, 6750), OpenID Connect and Stripe."""
 _NO_SIMPLE_PASSWORD = re.compile(
-    rb"(?i)[:@?*&]|.*[/\\]|[a-z_]+\Z|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
+    rb"(?i)[:@?*&]|.*[/\\]|[a-z_]+\Z|[a-z]+(?:-(?:[a-z]+|v\d+))+\Z|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
     rb"|(?:utf-?8|base64|md5|sha\d+|u?int\d+|bcrypt\d*|argon2\w*|pbkdf2\w*|v?\d+(?:\.\d+)*[a-z]{0,3})\Z"
 )
 _SIGNATURE_OF_MANUALS = b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
@@ -133,9 +133,10 @@ def _entropy(value: bytes) -> float:
 
 
 def _is_made_up(value: bytes) -> bool:
-    """Check for words that people make up, and such with digits and signs for letters: `P4$$w0rd`."""
+    """Check for words that people make up, such with digits and signs for letters (`P4$$w0rd`), and 1, 2, 3."""
     unleeted = _LEET.sub(lambda match: match[0].translate(_LETTERS), value)
-    return any(_MADE_UP.fullmatch(each) for each in (value, unleeted))
+    is_counted = re.sub(rb"[^0-9]", b"", value) in {b"123", b"1234", b"12345"}
+    return is_counted or any(_MADE_UP.fullmatch(each) for each in (value, unleeted))
 
 
 def _plain(value: bytes) -> bytes:
@@ -241,11 +242,11 @@ SECRETS: tuple[Rule, ...] = (
         _AWS_ASSIGNED + "(?P<found>[0-9a-z/+]{40})(?![0-9a-z/+=])",
         _is_mixed,
     ),
-    Rule("key.artifactory", r"\bAKC[A-Za-z0-9]{10}", r"(?<![\w./-])AKC[A-Za-z0-9]{10,200}(?![\w./-])", _is_scrambled),
+    Rule("key.artifactory", r"\bAKC[A-Za-z0-9]{10}", r"(?<![\w./+-])AKC[A-Za-z0-9]{10,200}(?![\w./+-])", _is_scrambled),
     Rule(
         "key.artifactory",
         r"\bAP[0-9A-F][A-Za-z0-9]{8}",
-        r"(?<![\w./-])AP[0-9A-F][A-Za-z0-9]{8,200}(?![\w./-])",
+        r"(?<![\w./+-])AP[0-9A-F][A-Za-z0-9]{8,200}(?![\w./+-])",
         _is_scrambled,
     ),
     Rule("key.azure-storage", "AccountKey=", r"AccountKey=(?P<found>[A-Za-z0-9+/=]{88})", is_no_example),
