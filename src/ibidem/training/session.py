@@ -178,7 +178,7 @@ def run(
     ):
         resume_from = config.training.resume_from
         checkpoint = state.find(accelerator, config.output_dir, resume_from, made.kind, principal=config.reader)
-        _warn(config, starts_anew=checkpoint is None and _is_own(resume_from, config))
+        _check_start(config, is_anew=checkpoint is None and resume_from is not None)
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
@@ -345,11 +345,11 @@ def _agreement(config: SessionConfig, accelerator: Accelerator) -> interrupts.Ag
     return None if group is None else lambda yes: any_says_yes(group, yes=yes)
 
 
-def _is_own(resume_from: Path | str | None, config: SessionConfig) -> bool:
-    """Return whether a run that found nothing to resume from asked for it: its first start finds none.
+def _check_is_own(resume_from: Path | str | None, config: SessionConfig) -> None:
+    """Refuse a URL without a checkpoint, unless the run's own copies are to be there: its first start finds none.
 
     Raises:
-        CheckpointError: it asked for a URL at which its own copies are not to be.
+        CheckpointError: the URL is another one.
     """
     own = (config.checkpoints.copy_to or "").rstrip("/")
     if isinstance(resume_from, str) and resume_from.rstrip("/") != own:
@@ -357,11 +357,16 @@ def _is_own(resume_from: Path | str | None, config: SessionConfig) -> bool:
             f"training.resume_from {resume_from}: no checkpoint there, nor in {config.output_dir}; correct the URL, "
             "leave it out to start anew, or give --checkpoints.copy-to the same one"
         )
-    return resume_from is not None
 
 
-def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
-    if starts_anew:
+def _check_start(config: SessionConfig, *, is_anew: bool) -> None:
+    """Report a run that was to resume and starts anew, and a warmup that is never over.
+
+    Raises:
+        CheckpointError: it was to resume from a URL that is not that of its own copies.
+    """
+    if is_anew:
+        _check_is_own(config.training.resume_from, config)
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
     steps = config.training.steps
     warmup = warmup_steps(config.optim, steps)
