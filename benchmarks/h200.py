@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,17 +42,16 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("correctness", 45),
-    Stage("step_compiled", 90),
-    Stage("step_liger", 40),
+    Stage("correctness", 40),
+    Stage("step_compiled", 85),
+    Stage("step_kernels", 60),
     Stage("step_float8", 70),
-    Stage("step_flash_attention_3", 35),
     Stage("step_eager", 40),
-    Stage("alignment", 35),
+    Stage("alignment", 55),
     Stage("attention", 35),
-    Stage("loss", 30),
-    Stage("decode", 40),
-    Stage("against_huggingface", 80),
+    Stage("loss", 25),
+    Stage("decode", 45),
+    Stage("against_huggingface", 85),
 )
 BARS: dict[tuple[str, str], tuple[str, float]] = {
     ("step_compiled", "tokens_per_s"): (">=", 71_000),
@@ -149,9 +148,8 @@ def measure(name: str, *, toy: bool) -> dict[str, Any]:
     measures: dict[str, Callable[..., dict[str, Any]]] = {
         "correctness": correctness,
         "step_compiled": partial(training_step, compiled=True),
-        "step_liger": step_with_liger,
-        "step_float8": step_with_float8,
-        "step_flash_attention_3": step_with_flash_attention,
+        "step_kernels": step_kernels,
+        "step_float8": step_float8,
         "step_eager": partial(training_step, compiled=False),
         "alignment": alignment,
         "attention": attention_table,
@@ -270,53 +268,80 @@ def attention_error(device: Any, *, toy: bool) -> dict[str, float]:
     return {f"attention_error_{name}": relative_error(*pair) for name, pair in zip(names, pairs, strict=True)}
 
 
-def training_step(device: Any, *, toy: bool, compiled: bool, **kernels: str) -> dict[str, Any]:
+def training_step(device: Any, *, toy: bool, compiled: bool) -> dict[str, Any]:
     """Time the project's own training step: loader, two micro batches, clipping, AdamW."""
-    import torch
-
-    shape = shape_of(toy=toy)
-    rows, micro_batches, steps = (2, 2, 3) if toy else (4, 2, 12)
-    step, close = own_step(shape, device, rows=rows, micro_batches=micro_batches, compiled=compiled, kernels=kernels)
-    if device.type == "cuda":
-        for number in range(2):
-            step(number)
-        torch.cuda.reset_peak_memory_stats()
-    numbers = iter(range(2, 1000))
-    seconds = seconds_of(lambda: step(next(numbers)), device, repeats=steps)
-    speed = rows * micro_batches * shape.context / seconds
-    found = {
-        "micro_batch": f"{rows} x {shape.context}",
-        "tokens_per_s": round(speed),
-        "compiled_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-    }
-    if device.type == "cuda":
-        for name, causal in (("mfu_full_attention", False), ("mfu_causal_half", True)):
-            found[name] = speed * shape.flops_per_token(shape.context, causal=causal) / PEAK_FLOPS
-        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        found["synchronizations_per_step"] = synchronizations(lambda: step(next(numbers)))
+    measured, close = timed_step(own_model(shape_of(toy=toy), device), device, toy=toy, compiled=compiled)
+    found = measured()
     close()
     return found
 
 
-def step_with_liger(device: Any, *, toy: bool) -> dict[str, Any]:
-    """Time the compiled step with the loss of liger-kernel; the compiler finds what `step_compiled` left behind."""
-    if not has_liger():
-        return {"said": NOT_INSTALLED}
-    return training_step(device, toy=toy, compiled=True, loss="liger")
+def step_kernels(device: Any, *, toy: bool) -> dict[str, Any]:
+    """Time the same compiled step with the loss of liger-kernel, and then with FlashAttention-3.
+
+    Neither is part of a compiled graph, so nothing is compiled again between the two.
+    """
+    model = own_model(shape_of(toy=toy), device)
+    measured, close = timed_step(model, device, toy=toy, compiled=True)
+    rows: list[dict[str, Any]] = [{"loss": "liger"}, {"flash_attention": "FA3"}]
+    for row in rows:
+        if (kernel := row.get("loss", "chunked")) == "liger" and not has_liger():
+            row["said"] = NOT_INSTALLED
+        elif (said := flash_attention_said(row.get("flash_attention"), device)) is not None:
+            row["said"] = said
+        else:
+            model.loss_kernel = kernel
+            row.update(measured())
+    close()
+    return {"rows": rows}
 
 
-def step_with_float8(device: Any, *, toy: bool) -> dict[str, Any]:
+def step_float8(device: Any, *, toy: bool) -> dict[str, Any]:
     """Time the compiled step with products in float8."""
+    from ibidem.training.config import TrainLoopConfig
+    from ibidem.training.kernels import use
+
     if find_spec("torchao") is None:
         return {"said": NOT_INSTALLED}
-    return training_step(device, toy=toy, compiled=True, float8="tensorwise")
+    training = TrainLoopConfig(steps=1, batch_sequences=1, float8="tensorwise")
+    model = use(own_model(shape_of(toy=toy), device), training, emulate=toy)
+    measured, close = timed_step(model, device, toy=toy, compiled=True)
+    found = measured()
+    close()
+    return {"float8": training.float8, **found}
 
 
-def step_with_flash_attention(device: Any, *, toy: bool) -> dict[str, Any]:
-    """Time the compiled step with FlashAttention-3."""
-    if (said := flash_attention_said("FA3", device)) is not None:
-        return {"said": said}
-    return training_step(device, toy=toy, compiled=True)
+def timed_step(
+    model: Any, device: Any, *, toy: bool, compiled: bool
+) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
+    """Return the function that times a training step of a model, and the one that ends its loader."""
+    import torch
+
+    shape = model.config
+    rows, micro_batches, steps = (2, 2, 1) if toy else (4, 2, 10)
+    step, close = own_step(model, device, rows=rows, micro_batches=micro_batches, compiled=compiled)
+    numbers = iter(range(1_000_000))
+
+    def measured() -> dict[str, Any]:
+        if device.type == "cuda":
+            for _ in range(2):
+                step(next(numbers))
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(lambda: step(next(numbers)), device, repeats=steps)
+        speed = rows * micro_batches * shape.context / seconds
+        found = {
+            "micro_batch": f"{rows} x {shape.context}",
+            "tokens_per_s": round(speed),
+            "compiled_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        }
+        if device.type == "cuda":
+            for name, causal in (("mfu_full_attention", False), ("mfu_causal_half", True)):
+                found[name] = speed * shape.flops_per_token(shape.context, causal=causal) / PEAK_FLOPS
+            found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            found["synchronizations_per_step"] = synchronizations(lambda: step(next(numbers)))
+        return found
+
+    return measured, close
 
 
 def has_liger() -> bool:
@@ -351,23 +376,13 @@ def synchronizations(work: Callable[[], Any]) -> int:
 
 
 def own_step(
-    shape: Any,
-    device: Any,
-    *,
-    rows: int,
-    micro_batches: int,
-    compiled: bool,
-    batches: int = 4,
-    kernels: Mapping[str, str] | None = None,
+    model: Any, device: Any, *, rows: int, micro_batches: int, compiled: bool, batches: int = 4
 ) -> tuple[Callable[[int], Any], Callable[[], None]]:
     """Return the function that takes a step of the project's loop, and the one that ends its loader."""
     from ibidem.training import session
-    from ibidem.training.config import TrainLoopConfig
-    from ibidem.training.kernels import use
     from ibidem.training.loader import Loader
 
-    training = TrainLoopConfig(steps=1, batch_sequences=1, **(kernels or {}))
-    model = use(own_model(shape, device), training, emulate=device.type == "cpu")
+    shape = model.config
     if compiled:
         session.compile_blocks(model.blocks)
     pool = [batch_of(shape.vocab_size, rows, shape.context, seed) for seed in range(batches)]
@@ -559,10 +574,11 @@ def timed(work: Callable[[], Any], device: Any, *, repeats: int) -> dict[str, fl
 
 
 def decode(device: Any, *, toy: bool) -> dict[str, Any]:
-    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64."""
+    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64: each step computed anew, and as a CUDA graph."""
     import torch
 
     from ibidem.modeling.generate import Sampling, generate
+    from ibidem.modeling.matrices import FrozenDecoder
     from ibidem.modeling.modeling_custom import Decoder
 
     shape = shape_of(toy=toy)
@@ -570,16 +586,22 @@ def decode(device: Any, *, toy: bool) -> dict[str, Any]:
     model.init_weights(0)
     model = model.to(device, torch.float32 if toy else torch.bfloat16)
     prompt = list(range(1, 17 if toy else 513))
-    rows = []
+    sampling = Sampling(max_tokens=8 if toy else 128)
+    rows: list[dict[str, Any]] = []
     for batch in (1, 2) if toy else (1, 64):
-        sampling = Sampling(max_tokens=8 if toy else 128)
-        tokens: list[int] = []
+        for graphs in (False, True):
+            row = {"batch": batch, "cuda_graphs": graphs}
+            if graphs and device.type != "cuda":
+                rows.append(row | {"said": "a CPU has none"})
+                continue
+            frozen = FrozenDecoder(model, uses_graphs=graphs)
+            tokens: list[int] = []
 
-        def work(batch: int = batch, sampling: Any = sampling, tokens: list[int] = tokens) -> None:
-            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_ids=(0,)))))
+            def work(frozen: Any = frozen, batch: int = batch, tokens: list[int] = tokens) -> None:
+                tokens.append(sum(map(len, generate(frozen, [prompt] * batch, sampling, end_ids=(0,)))))
 
-        seconds = seconds_of(work, device, repeats=1)
-        rows.append({"batch": batch, "tokens_per_s": tokens[-1] / seconds})
+            seconds = seconds_of(work, device, repeats=1)
+            rows.append(row | {"tokens_per_s": tokens[-1] / seconds})
     return {"rows": rows}
 
 
@@ -593,7 +615,8 @@ def against_huggingface(device: Any, *, toy: bool) -> dict[str, Any]:
     small = {"vocab_size": 32_768, "width": 768, "layers": 6, "heads": 8, "ffn_hidden": 2048, "context": 1024}
     shape = shape_of(toy=True) if toy else ModelConfig(**small, qk_norm=False)
     rows, limit_s = (2, 2.0) if toy else (16, 25.0)
-    step, close = own_step(shape, device, rows=rows, micro_batches=1, compiled=True, batches=BATCHES)
+    model = own_model(shape, device)
+    step, close = own_step(model, device, rows=rows, micro_batches=1, compiled=True, batches=BATCHES)
     curves = {"ibidem": curve(lambda number: step(number)["loss"], limit_s)}
     close()
     curves["huggingface"] = curve(huggingface_step(shape, device, rows), limit_s)

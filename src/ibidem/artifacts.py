@@ -565,7 +565,8 @@ def _deliver(draft: Draft, path: StorePath, facts: _Facts, before: Artifact | No
     for name in names:
         part = sent.parts[name]
         if draft.hashes.get(name, part.sha256) != part.sha256:
-            raise DigestMismatch(f"{draft.path / name}: damaged; its sha256 differs from what was written")
+            place = draft.elsewhere.get(name, draft.path / name)
+            raise DigestMismatch(f"{place}: damaged; its sha256 differs from what was written")
         files[name] = File(sha256=part.sha256, bytes=part.size, rows=draft.rows.get(name))
     stamps = {name: sent.listing[name].stamp for name in names}
     digest, text = _manifest(draft, facts, files, {"stamps": stamps})

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -353,13 +354,23 @@ def put(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
 
 
 def send(source: Path, target: StorePath) -> str:
-    """Copy a file to a store; return its sha256.
+    """Copy a file to a store, where it appears as a whole or not at all; return its sha256.
 
     Raises:
         StoreError: a store fails.
     """
-    with source.open("rb") as content, writable(target) as (files, at), files.open(at, "wb") as sink:
-        return stream(content, sink)
+    with source.open("rb") as content, writable(target) as (files, at):
+        is_disk = "file" in files.protocol  # there a file has another name until it is whole; elsewhere, an upload ends
+        partial = f"{at}.partial-{os.getpid()}-{threading.get_ident()}" if is_disk else at
+        sink = files.open(partial, "wb", autocommit=is_disk)
+        try:
+            with sink:
+                sha256 = stream(content, sink)
+            files.mv(partial, at) if is_disk else sink.commit()
+        except BaseException:
+            files.rm_file(partial) if is_disk else sink.discard()
+            raise
+        return sha256
 
 
 @contextmanager

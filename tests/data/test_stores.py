@@ -387,6 +387,7 @@ def test_localhost_is_this_machine(tmp_path: Path) -> None:
 def test_what_a_command_writes_to_memory_would_end_with_it(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", "memory://x/y"],
+        ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", "out", "--work-dir", "memory://x/y"],
         ["blend", "--datasets.a.path", "data", "--shares.code", "1", "--output-dir", "memory://x/y"],
         ["train", "--model", "tiny", "--data.tokenizer", "t", "--data.dataset", "d", "--output-dir", "run",
          "--training.steps", "1", "--training.batch-sequences", "1", "--checkpoints.copy-to", "memory://x/y"],

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from tests.data.stores import put, put_folder, remove, s3_server
 from tests.data.test_stores import _elsewhere, corpus, here, made
 
-from ibidem import artifacts, cli, delivery
+from ibidem import artifacts, cli, delivery, places
 from ibidem.data.pipeline import prepare
 from ibidem.errors import StoreError
 from ibidem.places import StorePath
@@ -100,6 +100,28 @@ def test_a_server_that_goes_away_in_the_middle_ends_the_run_and_the_next_one_goe
     monkeypatch.setattr(prepare, "_prepare_shard", lambda *_, **__: pytest.fail("what was done is done again"))
     assert made(corpus, store / "out").digest == here.digest
     assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])
+
+
+@pytest.mark.parametrize("size", [7, 60_000_000])  # in one piece, and in parts
+def test_an_upload_that_is_interrupted_leaves_nothing(
+    s3: tuple[Any, StorePath], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    _, bucket = s3
+    source = tmp_path / "source"
+    source.write_bytes(size * b"x")
+    whole = places.stream
+
+    def interrupted(content: IO[bytes], sink: IO[bytes]) -> str:
+        whole(content, sink)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "stream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            places.send(source, bucket / "file")
+    assert not (bucket / "file").is_file()
+    places.send(source, bucket / "file")
+    assert (bucket / "file").stat().st_size == size
 
 
 def test_a_manifest_is_written_only_if_there_is_none(s3: tuple[Any, StorePath], tmp_path: Path) -> None:

@@ -112,6 +112,20 @@ def test_shards_without_removed_rows_stay_the_same_bytes(source: Path, tmp_path:
     assert after.counts["kept"] == before.counts["kept"] - 1
 
 
+def test_datasets_of_an_earlier_layout_are_refused_before_any_is_changed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, old = run(source, tmp_path / "new"), run(source, tmp_path / "old")
+    monkeypatch.setattr(shards, "is_of_earlier_layout", lambda dataset: dataset.path == old.path)
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    for action in ("plan", "apply"):
+        asked = ["takedown", action, str(requests), *(f"--dataset={each.path}" for each in (new, old))]
+        assert main([*asked, "--artifacts", str(tmp_path)]) == 2
+        assert f"{old.path}: an earlier version made it; preprocess it again" in capsys.readouterr().err
+    assert artifacts.load(new.path).digest == new.digest
+    assert not [*tmp_path.glob("*.takedown-*")]
+
+
 def test_what_a_takedown_does_not_rewrite_is_not_hashed_again_when_it_is_sealed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

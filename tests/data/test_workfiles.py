@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import python_file
 from tests.data.stores import put_folder
 
-from ibidem import artifacts, workfiles
+from ibidem import artifacts, places, workfiles
 from ibidem.data import near
 from ibidem.data.blend import BlendConfig, Ingredient, blend
 from ibidem.data.engine import EngineConfig, work_dir_of
@@ -52,6 +52,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"text": texts, "license": ["MIT", "GPL-3.0", "MIT"] * 28}), folder / "a.parquet")
     (folder / "b.jsonl").write_text('{"text": "A line of a text that is long enough."}\n{broken\n')
     return folder
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_file_that_is_sent_in_part_is_not_there(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(content: IO[bytes], sink: IO[bytes]) -> str:
+        sink.write(content.read(3))
+        raise error
+
+    source, store = tmp_path / "source", StorePath(f"file://{tmp_path}/store")
+    source.write_bytes(b"whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "stream", interrupted)
+        with pytest.raises((error, StoreError)):
+            places.send(source, store / "file")
+    assert not any(Path(tmp_path, "store").iterdir())
+    places.send(source, store / "file")
+    assert [path.name for path in Path(tmp_path, "store").iterdir()] == ["file"]
+    assert (store / "file").read_bytes() == b"whole"
 
 
 def made(source: Path, output: Path, **changes: Any) -> artifacts.Artifact:

@@ -9,7 +9,7 @@ from tests.modeling.test_modeling_custom import decoder, huggingface_weights, sm
 from ibidem.errors import ConfigError, DataError
 from ibidem.modeling import cache as caching
 from ibidem.modeling import generate as generating
-from ibidem.modeling import running_batch
+from ibidem.modeling import matrices, running_batch
 from ibidem.modeling.cache import KVCache, Reading, read_prompts, read_tokens
 from ibidem.modeling.generate import Sampling, generate
 from ibidem.modeling.matrices import FrozenDecoder, Int8Matrix, PackedMatrix
@@ -327,6 +327,7 @@ def test_a_packed_matrix_is_compiled_for_few_numbers_of_rows(monkeypatch: pytest
         return product(x_XK, *rest)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    monkeypatch.setattr(matrices, "SMALL", 0)
     matrix = PackedMatrix(torch.randn(70, 48))
     for rows in range(1, 300):
         assert len(matrix(torch.randn(rows, 48))) == rows
@@ -348,13 +349,13 @@ def test_int8_weights_are_within_half_a_step(rows: int, width: int) -> None:
 
 def test_products_are_in_bfloat16_only_where_the_cpu_has_it(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU without it multiplies bfloat16 at a third of the speed of float32."""
-    packed, dtypes = torch.ops.mkldnn._reorder_linear_weight, set()
+    packed, dtypes = matrices.packed, set()
 
-    def seen(weight: torch.Tensor, *rest: object) -> torch.Tensor:
+    def seen(weight: torch.Tensor) -> matrices.ByWeight:
         dtypes.add(weight.dtype)
-        return packed(weight, *rest)
+        return packed(weight)
 
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", seen)
+    monkeypatch.setattr(matrices, "packed", seen)
     for weights in ("bfloat16", "int8"):
         FrozenDecoder(decoder(small(width=64)), weights).head(torch.randn(16, 64))
     assert dtypes == {torch.float32 if cpu == "avx2" else torch.bfloat16}

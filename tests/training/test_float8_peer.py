@@ -6,12 +6,14 @@ of PYTHONPATH.
 
 import json
 import os
+import shutil
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.distributed as dist
 from tests.processes import together
 from tests.training.test_resume import Settings, bits_per_byte, changed, losses, train, weights
@@ -77,6 +79,15 @@ def test_gradients_are_near_those_of_bfloat16_also_compiled(
     assert 1e-3 < error(eager[1], expected) < GRADIENTS
     assert error(compiled[1], eager[1]) < 1e-2
     assert compiled[0] == pytest.approx(eager[0], rel=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torchao is not compiled: g++ is not installed")
+def test_gradients_that_inductor_computes_are_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ModelConfig(vocab_size=97, width=64, layers=2, heads=4, kv_heads=2, ffn_hidden=96)
+    (_, expected), (_, eager) = gradients(None, shape), gradients("tensorwise", shape)
+    assert 1e-3 < error(gradients("tensorwise", shape, compiled=True)[1], expected) < GRADIENTS
+    monkeypatch.setattr(torch._inductor.config, "emulate_precision_casts", True)  # round where eager operations do
+    assert error(gradients("tensorwise", shape, compiled=True)[1], eager) < 1e-6
 
 
 def sharded_step(rank: int, port: int, out: Path, recipe: float8.Recipe) -> None:

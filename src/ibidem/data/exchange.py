@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibidem import workfiles
+from ibidem.errors import StoreError
 from ibidem.places import StorePath
 
 Indices = NDArray[np.int64]
@@ -61,6 +62,8 @@ def rows(path: Path, start: int, end: int) -> Array:
     header = _header(path)
     size = header.dtype.itemsize * int(np.prod(header.shape))
     content = path.part(header.size + start * size, header.size + end * size)
+    if len(content) != (end - start) * size:
+        raise StoreError(f"{path}: the file ends early; delete it")
     return np.frombuffer(content, header.dtype).reshape(-1, *header.shape)
 
 
@@ -89,17 +92,28 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     """Of one row."""
+    length: int | None
+    """Number of rows; None if the file does not say it."""
 
 
 @lru_cache(_OPEN_FILES)
 def _header(path: StorePath) -> _Header:
     if path.suffix != ".npy":
-        return _Header(0, np.dtype(np.uint64), ())
+        return _Header(0, np.dtype(np.uint64), (), None)
     file = io.BytesIO(path.part(0, _HEADER_BYTES))
     np.lib.format.read_magic(file)
     shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
     assert not by_column
-    return _Header(file.tell(), dtype, shape[1:])
+    return _Header(file.tell(), dtype, shape[1:], shape[0])
+
+
+def length(path: Path) -> int:
+    """Return the number of rows of a .npy file, of which a store sends the beginning alone."""
+    if not isinstance(path, StorePath):
+        return len(load(path))
+    found = _header(path).length
+    assert found is not None
+    return found
 
 
 def forget() -> None:

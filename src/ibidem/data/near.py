@@ -116,7 +116,7 @@ def lay_out(parts: Sequence[Part], num_settled: int, folder: Path, engine: Engin
 
 
 def _num_documents(part: Part) -> int:
-    return len(exchange.load(part.sketch))
+    return exchange.length(part.sketch)
 
 
 def find_near(layout: Layout, groups: Sequence[Group], threshold: Threshold, engine: Engine, bar: log.Bar) -> Indices:

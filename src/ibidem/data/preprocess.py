@@ -145,7 +145,7 @@ def make(
     settled = [shards.load_dataset(path, Engine(config)) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [*origins, *(existing.as_input("against", of=config.output_dir) for existing in settled)]
-    inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
+    inputs += [*contamination.as_inputs(config.contamination), *_lists_as_inputs(config)]
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config) | dict(more) | recorded(origins, config.output_dir)
     dataset = artifacts.finished(
@@ -211,6 +211,8 @@ def _local_inputs(config: PreprocessConfig) -> list[Path]:
     """Return the paths that tasks read, besides the work files."""
     named = [path_of(Spec.parse(text).name) for text in config.dataset]
     lists = [path for paths in (config.removals.requests, config.dedup.against) for path in paths]
+    lists += _word_lists(config).values()
+    lists += [Path(name) for name in config.contamination.benchmarks if Path(name).exists()]
     return [*(path for path in named if not isinstance(path, StorePath) and path.exists()), *lists]
 
 
@@ -366,11 +368,15 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
-def _word_lists(config: PreprocessConfig) -> list[artifacts.Input]:
-    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+def _lists_as_inputs(config: PreprocessConfig) -> list[artifacts.Input]:
     if config.scrub.deny is not None:
         read_names(config.scrub.deny)  # a mistake in it is one line, before anything is read
-    return [artifacts.Input.of_file(role, path) for role, path in lists.items() if path is not None]
+    return [artifacts.Input.of_file(role, path) for role, path in _word_lists(config).items()]
+
+
+def _word_lists(config: PreprocessConfig) -> dict[str, Path]:
+    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+    return {role: path for role, path in lists.items() if path is not None}
 
 
 def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:

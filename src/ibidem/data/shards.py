@@ -335,6 +335,11 @@ def shard_names(dataset: artifacts.Artifact) -> list[str]:
     return names_of(dataset, SHARDS)
 
 
+def is_of_earlier_layout(dataset: artifacts.Artifact) -> bool:
+    """Return whether an earlier version made a dataset, which listed all dropped documents in one file."""
+    return _without_number(DROPPED) in dataset.files
+
+
 def names_of(dataset: artifacts.Artifact, pattern: str) -> list[str]:
     """List the files of shards that the manifest of a dataset names, sorted; whether they exist is not looked at.
 
@@ -342,8 +347,12 @@ def names_of(dataset: artifacts.Artifact, pattern: str) -> list[str]:
         dataset: the dataset.
         pattern: which files of a shard. Earlier versions wrote some of them once for the dataset, without a number.
     """
-    whole = pattern.replace("-*", "")
+    whole = _without_number(pattern)
     return sorted(name for name in dataset.files if name == whole or PurePosixPath(name).match(pattern))
+
+
+def _without_number(pattern: str) -> str:
+    return pattern.replace("-*", "")
 
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

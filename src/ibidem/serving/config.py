@@ -46,6 +46,8 @@ class GenerateConfig:
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
     flash_attention: Literal["FA3", "FA4"] | None = None
     """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
+    cuda_graphs: bool = False
+    """On a GPU, record the steps as CUDA graphs, and replay them: less work for the host between two steps."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
     attribute: Path | None = None

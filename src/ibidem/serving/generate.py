@@ -30,7 +30,7 @@ def generate(config: GenerateConfig) -> str:
         log.event("generate.other_index", index=str(config.attribute), reason=reason)
     if config.chat:
         report_untuned(checkpoint)
-    frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size)
+    frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size, uses_graphs=config.cuda_graphs)
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
         between, separator = "\n\n" if config.chat else "", "\n" + "-" * 40 + "\n"

@@ -70,19 +70,29 @@ _NO_STATEMENT = re.compile(
     rb"(?i)\w[^\n]*[\"'`](?:(?!//|/\*|(?<![\"'`])(?:#|<!--))[^\n])*\Z"  # in a string
     rb"|^[ \t]*\*[ \t]+(?://|#)"  # an example in a comment
 )
+_SIGNS = b" \t#/*;%!<>|-"
 _OF_A_SECTION = re.compile(rb"(?i)(?:edit|modify|change) (?:this|the) (?:section|block|table|list|toc)")
-_RUNS_ON = re.compile(rb"[\w,(-][ \t]*\n[^\w\n]*\Z")
+_TRIPLE_QUOTE = re.compile(rb"\"\"\"|'''")
+_ARGUMENT = re.compile(rb"[=(\[,+][ \t\n\\]*[A-Za-z]{0,2}\Z")
+_STRING_ALONE = re.compile(rb"[ \t]*[A-Za-z]{0,2}([\"'])(?!\1)[^\n]*\1[\]),;+\\. \t]*\Z")
+_IS_VALUE = re.compile(rb"@generated[ \t]*(?:[=)\]&|?+<>-]|\.\w)")
+_VERB = re.compile(rb"(?i)[\W_]*(?:(?:is|was|are|were|has|have|been|be)\b[ \t]*)*\Z")
+_NAMES_FILE = re.compile(rb"(?i)\b(?:file|code|module|script|header|class|source|document)[ \t]*\n[^\w\n]*\Z")
+_RUNS_ON = re.compile(rb"[\w,(`-][ \t]*\n[^\w\n]*\Z")
 _NOTHING = r"\b\B"  # matches nowhere
 _LOCK_FILE = re.compile(
     r"(?:^|/)((?:package-lock|npm-shrinkwrap|packages\.lock)\.json|pnpm-lock\.yaml|go\.sum|bun\.lockb?"
     r"|(?:yarn|poetry|pdm|uv|pixi|Cargo|Gemfile|Pipfile|composer|mix|Podfile|flake|gradle|pubspec)\.(?:lock|lockfile))$"
 )
+PROGRAMS_IN_XML = frozenset({"xslt", "xproc"})
+_CHANGES = re.compile(r"(?i)(?:^|/)(?:release[-_ ]?notes|change(?:s|log)|news|history)[\w.-]*$")
+_COMMENT_IN_JSON = re.compile(rb"(?m)^[ \t]*(?://|/\*)")
 _MANIFEST = re.compile(
-    r"(?i)(?:^|/)(?:(?:pom|build|phpunit|androidmanifest)\.xml|(?:package|composer|bower|lerna|deno)\.json"
+    r"(?i)(?:^|/)(?:[\w.-]+\.xsd|(?:pom|build|phpunit|androidmanifest)\.xml|(?:package|composer|bower|lerna|deno)\.json"
     r"|(?:ts|js)config[\w.-]*\.json|[\w.-]+\.(?:cs|vcx|fs|vb)proj|(?:docker-)?compose[\w.-]*\.ya?ml|mkdocs\.ya?ml"
     r"|pubspec\.ya?ml|\.[\w-]+\.(?:ya?ml|json|xml))$"
 )
-"""Names of manifests and settings: of a package, of a build, of a tool."""
+"""Names of manifests, settings and schemas: of a package, of a build, of a tool."""
 _BUNDLED = (
     r"^[/* \t]*function __webpack_require__\(|^\(function webpackUniversalModuleDefinition\(|^/\*{6}/ \("
     r"|^var __commonJS = |^// (\.\./)*node_modules/|^parcelRequire ?="
@@ -119,8 +129,10 @@ class FilterPolicy:
     """Maximum characters in a line of code, however few lines are long (ours: exports of a bundle, embedded files)."""
     max_mean_line: Count = 100
     """Maximum mean line length of code, in characters; not of scripts and styles (Codex, StarCoder2: 100)."""
-    max_mean_spaced_line: Count = 150
-    """The same of code with more blanks than `minified_blanks` (ours: headers of macros, in columns, reach 144)."""
+    max_mean_spaced_line: Count = 160
+    """The same of code with more blanks than `minified_blanks` (ours: tests with long literals reach 157)."""
+    mean_line_min_chars: Count = 500
+    """Shorter files are not judged by their mean line (ours: settings of two lines)."""
     max_line_of_text: Count = 100_000
     """Maximum characters in any line (StarCoder2: 100,000)."""
     max_lines: Count = 100_000
@@ -128,7 +140,7 @@ class FilterPolicy:
     data_chars: tuple[Count, Count] = (50, 5000)
     """Minimum and maximum characters of a data file such as JSON (StarCoder: 50 and 5,000)."""
     data_written_chars: Count = 20_000
-    """Maximum characters of YAML and XML, which people write more often than JSON (ours)."""
+    """Maximum characters of YAML, XML and JSON with comments, which people write more often than JSON (ours)."""
     data_max_lines: Count = 512
     """Maximum number of lines of a data file (StarCoder2: 512)."""
     data_min_letters: Share = 0.5
@@ -144,11 +156,14 @@ class FilterPolicy:
     """Shorter texts, counted without blanks, are not judged by their share of letters (ours: `x = 1` is not data)."""
     max_encoded_run: Count = 1024
     """Maximum characters in a run of base64 (StarCoder2: 1024)."""
+    max_encoded_run_share: Share = 0.2
+    """Share of the file up to which a run of base64 may be eight times as long: a certificate in a test (ours)."""
     max_data_share: Share = 0.5
     """Maximum share of the file in runs of base64 (StarCoder2: 0.5)."""
-    max_number_share: Share = 0.65
-    """Maximum share of the file in runs of numbers (ours: code with tables of constants reaches 0.60; StarCoder2:
-    0.5)."""
+    data_share_min_chars: Count = 512
+    """Fewer characters in such runs are no data, whatever their share: a checksum in settings (ours)."""
+    max_number_share: Share = 0.7
+    """Maximum share of the file in runs of numbers (ours: tests of numeric functions reach 0.69; StarCoder2: 0.5)."""
     html_min_text: Share = 0.2
     """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2)."""
     html_min_text_chars: Count = 100
@@ -165,8 +180,8 @@ class FilterPolicy:
     prose_max_top_ngram: tuple[Share, Share, Share] = (0.2, 0.18, 0.16)
     """Maximum share of prose covered by the most frequent 2-gram, 3-gram and 4-gram (Gopher: 0.20, 0.18, 0.16)."""
     prose_of_manuals: Annotated[float, Field(ge=1)] = 1.75
-    """Factor by which prose with markup, such as Markdown, may repeat more (ours: manuals repeat signatures, headings
-    and remarks, pages of the web do not)."""
+    """Factor by which prose with markup, such as Markdown, and lists of changes may repeat more and have fewer letters
+    (ours: manuals repeat signatures, headings and remarks and have formulas and tables, pages of the web do not)."""
     prose_min_chars: Count = 250
     """Shorter prose, counted without blanks, is not judged by its repetitions (Gopher requires 50 words)."""
     profanity: bool = True
@@ -370,12 +385,26 @@ def _is_statement(head: bytes, end: int) -> bool:
     line = head[start:].split(b"\n", 1)[0]
     match = _STATEMENT.search(line)
     before = line[: match.start()] if match else line
-    if _NO_STATEMENT.search(before) or _OF_A_SECTION.search(line):
+    if _NO_STATEMENT.search(before) or _OF_A_SECTION.search(line) or _IS_VALUE.search(line):
+        return False
+    if _STRING_ALONE.match(line) or _is_in_string(head[: start + len(before)]):
         return False
     if b"<!--" in before and not head.lstrip().startswith(b"<"):
         return False
-    runs_on = match is not None and match[0].islower() and re.search(rb"\w", before) is None
-    return not (runs_on and _RUNS_ON.search(head[: start + len(before)]))
+    runs_on = match is not None and match[0].islower() and _VERB.fullmatch(before) is not None
+    lead = head[: start + len(before) - len(before.lstrip(_SIGNS))]
+    return not (runs_on and _RUNS_ON.search(lead) and not _NAMES_FILE.search(lead))
+
+
+def _is_in_string(before: bytes) -> bool:
+    """Check whether a triple quote is open that is assigned or passed, as what a program writes is."""
+    opened = None
+    for quote in _TRIPLE_QUOTE.finditer(before):
+        if opened is None:
+            opened = quote
+        elif quote[0] == opened[0]:
+            opened = None
+    return opened is not None and _ARGUMENT.search(before, 0, opened.start()) is not None
 
 
 class WordList:
@@ -414,7 +443,7 @@ class WordList:
 
 def _judge_code(policy: FilterPolicy, document: Document, counted: "Statistics") -> Drop | None:
     name = (document.language or "").lower()
-    if name in DATA or (document.encoded.startswith(b"<?xml") and name not in MARKUP):
+    if name in DATA or (document.encoded.startswith(b"<?xml") and name not in MARKUP | PROGRAMS_IN_XML):
         return _judge_data(policy, document, counted, name or "xml")
     if name in MARKUP:
         return _judge_length(policy, counted, name) or _judge_markup(policy, document.encoded, counted)
@@ -428,9 +457,10 @@ def _judge_code(policy: FilterPolicy, document: Document, counted: "Statistics")
 
 
 def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics") -> Drop | None:
+    least = policy.prose_min_letters / (policy.prose_of_manuals if _is_manual(document) else 1)
     drop = (
         _judge_length(policy, counted, "text")
-        or _judge_letters(policy, policy.prose_min_letters, counted)
+        or _judge_letters(policy, round(least, 4), counted)
         or _judge_runs(policy, len(document.encoded), counted)
     )
     if drop is not None:
@@ -455,8 +485,14 @@ def _judge_prose(policy: FilterPolicy, document: Document, counted: "Statistics"
 def _limits_of_prose(policy: FilterPolicy, document: Document) -> list[float]:
     """Return the largest shares of repeated lines, of characters in them, and of the top 2-, 3- and 4-gram."""
     limits = [policy.prose_max_repeated_lines, policy.prose_max_repeated, *policy.prose_max_top_ngram]
-    is_manual = document.language not in {None, "Text"} and document.messages is None
+    is_manual = _is_manual(document)
     return [min(1.0, round(limit * policy.prose_of_manuals, 4)) if is_manual else limit for limit in limits]
+
+
+def _is_manual(document: Document) -> bool:
+    """Check for prose with markup, or a list of changes, which no page of the web is."""
+    has_markup = document.language not in {None, "Text"} or _CHANGES.search(document.path or "") is not None
+    return has_markup and document.messages is None
 
 
 def _without_speakers(document: Document) -> str:
@@ -470,7 +506,8 @@ def _judge_data(policy: FilterPolicy, document: Document, counted: "Statistics",
         return _below(DropReason.FILTER_LINES, "characters of data", counted.line_chars, least, digits=0)
     if _MANIFEST.search(document.path or "") or (name == "xml" and _is_prose(policy, document.encoded, counted)):
         return _judge_length(policy, counted, name) or _judge_letters(policy, policy.code_min_letters, counted)
-    most = max(most, policy.data_written_chars) if name in WRITTEN_DATA else most
+    is_written = name in WRITTEN_DATA or (name == "json" and _COMMENT_IN_JSON.search(document.encoded) is not None)
+    most = max(most, policy.data_written_chars) if is_written else most
     if counted.line_chars > most:
         return _above(DropReason.FILTER_LINES, "characters of data", counted.line_chars, most, digits=0)
     if counted.lines > policy.data_max_lines:
@@ -533,7 +570,7 @@ def _judge_lines_of_code(policy: FilterPolicy, counted: "Statistics", name: str)
     mean = counted.line_chars / max(counted.lines, 1)
     is_spaced = counted.chars <= (1 - policy.minified_blanks) * counted.line_chars
     most = max(policy.max_mean_line, policy.max_mean_spaced_line) if is_spaced else policy.max_mean_line
-    if name not in SCRIPTS_AND_STYLES and mean > most:
+    if name not in SCRIPTS_AND_STYLES and counted.line_chars >= policy.mean_line_min_chars and mean > most:
         return _above(DropReason.FILTER_LINES, "mean line", mean, most, digits=0)
     return None
 
@@ -546,14 +583,15 @@ def _judge_letters(policy: FilterPolicy, least: float, counted: "Statistics") ->
 
 
 def _judge_runs(policy: FilterPolicy, size: int, counted: "Statistics") -> Drop | None:
-    if counted.longest_encoded > policy.max_encoded_run:
+    is_part = counted.longest_encoded <= min(8 * policy.max_encoded_run, policy.max_encoded_run_share * size)
+    if counted.longest_encoded > policy.max_encoded_run and not is_part:
         most = policy.max_encoded_run
         return _above(DropReason.FILTER_SYMBOLS, "encoded run", counted.longest_encoded, most, digits=0)
     for name, count, share in (
         ("encoded", counted.encoded_bytes, policy.max_data_share),
         ("numbers", counted.number_bytes, policy.max_number_share),
     ):
-        if count > share * size:
+        if count > share * size and (name != "encoded" or count >= policy.data_share_min_chars):
             return _above(DropReason.FILTER_SYMBOLS, name, count / size, share)
     return None
 

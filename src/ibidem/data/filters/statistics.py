@@ -35,8 +35,9 @@ _BUCKETS = 4096
 _BLANKS = b" \t\n\r\f\v"
 _ONE, _LAST_BIT = np.uint64(1), np.uint64(63)
 _NEWLINE, _LESS, _GREATER, _SLASH, _BANG = 0x0A, 0x3C, 0x3E, 0x2F, 0x21
-_COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END = (
-    np.frombuffer(word, np.uint8) for word in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style")
+_COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END, _TEMPLATE = (
+    np.frombuffer(word, np.uint8)
+    for word in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style", b"template")
 )
 
 
@@ -101,6 +102,8 @@ def top_ngram_shares(text: bytes, limits: tuple[float, float, float]) -> tuple[f
 
 def visible_chars(html: bytes) -> int:
     """Count the characters of a page outside tags, comments, scripts and styles, without blanks.
+
+    A script whose type is a template, as of Handlebars, holds a page, and counts as one.
 
     >>> visible_chars(b"<p>Hi <b>you</b></p><script>x = '<p>'</script>")
     5
@@ -354,7 +357,11 @@ def _end_of_markup(data: Bytes, start: int) -> int:
     if find(data, start, start + 1, _COMMENT) == start:
         return find(data, start, len(data), _COMMENT_END) + len(_COMMENT_END)
     if find(data, start, start + 1, _SCRIPT) == start:
-        start = find(data, start, len(data), _SCRIPT_END)
+        end = start
+        while end < len(data) and data[end] != _GREATER:
+            end += 1
+        if find(data, start, end, _TEMPLATE) == end:
+            start = find(data, start, len(data), _SCRIPT_END)
     elif find(data, start, start + 1, _STYLE) == start:
         start = find(data, start, len(data), _STYLE_END)
     while start < len(data) and data[start] != _GREATER:

@@ -263,8 +263,6 @@ def _apply_all(plans: Sequence[Plan], requests: Sequence[Request], engine: Engin
 def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Sequence[artifacts.Input]) -> Artifact:
     """Replace the dataset by one without the planned rows; unaffected shards stay the same files."""
     dataset = plan.dataset
-    if "dropped.parquet" in dataset.files:
-        raise ConfigError(f"{dataset.path}: an earlier version made it; preprocess it again with --removals.requests")
     honored = {row["id"]: row for row in shards.read_tombstones(dataset)} | {
         request.id: request.tombstone for request in requests
     }

@@ -22,8 +22,18 @@ _OF_EXAMPLE_COM = frozenset(
     )
 )  # fmt: skip
 """Addresses that `example.com` has had."""
-_HISTORIC = ipaddress.IPv6Network("2002::/16")
-"""6to4, which is switched off (RFC 7526)."""
+_OF_NOBODY = ipaddress.IPv4Network("192.0.0.0/19"), ipaddress.IPv4Network("192.88.99.0/24")
+"""Of IANA, around 192.0.2.0/24, and the relays of 6to4."""
+_ALLOCATED = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/20", "2001:1000::/20", "2001:2000::/19", "2001:4000::/19", "2001:8000::/18", "2003::/18",
+            "2400::/11", "2600::/11", "2620::/16", "2630::/12", "2800::/12", "2a00::/11", "2c00::/12",
+        ),
+    )
+)  # fmt: skip
+"""What registries have to give away (IANA, IPv6 global unicast address assignments); nobody has anything else."""
 _LIKE_DOCUMENTATION = ipaddress.IPv6Network("2001:db0::/28")
 """Around 2001:db8::/32."""
 _HEX_WORDS = _words(
@@ -67,8 +77,10 @@ _IBANS = _words(
     "XK051212012345678906"
 )
 """Of the IBAN registry (ISO 13616), one of each country."""
-_DIRECTORY = re.compile(r"1?\d{3}555(?:1212|(\d)\1{3}|1234|2345|3456|4567|5678|6789|9876|4321)")
-"""Numbers of the exchange 555: directory assistance, and lines that count or repeat a digit."""
+_TRIPLES = re.compile(r"(\d)\1{4}|(\d)\2{2,}(\d)\3{2,}")
+"""Five same digits, or three and three: in one of 900 random numbers of ten digits."""
+_NOBODYS = re.compile(r"1?\d{3}(?:555(?:1212|(\d)\1{3}|1234|2345|3456|4567|5678|6789|9876|4321)|8675309)")
+"""Directory assistance, and other numbers of the exchange 555 that count or repeat a digit; that of a song."""
 _FEW_DIGITS_SSN = re.compile(r"(\d)\1\1(\d)\2(\d)\3{3}")
 
 
@@ -82,10 +94,13 @@ def is_example_address(address: Address, before: bytes, after: bytes) -> bool:
     if address in _OF_EXAMPLE_COM or _DOCUMENTATION.search(line):
         return True
     if isinstance(address, ipaddress.IPv4Address):
-        return _is_made_up_ipv4(list(address.packed), str(address))
+        is_of_nobody = any(address in block for block in _OF_NOBODY)
+        return is_of_nobody or _is_made_up_ipv4(list(address.packed), str(address))
     groups = address.exploded.split(":")
+    is_bare = not any(int(group, 16) for group in groups[1:-1])
     words = sum(group in _HEX_WORDS for group in groups)
-    return address in _HISTORIC or address in _LIKE_DOCUMENTATION or words > 1
+    is_given = any(address in block for block in _ALLOCATED)
+    return not is_given or is_bare or address in _LIKE_DOCUMENTATION or words > 1
 
 
 def _is_made_up_ipv4(parts: list[int], written: str) -> bool:
@@ -94,6 +109,7 @@ def _is_made_up_ipv4(parts: list[int], written: str) -> bool:
     return (
         len(set(parts)) <= 2
         or len(steps) == 1
+        or parts[2:] == [1, 1]
         or is_counted(written.replace(".", ""), 6)
         or _ROUND.issuperset(parts[1:])
     )
@@ -110,12 +126,17 @@ def is_counted(digits: str, least: int = _LEAST_COUNTED) -> bool:
 
 
 def is_example_phone(digits: str) -> bool:
-    """Check whether a phone number counts, or ends so, or is one of North America that no subscriber has.
+    """Check whether a phone number counts or repeats digits, or is one of North America that no subscriber has.
 
     >>> is_example_phone("18005551212"), is_example_phone("2127365000")
     (True, False)
     """
-    return is_counted(digits) or is_counted(digits[-6:], 6) or _DIRECTORY.fullmatch(digits) is not None
+    return (
+        is_counted(digits)
+        or is_counted(digits[-6:], 6)
+        or _TRIPLES.search(digits) is not None
+        or _NOBODYS.fullmatch(digits) is not None
+    )
 
 
 def is_example_card(digits: str) -> bool:

@@ -6,7 +6,7 @@ The following is kept, because it is not personal and the model should know it:
   of SSH algorithms (`aes256-gcm@openssh.com`), products of one-letter matrices (`X@W.it`);
 * what issuers publish as an example or is visibly made up (see `examples`);
 * IP addresses: those not globally routable (loopback, private, documentation, ...), the well-known public resolvers,
-  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.255.255`), made-up ones
+  networks, their first and last address (`x.y.z.0`, `x.y.0.1`, `x.0.y.1`, `x:y::`, `x.y.z.255`), made-up ones
   (`x.7.7.7`; 1 in 10,000 addresses is one of these), versions by their context (`version = `, `==`,
   `name-`, `name/`, a heading of a changelog), coordinates of a path in SVG, and what is a section number, an object
   identifier or a version rather than an address: no number above 31 (1 in 3,500 addresses), two digits and a number up
@@ -150,7 +150,7 @@ def _is_public_address(match: Match) -> bool:
 def _is_host(match: Match) -> bool:
     """Check whether it is the address of a host, not a network, a version or a section number."""
     parts = [int(part) for part in match[0].split(b".")]
-    if parts[-1] == 0 or parts[2:] == [255, 255] or len(set(parts[1:])) == 1 or match[0] in _MADE_UP_ADDRESSES:
+    if parts[-1] in {0, 255} or len(set(parts[1:])) == 1 or match[0] in _MADE_UP_ADDRESSES:
         return False
     if parts[-1] == 1 and 0 in parts[1:3]:
         return False
@@ -198,6 +198,8 @@ def _is_bytes(match: Match) -> bool:
 def _is_called_phone(match: Match) -> bool:
     """Check that the word before a number calls it a phone number, and that a number without signs is a whole value."""
     between, number = match["between"], match["found"]
+    if _DATE.match(number):
+        return False
     if number.isdigit() and (_NO_PHONE.search(between) or not _is_value(match)):
         return False
     return _is_phone(match, _NATIONAL)
@@ -252,9 +254,10 @@ _LOCAL_PART = IDENTIFIER + b".+" + bytes(range(0x80, 0x100))
 _PHONE_WORD = r"(?i)(?:phone|mobile|whatsapp|tel|fax|call|contact|cell)"
 _PHONE_WORD_WHOLE = (
     r"(?!PHONE_NUMBER>[^ ,;/|])(?P<word>(?i:(?<!micro)(?<!head)(?<!ear)phone|(?<!auto)mobile|whatsapp"
-    r"|(?<![a-z])(?:tel(?!net|em|eg|ev)|fax|call|contact|cell)))"
+    r"|(?<![a-z])(?:tel(?!net|em|eg|ev)|fax|call(?!er|back)|contact|cell)))"
 )
 _CLEAR_WORD = re.compile(rb"(?i)phone|mobile|whatsapp|tel|fax")
+_DATE = re.compile(rb"(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)")
 _NO_PHONE = re.compile(
     rb"(?:(?<![A-Za-z])(?i:ids?|idx|index|count|hash|size|time|port|length|len|key|site|max|min|bits?|flags?|seed|offset"
     rb"|mask|row|col|rate|width|height)|Ids?|Index|Count|Hash|Size|Time|Length|Key|Site|Max|Min|Offset|Mask|Rate)(?![a-z])"

@@ -8,7 +8,7 @@ Match = re.Match[bytes]
 
 IDENTIFIER = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 EXAMPLE = re.compile(
-    rb"(?i)example|x{4}|\*{3}|\.{3}|0{7}|1{7}|1234567|abcdefg|your[_-]|placeholder|changeme|change[_-]me|dummy|redacted"
+    rb"(?i)example|x{4}|\*{3}|\.{3}|0{7}|1{7}|1234567|123456|abcdef|abc123|123abc|your[_-]|placeholder|changeme|change[_-]me|dummy|redacted"
 )
 RESERVED_DOMAIN = re.compile(rb"(?:^|[.@])example(?:\.[a-z]{2,3}){0,2}$|(?:^|\.)(?:example|test|invalid|localhost)$")
 

@@ -12,6 +12,7 @@ environment (`DB_PASSWORD=...`). Bare words of a programming language are names,
 import base64
 import json
 import re
+import unicodedata
 from collections import Counter
 from math import log2
 from urllib.parse import unquote_to_bytes
@@ -40,13 +41,31 @@ _MADE_UP_WORDS = (
     b"secure strong weak super wrong invalid correct login auth access token string value random initial temp "
     b"letmein welcome hello world q1w2e3r4t5 q1w2e3r4 q1w2e3 1q2w3e4r5t 1q2w3e4r 1q2w3e 1qaz2wsx zaq12wsx qazwsx "
     b"qwerty asdfgh asdf zxcvbn a1b2c3d4 a1b2c3 abcdef abcd abc some your the new old bad good my db key foo bar baz "
-    b"qux info port none null true false an a"
+    b"qux info port none null true false private s[e3]kr[ei]ts? temporary hunter fake with for no not us uk pw an a"
 )
 _MADE_UP = re.compile(
-    rb"(?i)[0-9]{0,9}(?>(?:%b)[0-9]{0,9}[_@!#.$:-]*)++|hunter2|(.)\1*[0-9]{0,3}" % b"|".join(_MADE_UP_WORDS.split())
+    rb"(?i)[0-9]{0,9}(?>(?:%b)[0-9]{0,9}[_@!#.$:-]*)++|.*pass[-_]?word.*|(.)\1*[0-9]{0,3}"
+    % b"|".join(_MADE_UP_WORDS.split())
 )
+_LEET = re.compile(rb"(?<=[A-Za-z@$!])[0-9]{1,2}(?=[A-Za-z@$!])|(?<=[A-Za-z0-9])[@$]+(?=[A-Za-z0-9])")
+_LETTERS = bytes.maketrans(b"@$0123457", b"asoiaeast")
+_LEAST_OF_URL = 4
+_NO_URL_PASSWORD = re.compile(
+    rb"[a-z]{1,7}|[A-Z]{1,7}|[a-z]+(?:[_.][a-z0-9]+)+|[A-Z]+(?:_[A-Z0-9]+)+"
+    rb"|(?:[A-Z]?[a-z]{2,}|[A-Z]{2,})(?:[A-Z][a-z]{2,})*(?:[A-Z][a-z]{2,}|[A-Z]{2,3})|1?2345(?:6(?:7(?:8(?:90?)?)?)?)?|54321"
+)
+"""A short word, a name, or digits that count. Other passwords in a URL are what is between two signs."""
+_NAMED = re.compile(rb"(?i)(?:^|[-_./])(?:token|secret|some|fake|test|mock|dummy|sample|valid|invalid)(?:[-_./]|$)")
+_PUBLISHED = frozenset(
+    b"2YotnFZFEjr1zCsicMWpAA tGzv3JOkF0XG5Qx2TlKWIA A3ddj3w SplxlOBeZQQYbYS6WxSbIA 7Fjfp0ZBr1KtDRbnfVdmIw gX1fBat3bV "
+    b"mF_9.B5f-4.1JqM ad180jjd733klru7 kkk9d7dh3k39sjv7 j49sk3j29djd dh893hdasih9 hh5s93j4hdidpola hdhd0244k9j7ao03 "
+    b"nnch734d00sl2jdk pfkkdhi9sl3r4s00 SlAV32hkKG Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk "
+    b"jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y sk_test_BQokikJOvBiI2HlWgH4olfQ2 "
+    b"sk_test_4eC39HqLyjWDarjtT1zdp7dc".split()
+)
+"""Examples of OAuth (RFC 5849, 6749, 6750), OpenID Connect and Stripe."""
 _NO_SIMPLE_PASSWORD = re.compile(
-    rb"(?i)[:@?*&]|.*[/\\]|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
+    rb"(?i)[:@?*&]|.*[/\\]|[a-z_]+\Z|[a-z]+(?:-(?:[a-z]+|v\d+))+\Z|[a-z]\w*\.[a-z_]\w*\Z|[a-z]+(?:_[a-z0-9]+)+\Z"
     rb"|(?:utf-?8|base64|md5|sha\d+|u?int\d+|bcrypt\d*|argon2\w*|pbkdf2\w*|v?\d+(?:\.\d+)*[a-z]{0,3})\Z"
 )
 _SIGNATURE_OF_MANUALS = b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
@@ -87,6 +106,8 @@ def _is_password(match: Match, bits: float = 3.5) -> bool:
         or len(set(value)) == len(value) >= _ALPHABET_CHARS
     ):
         return False
+    if value in _PUBLISHED or value.startswith(b"eyJ") or _says_what_it_is(value):
+        return False
     if digits < 2 or digits == len(value) or _NO_PASSWORD.match(value) or not is_no_example(match):
         return False
     if _HEX.fullmatch(value):
@@ -94,16 +115,45 @@ def _is_password(match: Match, bits: float = 3.5) -> bool:
     return _entropy(value) >= bits and not _WORD.search(value)
 
 
+def _says_what_it_is(value: bytes) -> bool:
+    """Check for base64 of words, or of an example; `password` and the like with digits and signs for letters."""
+    try:
+        words = base64.b64decode(value, validate=True)
+    except ValueError:
+        words = b""
+    is_text = len(words) > 8 and words.isascii() and words.decode().isprintable()
+    if _NAMED.search(value):
+        return True
+    return (is_text and (_WORD.search(words) or EXAMPLE.search(words)) is not None) or _is_made_up(value)
+
+
 def _entropy(value: bytes) -> float:
     """Return the entropy in bits per character."""
     return -sum(n / len(value) * log2(n / len(value)) for n in Counter(value).values())
+
+
+def _is_made_up(value: bytes) -> bool:
+    """Check for words that people make up, such with digits and signs for letters (`P4$$w0rd`), and 1, 2, 3."""
+    unleeted = _LEET.sub(lambda match: match[0].translate(_LETTERS), value)
+    is_counted = re.sub(rb"[^0-9]", b"", value) in {b"123", b"1234", b"12345"}
+    return is_counted or any(_MADE_UP.fullmatch(each) for each in (value, unleeted))
+
+
+def _plain(value: bytes) -> bytes:
+    """Return the letters and digits of a URL's part, without accents, with a dash for each blank."""
+    text = unicodedata.normalize("NFKD", unquote_to_bytes(value).decode(errors="replace"))
+    return re.sub(rb"[^\w@$!#.-]", b"", text.replace(" ", "-").encode("ascii", "ignore"))
 
 
 def _is_url_password(match: Match) -> bool:
     value, host = match["found"], match["host"].lower()
     if value == match["user"] or _TEMPLATE.match(value) or EXAMPLE.search(value):
         return False
-    if _MADE_UP.fullmatch(unquote_to_bytes(value).replace(b" ", b"-")):
+    plain = _plain(value)
+    without_signs = re.sub(rb"[^A-Za-z0-9]", b"", plain)
+    if _NO_URL_PASSWORD.fullmatch(value) or len(without_signs) < _LEAST_OF_URL or _is_made_up(plain):
+        return False
+    if _is_made_up(without_signs):
         return False
     return not (RESERVED_DOMAIN.search(host) or _RESERVED_HOST.match(host))
 
@@ -115,7 +165,8 @@ def _is_simple_password(match: Match) -> bool:
         _NO_PASSWORD.match(value)
         or _NO_SIMPLE_PASSWORD.match(value)
         or EXAMPLE.search(value)
-        or _MADE_UP.fullmatch(value)
+        or value in _PUBLISHED
+        or _is_made_up(value)
     ):
         return False
     signs = characters(value)
@@ -191,11 +242,11 @@ SECRETS: tuple[Rule, ...] = (
         _AWS_ASSIGNED + "(?P<found>[0-9a-z/+]{40})(?![0-9a-z/+=])",
         _is_mixed,
     ),
-    Rule("key.artifactory", r"\bAKC[A-Za-z0-9]{10}", r"(?<![\w./-])AKC[A-Za-z0-9]{10,200}(?![\w./-])", _is_scrambled),
+    Rule("key.artifactory", r"\bAKC[A-Za-z0-9]{10}", r"(?<![\w./+-])AKC[A-Za-z0-9]{10,200}(?![\w./+-])", _is_scrambled),
     Rule(
         "key.artifactory",
         r"\bAP[0-9A-F][A-Za-z0-9]{8}",
-        r"(?<![\w./-])AP[0-9A-F][A-Za-z0-9]{8,200}(?![\w./-])",
+        r"(?<![\w./+-])AP[0-9A-F][A-Za-z0-9]{8,200}(?![\w./+-])",
         _is_scrambled,
     ),
     Rule("key.azure-storage", "AccountKey=", r"AccountKey=(?P<found>[A-Za-z0-9+/=]{88})", is_no_example),
@@ -262,7 +313,7 @@ SECRETS: tuple[Rule, ...] = (
     Rule("key.private-key", "PuTTY-User-Key-File-[23]:", "PuTTY-User-Key-File-" + _PUTTY_BODY, _is_key_block),
     Rule("key.pypi", r"\bpypi-AgE", r"pypi-AgE(?:IcHlwaS5vcmc|NdGVzdC5weXBpLm9yZw)[\w-]{70,1000}", is_no_example),
     Rule("key.sendgrid", r"\bSG\.[\w-]{22}\.[\w-]", r"(?<![\w.-])SG\.[\w-]{22}\.[\w-]{43}(?![\w-])", is_no_example),
-    Rule("key.slack-token", r"(?i)\bxox[abposr]-[0-9]", r"(?i)xox[abposr]-(?:[0-9]+-)+[a-z0-9]+", is_no_example),
+    Rule("key.slack-token", r"(?i)\bxox[abposr]-[0-9]", r"(?i)xox[abposr]-(?:[0-9]{8,}-)+[a-z0-9]+", is_no_example),
     Rule("key.slack-token", r"\bxapp-[0-9]", r"xapp-[0-9]-[A-Z0-9]+-[0-9]+-[a-z0-9]+", is_no_example),
     Rule(
         "key.slack-webhook",

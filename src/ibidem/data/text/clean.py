@@ -27,9 +27,18 @@ _MARKUP = (
     ("{%", re.compile(r"\{%[^%\n]*%\}")),
     ("{{", re.compile(r"\{\{[^{}\n]*\}\}")),
     ("\n", re.compile(r"^[ \t]*:[\w-]+:[ \t]*$", re.MULTILINE)),
+    (".. ", re.compile(r"^[ \t]*\.\. [\w:+.-]+::.*$", re.MULTILINE)),
+    (
+        "[source",
+        re.compile(
+            r"^\[source[^\]\n]*\]\n(?:\.[^\n]*\n)?(?P<rule>-{4,})\n(?:(?!(?P=rule)[ \t]*$)[^\n]*\n)*(?P=rule)[ \t]*$",
+            re.MULTILINE,
+        ),
+    ),
+    ("[tabs", re.compile(r"^\[tabs\]$|^\w+::$", re.MULTILINE)),
 )
 """What a reader of the page does not see: comments and tags, targets of links, definitions of links, addresses, tags
-of templates, options of directives."""
+of templates, directives and their options, listings of AsciiDoc and the names of their tabs."""
 _LITERAL = re.compile(
     r"^(?P<indent>[ \t]*+)(?:\.\. (?:code|code-block|sourcecode|parsed-literal|doctest|testcode|literalinclude)"
     r"::[^\n]*|(?P<line>[^\n]*[^\s:])?::)[ \t]*\n(?:[ \t]*+\n|(?P=indent)[ \t][^\n]*(?:\n|\Z))++",
