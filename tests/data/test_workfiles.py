@@ -15,7 +15,7 @@ from tests.data.stores import put_folder
 from ibidem import artifacts, places, workfiles
 from ibidem.data import near
 from ibidem.data.blend import BlendConfig, Ingredient, blend
-from ibidem.data.engine import EngineConfig, work_dir_of
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.data.filters.removals import RemovalPolicy
 from ibidem.data.pipeline import prepare
 from ibidem.data.preprocess import PreprocessConfig, preprocess
@@ -163,6 +163,18 @@ def test_copies_are_private_and_shared_by_the_processes_of_a_machine(store: Stor
     root.chmod(0o777)
     with pytest.raises(StoreError, match="other users may write there"):
         workfiles.kept(store / "work" / "a.txt")
+
+
+def test_a_machine_that_does_not_see_a_path_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(EngineConfig())
+    engine.check_seen([tmp_path / "missing"])  # of no cluster: whoever reads it says so
+    engine._cluster = "a cluster"
+    monkeypatch.setattr("ibidem.data.engine._call_on_nodes", lambda _, function: [("first", []), function()])
+    engine.check_seen([tmp_path, StorePath("s3://bucket/data")])
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/missing: .* does not see it; give a disk"):
+        engine.check_seen([tmp_path, tmp_path / "missing"])
 
 
 def test_where_work_files_cannot_be_is_one_line(tmp_path: Path) -> None:
