@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from tests.ray_cluster import Cluster, cluster
 
 from ibidem import artifacts
 from ibidem.cli import main
+from ibidem.data import engine as engine_module
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.errors import ConfigError, DataError
 from ibidem.places import StorePath
@@ -248,3 +250,22 @@ def _fail(task: int) -> int:
     if task == 2:
         raise DataError("task 2 cannot be done")
     return task
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(2, 2), (3, 3), (16, 3), (48, 3), (None, 3)])
+def test_more_workers_than_cores_are_processes_and_no_threads(
+    asked: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            pools.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(engine_module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(engine_module.os, "cpu_count", lambda: 3)
+    engine = Engine(EngineConfig(workers=asked))
+    assert list(engine.map(str, range(100), processes=False)) == [str(number) for number in range(100)]
+    assert pools == [threads]
+    assert engine.workers == (asked or 3)

@@ -72,16 +72,15 @@ def test_sizes_that_float8_does_not_multiply_are_refused(shape: dict[str, int], 
     model = ModelConfig(**{"vocab_size": 97, "width": 48, "layers": 1, "heads": 3, "ffn_hidden": 64} | shape)
     training = TrainLoopConfig(steps=1, batch_sequences=1, float8="tensorwise")
     with pytest.raises(ConfigError, match=f"^training.float8 tensorwise: {said}"):
-        kernels.check(training, model, context=context)
+        kernels.check_sizes(training, model, context=context)
 
 
 def test_a_gpu_that_does_not_multiply_in_float8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_check_package", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    shape = ModelConfig(vocab_size=97, width=32, layers=1, heads=2, ffn_hidden=64)
     training = TrainLoopConfig(steps=1, batch_sequences=1, float8="rowwise")
     with pytest.raises(ConfigError, match="needs a GPU of compute capability 8.9, and this one has 8.0; leave it out"):
-        kernels.check(training, shape, context=32)
+        kernels.check(training)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # what torch's compiler does itself

@@ -49,7 +49,8 @@ class EngineConfig:
     ray_address: str | None = None
     """Address of the cluster's head, HOST:PORT; if empty, the one that Ray finds."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Number of parallel tasks; if empty, one per core: of this computer, or of the whole cluster."""
+    """Number of parallel tasks; if empty, one per core: of this computer, or of the whole cluster. On this computer,
+    tasks that share the memory of the driver are at most as many as there are cores."""
 
 
 def work_dir_of(output_dir: Path, work_dir: Path | None, config: EngineConfig) -> Path | None:
@@ -100,7 +101,9 @@ class Engine:
             yield from _map_on_cluster(self._cluster, function, tasks, self._limit)
             return
         workers = max(1, min(self.workers, len(tasks)))
-        with _processes(workers) if processes and workers > 1 else ThreadPoolExecutor(workers) as pool:
+        # more threads than cores would only hold more memory, here in the driver
+        threads = min(workers, os.cpu_count() or 1)
+        with _processes(workers) if processes and workers > 1 else ThreadPoolExecutor(threads) as pool:
             yield from pool.map(function, tasks)
 
     @contextmanager

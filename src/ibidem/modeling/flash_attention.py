@@ -3,8 +3,6 @@
 Torch's switch is for the whole process, so whoever starts a stage sets it once, also back to torch's own.
 """
 
-from typing import Literal
-
 import torch
 from torch.nn.attention import (
     activate_flash_attention_impl,
@@ -14,12 +12,13 @@ from torch.nn.attention import (
 
 from ibidem.errors import ConfigError
 from ibidem.modeling.attention import Documents, causal_attention
+from ibidem.records import FlashAttention
 
-Implementation = Literal["FA3", "FA4"]
-"""FlashAttention-3, of `flash_attn_interface`, and FlashAttention-4, of `flash_attn.cute`; by torch's names."""
+DEVICE = "cuda"
+"""Type of the devices that it is for."""
 
 
-def use(implementation: Implementation | None, setting: str, device: torch.device) -> None:
+def use(implementation: FlashAttention | None, setting: str, device: torch.device) -> None:
     """Switch to an implementation, and compute a small attention with it; None: torch's own.
 
     Args:
@@ -45,6 +44,8 @@ def use(implementation: Implementation | None, setting: str, device: torch.devic
 
 def _try_out(device: torch.device) -> None:
     """Attend from one token to itself and back: what does not fit the device is found by the first call alone."""
+    if device.type != DEVICE:
+        raise ValueError("torch finds no GPU")
     q, k, v = (torch.ones(1, 1, 1, 64, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in "qkv")
     documents = Documents.of(torch.ones(1, 1, dtype=torch.bool)).to(device)
     causal_attention(q, k, v, documents).sum().backward()  # type: ignore[no-untyped-call]

@@ -13,12 +13,11 @@ Source: Micikevicius et al. 2022, arXiv:2209.05433.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 from torch import Tensor, nn
 
-Recipe = Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"]
-"""How operands are scaled, by torchao's names."""
+from ibidem.records import Float8Recipe
+
 Product = Callable[[Tensor, Tensor], Tensor]
 """Returns x @ weight.T for x and weight of the same dtype."""
 MULTIPLE = 16
@@ -27,7 +26,7 @@ CAPABILITY = (8, 9)
 """Of the first GPUs that multiply in float8."""
 
 
-def product(recipe: Recipe, *, emulate: bool = False) -> Product:
+def product(recipe: Float8Recipe, *, emulate: bool = False) -> Product:
     """Return the product of a recipe; torchao prepares torch's compiler for it.
 
     Args:

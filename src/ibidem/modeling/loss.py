@@ -18,18 +18,16 @@ the precision of the model, and the host waits once a micro batch, for the numbe
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from ibidem.records import LossKernel
+
 IGNORE = -100
 """A target that does not count."""
-
-
-LossKernel = Literal["chunked", "liger"]
-"""Whose operation computes the loss: this module's, or liger-kernel's."""
 
 
 class Tile(NamedTuple):

@@ -23,9 +23,10 @@ from ibidem.modeling.config import ModelConfig
 from ibidem.modeling.float8 import Product
 from ibidem.modeling.initialization import draw, fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
-from ibidem.modeling.loss import LossKernel, embed, linear_cross_entropy
+from ibidem.modeling.loss import embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
 from ibidem.modeling.rope import Rope
+from ibidem.records import LossKernel
 
 INIT_STD = 0.02
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ibidem.config import OPTIONAL, REPORTED, Url, configuration
+from ibidem.records import FlashAttention, Float8Recipe, LossKernel
 from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -173,7 +174,7 @@ class LoopConfig:
     """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
-    flash_attention: Annotated[Literal["FA3", "FA4"] | None, OPTIONAL] = None
+    flash_attention: Annotated[FlashAttention | None, OPTIONAL] = None
     """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
@@ -191,6 +192,12 @@ class LoopConfig:
     timeout_minutes: Annotated[float, Field(gt=0), REPORTED] = 10.0
     """Minutes that processes wait in a step for one that does not answer; one that died is noticed at once. What only
     the main process does first, such as tokenizing, may take longer."""
+
+    @model_validator(mode="after")
+    def _check_flash_attention(self) -> "LoopConfig":
+        if self.flash_attention is not None and self.mixed_precision == "no":
+            raise ValueError("flash_attention computes in 16 bits: give mixed_precision bf16")
+        return self
 
     @model_validator(mode="after")
     def _check_batch(self) -> "LoopConfig":
@@ -274,10 +281,10 @@ class SessionConfig:
 class TrainLoopConfig(LoopConfig):
     """Length, batch size and precision of a training."""
 
-    loss: Annotated[Literal["chunked", "liger"], OPTIONAL] = "chunked"
+    loss: Annotated[LossKernel, OPTIONAL] = "chunked"
     """Whose operation computes the loss of a training step: this program's own, on any device, whose logits are
     float32; or liger-kernel's on a GPU, whose logits have the precision of the matrix products."""
-    float8: Annotated[Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None, OPTIONAL] = None
+    float8: Annotated[Float8Recipe | None, OPTIONAL] = None
     """Multiply by the matrices of the blocks in float8 in training steps, with torchao's recipe of this name: for GPUs
     of compute capability 8.9 or more, such as H100. Weights and checkpoints are as without."""
 

@@ -14,17 +14,16 @@ from ibidem.modeling.modeling_custom import Decoder, Linear
 from ibidem.training.config import TrainLoopConfig
 
 
-def check(training: TrainLoopConfig, shape: ModelConfig, *, context: int) -> None:
+def check(training: TrainLoopConfig) -> None:
     """Fail if a kernel is asked for that cannot run here.
 
     Raises:
-        ConfigError: its package is not installed, there is no GPU that has it, or sizes are not those of its operands.
+        ConfigError: its package is not installed, or there is no GPU that has it.
     """
     if training.loss == "liger":
         _check_package("training.loss liger", "liger_kernel", "liger-kernel")
     if training.float8 is not None:
         setting = f"training.float8 {training.float8}"
-        _check_sizes(setting, shape, training.micro_batch_sequences * context)
         _check_package(setting, "torchao", "torchao")
         _check_capability(setting)
 
@@ -59,13 +58,21 @@ def _check_capability(setting: str) -> None:
         raise ConfigError(f"{setting} needs a GPU of compute capability {needed}, and this one has {has}; leave it out")
 
 
-def _check_sizes(setting: str, shape: ModelConfig, tokens: int) -> None:
+def check_sizes(training: TrainLoopConfig, shape: ModelConfig, *, context: int) -> None:
+    """Fail if the sizes of a model are not those of the operands of a kernel that is asked for.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if training.float8 is None:
+        return
     sizes = {
         "width": shape.width,
         "ffn_hidden": shape.ffn_hidden,
         "heads x their width": shape.query_width,
         "kv_heads x their width": shape.num_kv_heads * shape.head_width,
-        "tokens of a micro batch": tokens,
+        "tokens of a micro batch": training.micro_batch_sequences * context,
     }
     if wrong := next((name for name, size in sizes.items() if size % float8.MULTIPLE), None):
-        raise ConfigError(f"{setting}: {wrong} {sizes[wrong]} is not a multiple of {float8.MULTIPLE}; leave it out")
+        found = f"{wrong} {sizes[wrong]} is not a multiple of {float8.MULTIPLE}"
+        raise ConfigError(f"training.float8 {training.float8}: {found}; leave it out")

@@ -30,7 +30,7 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     shape = check(config)
-    kernels.check(config.training, shape, context=config.data.context or shape.context)
+    kernels.check(config.training)
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     tokens, tokenizer = tokens_of(config.data, config.output_dir, accelerator)
@@ -76,6 +76,7 @@ def check(config: TrainConfig) -> ModelConfig:
     shape = read_model_config(config.model)
     check_tokens(config.data)
     check_shape(shape, Tokenizer.load(config.data.tokenizer), config)
+    kernels.check_sizes(config.training, shape, context=config.data.context or shape.context)
     return shape
 
 
