@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import REPOSITORY
-from tests.processes import free_port
 
 PEERS = os.environ.get("PEERS_PYTHON", sys.executable)
 PROGRAM = Path(__file__).with_name("liger_program.py")
@@ -77,9 +76,8 @@ def test_value_and_all_gradients_equal_the_chunked_loss() -> None:
 
 @pytest.mark.peer
 @pytest.mark.parametrize("kind", ["DDP", "FSDP"])
-def test_models_that_processes_share_have_the_same_gradients(kind: str) -> None:
-    port = str(free_port())
-    for process in [started(port, kind, RANK=rank) for rank in ("0", "1")]:
+def test_models_that_processes_share_have_the_same_gradients(kind: str, tmp_path: Path) -> None:
+    for process in [started(str(tmp_path / "meeting"), kind, RANK=rank) for rank in ("0", "1")]:
         of_loss, of_gradients = printed(process)  # type: ignore[misc]
         assert of_loss < 1e-3
         assert of_gradients < BFLOAT16
