@@ -7,10 +7,13 @@ files and exact copies are rightly lost, and need no label. Files of an unknown 
 kind as one of programs, markup or prose. Not counted: hidden folders, links, and what is no text.
 
     before         by another tree of this program, whose `src` is BEFORE
-    at first look  by the trees that looked at the second and the third group first, before anything was changed because
-                   of them
+    at first look  by the trees that looked at the groups behind the first one first, before anything was changed
+                   because of them
 
-    python benchmarks/unseen_repositories.py FOLDER [--before BEFORE] [--looks FIRST SECOND] [--result RESULT.json]
+    python benchmarks/unseen_repositories.py FOLDER [--before BEFORE] [--looks FIRST SECOND THIRD] [--groups NAME ...]
+        [--result RESULT.json]
+
+Groups that are not named, and trees that are not given, keep what the result has of them.
 
 FOLDER holds the repositories as OWNER/NAME; those that are missing are cloned. Parsers of JavaScript and TypeScript as
 in `scrub_leaves_code_that_parses.py`.
@@ -51,8 +54,12 @@ REPOSITORIES = {
         "square/okio", "catchorg/Catch2", "gin-gonic/gin", "sindresorhus/got", "Seldaek/monolog",
         "agronholm/apscheduler",
     ),
+    "third look": (
+        "apache/commons-cli", "colinhacks/zod", "expressjs/express", "lodash/lodash", "pallets/click", "psf/requests",
+        "apache/kafka", "rails/rails",
+    ),
 }  # fmt: skip
-"""The twenty were cured from; then six were looked at, cured from, and another six looked at."""
+"""The twenty were cured from; then six were looked at and cured from, another six, and eight."""
 OWN = Path(__file__).parents[1] / "src"
 NEED_NO_LABEL = frozenset({"empty", "duplicate.exact"})
 UNREAD, UNREADABLE = "unread", "unreadable"
@@ -67,24 +74,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--before", type=Path)
-    parser.add_argument("--looks", type=Path, nargs=2, default=(None, None))
+    parser.add_argument("--looks", type=Path, nargs=3, default=(None, None, None))
+    parser.add_argument("--groups", nargs="+", choices=REPOSITORIES, default=list(REPOSITORIES))
     parser.add_argument("--result", type=Path, default=DEFAULT_RESULT)
     given = parser.parse_args()
     labels = Labels.read()
     trees = dict(zip(REPOSITORIES, (None, *given.looks), strict=True))
+    known = json.loads(given.result.read_text(encoding="utf-8")) if given.result.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
-        result = {
-            "command": f"python benchmarks/{Path(__file__).name} FOLDER --before BEFORE --looks FIRST SECOND",
+        result = known | {
+            "command": f"python benchmarks/{Path(__file__).name} FOLDER --before BEFORE --looks FIRST SECOND THIRD",
             "machine": platform.machine(),
             **{
-                name: report(
+                name: known.get(name, {})
+                | report(
                     given.folder,
-                    repositories,
+                    REPOSITORIES[name],
                     labels,
                     {"before": given.before, "at first look": trees[name], "now": OWN},
                     Path(scratch) / name,
                 )
-                for name, repositories in REPOSITORIES.items()
+                for name in given.groups
             },
         }
     given.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

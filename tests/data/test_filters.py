@@ -257,6 +257,14 @@ TEMPLATE_PAGE = (
     "<script><!--#include virtual='js/x.js' --></script>\n<script id='c' type='{}'>\n<h1>Design</h1>\n<p>"
     + PROSE * 20 + "</p>\n</script>\n<div class='p-c'></div>\n"
 )  # fmt: skip
+STYLES = "".join(f"  .part-{i} {{\n    margin: {i}px;\n    color: #d30001;\n  }}\n" for i in range(99))
+STYLED_PAGE = (
+    "<!doctype html>\n<html>\n<head>\n<style>\n{}</style>\n</head>\n<body>\n<svg height='172' viewBox='0 0 480 172'>\n"
+    + "<path d='m124.48 3.00-45.6 77.72v-83.1zm13 4' fill='#f0eff0'/>\n" * 6 + "</svg>\n<p><strong>The page you were "
+    + "looking for does not exist.</strong> You may have mistyped the address. Ask the owner of it, by mail.</p>\n"
+    + "<p>Or go back to the first page.</p>\n"
+    + "</body>\n</html>\n"
+)  # fmt: skip
 WRAPPER = (
     "distributionBase=GRADLE_USER_HOME\ndistributionSha256Sum="
     + "20f1b1176237254a6fc204d8434196fa11a4cfb387567519c61556e8710aed78" * 2
@@ -317,6 +325,9 @@ CODE_BLOCKS = ".. code-block:: python\n\n    schema = Schema(strict=True)\n    s
         ("".join(f".. autoclass:: E{i}\n   :members:\n   :docstring:\n\n" for i in range(40)) + PROSE, "a.rst", None),
         (TEMPLATE_PAGE.format("text/x-handlebars-template"), "docs/design.html", None),
         (TEMPLATE_PAGE.format("text/javascript"), "docs/design.html", "filter.symbols"),
+        (STYLED_PAGE.format(STYLES), "public/404.html", None),
+        (STYLED_PAGE.format(STYLES.replace("\n", "")), "public/404.html", "filter.symbols"),
+        (STYLED_PAGE.format("") + PAGE * 60, "public/404.html", "filter.symbols"),
         (WRAPPER, "gradle/wrapper/gradle-wrapper.properties", None),
         ("<?xml version='1.0'?>\n" + STYLESHEET, "style.xsl", None),
         ("<?xml version='1.0'?>\n" + SCHEMA, "schema.xsd", None),

@@ -165,7 +165,10 @@ class FilterPolicy:
     max_number_share: Share = 0.7
     """Maximum share of the file in runs of numbers (ours: tests of numeric functions reach 0.69; StarCoder2: 0.5)."""
     html_min_text: Share = 0.2
-    """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2)."""
+    """Minimum share of visible text in an HTML page (StarCoder, StarCoder2: 0.2). Scripts, styles and pictures do not
+    count (ours: the page of an error is mostly its style)."""
+    html_max_long_lines: Share = 0.8
+    """Share of the characters of a page in long lines from which its scripts, styles and pictures count (ours)."""
     html_min_text_chars: Count = 100
     """Minimum characters of visible text in an HTML page (StarCoder, StarCoder2: 100)."""
     html_min_chars: Count = 2000
@@ -524,14 +527,16 @@ def _is_prose(policy: FilterPolicy, data: bytes, counted: "Statistics") -> bool:
 def _judge_markup(policy: FilterPolicy, data: bytes, counted: "Statistics") -> Drop | None:
     if counted.chars < policy.html_min_chars:
         return None
-    from ibidem.data.filters.statistics import visible_chars
+    from ibidem.data.filters.statistics import page_chars
 
-    seen = visible_chars(data)
+    seen, apart = page_chars(data)
+    if counted.long_chars > policy.html_max_long_lines * counted.line_chars:
+        apart = 0  # nobody wrote them
     if seen < policy.html_min_text_chars:
         least = policy.html_min_text_chars
         return _below(DropReason.FILTER_SYMBOLS, "characters of text in the page", seen, least, digits=0)
-    if seen < policy.html_min_text * counted.chars:
-        share = seen / max(counted.chars, 1)
+    if seen < policy.html_min_text * (counted.chars - apart):
+        share = seen / max(counted.chars - apart, 1)
         return _below(DropReason.FILTER_SYMBOLS, "text in the page", share, policy.html_min_text)
     return None
 

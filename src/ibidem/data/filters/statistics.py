@@ -35,9 +35,9 @@ _BUCKETS = 4096
 _BLANKS = b" \t\n\r\f\v"
 _ONE, _LAST_BIT = np.uint64(1), np.uint64(63)
 _NEWLINE, _LESS, _GREATER, _SLASH, _BANG = 0x0A, 0x3C, 0x3E, 0x2F, 0x21
-_COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END, _TEMPLATE = (
+_COMMENT, _COMMENT_END, _SCRIPT, _SCRIPT_END, _STYLE, _STYLE_END, _PICTURE, _PICTURE_END, _TEMPLATE = (
     np.frombuffer(word, np.uint8)
-    for word in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style", b"template")
+    for word in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style", b"<svg", b"</svg", b"template")
 )
 
 
@@ -108,7 +108,17 @@ def visible_chars(html: bytes) -> int:
     >>> visible_chars(b"<p>Hi <b>you</b></p><script>x = '<p>'</script>")
     5
     """
-    return int(_count_visible(np.frombuffer(html, np.uint8), _classes()))
+    return page_chars(html)[0]
+
+
+def page_chars(html: bytes) -> tuple[int, int]:
+    """Count the characters of a page that are seen, and those of its scripts, styles and pictures, without blanks.
+
+    >>> page_chars(b"<style>p {}</style><p>Hi</p>")
+    (2, 18)
+    """
+    seen, apart = _count_page(np.frombuffer(html, np.uint8), _classes())
+    return int(seen), int(apart)
 
 
 @cache
@@ -336,8 +346,8 @@ def _top_ngram(words: Hashes, sizes: NDArray[np.int32], count: int, n: int) -> i
 
 
 @_compiled
-def _count_visible(data: Bytes, classes: Bytes) -> int:
-    visible = i = 0
+def _count_page(data: Bytes, classes: Bytes) -> tuple[int, int]:
+    visible = apart = i = 0
     while i < len(data):
         opens_tag = (
             data[i] == _LESS
@@ -345,11 +355,20 @@ def _count_visible(data: Bytes, classes: Bytes) -> int:
             and (classes[data[i + 1]] & _HAS_LETTER or data[i + 1] == _SLASH or data[i + 1] == _BANG)
         )
         if opens_tag:
-            i = _end_of_markup(data, i)
+            end = _end_of_markup(data, i)
+            is_apart = (
+                find(data, i, i + 1, _SCRIPT) == i
+                or find(data, i, i + 1, _STYLE) == i
+                or find(data, i, i + 1, _PICTURE) == i
+            )
+            if is_apart:
+                for k in range(i, min(end, len(data))):
+                    apart += (classes[data[k]] & _SPACE) == 0
+            i = end
         else:
             visible += (classes[data[i]] & _SPACE) == 0
             i += 1
-    return visible
+    return visible, apart
 
 
 @_compiled
@@ -364,6 +383,8 @@ def _end_of_markup(data: Bytes, start: int) -> int:
             start = find(data, start, len(data), _SCRIPT_END)
     elif find(data, start, start + 1, _STYLE) == start:
         start = find(data, start, len(data), _STYLE_END)
+    elif find(data, start, start + 1, _PICTURE) == start:
+        start = find(data, start, len(data), _PICTURE_END)
     while start < len(data) and data[start] != _GREATER:
         start += 1
     return start + 1
