@@ -377,8 +377,8 @@ def _dataset() -> Kind:
             },
             "lengths": "Kept documents by length: the key is a power of two that the characters stay below.",
             "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
-            "folders, links to folders, another split. `__pycache__` folders are not counted: running the code makes "
-            "them. Of `installed-packages`, only the files over the cap. Not in a blend.",
+            "folders, links to folders, links out of the folder, another split. `__pycache__` folders are not counted: "
+            "running the code makes them. Of `installed-packages`, only the files over the cap. Not in a blend.",
             "clones": "Source, repository, commit, address and day of each clone among the local files. Only with "
             "clones, and not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",

@@ -79,8 +79,8 @@ class TakedownConfig(EngineConfig):
     """Folders to search for everything made from the datasets. Without this flag, one of the default folders must
     exist here."""
     allow_unmatched: bool = False
-    """Accept requests that match nothing: the documents are not held here. Otherwise the exit code is 2, although all
-    others are carried out."""
+    """Accept requests that match nothing: the documents are not held here. Otherwise nothing is removed, and the exit
+    code is 2."""
     everything: bool = False
     """Confirm a request for a path, such as *, that every document has."""
     caches: bool = False
@@ -123,7 +123,7 @@ def apply_command(config: TakedownConfig) -> str:
     Raises:
         ArtifactError: another takedown is working on one of the datasets.
         DataError: a document is left.
-        RequestsUnmatched: a request matches nothing; all others were carried out.
+        RequestsUnmatched: a request matches nothing; nothing was changed.
     """
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in config.dataset}):
@@ -139,6 +139,8 @@ def _apply_command(config: TakedownConfig) -> str:
     certificate = Certificate(path, key)
     engine = Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
+    found = [(plan.dataset, plan.unmatched) for plan in plans]
+    _told("nothing was removed", found, requests, config)
     searched = config.artifacts
     state = partial(statement_of, requests=requests, searched=searched, operator=config.operator, planned=now())
     certificate.write(
@@ -158,7 +160,7 @@ def _apply_command(config: TakedownConfig) -> str:
     keep = counted(seen, "artifact keeps", "artifacts keep")
     result = f"{counted(removed, 'document')} removed, 0 residuals; {keep} what they learned{held}"
     report = f"{result}; {_searched(searched)}; certificate: {path}"
-    return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
+    return _told(report, found, requests, config)
 
 
 def verify_command(config: TakedownConfig) -> str:
@@ -210,9 +212,9 @@ def _told(
     requests: Sequence[Request],
     config: TakedownConfig,
 ) -> str:
-    """Return the report with a line for each request that matches nothing, unless these have to be looked at first."""
+    """Return a line for each request that matches nothing, and the report, unless these have to be looked at first."""
     idle = idle_requests(unmatched, requests)
-    report = "\n".join([report, *lines(idle, [dataset for dataset, _ in unmatched])])
+    report = "\n".join([*lines(idle, [dataset for dataset, _ in unmatched]), report])
     if idle and not config.allow_unmatched:
         raise RequestsUnmatched(
             f"{len(idle):,} of {len(requests):,} requests match nothing; correct {config.requests}, or confirm by "
