@@ -178,8 +178,6 @@ def run(
     ):
         resume_from = config.training.resume_from
         checkpoint = state.find(accelerator, config.output_dir, resume_from, made.kind, principal=config.reader)
-        if checkpoint is None:
-            _check_is_own(resume_from, config)
         _warn(config, starts_anew=checkpoint is None and resume_from is not None)
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
@@ -363,6 +361,7 @@ def _check_is_own(resume_from: Path | str | None, config: SessionConfig) -> None
 
 def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
     if starts_anew:
+        _check_is_own(config.training.resume_from, config)
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
     steps = config.training.steps
     warmup = warmup_steps(config.optim, steps)
