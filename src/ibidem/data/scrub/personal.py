@@ -144,7 +144,10 @@ def _is_public_address(match: Match) -> bool:
     is_network = address.version == 6 and int(address) & _LOW_64_BITS == 0
     if not address.is_global or address.is_multicast or is_network or address in _RESOLVERS:
         return False
-    before, after = match.string[max(0, match.start() - 128) : match.start()], match.string[match.end() :][:128]
+    before, after = (
+        match.string[max(0, match.start() - 128) : match.start()],
+        match.string[match.end() : match.end() + 128],
+    )
     return not is_example_address(address, before, after)
 
 
