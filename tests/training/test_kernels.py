@@ -29,6 +29,7 @@ def test_a_kernel_is_refused_in_one_line_without_its_package_and_without_a_gpu(
 ) -> None:
     value, module, package = PACKAGES[setting]
     asked = changed(train_settings, **{f"training__{setting}": value, "training__mixed_precision": "bf16"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(kernels, "find_spec", lambda name: None if name == module else ...)
     with pytest.raises(
         ConfigError, match=rf"^training.{setting} {value} needs {package}: pip install 'ibidem\[cuda\]'$"

@@ -5,6 +5,7 @@ on which worker takes a task. Python-heavy functions run in separate processes; 
 and compiled kernels run in threads, where they share memory.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -236,8 +237,11 @@ def _connect(address: str | None) -> Any:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         if not ray.is_initialized():
-            ray.init(address=address or "auto", log_to_driver=False, namespace="ibidem")
+            found = address or "auto"
+            ray.init(address=found, log_to_driver=False, logging_level=logging.WARNING, namespace="ibidem")
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        if not address:
+            raise ConfigError("runner ray: Ray finds no cluster here; give --ray-address HOST:PORT") from None
         reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"runner ray: no cluster at {address or 'auto'} ({reason})") from None
+        raise ConfigError(f"runner ray: no cluster at {address} ({reason})") from None
     return ray

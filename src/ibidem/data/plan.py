@@ -34,6 +34,8 @@ DECISION_DISK_BYTES = 2_500
 """Of the work folder a document: sketches, keys, verdicts."""
 REQUESTS_OF_A_FILE, FILE_BYTES = 2, 256e6
 """A question for its size and one for its beginning."""
+WORK_READS, WORK_WRITES = 39, 11
+"""Of a shard, if the work files are at the store (counted by `tests/data/test_stores_on_s3.py`)."""
 HOUR_S, MEGA, GIGA = 3_600, 1e6, 1e9
 
 Price = Annotated[float, Field(ge=0, le=1e6)]
@@ -84,11 +86,16 @@ class Estimate(NamedTuple):
     """Memory of a machine."""
     driver_bytes: float
     disk_bytes: float
-    """Of the work folder, which all machines see."""
+    """Of the work files."""
     reads: float
     """Requests to the store."""
     writes: float
+    work_reads: float
+    """More of them, if the work files are there, too."""
+    work_writes: float
     cost: float
+    work_cost: float
+    """Of the requests for work files."""
 
 
 def plan(config: DataPlanConfig) -> str:
@@ -115,7 +122,9 @@ def estimate(config: DataPlanConfig, machines: int) -> Estimate:
     files = config.files or math.ceil(num_bytes / FILE_BYTES)
     reads = num_bytes / CHUNK_BYTES + REQUESTS_OF_A_FILE * files
     writes = documents * config.kept / config.shard_size + num_bytes * config.kept / CHUNK_BYTES
-    requests = (reads * config.price_per_million_reads + writes * config.price_per_million_writes) / MEGA
+    shards = documents / config.shard_size
+    prices = (config.price_per_million_reads / MEGA, config.price_per_million_writes / MEGA)
+    work_reads, work_writes = shards * WORK_READS, shards * WORK_WRITES
     return Estimate(
         machines=machines,
         cores=cores,
@@ -129,7 +138,10 @@ def estimate(config: DataPlanConfig, machines: int) -> Estimate:
         disk_bytes=DECISION_DISK_BYTES * documents + num_bytes * config.kept,
         reads=reads,
         writes=writes,
-        cost=machines * total_s / HOUR_S * config.price_per_machine_hour + requests,
+        work_reads=work_reads,
+        work_writes=work_writes,
+        cost=machines * total_s / HOUR_S * config.price_per_machine_hour + reads * prices[0] + writes * prices[1],
+        work_cost=work_reads * prices[0] + work_writes * prices[1],
     )
 
 
@@ -146,9 +158,11 @@ ROWS: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
     ("total", lambda of: duration(of.total_s)),
     ("memory of a machine", lambda of: size(of.worker_bytes)),
     ("memory of the driver", lambda of: size(of.driver_bytes)),
-    ("work folder, seen by all", lambda of: size(of.disk_bytes)),
+    ("work files", lambda of: size(of.disk_bytes)),
     ("requests that read, that write", lambda of: f"{of.reads:,.0f}, {of.writes:,.0f}"),
     ("cost", lambda of: f"{of.cost:,.2f}"),
+    ("with work files at the store", lambda of: f"{of.reads + of.work_reads:,.0f}, {of.writes + of.work_writes:,.0f}"),
+    ("  and its cost", lambda of: f"{of.cost + of.work_cost:,.2f}"),
 )
 
 

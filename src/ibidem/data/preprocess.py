@@ -105,8 +105,8 @@ def preprocess(config: PreprocessConfig) -> str:
         ConfigError: a spec names nothing.
         DataError: a source has no documents.
     """
-    artifacts.check_replaceable(config.output_dir, shards.KIND)
     sources = _open_sources(config)
+    artifacts.check_replaceable(config.output_dir, shards.KIND)
     dataset = make(config, [source.as_input() for source in sources], lambda _: Opened(sources))
     lost = losses.listed(losses.of_dataset(dataset), dataset.counts["read"]) if config.explain else []
     return "\n".join([summary(dataset), *lost])

@@ -33,6 +33,8 @@ def use(implementation: FlashAttention | None, setting: str, device: torch.devic
         if current_flash_attention_impl() is not None:
             restore_flash_attention_impl()
         return
+    if device.type != DEVICE:
+        raise ConfigError(f"{setting} {implementation} needs a GPU, and torch finds none; leave it out")
     try:
         activate_flash_attention_impl(implementation)
         _try_out(device)
@@ -44,8 +46,6 @@ def use(implementation: FlashAttention | None, setting: str, device: torch.devic
 
 def _try_out(device: torch.device) -> None:
     """Attend from one token to itself and back: what does not fit the device is found by the first call alone."""
-    if device.type != DEVICE:
-        raise ValueError("torch finds no GPU")
     q, k, v = (torch.ones(1, 1, 1, 64, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in "qkv")
     documents = Documents.of(torch.ones(1, 1, dtype=torch.bool)).to(device)
     causal_attention(q, k, v, documents).sum().backward()  # type: ignore[no-untyped-call]

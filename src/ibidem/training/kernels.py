@@ -46,10 +46,10 @@ def use(model: Decoder, training: TrainLoopConfig, *, emulate: bool = False) -> 
 
 
 def _check_package(setting: str, module: str, package: str) -> None:
-    if find_spec(module) is None:
-        raise ConfigError(f"{setting} needs {package}: pip install 'ibidem[cuda]'")
     if not torch.cuda.is_available():
         raise ConfigError(f"{setting} needs a GPU, and torch finds none; leave it out")
+    if find_spec(module) is None:
+        raise ConfigError(f"{setting} needs {package}: pip install 'ibidem[cuda]'")
 
 
 def _check_capability(setting: str) -> None:

@@ -63,7 +63,7 @@ def check(shard_processes: int | None) -> None:
         if (value := os.environ.get(variable, "")) and value in values:
             raise ConfigError(f"{key}: {value}: this is not done here; use configs/accelerate/fsdp.yaml or ddp.yaml")
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if is_requested() and world % (shard_processes or world):
+    if world % (shard_processes or world):
         raise ConfigError(
             f"training.shard_processes={shard_processes} does not divide the {world} processes; give a divisor, "
             "such as the number of GPUs of a machine"
