@@ -35,7 +35,7 @@ DECISION_DISK_BYTES = 2_500
 REQUESTS_OF_A_FILE, FILE_BYTES = 2, 256e6
 """A question for its size and one for its beginning."""
 WORK_READS, WORK_WRITES = 39, 11
-"""Of a shard, if the work files are at the store (counted by `tests/data/test_stores_on_s3.py`)."""
+"""Of a shard, if the work files are at the store, too (docs/cluster.md)."""
 HOUR_S, MEGA, GIGA = 3_600, 1e6, 1e9
 
 Price = Annotated[float, Field(ge=0, le=1e6)]
