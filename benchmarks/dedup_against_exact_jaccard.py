@@ -24,6 +24,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ibidem import artifacts
+from ibidem.data import shards
+
 COMMENT = re.compile(
     r"\s*(?:(?:<\?|#!)[^\n]*\n?\s*)*"  # what may stand in front of it
     r"(/\*.*?\*/|<!--.*?-->|(?=(?P<sign>.))(?://|--|;;|##|%%|[#%](?=\s))[^\n]*(?:\n[ \t]*(?P=sign)[^\n]*)*)",
@@ -69,7 +72,8 @@ def removed_and_kept(texts: list[str]) -> tuple[dict[int, int], set[int]]:
         pq.write_table(table, source / "part.parquet")
         flags = ["--dataset", f"{source}:train:text", "--output-dir", f"{folder}/out", "--skip", *SKIP]
         subprocess.run([sys.executable, "-m", "ibidem", "preprocess", *flags], check=True, capture_output=True)
-        rows = pq.read_table(f"{folder}/out/dropped.parquet").to_pylist()
+        tables = shards.read_dropped(artifacts.load(Path(folder, "out")))
+        rows = [row for table in tables for row in table.to_pylist()]
         found = [pq.read_table(path, columns=["record"])["record"] for path in Path(folder, "out").rglob("shard-*")]
     duplicates = {int(row["record"]): int(row["kept"]) for row in rows if row["reason"].startswith("duplicate.")}
     return duplicates, {int(record.as_py()) for column in found for record in column}

@@ -4,9 +4,11 @@ Two shapes: 39 M parameters at 65,536 ids (width 384, 8 layers, 6 heads, feed-fo
 8,192 ids. Prompts of 64 tokens, 128 more are generated, for 1 and 16 prompts at once, greedy and sampled (temperature
 0.8, top-p 0.95), random weights, one thread. Systems take turns in one process; medians of 3: generated tokens per
 CPU-second, prompts included. Random weights make nearly uniform distributions, so the nucleus has most of the ids.
-`float32` generates with the weights of the peer, and its greedy tokens are compared with the peer's.
+`float32` generates with the weights of the peer, and its greedy tokens are compared with the peer's. Which products are
+fast depends on the CPU: there is one result of a CPU with AMX, and one of a CPU that lacks it.
 
     python benchmarks/generate_against_huggingface.py benchmarks/results/generate_against_huggingface.json
+    python benchmarks/generate_against_huggingface.py benchmarks/results/generate_without_amx.json
 """
 
 import json
@@ -136,9 +138,12 @@ def peer_generate(model: Any) -> Generate:
 def write(path: Path, cells: list[dict[str, Any]]) -> None:
     from importlib.metadata import version
 
+    from ibidem.modeling.matrices import has_amx, has_bfloat16
+
     result = {
         "command": f"python benchmarks/generate_against_huggingface.py {path.as_posix()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "cpu": {"amx": has_amx(), "bfloat16": has_bfloat16()},
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "shapes": SHAPES,
         "cells": cells,

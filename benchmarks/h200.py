@@ -16,16 +16,22 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 BUDGET_S = 540
 BATCHES = 64
 """Different ones of the comparison with Hugging Face; both systems see them in the same order."""
+NOT_INSTALLED = "not installed"
 PEAK_FLOPS = 989e12
 """Dense bf16 of an H100 and an H200."""
+
+
+TOY_PATIENCE = 3
+"""By how much the limits of stages are longer at toy size: a CPU compiles more slowly than it computes."""
 
 
 class Stage(NamedTuple):
@@ -36,14 +42,16 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("correctness", 55),
-    Stage("step_compiled", 120),
-    Stage("step_eager", 60),
-    Stage("alignment", 60),
-    Stage("attention", 45),
-    Stage("loss", 35),
-    Stage("decode", 55),
-    Stage("against_huggingface", 110),
+    Stage("correctness", 40),
+    Stage("step_compiled", 85),
+    Stage("step_kernels", 60),
+    Stage("step_float8", 70),
+    Stage("step_eager", 40),
+    Stage("alignment", 55),
+    Stage("attention", 35),
+    Stage("loss", 25),
+    Stage("decode", 45),
+    Stage("against_huggingface", 85),
 )
 BARS: dict[tuple[str, str], tuple[str, float]] = {
     ("step_compiled", "tokens_per_s"): (">=", 71_000),
@@ -61,6 +69,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--toy"]
     toy = "--toy" in sys.argv or not has_cuda()
     if arguments[0] == "--stage":
+        if toy:
+            os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
         print(json.dumps(measure(arguments[1], toy=toy)))
     else:
         run(STAGES, Path(arguments[0]), partial(command_of, toy=toy), toy=toy)
@@ -88,7 +98,7 @@ def run(
     end = time.monotonic() + budget_s
     result: dict[str, Any] = {"toy": toy, "stages": {}}
     for stage in stages:
-        limit_s = min(stage.limit_s, end - time.monotonic())
+        limit_s = min(stage.limit_s * (TOY_PATIENCE if toy else 1), end - time.monotonic())
         late = {"error": "not started: no time is left"}
         done = run_alone(command(stage.name), limit_s) if limit_s > 0 else late
         result["stages"][stage.name] = done
@@ -138,6 +148,8 @@ def measure(name: str, *, toy: bool) -> dict[str, Any]:
     measures: dict[str, Callable[..., dict[str, Any]]] = {
         "correctness": correctness,
         "step_compiled": partial(training_step, compiled=True),
+        "step_kernels": step_kernels,
+        "step_float8": step_float8,
         "step_eager": partial(training_step, compiled=False),
         "alignment": alignment,
         "attention": attention_table,
@@ -258,30 +270,94 @@ def attention_error(device: Any, *, toy: bool) -> dict[str, float]:
 
 def training_step(device: Any, *, toy: bool, compiled: bool) -> dict[str, Any]:
     """Time the project's own training step: loader, two micro batches, clipping, AdamW."""
-    import torch
-
-    shape = shape_of(toy=toy)
-    rows, micro_batches, steps = (2, 2, 3) if toy else (4, 2, 12)
-    step, close = own_step(shape, device, rows=rows, micro_batches=micro_batches, compiled=compiled)
-    for number in range(2):
-        step(number)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    numbers = iter(range(2, 1000))
-    seconds = seconds_of(lambda: step(next(numbers)), device, repeats=steps)
-    speed = rows * micro_batches * shape.context / seconds
-    found = {
-        "micro_batch": f"{rows} x {shape.context}",
-        "tokens_per_s": round(speed),
-        "compiled_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-    }
-    if device.type == "cuda":
-        for name, causal in (("mfu_full_attention", False), ("mfu_causal_half", True)):
-            found[name] = speed * shape.flops_per_token(shape.context, causal=causal) / PEAK_FLOPS
-        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        found["synchronizations_per_step"] = synchronizations(lambda: step(next(numbers)))
+    measured, close = timed_step(own_model(shape_of(toy=toy), device), device, toy=toy, compiled=compiled)
+    found = measured()
     close()
     return found
+
+
+def step_kernels(device: Any, *, toy: bool) -> dict[str, Any]:
+    """Time the same compiled step with the loss of liger-kernel, and then with FlashAttention-3.
+
+    Neither is part of a compiled graph, so nothing is compiled again between the two.
+    """
+    model = own_model(shape_of(toy=toy), device)
+    measured, close = timed_step(model, device, toy=toy, compiled=True)
+    rows: list[dict[str, Any]] = [{"loss": "liger"}, {"flash_attention": "FA3"}]
+    for row in rows:
+        if (kernel := row.get("loss", "chunked")) == "liger" and not has_liger():
+            row["said"] = NOT_INSTALLED
+        elif (said := flash_attention_said(row.get("flash_attention"), device)) is not None:
+            row["said"] = said
+        else:
+            model.loss_kernel = kernel
+            row.update(measured())
+    close()
+    return {"rows": rows}
+
+
+def step_float8(device: Any, *, toy: bool) -> dict[str, Any]:
+    """Time the compiled step with products in float8."""
+    from ibidem.training.config import TrainLoopConfig
+    from ibidem.training.kernels import use
+
+    if find_spec("torchao") is None:
+        return {"said": NOT_INSTALLED}
+    training = TrainLoopConfig(steps=1, batch_sequences=1, float8="tensorwise")
+    model = use(own_model(shape_of(toy=toy), device), training, emulate=toy)
+    measured, close = timed_step(model, device, toy=toy, compiled=True)
+    found = measured()
+    close()
+    return {"float8": training.float8, **found}
+
+
+def timed_step(
+    model: Any, device: Any, *, toy: bool, compiled: bool
+) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
+    """Return the function that times a training step of a model, and the one that ends its loader."""
+    import torch
+
+    shape = model.config
+    rows, micro_batches, steps = (2, 2, 1) if toy else (4, 2, 10)
+    step, close = own_step(model, device, rows=rows, micro_batches=micro_batches, compiled=compiled)
+    numbers = iter(range(1_000_000))
+
+    def measured() -> dict[str, Any]:
+        if device.type == "cuda":
+            for _ in range(2):
+                step(next(numbers))
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(lambda: step(next(numbers)), device, repeats=steps)
+        speed = rows * micro_batches * shape.context / seconds
+        found = {
+            "micro_batch": f"{rows} x {shape.context}",
+            "tokens_per_s": round(speed),
+            "compiled_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        }
+        if device.type == "cuda":
+            for name, causal in (("mfu_full_attention", False), ("mfu_causal_half", True)):
+                found[name] = speed * shape.flops_per_token(shape.context, causal=causal) / PEAK_FLOPS
+            found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            found["synchronizations_per_step"] = synchronizations(lambda: step(next(numbers)))
+        return found
+
+    return measured, close
+
+
+def has_liger() -> bool:
+    return find_spec("liger_kernel") is not None and find_spec("triton") is not None
+
+
+def flash_attention_said(name: Any, device: Any) -> str | None:
+    """Switch to an implementation of flash attention; return why it is not to be had, or None."""
+    from ibidem.errors import ConfigError
+    from ibidem.modeling import flash_attention
+
+    try:
+        flash_attention.use(name, "flash_attention", device)
+    except ConfigError as error:
+        return NOT_INSTALLED if "No module named" in str(error) else str(error)
+    return None
 
 
 def synchronizations(work: Callable[[], Any]) -> int:
@@ -300,13 +376,13 @@ def synchronizations(work: Callable[[], Any]) -> int:
 
 
 def own_step(
-    shape: Any, device: Any, *, rows: int, micro_batches: int, compiled: bool, batches: int = 4
+    model: Any, device: Any, *, rows: int, micro_batches: int, compiled: bool, batches: int = 4
 ) -> tuple[Callable[[int], Any], Callable[[], None]]:
     """Return the function that takes a step of the project's loop, and the one that ends its loader."""
     from ibidem.training import session
     from ibidem.training.loader import Loader
 
-    model = own_model(shape, device)
+    shape = model.config
     if compiled:
         session.compile_blocks(model.blocks)
     pool = [batch_of(shape.vocab_size, rows, shape.context, seed) for seed in range(batches)]
@@ -426,23 +502,6 @@ class Synthetic:
         return model(batch.ids_BT, batch.targets_BT, batch.documents), self.num_targets
 
 
-def flash_implementations(device: Any) -> Iterator[str]:
-    """Activate one implementation of flash attention after another; those that are not installed are left out."""
-    yield "default"
-    if device.type != "cuda":
-        return
-    from torch.nn import attention
-
-    for name in ("FA3", "FA4"):
-        try:
-            attention.activate_flash_attention_impl(name)
-        except (AttributeError, ImportError, RuntimeError, ValueError) as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            continue
-        yield name
-        attention.restore_flash_attention_impl()
-
-
 def attention_table(device: Any, *, toy: bool) -> dict[str, Any]:
     """Time attention by document, forward and backward, at both head widths of base.py's size."""
     import torch
@@ -452,7 +511,10 @@ def attention_table(device: Any, *, toy: bool) -> dict[str, Any]:
     T, lengths = (128, (32, 128)) if toy else (8192, (256, 1024, 8192))
     dtype = torch.float32 if toy else torch.bfloat16
     rows = []
-    for implementation in flash_implementations(device):
+    for implementation in (None, "FA3", "FA4"):
+        if (said := flash_attention_said(implementation, device)) is not None:
+            rows.append({"implementation": implementation, "said": said})
+            continue
         for heads, width in ((2, 16),) if toy else ((16, 96), (12, 128)):
             shape = (1 if toy else 4, T, heads, width)
             inputs = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
@@ -462,7 +524,7 @@ def attention_table(device: Any, *, toy: bool) -> dict[str, Any]:
                 seconds = seconds_of(work, device, repeats=2 if toy else 10)
                 flops = 12 * heads * width * length / 2 * shape[0] * T  # the causal half, forward and backward
                 rows.append({
-                    "implementation": implementation, "heads": f"{heads} x {width}", "document": length,
+                    "implementation": implementation or "torch", "heads": f"{heads} x {width}", "document": length,
                     "ms": 1e3 * seconds, "tflops": flops / seconds / 1e12,
                 })  # fmt: skip
     return {"rows": rows}
@@ -491,18 +553,13 @@ def loss_table(device: Any, *, toy: bool) -> dict[str, Any]:
         loss.TILES[device.type] = loss.Tile(tokens=tokens, ids=1 << 30)
         work = partial(forward_backward, loss.linear_cross_entropy, [hidden, weight], targets)
         rows.append({"loss": f"ibidem, {tokens} tokens at once", **timed(work, device, repeats=2 if toy else 5)})
-    if device.type == "cuda" and (fused := liger_loss()) is not None:
-        work = partial(forward_backward, lambda h, w, t: fused(w, h, t), [hidden, weight], targets)
-        rows.append({"loss": "liger-kernel", **timed(work, device, repeats=5)})
+    if has_liger():
+        fused = partial(loss.linear_cross_entropy, kernel="liger")
+        work = partial(forward_backward, fused, [hidden, weight], targets)
+        rows.append({"loss": "liger-kernel", **timed(work, device, repeats=2 if toy else 5)})
+    else:
+        rows.append({"loss": "liger-kernel", "said": NOT_INSTALLED})
     return {"shape": f"{N} x {D} x {V}", "rows": rows}
-
-
-def liger_loss() -> Any:
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
-        return None
-    return LigerFusedLinearCrossEntropyLoss(reduction="sum")
 
 
 def timed(work: Callable[[], Any], device: Any, *, repeats: int) -> dict[str, float]:
@@ -517,10 +574,11 @@ def timed(work: Callable[[], Any], device: Any, *, repeats: int) -> dict[str, fl
 
 
 def decode(device: Any, *, toy: bool) -> dict[str, Any]:
-    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64."""
+    """Time `generate` with a prompt of 512 tokens, at batch 1 and 64: each step computed anew, and as a CUDA graph."""
     import torch
 
     from ibidem.modeling.generate import Sampling, generate
+    from ibidem.modeling.matrices import FrozenDecoder
     from ibidem.modeling.modeling_custom import Decoder
 
     shape = shape_of(toy=toy)
@@ -528,16 +586,22 @@ def decode(device: Any, *, toy: bool) -> dict[str, Any]:
     model.init_weights(0)
     model = model.to(device, torch.float32 if toy else torch.bfloat16)
     prompt = list(range(1, 17 if toy else 513))
-    rows = []
+    sampling = Sampling(max_tokens=8 if toy else 128)
+    rows: list[dict[str, Any]] = []
     for batch in (1, 2) if toy else (1, 64):
-        sampling = Sampling(max_tokens=8 if toy else 128)
-        tokens: list[int] = []
+        for graphs in (False, True):
+            row = {"batch": batch, "cuda_graphs": graphs}
+            if graphs and device.type != "cuda":
+                rows.append(row | {"said": "a CPU has none"})
+                continue
+            frozen = FrozenDecoder(model, uses_graphs=graphs)
+            tokens: list[int] = []
 
-        def work(batch: int = batch, sampling: Any = sampling, tokens: list[int] = tokens) -> None:
-            tokens.append(sum(map(len, generate(model, [prompt] * batch, sampling, end_ids=(0,)))))
+            def work(frozen: Any = frozen, batch: int = batch, tokens: list[int] = tokens) -> None:
+                tokens.append(sum(map(len, generate(frozen, [prompt] * batch, sampling, end_ids=(0,)))))
 
-        seconds = seconds_of(work, device, repeats=1)
-        rows.append({"batch": batch, "tokens_per_s": tokens[-1] / seconds})
+            seconds = seconds_of(work, device, repeats=1)
+            rows.append(row | {"tokens_per_s": tokens[-1] / seconds})
     return {"rows": rows}
 
 
@@ -550,8 +614,9 @@ def against_huggingface(device: Any, *, toy: bool) -> dict[str, Any]:
 
     small = {"vocab_size": 32_768, "width": 768, "layers": 6, "heads": 8, "ffn_hidden": 2048, "context": 1024}
     shape = shape_of(toy=True) if toy else ModelConfig(**small, qk_norm=False)
-    rows, limit_s = (2, 2.0) if toy else (16, 35.0)
-    step, close = own_step(shape, device, rows=rows, micro_batches=1, compiled=True, batches=BATCHES)
+    rows, limit_s = (2, 2.0) if toy else (16, 25.0)
+    model = own_model(shape, device)
+    step, close = own_step(model, device, rows=rows, micro_batches=1, compiled=True, batches=BATCHES)
     curves = {"ibidem": curve(lambda number: step(number)["loss"], limit_s)}
     close()
     curves["huggingface"] = curve(huggingface_step(shape, device, rows), limit_s)

@@ -35,6 +35,9 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from scrub_leaves_code_that_parses import LANGUAGES, MOST_BYTES, Item, compare
 
+from ibidem import artifacts
+from ibidem.data import shards
+
 LABELS = Path(__file__).with_name("unseen_labeled.jsonl")
 DEFAULT_RESULT = Path("benchmarks/results/unseen_repositories.json")
 REPOSITORIES = {
@@ -173,10 +176,10 @@ def preprocess(place: Path, tree: Path, output: Path) -> Outcome | None:
         for path in output.rglob("shard-*.parquet")
         for row in pq.read_table(path, columns=columns).to_pylist()
     }
-    dropped = pq.read_table(output / "dropped.parquet", columns=["record", "reason"]).to_pylist()
+    made = artifacts.load(output)
+    dropped = [row for table in shards.read_dropped(made, ["record", "reason"]) for row in table.to_pylist()]
     lost = {row["record"]: row["reason"] for row in dropped}
-    quarantined = (output / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
-    lost |= {json.loads(line)["file"]: UNREADABLE for line in quarantined}
+    lost |= {item.file: UNREADABLE for item in shards.read_quarantine(made)}
     lost |= dict.fromkeys(sorted(sizes.keys() - kept.keys() - lost.keys()), UNREAD)
     return Outcome(kept, lost, sizes)
 

@@ -37,7 +37,18 @@ INTERNAL = {
         "evaluation.coding:SAMPLES",
     ),
     *("training.synthesize:STATED", "training.synthesize:UNSTATED", "training.synthesize:MADE"),
-    *("training.token_shards:COUNTS_FILE", "data.sources.survey:FILE", "data.blend:_SCATTERED", "delivery:_PROBE"),
+    *(
+        "training.token_shards:COUNTS_FILE",
+        "data.sources.survey:FILE",
+        "data.sources.hub:_SPOOLED",
+        "data.blend:_SCATTERED",
+        "data.blend:_ORDER",
+        "data.blend:_PARTS",
+        "data.blend:_MADE",
+        "data.pipeline.finish:_MADE",
+        "artifacts:_WHOLE",
+        "delivery:_PROBE",
+    ),
     *("data.synthetic.refusals:UNSAFE", "data.synthetic.refusals:HARMLESS", "data.synthetic.self_instruct:SHIPPED"),
 }
 """Schemas and file names of workspaces, of the package alone and of foreign models: no finished artifact holds them."""
@@ -332,20 +343,23 @@ def _dataset() -> Kind:
         files={
             "<dataset>/<split>/shard-<number>.parquet": "Documents, one per row. No file where no document is kept. "
             "The folder of a blend is `blend/train`.",
-            "{data.shards:DROPPED}": "Dropped documents, one per row, without their text.",
-            "{data.shards:QUARANTINE}": "Inputs that could not be read, one per line.",
         },
         sometimes={
             "<dataset>/<split>/sketch-<number>.npy": "A sketch of each row of the shard with the same number. Later "
             "runs find near duplicates by it. A blend has none.",
+            "<dataset>/<split>/dropped-<number>.parquet": "Dropped documents of the shard with the same number, one "
+            "per row, without their text. A blend has none.",
+            "<dataset>/<split>/quarantine-<number>.jsonl": "Inputs that could not be read, one per line. A blend has "
+            "none.",
             "{data.shards:REMOVALS}": "Tombstones: the requests for removal that the dataset honors, one per line.",
-            "{data.shards:REMOVED}": "Sketches of the removed documents, for the proof that nothing like them is left.",
+            "<dataset>/<split>/removed-<number>.npy": "Sketches of the removed documents, for the proof that nothing "
+            "like them is left.",
         },
         columns=(
             _of_schema("shard-<number>.parquet", "data.shards:SCHEMA"),
-            _of_schema("{data.shards:DROPPED}", "data.shards:DROPPED_SCHEMA"),
+            _of_schema("dropped-<number>.parquet", "data.shards:DROPPED_SCHEMA"),
             Columns("sketch-<number>.npy", _numpy(dedup.SKETCH), SKETCH),
-            Columns("{data.shards:QUARANTINE}", _dataclass(records.Unreadable), QUARANTINE),
+            Columns("quarantine-<number>.jsonl", _dataclass(records.Unreadable), QUARANTINE),
             Columns("{data.shards:REMOVALS}", dict.fromkeys(Request("repo", "a/b").tombstone, "string"), REMOVALS),
         ),
         counts={
@@ -363,8 +377,8 @@ def _dataset() -> Kind:
             },
             "lengths": "Kept documents by length: the key is a power of two that the characters stay below.",
             "skipped_files": "Files of the sources that are not read, by cause: an unknown kind by its suffix, hidden "
-            "folders, links to folders, another split. `__pycache__` folders are not counted: running the code makes "
-            "them. Of `installed-packages`, only the files over the cap. Not in a blend.",
+            "folders, links to folders, links out of the folder, another split. `__pycache__` folders are not counted: "
+            "running the code makes them. Of `installed-packages`, only the files over the cap. Not in a blend.",
             "clones": "Source, repository, commit, address and day of each clone among the local files. Only with "
             "clones, and not in a blend.",
             "clusters": "Clusters of near duplicates, their documents, and the size of the largest. Not in a blend.",

@@ -27,6 +27,7 @@ MAY_SKIP = (
         "no chromium is installed",
         "moto[server] is not installed",
         "s3fs is not installed",
+        "torchao is not",
     ),
 )
 """What a machine may lack though data and extras are there."""

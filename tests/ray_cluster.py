@@ -36,21 +36,26 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def cluster(raylets: int = 1, *, cores: int = 2, folder: Path | None = None) -> Iterator[Cluster]:
+def cluster(raylets: int = 1, *, cores: int = 2, folder: Path | None = None, apart: bool = False) -> Iterator[Cluster]:
     """Start a cluster, whose processes work in a folder; yield it as soon as all raylets are there.
+
+    Raylets that are `apart` have a disk each: the folder has the same name for all, and is the one for temporary files,
+    too, but what one of them writes there none of the others sees, nor does this process.
 
     Its own processes alone are stopped: `ray stop` would stop every cluster of the machine.
     """
+    if apart and subprocess.run([*_unshared(), "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs Linux namespaces")
     port = free_port()
     address = f"{HOST}:{port}"
     sockets = f"{tempfile.gettempdir()}/ray-{port}"  # a short name, as those of sockets must be
     head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", sockets]
     with ExitStack() as started:
-        first = started.enter_context(_raylet(head, cores, folder))
+        first = started.enter_context(_raylet(head, cores, folder, apart=apart))
         _wait_for(port, first)
         running = [first]
         while len(running) < raylets:  # one by one: two that start at once may choose the same ports
-            running.append(started.enter_context(_raylet(["--address", address], cores, folder)))
+            running.append(started.enter_context(_raylet(["--address", address], cores, folder, apart=apart)))
             _wait_for_raylets(address, len(running))
         yield Cluster(address, running)
 
@@ -79,16 +84,25 @@ def node(_: int) -> str:
 
 
 @contextmanager
-def _raylet(more: list[str], cores: int, folder: Path | None) -> Iterator["subprocess.Popen[bytes]"]:
+def _raylet(more: list[str], cores: int, folder: Path | None, *, apart: bool) -> Iterator["subprocess.Popen[bytes]"]:
     options = ["--num-cpus", str(cores), "--node-ip-address", HOST, "--disable-usage-stats", "--block"]
-    command = [Path(sys.executable).with_name("ray"), "start", *more, *options]
+    command = [str(Path(sys.executable).with_name("ray")), "start", *more, *options]
+    own = environment()
+    if apart:
+        command = [*_unshared(), "sh", "-c", 'mount -t tmpfs none "$0" && cd "$0" && exec "$@"', str(folder), *command]
+        own["TMPDIR"] = str(folder)
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=environment(), cwd=folder, **silent)
+    process = subprocess.Popen(command, env=own, cwd=folder, **silent)
     try:
         yield process
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+def _unshared() -> list[str]:
+    """Return the beginning of a command that has mounts of its own."""
+    return ["unshare", *(["--map-root-user"] if os.getuid() else []), "--mount"]
 
 
 def _wait_for(port: int, head: "subprocess.Popen[bytes]") -> None:

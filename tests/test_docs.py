@@ -167,7 +167,7 @@ def test_every_file_of_a_dataset_with_removals_is_described(source_folder: Path,
     preprocess(config)
     artifact = check_described(tmp_path / "data")
     assert artifact.counts["quarantined"] == 1
-    assert {"removals.jsonl", "removed.npy"} <= artifact.files.keys()
+    assert {"removals.jsonl", "project/train/removed-00000.npy"} <= artifact.files.keys()
 
 
 def test_every_file_of_a_blend_is_described(dataset: Path, tmp_path: Path) -> None:

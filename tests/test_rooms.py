@@ -1,5 +1,6 @@
 """The house: rooms import only what stands below them, nothing heavy by accident, nothing of a viral license."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -90,6 +91,12 @@ def test_every_dependency_is_pinned() -> None:
     }
     missing = {name.replace("_", "-") for name in runtime_packages()} - pins
     assert not missing
+
+
+def test_no_setup_installs_what_needs_a_build_of_torch_for_cuda() -> None:
+    for name in ("Makefile", "README.md", ".ci/run", "scripts/check_wheel.sh"):
+        asked = re.findall(r"\[([a-z0-9,]+)\]", (REPOSITORY / name).read_text())
+        assert "cuda" not in {extra for extras in asked for extra in extras.split(",")}, name
 
 
 def test_functions_stay_short() -> None:

@@ -80,10 +80,8 @@ class Dataset:
 
     def dropped(self, reason: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield what was dropped, all or for one reason, such as license or filter.lines; a row has no text."""
-        artifacts.check(self.artifact, [name for name in self.artifact.files if name == shards.DROPPED])
-        if shards.DROPPED in self.artifact.files:  # a blend has none
-            rows = (row for table in shards.read_dropped(self.artifact) for row in table.to_pylist())
-            yield from (row for row in rows if reason is None or f"{row['reason']}.".startswith(f"{reason}."))
+        rows = (row for table in shards.read_dropped(self.artifact) for row in table.to_pylist())
+        yield from (row for row in rows if reason is None or f"{row['reason']}.".startswith(f"{reason}."))
 
 
 @dataclass(frozen=True)

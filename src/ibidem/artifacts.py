@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibidem import __version__, delivery, log
+from ibidem import __version__, delivery, log, places, workfiles
 from ibidem.errors import ArtifactError, DigestMismatch, StoreError
 from ibidem.files import Engine, flush, hidden, on_each, sha256_of, sweep
 from ibidem.places import StorePath, opened, relative, shut
@@ -36,6 +37,8 @@ MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 SETTLED_NS = 2_000_000_000
 """A file modified less than this before sealing is always rehashed: a later change could have the same timestamp. Two
 seconds is the coarsest timestamp of a file system (FAT)."""
+_WHOLE = ".whole"
+"""Written last into a folder of a workspace at a store."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -97,9 +100,30 @@ class Draft:
     rows: dict[str, int] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     """sha256 of files that were hashed while they were written; they are not read again."""
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    """Files that are sent to a store from where they are, by name; see `add`."""
+    is_sent: bool = False
+    """Whether the artifact is sent to a store."""
     mark: Callable[[str], str] | None = None
     """Returns a mark of the digest, which the manifest keeps in `volatile`."""
     is_discarded: bool = False
+
+    def add(self, name: str, path: Path, *, sha256: str, rows: int | None = None) -> None:
+        """Make a finished file a part of the artifact, without copying it here.
+
+        Args:
+            name: its name in the artifact.
+            path: where it is; neither changed nor deleted before the artifact is sealed.
+            sha256: of its content.
+            rows: number of its rows.
+        """
+        self.hashes[name] = sha256
+        self.rows |= {} if rows is None else {name: rows}
+        if self.is_sent:
+            self.elsewhere[name] = path
+        else:
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, self.path / name)
 
     def discard(self) -> None:
         """Leave everything unchanged."""
@@ -126,8 +150,8 @@ def create(
     replaces another has the mode of that.
 
     At a store, the artifact is delivered (see `delivery`): a kill then leaves the old one, the new one, or none, and
-    parts that the next `create` there removes. The draft is in the local folder `beside`, or in the current one, and
-    the tasks that deliver it run on `engine`, or here.
+    parts that the next `create` there removes. The draft is in the folder `beside`, or in the current one; if that is
+    at a store, too, in the folder of temporary files. The tasks that deliver what was added run on `engine`, or here.
 
     Raises:
         ArtifactError: `path` is something other than an artifact of this kind; it is never overwritten.
@@ -136,10 +160,12 @@ def create(
     check_replaceable(path, kind)
     before = load(path, kind=kind) if (path / MANIFEST).exists() else None
     started = time.monotonic() if started is None else started
-    here = local(path, beside)
+    here = working_path(path, beside)
+    if isinstance(here, StorePath):
+        here = Path(tempfile.gettempdir(), here.name)
     here.parent.mkdir(parents=True, exist_ok=True)
     sweep(here.parent)
-    draft = Draft(hidden(here, "partial"))
+    draft = Draft(hidden(here, "partial"), is_sent=isinstance(path, StorePath))
     shutil.rmtree(draft.path, ignore_errors=True)
     draft.path.mkdir(mode=0o700 if is_private else 0o777)
     if is_private and not isinstance(path, StorePath) and path.exists():
@@ -257,7 +283,7 @@ def finished(
     except DigestMismatch as error:
         log.event("artifact.damaged", kind=kind, path=str(path), reason=str(error))
         return None
-    _clear_workspaces(local(path, beside))  # of a run that was killed after it had finished
+    _clear_workspaces(working_path(path, beside))  # of a run that was killed after it had finished
     reason = "it was made from the same inputs and settings"
     log.event("artifact.found", kind=kind, path=str(path), digest=artifact.digest, reason=reason)
     return artifact
@@ -301,12 +327,12 @@ def _check_replaceable_at(path: StorePath, kind: str) -> None:
         raise ArtifactError(f"{path} contains {strangers[0]}, which is not part of the artifact; move it away first")
 
 
-def local(path: Path, beside: Path | None = None) -> Path:
-    """Return the path of this machine beside which the work on an artifact is: `path`, unless it is at a store.
+def working_path(path: Path, beside: Path | None = None) -> Path:
+    """Return the path beside which the work on an artifact is: `path`, unless it is at a store.
 
     Args:
         path: of the artifact.
-        beside: a folder for work files; None: the current one.
+        beside: a folder for work files, here or at a store; None: the current one.
     """
     if not isinstance(path, StorePath):
         return path
@@ -394,19 +420,18 @@ def workspace(path: Path, *, config: Mapping[str, Any], inputs: Sequence[Input])
     """Yield a hidden folder beside `path` for the steps of a long run, with what an interrupted run left in it.
 
     Only a run with the same inputs, settings and version reuses it; the folders of other runs are deleted, and this one
-    is deleted when the block succeeds.
+    is deleted when the block succeeds. At a store, nothing locks it.
 
     Raises:
         ArtifactError: another process is using it.
     """
     identity = [__version__, config, [(item.role, item.digest, item.name) for item in inputs]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    work = path.parent / f".{path.name}.work-{key}"
-    _clear_workspaces(path, but=work)
-    _unlink_link(work)
-    with locked(work):
-        yield work
-        shutil.rmtree(work, ignore_errors=True)
+    folder = path.parent / f".{path.name}.work-{key}"
+    _clear_workspaces(path, but=folder)
+    with _held(folder):
+        yield folder
+        workfiles.remove(folder)
 
 
 def discard(path: Path) -> None:
@@ -415,34 +440,47 @@ def discard(path: Path) -> None:
     Raises:
         ArtifactError: a run is using such a workspace.
     """
-    for work in path.parent.glob(f".{path.name}.work-*"):
-        _unlink_link(work)
-        with locked(work):
-            shutil.rmtree(work, ignore_errors=True)
+    for folder in path.parent.glob(f".{path.name}.work-*"):
+        with _held(folder):
+            workfiles.remove(folder)
     if path.exists():
         aside = hidden(path, "replaced")
         path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _unlink_link(folder: Path) -> None:
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    if isinstance(folder, StorePath):
+        yield
+        return
     if folder.is_symlink():  # planted: what is written there would go elsewhere
         folder.unlink()
+    with locked(folder):
+        yield
 
 
 def _clear_workspaces(path: Path, *, but: Path | None = None) -> None:
-    for work in path.parent.glob(f".{path.name}.work-*"):
-        if work != but:
-            with suppress(ArtifactError), locked(work):
-                shutil.rmtree(work, ignore_errors=True)
+    for folder in path.parent.glob(f".{path.name}.work-*"):
+        if folder != but:
+            with suppress(ArtifactError), _held(folder):
+                workfiles.remove(folder)
 
 
 @contextmanager
 def make_folder(path: Path) -> Iterator[Path]:
     """Create a folder of a workspace atomically: yield a temporary folder, and rename it at the end.
 
-    Workers may create the same folder concurrently, since they write the same content: the first one stays.
+    Workers may create the same folder concurrently, since they write the same content: the first one stays. At a store,
+    the files appear one by one, and last the one by which `is_made` knows that all are there.
     """
+    if isinstance(path, StorePath):
+        with tempfile.TemporaryDirectory(prefix="ibidem-") as folder:
+            yield Path(folder)
+            for name in sorted(_file_names(Path(folder))):
+                places.send(Path(folder, name), path / name)
+        places.put(path / _WHOLE, b"")
+        return
     partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -453,6 +491,11 @@ def make_folder(path: Path) -> Iterator[Path]:
         if not path.exists():
             raise
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_made(path: Path) -> bool:
+    """Check whether a folder of a workspace was created."""
+    return (path / _WHOLE).is_file() if isinstance(path, StorePath) else path.exists()
 
 
 def _check_file(path: Path, file: File, *, time_ns: int | None) -> None:
@@ -515,13 +558,15 @@ def _seal(draft: Draft, facts: _Facts) -> str:
 
 def _deliver(draft: Draft, path: StorePath, facts: _Facts, before: Artifact | None, engine: Engine | None) -> str:
     """Send the files to a store, and their manifest last; return the digest."""
-    names, known = sorted(_file_names(draft.path)), () if before is None else before.files
-    sent = delivery.deliver(draft.path, names, path, kind=facts.kind, known=known, engine=engine)
+    here = {name: draft.path / name for name in _file_names(draft.path)}
+    names, known = sorted([*here, *draft.elsewhere]), () if before is None else before.files
+    sent = delivery.deliver(here, draft.elsewhere, path, kind=facts.kind, known=known, engine=engine)
     files = {}
     for name in names:
         part = sent.parts[name]
         if draft.hashes.get(name, part.sha256) != part.sha256:
-            raise DigestMismatch(f"{draft.path / name}: damaged; its sha256 differs from what was written")
+            place = draft.elsewhere.get(name, draft.path / name)
+            raise DigestMismatch(f"{place}: damaged; its sha256 differs from what was written")
         files[name] = File(sha256=part.sha256, bytes=part.size, rows=draft.rows.get(name))
     stamps = {name: sent.listing[name].stamp for name in names}
     digest, text = _manifest(draft, facts, files, {"stamps": stamps})

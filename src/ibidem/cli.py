@@ -17,7 +17,7 @@ from ibidem.commands import COMMANDS, GROUPS, Command, CommonFlags, flags_of, lo
 from ibidem.console import console
 from ibidem.errors import ConfigError, GateFailed, IbidemError, NothingFound, RequestsUnmatched, StillHeld, Terminated
 
-OUTPUTS, IN_MEMORY = ("output_dir", "copy_to"), "memory://"
+OUTPUTS, IN_MEMORY = ("output_dir", "copy_to", "work_dir"), "memory://"
 """Keys of what may be written to a store, and how the URL of one begins that no other process sees."""
 
 

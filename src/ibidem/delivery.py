@@ -11,15 +11,16 @@ there. Parts that a killed run left, or that the new manifest does not list, are
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ibidem.errors import ArtifactError, StoreError
 from ibidem.files import Engine, on_each
-from ibidem.places import Listing, Place, StorePath, explained, stream
+from ibidem.places import Listing, StorePath, send
+from ibidem.places import put as _put
+from ibidem.places import remove as _remove
 
 MARKER = ".delivery.json"
 _PROBE = ".probe"
@@ -61,24 +62,31 @@ def is_probe(name: str) -> bool:
 
 
 def deliver(
-    folder: Path, names: Sequence[str], place: StorePath, *, kind: str, known: Iterable[str], engine: Engine | None
+    here: Mapping[str, Path],
+    elsewhere: Mapping[str, Path],
+    place: StorePath,
+    *,
+    kind: str,
+    known: Iterable[str],
+    engine: Engine | None,
 ) -> "Delivery":
-    """Send the files of a folder; the tasks read and hash them, wherever they run.
+    """Send files; the tasks read and hash them, wherever they run.
 
     Args:
-        folder: where they are.
-        names: of the files.
+        here: files by name that threads of this process send.
+        elsewhere: files by name that tasks send.
         place: where they are to be.
         kind: of the artifact.
         known: names of the files of what is replaced.
         engine: runs the tasks; None: threads do.
     """
-    before = left_behind(place)
+    before, names = left_behind(place), {*here, *elsewhere}
     old = {*known, *(before[1] if before else ())}
     token = uuid.uuid4().hex
     _put(place / MARKER, json.dumps({"kind": kind, "token": token, "names": sorted({*old, *names})}).encode())
     _delete(place, [name for name in ("manifest.json", "signature.json") if (place / name).is_file()])
-    sent = {part.name: part for part in on_each(partial(_send, folder, place), names, engine)}
+    sent = {part.name: part for part in on_each(partial(_send, place), [*here.items()])}
+    sent |= {part.name: part for part in on_each(partial(_send, place), [*elsewhere.items()], engine)}
     listing = place.listing()
     _delete(place, [name for name in listing if name in old - sent.keys() or is_probe(name)])
     for name, part in sent.items():
@@ -129,36 +137,11 @@ def _content_of(path: StorePath) -> bytes | None:
         return None
 
 
-def _send(folder: Path, place: StorePath, name: str) -> Part:
-    source, target = folder / name, place / name
-    size = source.stat().st_size
-    with source.open("rb") as content, _writable(target) as (files, path), files.open(path, "wb") as sink:
-        return Part(name, stream(content, sink), size)
-
-
-def _put(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
-    with _writable(path) as (files, at):
-        files.pipe_file(at, content, mode=mode)
-
-
-@contextmanager
-def _writable(path: StorePath) -> Iterator[Place]:
-    try:
-        with explained(path):
-            files, at = path.place
-            if "file" in files.protocol:
-                files.makedirs(at.rpartition("/")[0], exist_ok=True)
-            yield Place(files, at)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path.parent}: {' '.join(str(error).split()) or 'no such bucket'}") from None
+def _send(place: StorePath, file: tuple[str, Path]) -> Part:
+    name, source = file
+    return Part(name, send(source, place / name), source.stat().st_size)
 
 
 def _delete(place: StorePath, names: Collection[str]) -> None:
     for name in names:
         _remove(place / name)
-
-
-def _remove(path: StorePath) -> None:
-    with explained(path):
-        files, at = path.place
-        files.rm_file(at)

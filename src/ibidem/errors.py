@@ -26,7 +26,7 @@ class DataError(IbidemError, ValueError):
 
 
 class RequestsUnmatched(DataError):  # noqa: N818 - a finding
-    """Requests for removal match nothing; all else is done, and `report` says what."""
+    """Requests for removal match nothing: `report` names them."""
 
     def __init__(self, message: str, report: str) -> None:
         super().__init__(message)

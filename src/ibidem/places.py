@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -298,9 +299,20 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
         """
         if not self.held().size:
             return b""
+        return self.part(0, count)
+
+    def part(self, start: int, end: int) -> bytes:
+        """Return some bytes of a file, and fetch no more.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: the store does not hand it out.
+        """
+        if start >= end:
+            return b""
         with explained(self), self._absence_explained():
             files, path = self.place
-            return bytes(files.cat_file(path, start=0, end=count))
+            return bytes(files.cat_file(path, start=start, end=end))
 
     @contextmanager
     def _absence_explained(self) -> Iterator[None]:
@@ -328,6 +340,68 @@ class StorePath(type(Path())):  # type: ignore[misc] # the class of a path on th
             if trees := _listings.get(folder):
                 return trees[-1], "/".join(self.parts[len(folder.parts) :])
         return None
+
+
+def put(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
+    """Write a file of a store; with the mode `create`, only if there is none.
+
+    Raises:
+        FileExistsError: there is one.
+        StoreError: the store fails.
+    """
+    with writable(path) as (files, at):
+        files.pipe_file(at, content, mode=mode)
+
+
+def send(source: Path, target: StorePath) -> str:
+    """Copy a file to a store, where it appears as a whole or not at all; return its sha256.
+
+    Raises:
+        StoreError: a store fails.
+    """
+    with source.open("rb") as content, writable(target) as (files, at):
+        is_disk = "file" in files.protocol  # there a file has another name until it is whole; elsewhere, an upload ends
+        partial = f"{at}.partial-{os.getpid()}-{threading.get_ident()}" if is_disk else at
+        sink = files.open(partial, "wb", autocommit=is_disk)
+        try:
+            with sink:
+                sha256 = stream(content, sink)
+            files.mv(partial, at) if is_disk else sink.commit()
+        except BaseException:
+            files.rm_file(partial) if is_disk else sink.discard()
+            raise
+        return sha256
+
+
+@contextmanager
+def writable(path: StorePath) -> Iterator[Place]:
+    """Yield a store, and the path of a file in it that is to be written.
+
+    Raises:
+        StoreError: the store fails.
+    """
+    try:
+        with explained(path):
+            files, at = path.place
+            if "file" in files.protocol:
+                files.makedirs(at.rpartition("/")[0], exist_ok=True)
+            yield Place(files, at)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path.parent}: {' '.join(str(error).split()) or 'no such bucket'}") from None
+
+
+def remove(path: StorePath) -> None:
+    """Delete a file of a store."""
+    with explained(path):
+        files, at = path.place
+        files.rm_file(at)
+
+
+def remove_all(folder: StorePath) -> None:
+    """Delete a folder of a store with all that is below it, if it is there."""
+    with explained(folder), suppress(*_ABSENT):
+        files, at = folder.place
+        files.rm(at, recursive=True)
 
 
 class _Reading(io.RawIOBase):
@@ -427,6 +501,8 @@ def _without_host(url: str) -> str:
 
 AnyPlace = Annotated[Path, BeforeValidator(path_of), STORED]
 """In a configuration: a path of this machine, or a URL of a store."""
+MaybePlace = Annotated[Path | None, BeforeValidator(lambda value: None if value is None else path_of(value)), STORED]
+"""The same, or nothing."""
 
 
 @contextmanager

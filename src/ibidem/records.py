@@ -9,6 +9,12 @@ from typing import Literal
 from ibidem.conversation import Conversation, Part
 
 Category = Literal["code", "text", "instruction"]
+FlashAttention = Literal["FA3", "FA4"]
+"""FlashAttention-3, of `flash_attn_interface`, and FlashAttention-4, of `flash_attn.cute`; by torch's names."""
+Float8Recipe = Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"]
+"""How the operands of a product in float8 are scaled, by torchao's names."""
+LossKernel = Literal["chunked", "liger"]
+"""Whose operation computes a loss: this program's own, or liger-kernel's."""
 Precedence = Literal["closest", "aggregate", "override"]
 
 DASHBOARD_FILE = "dashboard.json"

@@ -102,7 +102,7 @@ def _number(value: Any) -> str:
 
 def documents(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
     """Yield some kept documents, from as many shards as there are, or are asked for."""
-    names = sorted(name for name in dataset.files if name.endswith(".parquet") and name != shards.DROPPED)
+    names = shards.shard_names(dataset)
     step = max(1, len(names) // config.limit)
     spread = [*names[::step], *(name for place, name in enumerate(names) if place % step)]
     for row in islice(_in_turn([_rows(dataset, name) for name in spread]), config.limit):
@@ -132,7 +132,6 @@ def dropped(dataset: Artifact, config: ShowConfig) -> Iterator[str]:
     """Yield documents that were dropped for the chosen reason: which, why by which figure, and how they begin."""
     if is_blend(dataset):
         raise ConfigError(f"{dataset.path}: a blend drops nothing; show the datasets that it was made from")
-    artifacts.check(dataset, [shards.DROPPED])
     chosen = str(config.dropped)
     counted: Counter[str] = Counter()
     rows: list[Row] = []

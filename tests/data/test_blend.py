@@ -13,6 +13,7 @@ from tests.conftest import python_file
 from ibidem import artifacts, config
 from ibidem.artifacts import Artifact
 from ibidem.cli import main
+from ibidem.data import blend as stage
 from ibidem.data.blend import CATEGORIES, BlendConfig, Lane, _interleave, _Queue, blend, num_documents, size_of, summary
 from ibidem.data.shards import read_rows, shard_paths
 from ibidem.errors import ConfigError, DigestMismatch
@@ -99,6 +100,23 @@ def test_the_blend_ends_with_its_scarcest_category(datasets: Path, tmp_path: Pat
     assert sum(row["category"] == "code" for row in rows_of(artifact)) == 300
     assert artifact.counts["shares"]["code"] == pytest.approx(0.7, abs=0.01)
     assert artifact.counts["read"] == artifact.counts["kept"] == len(rows_of(artifact))
+
+
+@pytest.mark.parametrize(
+    ("growth", "least", "number"), [(10**9, 1, (1, 1)), (10**9, 10**9, (12, 13)), (100, 1, (7, 7))]
+)
+def test_the_cut_into_tasks_changes_no_byte(
+    growth: int, least: int, number: tuple[int, int], datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make(datasets, tmp_path / "expected")
+    monkeypatch.setattr(stage, "_GROUP_GROWTH", growth)
+    monkeypatch.setattr(stage, "_LEAST_GROUPS", least)
+    tasks, part = [], stage._part
+    monkeypatch.setattr(stage, "_part", lambda path, number: tasks.append((path, number)) or part(path, number))
+    found = make(datasets, tmp_path / "out")
+    assert (found.digest, found.files) == (expected.digest, expected.files)
+    scattered, gathered = map(set, zip(*tasks, strict=True))
+    assert (len(scattered), len(gathered)) == number
 
 
 def test_documents_that_come_again_are_counted_once(datasets: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SHARED_DATA, python_file
+from tests.data.left_out import dropped
 
 from ibidem.cli import main
 from ibidem.data.filters.contamination import ContaminationPolicy, Guard, ProblemText, load_problems
@@ -131,6 +132,6 @@ def test_a_run_drops_them_with_their_reason(tmp_path: Path) -> None:
     (tmp_path / "d" / "fine.py").write_text(python_file(1))
     arguments = ["--dataset", f"{tmp_path}/d:train:text", "--output-dir", str(tmp_path / "out")]
     assert main(["preprocess", *arguments, "--contamination.benchmarks", "human-eval"]) == 0
-    (row,) = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
+    (row,) = dropped(tmp_path / "out")
     assert (row["reason"], row["path"]) == ("contaminated", "leak.py")
     assert "HumanEval/3" in row["detail"]

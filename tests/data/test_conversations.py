@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import REPOSITORY, SHARED_DATA, WORDS, python_file
+from tests.data.left_out import quarantined
 
 from ibidem import artifacts
 from ibidem.cli import main
@@ -86,13 +87,6 @@ def preprocessed(tmp_path: Path, spec: str, *flags: str) -> list[dict[str, Any]]
     assert main(command) == 0
     artifacts.verify(tmp_path / "out")
     return [row for path in shards.shard_paths(tmp_path / "out") for row in pq.read_table(path).to_pylist()]
-
-
-def quarantined(tmp_path: Path) -> list[dict[str, Any]]:
-    counts = artifacts.load(tmp_path / "out").counts
-    lines = (tmp_path / "out" / shards.QUARANTINE).read_text().splitlines()
-    assert counts["quarantined"] == len(lines)
-    return list(map(json.loads, lines))
 
 
 def written(path: Path, rows: list[dict[str, Any]], *, row_group_size: int | None = None) -> Path:
@@ -464,7 +458,7 @@ def test_what_is_no_conversation_is_quarantined(row: dict[str, Any], reason: str
     good = {"messages": [{"role": "user", "content": "Hi"}]}
     path = written(tmp_path / "a.jsonl", [row, good])
     assert [found["text"] for found in preprocessed(tmp_path, f"{path}:train:messages")] == ["User:\nHi\n"]
-    assert quarantined(tmp_path) == [{"file": "a.jsonl", "line": 1, "reason": reason}]
+    assert quarantined(tmp_path / "out") == [{"file": "a.jsonl", "line": 1, "reason": reason}]
 
 
 @pytest.mark.parametrize(
@@ -506,7 +500,7 @@ def test_what_is_no_conversation_is_quarantined(row: dict[str, Any], reason: str
 def test_what_is_no_pair_is_quarantined(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", [row, PAIRS["texts"][1]])
     assert len(preprocessed(tmp_path, f"{path}:train:prompt")) == 1
-    assert quarantined(tmp_path) == [{"file": "a.jsonl", "line": 1, "reason": reason}]
+    assert quarantined(tmp_path / "out") == [{"file": "a.jsonl", "line": 1, "reason": reason}]
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip() != "")
@@ -598,7 +592,9 @@ def test_a_tree_without_ranks_is_quarantined_where_pairs_are_made(tmp_path: Path
         tmp_path / "a.jsonl", [{"prompt": reply("Q", None, reply("A", None), role="prompter")}, {"prompt": TREE}]
     )
     assert len(preprocessed(tmp_path, f"{path}:train:prompt", "--reply-trees", "ranked_pairs")) == 4
-    assert [row["reason"] for row in quarantined(tmp_path)] == ["the tree has no two ranked replies to one prompt"]
+    assert [row["reason"] for row in quarantined(tmp_path / "out")] == [
+        "the tree has no two ranked replies to one prompt"
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.arrow"])
@@ -735,7 +731,7 @@ def test_an_instruction_without_its_answer_is_quarantined_and_a_column_alone_is_
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (found,) = preprocessed(tmp_path, f"{tmp_path}/a.jsonl:train:prompt")
     assert (found["text"], found["category"]) == ("How?\n", "text")
-    assert "no answer in text" in (tmp_path / "out" / shards.QUARANTINE).read_text()
+    assert "no answer in text" in str(quarantined(tmp_path / "out"))
 
 
 TREES = "oasst_en100/en_100_tree.jsonl"
@@ -795,7 +791,7 @@ def test_public_pairs_are_read_and_the_bad_ones_quarantined(tmp_path: Path) -> N
     found = preprocessed(tmp_path, f"{path}:train:chosen", "--dedup.near", "false", "--dedup.exact", "false")
     counts = artifacts.load(tmp_path / "out").counts
     assert (counts["read"], counts["kept"], counts["quarantined"]) == (2312, 2299, 13)
-    reasons = Counter(re.sub(r"\d+", "N", row["reason"]) for row in quarantined(tmp_path))
+    reasons = Counter(re.sub(r"\d+", "N", row["reason"]) for row in quarantined(tmp_path / "out"))
     assert reasons == {"turns N and N are both of the assistant": 9, "turn N, of the assistant, is empty": 4}
     lines = list(map(json.loads, gzip.decompress(path.read_bytes()).splitlines()))
     for row in found[::50]:

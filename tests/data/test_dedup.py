@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import SHARED_DATA, python_file
+from tests.data.left_out import dropped
 
 from ibidem import artifacts, jsonl, log
 from ibidem.cli import main
@@ -92,9 +93,9 @@ def test_removal_is_exactly_what_exact_similarity_covers(tmp_path: Path) -> None
         if not any(similarity(own, sets[other]) >= 0.8 for other in stays):
             stays.append(record)
     assert list(kept(tmp_path / "out")) == stays
-    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
-    assert len(dropped) + len(stays) == len(texts)
-    for row in dropped:
+    gone = dropped(tmp_path / "out")
+    assert len(gone) + len(stays) == len(texts)
+    for row in gone:
         assert row["kept"] in stays
         assert similarity(sets[row["record"]], sets[row["kept"]]) == pytest.approx(row["similarity"], abs=1e-12)
         assert row["cluster"]
@@ -140,8 +141,8 @@ def test_a_cluster_links_the_dropped_to_the_kept(tmp_path: Path) -> None:
     cluster = rows["d0"]["cluster"]
     assert cluster == str(rows["d0"]["sha256"])[:16]
     assert rows["d1"]["cluster"] is None
-    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
-    assert [(row["record"], row["reason"], row["kept"], row["cluster"]) for row in dropped] == [
+    gone = dropped(tmp_path / "out")
+    assert [(row["record"], row["reason"], row["kept"], row["cluster"]) for row in gone] == [
         ("d2", "duplicate.near", "d0", cluster),
         ("d3", "duplicate.exact", "d0", cluster),
     ]
@@ -166,8 +167,8 @@ def test_a_copy_of_what_is_covered_is_covered_by_the_same_document(tmp_path: Pat
     words = [f"word{number}" for number in range(100)]
     near = " ".join([*words, "one", "more"])
     run(tmp_path / "out", [" ".join(words), near, near, near.upper()])
-    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
-    assert [(row["record"], row["kept"], row["similarity"]) for row in dropped] == [
+    gone = dropped(tmp_path / "out")
+    assert [(row["record"], row["kept"], row["similarity"]) for row in gone] == [
         (f"d{number}", "d0", 96 / 98) for number in (1, 2, 3)
     ]
 
@@ -311,10 +312,10 @@ def test_real_files_lose_every_true_duplicate_and_nothing_else(tmp_path: Path) -
     run(tmp_path / "out", texts)
     sets = {f"d{i}": shingle_tuples(text) for i, text in enumerate(texts)}
     stays = list(kept(tmp_path / "out"))
-    dropped = pq.read_table(tmp_path / "out" / shards.DROPPED).to_pylist()
+    gone = dropped(tmp_path / "out")
     assert all(
         similarity(sets[row["record"]], sets[row["kept"]]) >= 0.8
-        for row in dropped
+        for row in gone
         if row["reason"].startswith("duplicate.")
     )
     by_shingle: dict[tuple[str, ...], list[str]] = {}

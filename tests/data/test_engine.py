@@ -1,5 +1,6 @@
 """The same bytes come out, whoever does the work and however often it is killed."""
 
+import importlib.util
 import json
 import random
 import signal
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests import ray_cluster
-from tests.conftest import python_file
+from tests.conftest import REPOSITORY, python_file
 from tests.data.stores import put_folder, s3_server
 from tests.ray_cluster import Cluster, cluster
 
@@ -145,50 +146,96 @@ def test_a_missing_cluster_is_one_line() -> None:
         Engine(EngineConfig(runner="ray", ray_address="127.0.0.1:1"))
 
 
-def test_two_raylets_of_which_one_is_lost_give_the_same_bytes_at_a_store_though_they_are_in_another_folder(
+def test_two_raylets_that_share_no_disk_and_of_which_one_is_lost_give_the_same_bytes_at_a_store(
     source: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    (tmp_path / "elsewhere").mkdir()
-    store = StorePath(f"file://{tmp_path}/store/out")
-    with cluster(raylets=2, cores=1, folder=tmp_path / "elsewhere") as found:
-        lost = losing(found, command(source, store, "--work-dir", "work"), tmp_path, ["preprocess prepare"])
+    (tmp_path / "disk").mkdir()
+    store = StorePath(f"file://{tmp_path}/store")
+    with cluster(raylets=2, cores=1, folder=tmp_path / "disk", apart=True) as found:
+        lost = losing(found, command(source, store / "out"), tmp_path / "disk", ["preprocess prepare"])
     assert lost == ["preprocess prepare"]
-    assert content(store) == expected
-    assert not list((tmp_path / "elsewhere").iterdir())
+    assert content(store / "out") == expected
+    assert {name.split("/")[0] for name in store.listing()} == {"out"}
 
 
 @pytest.mark.slow
-def test_four_raylets_of_which_one_is_lost_in_each_step_give_the_same_bytes_on_s3(
+def test_four_raylets_that_share_no_disk_and_of_which_one_is_lost_in_each_step_give_the_same_bytes_on_s3(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    (tmp_path / "elsewhere").mkdir()
+    disk = tmp_path / "disk"
+    disk.mkdir()
     with s3_server("four-raylets", monkeypatch):
         place = StorePath("s3://four-raylets")
         put_folder(source, place / "mixed")
-        with cluster(raylets=4, cores=1, folder=tmp_path / "elsewhere") as found:
+        with cluster(raylets=4, cores=1, folder=disk, apart=True) as found:
             steps = ["Connected to Ray", "preprocess prepare", "preprocess deduplicate"]
-            asked = command(place / "mixed", place / "out", "--work-dir", "work")
-            assert losing(found, asked, tmp_path, steps) == steps
-        there = content(place / "out")
+            assert losing(found, command(place / "mixed", place / "out"), disk, steps) == steps
         assert main(command(place / "mixed", tmp_path / "here", "--workers", "1")) == 0
-        assert there == content(tmp_path / "here")
+        assert content(place / "out") == content(tmp_path / "here")
+        with cluster(raylets=4, cores=1, folder=disk, apart=True) as found:
+            with driver(found, command(place / "mixed", place / "other", "--work-dir", "."), disk) as refused:
+                assert refused.stderr is not None
+                assert "does not see it; give a disk that all machines share" in refused.stderr.readlines()[-1]
+            assert refused.returncode == 2
+            end(found, command(place / "mixed", place / "again"), disk, "preprocess deduplicate")
+            assert "again" not in {name.split("/")[0] for name in place.listing()}
+            assert losing(found, command(place / "mixed", place / "again"), disk, []) == []
+            assert content(place / "again") == content(place / "out")
+            steps = ["Connected to Ray", "blend measure", "blend scatter"]
+            assert losing(found, blending(place / "out", place / "blend"), disk, steps) == steps
+        assert main([*blending(tmp_path / "here", tmp_path / "blend"), "--workers", "1"]) == 0
+        assert content(place / "blend") == content(tmp_path / "blend")
+        assert {name.split("/")[0] for name in place.listing()} == {"mixed", "out", "again", "blend"}
+        assert not [path for path in disk.iterdir() if not path.name.startswith(".other")]
+
+
+def blending(dataset: Path, output: Path) -> list[str]:
+    settings = ["--shares.text", "0.6", "--shares.code", "0.4", "--datasets.a.max-repeats", "2", "--shard-size", "40"]
+    return ["blend", "--datasets.a.path", str(dataset), "--output-dir", str(output), *settings]
+
+
+def test_what_passes_through_the_driver_for_a_document_does_not_grow_with_the_corpus() -> None:
+    spec = importlib.util.spec_from_file_location("driver_bytes", REPOSITORY / "benchmarks" / "ray_driver_bytes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    small, large = (benchmark.measured(benchmark.rows, count, shard_size=20) for count in (400, 1600))
+    for stage in benchmark.STAGES:
+        assert large[stage]["sum"] <= small[stage]["sum"]
+        assert large[stage]["sum"] < 200
+        assert large[stage]["functions"] <= small[stage]["functions"]
 
 
 def losing(found: Cluster, asked: list[str], folder: Path, steps: list[str]) -> list[str]:
     """Run a command on a cluster that loses a raylet when each of these words is said; return those that were said."""
-    words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
     lost: list[str] = []
-    with subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True) as run:
+    said: list[str] = []
+    with driver(found, asked, folder) as run:
         assert run.stderr is not None
         for line in run.stderr:
+            said.append(line)
             for step in steps:
                 if step in line and step not in lost:
                     lost.append(step)
                     found.lose(len(lost))
-    assert run.returncode == 0
+    assert run.returncode == 0, "".join(said)[-2000:]
     return lost
+
+
+def end(found: Cluster, asked: list[str], folder: Path, step: str) -> None:
+    """Run a command on a cluster, and kill the driver when this is said."""
+    with driver(found, asked, folder) as run:
+        assert run.stderr is not None
+        assert any(step in line for line in run.stderr)
+        run.kill()
+
+
+def driver(found: Cluster, asked: list[str], folder: Path) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "ibidem", *asked, "--runner", "ray", "--ray-address", found.address]
+    return subprocess.Popen(words, cwd=folder, env=ray_cluster.environment(), stderr=subprocess.PIPE, text=True)
 
 
 def _runs(pid: str) -> bool:

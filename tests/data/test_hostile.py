@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from tests.data.left_out import quarantined
 
 from ibidem import artifacts
 from ibidem.cli import main
@@ -91,6 +92,12 @@ def listening(path: Path) -> None:
 def chain(path: Path) -> None:
     path.symlink_to(path.with_name("b.py"))
     path.with_name("b.py").symlink_to(path)
+
+
+def beyond(path: Path) -> None:
+    outside = path.parents[1] / "outside.jsonl"
+    outside.write_bytes(jsonl("one"))
+    path.symlink_to(outside)
 
 
 def notebook(*cells: object, **more: object) -> bytes:
@@ -190,6 +197,8 @@ KINDS = {
     "a link to its own folder": Kind({"a": lambda path: path.symlink_to(path.parent)}, skipped=1),
     "a dangling link": Kind({"a.py": lambda path: path.symlink_to("nowhere.py")}, skipped=1),
     "a link to a file": Kind({"a.py": b"value = 1\n", "b.jsonl": lambda path: path.symlink_to("c/d"), "c/d": jsonl("one")}, ["value = 1", "one"], skipped=1),
+    "links out of the folder": Kind({"a.py": lambda path: path.symlink_to("/etc/passwd"), "b.jsonl": beyond}, ["one"], skipped=1),
+    "links out of a clone": Kind({".git/HEAD": b"ref: refs/heads/main\n", "a.py": b"value = 1\n", "b.jsonl": beyond}, ["value = 1"], skipped=2),
     "a folder named as a file": Kind({"a.jsonl/b.jsonl": jsonl("one")}, ["one"]),
     "a notebook": Kind({"a.ipynb": notebook(code_cell(["x = 1\n", "y = 2"]), code_cell("z = 3"))}, ["x = 1\ny = 2\n\nz = 3"]),
     "a notebook with a byte order mark": Kind({"a.ipynb": b"\xef\xbb\xbf" + notebook(code_cell("x = 1"))}, ["x = 1"]),
@@ -240,8 +249,7 @@ def test_no_good_row_is_lost_and_every_bad_one_is_told(
     counts = artifacts.verify(tmp_path / "out").counts
     found = set(texts_of(tmp_path / "out")) if counts["kept"] else set()
     assert {*kind.good, *(() if kind.licensed else ("harmless neighbor",))} <= found
-    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
+    told = quarantined(tmp_path / "out")
     assert len(told) == len(kind.bad), told
     for row, (file, line, reason) in zip(told, kind.bad, strict=True):
         assert row["file"] == file

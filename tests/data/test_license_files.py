@@ -316,6 +316,24 @@ def test_an_overriding_annotation_outranks_license_files_below_it_manifests_and_
         assert found.evidence == "license-file: REUSE.toml"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "REUSE.toml",
+            'version = 1\n[[annotations]]\npath = "**"\nprecedence = "aggregate"\nSPDX-License-Identifier = "MIT"\n',
+        ),
+        (".reuse/dep5", "Format: x\n\nFiles: *\nCopyright: 2026 A\nLicense: MIT\n"),
+    ],
+)
+def test_an_annotation_does_not_explain_license_files_below_it_that_are_not_recognized(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    root = corpus(tmp_path, {name: text, "LICENSES/MIT.txt": MIT, "vendor/LICENSE": ODD, "vendor/a.c": "", "b.c": ""})
+    assert stated(root, "vendor/a.c").expression == UNKNOWN
+    assert stated(root, "b.c").expression == "MIT"
+
+
 def test_the_step_that_judges_licenses_is_told_the_precedence(tmp_path: Path) -> None:
     head = "# SPDX-License-Identifier: Apache-2.0\nimport os\n"
     files = {

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SHARED_DATA
+from tests.data.left_out import dropped, quarantined
 
 from ibidem import artifacts, config
 from ibidem.data import shards
@@ -34,14 +35,6 @@ def run(output: Path, *specs: str, **changes: object) -> artifacts.Artifact:
 
 def rows(output: Path) -> list[dict]:
     return [row for path in shards.shard_paths(output) for row in pq.read_table(path).to_pylist()]
-
-
-def dropped(output: Path) -> list[dict]:
-    return pq.read_table(output / shards.DROPPED).to_pylist()
-
-
-def quarantined(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / shards.QUARANTINE).read_text().splitlines()]
 
 
 def table(path: Path, **columns: list) -> str:
@@ -499,9 +492,9 @@ def test_a_version_is_a_configuration_of_the_hub_dataset_or_else_a_revision(
         def dataset_info(self, _: str, revision: str | None = None) -> object:
             return type("Info", (), {"sha": f"commit of {revision or 'main'}"})
 
-    def load(name: str, configuration: str | None, **how: object) -> list[dict]:
+    def load(name: str, configuration: str | None, **how: object) -> datasets.IterableDataset:
         asked.append((name, configuration, how))
-        return [{"content": "a = 1"}]
+        return datasets.IterableDataset.from_generator(lambda: iter([{"content": "a = 1"}]))
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: ["en"])
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -660,5 +653,5 @@ def test_shards_are_hashed_by_the_tasks_that_write_them(
     monkeypatch.setattr(artifacts, "sha256_of", noted)
     settings = {"dataset": (f"{source_folder}:train:text",), "shard_size": 100}
     preprocess(PreprocessConfig(output_dir=tmp_path / "out", **settings))
-    assert sorted(hashed) == [shards.DROPPED, shards.QUARANTINE]
+    assert not hashed
     assert artifacts.verify(tmp_path / "out").digest == artifacts.load(dataset).digest

@@ -384,6 +384,7 @@ def test_a_number_beside_code_is_found_where_it_is_a_phone_number():
         'contact("030 901820")',
         "Phone number: 4155552671",
         "<phone>4155552671</phone>",
+        "Tel: 01 45 55 12 12",  # 555 means nothing in France
     ):
         assert SCRUBBER(text)[1] == {"phone-number": 1}, text
     assert SCRUBBER("call +49 30 901820, 030 901821")[1] == {"phone-number": 2}

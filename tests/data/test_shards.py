@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ibidem import artifacts
 from ibidem.conversation import Part, Turn, from_rows, plain
 from ibidem.data import shards
 from ibidem.data.pipeline.finish import write_staying
@@ -164,3 +165,14 @@ def test_a_dataset_from_before_conversations_is_read(name: str, request: pytest.
     else:
         shards.write_table(before, shards.read_table(path).drop_columns(list(shards.OF_CONVERSATIONS)))
     assert finished(before, [3], "again.parquet").read_bytes() == finished(path, [3], "again.parquet").read_bytes()
+
+
+def test_what_an_earlier_version_dropped_is_read_from_its_one_file(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([{"record": "a", "reason": "license.denied"}], schema=shards.DROPPED_SCHEMA)
+    with artifacts.create(tmp_path / "data", kind=shards.KIND, config={}) as draft:
+        shards.write_dropped(draft.path / "dropped.parquet", rows)
+        (draft.path / "quarantine.jsonl").write_text('{"file": "b", "line": 1, "reason": "broken"}\n')
+    dataset = artifacts.load(tmp_path / "data")
+    assert [row["record"] for table in shards.read_dropped(dataset) for row in table.to_pylist()] == ["a"]
+    assert [item.file for item in shards.read_quarantine(dataset)] == ["b"]
+    assert not shards.shard_names(dataset)

@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 from tests.conftest import python_file
+from tests.data.left_out import quarantined
 from tests.data.stores import DIES_AT, put, put_folder, remove
 from tests.data.test_preprocess import rows
 
@@ -120,7 +121,7 @@ def test_what_is_read_from_a_store_is_what_is_read_here_but_for_the_name_of_the_
     for counts, source in ((ours, str(corpus)), (theirs, str(store / "project"))):
         assert {clone.pop("source") for clone in counts["clones"]} == {source}
     assert theirs == ours
-    assert (there.path / shards.QUARANTINE).read_text() == (here.path / shards.QUARANTINE).read_text()
+    assert quarantined(there.path) == quarantined(here.path)
 
 
 def test_the_bytes_do_not_depend_on_workers_and_a_finished_dataset_is_not_made_again(
@@ -171,8 +172,8 @@ def test_a_dataset_made_with_other_settings_is_replaced_and_nothing_of_it_stays(
 def test_of_two_runs_that_deliver_to_the_same_place_one_is_refused(memory: StorePath, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "part").write_text("x")
-    first = delivery.deliver(tmp_path / "a", ["part"], memory, kind="dataset", known=(), engine=None)
-    second = delivery.deliver(tmp_path / "a", ["part"], memory, kind="dataset", known=(), engine=None)
+    first = delivery.deliver({}, {"part": tmp_path / "a" / "part"}, memory, kind="dataset", known=(), engine=None)
+    second = delivery.deliver({}, {"part": tmp_path / "a" / "part"}, memory, kind="dataset", known=(), engine=None)
     with pytest.raises(StoreError, match="another run writes there"):
         first.seal("manifest.json", "{}")
     put(memory, "manifest.json", b"of a third one")
@@ -187,12 +188,16 @@ def test_a_run_that_delivers_while_another_one_seals_leaves_no_manifest_over_its
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_text(name)
-    first, *other = [delivery.deliver(tmp_path / "a", ["part"], store, kind="dataset", known=(), engine=None)]
+    first, *other = [
+        delivery.deliver({}, {"part": tmp_path / "a" / "part"}, store, kind="dataset", known=(), engine=None)
+    ]
     usual = delivery._put
 
     def late(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
         if path.name == "manifest.json" and not other:
-            other.append(delivery.deliver(tmp_path / "b", ["part"], store, kind="dataset", known=(), engine=None))
+            other.append(
+                delivery.deliver({}, {"part": tmp_path / "b" / "part"}, store, kind="dataset", known=(), engine=None)
+            )
         usual(path, content, mode)
 
     monkeypatch.setattr(delivery, "_put", late)
@@ -208,7 +213,7 @@ def test_a_manifest_over_the_parts_of_another_run_is_taken_back_and_that_of_anot
     change: str, memory: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "part").write_text("a")
-    first = delivery.deliver(tmp_path, ["part"], memory, kind="dataset", known=(), engine=None)
+    first = delivery.deliver({}, {"part": tmp_path / "part"}, memory, kind="dataset", known=(), engine=None)
     usual = delivery._put
 
     def then(path: StorePath, content: bytes, mode: str = "overwrite") -> None:
@@ -382,6 +387,7 @@ def test_localhost_is_this_machine(tmp_path: Path) -> None:
 def test_what_a_command_writes_to_memory_would_end_with_it(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", "memory://x/y"],
+        ["preprocess", "--dataset", f"{corpus}:train:text", "--output-dir", "out", "--work-dir", "memory://x/y"],
         ["blend", "--datasets.a.path", "data", "--shares.code", "1", "--output-dir", "memory://x/y"],
         ["train", "--model", "tiny", "--data.tokenizer", "t", "--data.dataset", "d", "--output-dir", "run",
          "--training.steps", "1", "--training.batch-sequences", "1", "--checkpoints.copy-to", "memory://x/y"],
@@ -572,14 +578,14 @@ def test_a_shard_that_is_replaced_after_it_was_measured_is_not_mixed_in(
     else:
         shutil.copytree(here.path, place)
     name = "project/train/shard-00001.parquet"
-    usual = blend_stage._scatter_shard
+    usual = blend_stage._scatter_shards
 
-    def replaced(task: Any) -> None:
+    def replaced(task: Any) -> int:
         other = (place / name.replace("00001", "00000")).read_bytes()
         put(place, name, other) if isinstance(place, StorePath) else (place / name).write_bytes(other)
-        usual(task)
+        return usual(task)
 
-    monkeypatch.setattr(blend_stage, "_scatter_shard", replaced)
+    monkeypatch.setattr(blend_stage, "_scatter_shards", replaced)
     with pytest.raises(ArtifactError, match=rf"{name}: it has changed since it was measured"):
         blend(
             BlendConfig(

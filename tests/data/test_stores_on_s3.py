@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from tests.data.stores import put, put_folder, remove, s3_server
 from tests.data.test_stores import _elsewhere, corpus, here, made
 
-from ibidem import artifacts, cli, delivery
+from ibidem import artifacts, cli, delivery, places
 from ibidem.data.pipeline import prepare
 from ibidem.errors import StoreError
 from ibidem.places import StorePath
@@ -102,9 +102,31 @@ def test_a_server_that_goes_away_in_the_middle_ends_the_run_and_the_next_one_goe
     assert sorted((store / "out").listing()) == sorted([*here.files, "manifest.json"])
 
 
+@pytest.mark.parametrize("size", [7, 60_000_000])  # in one piece, and in parts
+def test_an_upload_that_is_interrupted_leaves_nothing(
+    s3: tuple[Any, StorePath], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    _, bucket = s3
+    source = tmp_path / "source"
+    source.write_bytes(size * b"x")
+    whole = places.stream
+
+    def interrupted(content: IO[bytes], sink: IO[bytes]) -> str:
+        whole(content, sink)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "stream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            places.send(source, bucket / "file")
+    assert not (bucket / "file").is_file()
+    places.send(source, bucket / "file")
+    assert (bucket / "file").stat().st_size == size
+
+
 def test_a_manifest_is_written_only_if_there_is_none(s3: tuple[Any, StorePath], tmp_path: Path) -> None:
     (tmp_path / "part").write_text("x")
-    made_there = delivery.deliver(tmp_path, ["part"], s3[1], kind="dataset", known=(), engine=None)
+    made_there = delivery.deliver({}, {"part": tmp_path / "part"}, s3[1], kind="dataset", known=(), engine=None)
     put(s3[1], "manifest.json", b"another")
     with pytest.raises(StoreError, match="another run writes there"):
         made_there.seal("manifest.json", "{}")
@@ -129,17 +151,21 @@ def test_an_object_that_changes_while_it_is_read_is_refused(s3: tuple[Any, Store
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_any_moment_and_then_the_same_bytes(s3: tuple[Any, StorePath], corpus: Path) -> None:
+@pytest.mark.parametrize(("work_dir", "kills"), [("here", 20), ("there", 8)])
+def test_kills_at_any_moment_and_then_the_same_bytes(
+    work_dir: str, kills: int, s3: tuple[Any, StorePath], corpus: Path
+) -> None:
     store = s3[1]
+    place = "." if work_dir == "here" else f"{store}/work"
     put_folder(corpus, store / "project")
     expected = made(store / "project", store / "expected", workers=2)
     command = [sys.executable, "-m", "ibidem", "preprocess", "--dataset", f"{store}/project:train:text"]
-    command += ["--workers", "2", "--shard-size", "8", "--output-dir"]
+    command += ["--workers", "2", "--shard-size", "8", "--work-dir", place, "--output-dir"]
     started = time.monotonic()
     subprocess.run([*command, str(store / "timed")], check=True)
     whole_s = time.monotonic() - started
     rng, killed = random.Random(0), 0
-    while killed < 20:
+    while killed < kills:
         run = subprocess.Popen([*command, str(store / "out")], start_new_session=True)
         try:
             run.wait(rng.uniform(0.4, 1) * whole_s)

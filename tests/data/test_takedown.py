@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import python_file
+from tests.data.left_out import dropped
 
 from ibidem import artifacts
 from ibidem.cli import main
@@ -78,7 +79,6 @@ def run(source: Path, output: Path, requests: Path | None = None, **removals: ob
 def test_a_takedown_equals_a_run_that_was_asked_from_the_start(source: Path, tmp_path: Path, duplicates: str) -> None:
     requests = requests_file(tmp_path, EVERY_KIND)
     before = run(source, tmp_path / "data", duplicates=duplicates)
-    untouched = {name: (before.path / name).read_bytes() for name in before.files}
     command = [str(requests), "--dataset", str(tmp_path / "data"), "--artifacts", str(tmp_path), "--allow-unmatched"]
     assert main(["takedown", "apply", *command]) == 0
     asked = run(source, tmp_path / "asked", requests, duplicates=duplicates)
@@ -98,7 +98,6 @@ def test_a_takedown_equals_a_run_that_was_asked_from_the_start(source: Path, tmp
     }
     assert "not unlearned" in certificate["predicate"]["statement"]
     assert TEXTS[44][:400] not in json.dumps(certificate)
-    assert len(untouched) > len(rewritten)
 
 
 def test_shards_without_removed_rows_stay_the_same_bytes(source: Path, tmp_path: Path) -> None:
@@ -107,8 +106,24 @@ def test_shards_without_removed_rows_stay_the_same_bytes(source: Path, tmp_path:
     assert main(["takedown", "apply", str(requests), "--dataset", str(tmp_path / "data")]) == 0
     after = artifacts.load(tmp_path / "data")
     changed = {name for name in before.files if before.files[name] != after.files[name]}
-    assert {name for name in changed if "shard-" in name} == {"a/train/shard-00000.parquet"}
+    parts = ("dropped-00000.parquet", "shard-00000.parquet", "sketch-00000.npy")
+    assert changed == {f"a/train/{name}" for name in parts}
+    assert after.files.keys() - before.files.keys() == {"removals.jsonl", "a/train/removed-00000.npy"}
     assert after.counts["kept"] == before.counts["kept"] - 1
+
+
+def test_datasets_of_an_earlier_layout_are_refused_before_any_is_changed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, old = run(source, tmp_path / "new"), run(source, tmp_path / "old")
+    monkeypatch.setattr(shards, "is_of_earlier_layout", lambda dataset: dataset.path == old.path)
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    for action in ("plan", "apply"):
+        asked = ["takedown", action, str(requests), *(f"--dataset={each.path}" for each in (new, old))]
+        assert main([*asked, "--artifacts", str(tmp_path)]) == 2
+        assert f"{old.path}: an earlier version made it; preprocess it again" in capsys.readouterr().err
+    assert artifacts.load(new.path).digest == new.digest
+    assert not [*tmp_path.glob("*.takedown-*")]
 
 
 def test_what_a_takedown_does_not_rewrite_is_not_hashed_again_when_it_is_sealed(
@@ -129,25 +144,18 @@ def test_what_a_takedown_does_not_rewrite_is_not_hashed_again_when_it_is_sealed(
     monkeypatch.setattr(artifacts, "_seal", sealed)
     requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
     assert main(["takedown", "apply", str(requests), "--dataset", str(tmp_path / "data")]) == 0
-    assert sorted(hashed) == ["dropped.parquet", "removals.jsonl", "removed.npy"]
+    assert hashed == ["removals.jsonl"]
     artifacts.verify(tmp_path / "data")
 
 
-def test_a_takedown_reads_what_was_dropped_a_shard_at_a_time(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_takedown_leaves_what_other_shards_dropped_as_it_is(source: Path, tmp_path: Path) -> None:
     before = run(source, tmp_path / "data")
-    assert pq.ParquetFile(before.path / shards.DROPPED).num_row_groups > 1
-    read_table = pq.read_table
-
-    def refuse(path: Path, **options: object) -> pa.Table:
-        assert Path(path).name != shards.DROPPED
-        return read_table(path, **options)
-
-    monkeypatch.setattr(pq, "read_table", refuse)
-    requests = requests_file(tmp_path, EVERY_KIND)
-    for command in ("plan", "apply", "apply", "verify"):
-        assert main(["takedown", command, str(requests), "--dataset", str(before.path), "--allow-unmatched"]) == 0
+    parts = {name: (before.path / name).stat().st_ino for name in shards.names_of(before, shards.DROPPED)}
+    assert len(parts) > 1
+    requests = requests_file(tmp_path, [{"kind": "record", "value": "d1"}])
+    assert main(["takedown", "apply", str(requests), "--dataset", str(before.path)]) == 0
+    left = {name: (before.path / name).stat().st_ino for name in parts}
+    assert {name for name in parts if left[name] != parts[name]} <= {"a/train/dropped-00000.parquet"}
 
 
 def test_requests_add_up_over_takedowns(source: Path, tmp_path: Path) -> None:
@@ -167,7 +175,7 @@ def test_a_removed_keeper_is_not_replaced_by_its_duplicate(tmp_path: Path) -> No
     requests = requests_file(tmp_path, [{"kind": "record", "value": "x"}])
     for duplicates in ("cluster", "requested"):
         dataset = run(tmp_path / "a.parquet", tmp_path / duplicates, requests, duplicates=duplicates)
-        reasons = {row["record"]: row["reason"] for row in pq.read_table(dataset.path / shards.DROPPED).to_pylist()}
+        reasons = {row["record"]: row["reason"] for row in dropped(dataset.path)}
         assert reasons == {"x": "removal.requested", "y": "duplicate.near"}
 
 
@@ -503,23 +511,27 @@ def test_requests_that_name_nothing_change_nothing(tmp_path: Path) -> None:
 
 def test_requests_that_name_nothing_are_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(source, tmp_path / "data")
-    duplicate = next(row for row in pq.read_table(tmp_path / "data" / shards.DROPPED).to_pylist() if row["kept"])
+    duplicate = next(row for row in dropped(tmp_path / "data") if row["kept"])
     wrong = [{"kind": "repo", "value": "someone/else"}, {"kind": "text", "value": "words that stand in no file at all"}]
     right = [{"kind": "repo", "value": "owner1/r1"}, {"kind": "repo", "value": "Owner1/R1"}]
     right += [{"kind": "text", "value": TEXTS[44][:400]}, {"kind": "text", "value": TEXTS[44][:401]}]
     right += [{"kind": "record", "value": "d44"}, {"kind": "record", "value": duplicate["record"]}]
     path = requests_file(tmp_path, [*right, *wrong])
+    before = artifacts.load(tmp_path / "data").digest
+    accepted = [str(path), "--dataset", str(tmp_path / "data"), "--allow-unmatched"]
     for command, count in (("plan", 2), ("apply", 2), ("verify", 1)):  # a text that was removed cannot be found again
         assert main(["takedown", command, str(path), "--dataset", str(tmp_path / "data")]) == 2
         told = capsys.readouterr()
         assert f"ibidem: {count} of 8 requests match nothing; correct {path}" in told.err
-        assert f"\nrepo someone/else: matches nothing in {tmp_path / 'data'}\n" in told.out
+        assert told.out.startswith(f"repo someone/else: matches nothing in {tmp_path / 'data'}\n")
         assert told.out.count(": matches nothing in ") == count
         assert "words that" not in told.out  # a text that shall be forgotten is told by its hash
-        accepted = [str(path), "--dataset", str(tmp_path / "data"), "--allow-unmatched"]
-        if command != "apply":
-            assert main(["takedown", command, *accepted]) == 0
-            assert capsys.readouterr().out == told.out
+        if command == "apply":
+            assert artifacts.verify(tmp_path / "data").digest == before
+            assert not [*tmp_path.glob("*.takedown-*")]
+        assert main(["takedown", command, *accepted]) == 0
+        shown = capsys.readouterr().out
+        assert shown == told.out or command == "apply"
     left_out = {request.id for request in load_requests([requests_file(tmp_path, wrong, "wrong.jsonl")])}
     assert set(certificate(tmp_path)["unmatched"]) == left_out
     assert main(["takedown", "apply", str(path), "--dataset", str(tmp_path / "data"), "--allow-unmatched"]) == 0
@@ -841,20 +853,20 @@ def test_a_document_is_traced_where_nothing_was_dropped(tmp_path: Path, capsys: 
     assert "in none of" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["a/train/shard-00000.parquet", "dropped.parquet", "quarantine.jsonl"])
+@pytest.mark.parametrize("name", ["shard-00000.parquet", "dropped-00000.parquet"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "deleted"])
 def test_a_trace_does_not_look_into_what_is_damaged(
     name: str, damage: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = run(source, tmp_path / "data").path / name
-    content = path.read_bytes() or b"?"
+    path = run(source, tmp_path / "data").path / "a" / "train" / name
+    content = path.read_bytes()
     path.unlink()
     if damage != "deleted":
         path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
-    intact = damage == "cut" and name == "quarantine.jsonl"  # there is nothing to cut
-    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == (0 if intact else 2)
+    assert main(["trace", "d1", "--artifacts", str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert intact or (str(path) in err and err.count("\n") == 1)
+    assert str(path) in err
+    assert err.count("\n") == 1
 
 
 def test_a_trace_does_not_trust_an_edited_manifest(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ibidem import artifacts
@@ -37,11 +36,13 @@ DROPPED = [
     dropped_row("license.header", "setuptools", f"vendor/{EVIL}.py", "GNU Lesser General Public License"),
 ]
 
+PART = "dropped-00000.parquet"
+
 
 def make_dataset(path: Path, rows: list[dict[str, Any]]) -> artifacts.Artifact:
     source = artifacts.Input("source", "sha256:" + "1" * 64, "somewhere", is_artifact=False)
     with artifacts.create(path, kind="dataset", config={}, inputs=[source]) as draft:
-        pq.write_table(pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA), draft.path / shards.DROPPED)
+        shards.write_dropped(draft.path / PART, pa.Table.from_pylist(rows, schema=shards.DROPPED_SCHEMA))
         draft.counts |= {
             "read": 12_345,
             "kept": 12_342,
@@ -245,10 +246,10 @@ def test_a_dataset_that_is_gone_is_said_and_not_guessed(damage: str, tmp_path: P
 
 def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path, EVENTS)
-    shards.write_dropped(tmp_path / "data" / shards.DROPPED, [])
+    shards.write_dropped(tmp_path / "data" / PART, shards.DROPPED_SCHEMA.empty_table())
     page = page_of(run)
     assert "chardet" not in page
-    assert f"{MISSING}</span> dropped.parquet is missing, or differs from the manifest" in page
+    assert f"{MISSING}</span> One of dropped-*.parquet is missing, or differs from the manifest" in page
 
 
 def test_samples_are_those_of_the_first_a_middle_and_the_last_step(tmp_path: Path) -> None:

@@ -91,4 +91,12 @@ def test_every_stage_runs_at_toy_size_on_a_cpu_and_no_bar_is_judged(h200: Module
     assert found["correctness"]["loss_error_float32"] < 1e-6
     assert found["correctness"]["gradient_error_bfloat16"] < 0.05
     assert "mfu_full_attention" not in found["step_compiled"]
+    for row in [*found["step_kernels"]["rows"], found["step_float8"]]:
+        assert row.get("said") == "not installed" or row["tokens_per_s"] > 0
+    assert [row.get("said") for row in found["decode"]["rows"]] == [None, "a CPU has none"] * 2
+    rows = {
+        row.get("implementation", row.get("loss")): row for row in found["attention"]["rows"] + found["loss"]["rows"]
+    }
+    assert {"FA3", "FA4", "liger-kernel"} < rows.keys()
+    assert all(row.get("said") == "not installed" or row["ms"] > 0 for row in rows.values())
     assert all(found["alignment"][f"{name}_tokens_per_s"] > 0 for name in ("sft", "dpo", "reward"))

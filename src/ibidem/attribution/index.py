@@ -190,8 +190,10 @@ def _make(tokens: Artifact, dataset: Artifact, chosen: dict[str, Any], config: B
         for part, folders in chosen["parts"].items()
         if not (work / part).exists() and not (old is not None and _taken_over(old, part, chosen, work / part))
     ]
+    engine = Engine(_fitting(config.engine, tokens, chosen["parts"]))
+    engine.check_seen([tokens.path, dataset.path, *work.iterdir()])
     with log.progress("attribution", len(tasks), "parts") as bar:
-        for _ in Engine(_fitting(config.engine, tokens, chosen["parts"])).map(index_part, tasks, processes=False):
+        for _ in engine.map(index_part, tasks, processes=False):
             bar.advance()
 
 

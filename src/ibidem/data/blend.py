@@ -2,14 +2,14 @@
 
     measure   bytes or tokens of each document
     plan      the order of documents: first the category furthest behind its share, within it the dataset
-    scatter   each shard of a dataset is read, and its rows written by their shards of the blend
-    gather    each shard of the blend is read from there, sorted and written
+    scatter   each shard of a dataset is read, and its rows written by range of shards of the blend
+    gather    each range is read from there, sorted, and its shards written
 
 The result is a dataset like any other; its rows name their sources.
 """
 
-import os
-import shutil
+import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,27 +23,32 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ibidem import artifacts, log
+from ibidem import artifacts, log, workfiles
 from ibidem.artifacts import Artifact, Input
 from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     count_kept,
-    read_counts,
+    counts_of,
+    listed,
     to_manifest,
     total_of,
-    write_counts,
 )
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.errors import ConfigError, DataError, DigestMismatch
 from ibidem.figures import counted, percent
-from ibidem.files import sha256_of, write_file
-from ibidem.places import AnyPlace, here, on_disk
+from ibidem.files import sha256_of
+from ibidem.places import AnyPlace, MaybePlace, here, on_disk
 from ibidem.readers import check_reader, readers_of, recorded
 from ibidem.records import TOKENIZER_FILE, TOKENIZER_JSON, Category
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
+_ORDER, _PARTS, _MADE = "order.npy", "parts.npy", "made.json"
+"""Work files: rows of shards with their places in the blend, by shard; for each place, the number of the task that
+writes its row; hashes and counts of shards."""
+_GROUP_GROWTH, _LEAST_GROUPS = 1000, 64
+"""A group of shards has at most so many bytes for each root of a byte of the blend, and at most this part of it."""
 _SCATTERED = shards.SCHEMA.append(pa.field("place", pa.int64()))
 MEASURED = np.dtype([("key", "<u8"), ("size", "<i8"), ("bytes", "<i8"), ("category", "i1")])
 """For each document: its key for the shuffle, its size in tokens (or bytes), its bytes, its category."""
@@ -81,9 +86,9 @@ class BlendConfig(EngineConfig):
     """Datasets to blend, by name."""
     output_dir: AnyPlace
     """Folder of the blend, or its URL at a store; one artifact, replaced as a whole."""
-    work_dir: Annotated[Path | None, WRITTEN] = None
-    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
-    folder."""
+    work_dir: Annotated[MaybePlace, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL, or its URL at a store; all workers must see it. If
+    empty, the folder around output_dir with the runner ray, otherwise the current folder."""
     shares: dict[Category, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=_default_shares)
     """Share of each category; they must add up to 1."""
     tokenizer: Path | None = None
@@ -125,7 +130,7 @@ def blend(config: BlendConfig) -> str:
         return _verify(config, datasets, chosen, inputs)
     artifacts.check_replaceable(config.output_dir, shards.KIND)
     blended = artifacts.finished(
-        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=_work_dir(config)
     )
     blended = blended or _make(config, datasets, chosen, inputs, config.output_dir)
     if off := off_shares(blended):
@@ -195,6 +200,10 @@ def _settings(config: BlendConfig) -> dict[str, Any]:
     return chosen | {"unit": "tokens" if config.tokenizer else "bytes"}
 
 
+def _work_dir(config: BlendConfig) -> Path | None:
+    return work_dir_of(config.output_dir, config.work_dir, config)
+
+
 def _verify(
     config: BlendConfig, datasets: Mapping[str, Artifact], chosen: dict[str, Any], inputs: Sequence[Input]
 ) -> str:
@@ -205,8 +214,8 @@ def _verify(
             raise DigestMismatch(
                 f"{config.output_dir}: {item.role} is not the input that it was made from ({item.name})"
             )
-    local = artifacts.local(config.output_dir, config.work_dir)
-    again = local.with_name(f".{local.name}.again")
+    beside = artifacts.working_path(config.output_dir, _work_dir(config))
+    again = beside.with_name(f".{beside.name}.again")
     try:
         made = _make(config, datasets, chosen, inputs, again)
         for name in sorted(there.files.keys() | made.files.keys()):
@@ -215,7 +224,7 @@ def _verify(
         if there.digest != made.digest:
             raise DigestMismatch(f"{config.output_dir}: made with other settings: {_difference(there, made)}")
     finally:
-        shutil.rmtree(again, ignore_errors=True)
+        workfiles.remove(again)
     return f"{config.output_dir}: made again, byte for byte the same: {there.digest}"
 
 
@@ -230,15 +239,20 @@ def _make(
     started = time.monotonic()
     is_private = readers_of(chosen) is not None
     artifacts.check_writable(path)
-    with artifacts.workspace(artifacts.local(path, config.work_dir), config=chosen, inputs=inputs) as work:
-        work.chmod(0o700 if is_private else work.stat().st_mode)
-        engine = Engine(config)
+    engine, beside = Engine(config), _work_dir(config)
+    place = artifacts.working_path(path, beside)
+    with artifacts.workspace(place, config=chosen, inputs=inputs) as work, engine.working_in(work):
+        if is_private:
+            workfiles.shut(work)
+        engine.check_seen([*(dataset.path for dataset in datasets.values()), *filter(None, [config.tokenizer])])
         measured = {name: _measure(dataset, config.tokenizer, work, engine) for name, dataset in datasets.items()}
         order = _plan(config, {name: each.rows for name, each in measured.items()})
-        parts = _scatter(order, config, measured, work, engine)
-        gathered = [work / f"gathered-{number:05d}" for number in range(len(parts))]
-        tasks = [(folder, number, parts[number]) for number, folder in enumerate(gathered)]
-        counted = list(_progress(engine, "gather", _gather, tasks))
+        tasks = _scatter(order, config, measured, work, engine)
+        gathered = []
+        with log.progress("blend.gather", -(-len(order.document) // config.shard_size), "shards") as bar:
+            for several in engine.map(_gather, tasks, processes=False):
+                gathered += several
+                bar.advance(len(several))
         exchange.forget()
         with artifacts.create(
             path,
@@ -247,18 +261,13 @@ def _make(
             inputs=inputs,
             started=started,
             is_private=is_private,
-            beside=config.work_dir,
+            beside=beside,
             engine=engine,
         ) as draft:
-            (draft.path / "blend" / "train").mkdir(parents=True)
-            for number, folder in enumerate(gathered):
-                name = f"blend/train/shard-{number:05d}.parquet"
-                os.link(folder / "shard.parquet", draft.path / name)
-                draft.rows[name] = shards.num_rows(draft.path / name)
-                draft.hashes[name] = (folder / "sha256").read_text()
-            draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, ())
-            shards.write_quarantine(draft.path / shards.QUARANTINE, ())
-            draft.counts |= to_manifest(total_of(counted), more=order.counts)
+            for shard in gathered:
+                name = f"blend/train/{_shard_name(shard.number)}"
+                draft.add(name, shard.path, sha256=shard.sha256, rows=shard.counts["kept", ""])
+            draft.counts |= to_manifest(total_of(each.counts for each in gathered), more=order.counts)
     log.event("blend.finished", path=str(path), **order.counts)
     return artifacts.load(path)
 
@@ -283,7 +292,7 @@ def _measure(dataset: Artifact, tokenizer: Path | None, work: Path, engine: Engi
     ]
     for _ in _progress(engine, "measure", _measure_shard, tasks, processes=tokenizer is not None):
         pass
-    return _Measured(paths, [digests[path] for path in paths], [np.load(kept) for *_, kept in tasks])
+    return _Measured(paths, [digests[path] for path in paths], [*exchange.load_each([kept for *_, kept in tasks])])
 
 
 def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
@@ -293,7 +302,7 @@ def _measure_shard(task: tuple[Path, str, Path | None, Path]) -> None:
         DigestMismatch: it is not what the manifest says.
     """
     path, sha256, tokenizer, kept = task
-    if kept.exists():
+    if kept.is_file():
         return
     pieces = [np.empty(0, MEASURED)]
     with here(path) as (file, found):
@@ -457,101 +466,197 @@ def _interleave(queues: Mapping[Category, _Queue], total: int | None) -> Iterato
 # Scatter and gather
 
 
-class _Scattering(NamedTuple):
-    """Rows of a shard of a dataset, by their places in the blend, ascending."""
+class _Chosen(NamedTuple):
+    """The rows of a shard of a dataset that are in the blend."""
 
     path: Path
     sha256: str
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
     category: Category | None
+    first: int
+    past: int
+    """Where the rows and their places in the blend are in the file of all."""
+
+
+class _Scattering(NamedTuple):
+    """Consecutive shards of datasets, whose rows are written by range of places in the blend."""
+
+    shards: Sequence[_Chosen]
+    places: int
+    """In each range."""
+    work: Path
+    number: int
+
+    @property
+    def target(self) -> Path:
+        """Where the rows of each range begin and end in the file beside it; [ranges, (number, start, end)]."""
+        return _scattered(self.work, self.number)
+
+
+class _Gathering(NamedTuple):
+    """A range of places: consecutive shards of the blend."""
+
+    first: int
+    past: int
     shard_size: int
-    target: Path
-    """Where each shard of the blend begins and ends in the file beside it; [shards, (number, start, end)]."""
+    work: Path
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        return self.work / f"gathered-{self.number:05d}"
+
+    def parts(self) -> list[Path]:
+        """Read what it is gathered from."""
+        numbers = np.unique(exchange.rows(self.work / _PARTS, self.first, self.past))
+        return [_scattered(self.work, number) for number in numbers.tolist()]
 
 
-_Parts = list[list[Path]]
-"""For each shard of the blend, what it is gathered from."""
+def _scattered(work: Path, number: int) -> Path:
+    return work / "scattered" / f"{number:06d}.npy"
 
 
 def _scatter(
     order: Order, config: BlendConfig, measured: Mapping[str, _Measured], work: Path, engine: Engine
-) -> _Parts:
-    """Write the rows of each shard by their shards in the blend; return which parts each of those has."""
-    tasks: list[_Scattering] = []
+) -> list[_Gathering]:
+    """Write the rows of each shard by ranges of places in the blend; return the tasks that gather those.
+
+    Ranges and groups of shards grow with the square root of the blend, and so does their number.
+    """
     offsets = np.cumsum([0, *(sum(map(len, each.rows)) for each in measured.values())])
     documents = offsets[order.dataset] + order.document
     by_document = np.argsort(documents, kind="stable")
-    sorted_documents, part_of = documents[by_document], np.empty(len(documents), np.int64)
+    sorted_documents, rows_and_places = documents[by_document], np.empty((len(documents), 2), np.int64)
+    chosen, sizes = [], []
     for offset, (name, each) in zip(offsets.tolist(), measured.items(), strict=False):
         before = offset
         for path, sha256, rows in zip(each.paths, each.sha256s, each.rows, strict=True):
-            first, past = np.searchsorted(sorted_documents, [before, before + len(rows)])
+            first, past = np.searchsorted(sorted_documents, [before, before + len(rows)]).tolist()
             if past > first:
                 places = np.sort(by_document[first:past])
-                part_of[places] = len(tasks)
-                target = work / "scattered" / f"{len(tasks):06d}.npy"
-                category = config.datasets[name].category
-                chosen = documents[places] - before
-                tasks.append(_Scattering(path, sha256, chosen, places, category, config.shard_size, target))
+                of_shard = documents[places] - before
+                rows_and_places[first:past] = np.stack([of_shard, places], axis=1)
+                chosen.append(_Chosen(path, sha256, config.datasets[name].category, first, past))
+                sizes.append(int(rows["bytes"][of_shard].sum()))
             before += len(rows)
-    for _ in _progress(engine, "scatter", _scatter_shard, tasks):
-        pass
-    size = config.shard_size
-    parts = (np.unique(part_of[start : start + size]).tolist() for start in range(0, len(part_of), size))
-    return [[tasks[number].target for number in numbers] for numbers in parts]
+    total = sum(sizes)
+    most = min(_GROUP_GROWTH * math.isqrt(total), total // _LEAST_GROUPS)
+    num_shards = -(-len(documents) // config.shard_size)
+    span = config.shard_size * max(1, most * num_shards // max(1, total))
+    tasks = [_Scattering(group, span, work, number) for number, group in enumerate(_grouped(chosen, sizes, most))]
+    part_of = np.empty(len(documents), np.int32)
+    for task in tasks:
+        part_of[rows_and_places[task.shards[0].first : task.shards[-1].past, 1]] = task.number
+    exchange.save(work / _ORDER, rows_and_places)
+    exchange.save(work / _PARTS, part_of)
+    with log.progress("blend.scatter", len(chosen), "shards") as bar:
+        for count in engine.map(_scatter_shards, tasks, processes=False):
+            bar.advance(count)
+    starts = range(0, len(documents), span)
+    ends = [*starts[1:], len(documents)]
+    return [
+        _Gathering(*bounds, config.shard_size, work, number)
+        for number, bounds in enumerate(zip(starts, ends, strict=True))
+    ]
 
 
-def _scatter_shard(task: _Scattering) -> None:
-    if task.target.exists():
-        return
-    with here(task.path) as (file, found):
-        if found != task.sha256:
-            raise DigestMismatch(f"{task.path}: it has changed since it was measured; its sha256 differs")
-        rows = shards.read_shard(file)
-    if task.category is not None:
-        column = rows.schema.get_field_index("category")
-        rows = rows.set_column(column, "category", pa.array([task.category] * len(rows), pa.string()))
-    index = []
+def _grouped(chosen: Sequence[_Chosen], sizes: Sequence[int], most: int) -> Iterator[list[_Chosen]]:
+    """Group consecutive shards of at most so many bytes together, or one that is larger."""
+    group: list[_Chosen] = []
+    held = 0
+    for shard, size in zip(chosen, sizes, strict=True):
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(shard)
+        held += size
+    if group:
+        yield group
+
+
+def _scatter_shards(task: _Scattering) -> int:
+    """Write the rows of some shards by range; return the number of shards."""
+    if task.target.is_file():
+        return len(task.shards)
+    rows = pa.concat_tables(_chosen_rows(task.work, shard) for shard in task.shards).combine_chunks()
+    places = rows["place"].to_numpy()
+    by_place, index = np.argsort(places), []
 
     def write(file: BinaryIO) -> None:
-        numbers, starts = np.unique(task.places // task.shard_size, return_index=True)
-        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(task.places)], strict=True):
-            wanted = rows.take(task.rows[start:end]).append_column(
-                "place", pa.array(task.places[start:end], pa.int64())
-            )
-            (batch,) = wanted.combine_chunks().to_batches()
+        numbers, starts = np.unique(places[by_place] // task.places, return_index=True)
+        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(places)], strict=True):
+            (batch,) = rows.take(by_place[start:end]).combine_chunks().to_batches()
             before = file.tell()
             file.write(batch.serialize())
             index.append((number, before, file.tell()))
 
     exchange.replace(task.target.with_suffix(".arrow"), write)
     exchange.save(task.target, np.array(index, np.int64))
+    return len(task.shards)
 
 
-def _gather(task: tuple[Path, int, Sequence[Path]]) -> Counts:
-    """Sort and write one shard of the blend; return its counts."""
-    folder, number, parts = task
-    if not folder.exists():
-        batches = [_part(path, number) for path in parts]
-        rows = pa.Table.from_batches(batches).sort_by("place").select(shards.SCHEMA.names).combine_chunks()
-        facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
-        with artifacts.make_folder(folder) as partial_folder:
-            shards.write_shard(partial_folder / "shard.parquet", facts, contents.to_batches())
-            counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
-            counted["read", ""] = counted["kept", ""]
-            write_file(partial_folder / "sha256", sha256_of(partial_folder / "shard.parquet"))
-            write_counts(partial_folder / "counts.json", counted)
-    return read_counts(folder / "counts.json")
+def _chosen_rows(work: Path, shard: _Chosen) -> pa.Table:
+    """Read the rows of a shard that are in the blend, with their places.
+
+    Raises:
+        DigestMismatch: the shard is not what it was when it was measured.
+    """
+    with here(shard.path) as (file, found):
+        if found != shard.sha256:
+            raise DigestMismatch(f"{shard.path}: it has changed since it was measured; its sha256 differs")
+        rows = shards.read_shard(file)
+    if shard.category is not None:
+        column = rows.schema.get_field_index("category")
+        rows = rows.set_column(column, "category", pa.array([shard.category] * len(rows), pa.string()))
+    chosen, places = np.ascontiguousarray(exchange.rows(work / _ORDER, shard.first, shard.past).T)
+    return rows.take(chosen).append_column("place", pa.array(places, pa.int64()))
+
+
+class _Gathered(NamedTuple):
+    """A finished shard of the blend."""
+
+    number: int
+    path: Path
+    sha256: str
+    counts: Counts
+
+
+def _gather(task: _Gathering) -> list[_Gathered]:
+    """Sort and write the shards of a range."""
+    if not artifacts.is_made(task.folder):
+        rows = pa.Table.from_batches([_part(path, task.number) for path in task.parts()])
+        rows = rows.sort_by("place").select(shards.SCHEMA.names)
+        with artifacts.make_folder(task.folder) as folder:
+            written = []
+            for start in range(0, len(rows), task.shard_size):
+                number = (task.first + start) // task.shard_size
+                path = folder / _shard_name(number)
+                counted = _write_shard(path, rows.slice(start, task.shard_size).combine_chunks())
+                written.append((number, sha256_of(path), listed(counted)))
+            (folder / _MADE).write_text(json.dumps(written), encoding="utf-8")
+    made = json.loads((task.folder / _MADE).read_text(encoding="utf-8"))
+    return [
+        _Gathered(number, task.folder / _shard_name(number), sha256, counts_of(counted))
+        for number, sha256, counted in made
+    ]
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.parquet"
+
+
+def _write_shard(path: Path, rows: pa.Table) -> Counts:
+    facts, contents = rows.select(shards.FACTS), rows.select(shards.CONTENT)
+    shards.write_shard(path, facts, contents.to_batches())
+    counted = count_kept(facts, pc.sum(pc.binary_length(rows["text"])).as_py())
+    counted["read", ""] = counted["kept", ""]
+    return counted
 
 
 def _part(path: Path, number: int) -> pa.RecordBatch:
-    """Read the rows of one shard of the blend that came from one shard of a dataset."""
+    """Read the rows of one range that came from one group of shards."""
     index = exchange.kept_open(path)
     row = int(np.searchsorted(index[:, 0], number))
-    with path.with_suffix(".arrow").open("rb") as file:
-        file.seek(int(index[row, 1]))
-        message = file.read(int(index[row, 2] - index[row, 1]))
+    message = workfiles.part(path.with_suffix(".arrow"), int(index[row, 1]), int(index[row, 2]))
     return pa.ipc.read_record_batch(pa.py_buffer(message), _SCATTERED)
 
 

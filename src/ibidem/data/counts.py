@@ -1,16 +1,12 @@
 """Counts of documents in the manifest: they add up over shards, and later removals are subtracted."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from ibidem.files import write_file
 
 ASPECTS = ("license", "language", "natural_language", "category", "source")
 Counts = Counter[tuple[str, str]]
@@ -75,14 +71,14 @@ def total_of(parts: Iterable[Counts]) -> Counts:
     return result
 
 
-def write_counts(path: Path, counted: Counts) -> None:
-    """Write counts atomically."""
-    write_file(path, json.dumps([[what, value, number] for (what, value), number in counted.items()]))
+def listed(counted: Counts) -> list[list[str | int]]:
+    """Return counts as JSON can have them."""
+    return [[what, value, number] for (what, value), number in counted.items()]
 
 
-def read_counts(path: Path) -> Counts:
-    """Read counts written by `write_counts`."""
-    return Counter({(what, value): number for what, value, number in json.loads(path.read_text(encoding="utf-8"))})
+def counts_of(rows: Iterable[Iterable[Any]]) -> Counts:
+    """Return the counts that `listed` listed."""
+    return Counter({(what, value): number for what, value, number in rows})
 
 
 def _of(counted: Counts, name: str) -> dict[str, int]:

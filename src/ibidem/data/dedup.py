@@ -64,19 +64,24 @@ class Decisions(NamedTuple):
 
     def of(self, group: Group) -> Array:
         """Read the decisions about the documents of a group that are dropped or in a cluster, in order."""
-        return exchange.load(self.layout.path("decisions", group.number))
+        return read_decisions(self.layout, group)
 
     def clusters(self) -> dict[str, int]:
         """Count clusters and their documents."""
         sizes = np.zeros(int(self.layout.bounds[-1]), np.int32)
-        for group in self.groups:
-            heads, counts = np.unique(self.of(group)["cluster"], return_counts=True)
+        for found in exchange.load_each([self.layout.path("decisions", group.number) for group in self.groups]):
+            heads, counts = np.unique(found["cluster"], return_counts=True)
             sizes[heads] += counts
         return {
             "clusters": int(np.count_nonzero(sizes)),
             "documents": int(sizes.sum()),
             "largest": int(sizes.max(initial=0)),
         }
+
+
+def read_decisions(layout: Layout, group: Group) -> Array:
+    """Read the decisions about the documents of a group that are dropped or in a cluster, in order."""
+    return exchange.load(layout.path("decisions", group.number))
 
 
 def sketch_texts(texts: pa.LargeStringArray, sha256s: Sequence[str], *, near: bool) -> NDArray[Any]:
@@ -102,7 +107,7 @@ def find_duplicates(
         scratch: folder for what they exchange; a run that was killed goes on from what is there.
         num_settled: number of leading parts whose documents are all kept already.
     """
-    layout, groups = near.lay_out(parts, num_settled, scratch)
+    layout, groups = near.lay_out(parts, num_settled, scratch, engine)
     total, batches = int(layout.bounds[-1]), np.empty(0, np.int64)
     with log.progress("preprocess.deduplicate", total, "documents") as bar:
         if policy.exact or policy.near:
@@ -127,14 +132,14 @@ def agreement(signature: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDAr
 def _scatter(layout: Layout, name: str, group: Group) -> None:
     """Write what equal documents of a group have in common, sorted by partition."""
     target = layout.path("equal", group.number)
-    if target.exists():
+    if target.is_file():
         return
     column = group.column(name)
     words = np.atleast_2d(column.T)
     order, bounds = exchange.scatter(words[0], layout.bits)
     exchange.save(layout.path("equal-places", group.number), bounds)
     exchange.save(layout.path("equal-documents", group.number), group.start + order)
-    exchange.save(target, words[:, order])
+    exchange.save(target, np.ascontiguousarray(words[:, order].T))
 
 
 def _find_copies(layout: Layout, partition: int) -> int:
@@ -142,10 +147,10 @@ def _find_copies(layout: Layout, partition: int) -> int:
     words, documents = [], []
     for group in range(len(layout.bounds) - 1):
         start, end = exchange.kept_open(layout.path("equal-places", group))[partition : partition + 2]
-        words.append(exchange.kept_open(layout.path("equal", group))[:, start:end])
-        documents.append(exchange.kept_open(layout.path("equal-documents", group))[start:end])
+        words.append(exchange.rows(layout.path("equal", group), start, end))
+        documents.append(exchange.rows(layout.path("equal-documents", group), start, end))
     document = np.concatenate(documents)
-    first = document[_first_of_equal(np.concatenate(words, axis=1))]
+    first = document[_first_of_equal(np.concatenate(words).T)]
     is_copy = (first != document) & (document >= layout.first_open)
     pairs = np.stack([document[is_copy], first[is_copy]])
     exchange.save(layout.path("originals", partition), np.unique(pairs[1]))

@@ -8,26 +8,33 @@ and compiled kernels run in threads, where they share memory.
 import multiprocessing
 import os
 import pickle
+import platform
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from ibidem import workfiles
 from ibidem.config import configuration
 from ibidem.errors import ConfigError
+from ibidem.places import StorePath
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _PER_CORE = 2
+_NODE_S = 60
+_BUCKET_PARTS = 2
+"""Of the URL of a bucket: the protocol, and its name."""
 _MOST_RETRIES = 5
 """How often a task runs again when its process or node is lost."""
 
@@ -37,12 +44,36 @@ class EngineConfig:
     """Where the tasks run."""
 
     runner: Literal["native", "ray"] = "native"
-    """native: the cores of this computer; ray: an existing Ray cluster that sees the same files, by the same paths."""
+    """native: the cores of this computer; ray: an existing Ray cluster, which reads and writes URLs of a store, or sees
+    the same files by the same paths."""
     ray_address: str | None = None
     """Address of the cluster's head, HOST:PORT; if empty, the one that Ray finds."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Number of parallel tasks; if empty, one per core: of this computer, or of the whole cluster. On this computer,
     tasks that share the memory of the driver are at most as many as there are cores."""
+
+
+def work_dir_of(output_dir: Path, work_dir: Path | None, config: EngineConfig) -> Path | None:
+    """Return the folder for work files that are not beside the output; None: the current one.
+
+    Args:
+        output_dir: of the run.
+        work_dir: as it was asked for; None: on a cluster, work files are at the store where the output is.
+        config: where the tasks run.
+
+    Raises:
+        ConfigError: work files cannot be there.
+    """
+    if not isinstance(output_dir, StorePath):
+        if isinstance(work_dir, StorePath):
+            raise ConfigError(f"work_dir {work_dir}: it can be at a store only if output_dir is at one")
+        return work_dir
+    if work_dir is None and config.runner == "ray":
+        around: Path = output_dir.parent
+        if len(around.parts) < _BUCKET_PARTS:
+            raise ConfigError(f"output_dir {output_dir}: no folder is around it for the work files; give --work-dir")
+        return around
+    return work_dir
 
 
 class Engine:
@@ -74,6 +105,41 @@ class Engine:
         threads = min(workers, os.cpu_count() or 1)
         with _processes(workers) if processes and workers > 1 else ThreadPoolExecutor(threads) as pool:
             yield from pool.map(function, tasks)
+
+    @contextmanager
+    def working_in(self, folder: Path) -> Iterator[None]:
+        """Let tasks exchange files through a folder during the block; of one at a store, no machine keeps copies.
+
+        Raises:
+            ConfigError: a machine of the cluster does not see the folder.
+        """
+        if not isinstance(folder, StorePath):
+            self.check_seen([*folder.iterdir()])
+        forget = partial(workfiles.forget, folder)
+        self._on_each_machine(forget)  # a run that was killed left them
+        try:
+            yield
+        finally:
+            self._on_each_machine(forget)
+
+    def check_seen(self, paths: Iterable[Path]) -> None:
+        """Refuse paths of this machine that another machine of the cluster does not see.
+
+        Raises:
+            ConfigError: as said.
+        """
+        local = [path.absolute() for path in paths if not isinstance(path, StorePath)]
+        for machine, unseen in self._on_each_machine(partial(_unseen, local)) if self._cluster is not None else ():
+            if unseen:
+                raise ConfigError(
+                    f"{unseen[0]}: {machine} does not see it; give a disk that all machines share, or URLs"
+                )
+
+    def _on_each_machine(self, function: Callable[[], R]) -> list[R]:
+        """Call a function once on each machine; those that are lost meanwhile say nothing."""
+        if self._cluster is None:
+            return [function()]
+        return _call_on_nodes(self._cluster, function)
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
@@ -109,6 +175,29 @@ def _map_on_cluster(ray: Any, function: Callable[[T], R], tasks: Sequence[T], li
     finally:
         for task in waiting:
             ray.cancel(task)
+
+
+def _call_on_nodes(ray: Any, function: Callable[[], R]) -> list[R]:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    content, nodes = pickle.dumps(function), [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    remote = ray.remote(num_cpus=0, max_retries=0)(_call_alone)
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    waiting = [remote.options(scheduling_strategy=each).remote(content) for each in there]
+    results = []
+    for each in waiting:
+        with suppress(ray.exceptions.RayError):
+            results.append(pickle.loads(ray.get(each, timeout=_NODE_S)))  # noqa: S301 - from this run, in memory
+    return results
+
+
+def _call_alone(function: bytes) -> bytes:
+    return pickle.dumps(pickle.loads(function)())  # noqa: S301 - from this run, in memory
+
+
+def _unseen(paths: Sequence[Path]) -> tuple[str, list[Path]]:
+    """Return the name of this machine, and the paths that are not there."""
+    return platform.node(), [path for path in paths if not path.exists()]
 
 
 def _call(folder: str, function: bytes, task: bytes) -> bytes:

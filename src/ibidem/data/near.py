@@ -3,7 +3,7 @@
     scatter   by group of documents     all keys of a document, sorted by (prefix, key number)      keys-G, signatures-G
     link      by (prefix, key numbers)  documents with the same key whose MinHashes agree           edges-L
     connect   here                      components of all edges                                     roots
-    sets      by group                  sets of shingles of the documents in components             sets-G
+    sets      by group                  sets of shingles of the documents in components, by root    sets-G
     cover     by range of components    which are kept, by exact Jaccard similarity                 outcomes-C
 
 Connecting takes 13 bytes a document, and everything else is on disk. Tasks are cut by numbers of documents, never by
@@ -25,6 +25,7 @@ from ibidem import log
 from ibidem.data import exchange, shards
 from ibidem.data.engine import Engine
 from ibidem.data.exchange import Array, Hashes, Indices
+from ibidem.files import on_each
 
 OUTCOME = np.dtype([("document", "<i8"), ("keeper", "<i8"), ("similarity", "<f8"), ("cluster", "<i8")])
 _SET = np.dtype([("root", "<i8"), ("document", "<i8"), ("start", "<i8"), ("length", "<i8")])
@@ -92,12 +93,12 @@ class Threshold(NamedTuple):
     simhash: bool
 
 
-def lay_out(parts: Sequence[Part], num_settled: int, folder: Path) -> tuple[Layout, list[Group]]:
+def lay_out(parts: Sequence[Part], num_settled: int, folder: Path, engine: Engine) -> tuple[Layout, list[Group]]:
     """Group parts by their number of documents.
 
     Groups and partitions grow with the square root of the corpus, and so does their number.
     """
-    sizes = [len(exchange.load(part.sketch)) for part in parts]
+    sizes = on_each(_num_documents, parts, engine)
     bounds = np.cumsum([0, *sizes])
     most = max(_GROUP_DOCUMENTS, _GROUP_GROWTH * math.isqrt(int(bounds[-1])))
     starts = [0]
@@ -112,6 +113,10 @@ def lay_out(parts: Sequence[Part], num_settled: int, folder: Path) -> tuple[Layo
     ]
     bits = max(0, math.ceil(math.log2(max(1, bounds[-1]) / (_GROUPS_OF_A_PARTITION * most))))
     return Layout(folder, bounds[[*starts, len(parts)]], int(bounds[num_settled]), bits), groups
+
+
+def _num_documents(part: Part) -> int:
+    return exchange.length(part.sketch)
 
 
 def find_near(layout: Layout, groups: Sequence[Group], threshold: Threshold, engine: Engine, bar: log.Bar) -> Indices:
@@ -175,7 +180,7 @@ def _num_keys(threshold: Threshold) -> int:
 def _scatter(layout: Layout, threshold: Threshold, group: Group) -> None:
     """Write the keys of the originals of a group, sorted by partition, and all signatures."""
     target = layout.path("keys", group.number)
-    if target.exists():
+    if target.is_file():
         return
     rows = np.delete(
         np.arange(group.end - group.start), copies_between(layout, group.start, group.end)[0] - group.start
@@ -221,7 +226,7 @@ def _link(layout: Layout, threshold: Threshold, task: tuple[int, int, range]) ->
 
     number, partition, key_numbers = task
     target = layout.path("edges", number)
-    if target.exists():
+    if target.is_file():
         return
     found = [_buckets(*keys) for keys in _keys_of(layout, partition, key_numbers, _num_keys(threshold))]
     known = _merged([documents for _, _, documents in found])
@@ -272,8 +277,8 @@ def _keys_of(layout: Layout, partition: int, key_numbers: range, num_keys: int) 
     keys, documents, places = [], [], []
     for group, start in enumerate(layout.bounds[:-1].tolist()):
         bounds = exchange.kept_open(layout.path("places", group))[first : past + 1]
-        keys.append(exchange.kept_open(layout.path("keys", group))[bounds[0] : bounds[-1]])
-        rows = exchange.kept_open(layout.path("rows", group))[bounds[0] : bounds[-1]]
+        keys.append(exchange.rows(layout.path("keys", group), bounds[0], bounds[-1]))
+        rows = exchange.rows(layout.path("rows", group), bounds[0], bounds[-1])
         documents.append(rows.astype(np.int64) + start)
         places.append((bounds - bounds[0]).tolist())
     for number in range(len(key_numbers)):
@@ -299,10 +304,10 @@ def _connect(layout: Layout, threshold: Threshold) -> tuple[Indices, int]:
     from ibidem.data.text import families
 
     target = layout.path("roots", 0)
-    if not target.exists():
+    if not target.is_file():
         root = np.arange(layout.bounds[-1])
-        for number, _, _ in _link_tasks(layout, threshold):
-            families.unite_all(root, exchange.load(layout.path("edges", number)))
+        for edges in exchange.load_each([layout.path("edges", n) for n, _, _ in _link_tasks(layout, threshold)]):
+            families.unite_all(root, edges)
         families.resolve(root)
         exchange.save(target, root)
         del root
@@ -316,30 +321,28 @@ def _write_sets(layout: Layout, group: Group) -> None:
     from ibidem.data.text import shingles
 
     target = layout.path("sets", group.number)
-    if target.exists():
+    if target.is_file():
         return
-    roots = exchange.load(layout.path("roots", 0))[group.start : group.end]
+    roots = exchange.rows(layout.path("roots", 0), group.start, group.end)
     rows = np.flatnonzero(roots >= 0)
+    order = np.argsort(roots[rows], kind="stable")
+    sets = [own for texts in _texts(group, rows) for own in shingles.body_sets(texts)]
     index = np.empty(len(rows), _SET)
-    index["root"], index["document"] = roots[rows], group.start + rows
+    index["root"], index["document"] = roots[rows[order]], group.start + rows[order]
+    index["length"] = [len(sets[row]) for row in order]
+    index["start"] = np.cumsum(index["length"]) - index["length"]
 
     def write(file: BinaryIO) -> None:
-        index["length"] = [_append(file, own) for texts in _texts(group, rows) for own in shingles.body_sets(texts)]
-        index["start"] = np.cumsum(index["length"]) - index["length"]
+        file.writelines(sets[row].data for row in order)
 
     exchange.replace(target.with_suffix(".bin"), write)
-    exchange.save(target, index[np.argsort(index["root"], kind="stable")])
+    exchange.save(target, index)
 
 
 def _texts(group: Group, rows: Indices) -> Iterator[pa.LargeStringArray]:
     documents = group.start + rows
     for part, start, end in zip(group.parts, group.bounds, group.bounds[1:], strict=False):
         yield from shards.read_texts(part.text, documents[exchange.between(documents, start, end)] - start)
-
-
-def _append(file: BinaryIO, own: Hashes) -> int:
-    file.write(own.data)
-    return len(own)
 
 
 def _cover(layout: Layout, threshold: Threshold, task: tuple[int, int, int]) -> int:
@@ -349,7 +352,7 @@ def _cover(layout: Layout, threshold: Threshold, task: tuple[int, int, int]) -> 
     number, start, end = task
     target = layout.path("outcomes", number)
     index, groups = _index_of(layout, start, end)
-    if not target.exists():
+    if not target.is_file():
         documents, bounds = index["document"].copy(), np.cumsum([0, *index["length"]])
         found = families.cover(
             _sets(layout, index, groups, bounds),
@@ -384,6 +387,7 @@ def _sets(layout: Layout, index: Array, groups: Indices, bounds: Indices) -> Has
     sets = np.empty(bounds[-1], np.uint64)
     for group in np.unique(groups).tolist():
         places = np.flatnonzero(groups == group)
-        source = exchange.kept_open(layout.path("sets", group).with_suffix(".bin"))
-        families.gather(source, index["start"][places], index["length"][places], bounds[places], sets)
+        starts, lengths = index["start"][places], index["length"][places]  # one after another, for they are by root
+        source = exchange.rows(layout.path("sets", group).with_suffix(".bin"), starts[0], starts[-1] + lengths[-1])
+        families.gather(source, starts - starts[0], lengths, bounds[places], sets)
     return sets

@@ -2,8 +2,8 @@
 
     <output_dir>/<dataset>/<split>/shard-00000.parquet   one row per document
     <output_dir>/<dataset>/<split>/sketch-00000.npy      one sketch per row, for comparison by later runs
-    <output_dir>/dropped.parquet                         one row per dropped document, with the reason
-    <output_dir>/quarantine.jsonl                        one line per input that could not be read
+    <output_dir>/<dataset>/<split>/dropped-00000.parquet one row per document dropped there, with the reason
+    <output_dir>/<dataset>/<split>/quarantine-00000.jsonl one line per input there that could not be read
     <output_dir>/removals.jsonl                          one line per removal request, without its text
     <output_dir>/manifest.json                           written last: counts, digests, settings
 
@@ -13,7 +13,6 @@ there as a whole, so that a killed run resumes where it was; the result does not
 
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -26,10 +25,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
-from ibidem import artifacts, jsonl, log
+from ibidem import artifacts, jsonl, log, workfiles
 from ibidem.config import WRITTEN, configuration, settings
 from ibidem.data import exchange, shards
 from ibidem.data.counts import (
@@ -38,13 +36,13 @@ from ibidem.data.counts import (
     total_of,
 )
 from ibidem.data.dedup import find_duplicates
-from ibidem.data.engine import Engine, EngineConfig
+from ibidem.data.engine import Engine, EngineConfig, work_dir_of
 from ibidem.data.filters import contamination, removals
 from ibidem.data.near import Part
 from ibidem.data.pipeline import decide, finish, losses, steps
-from ibidem.data.pipeline.prepare import ShardRun, prepare, processing
+from ibidem.data.pipeline.prepare import ShardRun, load_kernels, prepare, processing
 from ibidem.data.pipeline.shard import Prepared, Shard
-from ibidem.data.pipeline.steps import Policies, StepMaker, StepName
+from ibidem.data.pipeline.steps import Policies, StepMaker
 from ibidem.data.scrub.names import read_names
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.hub import HubDataset
@@ -55,8 +53,7 @@ from ibidem.data.sources.spec import Source, Spec
 from ibidem.data.sources.stored import StoredFiles
 from ibidem.errors import ArtifactError, ConfigError, DataError
 from ibidem.figures import counted
-from ibidem.files import write_file
-from ibidem.places import AnyPlace, on_disk, path_of
+from ibidem.places import AnyPlace, MaybePlace, StorePath, on_disk, path_of
 from ibidem.readers import readers_of, recorded
 from ibidem.records import Document
 from ibidem.runtime import rare_collection
@@ -73,8 +70,6 @@ STEPS: dict[str, StepMaker] = {
 }
 """The steps of each document, in order; the first step that drops it is its last."""
 MOST_KINDS = 3
-_COSTLY: frozenset[StepName] = frozenset(["licenses", "filters", "scrub", "contamination"])
-"""Steps that hold the GIL long enough to make processes worthwhile."""
 
 
 @configuration
@@ -86,9 +81,9 @@ class PreprocessConfig(Policies, EngineConfig):
     store, installed-packages, or a dataset of the Hugging Face hub."""
     output_dir: AnyPlace
     """Folder of the resulting dataset, or its URL at a store; one artifact, replaced as a whole."""
-    work_dir: Annotated[Path | None, WRITTEN] = None
-    """Folder for the files of the work where output_dir is a URL; all workers must see it. If empty, the current
-    folder."""
+    work_dir: Annotated[MaybePlace, WRITTEN] = None
+    """Folder for the files of the work where output_dir is a URL, or its URL at a store; all workers must see it. If
+    empty, the folder around output_dir with the runner ray, otherwise the current folder."""
     shard_size: Annotated[int, Field(ge=1)] = 2000
     """Number of documents of a source that one shard spans."""
     max_documents: Annotated[int, Field(ge=1)] | None = None
@@ -150,11 +145,11 @@ def make(
     settled = [shards.load_dataset(path, Engine(config)) for path in config.dedup.against]
     settled_parts = _settled_parts(settled, near=config.dedup.near)
     inputs = [*origins, *(existing.as_input("against", of=config.output_dir) for existing in settled)]
-    inputs += [*contamination.as_inputs(config.contamination), *_word_lists(config)]
+    inputs += [*contamination.as_inputs(config.contamination), *_lists_as_inputs(config)]
     inputs += removals.as_inputs([request.id for request in requests])
     chosen = _settings(config) | dict(more) | recorded(origins, config.output_dir)
     dataset = artifacts.finished(
-        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=config.work_dir
+        config.output_dir, kind=shards.KIND, config=chosen, inputs=inputs, beside=_work_dir(config)
     )
     if dataset is None:
         _make(config, settled_parts, chosen, inputs, requests, open_sources, started)
@@ -174,17 +169,24 @@ def _make(
 ) -> None:
     is_private = readers_of(chosen) is not None
     artifacts.check_writable(config.output_dir)
-    here = artifacts.local(config.output_dir, config.work_dir)
-    with rare_collection(), artifacts.workspace(here, config=chosen, inputs=inputs) as folder:
-        folder.chmod(0o700 if is_private else folder.stat().st_mode)
-        engine = Engine(config)
+    engine, beside = Engine(config), _work_dir(config)
+    place = artifacts.working_path(config.output_dir, beside)
+    with (
+        rare_collection(),
+        artifacts.workspace(place, config=chosen, inputs=inputs) as folder,
+        engine.working_in(folder),
+    ):
+        if is_private:
+            workfiles.shut(folder)
+        engine.check_seen(_local_inputs(config))
         opened = open_sources(folder)
         work = _plan(opened.sources, config, folder)
         _prepare(work, config, engine)
         _decide(work, settled_parts, config, engine)
-        counted = _finish(work, engine)
+        made = _finish(work, engine)
+        total = total_of(each.counts for each in made)
         if opened.must_keep:
-            _check_kept(total_of(counted), config)
+            _check_kept(total, config)
         with artifacts.create(
             config.output_dir,
             kind=shards.KIND,
@@ -192,13 +194,26 @@ def _make(
             inputs=inputs,
             started=started,
             is_private=is_private,
-            beside=config.work_dir,
+            beside=beside,
             engine=engine,
         ) as draft:
-            finish.assemble(draft, work.shards)
+            finish.assemble(draft, made)
             shards.write_tombstones(draft, [request.tombstone for request in requests])
             others = _other_counts(opened.sources, folder) | dict(opened.counts)
-            draft.counts |= to_manifest(total_of(counted), more=others)
+            draft.counts |= to_manifest(total, more=others)
+
+
+def _work_dir(config: PreprocessConfig) -> Path | None:
+    return work_dir_of(config.output_dir, config.work_dir, config)
+
+
+def _local_inputs(config: PreprocessConfig) -> list[Path]:
+    """Return the paths that tasks read, besides the work files."""
+    named = [path_of(Spec.parse(text).name) for text in config.dataset]
+    lists = [path for paths in (config.removals.requests, config.dedup.against) for path in paths]
+    lists += _word_lists(config).values()
+    lists += [Path(name) for name in config.contamination.benchmarks if Path(name).exists()]
+    return [*(path for path in named if not isinstance(path, StorePath) and path.exists()), *lists]
 
 
 def _check_kept(total: Counts, config: PreprocessConfig) -> None:
@@ -270,7 +285,7 @@ def source_texts(dataset: artifacts.Artifact, rows: Sequence[jsonl.Row]) -> list
 
     Args:
         dataset: the dataset that dropped them.
-        rows: their rows in dropped.parquet.
+        rows: as `shards.read_dropped` reads them.
 
     Returns:
         The text of each row; None if the source is not at hand, or has another document there now.
@@ -319,9 +334,9 @@ def _open_sources(config: PreprocessConfig) -> list[Source]:
             raise ConfigError(f"output_dir {config.output_dir} is inside the dataset {spec.name}")
     if output in (path.resolve() for path in config.dedup.against):
         raise ConfigError(f"dedup.against: {config.output_dir} is also the output_dir")
-    cap, trees = config.package_cap_bytes, config.reply_trees
+    cap, trees, most = config.package_cap_bytes, config.reply_trees, config.max_documents
     engine = Engine(config)
-    return [open_source(spec, package_cap_bytes=cap, trees=trees, engine=engine) for spec in specs]
+    return [open_source(spec, package_cap_bytes=cap, trees=trees, engine=engine, most=most) for spec in specs]
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -353,11 +368,15 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
     return {name: value for name, value in settings(config).items() if name not in elsewhere}
 
 
-def _word_lists(config: PreprocessConfig) -> list[artifacts.Input]:
-    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+def _lists_as_inputs(config: PreprocessConfig) -> list[artifacts.Input]:
     if config.scrub.deny is not None:
         read_names(config.scrub.deny)  # a mistake in it is one line, before anything is read
-    return [artifacts.Input.of_file(role, path) for role, path in lists.items() if path is not None]
+    return [artifacts.Input.of_file(role, path) for role, path in _word_lists(config).items()]
+
+
+def _word_lists(config: PreprocessConfig) -> dict[str, Path]:
+    lists = {"word-list": config.filters.profanity_words, "deny-list": config.scrub.deny}
+    return {role: path for role, path in lists.items() if path is not None}
 
 
 def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list[Part]:
@@ -368,9 +387,9 @@ def _settled_parts(settled: Sequence[artifacts.Artifact], *, near: bool) -> list
             )
     paths = [path for dataset in settled for path in shards.shard_paths(dataset.path)]
     for path in paths:
-        if not shards.sketch_path(path).exists():
+        if not shards.beside(path, shards.SKETCHES).exists():
             raise ConfigError(f"dedup.against: {path} has no sketches beside it; preprocess that dataset again")
-    return [Part(shards.sketch_path(path), path) for path in paths]
+    return [Part(shards.beside(path, shards.SKETCHES), path) for path in paths]
 
 
 def _plan(sources: Sequence[Source], config: PreprocessConfig, folder: Path) -> _Work:
@@ -413,14 +432,15 @@ def _prepare(work: _Work, config: PreprocessConfig, engine: Engine) -> None:
     processing.cache_clear()  # the files that policies name may have changed since an earlier run of this process
     function = partial(prepare, STEPS, policies)
     total = sum(min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size for run in work.runs)
+    load_kernels()
     with log.progress("preprocess.prepare", total, "documents") as bar:
-        for count in engine.map(function, work.runs, processes=not _COSTLY.issubset(config.skip)):
+        for count in engine.map(function, work.runs, processes=True):
             bar.advance(count)
     for number, spec in enumerate(config.dataset):
         prepared = [shard.prepared for shard in work.shards if shard.source == number]
         if all(map(_is_empty, prepared)):
             reason = next(filter(None, map(_first_unreadable, prepared)), "it contains no documents")
-            shutil.rmtree(work.folder, ignore_errors=True)
+            workfiles.remove(work.folder)
             raise DataError(f"dataset {Spec.parse(spec).name!r}: nothing could be read: {reason}")
 
 
@@ -429,7 +449,7 @@ def _policies(config: PreprocessConfig) -> Policies:
 
 
 def _is_empty(prepared: Prepared) -> bool:
-    return not len(np.load(prepared.sketch, mmap_mode="r")) and not len(shards.read_table(prepared.dropped))
+    return not len(exchange.load(prepared.sketch)) and not len(shards.read_table(prepared.dropped))
 
 
 def _first_unreadable(prepared: Prepared) -> str | None:
@@ -438,20 +458,18 @@ def _first_unreadable(prepared: Prepared) -> str | None:
 
 
 def _decide(work: _Work, settled: list[Part], config: PreprocessConfig, engine: Engine) -> None:
-    if (work.folder / "clusters.json").exists():
+    if (work.folder / "clusters.json").is_file():
         return
     parts = settled + [Part(shard.prepared.sketch, shard.prepared.kept) for shard in work.shards]
     scratch = work.folder / "decisions"
     decisions = find_duplicates(parts, config.dedup, engine, scratch, num_settled=len(settled))
     requested = decide.find_requested(decisions, config.removals, engine)
-    for shard in work.shards[:1]:
-        shard.verdicts.parent.mkdir(exist_ok=True)
     verdicts = [shard.verdicts for shard in work.shards]
     decide.write_verdicts(decisions, requested, config.removals, verdicts, engine)
     clusters = json.dumps(decisions.clusters())
     exchange.forget()
-    shutil.rmtree(scratch, ignore_errors=True)
-    write_file(work.folder / "clusters.json", clusters)
+    workfiles.remove(scratch)
+    workfiles.write(work.folder / "clusters.json", clusters)
 
 
 def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
@@ -469,13 +487,13 @@ def _other_counts(sources: Sequence[Source], folder: Path) -> dict[str, Any]:
     }
 
 
-def _finish(work: _Work, engine: Engine) -> list[Counts]:
-    counted = []
+def _finish(work: _Work, engine: Engine) -> list[finish.Made]:
+    made = []
     with log.progress("preprocess.finish", len(work.shards), "shards") as bar:
-        for counted_of_shard in engine.map(finish.finish, work.shards, processes=False):
-            counted.append(counted_of_shard)
+        for shard in engine.map(finish.finish, work.shards, processes=False):
+            made.append(shard)
             bar.advance()
-    return counted
+    return made
 
 
 def _folders(sources: Sequence[Source]) -> list[str]:

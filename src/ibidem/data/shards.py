@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibidem import artifacts, jsonl
+from ibidem import artifacts, jsonl, workfiles
 from ibidem.conversation import to_rows
 from ibidem.data.licenses.spdx import serialize
 from ibidem.errors import DataError
@@ -31,11 +31,13 @@ AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 KIND = "dataset"
-DROPPED = "dropped.parquet"
-QUARANTINE = "quarantine.jsonl"
 REMOVALS = "removals.jsonl"
-REMOVED = "removed.npy"
 SHARDS = "shard-*.parquet"
+SKETCHES = "sketch-*.npy"
+DROPPED = "dropped-*.parquet"
+QUARANTINE = "quarantine-*.jsonl"
+REMOVED = "removed-*.npy"
+"""Names of the files of a shard; each has its number in the place of the star, and none is empty."""
 
 _CODE_BLOCK = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("language", pa.string())])
 _PART = pa.struct([("kind", pa.string()), ("text", pa.large_string())])
@@ -177,15 +179,10 @@ def write_shard(path: Path, facts: pa.Table, contents: Iterable[pa.RecordBatch])
             first += len(batch)
 
 
-def write_dropped(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write the rows of dropped documents, one row group for each nonempty table; return their number."""
-    count = 0
+def write_dropped(path: Path, rows: pa.Table) -> None:
+    """Write the dropped documents of a shard, in one row group."""
     with pq.ParquetWriter(path, DROPPED_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            if len(table):
-                writer.write_table(table.combine_chunks(), row_group_size=len(table))
-                count += len(table)
-    return count
+        writer.write_table(rows.combine_chunks(), row_group_size=max(1, len(rows)))
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -196,7 +193,7 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
             for batch in file.iter_batches(BATCH_ROWS, columns=present):
                 yield _with_absent(batch, columns)
         return
-    with pa.OSFile(str(path)) as rows:
+    with workfiles.fetched(path) as local, pa.OSFile(str(local)) as rows:
         names = pa.ipc.open_file(rows).schema.names
         options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in _without_absent(columns, names)])
         with pa.ipc.open_file(rows, options=options) as reader:
@@ -236,7 +233,7 @@ def read_texts(path: Path, rows: NDArray[np.int64]) -> Iterator[pa.LargeStringAr
                 texts = file.read_row_group(number, ["text"], use_threads=False)["text"].combine_chunks()
                 yield texts.take(pa.array(inside))
         return
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+    with workfiles.fetched(path) as local, pa.memory_map(str(local)) as mapped, pa.ipc.open_file(mapped) as reader:
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for number, inside in _parted(rows, list(map(len, batches))):
             yield batches[number]["text"].take(pa.array(inside))
@@ -251,14 +248,14 @@ def _parted(rows: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow file."""
-    with pa.ipc.new_file(path, table.schema) as file:
+    """Write an Arrow file, whole or not at all."""
+    with workfiles.written(path) as partial, pa.ipc.new_file(partial, table.schema) as file:
         file.write_table(table)
 
 
 def read_table(path: Path) -> pa.Table:
     """Read an Arrow file."""
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+    with workfiles.fetched(path) as local, pa.OSFile(str(local)) as file, pa.ipc.open_file(file) as reader:
         return reader.read_all()
 
 
@@ -289,13 +286,13 @@ def rebatched(contents: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(pending)
 
 
-def sketch_path(shard: AnyPath) -> AnyPath:
-    """Return the path of a shard's sketches.
+def beside(shard: AnyPath, name: str) -> AnyPath:
+    """Return the path of another file of a shard.
 
-    >>> sketch_path(Path("d/train/shard-00001.parquet")).name
-    'sketch-00001.npy'
+    >>> beside(Path("d/train/shard-00001.parquet"), DROPPED).as_posix()
+    'd/train/dropped-00001.parquet'
     """
-    return shard.with_name(shard.name.replace("shard-", "sketch-")).with_suffix(".npy")
+    return shard.with_name(name.replace("*", shard.stem.rpartition("-")[2]))
 
 
 def write_quarantine(path: Path, unreadable: Iterable[Unreadable]) -> None:
@@ -335,20 +332,54 @@ def checked_shards(dataset: artifacts.Artifact) -> list[Path]:
 
 def shard_names(dataset: artifacts.Artifact) -> list[str]:
     """List the shards that the manifest of a dataset names, sorted; whether they exist is not looked at."""
-    return sorted(name for name in dataset.files if PurePosixPath(name).match(SHARDS))
+    return names_of(dataset, SHARDS)
+
+
+def is_of_earlier_layout(dataset: artifacts.Artifact) -> bool:
+    """Return whether an earlier version made a dataset, which listed all dropped documents in one file."""
+    return _without_number(DROPPED) in dataset.files
+
+
+def names_of(dataset: artifacts.Artifact, pattern: str) -> list[str]:
+    """List the files of shards that the manifest of a dataset names, sorted; whether they exist is not looked at.
+
+    Args:
+        dataset: the dataset.
+        pattern: which files of a shard. Earlier versions wrote some of them once for the dataset, without a number.
+    """
+    whole = _without_number(pattern)
+    return sorted(name for name in dataset.files if name == whole or PurePosixPath(name).match(pattern))
+
+
+def _without_number(pattern: str) -> str:
+    return pattern.replace("-*", "")
 
 
 def read_dropped(dataset: artifacts.Artifact, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Read the dropped documents of a dataset, one shard at a time."""
-    with source(dataset.path / DROPPED) as name, pq.ParquetFile(name) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns)
+    """Check and read the dropped documents of a dataset, those of one shard at a time.
+
+    Raises:
+        DigestMismatch: a file is missing or damaged.
+    """
+    names = names_of(dataset, DROPPED)
+    artifacts.check(dataset, names)
+    for name in names:
+        with source(dataset.path / name) as opened, pq.ParquetFile(opened) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns)
 
 
-def read_quarantine(dataset: artifacts.Artifact) -> list[Unreadable]:
-    """Read the list of inputs that could not be read."""
-    rows = jsonl.loads((dataset.path / QUARANTINE).read_text(encoding="utf-8"))
-    return [Unreadable(**row) for row in rows]
+def read_quarantine(dataset: artifacts.Artifact) -> Iterator[Unreadable]:
+    """Check and read the list of inputs that could not be read, that of one shard at a time.
+
+    Raises:
+        DigestMismatch: a file is missing or damaged.
+    """
+    names = names_of(dataset, QUARANTINE)
+    artifacts.check(dataset, names)
+    for name in names:
+        for row in jsonl.loads((dataset.path / name).read_text(encoding="utf-8")):
+            yield Unreadable(**row)
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -11,8 +11,9 @@ position with keys and values, and the next token of each row goes to its first 
 A prompt is read into keys and values of its own, whole or piece by piece, and then added as a row. `read_prompts`
 computes the next pieces of any prompts as one sequence of N tokens, kept apart by the attention, so that no padding is
 computed. `read_tokens` computes one more token of each row: there attention takes the time of reading keys and values.
-In float32 it is two products of matrix and vector, which a CPU does fastest if a sum runs along memory: in the slots
-keys are stored position by position, values dimension by dimension.
+In float32 on a CPU with AMX it is two products of matrix and vector, which are fastest if a sum runs along memory:
+there values are stored dimension by dimension. On a CPU without AMX these products took three times as long as
+attention as torch computes it, which is therefore used.
 
 Beside the letters of a model's shape: L layers, S positions, N tokens of all prompts, and 2 for keys and values.
 """
@@ -29,7 +30,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from ibidem.modeling.attention import Documents, attend, causal_attention
 from ibidem.modeling.config import ModelConfig
-from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder
+from ibidem.modeling.matrices import FrozenBlock, FrozenDecoder, has_amx
 
 FIRST_ROWS, FIRST_SIZE = 4, 256
 """Slots and positions that a cache has at least once anything is in it."""
@@ -86,6 +87,11 @@ class KVCache:
         return len(self.lengths)
 
     @property
+    def is_reserved(self) -> bool:
+        """Whether there is memory for all slots and positions, which then stays where it is."""
+        return self._reserved == (self.slots, self.size)
+
+    @property
     def bytes_per_position(self) -> int:
         """Size of the keys and values of one position."""
         heads, width = self._heads
@@ -130,9 +136,9 @@ class KVCache:
         for whole_BGSK, part_BGK in zip(self._layers[layer], kv_B2GK.unbind(1), strict=True):
             whole_BGSK[: len(part_BGK), :, position] = part_BGK
 
-    def read(self, layer: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return views of the first positions of the rows in use: keys and values of a layer, (B, G, S, K)."""
-        k_BGSK, v_BGSK = (whole[: self.rows, :, :size] for whole in self._layers[layer])
+    def read(self, layer: int, rows: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return views of the first positions of the first slots: keys and values of a layer, (B, G, S, K)."""
+        k_BGSK, v_BGSK = (whole[:rows, :, :size] for whole in self._layers[layer])
         return k_BGSK, v_BGSK
 
     def copied(self, slot: int) -> Tensor:
@@ -160,12 +166,12 @@ class KVCache:
         self.lengths.pop()
 
     def _zeros(self, rows: int, size: int, which: int) -> Tensor:
-        """Return zeros, (B, G, S, K), for keys (0) or values (1); values in float32 are (B, G, K, S) in memory.
+        """Return zeros, (B, G, S, K), for keys (0) or values (1), which may be (B, G, K, S) in memory.
 
         A masked position counts 0 times its value, which must not be NaN.
         """
         G, K = self._heads
-        if which == 1 and self._dtype is torch.float32:
+        if which == 1 and _is_by_products(self._dtype, self._device):
             return _pages((rows, G, K, size), self._dtype, self._device).mT
         return _pages((rows, G, size, K), self._dtype, self._device)
 
@@ -237,9 +243,29 @@ def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
     """Add one token to each row; return the normalized hidden states, (B, D)."""
     size = max(cache.lengths) + 1
     cache.reserve(cache.rows, size)
-    is_level = min(cache.lengths) + 1 == size
     positions_B = torch.tensor(cache.lengths, device=model.device)
-    slots_B = torch.arange(cache.rows, device=model.device)
+    hidden_BD = token_states(model, cache, ids_B, positions_B, size, is_level=min(cache.lengths) + 1 == size)
+    cache.lengths = [length + 1 for length in cache.lengths]
+    return hidden_BD
+
+
+def token_states(
+    model: FrozenDecoder, cache: KVCache, ids_B: Tensor, positions_B: Tensor, size: int, *, is_level: bool = False
+) -> Tensor:
+    """Store and attend to one more token in each of the first B slots; return the normalized hidden states, (B, D).
+
+    Of what it computes with, only B, `size` and `is_level` are numbers of the host.
+
+    Args:
+        model: the weights.
+        cache: with memory for B rows of `size` positions; the lengths of its rows are neither read nor changed.
+        ids_B: the tokens; int64.
+        positions_B: where each is stored; int64. A row attends to what is stored there and before.
+        size: number of positions that are read; more than each of theirs.
+        is_level: whether all positions are the last one.
+    """
+    B = len(ids_B)
+    slots_B = torch.arange(B, device=model.device)
     visible_BS = None if is_level else torch.arange(size, device=model.device) <= positions_B[:, None]
     rotation = _rotation(model, positions_B)
     x_BD = model.embedding.rows(ids_B).to(model.dtype)
@@ -249,8 +275,7 @@ def read_tokens(model: FrozenDecoder, cache: KVCache, ids_B: Tensor) -> Tensor:
             cache.write_at(layer, size - 1, kv_B2GK)
         else:
             cache.write(layer, slots_B, positions_B, kv_B2GK)
-        x_BD = _finish(model, block, x_BD, _attend(q_BHK, *cache.read(layer, size), visible_BS))
-    cache.lengths = [length + 1 for length in cache.lengths]
+        x_BD = _finish(model, block, x_BD, _attend(q_BHK, *cache.read(layer, B, size), visible_BS))
     return _norm(model, x_BD, model.norm_D)
 
 
@@ -261,7 +286,7 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     """
     B, G, S, K = k_BGSK.shape
     q_BGRK = q_BHK.reshape(B, G, -1, K)
-    if q_BHK.dtype is not torch.float32:  # scores and their softmax are not to be rounded to 16 bits
+    if not _is_by_products(q_BHK.dtype, q_BHK.device):
         mask = None if visible_BS is None else visible_BS[:, None, None]
         return scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask).flatten(1)
     k_XSK, v_XSK, q_XRK = k_BGSK.flatten(0, 1), v_BGSK.flatten(0, 1), q_BGRK.flatten(0, 1)
@@ -269,6 +294,11 @@ def _attend(q_BHK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_BS: Tensor | 
     if visible_BS is not None:
         scores_XSR.view(B, G, S, -1).masked_fill_(~visible_BS[:, None, :, None], -torch.inf)
     return torch.bmm(v_XSK.mT, scores_XSR.mT.softmax(dim=-1).mT).mT.reshape(B, -1)
+
+
+def _is_by_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether attention is two products; in 16 bits its scores and their softmax would be rounded."""
+    return device.type == "cpu" and dtype is torch.float32 and has_amx()
 
 
 def _rotation(model: FrozenDecoder, positions_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,9 @@ matrix and the loss are one operation over chunks of tokens and, on a CPU, tiles
 
 The logits become, in place, exponentials, and the exponentials are all that both gradients need. Nothing is computed
 twice.
+
+On a GPU liger-kernel's kernels may compute the same in their place. They round the logits, and what becomes of them, to
+the precision of the model, and the host waits once a micro batch, for the number of targets.
 """
 
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
+
+from ibidem.records import LossKernel
 
 IGNORE = -100
 """A target that does not count."""
@@ -38,7 +43,9 @@ DEFAULT_TILE = Tile(tokens=2048, ids=1 << 30)
 """All ids on an accelerator, 512 MB at 65,536: the matrix is read once per chunk, so chunks must be large."""
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0, kernel: LossKernel = "chunked"
+) -> Tensor:
     """Sum the negative log-likelihoods of targets under softmax(hidden @ weight.T).
 
     Args:
@@ -46,6 +53,7 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         weight_VD: output matrix, of the same dtype.
         targets_N: ids, or IGNORE; int64.
         z_loss: weight of the squared log-sum-exp of the logits, which keeps them small.
+        kernel: whose operation computes it. With liger there is at least one token.
     Returns:
         The sum over all targets that count, in nats; float32 scalar.
     Source: the chunked form of Hsu et al. 2024, arXiv:2410.10989 (Liger), section 3.2; the rescaled tiles of Milakov
@@ -53,7 +61,7 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
     """
     if not torch.is_grad_enabled():  # a parameter asks for its gradient even then
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss, kernel)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def counted(targets_BT: Tensor) -> Tensor:
@@ -98,9 +106,12 @@ class _Embed(torch.autograd.Function):
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, kernel: LossKernel
+    ) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
-        total, grad_hidden_ND, grad_weight_VD = _loss_and_gradients(
+        compute = _of_liger if kernel == "liger" else _loss_and_gradients
+        total, grad_hidden_ND, grad_weight_VD = compute(
             hidden_ND, weight_VD, targets_N, z_loss, needs_hidden, needs_weight
         )
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
@@ -108,14 +119,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         hidden_ND, weight_VD = ctx.saved_tensors
         scaled = (
             hidden_ND.mul_(grad) if needs_hidden else None,
             weight_VD.mul_(grad).to(ctx.weight_dtype) if needs_weight else None,
         )
-        return *scaled, None, None
+        return *scaled, None, None, None
 
 
 @torch.library.custom_op("ibidem::linear_cross_entropy", mutates_args=())
@@ -146,7 +157,34 @@ def _loss_and_gradients(
     return total, grad_hidden_ND, sums_VD.to(_sums_dtype(weight_VD))
 
 
+@torch.library.custom_op("ibidem::linear_cross_entropy_of_liger", mutates_args=())
+def _of_liger(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, needs_hidden: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_loss_and_gradients` does; the matrix's gradient is added up in float32."""
+    from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_forward
+
+    with torch.no_grad():  # it writes products in place only then
+        total, _, _, _, grad_hidden_ND, grad_weight_VD, _ = fused_linear_cross_entropy_forward(
+            hidden_ND,
+            weight_VD,
+            targets_N,
+            ignore_index=IGNORE,
+            lse_square_scale=z_loss,
+            reduction="sum",
+            accum_dtype=torch.float32,
+            compute_gradients=needs_hidden or needs_weight,
+            weight_requires_grad=needs_weight,
+        )
+    return (
+        total,
+        grad_hidden_ND if needs_hidden else hidden_ND.new_empty(0),
+        weight_VD.new_empty(0) if grad_weight_VD is None else grad_weight_VD,
+    )
+
+
 @_loss_and_gradients.register_fake
+@_of_liger.register_fake
 def _(
     hidden_ND: Tensor, weight_VD: Tensor, _targets: Tensor, _z_loss: float, needs_hidden: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,29 +14,38 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
 from ibidem.modeling.adapters import Adapter
 from ibidem.modeling.attention import Layout, causal_attention
 from ibidem.modeling.config import ModelConfig
+from ibidem.modeling.float8 import Product
 from ibidem.modeling.initialization import draw, fill
 from ibidem.modeling.log_probabilities import Scoring, TokenScores, token_scores
 from ibidem.modeling.loss import embed, linear_cross_entropy
 from ibidem.modeling.operations import Rotation, rms_norm, rms_norm_linear, swiglu_linear
 from ibidem.modeling.rope import Rope
+from ibidem.records import LossKernel
 
 INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-    """A matrix without bias, in the dtype of its input; perhaps with an adapter."""
+    """A matrix without bias, in the dtype of its input; perhaps with an adapter, or with a product of its own."""
 
     adapter: Adapter | None
+    product: Product | None
+    """Computes x @ weight.T in training. None: `operations` do, together with what comes before, and keep less."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.adapter = None
+        self.adapter = self.product = None
+
+    @property
+    def has_own_product(self) -> bool:
+        """Whether `product` computes."""
+        return self.product is not None and self.training
 
     @property
     def whole(self) -> Tensor:
@@ -45,7 +54,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ whole.T."""
-        result = linear(x, self.weight.to(x.dtype))
+        multiply = self.product if self.product is not None and self.training else linear
+        result = multiply(x, self.weight.to(x.dtype))
         return result if self.adapter is None else result + self.adapter(x)
 
 
@@ -60,6 +70,9 @@ class RMSNorm(nn.RMSNorm):
     def then(self, matrix: Linear, x: Tensor, *, rotation: Rotation | None = None, heads: int = 0) -> Tensor:
         """Return matrix(norm(x)), its first heads rotated, without keeping norm(x)."""
         assert self.eps is not None
+        if matrix.has_own_product:
+            assert not heads, "they would not be rotated"
+            return matrix(self(x))  # type: ignore[no-any-return]
         weights = self.weight.to(x.dtype), matrix.weight.to(x.dtype)
         result = rms_norm_linear(x, *weights, self.eps, rotation=rotation, heads=heads)
         if matrix.adapter is None:
@@ -83,7 +96,8 @@ class Attention(nn.Module):
 
     def project(self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of norm(x), normalized and rotated: (B, T, H, K) and twice (B, T, G, K)."""
-        heads = 0 if self.has_norms or self.qkv.adapter is not None else sum(self.split[:2])
+        is_alone = self.qkv.adapter is None and not self.qkv.has_own_product
+        heads = sum(self.split[:2]) if is_alone and not self.has_norms else 0
         joined = norm.then(self.qkv, x_BTD, rotation=rotation, heads=heads)
         heads_BTXK = joined.view(*joined.shape[:-1], -1, self.head_width)
         q_BTHK, k_BTGK, v_BTGK = torch.split(heads_BTXK, self.split, dim=2)
@@ -110,6 +124,9 @@ class FeedForward(nn.Module):
     def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
         """Transform norm(x), each token independently."""
         gate_up_BTF = norm.then(self.gate_up, x_BTD)
+        if self.down.has_own_product:
+            gate_BTF, up_BTF = gate_up_BTF.chunk(2, dim=-1)
+            return self.down(silu(gate_BTF) * up_BTF)  # type: ignore[no-any-return]
         result_BTD = swiglu_linear(gate_up_BTF, self.down.weight.to(x_BTD.dtype))
         return result_BTD if self.down.adapter is None else result_BTD + self.down.adapter.behind_swiglu(gate_up_BTF)
 
@@ -156,6 +173,8 @@ class Decoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
         self.compute_dtype = compute_dtype
+        self.loss_kernel: LossKernel = "chunked"
+        """Whose operation computes the loss in training; what is measured is always of the chunked one."""
         self.embedding = Matrix(config)
         self.rope = Rope(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -252,7 +271,8 @@ class Decoder(nn.Module):
             hidden_ND, targets_N = hidden_ND.index_select(0, counted_N), targets_N.index_select(0, counted_N)
         if scoring is not None:
             return self._scores(hidden_ND, head_VD, targets_N, scoring)
-        return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss)
+        kernel = self.loss_kernel if self.training else "chunked"
+        return linear_cross_entropy(hidden_ND, head_VD, targets_N, z_loss=z_loss, kernel=kernel)
 
     def _scores(self, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, scoring: Scoring) -> TokenScores:
         return token_scores(hidden_ND, head_VD, targets_N, scoring)

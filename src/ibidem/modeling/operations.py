@@ -131,8 +131,9 @@ class _SwiGLULinear(torch.autograd.Function):
         active = silu(gate)
         grad_weight = grad.flatten(0, -2).T @ (active * up).flatten(0, -2) if ctx.needs_input_grad[1] else None
         grad_product = grad @ weight_DF
-        grad_gate = torch.ops.aten.silu_backward(grad_product * up, gate)
-        return torch.cat([grad_gate, active.mul_(grad_product)], dim=-1), grad_weight
+        grad_up = active.mul_(grad_product)
+        grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
+        return torch.cat([grad_gate, grad_up], dim=-1), grad_weight
 
 
 def _scale(x: Tensor, eps: float) -> Tensor:
@@ -146,10 +147,10 @@ def _normed(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 def _norm_gradients(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a norm's input and weight."""
     normed, grad = _wide(x) * scale, _wide(grad)
-    grad_weight = (grad * normed).flatten(0, -2).sum(dim=0)
-    inner = grad * weight.to(grad.dtype)
-    inward = (inner * normed).mean(dim=-1, keepdim=True)
-    return inner.sub_(normed.mul_(inward)).mul_(scale).to(x.dtype), grad_weight.to(weight.dtype)
+    product, weight_D = grad * normed, weight.to(grad.dtype)
+    inward = (product @ weight_D).div_(len(weight_D)).unsqueeze(-1)
+    inner = (grad * weight_D).addcmul_(normed, inward, value=-1).mul_(scale)
+    return inner.to(x.dtype), product.flatten(0, -2).sum(dim=0).to(weight.dtype)
 
 
 def _rotated(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from ibidem.modeling.cache import KVCache, Reading, read_prompts, read_tokens
+from ibidem.modeling.decode_graphs import DecodeGraphs
 from ibidem.modeling.matrices import FrozenDecoder
 from ibidem.modeling.prefixes import Prefixes
 from ibidem.modeling.sampling import draw, draw_scored
@@ -126,8 +127,10 @@ class RunningBatch:
         self._pace = pace
         self._cache = KVCache(model.config, slots, size or model.config.context, dtype=model.dtype, device=model.device)
         self._is_growing = size is None
+        self._graphs: DecodeGraphs | None = None
         if size is not None:
             self._cache.reserve(slots, size)
+            self._graphs = DecodeGraphs(model, self._cache) if model.uses_graphs else None
         self._prefixes = Prefixes(prefix_bytes, bytes_per_id=self._cache.bytes_per_position)
         self._rows: list[_Row] = []
         self._partly_read: _Row | None = None
@@ -152,8 +155,7 @@ class RunningBatch:
         """Draw the next token of every row whose prompt is read; return them by the rows' numbers."""
         hidden = []
         if self._rows:
-            ids_B = torch.tensor([row.drawn[-1] for row in self._rows], device=self._model.device)
-            hidden.append(read_tokens(self._model, self._cache, ids_B))
+            hidden.append(self._read_tokens([row.drawn[-1] for row in self._rows]))
             self.tokens_read += len(self._rows)
         hidden += self._join()
         if not hidden:
@@ -162,6 +164,11 @@ class RunningBatch:
         for row, (next_id, _) in zip(self._rows, drawn, strict=True):
             row.drawn.append(next_id)
         return {row.number: each for row, each in zip(self._rows, drawn, strict=True)}
+
+    def _read_tokens(self, ids: list[int]) -> Tensor:
+        if self._graphs is not None:
+            return self._graphs.read_tokens(ids)
+        return read_tokens(self._model, self._cache, torch.tensor(ids, device=self._model.device))
 
     @torch.inference_mode()
     def release(self, number: int) -> None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ibidem.attribution.config import PolicyConfig
 from ibidem.config import POSITIONAL, configuration
 from ibidem.grounding.config import HeadChoice
+from ibidem.records import FlashAttention
 
 TEMPERATURE, TOP_P = 0.8, 0.95
 """Of sampling, unless a command or a request says otherwise."""
@@ -44,6 +45,10 @@ class GenerateConfig:
     """End the text before the first of these strings."""
     weights: Literal["float32", "bfloat16", "int8"] | None = None
     """Precision of the matrices; by default float32, on a GPU bfloat16. int8, for CPUs, is fastest."""
+    flash_attention: FlashAttention | None = None
+    """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
+    cuda_graphs: bool = False
+    """On a GPU, record the steps as CUDA graphs, and replay them: less work for the host between two steps."""
     output: Path | None = None
     """Write JSON lines to this file instead of showing the text."""
     attribute: Path | None = None
@@ -53,6 +58,8 @@ class GenerateConfig:
     def _answers_end_by_themselves(self) -> "GenerateConfig":
         if self.chat and self.stop:
             raise ValueError("stop: with chat an answer ends where the model ends it; leave one of them out")
+        if self.flash_attention is not None and self.weights == "float32":
+            raise ValueError("flash_attention computes in 16 bits: give weights bfloat16")
         return self
 
 

@@ -7,6 +7,7 @@ from ibidem.conversation import Conversation, Turn
 from ibidem.figures import counted
 from ibidem.files import write_file
 from ibidem.inference.chat import answer
+from ibidem.modeling import flash_attention
 from ibidem.modeling.checkpoint import TOKENIZER_DIR, load_model
 from ibidem.modeling.generate import Completion, Sampling, complete, room_for
 from ibidem.modeling.matrices import FrozenDecoder
@@ -22,13 +23,14 @@ def generate(config: GenerateConfig) -> str:
         artifacts.check_outside(config.output)
     index = None if config.attribute is None else Attribution(config.attribute)
     model, checkpoint = load_model(newest(config.checkpoint))
+    flash_attention.use(config.flash_attention, "flash_attention", model.device)
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_DIR)
     if index is not None and index.tokenizer.digest != tokenizer.digest:
         reason = "it is of another training: the model has another tokenizer; what it repeats of its own is not found"
         log.event("generate.other_index", index=str(config.attribute), reason=reason)
     if config.chat:
         report_untuned(checkpoint)
-    frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size)
+    frozen = FrozenDecoder(model, config.weights, num_ids=tokenizer.vocab_size, uses_graphs=config.cuda_graphs)
     completions = _answers(config, frozen, tokenizer) if config.chat else _completions(config, frozen, tokenizer)
     if config.output is None:
         between, separator = "\n\n" if config.chat else "", "\n" + "-" * 40 + "\n"

@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def blend(dataset: Artifact) -> Html:
 def corpus(dataset: Artifact) -> Html:
     """Show what was kept, what was dropped and why."""
     counts = dataset.counts
-    outside = {"quarantined: unreadable, each listed in quarantine.jsonl": counts.get("quarantined")}
+    outside = {f"quarantined: unreadable, each listed in {shards.QUARANTINE}": counts.get("quarantined")}
     outside |= {f"skipped files: {why}": n for why, n in counts.get("skipped_files", {}).items()}
     duplicates, scrubbed, lengths = counts.get("clusters", {}), counts.get("scrubbed"), counts.get("lengths")
     dropped = sum(counts.get("dropped", {}).values())
@@ -134,11 +134,12 @@ def _drops(dataset: Artifact) -> list[Html]:
         for reason, number in (dropped or {}).items()
     ]
     counted = table(("Reason", "Documents", "Of read"), None if dropped is None else rows, right=(1, 2))
-    path = intact(dataset, shards.DROPPED)
-    if path is None:
-        evidence = [tag("p", None, f" {shards.DROPPED} is missing, or differs from the manifest.")]
+    paths = [intact(dataset, name) for name in shards.names_of(dataset, shards.DROPPED)]
+    whole = [path for path in paths if path is not None]
+    if len(whole) < len(paths):
+        evidence = [tag("p", None, f" One of {shards.DROPPED} is missing, or differs from the manifest.")]
     else:
-        evidence = [_examples(path, dropped or {}), *_losses(path), *_license_drops(path)]
+        evidence = [_examples(whole, dropped or {}), *_losses(whole), *_license_drops(whole)]
     return [tag("h3", "Dropped, and why"), counted, *evidence]
 
 
@@ -153,10 +154,14 @@ def explanations() -> dict[str, str]:
     }
 
 
-def _examples(path: Path, dropped: Mapping[str, int]) -> Html:
+def _rows(paths: Sequence[Path], *columns: str) -> Iterator[dict[str, Any]]:
+    return (row for path in paths for row in shards.read_rows(path, columns))
+
+
+def _examples(paths: Sequence[Path], dropped: Mapping[str, int]) -> Html:
     """Show the first documents that each reason dropped; those removed on request are not named again."""
     examples: dict[str, list[Html]] = defaultdict(list)
-    for row in shards.read_rows(path, ["reason", "repo", "path", "record", "detail", "kept", "similarity"]):
+    for row in _rows(paths, "reason", "repo", "path", "record", "detail", "kept", "similarity"):
         mine = examples[row["reason"]]
         if len(mine) < MOST_EXAMPLES and not row["reason"].startswith("removal."):
             mine.append(tag("div", tag("code", row["record"]), _evidence(row)))
@@ -165,10 +170,10 @@ def _examples(path: Path, dropped: Mapping[str, int]) -> Html:
     return join(tag("h3", title), table(("Reason", "Documents, and the evidence"), rows))
 
 
-def _losses(path: Path) -> list[Html]:
+def _losses(paths: Sequence[Path]) -> list[Html]:
     """List what each repository lost, file by file; those removed on request are not named again."""
-    columns = ["reason", "repo", "source", "path", "record", "detail", "kept", "similarity"]
-    rows = [row for row in shards.read_rows(path, columns) if not row["reason"].startswith("removal.")]
+    columns = ("reason", "repo", "source", "path", "record", "detail", "kept", "similarity")
+    rows = [row for row in _rows(paths, *columns) if not row["reason"].startswith("removal.")]
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows[:MOST_LOSSES]:
         why = join(tag("div", row["reason"]), _evidence(row))
@@ -193,7 +198,7 @@ def _evidence(row: Mapping[str, Any]) -> Html:
     return tag("div", *parts, cls="soft") if said else join()
 
 
-def _license_drops(dropped: Path) -> list[Html]:
+def _license_drops(paths: Sequence[Path]) -> list[Html]:
     """Show the evidence: metadata by package, headers file by file."""
     groups: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], str] = {}
@@ -202,7 +207,7 @@ def _license_drops(dropped: Path) -> list[Html]:
     def shown(where: str, detail: str) -> Html:
         return tag("div", tag("code", where), tag("div", detail, cls="soft"), cls="wrap")
 
-    for row in shards.read_rows(dropped, ["reason", "repo", "source", "path", "record", "detail"]):
+    for row in _rows(paths, "reason", "repo", "source", "path", "record", "detail"):
         package, where, detail = row["repo"] or row["source"], row["path"] or row["record"], row["detail"] or ""
         if row["reason"] == DropReason.LICENSE_HEADER:
             headers.append((package, shown(where, detail)))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ibidem.config import OPTIONAL, REPORTED, Url, configuration
+from ibidem.records import FlashAttention, Float8Recipe, LossKernel
 from ibidem.trackers import Trackers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -173,6 +174,8 @@ class LoopConfig:
     """Recompute activations in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the blocks: on an accelerator faster and with less memory; on a CPU it takes half a minute first."""
+    flash_attention: Annotated[FlashAttention | None, OPTIONAL] = None
+    """Attention on a GPU by FlashAttention-3 or 4, whose package is installed; by default by torch's own kernels."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Random seed of initial weights, data order and dropout."""
     resume_from: Url | Path | None = None
@@ -189,6 +192,12 @@ class LoopConfig:
     timeout_minutes: Annotated[float, Field(gt=0), REPORTED] = 10.0
     """Minutes that processes wait in a step for one that does not answer; one that died is noticed at once. What only
     the main process does first, such as tokenizing, may take longer."""
+
+    @model_validator(mode="after")
+    def _check_flash_attention(self) -> "LoopConfig":
+        if self.flash_attention is not None and self.mixed_precision == "no":
+            raise ValueError("flash_attention computes in 16 bits: give mixed_precision bf16")
+        return self
 
     @model_validator(mode="after")
     def _check_batch(self) -> "LoopConfig":
@@ -269,6 +278,26 @@ class SessionConfig:
 
 
 @configuration
+class TrainLoopConfig(LoopConfig):
+    """Length, batch size and precision of a training."""
+
+    loss: Annotated[LossKernel, OPTIONAL] = "chunked"
+    """Whose operation computes the loss of a training step: this program's own, on any device, whose logits are
+    float32; or liger-kernel's on a GPU, whose logits have the precision of the matrix products."""
+    float8: Annotated[Float8Recipe | None, OPTIONAL] = None
+    """Multiply by the matrices of the blocks in float8 in training steps, with torchao's recipe of this name: for GPUs
+    of compute capability 8.9 or more, such as H100. Weights and checkpoints are as without."""
+
+    @model_validator(mode="after")
+    def _check_kernels(self) -> "TrainLoopConfig":
+        if self.loss == "liger" and self.mixed_precision == "fp16":
+            raise ValueError("loss liger would overflow in fp16: give mixed_precision bf16")
+        if self.float8 is not None and self.mixed_precision != "bf16":
+            raise ValueError("float8 is for products whose results are bf16: give mixed_precision bf16")
+        return self
+
+
+@configuration
 class TrainConfig(SessionConfig):
     """Pretrain a decoder on a preprocessed dataset."""
 
@@ -279,6 +308,7 @@ class TrainConfig(SessionConfig):
     """Shape of the model: base, base_12_heads, demo, tiny or wide, a Python file that sets MODEL, such as
     configs/model/base.py, or a JSON file."""
     data: DataConfig
+    training: TrainLoopConfig
     validation: TrainValidationConfig = Field(default_factory=TrainValidationConfig)
 
 
@@ -350,8 +380,10 @@ class HeadLoopConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _is_small(self) -> "HeadLoopConfig":
-        if self.compile or self.gradient_checkpointing:
-            raise ValueError("a grounding head has no blocks: leave compile and gradient_checkpointing out")
+        if self.compile or self.gradient_checkpointing or self.flash_attention:
+            raise ValueError(
+                "a grounding head has no blocks: leave compile, gradient_checkpointing and flash_attention out"
+            )
         return self
 
 

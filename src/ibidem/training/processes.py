@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from ibidem import log, trackers
 from ibidem.errors import ConfigError
+from ibidem.modeling import flash_attention
 from ibidem.training import sharding
 from ibidem.training.config import LoopConfig, SessionConfig
 
@@ -26,8 +27,8 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     """Start accelerate on the devices of this machine; precision and sharding are the project's own.
 
     Raises:
-        ConfigError: a tracker is not installed, there are more processes than GPUs, or the launcher asks for something
-            that is not done here.
+        ConfigError: a tracker or flash attention is not installed, there are more processes than GPUs, or the launcher
+            asks for something that is not done here.
     """
     on_cpu = not torch.cuda.is_available()
     precision = config.training.mixed_precision
@@ -40,7 +41,7 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
     sharding.check(config.training.shard_processes)
     _check_device()
     with sharding.hidden_from_accelerate():
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="no",
             log_with=list(config.trackers) or None,
@@ -50,6 +51,8 @@ def start_accelerator(config: SessionConfig) -> Accelerator:
                 InitProcessGroupKwargs(timeout=timeout_of_steps(config)),
             ],
         )
+    flash_attention.use(config.training.flash_attention, "training.flash_attention", accelerator.device)
+    return accelerator
 
 
 def _check_device() -> None:

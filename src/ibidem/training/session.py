@@ -178,7 +178,7 @@ def run(
     ):
         resume_from = config.training.resume_from
         checkpoint = state.find(accelerator, config.output_dir, resume_from, made.kind, principal=config.reader)
-        _warn(config, starts_anew=checkpoint is None and resume_from is not None)
+        _check_start(config, is_anew=checkpoint is None and resume_from is not None)
         made = _completed(made, config, checkpoint)
         if made.readers is not None and accelerator.is_main_process:
             _shut(config.output_dir)
@@ -359,8 +359,13 @@ def _check_is_own(resume_from: Path | str | None, config: SessionConfig) -> None
         )
 
 
-def _warn(config: SessionConfig, *, starts_anew: bool) -> None:
-    if starts_anew:
+def _check_start(config: SessionConfig, *, is_anew: bool) -> None:
+    """Report a run that was to resume and starts anew, and a warmup that is never over.
+
+    Raises:
+        CheckpointError: it was to resume from a URL that is not that of its own copies.
+    """
+    if is_anew:
         _check_is_own(config.training.resume_from, config)
         log.event("train.starts_anew", reason=f"{config.output_dir} has no checkpoint to resume from")
     steps = config.training.steps

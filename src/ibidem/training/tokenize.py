@@ -174,6 +174,7 @@ def make(
             work.chmod(0o700 if is_private else work.stat().st_mode)
             threads = max(1, cores // min(engine.workers, len(names)))
             places = dataset.resolve(), tokenizer.resolve(), work.resolve()  # workers of a cluster are in other folders
+            engine.check_seen([*places[:2], *work.iterdir()])
             job = Job(*places, loaded.digest, share, threads)
             _take_over(job, data, config, earlier)
             _tokenize(job, data, names, engine)

@@ -6,10 +6,11 @@ from ibidem import artifacts
 from ibidem.config import settings
 from ibidem.errors import ConfigError
 from ibidem.modeling.config import ModelConfig, read_model_config
+from ibidem.modeling.modeling_custom import Decoder
 from ibidem.runs import folder_of
 from ibidem.tokenization.tokenizer import Tokenizer
-from ibidem.training import plan, session
-from ibidem.training.config import TrainConfig
+from ibidem.training import kernels, plan, session
+from ibidem.training.config import TrainConfig, TrainLoopConfig
 from ibidem.training.curriculum import stages_of, trained_tokens
 from ibidem.training.prepared import check_tokens, tokens_of
 from ibidem.training.pretraining import Pretraining
@@ -25,10 +26,11 @@ def run(config: TrainConfig) -> artifacts.Artifact:
     """Tokenize once, build or resume, run the loop; return the last checkpoint.
 
     Raises:
-        ConfigError: the shapes, batch sizes or processes do not fit together.
+        ConfigError: the shapes, batch sizes or processes do not fit together, or a kernel cannot run here.
         CheckpointError: no intact checkpoint to resume from, or it belongs to another run.
     """
     shape = check(config)
+    kernels.check(config.training)
     accelerator = start_accelerator(config)
     check_processes(config, accelerator)
     tokens, tokenizer = tokens_of(config.data, config.output_dir, accelerator)
@@ -51,10 +53,15 @@ def run(config: TrainConfig) -> artifacts.Artifact:
         config,
         accelerator,
         made,
-        build=partial(session.new_decoder, shape, config.training),
+        build=partial(new_decoder, shape, config.training),
         tokens_per_step=tokens_per_step,
     )
     return artifacts.load(last)
+
+
+def new_decoder(shape: ModelConfig, training: TrainLoopConfig) -> Decoder:
+    """Return a decoder with random weights, which the seed decides, and the kernels that the training asks for."""
+    return kernels.use(session.new_decoder(shape, training), training)
 
 
 def check(config: TrainConfig) -> ModelConfig:
@@ -69,6 +76,7 @@ def check(config: TrainConfig) -> ModelConfig:
     shape = read_model_config(config.model)
     check_tokens(config.data)
     check_shape(shape, Tokenizer.load(config.data.tokenizer), config)
+    kernels.check_sizes(config.training, shape, context=config.data.context or shape.context)
     return shape
 
 

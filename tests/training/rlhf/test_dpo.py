@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.conftest import REPOSITORY
+from tests.data.left_out import quarantined
 from tests.training.rlhf.preference_data import events, figures, kill_and_resume, pairs_dataset, rows
 from tests.training.test_resume import Settings, changed, flip, in_two, losses, weights
 
@@ -232,8 +233,7 @@ def test_a_file_of_pairs_is_preprocessed_and_its_bad_lines_are_quarantined(setti
     assert counts["train"] + counts["held_out"] == len(good)
     assert counts["left_out"] == {"quarantined": 3}
     (dataset,) = (settings["output_dir"] / "data").iterdir()
-    quarantined = (dataset / "quarantine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["line"] for line in quarantined] == [len(good) + number for number in (1, 2, 3)]
+    assert [row["line"] for row in quarantined(dataset)] == [len(good) + number for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dpo", DpoConfig), ("reward", RewardConfig)])

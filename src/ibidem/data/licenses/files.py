@@ -130,8 +130,9 @@ class LicenseFiles:
         closest = [note.file for note in named.values() if note.precedence == CLOSEST and note.file in near]
         aggregated = [note.file for note in named.values() if note.precedence == AGGREGATE]
         notes = [*(own or closest[:1]), *aggregated]
-        if not notes:
-            return None
+        is_unknown = around.joined is not None and around.joined.expression == UNKNOWN
+        if not notes or (is_unknown and not own and not any(file in near for file in notes)):
+            return None  # what stands above license files that are not recognized does not explain them
         is_head = any(note.license is not None for note in own)
         stated = self._stated(notes, OVERRIDE if is_head else AGGREGATE if aggregated else CLOSEST)
         for claims in around.claims if around.home in named else [around.joined]:

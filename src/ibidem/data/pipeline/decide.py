@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ibidem.data import exchange, shards
-from ibidem.data.dedup import Decisions
+from ibidem.data.dedup import Decisions, read_decisions
 from ibidem.data.engine import Engine
 from ibidem.data.exchange import Array, Indices
 from ibidem.data.filters.removals import Matcher, RemovalPolicy, load_requests
@@ -47,8 +47,6 @@ class _Task(NamedTuple):
     group: Group
     requested: Mapping[int, str]
     """Request by index of the document, in this group."""
-    doomed: Collection[int]
-    """Clusters whose documents are removed."""
     paths: Sequence[Path]
     """A file for each part."""
 
@@ -66,7 +64,7 @@ def write_verdicts(
         engine: runs the tasks.
     """
     layout, groups = decisions.layout, decisions.groups
-    run(engine, partial(_list_named, decisions), groups)
+    run(engine, partial(_list_named, layout), groups)
     run(engine, partial(_write_facts, layout), groups)
     doomed: set[int] = set()
     if policy.duplicates == "cluster":
@@ -74,9 +72,9 @@ def write_verdicts(
     tasks, left = [], list(paths)
     for group in _open_groups(decisions):
         inside = {index: requested[index] for index in requested if group.start <= index < group.end}
-        tasks.append(_Task(group, inside, doomed, left[: len(group.parts)]))
+        tasks.append(_Task(group, inside, left[: len(group.parts)]))
         del left[: len(group.parts)]
-    run(engine, partial(_write_verdicts, decisions), tasks)
+    run(engine, partial(_write_verdicts, layout, doomed), tasks)
 
 
 def _open_groups(decisions: Decisions) -> list[Group]:
@@ -90,11 +88,11 @@ def _clusters_of(decisions: Decisions, group: Group, requested: Mapping[int, str
         yield from found["cluster"][np.isin(found["document"], wanted)].tolist()
 
 
-def _list_named(decisions: Decisions, group: Group) -> None:
+def _list_named(layout: Layout, group: Group) -> None:
     """List the documents that the verdicts of a group name: keepers, and the first of each cluster."""
-    found = decisions.of(group)
+    found = read_decisions(layout, group)
     named = np.unique([*found["keeper"], *found["cluster"]]).astype(np.int64)
-    exchange.save(decisions.layout.path("named", group.number), named[named >= 0])
+    exchange.save(layout.path("named", group.number), named[named >= 0])
 
 
 def _write_facts(layout: Layout, group: Group) -> None:
@@ -130,9 +128,9 @@ def _facts(layout: Layout, named: Indices) -> dict[int, tuple[str, bytes]]:
     return facts
 
 
-def _write_verdicts(decisions: Decisions, task: _Task) -> None:
-    layout, group = decisions.layout, task.group
-    found, hashes = decisions.of(group), group.column("sha256")
+def _write_verdicts(layout: Layout, doomed: Collection[int], task: _Task) -> None:
+    group = task.group
+    found, hashes = read_decisions(layout, group), group.column("sha256")
     extra = np.setdiff1d([*task.requested], found["document"]).astype(np.int64)
     found = np.concatenate([found, nothing_about(extra)])
     found = found[np.argsort(found["document"])]
@@ -140,12 +138,20 @@ def _write_verdicts(decisions: Decisions, task: _Task) -> None:
     for path, start, end in zip(task.paths, group.bounds, group.bounds[1:], strict=False):
         inside = found[exchange.between(found["document"], start, end)]
         own = hashes[inside["document"] - group.start]
-        rows = [_row(task, facts, int(start), outcome, sha.tobytes()) for outcome, sha in zip(inside, own, strict=True)]
+        rows = [
+            _row(task, doomed, facts, int(start), outcome, sha.tobytes())
+            for outcome, sha in zip(inside, own, strict=True)
+        ]
         shards.write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _row(
-    task: _Task, facts: Mapping[int, tuple[str, bytes]], start: int, outcome: Array, sha256: bytes
+    task: _Task,
+    doomed: Collection[int],
+    facts: Mapping[int, tuple[str, bytes]],
+    start: int,
+    outcome: Array,
+    sha256: bytes,
 ) -> dict[str, Any]:
     index, keeper, similarity, cluster = outcome.item()
     row: dict[str, Any] = {"row": index - start}
@@ -158,7 +164,7 @@ def _row(
         row["reason"] = DropReason.DUPLICATE_EXACT if is_exact else DropReason.DUPLICATE_NEAR
     elif index in task.requested:
         row |= {"reason": DropReason.REMOVAL_REQUESTED, "detail": task.requested[index]}
-    elif cluster in task.doomed:
+    elif cluster in doomed:
         row |= {"reason": DropReason.REMOVAL_CLUSTER, "detail": row["cluster"]}
     return row
 
@@ -168,16 +174,18 @@ def find_requested(decisions: Decisions, policy: RemovalPolicy, engine: Engine) 
     if not policy.requests:
         return {}
     requested: dict[int, str] = {}
-    for found in engine.map(partial(_find_requested, decisions, policy), _open_groups(decisions), processes=False):
+    for found in engine.map(
+        partial(_find_requested, decisions.layout, policy), _open_groups(decisions), processes=False
+    ):
         requested |= found
     return requested
 
 
-def _find_requested(decisions: Decisions, policy: RemovalPolicy, group: Group) -> dict[int, str]:
+def _find_requested(layout: Layout, policy: RemovalPolicy, group: Group) -> dict[int, str]:
     by_text: dict[int, str] = {}
     by_field: dict[int, str] = {}
     has_texts = bool(Matcher(load_requests(policy.requests)).texts)
-    found = decisions.of(group)
+    found = read_decisions(layout, group)
     covered = found["document"][found["keeper"] >= 0]
     for part, start, end in zip(group.parts, group.bounds.tolist(), group.bounds[1:].tolist(), strict=False):
         removals = shards.read_column(part.text, "removal")

@@ -1,61 +1,55 @@
 """Turn prepared shards and verdicts into the artifact: shards, sketches and the list of dropped documents."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ibidem import artifacts
-from ibidem.data import shards
+from ibidem import artifacts, workfiles
+from ibidem.data import exchange, shards
 from ibidem.data.counts import (
     Counts,
     count_dropped,
     count_kept,
-    read_counts,
-    write_counts,
+    counts_of,
+    listed,
 )
-from ibidem.data.pipeline.shard import Finished, Shard
-from ibidem.data.shards import read_table, write_table
+from ibidem.data.pipeline.shard import Shard
+from ibidem.data.shards import read_table
 from ibidem.files import flush, sha256_of
 
-
-def finish(shard: Shard) -> Counts:
-    """Write the shard, its sketches and its dropped rows; return its counts."""
-    if not shard.finished.counts.exists():
-        with artifacts.make_folder(shard.finished.folder) as folder:
-            _write(shard, Finished(folder))
-    return read_counts(shard.finished.counts)
+_MADE = "made.json"
+"""Counts of a finished shard, and its files."""
 
 
-def assemble(draft: artifacts.Draft, finished: Sequence[Shard]) -> None:
+class Made(NamedTuple):
+    """A finished shard."""
+
+    shard: Shard
+    counts: Counts
+    files: dict[str, tuple[str, int | None]]
+    """sha256 and rows of its files for the artifact, by name."""
+
+
+def finish(shard: Shard) -> Made:
+    """Write the shard, its sketches, what was dropped and what could not be read."""
+    if not artifacts.is_made(shard.finished):
+        with artifacts.make_folder(shard.finished) as folder:
+            _write(shard, folder)
+    made = json.loads((shard.finished / _MADE).read_text(encoding="utf-8"))
+    return Made(shard, counts_of(made["counts"]), {name: (sha256, rows) for name, sha256, rows in made["files"]})
+
+
+def assemble(draft: artifacts.Draft, made: Sequence[Made]) -> None:
     """Put the finished shards into the artifact."""
-    for shard in finished:
-        if shard.finished.shard.exists():
-            path = draft.path / shard.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(shard.finished.shard, path)
-            os.link(shard.finished.sketch, shards.sketch_path(path))
-            draft.rows[shard.name] = pq.read_metadata(path).num_rows
-            hashes = json.loads(shard.finished.hashes.read_text(encoding="utf-8"))
-            draft.hashes[shard.name] = hashes[shard.finished.shard.name]
-            draft.hashes[shards.sketch_path(PurePosixPath(shard.name)).as_posix()] = hashes[shard.finished.sketch.name]
-    in_order = sorted(finished, key=attrgetter("dataset", "number"))
-    dropped = (read_table(shard.finished.dropped) for shard in in_order)
-    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, dropped)
-    draft.rows[shards.QUARANTINE] = _join(
-        (shard.prepared.quarantine for shard in in_order), draft.path / shards.QUARANTINE
-    )
-    removed = np.concatenate([np.load(shard.finished.removed) for shard in in_order])
-    if len(removed):
-        np.save(draft.path / shards.REMOVED, removed)
+    for shard, _, files in made:
+        for name, (sha256, rows) in files.items():
+            draft.add(f"{shard.dataset}/{name}", shard.finished / name, sha256=sha256, rows=rows)
 
 
 class Outcome(NamedTuple):
@@ -124,31 +118,33 @@ def _dropped(gone: pa.Table, verdicts: pa.Table, dataset: str) -> pa.Table:
     return pa.table(columns, schema=shards.DROPPED_SCHEMA)
 
 
-def _write(shard: Shard, finished: Finished) -> None:
+def _write(shard: Shard, folder: Path) -> None:
     verdicts = read_table(shard.verdicts)
-    outcome = write_staying(shard.prepared.kept, finished.shard, verdicts, shard.dataset)
-    sketches = np.load(shard.prepared.sketch, mmap_mode="r")
-    removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))
-    np.save(finished.removed, sketches[removed["row"].to_numpy()])
+    path = folder / PurePosixPath(shard.name).name
+    with workfiles.fetched(shard.prepared.kept) as kept:
+        outcome = write_staying(kept, path, verdicts, shard.dataset)
+    dropped = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
+    quarantine = shard.prepared.quarantine.read_bytes()
+    counts = outcome.kept + count_dropped(dropped)
+    counts["quarantined", ""] = quarantine.count(b"\n")
+    counts["read", ""] = counts["kept", ""] + len(dropped) + counts["quarantined", ""]
+    sketches = exchange.load(shard.prepared.sketch)
+    removed = verdicts.filter(pc.starts_with(verdicts["reason"], "removal."))["row"].to_numpy()
+    rows: dict[Path, int | None] = {}
     if outcome.stays.any():
-        np.save(finished.sketch, sketches[outcome.stays])
-        for path in (finished.shard, finished.sketch):
-            flush(path)  # here, in parallel with other shards
-        hashes = {path.name: sha256_of(path) for path in (finished.shard, finished.sketch)}
-        finished.hashes.write_text(json.dumps(hashes), encoding="utf-8")
-    table = pa.concat_tables([read_table(shard.prepared.dropped), outcome.dropped]).sort_by("position")
-    write_table(finished.dropped, table)
-    counts = outcome.kept + count_dropped(table)
-    counts["quarantined", ""] = shard.prepared.quarantine.read_bytes().count(b"\n")
-    counts["read", ""] = counts["kept", ""] + len(table) + counts["quarantined", ""]
-    write_counts(finished.counts, counts)
-
-
-def _join(paths: Iterable[Path], joined: Path) -> int:
-    count = 0
-    with joined.open("wb") as file:
-        for path in paths:
-            content = path.read_bytes()
-            count += content.count(b"\n")
-            file.write(content)
-    return count
+        rows[path] = counts["kept", ""]
+        rows[shards.beside(path, shards.SKETCHES)] = None
+        np.save(shards.beside(path, shards.SKETCHES), sketches[outcome.stays])
+    if len(removed):
+        rows[shards.beside(path, shards.REMOVED)] = None
+        np.save(shards.beside(path, shards.REMOVED), sketches[removed])
+    if len(dropped):
+        rows[shards.beside(path, shards.DROPPED)] = len(dropped)
+        shards.write_dropped(shards.beside(path, shards.DROPPED), dropped)
+    if quarantine:
+        rows[shards.beside(path, shards.QUARANTINE)] = counts["quarantined", ""]
+        shards.beside(path, shards.QUARANTINE).write_bytes(quarantine)
+    for written in rows:
+        flush(written)  # here, in parallel with other shards
+    files = [(written.name, sha256_of(written), count) for written, count in rows.items()]
+    (folder / _MADE).write_text(json.dumps({"counts": listed(counts), "files": files}), encoding="utf-8")

@@ -31,14 +31,13 @@ class Loss(NamedTuple):
 
 
 def of_row(row: dict[str, Any]) -> Loss:
-    """Describe a row of dropped.parquet; what is kept instead belongs to the detail."""
+    """Describe the row of a dropped document; what is kept instead belongs to the detail."""
     kept = f"kept instead: {row['kept']} (similarity {row['similarity']:.2f})" if row["kept"] else ""
     return Loss(row["record"], row["reason"], ", ".join(filter(None, (row["detail"], kept))))
 
 
 def of_dataset(dataset: artifacts.Artifact) -> list[Loss]:
     """Read what a finished dataset dropped or could not read."""
-    artifacts.check(dataset, [shards.DROPPED, shards.QUARANTINE])
     columns = ["record", "reason", "detail", "kept", "similarity"]
     dropped = (row for table in shards.read_dropped(dataset, columns) for row in table.to_pylist())
     return [*map(of_row, dropped), *map(_unread, shards.read_quarantine(dataset))]

@@ -63,7 +63,7 @@ def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -
     """
     process = processing(tuple(steps.items()), policies)
     shard = run.first_shard
-    while shard < run.end_shard and run.shard(shard).prepared.folder.exists():
+    while shard < run.end_shard and run.shard(shard).prepared.is_made:
         shard += 1
     items = _positioned(run, shard * run.shard_size)
     for number, group in groupby(items, key=lambda item: item[0] // run.shard_size):
@@ -74,6 +74,12 @@ def prepare(steps: Mapping[str, StepMaker], policies: Policies, run: ShardRun) -
     for empty in range(shard, run.end_shard):
         _prepare_shard(process, run.shard(empty), iter(()), near=policies.dedup.near)
     return min(run.end, run.end_shard * run.shard_size) - run.first_shard * run.shard_size
+
+
+def load_kernels() -> None:
+    """Load the compiled kernels, which takes a third of a second; processes made afterwards have them already."""
+    _hash([Document(raw=b"", source="", revision=None, record="")])
+    sketch_texts(pa.array(["text"], pa.large_string()), [64 * "0"], near=True)
 
 
 @lru_cache(maxsize=1)

@@ -2,19 +2,24 @@
 
 <work>/prepared/<source>-<shard>/    kept.arrow, dropped.arrow, quarantine.jsonl, sketch.npy
 <work>/verdicts/<source>-<shard>.arrow
-<work>/finished/<source>-<shard>/    shard.parquet, sketch.npy, dropped.arrow, removed.npy, counts.json, hashes.json
+<work>/finished/<source>-<shard>/    files for the artifact, by the names that they have there, and made.json
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-from ibidem.data import shards
+from ibidem import artifacts
 
 
 class Prepared(NamedTuple):
     """Files that `prepare` writes for a shard."""
 
     folder: Path
+
+    @property
+    def is_made(self) -> bool:
+        """Whether they are all there."""
+        return artifacts.is_made(self.folder)
 
     @property
     def kept(self) -> Path:
@@ -29,48 +34,12 @@ class Prepared(NamedTuple):
     @property
     def quarantine(self) -> Path:
         """Inputs that could not be read."""
-        return self.folder / shards.QUARANTINE
+        return self.folder / "quarantine.jsonl"
 
     @property
     def sketch(self) -> Path:
         """A sketch for each row of `kept`."""
         return self.folder / "sketch.npy"
-
-
-class Finished(NamedTuple):
-    """Files that `finish` writes for a shard."""
-
-    folder: Path
-
-    @property
-    def shard(self) -> Path:
-        """The documents that stay; no file if there are none."""
-        return self.folder / "shard.parquet"
-
-    @property
-    def sketch(self) -> Path:
-        """A sketch for each row of `shard`."""
-        return self.folder / "sketch.npy"
-
-    @property
-    def dropped(self) -> Path:
-        """All dropped documents, duplicates included."""
-        return self.folder / "dropped.arrow"
-
-    @property
-    def removed(self) -> Path:
-        """Sketches of the documents whose removal was requested."""
-        return self.folder / shards.REMOVED
-
-    @property
-    def hashes(self) -> Path:
-        """Hashes of `shard` and `sketch`, by name."""
-        return self.folder / "hashes.json"
-
-    @property
-    def counts(self) -> Path:
-        """Counts for the manifest."""
-        return self.folder / "counts.json"
 
 
 class Shard(NamedTuple):
@@ -92,12 +61,13 @@ class Shard(NamedTuple):
         return self.work / "verdicts" / f"{self._key}.arrow"
 
     @property
-    def finished(self) -> Finished:
-        return Finished(self.work / "finished" / self._key)
+    def finished(self) -> Path:
+        """Folder of the files that `finish` writes."""
+        return self.work / "finished" / self._key
 
     @property
     def name(self) -> str:
-        """Its file in the artifact."""
+        """Its file in the artifact, beside which its other files are."""
         return f"{self.dataset}/shard-{self.number:05d}.parquet"
 
     @property

@@ -182,7 +182,7 @@ def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
     """Return the removal policy that a dataset was made with, for the requests in a file.
 
     Raises:
-        ConfigError: the dataset was not made by `ibidem preprocess`.
+        ConfigError: the dataset was not made by `ibidem preprocess`, or by an earlier version.
     """
     if "removals" not in dataset.config:
         instead = " ".join(f"--dataset {path}" for path in dict.fromkeys(_made_of(dataset)))
@@ -190,6 +190,8 @@ def policy_of(dataset: Artifact, requests: Path) -> RemovalPolicy:
             f"{dataset.path}: not made by preprocess, but blended from other datasets; take these down, then blend "
             f"again: {instead}"
         )
+    if shards.is_of_earlier_layout(dataset):
+        raise ConfigError(f"{dataset.path}: an earlier version made it; preprocess it again with --removals.requests")
     return config.build(RemovalPolicy, {**dataset.config["removals"], "requests": (requests,)})
 
 

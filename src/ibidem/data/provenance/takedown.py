@@ -10,15 +10,12 @@ The result equals, byte for byte, that of `preprocess` with the same requests fr
 by any of this, and the certificate says so.
 """
 
-import heapq
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -33,7 +30,7 @@ from ibidem.artifacts import Artifact
 from ibidem.config import POSITIONAL, configuration
 from ibidem.data import shards
 from ibidem.data.counts import Counts, count_dropped, from_manifest, to_manifest
-from ibidem.data.dedup import agreement
+from ibidem.data.dedup import SKETCH, agreement
 from ibidem.data.engine import Engine, EngineConfig
 from ibidem.data.filters import removals
 from ibidem.data.filters.removals import Matcher, RemovalPolicy, Request, load_requests
@@ -82,8 +79,8 @@ class TakedownConfig(EngineConfig):
     """Folders to search for everything made from the datasets. Without this flag, one of the default folders must
     exist here."""
     allow_unmatched: bool = False
-    """Accept requests that match nothing: the documents are not held here. Otherwise the exit code is 2, although all
-    others are carried out."""
+    """Accept requests that match nothing: the documents are not held here. Otherwise nothing is removed, and the exit
+    code is 2."""
     everything: bool = False
     """Confirm a request for a path, such as *, that every document has."""
     caches: bool = False
@@ -126,7 +123,7 @@ def apply_command(config: TakedownConfig) -> str:
     Raises:
         ArtifactError: another takedown is working on one of the datasets.
         DataError: a document is left.
-        RequestsUnmatched: a request matches nothing; all others were carried out.
+        RequestsUnmatched: a request matches nothing; nothing was changed.
     """
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in config.dataset}):
@@ -142,6 +139,8 @@ def _apply_command(config: TakedownConfig) -> str:
     certificate = Certificate(path, key)
     engine = Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
+    found = [(plan.dataset, plan.unmatched) for plan in plans]
+    _told("nothing was removed", found, requests, config)
     searched = config.artifacts
     state = partial(statement_of, requests=requests, searched=searched, operator=config.operator, planned=now())
     certificate.write(
@@ -161,7 +160,7 @@ def _apply_command(config: TakedownConfig) -> str:
     keep = counted(seen, "artifact keeps", "artifacts keep")
     result = f"{counted(removed, 'document')} removed, 0 residuals; {keep} what they learned{held}"
     report = f"{result}; {_searched(searched)}; certificate: {path}"
-    return _told(report, [(plan.dataset, plan.unmatched) for plan in plans], requests, config)
+    return _told(report, found, requests, config)
 
 
 def verify_command(config: TakedownConfig) -> str:
@@ -213,9 +212,9 @@ def _told(
     requests: Sequence[Request],
     config: TakedownConfig,
 ) -> str:
-    """Return the report with a line for each request that matches nothing, unless these have to be looked at first."""
+    """Return a line for each request that matches nothing, and the report, unless these have to be looked at first."""
     idle = idle_requests(unmatched, requests)
-    report = "\n".join([report, *lines(idle, [dataset for dataset, _ in unmatched])])
+    report = "\n".join([*lines(idle, [dataset for dataset, _ in unmatched]), report])
     if idle and not config.allow_unmatched:
         raise RequestsUnmatched(
             f"{len(idle):,} of {len(requests):,} requests match nothing; correct {config.requests}, or confirm by "
@@ -275,28 +274,23 @@ def apply(plan: Plan, requests: Sequence[Request], engine: Engine, *, inputs: Se
     with artifacts.create(
         dataset.path, kind=shards.KIND, config=dataset.config, inputs=inputs, is_private=is_private
     ) as draft:
-        for name, file in dataset.files.items():
-            if name not in (shards.DROPPED, shards.REMOVED, shards.REMOVALS) and _shard_of(name) not in plan.rows:
-                (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(dataset.path / name, draft.path / name)
-                draft.rows |= {name: file.rows} if file.rows is not None else {}
-                draft.hashes[name] = file.sha256  # of the plan, which has rehashed all files
-        rewrite = partial(_rewrite, dataset.path, draft.path)
-        with log.progress("takedown.rewrite", len(plan.rows), "shards") as bar:
-            removed: list[_Removed] = []
-            for rewritten in engine.map(rewrite, list(plan.rows.items()), processes=False):
-                draft.rows |= {rewritten.shard: rewritten.num_kept} if rewritten.num_kept else {}
-                draft.hashes |= rewritten.hashes
-                removed.append(rewritten)
-                bar.advance()
+        rewritten = dict(plan.rows)
+        for name in shards.names_of(dataset, shards.REMOVED):  # these requests may name what was removed earlier
+            rewritten.setdefault(_shard_of(name), [])
+        for name, file in dataset.files.items():  # the plan has rehashed them all
+            if name != shards.REMOVALS and _shard_of(name) not in rewritten:
+                draft.add(name, dataset.path / name, sha256=file.sha256, rows=file.rows)
         texts = {row["id"] for row in tombstones if row["kind"] == "text"}
         rename = partial(_renamed, matcher=Matcher(requests), texts=texts)
-        dropped = _merge_dropped(dataset, draft, removed, map(rename, shards.read_dropped(dataset)))
-        shards.write_tombstones(draft, tombstones)
+        rewrite = partial(_rewrite, dataset.path, draft.path, rename)
         counted = from_manifest(dataset.counts)
-        for shard in removed:
-            counted.subtract(shard.counted)
-        counted = Counter({key: count for key, count in counted.items() if key[0] != "dropped"}) + dropped
+        with log.progress("takedown.rewrite", len(rewritten), "shards") as bar:
+            for shard in engine.map(rewrite, list(rewritten.items()), processes=False):
+                draft.rows |= {name: rows for name, (_, rows) in shard.files.items() if rows is not None}
+                draft.hashes |= {name: sha256 for name, (sha256, _) in shard.files.items()}
+                counted.subtract(shard.counted)
+                bar.advance()
+        shards.write_tombstones(draft, tombstones)
         more = {
             name: value
             for name, value in dataset.counts.items()
@@ -310,9 +304,10 @@ def residuals(dataset: Artifact, requested: "Requested", policy: RemovalPolicy) 
     """Find rows that a request names, or that equal or nearly equal a removed document."""
     path = dataset.path
     left: list[dict[str, Any]] = [{"shard": shard, "row": row, "by": "request"} for shard, row in requested.rows]
-    if shards.REMOVED not in dataset.files:
+    sketches = [np.load(path / name) for name in shards.names_of(dataset, shards.REMOVED)]
+    if not sketches:
         return left
-    removed = np.load(path / shards.REMOVED)
+    removed = np.concatenate(sketches)
     hashes = ["reason", "raw_sha256", "sha256", "swhid"]
     dropped = pa.concat_tables(map(removed_only, shards.read_dropped(dataset, hashes)))
     for shard in shards.shard_paths(path):
@@ -322,7 +317,8 @@ def residuals(dataset: Artifact, requested: "Requested", policy: RemovalPolicy) 
             same = pc.indices_nonzero(pc.is_in(columns[column], dropped[column].combine_chunks())).to_pylist()
             left += [{"shard": name, "row": row, "by": f"exact hash ({column})"} for row in same]
         if policy.duplicates == "cluster" and dataset.config["dedup"]["near"]:
-            left += [{"shard": name, **row} for row in _similar(np.load(shards.sketch_path(shard)), removed)]
+            there = np.load(shards.beside(shard, shards.SKETCHES))
+            left += [{"shard": name, **row} for row in _similar(there, removed)]
     return left
 
 
@@ -340,71 +336,63 @@ def _similar(sketches: NDArray[Any], removed: NDArray[Any]) -> Iterator[dict[str
             yield {"row": row, "by": f"MinHash (estimated similarity {agreed:.2f})"}
 
 
-class _Removed(NamedTuple):
-    """What was removed from one shard."""
+class _Rewritten(NamedTuple):
+    """One shard without the rows that go."""
 
-    shard: str
-    num_kept: int
     counted: Counts
-    """Counts of the removed rows."""
-    dropped: pa.Table
-    sketches: NDArray[Any]
-    hashes: dict[str, str]
-    """Of the files that were written, by name."""
+    """Counts to subtract: of the rows that are gone, and of what was dropped before and after."""
+    files: dict[str, tuple[str, int | None]]
+    """sha256 and rows of what was written, by name."""
 
 
-def _rewrite(old: Path, new: Path, task: tuple[str, list[Gone]]) -> _Removed:
+def _rewrite(old: Path, new: Path, rename: Callable[[pa.Table], pa.Table], task: tuple[str, list[Gone]]) -> _Rewritten:
+    """Write the files of a shard again: the rows that go join those that were dropped before."""
     name, gone = task
-    places = [row.row for row in gone]
-    table = pa.table(
-        {"row": places, "reason": [str(row.reason) for row in gone], "detail": [row.detail for row in gone]},
-        schema=decide.SCHEMA.empty_table().select(["row", "reason", "detail"]).schema,
-    )
-    path = new / name
+    source, path = old / name, new / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    outcome = write_staying(old / name, path, table, _dataset_of(name))
-    sketches = np.load(shards.sketch_path(old / name))
-    num_kept = int(outcome.stays.sum())
-    written = [path, shards.sketch_path(path)] if num_kept else []
-    if written:
-        np.save(shards.sketch_path(path), sketches[outcome.stays])
-    hashes = {each.relative_to(new).as_posix(): sha256_of(each) for each in written}
-    return _Removed(name, num_kept, outcome.gone, outcome.dropped, sketches[places], hashes)
+    was_dropped, was_removed = _dropped_before(shards.beside(source, shards.DROPPED)), np.empty(0, SKETCH)
+    if shards.beside(source, shards.REMOVED).exists():
+        was_removed = np.load(shards.beside(source, shards.REMOVED))
+    dropped, counted = rename(was_dropped), count_dropped(was_dropped)
+    rows: dict[Path, int | None] = {}
+    if shards.beside(source, shards.QUARANTINE).exists():
+        kept = shards.beside(path, shards.QUARANTINE)
+        os.link(shards.beside(source, shards.QUARANTINE), kept)
+        rows[kept] = kept.read_bytes().count(b"\n")
+    removed, places = was_removed, removed_only(was_dropped)["position"].to_numpy()
+    if gone:
+        outcome = write_staying(source, path, _verdicts(gone), _dataset_of(name))
+        sketches = np.load(shards.beside(source, shards.SKETCHES))
+        counted += outcome.gone
+        dropped = pa.concat_tables([dropped, outcome.dropped]).sort_by("position")
+        removed = np.concatenate([was_removed, sketches[[row.row for row in gone]]])
+        places = np.concatenate([places, outcome.dropped["position"].to_numpy()])
+        if outcome.stays.any():
+            rows[path], rows[shards.beside(path, shards.SKETCHES)] = int(outcome.stays.sum()), None
+            np.save(shards.beside(path, shards.SKETCHES), sketches[outcome.stays])
+    elif source.exists():
+        for each in (path, shards.beside(path, shards.SKETCHES)):
+            os.link(old / each.relative_to(new), each)
+        rows[path], rows[shards.beside(path, shards.SKETCHES)] = shards.num_rows(path), None
+    counted.subtract(count_dropped(dropped))
+    rows[shards.beside(path, shards.DROPPED)], rows[shards.beside(path, shards.REMOVED)] = len(dropped), None
+    shards.write_dropped(shards.beside(path, shards.DROPPED), dropped)
+    np.save(shards.beside(path, shards.REMOVED), removed[np.argsort(places)])
+    files = {each.relative_to(new).as_posix(): (sha256_of(each), count) for each, count in rows.items()}
+    return _Rewritten(counted, files)
 
 
-def _merge_dropped(
-    dataset: Artifact, draft: artifacts.Draft, removed: Sequence[_Removed], old: Iterable[pa.Table]
-) -> Counts:
-    """Write all dropped rows and the sketches of all removed ones, shard by shard; return counts of dropped rows."""
-    number_of = partial(_shard_number, int(dataset.config["shard_size"]))
-    added = sorted((shard.dropped for shard in removed), key=number_of)
-    counted: Counts = Counter()
-    places: list[pa.Table] = []
-
-    def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        for table in tables:
-            places.append(removed_only(table).select(["dataset", "position"]))
-            yield table
-
-    def merged() -> Iterator[pa.Table]:
-        for _, tables in groupby(heapq.merge(noted(old), added, key=number_of), key=number_of):
-            rows = pa.concat_tables(tables).sort_by("position")
-            counted.update(count_dropped(rows))
-            yield rows
-
-    draft.rows[shards.DROPPED] = shards.write_dropped(draft.path / shards.DROPPED, merged())
-    sketches = [np.load(dataset.path / shards.REMOVED)] if shards.REMOVED in dataset.files else []
-    sketches += [shard.sketches for shard in removed]
-    if sketches:
-        order = [("dataset", "ascending"), ("position", "ascending")]
-        there = pa.concat_tables([*places, *(shard.dropped.select(["dataset", "position"]) for shard in removed)])
-        by_place = pc.sort_indices(there, sort_keys=order).to_numpy()
-        np.save(draft.path / shards.REMOVED, np.concatenate(sketches)[by_place])
-    return counted
+def _verdicts(gone: Sequence[Gone]) -> pa.Table:
+    columns = {
+        "row": [row.row for row in gone],
+        "reason": [str(row.reason) for row in gone],
+        "detail": [row.detail for row in gone],
+    }
+    return pa.table(columns, schema=pa.schema([decide.SCHEMA.field(name) for name in columns]))
 
 
-def _shard_number(shard_size: int, dropped: pa.Table) -> tuple[str, int]:
-    return dropped["dataset"][0].as_py(), dropped["position"][0].as_py() // shard_size
+def _dropped_before(path: Path) -> pa.Table:
+    return pq.read_table(path) if path.exists() else shards.DROPPED_SCHEMA.empty_table()
 
 
 def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.Table:
@@ -424,8 +412,8 @@ def _renamed(dropped: pa.Table, matcher: Matcher, texts: Collection[str]) -> pa.
 
 
 def _shard_of(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.replace("sketch-", "shard-").replace(".npy", ".parquet")
+    """Return the shard that a file belongs to."""
+    return shards.beside(PurePosixPath(name), shards.SHARDS).as_posix()
 
 
 def _dataset_of(name: str) -> str:

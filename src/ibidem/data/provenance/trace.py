@@ -74,7 +74,6 @@ def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
         for row, fields in _find(pq.read_table(path, columns=list(SHOWN)), target):
             facts = ", ".join(f"{field} {fields[field]}" for field in SHOWN if fields[field])
             yield f"{name}: {path.relative_to(dataset.path)} row {row}: {facts}", fields["sha256"]
-    artifacts.check(dataset, [shards.DROPPED])
     for _, fields in (match for rows in shards.read_dropped(dataset) for match in _find(rows, target)):
         kept = f", kept instead: {fields['kept']} (similarity {fields['similarity']:.2f})" if fields["kept"] else ""
         detail = f": {fields['detail']}" if fields["detail"] else ""
@@ -83,7 +82,6 @@ def _places(dataset: Artifact, target: str) -> Iterator[tuple[str, str]]:
 
 def _unreadable(dataset: Artifact, target: str) -> Iterator[str]:
     """Yield lines that say why a record `file:row`, or a file, could not be read."""
-    artifacts.check(dataset, [shards.QUARANTINE])
     for item in shards.read_quarantine(dataset):
         place = item.file if item.line is None else f"{item.file}:{item.line}"
         if target in (item.file, place) or (item.line is None and target.startswith(f"{item.file}:")):

@@ -79,7 +79,7 @@ _IBANS = _words(
 """Of the IBAN registry (ISO 13616), one of each country."""
 _TRIPLES = re.compile(r"(\d)\1{4}|(\d)\2{2,}(\d)\3{2,}")
 """Five same digits, or three and three: in one of 900 random numbers of ten digits."""
-_NOBODYS = re.compile(r"1?\d{3}(?:555(?:1212|(\d)\1{3}|1234|2345|3456|4567|5678|6789|9876|4321)|8675309)")
+_NOBODYS = re.compile(r"\+1\d{3}(?:555(?:1212|(\d)\1{3}|1234|2345|3456|4567|5678|6789|9876|4321)|8675309)")
 """Directory assistance, and other numbers of the exchange 555 that count or repeat a digit; that of a song."""
 _FEW_DIGITS_SSN = re.compile(r"(\d)\1\1(\d)\2(\d)\3{3}")
 
@@ -126,17 +126,21 @@ def is_counted(digits: str, least: int = _LEAST_COUNTED) -> bool:
 
 
 def is_example_phone(digits: str) -> bool:
-    """Check whether a phone number counts or repeats digits, or is one of North America that no subscriber has.
+    """Check whether a phone number counts or repeats digits.
 
-    >>> is_example_phone("18005551212"), is_example_phone("2127365000")
+    >>> is_example_phone("4915112345678"), is_example_phone("2127365000")
     (True, False)
     """
-    return (
-        is_counted(digits)
-        or is_counted(digits[-6:], 6)
-        or _TRIPLES.search(digits) is not None
-        or _NOBODYS.fullmatch(digits) is not None
-    )
+    return is_counted(digits) or is_counted(digits[-6:], 6) or _TRIPLES.search(digits) is not None
+
+
+def is_phone_of_nobody(number: str) -> bool:
+    """Check whether a phone number in E.164 is one of North America that no subscriber has.
+
+    >>> is_phone_of_nobody("+18005551212"), is_phone_of_nobody("+33145551212")
+    (True, False)
+    """
+    return _NOBODYS.fullmatch(number) is not None
 
 
 def is_example_card(digits: str) -> bool:

@@ -27,6 +27,7 @@ from ibidem.data.scrub.examples import (
     is_example_iban,
     is_example_phone,
     is_example_ssn,
+    is_phone_of_nobody,
 )
 from ibidem.data.scrub.rules import IDENTIFIER, RESERVED_DOMAIN, Match, Rule, found_in, luhn
 
@@ -183,9 +184,8 @@ def _is_phone(match: Match, regions: Iterable[str | None]) -> bool:
     for region in regions:
         phone = next(iter(phonenumbers.PhoneNumberMatcher(written, region)), None)
         if phone is not None and (phone.start, phone.end) == (0, len(written)):
-            return not _FICTIONAL.fullmatch(
-                phonenumbers.format_number(phone.number, phonenumbers.PhoneNumberFormat.E164)
-            )
+            found = phonenumbers.format_number(phone.number, phonenumbers.PhoneNumberFormat.E164)
+            return not _FICTIONAL.fullmatch(found) and not is_phone_of_nobody(found)
     return False
 
 

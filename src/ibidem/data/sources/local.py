@@ -101,6 +101,13 @@ class LocalFiles:
     def _clone_of(self, path: Path) -> Clone | None:
         return None if path == self._root else self._clones.of(path)
 
+    def _is_foreign(self, path: Path) -> bool:
+        """Check for a link out of the folder; a data file may be one, as in caches, unless it is in a clone."""
+        if isinstance(path, StorePath) or not path.is_symlink():
+            return False
+        is_data = path.name.endswith(DATA_SUFFIXES) and self._clone_of(path) is None
+        return not is_data and not path.resolve().is_relative_to(self._root.resolve())
+
     @property
     def _root(self) -> Path:
         return path_of(self.spec.name)
@@ -128,10 +135,13 @@ class LocalFiles:
             return
         if not root.is_dir():
             raise DataError(f"{root}: neither a file nor a folder")
-        files = _walk(root, skipped, self._scripts)
+        found = _walk(root, skipped, self._scripts)
+        files = [name for name in found if not self._is_foreign(root / name)]
+        if len(files) < len(found):
+            skipped["symbolic link out of the folder"] = len(found) - len(files)
         if files and not any(name.endswith(DATA_SUFFIXES) for name in files):
             check_no_column(self.spec)
-        check_outside_private(root / name for name in files)
+        check_outside_private(root / name for name in found)
         splits = {split for name in files if name.endswith(DATA_SUFFIXES) and (split := _split_of(name))}
         if splits and self.spec.split not in splits and not _is_repository(files):
             raise ConfigError(f"{root}: no split {self.spec.split!r} (found: {', '.join(sorted(splits))})")

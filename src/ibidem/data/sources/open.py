@@ -17,9 +17,21 @@ INSTALLED = "installed-packages"
 
 
 def open_source(
-    spec: Spec, *, package_cap_bytes: int, trees: Trees = "best_path", engine: Engine | None = None
+    spec: Spec,
+    *,
+    package_cap_bytes: int,
+    trees: Trees = "best_path",
+    engine: Engine | None = None,
+    most: int | None = None,
 ) -> Source:
-    """Open the source of a spec; data files are looked through on the engine.
+    """Open the source of a spec; data files are looked through on the engine, which fetches what is on the hub, too.
+
+    Args:
+        spec: which.
+        package_cap_bytes: maximum to read from each of the installed packages.
+        trees: what becomes of a tree of replies.
+        engine: runs the tasks; None: they run here.
+        most: number of documents to fetch from the hub; None for all.
 
     Raises:
         ConfigError: there is no such file or folder, and it cannot be the name of a hub dataset.
@@ -32,4 +44,4 @@ def open_source(
         return LocalFiles(spec, trees, engine)
     if spec.name.startswith((".", "/", "~")) or spec.name.endswith(DATA_SUFFIXES) or spec.name.count("/") > 1:
         raise ConfigError(f"dataset {spec.name!r}: no such file or folder")
-    return HubDataset(spec, trees)
+    return HubDataset(spec, trees, engine, most)

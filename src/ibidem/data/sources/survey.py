@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from ibidem import workfiles
 from ibidem.data.engine import Engine
 from ibidem.data.sources.columns import LICENSE
 from ibidem.data.sources.conversations import Trees
 from ibidem.data.sources.readers import DAMAGE, DATA_SUFFIXES, Piece, lines, open_arrow, suffix_of, with_trees
-from ibidem.files import on_each, write_file
+from ibidem.files import on_each
 from ibidem.places import StorePath, source
 
 LICENSE_COLUMNS = set(LICENSE)
@@ -52,14 +53,14 @@ def survey(
         kept_in: a folder in which a run that was killed left what it had found.
     """
     kept = None if kept_in is None else kept_in / FILE
-    if kept is not None and kept.exists():
+    if kept is not None and kept.is_file():
         return [Facts(parts, states) for parts, states in json.loads(kept.read_text(encoding="utf-8"))]
     tasks = [(name, _pinned(path)) for name, path in files if name.endswith(DATA_SUFFIXES)]
     found = iter(on_each(partial(_look, column), tasks, engine))
     plain = Facts(_WHOLE, states_license=False)
     facts = [next(found) if name.endswith(DATA_SUFFIXES) else plain for name, _ in files]
     if kept is not None:
-        write_file(kept, json.dumps(facts))
+        workfiles.write(kept, json.dumps(facts))
     return facts
 
 

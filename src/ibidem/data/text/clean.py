@@ -223,7 +223,10 @@ def _fenced(text: str, *, nested: bool = False) -> Iterator[tuple[_Fence, _Fence
 
 def _fences(text: str) -> Iterator[_Fence]:
     # one simple pattern for each mark is 10 times faster than a pattern of whole lines
-    marks = [mark for sign, pattern in _MARKS.items() if sign in text for mark in pattern.finditer(text)]
+    # and a search for one character, which most texts lack, is 10 times faster than one for three
+    marks = [
+        mark for sign, pattern in _MARKS.items() if sign[0] in text and sign in text for mark in pattern.finditer(text)
+    ]
     end = 0
     for mark in sorted(marks, key=re.Match.start):
         if mark.start() < end:
