@@ -381,10 +381,123 @@ def test_globs_of_many_stars_take_no_time(tmp_path: Path) -> None:
         assert "GPL-3.0-only" in stated(root, name).expression
 
 
-@pytest.mark.parametrize("text", ["", "annotations = 1", "[[annotations]]\npath = 1\n", "[", "\0", "a" * 2_000_000])
-def test_annotations_that_cannot_be_read_lift_nothing(text: str, tmp_path: Path) -> None:
-    files = {"LICENSES/GPL-3.0-only.txt": GPL, "LICENSE": MIT, "REUSE.toml": text, ".reuse/dep5": text}
-    assert "GPL-3.0-only" in license_of(tmp_path, files, "a.py")
+DAMAGED = [
+    *(("REUSE.toml", text) for text in (
+        b"", b"[", b"\0", b"a" * 2_000_000, b"annotations = 1", b"annotations = [1]", b"[[annotations]]\n",
+        b"[[annotations]]\npath = 5\n", b"[[annotations]]\npath = []\n", b"[[annotations]]\npath = ['a', 5]\n",
+        b"[[annotations]]\npath = '**'\nSPDX-License-Identifier = 'MIT\n",
+        b"[[annotations]]\npath = '**a*b**a*b**a*b**'\nSPDX-License-Identifier = 'MIT'\n",
+        b"[[annotations]]\nSPDX-License-Identifier = 'MIT'\n",
+        b"[[annotations]]\npath = '**'\nSPDX-License-Identifier = ['MIT', 5]\n",
+        b"[[annotations]]\npath = '**'\nSPDX-License-Identifier = 'MIT'\nSPDX-FileCopyrightText = 'M\xfcller'\n",
+    )),
+    *((".reuse/dep5", text) for text in (
+        b"", b"\0", b"a" * 2_000_000, b"what is this?\n", b"Format: x\n\nFiles: *\nLicence: MIT\n",
+        b"Files: *\nLicense: MIT\n\nFiles: vendor/*\nLicence: GPL-3.0-only\n", b"Files:\nLicense: MIT\n",
+        b"Files: *\nCopyright: M\xfcller\nLicense: MIT\n",
+    )),
+]  # fmt: skip
+
+
+def damaged(folder: Path, files: dict[str, str], name: str, content: bytes | None) -> Path:
+    """Write a corpus in which one file has this content; None: it is a link to nothing."""
+    root = corpus(folder, files | {name: ""})
+    if content is None:
+        (root / name).unlink()
+        (root / name).symlink_to("nothing")
+    else:
+        (root / name).write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [*DAMAGED, ("REUSE.toml", None), (".reuse/dep5", None)], ids=lambda value: repr(value)[:50]
+)
+def test_annotations_that_cannot_be_read_make_the_licenses_below_them_unknown(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
+    for number, beside in enumerate(({}, {"LICENSE": MIT}, {"LICENSES/MIT.txt": MIT}, {"package.json": CHOICE})):
+        root = damaged(tmp_path / str(number), {**beside, "src/a.py": "", "a.py": ""}, name, content)
+        for file in ("a.py", "src/a.py"):
+            found = stated(root, file)
+            assert (found.expression, found.evidence.split(", ")[0]) == (UNKNOWN, f"license-file: {name}")
+
+
+@pytest.mark.parametrize(("name", "content"), [("REUSE.toml", b"["), (".reuse/dep5", b"?")])
+def test_only_what_is_nearer_to_a_file_outranks_annotations_that_cannot_be_read(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    above = {"LICENSE": MIT, "REUSE.toml": annotation("**", "MIT"), "vendor/a.c": "", "vendor/web/package.json": CHOICE}
+    near = {"vendor/b.c": "", "vendor/b.c.license": "SPDX-License-Identifier: ISC", "vendor/lib/LICENSE": BSD}
+    near |= {"vendor/deep/REUSE.toml": annotation("a.c", "Zlib")}
+    root = damaged(tmp_path / "p", above | near, f"vendor/{name}", content)
+    files = LicenseFiles(root)
+    names = ("a.c", "web/a.c", "deep/b.c", "b.c", "lib/a.c", "deep/a.c", "../a.c")
+    found = [files.of((root / "vendor" / one).resolve()) for one in names]
+    licenses = [one and one.expression for one in found]
+    assert licenses == [*[UNKNOWN] * 3, "ISC", "BSD-3-Clause", "Zlib", "MIT"]
+    whole = annotation("**", "MIT", "aggregate")
+    assert stated(corpus(root, {"REUSE.toml": whole}), "vendor/a.c").expression == UNKNOWN
+    outranking = annotation("**", "MIT", "override")
+    assert stated(corpus(root, {"REUSE.toml": outranking}), "vendor/a.c") == Stated(
+        "MIT", "license-file: REUSE.toml", (root / "REUSE.toml",), OVERRIDE
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("REUSE.toml", "version = 1\n"),
+        ("REUSE.toml", "version = 1\n[[annotations]]\npath = '**'\nSPDX-FileCopyrightText = 'A'\n"),
+        (".reuse/dep5", "Format: x\n\nFiles:\n src/*\n lib/*\nLicense: GPL-3.0-only\n\nLicense: GPL-3.0-only\n text\n"),
+        ("REUSE.toml/a", "["),
+    ],
+)
+def test_annotations_that_name_no_license_of_a_file_change_nothing(name: str, text: str, tmp_path: Path) -> None:
+    assert license_of(tmp_path, {"LICENSE": MIT, name: text}, "a.py") == "MIT"
+
+
+def test_files_below_annotations_that_cannot_be_read_are_dropped_unless_they_state_a_license(tmp_path: Path) -> None:
+    files = {"LICENSE": MIT, "REUSE.toml": "[[annotations]]\npath = '**\n", "a.py": "a = 1\n"}
+    files |= {"b.py": "# SPDX-License-Identifier: Apache-2.0\nb = 1\n"}
+    assert kept(tmp_path, files) == {"b.py": "Apache-2.0"}
+
+
+def kept(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
+    """Return the licenses of the Python files that enter a dataset."""
+    root = corpus(tmp_path / "p", files)
+    skipped = ("clean", "filters", "scrub", "contamination")
+    preprocess(PreprocessConfig(dataset=(f"{root}:train:text",), output_dir=tmp_path / "out", workers=1, skip=skipped))
+    found = {row["path"] or row["record"]: row["license"] for row in rows(tmp_path / "out")}
+    return {name: license_id for name, license_id in found.items() if name.endswith(".py")}
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"LICENSES/GPL-3.0-only.txt": GPL},
+        {"LICENSE": GPL},
+        {"LICENSE": ODD},
+        {"package.json": '{"license": "GPL-3.0-only"}'},
+        {"LICENSES/GPL-3.0-only.txt": GPL, "REUSE.toml": annotation("**", "GPL-3.0-only")},
+        {"REUSE.toml": "["},
+    ],
+)
+def test_the_note_beside_a_file_does_what_the_file_s_own_head_would_do(around: dict[str, str], tmp_path: Path) -> None:
+    tag = "SPDX-License-Identifier: MIT\n"
+    files = {"s.py": "s = 1\n", "s.py.license": tag, "h.py": f"# {tag}h = 1\n", "n.py": "n = 1\n"}
+    assert kept(tmp_path, around | files) == {"s.py": "MIT", "h.py": "MIT"}
+    note = stated(tmp_path / "p", "s.py")
+    assert (note.evidence, note.precedence) == ("license-file: s.py.license", OVERRIDE)
+
+
+def test_a_note_that_cannot_be_read_makes_the_license_of_its_file_unknown(tmp_path: Path) -> None:
+    files = {"LICENSE": MIT, "a.py": "", "b.py": "", "b.py.license/c": ""}
+    root = damaged(tmp_path / "p", files, "a.py.license", None)
+    assert stated(root, "a.py").evidence == "license-file: a.py.license"
+    long = "a" * 250 + ".c"
+    found = {name: stated(root, name).expression for name in ("a.py", "b.py", long)}
+    assert found == {"a.py": UNKNOWN, "b.py": "MIT", long: "MIT"}
 
 
 def test_a_file_that_no_annotation_names_may_have_any_of_the_licenses(tmp_path: Path) -> None:

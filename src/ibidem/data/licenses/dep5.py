@@ -13,6 +13,7 @@ Source: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 
 import re
 import textwrap
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -49,6 +50,16 @@ def is_dep5(text: str) -> bool:
     return "File" in text and _IS_DEP5.search(text) is not None
 
 
+def is_whole(text: str) -> bool:
+    r"""Check whether a text is a copyright file in which every stanza of files has globs and a license.
+
+    >>> is_whole("Files:\n src/*\nLicense: MIT\n"), is_whole("Files: *\nLicense: MIT\n\nFiles: a\nLicence: GPL\n")
+    (True, False)
+    """
+    num_listed = sum(not {"files", "file"}.isdisjoint(fields) for fields in _paragraphs(text))
+    return num_listed > 0 and num_listed == sum(bool(stanza.globs) for stanza in _stanzas(text))
+
+
 def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
     r"""Return the license of one file and the glob that matched it; the last matching stanza counts.
 
@@ -65,11 +76,15 @@ def licenses_of(text: str, path: str | None) -> tuple[list[str], str | None]:
     return list(dict.fromkeys(stanza.license for stanza in stanzas)), None
 
 
+def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+    for paragraph in re.split(r"\n[ \t]*\n", text.removeprefix("License: ").replace("\r\n", "\n")):
+        yield {name.lower(): value for name, value in _FIELD.findall(paragraph)}
+
+
 @lru_cache(maxsize=64)
 def _stanzas(text: str) -> tuple[Stanza, ...]:
     stanzas = []
-    for paragraph in re.split(r"\n[ \t]*\n", text.removeprefix("License: ").replace("\r\n", "\n")):
-        fields = {name.lower(): value for name, value in _FIELD.findall(paragraph)}
+    for fields in _paragraphs(text):
         globs = fields.get("files") or fields.get("file")  # scikit-image writes both
         if globs and "license" in fields:
             name, _, body = fields["license"].partition("\n")

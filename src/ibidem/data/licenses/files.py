@@ -5,10 +5,12 @@ The nearest folder with license files counts; all of them apply, with those in i
 makes the license unknown. Other files count if their text is recognized (`LICENSE-MIT`), or if they stand alone with a
 name in capitals (`COPYING.gz`): `license.svg` does not count, nor does `LICENSE-THIRD-PARTY` beside LICENSE.
 
-In a folder with annotations (see `reuse`), a file has the license that they state for it. Of annotations in several
-folders, one that overrides counts alone, the one closest to the root; otherwise the closest one to the file, or the
-note beside it (`a.c.license`), counts with those that aggregate. A license that a file states itself outranks them, as
-it outranks license files, unless they override or aggregate; a note beside the file stands for the file's own head.
+In a folder with annotations (see `reuse`), a file has the license that they state for it. Those that cannot be read
+make the license of each file below unknown, unless license files, annotations or a note nearer to it say otherwise. Of
+annotations in several folders, one that overrides counts alone, the one closest to the root; otherwise the closest one
+to the file, or the note beside it (`a.c.license`), counts with those that aggregate. A license that a file states
+itself outranks them, as it outranks license files, unless they override or aggregate; a note beside the file stands for
+the file's own head: what it states outranks license files and manifests too.
 
 What a page includes belongs to it. A page below the root that only says where the license is, as documentation does,
 counts for nothing. A manifest (`package.json`) states a license beside them, which applies too.
@@ -119,8 +121,9 @@ class LicenseFiles:
     def _annotated(self, path: Path, around: _Around) -> Stated | None:
         """Return what annotations and the note beside a file state for it; None if they do not name it.
 
-        Manifests apply too, unless an annotation overrides them; so does what the license files state, unless an
-        annotation beside them names the file.
+        A note that states a license counts alone, as the file's own head does, or with annotations that aggregate.
+        Beside annotations manifests apply too, unless an annotation overrides them; so does what the license files
+        state, unless an annotation beside them names the file.
         """
         named = {folder: note for folder in _up_to(path.parent, self._root) if (note := self._note_on(path, folder))}
         if overriding := [note.file for note in named.values() if note.precedence == OVERRIDE]:
@@ -134,6 +137,8 @@ class LicenseFiles:
         if not notes or (is_unknown and not own and not any(file in near for file in notes)):
             return None  # what stands above license files that are not recognized does not explain them
         is_head = any(note.license is not None for note in own)
+        if is_head and not aggregated:
+            return self._stated(own, OVERRIDE)
         stated = self._stated(notes, OVERRIDE if is_head else AGGREGATE if aggregated else CLOSEST)
         for claims in around.claims if around.home in named else [around.joined]:
             stated = _joined(stated, claims, beside=False)
@@ -168,7 +173,7 @@ def _up_to(folder: Path, root: Path) -> list[Path]:
 def _own_note(path: Path) -> Iterator[_File]:
     """Yield what a file `a.png.license` states for `a.png`."""
     note = path.with_name(f"{path.name}.license")
-    if is_file(note):
+    if reuse.is_present(note):
         found = header_license(_text(note) or "")
         yield _File(note, found[0] if found else None, is_open=found is None)
 
