@@ -117,6 +117,15 @@ IN_CONTEXT = [
     ("key.simple-password", 'connect(passwd="', "Summer2024!", '")'),
     ("key.simple-password", 'dbPass: "', "x8Kq2vTz", '"'),
     ("key.simple-password", '"Server=db;User Id=sa;Password=', "x8Kq2vTz", ';"'),
+    ("key.simple-password", 'dial("password=', "7uYgfI6kMe2UnN", ';host=db")'),
+    ("key.password", '"Server=db;Password=', "vK8tQ2mZ5wX9rB4d", ';"'),
+    ("key.password", "'pwd=", "vK8tQ2mZ5wX9rB4d", "; User Id=sa'"),
+    ("key.simple-password", '# define PASSWORD  "', "6WtSC50oJhit", '"'),
+    ("key.simple-password", '#define WIFI_PASS "', "6WtSC50oJhit", '"'),
+    ("key.password", '#define DB_PASSWORD "', "vK8tQ2mZ5wX9rB4d", '"'),
+    ("key.simple-password", "CREATE USER ann IDENTIFIED BY '", "6WtSC50oJhit", "';"),
+    ("key.simple-password", "alter user ann identified with caching_sha2_password by '", "6WtSC50oJhit", "';"),
+    ("key.password", "CREATE ROLE ann WITH ENCRYPTED PASSWORD '", "vK8tQ2mZ5wX9rB4d", "';"),
     ("key.simple-password", "https://ibidem.org/login?user=ann&password=", "x8Kq2vTz", "&next=1"),
     ("key.basic-auth", "redis://ann:", "tr0ub4dor", "@cache.ibidem.org"),
     ("email", "Arnaud <", "ann.olsen at ibidem.org", ">"),
@@ -141,6 +150,10 @@ IN_CONTEXT = [
 ]
 
 UNTOUCHED = [
+    "'password=x8Kq2vTz;'",
+    '#define BYPASS "x8Kq2vTz"',
+    '#define PASSWORD_MD5 "x8Kq2vTz"',
+    "identified by 'test123' and identified by 'x8Kq' or by 'x8Kq2vTz'",
     "headers = {'Lock-Token': 'urn:uuid:a515cfa4-5da4-22e1-f5b5-00a0451e6bf7'}",
     *('ips = ["100.7.7.7"]', 'trusted("172.15.0.1")', 'trusted("203.0.114.1")', "{ phone: '01090000000' }"),
     "https://jo%40email.test:a%20secret@m\u00fcller.de:1234/",
