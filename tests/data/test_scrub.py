@@ -117,6 +117,15 @@ IN_CONTEXT = [
     ("key.simple-password", 'connect(passwd="', "Summer2024!", '")'),
     ("key.simple-password", 'dbPass: "', "x8Kq2vTz", '"'),
     ("key.simple-password", '"Server=db;User Id=sa;Password=', "x8Kq2vTz", ';"'),
+    ("key.simple-password", 'dial("password=', "7uYgfI6kMe2UnN", ';host=db")'),
+    ("key.password", '"Server=db;Password=', "vK8tQ2mZ5wX9rB4d", ';"'),
+    ("key.password", "'pwd=", "vK8tQ2mZ5wX9rB4d", "; User Id=sa'"),
+    ("key.simple-password", '# define PASSWORD  "', "6WtSC50oJhit", '"'),
+    ("key.simple-password", '#define WIFI_PASS "', "6WtSC50oJhit", '"'),
+    ("key.password", '#define DB_PASSWORD "', "vK8tQ2mZ5wX9rB4d", '"'),
+    ("key.simple-password", "CREATE USER ann IDENTIFIED BY '", "6WtSC50oJhit", "';"),
+    ("key.simple-password", "alter user ann identified with caching_sha2_password by '", "6WtSC50oJhit", "';"),
+    ("key.password", "CREATE ROLE ann WITH ENCRYPTED PASSWORD '", "vK8tQ2mZ5wX9rB4d", "';"),
     ("key.simple-password", "https://ibidem.org/login?user=ann&password=", "x8Kq2vTz", "&next=1"),
     ("key.basic-auth", "redis://ann:", "tr0ub4dor", "@cache.ibidem.org"),
     ("email", "Arnaud <", "ann.olsen at ibidem.org", ">"),
@@ -141,6 +150,10 @@ IN_CONTEXT = [
 ]
 
 UNTOUCHED = [
+    "'password=x8Kq2vTz;'",
+    '#define BYPASS "x8Kq2vTz"',
+    '#define PASSWORD_MD5 "x8Kq2vTz"',
+    "identified by 'test123' and identified by 'x8Kq' or by 'x8Kq2vTz'",
     "headers = {'Lock-Token': 'urn:uuid:a515cfa4-5da4-22e1-f5b5-00a0451e6bf7'}",
     *('ips = ["100.7.7.7"]', 'trusted("172.15.0.1")', 'trusted("203.0.114.1")', "{ phone: '01090000000' }"),
     "https://jo%40email.test:a%20secret@m\u00fcller.de:1234/",
@@ -348,6 +361,36 @@ IN_CODE = [
     ("Shell", "mail ann@ibidem.org; echo 'b@ibidem.org'", "mail \"<EMAIL>\"; echo '<EMAIL>'", 2),
     ("Shell", 'a="$(ping 93.184.41.34)" # ann@ibidem.org', 'a="$(ping "<IP_ADDRESS>")" # <EMAIL>', 2),
     ("Shell", "cat <<EOF\nann@ibidem.org\nEOF\nmail c@ibidem.org", 'cat <<EOF\n<EMAIL>\nEOF\nmail "<EMAIL>"', 2),
+    (
+        "Shell",
+        "cat <<EOF | mail a@ibidem.org; m 'a b' \\\n b@ibidem.org # c\nit's c@ibidem.org\n EOF\nEOF\nm d@ibidem.org",
+        'cat <<EOF | mail "<EMAIL>"; m \'a b\' \\\n "<EMAIL>" # c\nit\'s <EMAIL>\n EOF\nEOF\nm "<EMAIL>"',
+        4,
+    ),
+    (
+        "Shell",
+        'f <<-\'A\' <<"B-1" 93.184.41.34\n\t93.184.41.35\n\tA\n93.184.41.36\nB-1\ng <<< "$x" 93.184.41.37',
+        'f <<-\'A\' <<"B-1" "<IP_ADDRESS>"\n\t<IP_ADDRESS>\n\tA\n<IP_ADDRESS>\nB-1\ng <<< "$x" "<IP_ADDRESS>"',
+        4,
+    ),
+    (
+        "Shell",
+        'a="$(f 93.184.41.34 <<\\EOF\n"93.184.41.35\nEOF\n)"; ping 93.184.41.36',
+        'a="$(f "<IP_ADDRESS>" <<\\EOF\n"<IP_ADDRESS>\nEOF\n)"; ping "<IP_ADDRESS>"',
+        3,
+    ),
+    (
+        "Makefile",
+        '# ann@ibidem.org\nTO = \\\n\tann@ibidem.org\nall:\n\tmail -s "a@ibidem.org $(TO)" \\\n\t  b@ibidem.org < log',
+        '# <EMAIL>\nTO = \\\n\t<EMAIL>\nall:\n\tmail -s "<EMAIL> $(TO)" \\\n\t  "<EMAIL>" < log',
+        4,
+    ),
+    (
+        "Makefile",
+        "ifdef X\n\tIP = 93.184.41.34\nendif\nY := $(shell true 93.184.41.34) 93.184.41.34\nall:",
+        'ifdef X\n\tIP = <IP_ADDRESS>\nendif\nY := $(shell true "<IP_ADDRESS>") <IP_ADDRESS>\nall:',
+        3,
+    ),
     ("Shell", "x=$((1<<n)); ping 93.184.41.34", 'x=$((1<<n)); ping "<IP_ADDRESS>"', 1),
     ("Shell", "curl https://bob:x8Kq2vTz@ibidem.org/", 'curl https://bob:"<KEY:basic-auth>"@ibidem.org/', 1),
     ("Shell", "DB_PASSWORD=walrus2shore make", 'DB_PASSWORD="<KEY:simple-password>" make', 1),
@@ -355,6 +398,30 @@ IN_CODE = [
     ("TypeScript", "f({\n  password: pw2secret\n})", "f({\n  password: pw2secret\n})", 0),
     ("Python", "f(password='x8Kq2vTz')", "f(password='<KEY:simple-password>')", 1),
     ("Go", "c.Phone = 4155552671", 'c.Phone = "<PHONE_NUMBER>"', 1),
+    ("Python", 'f"card {4539578763621486} of {server}"', "f\"card {'<CREDIT_CARD>'} of {server}\"", 1),
+    ("Python", "Rf'card {4539578763621486!r:>{4}} card'", "Rf'card {\"<CREDIT_CARD>\"!r:>{4}} card'", 1),
+    ("Python", "fr'card \\{4539578763621486:>20}'", "fr'card \\{\"<CREDIT_CARD>\":>20}'", 1),
+    ("Python", "f'card {{4539578763621486}}'", "f'card {{<CREDIT_CARD>}}'", 1),
+    ("Python", "f'card {{{4539578763621486}}}'", "f'card {{{\"<CREDIT_CARD>\"}}}'", 1),
+    ("Python", "f'\\N{EM DASH} card {4539578763621486}'", "f'\\N{EM DASH} card {\"<CREDIT_CARD>\"}'", 1),
+    ("Python", "f'card {x:{4539578763621486}}'", "f'card {x:{\"<CREDIT_CARD>\"}}'", 1),
+    (
+        "Python",
+        "f'{ {1: [2]}[1][0:1] } card {4539578763621486}'",
+        "f'{ {1: [2]}[1][0:1] } card {\"<CREDIT_CARD>\"}'",
+        1,
+    ),
+    ("Python", "f'''\n\"{x}' card {4539578763621486}'''", "f'''\n\"{x}' card {\"<CREDIT_CARD>\"}'''", 1),
+    ("Python", 'f"""card {4539578763621486}"""', 'f"""card {\'<CREDIT_CARD>\'}"""', 1),
+    ("Python", "f'{f\"card {4539578763621486}\"}'", "f'{f\"card {4539578763621486}\"}'", 0),
+    ("Python", 'f"""{f\'card {4539578763621486}\'}"""', 'f"""{f\'card {"<CREDIT_CARD>"}\'}"""', 1),
+    (
+        "Python",
+        "f'{d[\"card 4539578763621486\"]}'; card = 4539578763621486",
+        'f\'{d["card <CREDIT_CARD>"]}\'; card = "<CREDIT_CARD>"',
+        2,
+    ),
+    ("Python", "f'{a@b.it} ann@ibidem.org'", "f'{a@b.it} <EMAIL>'", 1),
 ]
 
 
@@ -366,7 +433,8 @@ def parses(language: str, text: str) -> bool:
             {"JSON": json.loads, "TOML": tomllib.loads, "YAML": yaml.safe_load}[language](text)
     except (ValueError, SyntaxError, yaml.YAMLError):
         return False
-    return language != "Shell" or subprocess.run(["bash", "-n"], input=text.encode(), check=False).returncode == 0
+    command = {"Shell": ["bash", "-n"], "Makefile": ["make", "-nf-"]}.get(language)
+    return not command or subprocess.run(command, input=text.encode(), check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("language", "text", "scrubbed", "number"), IN_CODE)
@@ -484,7 +552,10 @@ PIECES = st.one_of(
 )
 
 
-@given(st.lists(PIECES, max_size=8), st.sampled_from([None, "Python", "TypeScript", "Shell", "JSON", "TOML", "C"]))
+@given(
+    st.lists(PIECES, max_size=8),
+    st.sampled_from([None, "Python", "TypeScript", "Shell", "Makefile", "JSON", "TOML", "C"]),
+)
 def test_scrubbing_its_own_output_changes_nothing(pieces, language):
     text = "".join(pieces)
     once, counts = SCRUBBER(text, language)
@@ -509,8 +580,13 @@ def test_a_hostile_run_of_anchors_is_finished():
         "<a at b.c",
         "a-at-b.",
         "ann@ibidem.org <<a\n",
+        "ann@ibidem.org <<a\na\n",
+        "f'{ann@ibidem.org:",
+        "\t$(shell ann@ibidem.org ",
     ):
         text = piece * (200_000 // len(piece))
+        assert SCRUBBER(text, "Python")[1].keys() <= {"ip-address", "email", "key.simple-password"}
+        assert SCRUBBER(text, "Makefile")[1].keys() <= {"ip-address", "email", "key.simple-password"}
         assert SCRUBBER(text, "Shell")[1].keys() <= {"ip-address", "email", "key.simple-password"}
 
 

@@ -176,7 +176,8 @@ def _written(data: bytes, finds: list[Find], language: str | None) -> list[tuple
         written: bytes | None = placeholder(kind).encode()
         if positions.is_code(*span):
             is_name = kind == SIMPLE_PASSWORD and not grammar.has_words
-            written = None if is_name else grammar.write(data, span, placeholder(kind).encode())
+            quotes = positions.quotes_around(span[0])
+            written = None if is_name else grammar.write(data, span, placeholder(kind).encode(), quotes)
         if written is not None:
             pairs.append(((span, kind), written))
     return pairs

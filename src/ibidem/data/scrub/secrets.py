@@ -5,8 +5,9 @@ The following is kept: values marked as examples (`EXAMPLE`, `xxxx`, runs such a
 tokens of pages (`NextContinuationToken`), and passwords of the hosts that are reserved for examples.
 
 A password of fewer than 16 characters is found where a name for passwords is assigned a value that is none of the words
-that people make up (`changeme`, `test123`, `my-secret`), has a digit, and is in quotes, alone on its line, or in the
-environment (`DB_PASSWORD=...`). Bare words of a programming language are names, not passwords.
+that people make up (`changeme`, `test123`, `my-secret`), has a digit, and is in quotes, alone on its line, in the
+environment (`DB_PASSWORD=...`), or in a connection string (`password=...;host=db`). Bare words of a programming
+language are names, not passwords.
 """
 
 import base64
@@ -218,6 +219,14 @@ _SIMPLE_ANCHOR = (
     r"""(?i)(?:password|passwd|passphrase|pwd|pass)[0-9]?\\?["']?\]?(?::[ ]?str)?[ \t]{0,4}(?:=>|:=|=|:)[ \t]{0,4}"""
 )
 _SIMPLE_SIGN = r"""[^\s"'`<>()\[\]{},;\x00-\x1f\x80-\xff]"""
+_PAIR = r"""(?:(?<=;)|(?<=; )|(?<=["'])(?=[^\s;"'&]{1,200};[ ]?[A-Za-z][\w ]{0,30}=))(?i:password|pwd)="""
+_QUOTE = r"""(?P<quote>\\?["'])"""
+_NAME_ON_A_LINE = r"(?i)(?:password|passwd|passphrase|pwd|pass)[0-9]?[ \t]{1,32}"
+_DEFINE = r"[ \t]*#[ \t]*define[ \t]+\w*?" + _SIMPLE_NAME + r"[ \t]+"
+_IDENTIFIED = (
+    r"(?i)(?:identified[ \t]{1,8}(?:with[ \t]{1,8}[^\s]{1,40}[ \t]{1,8})?by|"
+    r"with[ \t]{1,8}(?:encrypted[ \t]{1,8})?password)[ \t]{1,8}"
+)
 _BEARER = r"""(?i)authorization["']?\]?[ \t]{0,4}[:=][ \t]{0,4}["']?(?:bearer|token)[ \t]{1,4}"""
 _ENVIRONMENT = r"(?:PASSWORD|PASSWD|SECRET|TOKEN|_KEY)[A-Z_]{0,12}="
 _URL_USER = r"""://[^\s/?#@:"'<>\[\]]{0,64}:"""
@@ -367,9 +376,32 @@ SECRETS: tuple[Rule, ...] = (
     Rule(
         SIMPLE_PASSWORD,
         _SIMPLE_ANCHOR + "[!-~]{6}",
-        r"(?:(?<![a-z])(?:PASSWORD|PASSWD|PWD|PASS)[0-9]?|(?<=[?&;])(?i:password|pwd)|(?<=; )(?i:password|pwd))="
+        rf"(?:{_PAIR}|(?:(?<![a-z])(?:PASSWORD|PASSWD|PWD|PASS)[0-9]?|(?<=[?&])(?i:password|pwd))=)"
         rf"(?P<found>(?:(?!&){_SIMPLE_SIGN}){{6,15}})(?=[\s\\;&\"']|$)",
         _is_simple_password,
+    ),
+    Rule(
+        "key.password",
+        _SIMPLE_ANCHOR + "[!-~]{6}",
+        rf"{_PAIR}(?P<found>(?:(?!&){_SIMPLE_SIGN}){{16,128}})(?=[;\"'])",
+        _is_password,
+    ),
+    *(
+        Rule(
+            kind,
+            anchor + r"""\\?["'][!-~]{6}""",
+            start + _QUOTE + rf"""(?P<found>[^\s"'<>\x00-\x1f\x80-\xff]{{{number}}})(?P=quote)""",
+            is_genuine,
+            before,
+        )
+        for anchor, start, before in (
+            (_NAME_ON_A_LINE, _DEFINE, IDENTIFIER + b"# \t"),
+            (_IDENTIFIED, _IDENTIFIED, b""),
+        )
+        for kind, number, is_genuine in (
+            (SIMPLE_PASSWORD, "6,15", _is_simple_password),
+            ("key.password", "16,128", _is_password),
+        )
     ),
     Rule("key.bearer", _BEARER + "[a-z0-9]", _BEARER + r"(?P<found>[\w.~+/=-]{20,512})(?![\w.~+/=-])", _is_mixed),
 )
