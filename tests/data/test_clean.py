@@ -84,8 +84,8 @@ def test_cleaning_the_parts_of_a_turn_loses_no_word_and_no_space_between_them(pa
         (".. code-block:: sh\n   :caption: x\n\n   code\ntwo\n", "\ntwo\n"),
         (".. code-block::\n\n\tcode", "\n"),
         ("- one\n\n  two::\n\n      code\n\n  three\n", "- one\n\ntwo\n  three\n"),
-        (".. note:: one\n\n   two std::vector three:: four\n", ".. note:: one\n\n   two std::vector three:: four\n"),
-        (".. class:: A\n   :members:\n\n   :undoc-members:\n", ".. class:: A\n\n\n\n"),
+        (".. note:: one\n\n   two std::vector three:: four\n", "\n\n   two std::vector three:: four\n"),
+        (".. class:: A\n   :members:\n\n   :undoc-members:\n", "\n\n\n\n"),
     ],
 )
 def test_a_reader_sees_the_prose_of_a_page(text: str, seen: str) -> None:

@@ -60,7 +60,7 @@ def run(settings: Settings, **changes: object) -> str:
 def trained(checkpoint: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     settings = settings_of(checkpoint, pairs, tmp_path_factory.mktemp("reward") / "run")
-    run(settings, training__steps=30, optim__lr=1e-2, validation__every=30, checkpoints__every=30)
+    run(settings, training__steps=60, optim__lr=5e-3, validation__every=60, checkpoints__every=60)
     return settings["output_dir"]
 
 
