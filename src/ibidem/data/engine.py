@@ -5,7 +5,6 @@ on which worker takes a task. Python-heavy functions run in separate processes; 
 and compiled kernels run in threads, where they share memory.
 """
 
-import logging
 import multiprocessing
 import os
 import pickle
@@ -237,8 +236,7 @@ def _connect(address: str | None) -> Any:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         if not ray.is_initialized():
-            found = address or "auto"
-            ray.init(address=found, log_to_driver=False, logging_level=logging.WARNING, namespace="ibidem")
+            ray.init(address=address or "auto", log_to_driver=False, namespace="ibidem")
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         if not address:
             raise ConfigError("runner ray: Ray finds no cluster here; give --ray-address HOST:PORT") from None
