@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.compute_dtype = compute_dtype
         self.loss_kernel: LossKernel = "chunked"
-        """Whose operation computes the loss in training; what is measured is always of the chunked one."""
+        """Which operation computes the loss of a training step. Measurements always use the chunked one."""
         self.embedding = Matrix(config)
         self.rope = Rope(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

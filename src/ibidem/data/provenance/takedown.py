@@ -140,7 +140,7 @@ def _apply_command(config: TakedownConfig) -> str:
     engine = Engine(config)
     plans = make_plans(config.dataset, config.requests, requests, config.artifacts, engine)
     found = [(plan.dataset, plan.unmatched) for plan in plans]
-    _told("nothing was removed", found, requests, config)
+    _told("nothing was removed", found, requests, config)  # raises if a request has to be looked at first
     searched = config.artifacts
     state = partial(statement_of, requests=requests, searched=searched, operator=config.operator, planned=now())
     certificate.write(
